@@ -1,0 +1,69 @@
+"""What a setting is: its type, its role and its description.
+
+Each setting plays one of three roles. An *identity* setting decides what the run is: with another value it
+is another run and needs another root. A *schedule* setting may change when a run is resumed; the change is
+logged and kept in `run.json`. An *operational* setting says where and how the work is done, never what
+comes out, and is free.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+Role = Literal["identity", "schedule", "operational"]
+
+
+def _parse_float(value: object) -> object:
+    """YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
+        return float(value)
+    return value
+
+
+Float = Annotated[float, pydantic.BeforeValidator(_parse_float)]
+
+
+def _setting(role: Role, default: Any, description: str, limits: dict[str, Any]) -> Any:
+    return pydantic.Field(default, description=description, json_schema_extra={"role": role}, **limits)
+
+
+def identity(default: Any, description: str, **limits: Any) -> Any:
+    """A setting that decides what the run is."""
+    return _setting("identity", default, description, limits)
+
+
+def schedule(default: Any, description: str, **limits: Any) -> Any:
+    """A setting that may change on a resume, and is then logged."""
+    return _setting("schedule", default, description, limits)
+
+
+def operational(default: Any, description: str, **limits: Any) -> Any:
+    """A setting that changes nothing in what comes out."""
+    return _setting("operational", default, description, limits)
+
+
+class Section(pydantic.BaseModel):
+    """A group of settings: immutable, and closed to names that it does not know."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Role, str]]:
+    """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration."""
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in _classes_in(field.annotation) if issubclass(kind, Section)]
+        extra = field.json_schema_extra
+        role = extra["role"] if isinstance(extra, dict) else "identity"
+        if not inner:
+            yield f"{prefix}{name}", role, field.description or ""  # type: ignore[misc]
+        for kind in inner:
+            yield from roles(kind, f"{prefix}{name}.")
+
+
+def _classes_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _classes_in(argument)

@@ -1,0 +1,1 @@
+"""Recurrent models and the bundle they travel in."""

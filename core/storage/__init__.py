@@ -1,0 +1,1 @@
+"""Files on any filesystem, and how they are committed."""

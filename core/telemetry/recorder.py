@@ -1,0 +1,50 @@
+"""Who is told what happened: a protocol, one that forgets, and one that remembers."""
+
+from typing import Protocol
+
+from core.telemetry import catalog
+
+
+class Recorder(Protocol):
+    """Takes measurements of the metrics in the catalogue; labels are those that the metric declares."""
+
+    def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
+        """Adds to a counter."""
+
+    def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Sets a gauge."""
+
+    def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Adds an observation to a histogram."""
+
+
+class NullRecorder:
+    """Forgets everything: the recorder of code that nobody watches."""
+
+    def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
+        """Does nothing."""
+
+    def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Does nothing."""
+
+    def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Does nothing."""
+
+
+class ListRecorder:
+    """Remembers every call in order, as (metric name, value, labels)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float, dict[str, str]]] = []
+
+    def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
+        """Remembers the amount."""
+        self.calls.append((metric.name, amount, labels))
+
+    def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Remembers the value."""
+        self.calls.append((metric.name, value, labels))
+
+    def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
+        """Remembers the observation."""
+        self.calls.append((metric.name, value, labels))

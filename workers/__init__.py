@@ -1,0 +1,1 @@
+"""What one process does, and how work is spread over Ray."""
