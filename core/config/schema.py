@@ -62,7 +62,9 @@ class LimitConfig(section.Section):
     vocabulary: Literal["before", "after"] = section.identity("after", "count words before or after this cut")
 
 
-CleaningStep = Literal["nfc", "nfkc", "controls", "spaces", "lower", "letters", "digits", "punctuation", "strip"]
+CleaningStep = Literal[
+    "nfc", "nfkc", "controls", "spaces", "all_spaces", "lower", "letters", "digits", "punctuation", "strip"
+]
 
 
 class CorpusConfig(section.Section):
@@ -144,7 +146,9 @@ class RecurrentConfig(section.Section):
     embedding_dropout: section.Float = section.identity(0.0, "on embeddings", ge=0, lt=1)
     output_dropout: section.Float = section.identity(0.0, "before the output layer", ge=0, lt=1)
     initialization: Literal["torch", "xavier", "normal"] = section.identity(
-        "torch", "torch: the library's own; xavier: uniform, biases zero; normal: N(0, 0.01), biases zero"
+        "torch",
+        "torch: the library's own; xavier: uniform, biases zero, untied embeddings N(0, 1); normal: N(0, 0.01), biases "
+        "zero",
     )
 
 
@@ -174,7 +178,7 @@ class Seq2SeqConfig(RecurrentConfig):
     context: Literal["input", "output"] = section.identity(
         "output",
         "input: the context (without attention: the encoder's last state) enters every decoder step beside the "
-        "embedding (Bahdanau; Cho); output: it joins after the recurrent layers (Luong)",
+        "embedding (Bahdanau; Cho); output: it joins after the recurrent layers (Luong; without attention none does)",
     )
     tie_embeddings: Literal["none", "target", "all"] = section.identity(
         "none", "target: output layer and target embedding are one; all: the source embedding too (shared vocabulary)"

@@ -1,0 +1,167 @@
+"""How a file of settings, and what the command line changes in it, becomes one checked configuration, and back."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from core import errors
+from core.config import complaints, reading, schema, section
+
+_Section = TypeVar("_Section", bound=section.Section)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that differs between two configurations; the values are as in JSON."""
+
+    name: str
+    role: section.Role
+    old: Any
+    new: Any
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
+    """Reads a file of settings and applies overrides like `training.epochs=3`.
+
+    Raises:
+        UsageError: the file cannot be read, or anything in it or in the overrides is wrong.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(reading.MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise errors.UsageError(f"{path}: is a folder; name a YAML file") from None
+    except FileNotFoundError:
+        raise errors.UsageError(f"{path}: there is no such file; check the path of the configuration") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.UsageError(f"{path}: cannot be read ({reason}); check the path and its rights") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise errors.UsageError(f"{path}:{line}: is no valid UTF-8; save the file as UTF-8") from error
+    return parse(text, path, overrides)
+
+
+def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
+    """Reads settings from YAML text and applies overrides; `where` is the name of the text in errors.
+
+    Raises:
+        UsageError: anything in the text or in the overrides is wrong.
+    """
+    document = reading.read(text, where)
+    if document.data is None:
+        raise errors.UsageError(f"{where}: is empty; write at least name, root, corpus and model")
+    if not isinstance(document.data, dict):
+        raise errors.UsageError(f"{where}:1: expected sections with names and values; write name: …, root: …")
+    for override in overrides:
+        _apply(document, override, "")
+    return _checked(schema.RunConfig, document, "")
+
+
+def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Section:
+    """Changes one section by the overrides that begin with its name; those of other sections are left alone.
+
+    Raises:
+        UsageError: an override is wrong, or names a section that does not exist.
+    """
+    data = base.model_dump(mode="json")
+    document = reading.Document(data, {(): reading.Mark("--set", "")})
+    for override in overrides:
+        top = _target(override)[0]
+        if top not in (known := list(schema.RunConfig.model_fields)) and top != prefix:
+            near = difflib.get_close_matches(str(top), known, n=1)
+            what_to_do = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise errors.UsageError(f"--set {override}: {top} is not a section; {what_to_do}")
+        if top == prefix:
+            _apply(document, override, f"{prefix}.")
+    return _checked(type(base), document, f"{prefix}.")
+
+
+def dump(config: section.Section) -> str:
+    """Writes settings as YAML that `parse` reads back as equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def fingerprint(value: object) -> str:
+    """Returns the SHA-256 of a section, or of any value that JSON can hold, in canonical form."""
+    if isinstance(value, pydantic.BaseModel):
+        value = value.model_dump(mode="json")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed(old: schema.RunConfig, new: schema.RunConfig) -> list[Change]:
+    """Lists the settings that differ, each with its role, in order of declaration."""
+    return list(_changes(old, new, "", "identity"))
+
+
+def _changes(old: section.Section, new: section.Section, prefix: str, outer: section.Role) -> Iterator[Change]:
+    fields = {**type(old).model_fields, **type(new).model_fields}
+    for name, field in fields.items():
+        extra = field.json_schema_extra
+        role: section.Role = extra["role"] if isinstance(extra, dict) else "identity"  # type: ignore[assignment]
+        # What an operational section holds is operational, whatever it is elsewhere.
+        role = outer if outer == "operational" else role
+        before, after = getattr(old, name, None), getattr(new, name, None)
+        if isinstance(before, section.Section) and isinstance(after, section.Section):
+            yield from _changes(before, after, f"{prefix}{name}.", role)
+        elif before != after or type(before) is not type(after):
+            yield Change(f"{prefix}{name}", role, _plain(before), _plain(after))
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, section.Section):
+        return value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked(kind: type[_Section], document: reading.Document, prefix: str) -> _Section:
+    # Through JSON a list becomes a tuple, and yet nothing else is converted.
+    try:
+        return kind.model_validate_json(json.dumps(document.data), strict=True)
+    except pydantic.ValidationError as invalid:
+        raise complaints.refusal(invalid, kind, document, prefix) from None
+
+
+def _target(override: str) -> tuple[str, ...]:
+    name, equals, _ = override.partition("=")
+    steps = tuple(name.strip().split("."))
+    if not equals or not all(step.isidentifier() for step in steps):
+        raise errors.UsageError(f"--set {override!a}: is no setting with a value; write section.name=value")
+    return steps
+
+
+def _apply(document: reading.Document, override: str, prefix: str) -> None:
+    """Puts the value of an override, which is YAML too, in its place; sections that are missing are made."""
+    where = f"--set {override}" if override.isprintable() else f"--set {override!a}"
+    path = _target(override)
+    text = override.partition("=")[2]
+    if not text.strip():
+        raise errors.UsageError(f"{where}: has no value; write null for none, '' for empty text")
+    value = reading.read(text, where, numbered=False)
+    if prefix:
+        path = path[1:]
+    if not path:
+        raise errors.UsageError(f"{where}: names a whole section; name one of its settings")
+    holder: Any = document.data
+    for depth, step in enumerate(path[:-1]):
+        if holder.get(step) is None:
+            holder[step] = {}
+            document.marks[path[: depth + 1]] = reading.Mark(where, "")
+        holder = holder[step]
+        if not isinstance(holder, dict):
+            name = prefix + reading.dotted(path[: depth + 1])
+            raise errors.UsageError(f"{where}: {name} is a single value, not a section; set {name} itself")
+    holder[path[-1]] = value.data
+    for old in [mark for mark in document.marks if mark[: len(path)] == path]:
+        del document.marks[old]
+    document.marks.update({path + inner: mark for inner, mark in value.marks.items()})

@@ -1,0 +1,157 @@
+"""How YAML text becomes plain data, strictly, with the place where each value was written.
+
+Only what JSON can say gets through: tags, aliases, merges, dates and numbers in odd notations are refused, since
+each has surprised somebody (`no` is a truth value, `012` is ten, `1:30` is ninety).
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from core import errors
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+_TAG = "tag:yaml.org,2002:"
+_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]*([eE][-+]?[0-9]+)?")
+_VARIABLE = re.compile(r"\$\{|^\$[A-Za-z_]")
+
+Path = tuple[str | int, ...]
+
+
+class Mark(NamedTuple):
+    """Where a value was written, and how."""
+
+    where: str
+    written: str
+
+
+class Document(NamedTuple):
+    """Plain data, and the mark of each value by its path."""
+
+    data: Any
+    marks: dict[Path, Mark]
+
+
+def read(text: str, where: str, numbered: bool = True) -> Document:
+    """Reads YAML; `numbered` adds the line to the places in errors.
+
+    Raises:
+        UsageError: the text is no YAML, or more than JSON can say.
+    """
+    if len(text) > MAX_BYTES:
+        raise errors.UsageError(f"{where}: is larger than {MAX_BYTES} bytes; this is no file of settings")
+    reader = _Reader(where, numbered)
+    try:
+        text.encode()
+        # Only events and nodes are used: no constructor of the library runs.
+        loader = _Composer(text.removeprefix("\ufeff"), reader)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except UnicodeEncodeError as error:
+        raise errors.UsageError(f"{where}: holds bytes that are no valid UTF-8; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and numbered else where
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        raise errors.UsageError(f"{place}: is no valid YAML ({what}); check indents, colons and quotes") from error
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).split())
+        raise errors.UsageError(f"{where}: is no valid YAML ({what}); remove odd characters") from error
+    data = reader.value(node, ()) if node is not None else None
+    return Document(data, reader.marks)
+
+
+class _Composer(yaml.SafeLoader):
+    """Builds nodes as the library does, but refuses aliases, tags and deep nesting on sight."""
+
+    def __init__(self, text: str, reader: "_Reader") -> None:
+        super().__init__(text)
+        self._reader = reader
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise self._reader.refusal(event, f"*{event.anchor} is an alias; write the value out")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise self._reader.refusal(event, f"the tag {tag.replace(_TAG, '!!')} is not allowed; write a plain value")
+        if self._depth >= MAX_DEPTH:
+            raise self._reader.refusal(event, f"is nested deeper than {MAX_DEPTH} levels; flatten it")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+class _Reader:
+    def __init__(self, where: str, numbered: bool) -> None:
+        self.marks: dict[Path, Mark] = {}
+        self._where = where
+        self._numbered = numbered
+
+    def refusal(self, at: Any, message: str, path: Path = ()) -> errors.UsageError:
+        name = f"{dotted(path)}: " if path else ""
+        return errors.UsageError(f"{self._place(at)}: {name}{message}")
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.marks[path] = Mark(self._place(node), node.value if isinstance(node, yaml.ScalarNode) else "")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, position)) for position, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.refusal(key_node, "a name cannot be a list or a mapping; write a plain name", path)
+            key = key_node.value
+            if key_node.tag != f"{_TAG}str":
+                raise self.refusal(key_node, f"the name {key} does not read as text; quote it: '{key}'", path)
+            if key in result:
+                raise self.refusal(key_node, "is given twice; keep one of them", (*path, key))
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        written = str(node.value)
+        match node.tag.removeprefix(_TAG):
+            case "str":
+                if _VARIABLE.search(written):
+                    raise self.refusal(node, "variables are not filled in; write the value or use --set", path)
+                return written
+            case "null":
+                return None
+            case "bool":
+                return written.lower() in ("true", "yes", "on")
+            case "int" if _WHOLE_NUMBER.fullmatch(written):
+                return int(written)
+            case "float" if _NUMBER.fullmatch(written) and math.isfinite(float(written)):
+                return float(written)
+            case "int" | "float":
+                short = written if len(written) <= 30 else f"{written[:27]}..."
+                raise self.refusal(node, f"{short} is no plain, finite decimal number; write one, or quote text", path)
+            case "timestamp":
+                raise self.refusal(node, f"{written} reads as a date; quote it: '{written}'", path)
+            case _:
+                raise self.refusal(node, f"{written!r} is not allowed here; quote it if it is text", path)
+
+    def _place(self, at: Any) -> str:
+        return f"{self._where}:{at.start_mark.line + 1}" if self._numbered else self._where
+
+
+def dotted(path: Path) -> str:
+    """Returns a path as users write it: `training.betas[1]`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return text.removeprefix(".")

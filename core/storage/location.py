@@ -1,0 +1,337 @@
+"""A place in a filesystem or object store: names, reads, and the two safe ways to write.
+
+What every store does differently is hidden here, and nowhere else: its errors become ours, what is transient is
+tried again until a deadline (one layer of retries, the drivers' own are off), and a write is whole or absent.
+"""
+
+import contextlib
+import errno
+import glob
+import io
+import json
+import logging
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from core import errors
+from core.storage import local, stores, urls
+
+DEADLINE_S = 60.0
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+READ_AHEAD_BYTES = 1 << 22
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
+_WILDCARDS = "*?["
+_TRANSIENT_STATUS = (408, 409, 425, 429)
+_MEMORY_WRITES = threading.Lock()
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Location:
+    """An absolute URL that names a file or a folder; it holds no connection, so it pickles, hashes and is cheap."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str, where: str = "", base: str | None = None) -> "Location":
+        """Reads what a user wrote; `where` names the setting in errors, `base` is what a relative path starts from.
+
+        Raises:
+            UsageError: it is no location of an allowed kind.
+        """
+        return cls(urls.normalize(text, where, base))
+
+    def __str__(self) -> str:
+        return self.url.removeprefix("file://")
+
+    def join(self, *names: str) -> "Location":
+        """Names something below; a name may hold slashes, but leads nowhere else.
+
+        Raises:
+            UsageError: a name is absolute, empty or holds `..`.
+        """
+        segments = [segment for name in names for segment in name.split("/")]
+        for segment in segments:
+            if segment in ("", ".", "..") or "\0" in segment:
+                raise errors.UsageError(f"{self}: {'/'.join(names)!r} is not a name below it; use plain names")
+        return Location("/".join((self.url.removesuffix("/"), *segments)))
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Location":
+        """The folder that this is in; of the topmost folder, itself."""
+        scheme, authority, path = urls.split(self.url)
+        return Location(f"{scheme}://{authority}{path.rpartition('/')[0] or ('/' if scheme == 'file' else '')}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is in the filesystem of this machine (which may be a shared one)."""
+        return self.url.startswith("file://")
+
+    @property
+    def path(self) -> Path:
+        """The local path.
+
+        Raises:
+            UsageError: this is not local.
+        """
+        if not self.is_local:
+            raise errors.UsageError(f"{self}: is not a local path; use one here")
+        return Path(self.url.removeprefix("file://"))
+
+    def read_bytes(self) -> bytes:
+        """Reads the whole file."""
+        if self.is_local:
+            return self._call(self.path.read_bytes)
+        return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """Reads the bytes from `start` up to `stop`, fewer where the file ends before."""
+        if stop <= start:
+            return b""
+        if self.is_local:
+            return self._call(lambda: local.read(self.path, start, stop))
+        stop = min(stop, self.size_bytes())
+        return self._fetch(start, stop) if start < stop else b""
+
+    def size_bytes(self) -> int:
+        """Returns the size of the file."""
+        if self.is_local:
+            return self._call(lambda: local.size_bytes(self.path))
+        size = self._call(lambda: self._remote().size(self.url))
+        if size is None:
+            raise errors.StorageError(f"{self}: the server does not tell its size; download it first")
+        return int(size)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Opens the file for reading; reads from a store go on after a broken connection."""
+        if self.is_local:
+            file: BinaryIO = self._call(lambda: self.path.open("rb"))
+        elif self._is_web:
+            file = self._call(lambda: stores.download(self._remote(), self.url))
+        else:
+            reader = stores.RangeReader(self._fetch, self.size_bytes())
+            file = cast(BinaryIO, io.BufferedReader(reader, READ_AHEAD_BYTES))
+        with file:
+            yield file
+
+    def read_json(self) -> Any:
+        """Reads a JSON document.
+
+        Raises:
+            IntegrityError: it is not valid JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise errors.IntegrityError(f"{self}: is no valid JSON ({error}); restore or remove it") from error
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder; not to be used to decide who may write."""
+        if self.is_local:
+            return self._call(self.path.exists)
+        return self._call(lambda: bool(self._remote().exists(self.url)))
+
+    def list_names(self) -> list[str]:
+        """Returns the sorted names in this folder; a folder that is missing has none."""
+        try:
+            if self.is_local:
+                names = self._call(lambda: [entry.name for entry in self.path.iterdir()])
+            else:
+                names = self._call(lambda: self._list_remote())
+        except errors.NotFoundError:
+            return []
+        return sorted(name for name in names if name and not local.is_temporary(name))
+
+    def glob(self) -> list["Location"]:
+        """Returns the files that this URL means, sorted: wildcards are followed unless a file has this very name."""
+        if not any(character in self.url for character in _WILDCARDS) or self._is_web:
+            return [self] if self._is_web or self.exists() else []
+        if self.exists():
+            return [self]
+        if self.is_local:
+            found = self._call(lambda: glob.glob(str(self.path), recursive=True))  # noqa: PTH207 (absolute patterns)
+            return sorted(Location(f"file://{path}") for path in found if Path(path).is_file())
+        scheme, authority, _ = urls.split(self.url)
+        found = self._call(lambda: self._remote().glob(self.url))
+        names = [str(name).lstrip("/").partition("/")[2] for name in found]
+        return sorted(Location(f"{scheme}://{authority}/{name}") for name in names)
+
+    def put_if_absent(self, data: bytes) -> bool:
+        """Writes a new file, whole and durably, unless its name is taken; of many who try, one succeeds.
+
+        Where a reply was lost and the file that stands there is what we sent, it was ours.
+
+        Returns:
+            False if something is there already.
+        """
+        if self.is_local:
+            return self._call(lambda: local.create(self.path, lambda file: file.write(data)))
+        return self._create(lambda options: self._remote().pipe_file(self.url, data, **options), lambda: data)
+
+    def put_file_if_absent(self, path: Path) -> bool:
+        """Copies a local file here, as `put_if_absent` does."""
+        if self.is_local:
+            return self._call(lambda: local.create(self.path, lambda file: local.copy(path, file)))
+        return self._create(lambda options: self._remote().put_file(str(path), self.url, **options), path.read_bytes)
+
+    def replace(self, data: bytes) -> None:
+        """Writes the file, whole and durably, in place of the one that is there, if any."""
+        self._refuse_read_only()
+        if self.is_local:
+            self._call(lambda: local.replace(self.path, lambda file: file.write(data)))
+            return
+        with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
+            self._call(lambda: self._remote().pipe_file(self.url, data))
+
+    def remove(self) -> None:
+        """Removes the file; one that is missing is fine."""
+        self._refuse_read_only()
+        try:
+            if self.is_local:
+                self._call(lambda: local.remove(self.path))
+            else:
+                self._call(lambda: self._remote().rm_file(self.url))
+        except errors.NotFoundError:
+            return
+
+    @property
+    def _is_memory(self) -> bool:
+        return self.url.startswith("memory://")
+
+    @property
+    def _is_web(self) -> bool:
+        return self.url.startswith(tuple(f"{scheme}://" for scheme in urls.READ_ONLY))
+
+    def _refuse_read_only(self) -> None:
+        if self._is_web:
+            raise errors.UsageError(f"{self}: web addresses can only be read; write to a path or an object store")
+
+    def _remote(self) -> Any:
+        scheme, authority, _ = urls.split(self.url)
+        if self._is_web:
+            stores.refuse_private_host(authority)
+        return stores.filesystem(scheme, authority)
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        return self._call(lambda: cast(bytes, self._remote().cat_file(self.url, start=start, end=stop)))
+
+    def _list_remote(self) -> list[str]:
+        filesystem = self._remote()
+        own = filesystem._strip_protocol(self.url).strip("/")
+        found = [str(name).strip("/") for name in filesystem.ls(self.url, detail=False)]
+        return [name.rpartition("/")[2] for name in found if name != own]
+
+    def _create(self, put: Callable[[dict[str, Any]], object], data: Callable[[], bytes]) -> bool:
+        self._refuse_read_only()
+        options = {"overwrite": False} if self.url.startswith("abfs://") else {"mode": "create"}
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                put(options)
+            except OSError as error:
+                if isinstance(error, FileExistsError) or _status(error) == 412:
+                    return False
+                raise
+            return True
+
+        with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
+            created = self._call(attempt)
+        return created or (attempts > 1 and self.read_bytes() == data())
+
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        deadline_s = time.monotonic() + DEADLINE_S
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return call()
+            except errors.RaycurrentError:
+                raise
+            except Exception as error:
+                permanent = _translated(self, error)
+                if permanent is not None:
+                    raise permanent from error
+                if time.monotonic() + pause_s > deadline_s:
+                    raise errors.StorageError(
+                        f"{self}: the store failed for {DEADLINE_S:g} s, at last with: {_one_line(error)}; "
+                        "check the network and the store, then run the same command again"
+                    ) from error
+                _log.warning("%s: %s; trying again", self, _one_line(error))
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _translated(location: Location, error: Exception) -> errors.RaycurrentError | None:
+    """Makes a store's error ours, or returns None for one that may pass when tried again."""
+    if isinstance(error, FileNotFoundError):
+        return errors.NotFoundError(f"{location}: there is nothing here; check the name")
+    if isinstance(error, IsADirectoryError):
+        return errors.UsageError(f"{location}: is a folder; name a file")
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return errors.UsageError(f"{location}: a part of this path is a file; name another folder")
+    if isinstance(error, PermissionError) or _status(error) in (401, 403):
+        who = "the owner and mode of the folder" if location.is_local else "the credentials and their rights"
+        return errors.StorageError(f"{location}: access denied ({_one_line(error)}); check {who}")
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return errors.StorageError(f"{location}: no space left{_free(location)}; free some or use another place")
+    if number == errno.ENAMETOOLONG:
+        return errors.UsageError(f"{location}: the name is too long; shorten it")
+    if type(error).__name__ in _NO_CREDENTIALS:
+        return errors.StorageError(f"{location}: {_one_line(error)}; give credentials by the store's usual variables")
+    status = _status(error)
+    if location.is_local or _is_our_mistake(error) or (400 <= status < 500 and status not in _TRANSIENT_STATUS):
+        return errors.StorageError(f"{location}: {_one_line(error)}; check the place and its store")
+    return None
+
+
+def _is_our_mistake(error: Exception) -> bool:
+    # A wrong call never gets right by repeating it; botocore validates names before it sends anything.
+    return isinstance(error, (TypeError, AttributeError, NotImplementedError)) or (
+        type(error).__name__ in ("ParamValidationError", "InvalidURL", "TooManyRedirects")
+    )
+
+
+def _status(error: BaseException) -> int:
+    """Returns the HTTP status that a driver keeps somewhere in its error, or 0."""
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        for name in ("status", "status_code", "code"):
+            value = getattr(one, name, None)
+            if isinstance(value, int):
+                return value
+    return 0
+
+
+def _free(location: Location) -> str:
+    if not location.is_local:
+        return ""
+    folder = next(parent for parent in location.path.parents if parent.exists())
+    return f": {shutil.disk_usage(folder).free} bytes are free"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return text[:200] or type(error).__name__
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,116 @@
+"""How stores are reached through fsspec: drivers without caches of listings and without retries of their own."""
+
+import functools
+import io
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from core import errors
+
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 30
+_EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
+
+
+def filesystem(scheme: str, authority: str) -> Any:
+    """Returns the driver of a store; made anew in each process, since its connections do not survive a fork.
+
+    Raises:
+        UsageError: the driver is not installed.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return _filesystem(scheme, authority if scheme == "abfs" else "", endpoint, os.getpid())
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
+    del pid  # part of the key alone
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme == "s3":
+        settings: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        }
+        if endpoint:
+            # Stores other than Amazon's rarely answer at bucket.host.
+            settings["s3"] = {"addressing_style": "path"}
+        options["config_kwargs"] = settings
+    if scheme in ("http", "https"):
+        # The first redirect is an error: it could lead to an address that would have been refused.
+        options["max_redirects"] = 1
+    try:
+        driver, _ = fsspec.core.url_to_fs(f"{scheme}://{authority}/" if authority else f"{scheme}://", **options)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        what_to_do = f"run: pip install 'raycurrent[{extra}]'" if extra else f"install {error.name}"
+        raise errors.UsageError(f"{scheme}://: its driver is not installed; {what_to_do}") from error
+    if hasattr(driver, "retries"):
+        driver.retries = 1
+    return driver
+
+
+def refuse_private_host(authority: str) -> None:
+    """Keeps a configuration from making this machine fetch from inside its own network.
+
+    Raises:
+        UsageError: the host is, or resolves to, an address that is not a public one.
+    """
+    host = authority.rpartition(":")[0] if authority.rpartition(":")[2].isdigit() else authority
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        return  # behind a proxy names may not resolve here; if nobody can resolve it, the request says so
+    if not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in found):
+        raise errors.UsageError(f"{authority}: is not a public address; download the file and name its path")
+
+
+def download(driver: Any, url: str) -> BinaryIO:
+    """Fetches a web page into an unnamed temporary file, positioned at its beginning."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+    try:
+        with driver.open(url, "rb", block_size=0) as page:
+            while data := page.read(1 << 20):
+                file.write(data)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return cast(BinaryIO, file)
+
+
+class RangeReader(io.RawIOBase):
+    """An object in a store, fetched range by range, so that each range can be tried again on its own."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
+        self._fetch = fetch
+        self._size_bytes = size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a position and returns it."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fetches the next range."""
+        start, stop = self._position, min(self._position + len(buffer), self._size_bytes)
+        data = self._fetch(start, stop) if start < stop else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

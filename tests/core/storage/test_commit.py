@@ -1,0 +1,201 @@
+"""Laws of the one protocol: exactly once, nothing half done is visible, and only what is ours is removed."""
+
+import json
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.storage import commit, location
+
+PLAN = {"decoding": {"beam_size": 5, "max_length": 7}, "parts": ["00000", "00001"], "precision": "fp32"}
+
+
+def put(store: commit.PartStore, part: str, data: bytes) -> dict[str, Any]:
+    file = commit.put_content(store.folder, f"part-{part}", ".arrow", data)
+    return {"rows": len(data), "files": [file.to_json()]}
+
+
+def test_equal_content_has_one_name_and_a_doubled_write_is_harmless(root: location.Location) -> None:
+    first = commit.put_content(root, "train/part-00000", ".arrow", b"abc")
+    again = commit.put_content(root, "train/part-00000", ".arrow", b"abc")
+    assert first == again
+    # The hash of b"abc" is in FIPS 180-2, appendix B.1.
+    assert first.name == "train/part-00000-ba7816bf8f01cfea.arrow"
+    assert first.size_bytes == 3
+    assert root.join("train").list_names() == ["part-00000-ba7816bf8f01cfea.arrow"]
+    commit.verify(root, [first])
+
+
+def test_a_part_under_a_content_name_is_made_whole(root: location.Location) -> None:
+    record = commit.put_content(root, "x", ".bin", b"abc")
+    root.join(record.name).replace(b"a")
+    assert commit.put_content(root, "x", ".bin", b"abc") == record
+    commit.verify(root, [record])
+
+
+@pytest.mark.parametrize("damage", [b"abd", b"ab", b"abcd", b""])
+def test_damage_is_named_with_both_hashes(root: location.Location, damage: bytes) -> None:
+    record = commit.put_content(root, "x", ".bin", b"abc")
+    root.join(record.name).replace(damage)
+    with pytest.raises(errors.IntegrityError) as caught:
+        commit.verify(root, [record])
+    message = str(caught.value)
+    assert record.name in message
+    assert record.sha256 in message
+    assert commit.sha256_hex(damage) in message
+    root.join(record.name).remove()
+    with pytest.raises(errors.IntegrityError, match="is missing"):
+        commit.verify(root, [record])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../x", "/x", "a//x", "", "a b", "a\nb", "..", "ü"])
+def test_a_manifest_cannot_name_what_lies_outside(name: str) -> None:
+    with pytest.raises(errors.IntegrityError, match="no name of a file of ours"):
+        commit.FileRecord.from_json({"name": name, "sha256": "0", "size_bytes": 1}, "m.json")
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"name": "x"}, {"name": 1, "sha256": "0", "size_bytes": 1}])
+def test_a_file_record_of_another_shape_is_damage(value: object) -> None:
+    with pytest.raises(errors.IntegrityError, match=r"m\.json: .* is no file record"):
+        commit.FileRecord.from_json(value, "m.json")
+    record = commit.FileRecord("a/b.bin", "00", 3)
+    assert commit.FileRecord.from_json(record.to_json(), "m.json") == record
+
+
+def test_manifests_are_read_by_their_format(root: location.Location) -> None:
+    commit.write_manifest(root, "M.json", {"format": "raycurrent-x", "version": 2, "rows": 3})
+    assert commit.read_manifest(root, "M.json", "raycurrent-x", 2)["rows"] == 3
+    with pytest.raises(errors.IntegrityError, match="reads up to 1; update"):
+        commit.read_manifest(root, "M.json", "raycurrent-x", 1)
+    with pytest.raises(errors.IntegrityError, match="not in the format raycurrent-y"):
+        commit.read_manifest(root, "M.json", "raycurrent-y", 2)
+    with pytest.raises(errors.NotFoundError):
+        commit.read_manifest(root, "other.json", "raycurrent-x", 2)
+    commit.write_manifest(root, "M.json", {"format": "raycurrent-x", "version": 2, "rows": 3})
+    with pytest.raises(errors.LockedError, match="another run has finished here"):
+        commit.write_manifest(root, "M.json", {"format": "raycurrent-x", "version": 2, "rows": 4})
+    for version in (0, "2", True, None):
+        root.join("M.json").replace(json.dumps({"format": "raycurrent-x", "version": version}).encode())
+        with pytest.raises(errors.IntegrityError, match="version"):
+            commit.read_manifest(root, "M.json", "raycurrent-x", 2)
+
+
+def test_a_stage_from_plan_to_manifest_and_again(root: location.Location) -> None:
+    store = commit.PartStore(root, PLAN)
+    assert store.manifest() is None
+    store.begin()
+    assert store.committed("00000") is None
+    record = put(store, "00000", b"abc")
+    assert store.commit("00000", record) == record
+    assert store.committed("00000") == record
+    again = commit.PartStore(root, PLAN)
+    again.begin()
+    assert again.committed("00000") == record
+    assert again.manifest() is None
+    again.finish({"format": "raycurrent-output", "version": 1, "rows": 3})
+    again.finish({"format": "raycurrent-output", "version": 1, "rows": 3})
+    manifest = store.manifest()
+    assert manifest is not None
+    assert manifest["rows"] == 3
+
+
+def test_another_plan_is_refused_with_what_differs(root: location.Location) -> None:
+    commit.PartStore(root, PLAN).begin()
+    store = commit.PartStore(root, PLAN)
+    store.commit("00000", put(store, "00000", b"abc"))
+    store.finish({"rows": 3})
+    other = commit.PartStore(root, {**PLAN, "decoding": {"beam_size": 4, "max_length": 7}, "unit": "line"})
+    uses: list[Callable[[], object]] = [
+        other.begin,
+        lambda: other.committed("00000"),
+        lambda: other.commit("00000", {}),
+        other.manifest,
+    ]
+    for use in uses:
+        with pytest.raises(errors.LockedError) as caught:
+            use()
+        assert 'decoding.beam_size: was 5, now 4; unit: was null, now "line"' in str(caught.value)
+        assert "max_length" not in str(caught.value)
+
+
+def test_of_many_attempts_at_a_part_one_counts_and_all_agree_which(root: location.Location) -> None:
+    def attempt(who: int) -> dict[str, Any]:
+        store = commit.PartStore(root, PLAN)
+        store.begin()
+        return store.commit("00000", {"who": who})
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        records = list(pool.map(attempt, range(8)))
+    assert records == [records[0]] * 8
+    assert commit.PartStore(root, PLAN).committed("00000") == records[0]
+
+
+def test_a_commit_whose_reply_was_lost_counts_as_won(root: location.Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    real = location.Location.put_if_absent
+
+    def loses_the_reply(self: location.Location, data: bytes) -> bool:
+        assert real(self, data)
+        return False
+
+    monkeypatch.setattr(location.Location, "put_if_absent", loses_the_reply)
+    assert store.commit("00000", {"who": "me"}) == {"who": "me"}
+    commit.PartStore(root.join("again"), PLAN).begin()
+
+
+def test_a_zombie_changes_nothing(root: location.Location) -> None:
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    winner = put(store, "00000", b"right")
+    store.commit("00000", winner)
+    late = put(store, "00000", b"other")
+    assert store.commit("00000", late) == winner
+    commit.verify(root, [commit.FileRecord.from_json(file, "") for file in winner["files"]])
+
+
+def test_removal_takes_what_the_records_list_and_nothing_else(root: location.Location) -> None:
+    root.join("theirs.txt").put_if_absent(b"precious")
+    root.join("_commits/notes.txt").put_if_absent(b"precious")
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    for part in ("00000", "00001"):
+        store.commit(part, put(store, part, part.encode()))
+    orphan = commit.put_content(root, "part-00000", ".arrow", b"of a killed attempt")
+    index = commit.put_content(root, "tokenizer", ".json", b"{}")
+    store.finish({"files": [index.to_json()]}, "index.json")
+    commit.PartStore(root, {"another": "plan"}).remove("index.json")
+    assert root.list_names() == sorted(["_commits", orphan.name, "theirs.txt"])
+    assert root.join("_commits").list_names() == ["notes.txt"]
+    store.remove()
+
+
+def test_removal_starts_with_the_manifest_and_ends_with_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = location.Location.parse("memory://removal/x")
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    shard = put(store, "00000", b"abc")
+    store.commit("00000", shard)
+    store.finish({"rows": 3})
+    removed: list[str] = []
+    real = location.Location.remove
+
+    def noting(self: location.Location) -> None:
+        removed.append(self.name)
+        real(self)
+
+    monkeypatch.setattr(location.Location, "remove", noting)
+    store.remove()
+    assert removed == ["_MANIFEST.json", "00000.json", "_PLAN.json", shard["files"][0]["name"]]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"record": {"files": ["../../x"]}}'])
+def test_damaged_records_are_named(root: location.Location, damage: bytes) -> None:
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    root.join("_commits/00000.json").replace(damage)
+    with pytest.raises(errors.IntegrityError, match=r"00000\.json"):
+        store.committed("00000")

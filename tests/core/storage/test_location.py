@@ -1,0 +1,316 @@
+"""Laws of reading and writing that hold in every store."""
+
+import errno
+import functools
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from core import errors
+from core.storage import local, location, stores
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(location, "FIRST_PAUSE_S", 0.01)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Every name, those that are hidden from readers too."""
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_what_is_written_reads_as_equal(root: location.Location) -> None:
+    data = bytes(range(256)) * 5
+    place = root.join("a/b c%20é", "data.bin")
+    assert place.put_if_absent(data)
+    assert place.read_bytes() == data
+    assert place.size_bytes() == len(data)
+    assert place.read_range(250, 260) == data[250:260]
+    assert place.read_range(len(data) - 3, len(data) + 9) == data[-3:]
+    assert place.read_range(9, 9) == place.read_range(len(data) + 1, len(data) + 2) == b""
+    with place.open() as file:
+        assert file.read(3) == data[:3]
+        assert file.seek(-2, os.SEEK_END) == len(data) - 2
+        assert file.read() == data[-2:]
+        file.seek(0)
+        assert b"".join(iter(functools.partial(file.read, 100), b"")) == data
+
+
+def test_a_name_is_taken_once_and_replaced_on_purpose_only(root: location.Location, tmp_path: Path) -> None:
+    source = tmp_path / "source-of-a-copy"
+    source.write_bytes(b"copy")
+    place = root.join("x")
+    assert place.put_if_absent(b"one")
+    assert not place.put_if_absent(b"two")
+    assert not place.put_if_absent(b"one")
+    assert not place.put_file_if_absent(source)
+    assert place.read_bytes() == b"one"
+    place.replace(b"three")
+    assert place.read_bytes() == b"three"
+    place.remove()
+    place.remove()
+    assert not place.exists()
+    assert place.put_file_if_absent(source)
+    assert place.read_bytes() == b"copy"
+
+
+def test_of_many_writers_exactly_one_wins(root: location.Location) -> None:
+    for attempt in range(3):
+        place = root.join("races", str(attempt))
+        with futures.ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, place=place: place.put_if_absent(b"%d" % who), range(8)))
+        assert sum(won) == 1
+        assert place.read_bytes() == b"%d" % won.index(True)
+    assert root.join("races").list_names() == ["0", "1", "2"]
+
+
+def test_what_is_missing_is_said_to_be(root: location.Location) -> None:
+    missing = root.join("no/such")
+    for read in (missing.read_bytes, missing.size_bytes, missing.read_json, lambda: missing.read_range(0, 1)):
+        with pytest.raises(errors.NotFoundError, match="there is nothing here"):
+            read()
+    with pytest.raises(errors.NotFoundError), missing.open():
+        pass
+    assert not missing.exists()
+    assert missing.list_names() == []
+    assert missing.glob() == []
+
+
+def test_names_are_listed_at_once_and_patterns_followed(root: location.Location) -> None:
+    folder = root.join("listed")
+    for name in ("b.txt", "a.txt", "c.json", "deep/d.txt", "[1].txt", "1.txt"):
+        assert folder.join(name).put_if_absent(b"")
+        assert name.partition("/")[0] in folder.list_names()
+    assert folder.list_names() == ["1.txt", "[1].txt", "a.txt", "b.txt", "c.json", "deep"]
+    found = location.Location(f"{folder.url}/*.txt").glob()
+    assert [place.name for place in found] == ["1.txt", "[1].txt", "a.txt", "b.txt"]
+    assert found[2] == folder.join("a.txt")
+    assert [place.name for place in location.Location(f"{folder.url}/**/*.txt").glob()].count("d.txt") == 1
+    assert folder.join("[1].txt").glob() == [folder.join("[1].txt")]
+    assert folder.join("c.json").glob() == [folder.join("c.json")]
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "", '{"a": NaN}', "[" * 100_000, "\xff"])
+def test_json_that_is_none_is_damage(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text, encoding="latin-1")
+    with pytest.raises(errors.IntegrityError, match=r"x\.json: is no valid JSON"):
+        location.Location.parse(str(tmp_path / "x.json")).read_json()
+
+
+def test_files_and_folders_in_each_others_place_are_usage_errors(tmp_path: Path) -> None:
+    root = location.Location.parse(str(tmp_path))
+    root.join("file").put_if_absent(b"")
+    root.join("folder/x").put_if_absent(b"")
+    with pytest.raises(errors.UsageError, match="is a folder; name a file"):
+        root.join("folder").read_bytes()
+    with pytest.raises(errors.UsageError, match="is a folder"):
+        root.join("folder").size_bytes()
+    with pytest.raises(errors.UsageError, match="a part of this path is a file"):
+        root.join("file/below").put_if_absent(b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, r"no space left: \d+ bytes are free"),
+        (errno.EACCES, "access denied .*; check the owner and mode"),
+        (errno.EROFS, "Read-only file system; check"),
+        (errno.EIO, "Input/output error; check"),
+    ],
+)
+def test_every_failing_step_of_a_local_write_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: str
+) -> None:
+    """Fails the first, second, third … operation until a write passes; nothing is lost and no litter stays."""
+    root = location.Location.parse(str(tmp_path))
+    for write in ("replace", "put_if_absent"):
+        place = root.join(write)
+        if write == "replace":
+            place.replace(b"old")
+        failing = 1
+        while _fails_at(failing, number, monkeypatch, lambda w=write, p=place: getattr(p, w)(b"new"), expected):
+            assert not place.exists() or place.read_bytes() in (b"old", b"new")
+            assert place.exists() or write == "put_if_absent"
+            assert [name for name in names_in(tmp_path) if local.is_temporary(name)] == []
+            place.remove()
+            place.replace(b"old") if write == "replace" else None
+            failing += 1
+        assert failing >= 4
+        assert place.read_bytes() == b"new"
+
+
+def _fails_at(failing: int, number: int, monkeypatch: pytest.MonkeyPatch, write: Any, expected: str) -> bool:
+    """Runs a write whose operation of this number fails; False once there are not so many operations."""
+    done = 0
+
+    def failing_version(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == failing:
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "fsync", "link"):
+            patch.setattr(os, name, failing_version(getattr(os, name)))
+        patch.setattr(Path, "replace", failing_version(Path.replace))
+        try:
+            write()
+        except errors.StorageError as error:
+            message = str(error)
+        else:
+            return done >= failing
+    assert re.search(expected, message), message
+    return True
+
+
+def test_data_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    def breaks_off(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.EIO, "the source is gone")
+
+    for write in (local.create, local.replace):
+        with pytest.raises(OSError, match="the source is gone"):
+            write(tmp_path / "x", breaks_off)
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with pytest.raises(errors.StorageError, match="no space left"):
+        location.Location("file:///x")._call(lambda: Path("/dev/full").write_bytes(b"x"))
+
+
+def test_without_links_a_name_is_still_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    place = location.Location.parse(str(tmp_path / "x"))
+    assert place.put_if_absent(b"one")
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    monkeypatch.setattr(local, "make_folder", lambda folder: None)
+    assert not place.put_if_absent(b"two")
+    assert place.read_bytes() == b"one"
+    assert names_in(tmp_path) == ["x"]
+
+
+def test_what_a_killed_writer_left_is_never_listed(tmp_path: Path) -> None:
+    local._write_beside(tmp_path / "x", lambda file: file.write(b"half"))
+    assert len(names_in(tmp_path)) == 1
+    assert location.Location.parse(str(tmp_path)).list_names() == []
+
+
+def test_files_are_not_for_everybody(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        location.Location.parse(str(tmp_path)).join("new/x").put_if_absent(b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new/x").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_busy_store_is_asked_again(store: Any, s3_root: location.Location) -> None:
+    store.faults = ["busy", "busy"]
+    assert s3_root.join("x").put_if_absent(b"one")
+    assert s3_root.join("x").read_bytes() == b"one"
+
+
+def test_a_write_whose_reply_was_lost_is_our_own(store: Any, s3_root: location.Location) -> None:
+    store.faults = ["lost"]
+    assert s3_root.join("x").put_if_absent(b"one")
+    store.faults = ["busy"]
+    assert not s3_root.join("x").put_if_absent(b"two")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outage_ends_with_one_line(store: Any, s3_root: location.Location) -> None:
+    store.faults = ["busy"] * 1000
+    before = store.requests
+    with pytest.raises(errors.StorageError, match=r"the store failed for 0\.3 s") as caught:
+        s3_root.join("x").put_if_absent(b"one")
+    assert "\n" not in str(caught.value)
+    # One layer of retries: pauses that double from 10 ms fit less than ten times into 300 ms.
+    assert 2 <= store.requests - before <= 10
+
+
+def test_a_missing_bucket_is_not_asked_for_twice(store: Any) -> None:
+    store.faults.clear()
+    place = location.Location.parse("s3://no-such-bucket/x")
+    before = store.requests
+    with pytest.raises(errors.StorageError):
+        place.put_if_absent(b"")
+    assert store.requests - before <= 2
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise ImportError("Install gcsfs", name="gcsfs")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    with pytest.raises(errors.UsageError, match=r"pip install 'raycurrent\[gcs\]'"):
+        location.Location.parse("gs://bucket/x").read_bytes()
+
+
+class _Pages(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status = {"/page": 200, "/away": 302}.get(self.path, 404)
+        self.send_response(status)
+        self.send_header("Location", "/page")
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"words")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_web_is_read_only_and_public(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = location.Location.parse(f"{web}/page")
+    with pytest.raises(errors.UsageError, match="is not a public address"):
+        page.read_bytes()
+    for write in (lambda: page.put_if_absent(b""), lambda: page.replace(b""), page.remove):
+        with pytest.raises(errors.UsageError, match="can only be read"):
+            write()
+    monkeypatch.setattr(stores, "refuse_private_host", lambda authority: None)
+    with page.open() as file:
+        assert file.read() == b"words"
+    with pytest.raises(errors.NotFoundError):
+        location.Location.parse(f"{web}/none").read_bytes()
+    with pytest.raises(errors.StorageError, match="away"):
+        location.Location.parse(f"{web}/away").read_bytes()
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "localhost:80", "[::1]:8080", "10.0.0.1"])
+def test_addresses_of_this_network_are_refused(host: str) -> None:
+    with pytest.raises(errors.UsageError, match="public"):
+        stores.refuse_private_host(host)
