@@ -1,0 +1,269 @@
+"""The bundle: weights, model settings and tokenizers, as files that hold no code and are checked whole.
+
+`model.safetensors` has each weight once, in fp32, under the first (sorted) of its names. `model.json` says what
+the bundle is and has the SHA-256 of the other files and of itself. `tokenizer.json` serves text, or both sides
+of pairs; `tokenizer.source.json` and `tokenizer.target.json` serve one side each.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from core import errors
+from core.config import schema
+from core.data import tokenizer
+from core.models import factory, weights
+from core.storage import commit, location
+
+FORMAT = "raycurrent-bundle"
+VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+SETTINGS_FILE = "model.json"
+
+CHECKPOINT_FORMAT = "raycurrent-checkpoint"
+CHECKPOINT_VERSION = 1
+CHECKPOINT_MANIFEST = "MANIFEST.json"
+
+_CONFIGS: Mapping[str, type[schema.LanguageModelConfig] | type[schema.Seq2SeqConfig]] = {
+    "language_model": schema.LanguageModelConfig,
+    "seq2seq": schema.Seq2SeqConfig,
+}
+_ROLES = {"language_model": ("text",), "seq2seq": ("source", "target")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model with all that is needed to use it.
+
+    `codecs` are those of `text`, or of `source` and `target`; `line_end` is what stood between two lines in
+    training; `fingerprint` identifies the files that it was loaded from, empty for one that never was in files.
+    """
+
+    model: factory.Model
+    config: schema.ModelConfig
+    codecs: Mapping[str, tokenizer.Codec]
+    line_end: Literal["none", "space", "eos"]
+    precision: Literal["fp32", "bf16"]
+    fingerprint: str = ""
+
+
+def to_files(bundle: Bundle) -> dict[str, bytes]:
+    """Returns the content of every file of the bundle by its name; equal bundles give equal bytes."""
+    content = {WEIGHTS_FILE: weights.to_bytes(unique_parameters(bundle.model))}
+    shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
+    codecs = {}
+    for role, codec in sorted(bundle.codecs.items()):
+        name = "tokenizer.json" if shared else f"tokenizer.{role}.json"
+        content[name] = codec.tokenizer.to_json().encode()
+        codecs[role] = {
+            "tokenizer": name,
+            "fingerprint": codec.tokenizer.fingerprint,
+            "vocabulary_size": codec.tokenizer.vocabulary_size,
+            "cleaning": list(codec.cleaning),
+        }
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": bundle.config.kind,
+        "config": bundle.config.model_dump(mode="json"),
+        "codecs": codecs,
+        "line_end": bundle.line_end,
+        "precision": bundle.precision,
+        "files": {name: commit.sha256_hex(data) for name, data in sorted(content.items())},
+    }
+    settings["sha256"] = _digest(settings)
+    content[SETTINGS_FILE] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
+    return content
+
+
+def load(folder: location.Location) -> Bundle:
+    """Reads a bundle and checks all of it before the model is built; the model is in evaluation mode, on the CPU.
+
+    Raises:
+        IntegrityError: a file is missing, damaged, of a newer format or does not fit the others.
+    """
+    settings = _read_settings(folder)
+    where = str(folder.join(SETTINGS_FILE))
+    try:
+        config = _CONFIGS[settings["kind"]].model_validate_json(json.dumps(settings["config"]))
+        codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
+        line_end, precision = settings["line_end"], settings["precision"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise errors.IntegrityError(f"{where}: is not complete or not valid: {error}; restore the file") from error
+    if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
+        _refuse(where, f"has line_end {line_end!r} and precision {precision!r}, which do not exist")
+    model = _read_model(folder, settings, config, codecs)
+    return Bundle(model, config, codecs, line_end, precision, settings["sha256"])
+
+
+def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Returns each parameter once, under the first (sorted) of its names."""
+    first: dict[int, str] = {}
+    found: dict[str, Tensor] = {}
+    for name, parameter in sorted(model.named_parameters(remove_duplicate=False), key=lambda item: item[0]):
+        if first.setdefault(id(parameter), name) == name:
+            found[name] = parameter
+    return found
+
+
+def _read_settings(folder: location.Location) -> dict[str, Any]:
+    where = str(folder.join(SETTINGS_FILE))
+    try:
+        settings = json.loads(_read(folder, SETTINGS_FILE))
+    except (ValueError, RecursionError) as error:
+        raise errors.IntegrityError(f"{where}: is no JSON ({error}); restore the file from a copy") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        _refuse(where, f"is not of our format {FORMAT}")
+    version = settings.get("version")
+    if type(version) is not int or version < 1:
+        _refuse(where, f"has the version {version!r}")
+    if version > VERSION:
+        raise errors.IntegrityError(
+            f"{where}: was written by format {version}, this program reads up to {VERSION}; use a newer Raycurrent"
+        )
+    if settings.get("sha256") != _digest(settings):
+        _refuse(where, "has not the content that it was written with")
+    return settings
+
+
+def _read_codec(folder: location.Location, settings: dict[str, Any], role: str) -> tokenizer.Codec:
+    record = settings["codecs"][role]
+    name = record["tokenizer"]
+    if name not in ("tokenizer.json", f"tokenizer.{role}.json"):
+        _refuse(str(folder.join(SETTINGS_FILE)), f"names {name!r} as a tokenizer")
+    where = str(folder.join(name))
+    read = tokenizer.Tokenizer.from_json(_read_checked(folder, settings, name).decode("utf-8"), where)
+    if (read.fingerprint, read.vocabulary_size) != (record["fingerprint"], record["vocabulary_size"]):
+        _refuse(where, f"is another tokenizer ({read.vocabulary_size} entries) than {SETTINGS_FILE} says")
+    return tokenizer.Codec(cleaning=tuple(record["cleaning"]), tokenizer=read)
+
+
+def _read_model(
+    folder: location.Location,
+    settings: dict[str, Any],
+    config: schema.ModelConfig,
+    codecs: Mapping[str, tokenizer.Codec],
+) -> factory.Model:
+    sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}
+    pad_id = next(iter(codecs.values())).tokenizer.pad_id
+    where = str(folder.join(WEIGHTS_FILE))
+    # What the settings ask for is compared with what the file holds before any memory is taken for it.
+    with torch.device("meta"):
+        expected = unique_parameters(factory.build(config, sizes, pad_id))
+    stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
+    weights.check_finite(stored, where)
+    with torch.random.fork_rng(devices=[]):
+        model = factory.build(config, sizes, pad_id)
+    with torch.no_grad():
+        for name, parameter in unique_parameters(model).items():
+            parameter.copy_(stored[name])
+    return model.eval()
+
+
+def _read_checked(folder: location.Location, settings: dict[str, Any], name: str) -> bytes:
+    data = _read(folder, name)
+    expected, found = settings["files"][name], commit.sha256_hex(data)
+    if found != expected:
+        _refuse(str(folder.join(name)), f"has the SHA-256 {found[:16]}… instead of {str(expected)[:16]}…")
+    return data
+
+
+def _read(folder: location.Location, name: str) -> bytes:
+    try:
+        return folder.join(name).read_bytes()
+    except errors.NotFoundError as error:
+        raise errors.IntegrityError(f"{folder.join(name)}: is missing; restore the bundle from a copy") from error
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in settings.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _refuse(where: str, what: str) -> NoReturn:
+    raise errors.IntegrityError(f"{where}: {what}; restore the file from a copy")
+
+
+class Found(NamedTuple):
+    """The checkpoint that inference uses, and those before it that were damaged, each with why."""
+
+    checkpoint: location.Location
+    bundle: location.Location
+    step: int
+    passed_over: tuple[str, ...]
+
+
+def locate(run: location.Location) -> location.Location:
+    """Returns the bundle folder that inference uses for this run or checkpoint folder; see `find`."""
+    return find(run).bundle
+
+
+def find(run: location.Location) -> Found:
+    """Finds the checkpoint of a run that inference uses, with the files of its bundle verified.
+
+    Of a run's root: the one with the lowest validation loss; where none was validated the newest, by fencing
+    epoch and step. A damaged one is passed over, and told. A checkpoint folder is taken as it is.
+
+    Raises:
+        UsageError: there is no checkpoint.
+        IntegrityError: there is none that verifies.
+    """
+    if run.join(CHECKPOINT_MANIFEST).exists():
+        return Found(run, run.join("bundle"), int(_verified(run)["step"]), ())
+    passed_over: list[str] = []
+    candidates: list[tuple[tuple[float, int, int], location.Location]] = []
+    for name in run.join("checkpoints").list_names():
+        match = re.fullmatch(r"step-([0-9]{8,18})-e([0-9]{1,9})", name)
+        folder = run.join("checkpoints", name) if match else run
+        if match is None or not folder.join(CHECKPOINT_MANIFEST).exists():
+            continue
+        try:
+            loss = _validation_loss(_manifest(folder))
+        except errors.IntegrityError as error:
+            passed_over.append(str(error))
+        else:
+            candidates.append(((loss, -int(match[2]), -int(match[1])), folder))
+    for (_, _, negative_step), folder in sorted(candidates):
+        try:
+            _verified(folder)
+        except errors.IntegrityError as error:
+            passed_over.append(str(error))
+        else:
+            return Found(folder, folder.join("bundle"), -negative_step, tuple(passed_over))
+    if passed_over:
+        raise errors.IntegrityError(f"{run}: no checkpoint verifies, restore one from a copy; first: {passed_over[0]}")
+    raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a run that was trained")
+
+
+def _manifest(folder: location.Location) -> dict[str, Any]:
+    return commit.read_manifest(folder, CHECKPOINT_MANIFEST, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+
+
+def _verified(folder: location.Location) -> dict[str, Any]:
+    """Checks the files of the bundle against the checkpoint's manifest, and returns it."""
+    manifest = _manifest(folder)
+    where = str(folder.join(CHECKPOINT_MANIFEST))
+    files, step = manifest.get("files"), manifest.get("step")
+    if not isinstance(files, list) or type(step) is not int:
+        _refuse(where, "does not say its step and its files")
+    every = [commit.FileRecord.from_json(file, where) for file in files]
+    records = [record for record in every if record.name.startswith("bundle/")]
+    names = {record.name for record in records}
+    if not {f"bundle/{SETTINGS_FILE}", f"bundle/{WEIGHTS_FILE}"} <= names:
+        _refuse(where, "lists no bundle")
+    commit.verify(folder, records)
+    return manifest
+
+
+def _validation_loss(manifest: Mapping[str, Any]) -> float:
+    """Returns the validation loss in nats a token; infinite where there is none."""
+    validation = manifest.get("validation")
+    loss = validation.get("nll_nats") if isinstance(validation, dict) else None
+    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else math.inf

@@ -1,0 +1,231 @@
+"""An encoder and a decoder: a line in, and what comes next in its translation."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.config import schema
+from core.models import attention, layers
+from core.models import state as states
+
+
+class Memory(NamedTuple):
+    """What the decoder knows of its sources: computed once for each, C wide."""
+
+    outputs_BSC: Tensor  # the encoder's outputs, zero at padding
+    keys_BSQ: Tensor  # of the attention; without one of width 0
+    mask_BS: Tensor  # True where a token is
+    context_BC: Tensor  # the encoder's last state of its top layer
+    state: states.State  # what the decoder starts from
+
+    def select(self, rows: Tensor) -> "Memory":
+        """Returns the memory of the given rows, in their order; a row may occur several times."""
+        return Memory(
+            self.outputs_BSC.index_select(0, rows),
+            self.keys_BSQ.index_select(0, rows),
+            self.mask_BS.index_select(0, rows),
+            self.context_BC.index_select(0, rows),
+            states.select(self.state, rows),
+        )
+
+
+class Bridge(nn.Module):
+    """Makes the decoder's first state from what the encoder returned.
+
+    `final`: decoder layers start from the states of as many topmost encoder layers; as they are where sizes
+    agree, else each through a linear map and tanh. `mean`: every part of every layer is a linear map and tanh
+    of the mean of the encoder's outputs.
+    """
+
+    def __init__(self, kind: str, num_parts: int, num_layers: int, memory_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.num_layers = num_layers
+        self.num_parts = num_parts
+        if kind == "mean" or memory_size != hidden_size:
+            self.maps = nn.ModuleList(nn.Linear(memory_size, hidden_size) for _ in range(num_layers * num_parts))
+
+    def forward(self, encoded: layers.Encoded, mask_BS: Tensor) -> states.State:
+        """Returns one layer state for each decoder layer, in the precision of the weights."""
+        if self.kind == "mean":
+            lengths_B1 = mask_BS.sum(dim=1, keepdim=True).clamp(min=1)
+            mean_BC = encoded.outputs_BSC.sum(dim=1, dtype=encoded.state[0][0].dtype) / lengths_B1
+            sources: states.State = ((mean_BC,) * self.num_parts,) * self.num_layers
+        else:
+            sources = encoded.state[-self.num_layers :]
+        if not hasattr(self, "maps"):
+            return sources
+        return tuple(
+            tuple(
+                torch.tanh(self.maps[index * self.num_parts + part](source_BC)).to(source_BC.dtype)
+                for part, source_BC in enumerate(layer)
+            )
+            for index, layer in enumerate(sources)
+        )
+
+
+class Seq2Seq(nn.Module):
+    """Encoder, bridge, and a decoder with or without attention.
+
+    How the context of the source reaches the decoder (`model.context`):
+
+    * `output`, with attention: the recurrence runs over the whole target in one fused call, attention for all
+      steps follows at once, features are tanh(W [h; context]) (Luong et al. 2015, without input feeding).
+    * `input`, with attention: the last output of the top layer asks, and the context enters the lowest layer beside the
+      embedding (Bahdanau et al. 2015; document 003 section 2.13). Only what depends on the step before is in
+      the loop: the embedding's share of the gates, the keys and the output layer are not.
+    * `input`, without attention: the encoder's last state enters every step beside the embedding, the same in
+      decoding (document 003 section 2.11; Cho et al. 2014).
+    * `output`, without attention: the state alone carries the source (Sutskever et al. 2014).
+
+    Features stop before the output layer, as in a language model. With a tied output layer they are as wide
+    as the target embedding, through a linear map if need be.
+    """
+
+    def __init__(
+        self, config: schema.Seq2SeqConfig, source_size: int, target_size: int, pad_id: int | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embedding_size
+        self.source_embedding = nn.Embedding(source_size, width, padding_idx=pad_id)
+        self.encoder = layers.Encoder(
+            config.cell, width, config.hidden_size, config.num_layers, config.dropout, config.bidirectional
+        )
+        memory_size = self.encoder.output_size
+        num_layers = config.decoder_num_layers or config.num_layers
+        self.hidden_size = config.decoder_hidden_size or memory_size
+        self.attends = config.attention != "none"
+        self.feeds_context = config.context == "input"
+        self.bridge = Bridge(
+            config.bridge, 2 if config.cell == "lstm" else 1, num_layers, memory_size, self.hidden_size
+        )
+        self.target_embedding = nn.Embedding(target_size, width, padding_idx=pad_id)
+        self.decoder = layers.Stack(
+            config.cell,
+            width + (memory_size if self.feeds_context else 0),
+            self.hidden_size,
+            num_layers,
+            config.dropout,
+        )
+        if self.attends:
+            self.attention = attention.Attention(config.attention, self.hidden_size, memory_size)
+        tied = config.tie_embeddings != "none"
+        self.feature_size = width if tied else self.hidden_size
+        self.joins_context = self.attends and not self.feeds_context
+        if self.joins_context:
+            self.readout = nn.Linear(self.hidden_size + memory_size, self.feature_size)
+        elif self.feature_size != self.hidden_size:
+            self.readout = nn.Linear(self.hidden_size, self.feature_size)
+        self.output = nn.Linear(self.feature_size, target_size)
+        if tied:
+            self.target_embedding.weight = self.output.weight
+        if config.tie_embeddings == "all":
+            self.source_embedding.weight = self.output.weight
+
+    def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> Memory:
+        """Reads the sources; B may be 0, S and each length are at least 1."""
+        positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
+        mask_BS = positions_S < source_lengths_B.to(source_BS.device)[:, None]
+        x_BSE = F.dropout(self.source_embedding(source_BS), self.config.embedding_dropout, self.training)
+        encoded = self.encoder(x_BSE, source_lengths_B, exact_state=self.config.bridge == "final")
+        if self.attends:
+            keys_BSQ = self.attention.keys(encoded.outputs_BSC)
+        else:
+            keys_BSQ = encoded.outputs_BSC.new_zeros((*source_BS.shape, 0))
+        first = self.bridge(encoded, mask_BS)
+        return Memory(encoded.outputs_BSC, keys_BSQ, mask_BS, encoded.state[-1][0], first)
+
+    def initial_state(self, memory: Memory) -> states.State:
+        """Returns the state that the decoder starts from."""
+        return memory.state
+
+    def forward(self, source_BS: Tensor, source_lengths_B: Tensor, inputs_BT: Tensor) -> Tensor:
+        """Returns the features (B, T, F) of whole targets, each step given the true tokens before it."""
+        memory = self.encode(source_BS, source_lengths_B)
+        features_BTF, _ = self.decode(inputs_BT, memory, self.initial_state(memory))
+        return features_BTF
+
+    def decode(self, inputs_BT: Tensor, memory: Memory, state: states.State) -> tuple[Tensor, states.State]:
+        """Returns the features of all given target tokens and the state after the last.
+
+        A target may come in pieces, the state of one going into the next: then gradients may be cut between.
+        """
+        x_BTE = F.dropout(self.target_embedding(inputs_BT), self.config.embedding_dropout, self.training)
+        if self.attends and self.feeds_context:
+            y_BTH, state = self._unroll(x_BTE, memory, state)
+            return self._features(y_BTH), state
+        if self.feeds_context:
+            context_BTC = memory.context_BC.unsqueeze(1).expand(-1, x_BTE.shape[1], -1)
+            x_BTE = torch.cat((x_BTE, context_BTC.to(x_BTE.dtype)), dim=-1)
+        y_BTH, state = self.decoder(x_BTE, state)
+        if self.joins_context:
+            context_BTC, _ = self.attention(y_BTH, memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS)
+            y_BTH = torch.cat((y_BTH, context_BTC.to(y_BTH.dtype)), dim=-1)
+        return self._features(y_BTH), state
+
+    def step(self, tokens_B: Tensor, memory: Memory, state: states.State) -> tuple[Tensor, states.State, Tensor | None]:
+        """Takes one token of each row: features (B, F), the new state, and with attention its weights (B, S).
+
+        There may be K times as many rows as the memory has: then rows 0 … K-1 belong to its first source, and
+        so on, so that the hypotheses of a beam share what was computed for their source.
+        """
+        group = max(tokens_B.shape[0], 1) // max(memory.mask_BS.shape[0], 1)
+        x_BE = F.dropout(self.target_embedding(tokens_B), self.config.embedding_dropout, self.training)
+        weights_BS: Tensor | None = None
+        if self.feeds_context:
+            if self.attends:
+                context_BC, weights_BS = self._look(state[-1][0], memory, group)
+            else:
+                context_BC = memory.context_BC.repeat_interleave(group, dim=0)
+            x_BE = torch.cat((x_BE, context_BC.to(x_BE.dtype)), dim=-1)
+        state = self.decoder.step(self.decoder.layer(0).project(x_BE), state)
+        y_BH = state[-1][0]
+        if self.joins_context:
+            context_BC, weights_BS = self._look(y_BH, memory, group)
+            y_BH = torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1)
+        return self._features(y_BH), state, weights_BS
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Applies the output layer."""
+        scores: Tensor = self.output(features)
+        return scores
+
+    @property
+    def output_weight_VF(self) -> Tensor:  # noqa: N802
+        """Weights of the output layer; with tied embeddings the target embedding itself."""
+        return self.output.weight
+
+    @property
+    def output_bias_V(self) -> Tensor:  # noqa: N802
+        """Bias of the output layer."""
+        return self.output.bias
+
+    def _unroll(self, x_BTE: Tensor, memory: Memory, state: states.State) -> tuple[Tensor, states.State]:
+        """Runs the decoder whose context enters the next step, over embedded tokens."""
+        lowest = self.decoder.layer(0)
+        width = x_BTE.shape[-1]
+        embedded_BTG = F.linear(x_BTE, lowest.weight_ih[:, :width], lowest.bias_ih)
+        context_weight_GC = lowest.weight_ih[:, width:].contiguous()
+        outputs = []
+        for embedded_BG in embedded_BTG.unbind(dim=1):
+            context_BC, _ = self._look(state[-1][0], memory, group=1)
+            state = self.decoder.step(embedded_BG + F.linear(context_BC, context_weight_GC), state)
+            outputs.append(state[-1][0])
+        return torch.stack(outputs, dim=1), state
+
+    def _look(self, query_BH: Tensor, memory: Memory, group: int) -> tuple[Tensor, Tensor]:
+        """Returns the contexts (B, C) and weights (B, S) of one query a row, `group` rows for each source."""
+        queries_BTH = query_BH.view(memory.mask_BS.shape[0], group, self.hidden_size)
+        contexts_BTC, weights_BTS = self.attention(queries_BTH, memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS)
+        return contexts_BTC.flatten(0, 1), weights_BTS.flatten(0, 1)
+
+    def _features(self, y: Tensor) -> Tensor:
+        """Applies the readout, if there is one, and the dropout before the output layer."""
+        if self.joins_context:
+            y = torch.tanh(self.readout(y))
+        elif self.feature_size != self.hidden_size:
+            y = self.readout(y)
+        return F.dropout(y, self.config.output_dropout, self.training)

@@ -1,0 +1,245 @@
+"""A bundle comes back as it was, or not at all; the right checkpoint of a run is found."""
+
+import json
+import math
+import pathlib
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from core import errors
+from core.config import schema
+from core.data import tokenizer
+from core.models import bundle, factory, language_model, seq2seq, weights
+from core.storage import commit, location
+
+
+def codec(*lines: str, reserved: tuple[str, ...]) -> tokenizer.Codec:
+    counts = tokenizer.Counts()
+    for line in lines:
+        counts.add(tokenizer.units("word", line))
+    return tokenizer.Codec(("lower",), tokenizer.from_counts("word", counts, 1, None, reserved))
+
+
+def translation_bundle(shared: bool = False, seed: int = 1) -> bundle.Bundle:
+    source = codec("go on .", reserved=tokenizer.RESERVED)
+    target = source if shared else codec("va , continue donc .", reserved=tokenizer.RESERVED)
+    config = schema.Seq2SeqConfig(
+        kind="seq2seq", hidden_size=4, embedding_size=3, attention="dot", tie_embeddings="all" if shared else "none"
+    )
+    torch.manual_seed(seed)
+    sizes = {"source": source.tokenizer.vocabulary_size, "target": target.tokenizer.vocabulary_size}
+    model = factory.build(config, sizes, pad_id=1)
+    return bundle.Bundle(model, config, {"source": source, "target": target}, "eos", "bf16")
+
+
+def text_bundle() -> bundle.Bundle:
+    text = codec("a b c", reserved=("<unk>",))
+    config = schema.LanguageModelConfig(kind="language_model", hidden_size=4, embedding_size=3)
+    model = factory.build(config, {"text": text.tokenizer.vocabulary_size}, pad_id=None)
+    return bundle.Bundle(model, config, {"text": text}, "space", "fp32")
+
+
+def write(folder: pathlib.Path, files: dict[str, bytes]) -> location.Location:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return location.Location.parse(str(folder))
+
+
+def changed(files: dict[str, bytes], **settings: Any) -> dict[str, bytes]:
+    """The files with other settings, as a careful forger would write them."""
+    content = json.loads(files["model.json"]) | settings
+    content["files"] = {name: commit.sha256_hex(data) for name, data in files.items() if name != "model.json"}
+    content["sha256"] = bundle._digest(content)
+    return files | {"model.json": json.dumps(content).encode()}
+
+
+@pytest.mark.parametrize("make", [translation_bundle, lambda: translation_bundle(shared=True), text_bundle])
+def test_what_was_written_is_loaded(make: Any, tmp_path: pathlib.Path) -> None:
+    wanted = make()
+    files = bundle.to_files(wanted)
+    random_state = torch.random.get_rng_state()
+    back = bundle.load(write(tmp_path, files))
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert not back.model.training
+    assert (back.config, back.codecs, back.line_end, back.precision) == (
+        wanted.config,
+        wanted.codecs,
+        wanted.line_end,
+        wanted.precision,
+    )
+    for name, parameter in wanted.model.state_dict().items():
+        assert torch.equal(back.model.state_dict()[name], parameter)
+    assert bundle.to_files(back) == files
+    assert len(back.fingerprint) == 64
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: pathlib.Path) -> None:
+    files = bundle.to_files(translation_bundle(shared=True))
+    assert set(files) == {"model.safetensors", "model.json", "tokenizer.json"}
+    stored = weights.from_bytes(files["model.safetensors"], "w")
+    assert {name for name in stored if "embedding" in name or "output" in name} == {"output.bias", "output.weight"}
+    model = bundle.load(write(tmp_path, files)).model
+    assert isinstance(model, seq2seq.Seq2Seq)
+    assert model.source_embedding.weight is model.target_embedding.weight is model.output_weight_VF
+
+
+def test_other_weights_give_another_fingerprint(tmp_path: pathlib.Path) -> None:
+    first, again, other = (
+        bundle.load(write(tmp_path / str(place), bundle.to_files(translation_bundle(seed=seed)))).fingerprint
+        for place, seed in enumerate((1, 1, 2))
+    )
+    assert first == again != other
+
+
+def test_every_flipped_bit_and_cut_is_found(tmp_path: pathlib.Path) -> None:
+    files = bundle.to_files(translation_bundle())
+    folder = write(tmp_path, files)
+    choose = random.Random(7)
+    for name, data in files.items():
+        damages = [data[: len(data) // 2], b""]
+        for _ in range(12):
+            flipped = bytearray(data)
+            flipped[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+            damages.append(bytes(flipped))
+        for damaged in damages:
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(errors.IntegrityError):
+                bundle.load(folder)
+        (tmp_path / name).unlink()
+        with pytest.raises(errors.IntegrityError, match="is missing"):
+            bundle.load(folder)
+        (tmp_path / name).write_bytes(data)
+    bundle.load(folder)
+
+
+def test_a_newer_format_is_named(tmp_path: pathlib.Path) -> None:
+    files = changed(bundle.to_files(text_bundle()), version=2)
+    with pytest.raises(errors.IntegrityError, match="was written by format 2, this program reads up to 1"):
+        bundle.load(write(tmp_path, files))
+
+
+def test_weights_of_another_vocabulary_name_both_sizes(tmp_path: pathlib.Path) -> None:
+    files = bundle.to_files(text_bundle())
+    other = codec("a b c d e", reserved=("<unk>",)).tokenizer
+    record = json.loads(files["model.json"])["codecs"]["text"]
+    record |= {"fingerprint": other.fingerprint, "vocabulary_size": other.vocabulary_size}
+    files = changed(files | {"tokenizer.json": other.to_json().encode()}, codecs={"text": record})
+    with pytest.raises(errors.IntegrityError, match=r"output\.bias is float32 \[4\] instead of float32 \[6\]"):
+        bundle.load(write(tmp_path, files))
+
+
+def test_settings_that_ask_for_more_than_the_file_holds_take_no_memory(tmp_path: pathlib.Path) -> None:
+    files = bundle.to_files(text_bundle())
+    config = json.loads(files["model.json"])["config"] | {"hidden_size": 65536, "num_layers": 8}
+    with pytest.raises(errors.IntegrityError, match="does not fit the model's settings"):
+        bundle.load(write(tmp_path, changed(files, config=config)))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: pathlib.Path) -> None:
+    made = text_bundle()
+    assert isinstance(made.model, language_model.LanguageModel)
+    with torch.no_grad():
+        made.model.output_bias_V[1] = math.nan
+    with pytest.raises(errors.IntegrityError, match=r"output\.bias holds values that are not finite"):
+        bundle.load(write(tmp_path, bundle.to_files(made)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "ngram"},
+        {"kind": "seq2seq"},
+        {"line_end": "tab"},
+        {"precision": "fp8"},
+        {"codecs": {}},
+        {"codecs": {"text": {"tokenizer": "../tokenizer.json"}}},
+        {"config": {"kind": "language_model", "unknown": 1}},
+        {"config": []},
+        {"format": "other"},
+        {"version": "1"},
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    files = changed(bundle.to_files(text_bundle()), **settings)
+    with pytest.raises(errors.IntegrityError, match=r"model\.json: "):
+        bundle.load(write(tmp_path, files))
+
+
+def checkpoint(root: pathlib.Path, step: int, epoch: int, loss: float | None) -> pathlib.Path:
+    files = {f"bundle/{name}": data for name, data in bundle.to_files(text_bundle()).items()}
+    records = [
+        {"name": name, "sha256": commit.sha256_hex(data), "size_bytes": len(data)} for name, data in files.items()
+    ]
+    manifest = {
+        "format": "raycurrent-checkpoint",
+        "version": 1,
+        "step": step,
+        "epoch": epoch,
+        "validation": None if loss is None else {"nll_nats": loss},
+        "best": False,
+        "files": records,
+    }
+    folder = root / "checkpoints" / f"step-{step:08}-e{epoch}"
+    write(folder, files | {"MANIFEST.json": json.dumps(manifest).encode()})
+    return folder
+
+
+def test_the_best_validated_checkpoint_is_used(tmp_path: pathlib.Path) -> None:
+    checkpoint(tmp_path, 100, 1, 2.0)
+    checkpoint(tmp_path, 200, 1, 1.5)
+    checkpoint(tmp_path, 300, 2, 1.7)
+    checkpoint(tmp_path, 400, 2, None)
+    found = bundle.find(location.Location.parse(str(tmp_path)))
+    assert (found.step, found.passed_over) == (200, ())
+    assert bundle.locate(location.Location.parse(str(tmp_path))) == found.checkpoint.join("bundle")
+    assert bundle.load(found.bundle).line_end == "space"
+
+
+def test_without_validation_the_newest_start_counts_before_the_step(tmp_path: pathlib.Path) -> None:
+    checkpoint(tmp_path, 900, 1, None)
+    checkpoint(tmp_path, 100, 3, None)
+    checkpoint(tmp_path, 200, 3, None)
+    (tmp_path / "checkpoints" / "step-00000999-e9").mkdir()
+    assert bundle.find(location.Location.parse(str(tmp_path))).step == 200
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) -> None:
+    checkpoint(tmp_path, 100, 1, 2.0)
+    best = checkpoint(tmp_path, 200, 1, 1.5)
+    weights_file = best / "bundle" / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1] + b"\x01")
+    (checkpoint(tmp_path, 300, 1, 1.6) / "MANIFEST.json").write_text("{")
+    run = location.Location.parse(str(tmp_path))
+    found = bundle.find(run)
+    assert found.step == 100
+    assert ["step-00000300" in found.passed_over[0], "step-00000200" in found.passed_over[1]] == [True, True]
+    with pytest.raises(errors.IntegrityError, match="damaged"):
+        bundle.find(location.Location.parse(str(best)))
+    (tmp_path / "checkpoints" / "step-00000100-e1" / "bundle" / "model.json").unlink()
+    with pytest.raises(errors.IntegrityError, match="no checkpoint verifies"):
+        bundle.find(run)
+
+
+def test_one_checkpoint_folder_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:
+    checkpoint(tmp_path, 200, 1, 1.0)
+    folder = checkpoint(tmp_path, 100, 1, 2.0)
+    assert bundle.find(location.Location.parse(str(folder))).step == 100
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "/etc/x", "bundle/../../x"])
+def test_a_manifest_leads_nowhere_else(name: str, tmp_path: pathlib.Path) -> None:
+    folder = checkpoint(tmp_path, 100, 1, 2.0)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["files"].append({"name": name, "sha256": "0" * 64, "size_bytes": 1})
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(errors.IntegrityError, match="no name of a file of ours"):
+        bundle.find(location.Location.parse(str(folder)))
+
+
+def test_a_run_without_checkpoints_says_to_train_first(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match="train first"):
+        bundle.locate(location.Location.parse(str(tmp_path)))

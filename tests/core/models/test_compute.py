@@ -1,0 +1,75 @@
+"""The tables that choose precision and library, and what the choice does to the numbers."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from core import errors
+from core.models import compute
+
+AMD_BF16 = compute.Cpu("AuthenticAMD", frozenset({"avx2", "avx512_bf16"}))
+AMD_OLD = compute.Cpu("AuthenticAMD", frozenset({"avx2"}))
+INTEL_AMX = compute.Cpu("GenuineIntel", frozenset({"avx512_bf16", "amx_bf16"}))
+INTEL_OLD = compute.Cpu("GenuineIntel", frozenset({"avx512f"}))
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    yield
+    compute.use_matmul("default", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [(AMD_BF16, "bf16"), (AMD_OLD, "fp32"), (INTEL_AMX, "bf16"), (INTEL_OLD, "fp32")]
+)
+def test_auto_precision_is_what_the_cpu_has(cpu: compute.Cpu, expected: str) -> None:
+    assert compute.resolve_precision("auto", "cpu", cpu) == expected
+    assert compute.resolve_precision("fp32", "cpu", cpu) == "fp32"
+    assert compute.resolve_precision("bf16", "cpu", cpu) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "precision", "expected"),
+    [
+        (AMD_BF16, "fp32", "onednn"),
+        (AMD_BF16, "bf16", "default"),
+        (AMD_OLD, "fp32", "onednn"),
+        (INTEL_AMX, "fp32", "default"),
+        (INTEL_OLD, "fp32", "default"),
+    ],
+)
+def test_auto_matmul_is_onednn_on_amd_in_fp32(cpu: compute.Cpu, precision: compute.Precision, expected: str) -> None:
+    assert compute.use_matmul("auto", precision, cpu) == expected
+
+
+def test_onednn_is_refused_where_it_would_not_be_fp32() -> None:
+    with pytest.raises(errors.UsageError, match="use default"):
+        compute.use_matmul("onednn", "fp32", INTEL_AMX)
+
+
+@pytest.mark.skipif(compute.this_cpu().has_amx, reason="this CPU has AMX, where onednn is refused")
+def test_onednn_still_multiplies_in_fp32_and_default_takes_it_back() -> None:
+    torch.manual_seed(1)
+    first, second = torch.randn(64, 512), torch.randn(512, 512)
+    exact = first.double() @ second.double()
+    plain = first @ second
+    compute.use_matmul("onednn", "fp32")
+    # Rounded to bf16 the largest error would be near 4e-3.
+    assert ((first @ second).double() - exact).abs().max() < 1e-5 * exact.abs().max()
+    compute.use_matmul("default", "fp32")
+    assert torch.equal(first @ second, plain)
+
+
+def test_autocast_multiplies_in_the_precision() -> None:
+    linear = torch.nn.Linear(4, 4)
+    expected: dict[compute.Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    for precision, dtype in expected.items():
+        with compute.autocast("cpu", precision):
+            assert linear(torch.ones(1, 4)).dtype == dtype
+
+
+def test_the_first_processor_of_cpuinfo_counts() -> None:
+    text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+    assert compute.parse_cpu(text) == compute.Cpu("AuthenticAMD", frozenset({"fpu", "avx512_bf16"}))
+    assert compute.parse_cpu("") == compute.Cpu("", frozenset())

@@ -1,0 +1,87 @@
+"""Laws of the language model."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from core import errors
+from core.config import schema
+from core.models import factory, language_model
+
+
+def build(vocabulary_size: int = 11, **settings: Any) -> language_model.LanguageModel:
+    torch.manual_seed(2)
+    config = schema.LanguageModelConfig(kind="language_model", **{"hidden_size": 6, "embedding_size": 5} | settings)
+    model = factory.build(config, {"text": vocabulary_size}, pad_id=None)
+    assert isinstance(model, language_model.LanguageModel)
+    return model
+
+
+@pytest.mark.parametrize(("cell", "expected"), [("rnn", 291_868), ("gru", 846_876), ("lstm", 1_124_380)])
+def test_parameters_of_the_documents_models(cell: str, expected: int) -> None:
+    model = build(28, cell=cell, hidden_size=512, input="one_hot")
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_a_one_hot_input_is_a_look_up_of_weight_rows() -> None:
+    one_hot = build(input="one_hot", cell="gru")
+    embedding = build(embedding_size=11, cell="gru")
+    embedding.load_state_dict(one_hot.state_dict() | {"embedding.weight": torch.eye(11)})
+    tokens_BT = torch.randint(0, 11, (3, 7))
+    first, second = (model(tokens_BT, model.initial_state(3))[0] for model in (one_hot, embedding))
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "cell": "gru"}, {"tie_embeddings": True}])
+def test_a_text_in_windows_or_steps_is_the_text_at_once(settings: dict[str, Any]) -> None:
+    model = build(**settings)
+    tokens_BT = torch.randint(0, 11, (3, 8))
+    whole_BTF, _ = model(tokens_BT, model.initial_state(3))
+    first_BTF, state = model(tokens_BT[:, :5], model.initial_state(3))
+    second_BTF, _ = model(tokens_BT[:, 5:], state)
+    torch.testing.assert_close(torch.cat((first_BTF, second_BTF), dim=1), whole_BTF)
+    state = model.initial_state(3)
+    for time in range(8):
+        features_BF, state = model.step(tokens_BT[:, time], state)
+        torch.testing.assert_close(features_BF, whole_BTF[:, time])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_loss_from_features_is_the_loss_from_logits(tied: bool) -> None:
+    model = build(tie_embeddings=tied)
+    tokens_BT, targets_BT = torch.randint(0, 11, (3, 8)), torch.randint(0, 11, (3, 8))
+    features_BTF, _ = model(tokens_BT, model.initial_state(3))
+    logits_BTV = model.logits(features_BTF)
+    assert logits_BTV.shape == (3, 8, 11)
+    loss = F.linear_cross_entropy(
+        features_BTF.flatten(0, 1),
+        model.output_weight_VF,
+        targets_BT.flatten(),
+        linear_bias=model.output_bias_V,
+        reduction="sum",
+    )
+    torch.testing.assert_close(loss, F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="sum"))
+
+
+def test_a_tied_model_has_one_matrix_for_both_ends() -> None:
+    tied, untied = build(tie_embeddings=True, hidden_size=5), build(hidden_size=5)
+    assert tied.output_weight_VF is tied.embedding.weight
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (tied, untied)]
+    assert sizes[1] - sizes[0] == 11 * 5
+
+
+def test_a_one_hot_input_cannot_be_tied() -> None:
+    with pytest.raises(errors.UsageError, match="input: embedding"):
+        build(input="one_hot", tie_embeddings=True)
+
+
+def test_no_token_sees_what_comes_after_it() -> None:
+    model = build(num_layers=2)
+    tokens_BT = torch.randint(0, 11, (1, 8))
+    changed_BT = tokens_BT.clone()
+    changed_BT[0, 5] = (tokens_BT[0, 5] + 1) % 11
+    before, after = (model(tokens, model.initial_state(1))[0] for tokens in (tokens_BT, changed_BT))
+    differs_T = (before != after).any(dim=-1).squeeze(0)
+    assert differs_T.tolist() == [False] * 5 + [True] * 3

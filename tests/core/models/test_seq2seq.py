@@ -1,0 +1,159 @@
+"""Laws of the encoder–decoder, for every way that the source reaches the decoder."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.config import schema
+from core.models import factory, seq2seq
+from core.models import state as states
+
+WAYS = list(itertools.product(("rnn", "gru", "lstm"), ("none", "additive", "dot"), ("input", "output")))
+LENGTHS = torch.tensor([7, 3, 5, 1])
+
+
+def build(**settings: Any) -> seq2seq.Seq2Seq:
+    torch.manual_seed(4)
+    sizes: dict[str, Any] = {"cell": "gru", "num_layers": 2, "hidden_size": 16, "embedding_size": 8}
+    config = schema.Seq2SeqConfig(kind="seq2seq", **(sizes | settings))
+    model = factory.build(config, {"source": 10, "target": 10}, pad_id=1)
+    assert isinstance(model, seq2seq.Seq2Seq)
+    return model.eval()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(5)
+    return torch.randint(0, 10, (4, 7)), torch.randint(0, 10, (4, 6))
+
+
+def stepped(model: seq2seq.Seq2Seq, memory: seq2seq.Memory, inputs_BT: Tensor) -> tuple[Tensor, states.State]:
+    state, features = model.initial_state(memory), []
+    for tokens_B in inputs_BT.unbind(dim=1):
+        features_BF, state, _ = model.step(tokens_B, memory, state)
+        features.append(features_BF)
+    return torch.stack(features, dim=1), state
+
+
+def test_shapes_of_the_documents_example() -> None:
+    model, (source_BS, _) = build(), batch()
+    memory = model.encode(source_BS, torch.full((4,), 7))
+    assert memory.outputs_BSC.shape == (4, 7, 16)
+    assert [layer[0].shape for layer in memory.state] == [(4, 16), (4, 16)]
+    features_BTF, state = model.decode(source_BS, memory, model.initial_state(memory))
+    assert model.logits(features_BTF).shape == (4, 7, 10)
+    assert [layer[0].shape for layer in state] == [(4, 16), (4, 16)]
+
+
+@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
+def test_decoding_a_target_is_its_steps_in_whole_and_in_pieces(cell: str, attention: str, context: str) -> None:
+    model, (source_BS, inputs_BT) = build(cell=cell, attention=attention, context=context), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    whole_BTF, after = model.decode(inputs_BT, memory, model.initial_state(memory))
+    steps_BTF, after_steps = stepped(model, memory, inputs_BT)
+    torch.testing.assert_close(steps_BTF, whole_BTF)
+    first_BTF, state = model.decode(inputs_BT[:, :2], memory, model.initial_state(memory))
+    second_BTF, after_pieces = model.decode(inputs_BT[:, 2:], memory, state)
+    torch.testing.assert_close(torch.cat((first_BTF, second_BTF), dim=1), whole_BTF)
+    for others in (after_steps, after_pieces):
+        for layer, wanted in zip(others, after, strict=True):
+            for part, wanted_part in zip(layer, wanted, strict=True):
+                torch.testing.assert_close(part, wanted_part)
+
+
+@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
+@pytest.mark.parametrize("bridge", ["final", "mean"])
+def test_a_row_does_not_know_its_batch(cell: str, attention: str, context: str, bridge: str) -> None:
+    model = build(cell=cell, attention=attention, context=context, bridge=bridge, bidirectional=True)
+    source_BS, inputs_BT = batch()
+    together_BTF = model(source_BS, LENGTHS, inputs_BT)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone_BTF = model(source_BS[row : row + 1, :length], LENGTHS[row : row + 1], inputs_BT[row : row + 1])
+        torch.testing.assert_close(together_BTF[row], alone_BTF[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
+def test_hypotheses_share_the_memory_of_their_source(cell: str, attention: str, context: str) -> None:
+    model, (source_BS, _) = build(cell=cell, attention=attention, context=context), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    rows = torch.arange(4).repeat_interleave(3)
+    copied, state = memory.select(rows), states.select(memory.state, rows)
+    tokens = torch.randint(0, 10, (12,))
+    shared_BF, _, shared_weights_BS = model.step(tokens, memory, state)
+    copied_BF, _, copied_weights_BS = model.step(tokens, copied, state)
+    torch.testing.assert_close(shared_BF, copied_BF)
+    if attention == "none":
+        assert shared_weights_BS is None
+    else:
+        assert shared_weights_BS is not None
+        torch.testing.assert_close(shared_weights_BS, copied_weights_BS)
+        torch.testing.assert_close(shared_weights_BS.sum(-1), torch.ones(12))
+        assert not shared_weights_BS.masked_select(~copied.mask_BS).any()
+
+
+@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
+def test_every_weight_learns_and_no_rows_give_zero_gradients(cell: str, attention: str, context: str) -> None:
+    model = build(cell=cell, attention=attention, context=context, bidirectional=True, decoder_hidden_size=12)
+    source_BS, inputs_BT = batch()
+    torch.autograd.backward(model.logits(model(source_BS, LENGTHS, inputs_BT)).square().sum())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    model.zero_grad()
+    empty_BTF = model(source_BS[:0], LENGTHS[:0], inputs_BT[:0])
+    assert empty_BTF.shape == (0, 6, 12)
+    torch.autograd.backward(model.logits(empty_BTF).sum())
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_the_decoder_without_attention_is_the_documents_with_its_context_kept() -> None:
+    """In the plainest torch: a GRU over [embedding; the encoder's last state], started from the encoder's states."""
+    model, (source_BS, inputs_BT) = build(context="input"), batch()
+    whole = torch.full((4,), 7)
+    encoder, decoder = nn.GRU(8, 16, 2, batch_first=True), nn.GRU(8 + 16, 16, 2, batch_first=True)
+    for theirs, mine in ((encoder, model.encoder), (decoder, model.decoder)):
+        for parameter, wanted in zip(theirs.parameters(), mine.parameters(), strict=True):
+            parameter.data.copy_(wanted.data)
+    _, state = encoder(model.source_embedding(source_BS))
+    context_BTC = state[-1].unsqueeze(1).expand(-1, 6, -1)
+    expected_BTF, _ = decoder(torch.cat((model.target_embedding(inputs_BT), context_BTC), dim=-1), state)
+    torch.testing.assert_close(model(source_BS, whole, inputs_BT), expected_BTF)
+
+
+def test_mean_bridge_is_a_map_of_the_mean_over_tokens() -> None:
+    model, (source_BS, _) = build(cell="lstm", bridge="mean", decoder_num_layers=1), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    mean_C = memory.outputs_BSC[1, :3].mean(dim=0)
+    assert [len(layer) for layer in memory.state] == [2]
+    for part, linear in zip(memory.state[0], model.bridge.maps, strict=True):
+        torch.testing.assert_close(part[1], torch.tanh(linear(mean_C)))
+
+
+def test_final_bridge_copies_where_sizes_agree_and_maps_where_not() -> None:
+    source_BS, _ = batch()
+    same, other = build(bidirectional=True), build(bidirectional=True, decoder_hidden_size=12)
+    x_BSE = same.source_embedding(source_BS)
+    encoded = same.encoder(x_BSE, LENGTHS, exact_state=True)
+    assert not list(same.bridge.parameters())
+    torch.testing.assert_close(same.encode(source_BS, LENGTHS).state[0][0], encoded.state[0][0])
+    assert [layer[0].shape for layer in other.encode(source_BS, LENGTHS).state] == [(4, 12), (4, 12)]
+
+
+@pytest.mark.parametrize("tie", ["target", "all"])
+@pytest.mark.parametrize("context", ["input", "output"])
+def test_tied_features_are_as_wide_as_the_embedding(tie: str, context: str) -> None:
+    model, (source_BS, inputs_BT) = build(tie_embeddings=tie, attention="dot", context=context), batch()
+    assert model(source_BS, LENGTHS, inputs_BT).shape == (4, 6, 8)
+    assert model.output_weight_VF is model.target_embedding.weight
+    assert (model.source_embedding.weight is model.output_weight_VF) == (tie == "all")
+
+
+@pytest.mark.parametrize(("attention", "context"), [("additive", "input"), ("dot", "output"), ("none", "input")])
+def test_bf16_stays_near_fp32(attention: str, context: str) -> None:
+    model, (source_BS, inputs_BT) = build(cell="lstm", attention=attention, context=context, bridge="mean"), batch()
+    exact_BTF = model(source_BS, LENGTHS, inputs_BT)
+    with torch.autocast("cpu", torch.bfloat16):
+        memory = model.encode(source_BS, LENGTHS)
+        rough_BTF, state = model.decode(inputs_BT, memory, memory.state)
+    assert {part.dtype for layer in (*memory.state, *state) for part in layer} == {torch.float32}
+    torch.testing.assert_close(rough_BTF.float(), exact_BTF, atol=0.02, rtol=0.02)

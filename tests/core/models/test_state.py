@@ -1,0 +1,43 @@
+"""What goes into a state comes out of it."""
+
+import pytest
+import torch
+
+from core import errors
+from core.models import state as states
+
+
+def example() -> states.State:
+    return tuple((torch.arange(8.0).view(4, 2) + layer, torch.ones(4, 2) * layer) for layer in range(2))
+
+
+def test_names_lead_back_to_the_state() -> None:
+    named = states.to_named(example())
+    assert list(named) == ["0.h", "0.c", "1.h", "1.c"]
+    back = states.from_named(dict(reversed(named.items())))
+    for layer, wanted in zip(back, example(), strict=True):
+        assert [part.tolist() for part in layer] == [part.tolist() for part in wanted]
+
+
+@pytest.mark.parametrize("names", [("0.x",), ("0.c",), ("1.h",), ("0.h", "1.h", "1.c"), ("h",)])
+def test_names_that_make_no_state_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(errors.IntegrityError, match="recurrent state"):
+        states.from_named({name: torch.zeros(1, 1) for name in names})
+
+
+def test_selected_rows_may_repeat() -> None:
+    chosen = states.select(example(), torch.tensor([3, 0, 3]))
+    assert chosen[0][0].tolist() == [[6, 7], [0, 1], [6, 7]]
+
+
+def test_detached_state_has_the_numbers_without_the_past() -> None:
+    grown = ((torch.ones(1, 2, requires_grad=True) * 3,),)
+    cut = states.detach(grown)
+    assert cut[0][0].tolist() == [[3, 3]]
+    assert not cut[0][0].requires_grad
+
+
+def test_only_an_lstm_has_memory_cells() -> None:
+    like = torch.zeros(1)
+    assert [len(states.zeros(cell, (2, 3), 5, like)[1]) for cell in ("rnn", "gru", "lstm")] == [1, 1, 2]
+    assert states.zeros("gru", (2, 3), 5, like)[1][0].shape == (5, 3)
