@@ -1,0 +1,217 @@
+"""One shard on disk: an Arrow IPC file whose buffers are the token ids, mapped and never copied.
+
+The file holds one uncompressed record batch: for each side of the corpus a list of token ids, and for each row the
+number of its line in the source. The values of a list column, end to end, are the token stream; its offsets are
+the rows. Nothing else is accepted: no other types, no nulls, no metadata, no compression.
+"""
+
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from core import errors
+from core.storage import location
+
+LINE = "line"
+_MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
+_COMPRESSION_FIELD = 3  # of the table RecordBatch in Arrow's Message.fbs
+_HEADER_FIELD = 2  # of the table Message
+_COPY_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Side:
+    """One column of a shard: all ids end to end, and where each row begins and ends in them."""
+
+    values: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The columns of a mapped file; the arrays are views of the map and keep it alive."""
+
+    sides: Mapping[str, Side]
+    lines: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the index says about a file, and how to name it in an error."""
+
+    where: str
+    size_bytes: int
+    sha256: str
+    rows: int
+    tokens: Mapping[str, int]
+    vocabulary_sizes: Mapping[str, int]
+
+
+def schema(vocabulary_sizes: Mapping[str, int]) -> pa.Schema:
+    """Returns the one schema of a shard: the narrowest ids that hold each vocabulary, and line numbers."""
+    sides = [
+        pa.field(name, pa.large_list(pa.field("item", id_type(size), nullable=False)), nullable=False)
+        for name, size in vocabulary_sizes.items()
+    ]
+    return pa.schema([*sides, pa.field(LINE, pa.int64(), nullable=False)])
+
+
+def id_type(vocabulary_size: int) -> pa.DataType:
+    """Returns the type of ids below `vocabulary_size`."""
+    return pa.uint16() if vocabulary_size <= 1 << 16 else pa.uint32()
+
+
+def write(sides: Mapping[str, Side], lines: npt.NDArray[np.int64], vocabulary_sizes: Mapping[str, int]) -> bytes:
+    """Returns the bytes of a shard; equal rows give equal bytes."""
+    shape = schema(vocabulary_sizes)
+    columns = [
+        pa.LargeListArray.from_arrays(
+            pa.array(side.offsets, pa.int64()), pa.array(side.values, id_type(vocabulary_sizes[name])), type=field.type
+        )
+        for (name, side), field in zip(sides.items(), shape, strict=False)
+    ]
+    batch = pa.record_batch([*columns, pa.array(lines, pa.int64())], schema=shape)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, shape, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def open_shard(file: location.Location, expected: Expected, verify: bool) -> Shard:
+    """Maps a shard after it was checked against the index; one from a store is copied to this machine first.
+
+    Args:
+        file: where it is.
+        expected: what it must be.
+        verify: whether its SHA-256 and the range of every id are checked too, which reads all of it.
+
+    Raises:
+        IntegrityError: it is not what the index says; names the file, what was expected and what was found.
+        StorageError: it cannot be read.
+    """
+    path = file.path if file.is_local else _local_copy(file, expected)
+    try:
+        with pa.memory_map(str(path)) as mapped:  # closed at once: the buffer keeps the map, no descriptor stays
+            buffer = mapped.read_buffer()
+    except FileNotFoundError as error:
+        raise errors.IntegrityError(
+            f"{expected.where}: is missing; restore it, or remove the dataset and prepare again"
+        ) from error
+    except OSError as error:
+        raise errors.StorageError(f"{expected.where}: cannot be mapped ({error}); check the file") from error
+    _check_bytes(buffer, expected, verify)
+    try:
+        return _read(buffer, expected, verify)
+    except (pa.ArrowException, OSError, struct.error) as error:
+        raise _damaged(expected, f"is no readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
+
+
+def _damaged(expected: Expected, what: str) -> errors.IntegrityError:
+    return errors.IntegrityError(f"{expected.where}: {what}; restore it, or remove the dataset and prepare again")
+
+
+def _check_bytes(buffer: pa.Buffer, expected: Expected, verify: bool) -> None:
+    if buffer.size != expected.size_bytes:
+        raise _damaged(expected, f"expected {expected.size_bytes} bytes, found {buffer.size}")
+    if verify:
+        found = hashlib.sha256(memoryview(buffer)).hexdigest()
+        if found != expected.sha256:
+            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {found}")
+
+
+def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
+    reader = pa.ipc.open_file(buffer)
+    shape = schema(expected.vocabulary_sizes)
+    if not reader.schema.equals(shape, check_metadata=True):
+        raise _damaged(expected, f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
+    if reader.num_record_batches != 1:
+        raise _damaged(expected, f"expected one record batch, found {reader.num_record_batches}")
+    if _is_compressed(buffer):
+        raise _damaged(expected, "expected plain buffers, found compressed ones")
+    batch = reader.get_batch(0)
+    if batch.num_rows != expected.rows:
+        raise _damaged(expected, f"expected {expected.rows} rows, found {batch.num_rows}")
+    batch.validate(full=True)
+    sides = {name: _read_side(batch.column(name), name, expected, verify) for name in expected.vocabulary_sizes}
+    lines = batch.column(LINE)
+    if lines.null_count:
+        raise _damaged(expected, "expected no nulls, found some")
+    return Shard(sides, lines.to_numpy(zero_copy_only=True))
+
+
+def _read_side(column: pa.LargeListArray, name: str, expected: Expected, verify: bool) -> Side:
+    if column.null_count or column.values.null_count:
+        raise _damaged(expected, f"column {name}: expected no nulls, found some")
+    values: npt.NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
+    offsets: npt.NDArray[np.int64] = column.offsets.to_numpy(zero_copy_only=True)
+    if len(values) != expected.tokens[name] or offsets[0] != 0 or offsets[-1] != len(values):
+        raise _damaged(expected, f"column {name}: expected {expected.tokens[name]} tokens, found {len(values)}")
+    size = expected.vocabulary_sizes[name]
+    if verify and len(values) and int(values.max()) >= size:
+        raise _damaged(expected, f"column {name}: expected ids below {size}, found {int(values.max())}")
+    return Side(values, offsets)
+
+
+def _one_line(shape: pa.Schema) -> str:
+    text = ", ".join(f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in shape)
+    return f"({text})" + (" with metadata" if shape.metadata else "")
+
+
+def _is_compressed(buffer: pa.Buffer) -> bool:
+    """Whether the first record batch says that its buffers are compressed, asked before anything is unpacked.
+
+    Arrow unpacks as soon as a batch is read, so a small file could fill the memory; its library does not show
+    the field, so the flatbuffer is read here. Source: Arrow columnar format, Message.fbs.
+    """
+    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(buffer.slice(_MAGIC_BYTES)))
+    messages.read_next_message()  # the schema
+    metadata = bytes(messages.read_next_message().metadata)
+    message = struct.unpack_from("<I", metadata)[0]
+    header = _field(metadata, message, _HEADER_FIELD)
+    if header is None:
+        return False
+    return _field(metadata, header + struct.unpack_from("<I", metadata, header)[0], _COMPRESSION_FIELD) is not None
+
+
+def _field(data: bytes, table: int, number: int) -> int | None:
+    """Returns where a field of a flatbuffer's table is, or None where it is left out."""
+    entries = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number
+    if entry >= struct.unpack_from("<H", data, entries)[0]:
+        return None
+    offset = struct.unpack_from("<H", data, entries + entry)[0]
+    return table + offset if offset else None
+
+
+def _local_copy(file: location.Location, expected: Expected) -> Path:
+    """Returns this machine's copy of a file in a store, fetched once, named by its hash."""
+    folder = Path(tempfile.gettempdir()) / f"raycurrent-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise errors.StorageError(f"{folder}: belongs to somebody else; set TMPDIR to a folder of your own")
+    path = folder / f"{expected.sha256}.arrow"
+    if path.exists() and path.stat().st_size == expected.size_bytes:
+        return path
+    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    temporary = Path(name)
+    try:
+        found = hashlib.sha256()
+        with os.fdopen(descriptor, "wb") as copy, file.open() as reader:
+            while block := reader.read(_COPY_BYTES):
+                found.update(block)
+                copy.write(block)
+        if found.hexdigest() != expected.sha256:
+            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {found.hexdigest()}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

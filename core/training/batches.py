@@ -1,0 +1,225 @@
+"""What a rank computes, batch by batch, from any place in an epoch on.
+
+The order of data is that of all ranks together, so a place in it is a number that does not depend on how many
+ranks there are.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core import errors
+from core.config import schema
+from core.data import buckets, lanes, shards
+from core.training import truncation
+
+
+class TextContent(NamedTuple):
+    """A window of some lanes; all targets are valid, row after row."""
+
+    inputs_BT: Tensor
+    targets_N: Tensor
+
+
+class PairsContent(NamedTuple):
+    """Padded pairs; `valid_N` are the places of the valid targets in the rows laid end to end."""
+
+    source_BS: Tensor
+    source_lengths_B: Tensor
+    inputs_BT: Tensor
+    valid_N: Tensor
+    targets_N: Tensor
+
+
+Content = TextContent | PairsContent
+
+
+class Batch(NamedTuple):
+    """A rank's share of a batch.
+
+    `num_targets` counts the valid targets of all ranks. `num_own` are this rank's; with 0 of them the content is a
+    row that counts for nothing, so that the rank takes part in what all ranks do. `consumed` is the place in the
+    epoch after it, and `fraction` the part of the epoch that is done then.
+    """
+
+    content: Content
+    num_targets: int
+    num_own: int
+    consumed: int
+    fraction: float
+
+
+class Source(Protocol):
+    """Gives the batches of a rank."""
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether the state after a batch is that before the next one."""
+
+    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch from a place on."""
+
+
+class SequentialLanes:
+    """Windows of lanes in order: the state of one batch is that before the next."""
+
+    carries_state = True
+
+    def __init__(
+        self, stream: lanes.Stream, training: schema.TrainingConfig, seed: int, rank: int, world_size: int
+    ) -> None:
+        self._stream, self._training, self._seed = stream, training, seed
+        self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
+
+    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+        """Yields the windows of an epoch; `consumed` counts the tokens of a lane."""
+        num_lanes = self._training.num_lanes
+        offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
+        length = lanes.lane_length(len(self._stream), num_lanes, offset)
+        size = truncation.window(self._training, length)
+        for found in lanes.windows(self._stream, num_lanes, self._lanes, size, offset, consumed):
+            yield text_batch(found, found.stop / length)
+
+
+class RandomWindows:
+    """Windows from all over the stream; each row starts from the zero state."""
+
+    carries_state = False
+
+    def __init__(
+        self, stream: lanes.Stream, training: schema.TrainingConfig, seed: int, rank: int, world_size: int
+    ) -> None:
+        self._stream, self._training, self._seed = stream, training, seed
+        self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
+
+    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch; `consumed` counts the tokens of a lane."""
+        num_lanes, window = self._training.num_lanes, self._training.window
+        offset = lanes.epoch_offset(self._seed, epoch, window)
+        num_batches = -(-((len(self._stream) - 1 - offset) // window) // num_lanes)
+        found_windows = lanes.random_windows(self._stream, num_lanes, self._lanes, window, self._seed, epoch, consumed)
+        for found in found_windows:
+            yield text_batch(found, found.stop / (num_batches * window))
+
+
+class BucketedPairs:
+    """Pairs of like length; `consumed` counts batches."""
+
+    carries_state = False
+
+    def __init__(
+        self,
+        split: "PairsSplit",
+        training: schema.TrainingConfig,
+        ids: "PairsIds",
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._split, self._training, self._ids, self._seed = split, training, ids, seed
+        self._rank, self._world_size = rank, world_size
+
+    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+        """Yields this rank's share of each planned batch from number `consumed` on."""
+        plans = buckets.plan(self._split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
+        for number, plan in enumerate(plans):
+            if number < consumed:
+                continue
+            own = buckets.share(plan, self._rank, self._world_size)
+            # Recurrent calls want at least one row: a rank without its own computes one that counts for nothing.
+            pairs = buckets.collate(self._split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
+            content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
+            yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
+
+
+def grouped(found: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], bool]]:
+    """Yields the micro-batches of each step, and whether the epoch ends with it; what remains is a step too."""
+    step = list(itertools.islice(found, size))
+    while step:
+        following = list(itertools.islice(found, size))
+        yield step, not following
+        step = following
+
+
+class PairsSplit(buckets.Lengths, buckets.Rows, Protocol):
+    """A split of pairs, as the plan and the collation see it."""
+
+
+class PairsIds(NamedTuple):
+    """The reserved ids that batches of pairs are made with."""
+
+    pad: int
+    bos: int
+
+
+def source(dataset: shards.Dataset, training: schema.TrainingConfig, seed: int, rank: int, world_size: int) -> Source:
+    """The training batches of a rank.
+
+    Raises:
+        DataError: there is no training data.
+        UsageError: there are more ranks than lanes.
+    """
+    split = dataset.split("train")
+    if split is None or not split.num_lines:
+        raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
+    if dataset.kind == "pairs":
+        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size)
+    kind = RandomWindows if training.sampling == "random" else SequentialLanes
+    return kind(split.stream(), training, seed, rank, world_size)
+
+
+def pairs_ids(dataset: shards.Dataset) -> PairsIds:
+    """The reserved ids of a dataset of pairs, which both sides have at the same places."""
+    target = dataset.codecs["target"].tokenizer
+    assert target.pad_id is not None
+    assert target.bos_id is not None
+    return PairsIds(target.pad_id, target.bos_id)
+
+
+def blank(kind: str) -> Content:
+    """The smallest batch, for calls whose numbers do not matter."""
+    zeros_BT = torch.zeros((1, 2), dtype=torch.int64)
+    if kind == "text":
+        return TextContent(zeros_BT, zeros_BT.flatten())
+    lengths_B = torch.full((1,), 2, dtype=torch.int64)
+    return PairsContent(zeros_BT, lengths_B, zeros_BT, torch.arange(2), zeros_BT.flatten())
+
+
+def to_device(content: Content, device: torch.device) -> Content:
+    """Copies a batch to the device; on a GPU the copy runs beside the computation.
+
+    Lengths stay on the CPU, where they are read.
+    """
+    if device.type == "cpu":
+        return content
+    moved = {
+        name: tensor if name == "source_lengths_B" else tensor.pin_memory().to(device, non_blocking=True)
+        for name, tensor in content._asdict().items()
+    }
+    return content._replace(**moved)
+
+
+def text_batch(found: lanes.Window, fraction: float) -> Batch:
+    """The tensors of a window."""
+    num_own = found.inputs_BT.size
+    if not num_own:
+        return Batch(blank("text"), found.num_targets, 0, found.stop, fraction)
+    content = TextContent(
+        torch.from_numpy(np.ascontiguousarray(found.inputs_BT)),
+        torch.from_numpy(np.ascontiguousarray(found.targets_BT).reshape(-1)),
+    )
+    return Batch(content, found.num_targets, num_own, found.stop, fraction)
+
+
+def pairs_content(pairs: buckets.PairBatch, is_counted: bool) -> tuple[PairsContent, int]:
+    """The tensors of padded pairs, and how many valid targets count."""
+    is_valid_BT = np.arange(pairs.targets_BT.shape[1]) < pairs.target_lengths_B[:, None]
+    valid_N = np.flatnonzero(is_valid_BT)
+    targets_N = pairs.targets_BT.reshape(-1)[valid_N]
+    arrays = (pairs.source_BS, pairs.source_lengths_B, pairs.inputs_BT, valid_N, targets_N)
+    content = PairsContent(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    return content, len(valid_N) if is_counted else 0

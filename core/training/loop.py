@@ -1,0 +1,262 @@
+"""The training loop: from wherever the run is to its end, to a signal, or to numbers that are not finite."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from core import errors
+from core.data import shards
+from core.models import state as states
+from core.telemetry import catalog, recorder
+from core.training import (
+    batches,
+    checkpoint,
+    collective,
+    meter,
+    optimization,
+    progress,
+    randomness,
+    starting,
+    validation,
+)
+
+TrainingJob = starting.TrainingJob
+MOST_SKIPPED_IN_ROW = 3
+
+
+class Hooks(Protocol):
+    """Who watches a run and may end it; asked on rank 0 alone."""
+
+    def progress(self, now: progress.Progress) -> None:
+        """Is told how far the run is, about twice a second at most."""
+
+    def should_stop(self) -> bool:
+        """Whether the run is to save its state and end; asked after each step."""
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a run came to. Folders are URLs; `is_interrupted` says that it was asked to stop before its end."""
+
+    step: int
+    epochs_done: float
+    num_tokens: int
+    num_skipped: int
+    loss_nats: float | None
+    validation: progress.Validation | None
+    best_validation: progress.Validation | None
+    checkpoint: str | None
+    start: int
+    world_size: int
+    precision: str
+    passed_over: tuple[str, ...]
+    is_interrupted: bool
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as it stands in a report."""
+        content = dataclasses.asdict(self)
+        for name in ("validation", "best_validation"):
+            found: progress.Validation | None = getattr(self, name)
+            content[name] = found.to_json() if found else None
+        return {**content, "passed_over": list(self.passed_over)}
+
+
+def train(job: TrainingJob, group: collective.Collective, told: recorder.Recorder, hooks: Hooks) -> TrainingSummary:
+    """Trains a run from its newest checkpoint, or from the beginning, to its end.
+
+    Every rank of the group calls it. A run that is finished already is left as it is.
+
+    Raises:
+        DivergedError: gradients were not finite several steps in a row; the message names the last good checkpoint.
+        LockedError: another start of this run took over, or its checkpoint was made with other settings.
+        IntegrityError: dataset or checkpoints are damaged.
+        DataError: there is too little data for the settings.
+        ClusterError: another rank is gone.
+    """
+    started_s = time.monotonic()
+    dataset = shards.Dataset.open(job.dataset)
+    claimed = collective.from_first(group, "where the run is", lambda: starting.claim(job, dataset, group.world_size))
+    if group.rank == 0:
+        told.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
+    if claimed.is_finished:
+        return _summary(claimed.state, claimed, claimed.search.found, None, group, False, started_s)
+    loop = _Loop(job, starting.begin(job, claimed, dataset, group), group, told, hooks)
+    is_interrupted = loop.run()
+    start = loop.start
+    return _summary(start.state, claimed, start.newest, loop.loss_nats, group, is_interrupted, started_s)
+
+
+class _Loop:
+    """One start of a run on one rank."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        start: starting.Start,
+        group: collective.Collective,
+        told: recorder.Recorder,
+        hooks: Hooks,
+    ) -> None:
+        self.start = start
+        self.loss_nats: float | None = None
+        self._job, self._group, self._told, self._hooks = job, group, told, hooks
+        self._meter = meter.Meter(start.state, job.training, group, told, start.learner.device)
+        self._record = progress.Record(job.root, start.epoch)
+        self._has_validation = start.dataset.split("valid") is not None
+
+    def run(self) -> bool:
+        """Trains until the run is finished or asked to stop; returns whether it was."""
+        state, training = self.start.state, self._job.training
+        while True:
+            found = self.start.source.epoch(state.epoch, state.consumed)
+            before = state.step
+            for micro_batches, ends_epoch in batches.grouped(found, training.accumulate):
+                self._step(micro_batches, ends_epoch)
+                is_finished, is_stopped = self._after_step(ends_epoch)
+                if is_finished or is_stopped:
+                    return not is_finished
+            if state.step == before:
+                raise errors.DataError(f"{self._job.dataset}: the training split gives no batch; use more data")
+
+    def _step(self, micro_batches: list[batches.Batch], ends_epoch: bool) -> None:
+        start, state = self.start, self.start.state
+        started_s = time.perf_counter()
+        rate = optimization.rate(self._job.training, state.step, state.epochs_done, state.losses)
+        optimization.set_rate(start.learner.optimizer, rate)
+        randomness.seed_step(self._job.seed, state.step, self._group.rank)
+        outcome = start.learner.take(micro_batches, start.hidden, start.source.carries_state)
+        start.hidden = outcome.state if start.source.carries_state and not ends_epoch else None
+        num_targets = sum(batch.num_targets for batch in micro_batches)
+        num_own = sum(batch.num_own for batch in micro_batches)
+        state.step += 1
+        state.num_tokens += num_targets
+        state.num_skipped += not outcome.is_applied
+        state.num_skipped_in_row = 0 if outcome.is_applied else state.num_skipped_in_row + 1
+        state.consumed, state.fraction = micro_batches[-1].consumed, micro_batches[-1].fraction
+        if ends_epoch:
+            state.epoch, state.consumed, state.fraction = state.epoch + 1, 0, 0.0
+        self._meter.add(outcome, num_targets, num_own, rate, time.perf_counter() - started_s)
+
+    def _after_step(self, ends_epoch: bool) -> tuple[bool, bool]:
+        """Records, validates and saves what is due; returns whether the run is finished, and whether to stop."""
+        state, training = self.start.state, self._job.training
+        if state.num_skipped_in_row >= MOST_SKIPPED_IN_ROW:
+            raise self._diverged()
+        wants_stop = self._group.rank == 0 and self._hooks.should_stop()
+        is_stopped = self._group.any(wants_stop, "whether to stop")
+        is_last = starting.is_finished(state, training)
+        if state.step % training.log_every_steps == 0 or is_last:
+            row = self._meter.row()
+            if self._group.rank == 0:
+                self._record.add(row)
+            self.loss_nats = row["loss_nats"]
+        every = training.validate_every_steps
+        is_due = ends_epoch if every is None else state.step % every == 0
+        found = self._validate() if self._has_validation and (is_due or is_last) else None
+        is_finished = starting.is_finished(state, training)
+        if found or is_finished or is_stopped or state.step % training.checkpoint_every_steps == 0:
+            self._save(found)
+        if self._group.rank == 0:
+            now = self._meter.progress(is_finished or is_stopped or found is not None)
+            if now is not None:
+                self._hooks.progress(now)
+        return is_finished, is_stopped
+
+    def _validate(self) -> progress.Validation:
+        start, group = self.start, self._group
+        found = validation.validate(
+            start.learner.objective,
+            validation.pieces(start.dataset, self._job.training, group.rank, group.world_size),
+            start.learner.device,
+            start.learner.precision,
+            group,
+            start.state.step,
+        )
+        if not math.isfinite(found.nll_nats):
+            raise self._diverged()
+        start.state.history.append(found)
+        if group.rank == 0:
+            self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
+            self._told.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
+        return found
+
+    def _save(self, found: progress.Validation | None) -> None:
+        """Commits a checkpoint, all ranks together; older ones go."""
+        started_s = time.monotonic()
+        start = self.start
+        self._meter.settle()
+        hidden = _gathered(start.hidden, self._group)
+
+        def write() -> checkpoint.CheckpointRef:
+            learner = start.learner
+            snapshot = checkpoint.Snapshot(
+                start.bundle(self._job),
+                optimization.to_named(learner.objective.model, learner.optimizer),
+                hidden,
+                start.state,
+                start.settings,
+                found,
+            )
+            ref = checkpoint.save(self._job.root, start.epoch, snapshot, self._record)
+            checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, start.damaged)
+            return ref
+
+        start.newest = collective.from_first(self._group, f"the checkpoint of step {start.state.step}", write)
+        if self._group.rank == 0:
+            self._told.observe(catalog.CHECKPOINT_SECONDS, time.monotonic() - started_s)
+            self._told.set(catalog.CHECKPOINT_STEP, start.state.step)
+            self._told.set(catalog.CHECKPOINT_TIME, time.time())
+
+    def _diverged(self) -> errors.DivergedError:
+        newest, state = self.start.newest, self.start.state
+        kept = f"the last good checkpoint is {newest.folder}" if newest else "there is no checkpoint yet"
+        return errors.DivergedError(
+            f"step {state.step}: loss or gradient is not finite ({state.num_skipped_in_row} steps in a row); {kept}; "
+            "use a lower learning_rate or clip_norm"
+        )
+
+
+def _gathered(own: states.State | None, group: collective.Collective) -> states.State | None:
+    """The state of all lanes in order, on rank 0; None where lanes start from zero."""
+    if own is None:
+        return None
+    here = tuple(tuple(part.cpu() for part in layer) for layer in own)
+    everywhere = group.gather(here, "the state of the lanes")
+    if everywhere is None:
+        return None
+    return tuple(
+        tuple(torch.cat(parts) for parts in zip(*layers, strict=True)) for layers in zip(*everywhere, strict=True)
+    )
+
+
+def _summary(
+    state: progress.State,
+    claimed: starting.Claim,
+    newest: checkpoint.CheckpointRef | None,
+    loss_nats: float | None,
+    group: collective.Collective,
+    is_interrupted: bool,
+    started_s: float,
+) -> TrainingSummary:
+    best = min(state.history, key=lambda found: found.nll_nats, default=None)
+    return TrainingSummary(
+        step=state.step,
+        epochs_done=state.epochs_done,
+        num_tokens=state.num_tokens,
+        num_skipped=state.num_skipped,
+        loss_nats=loss_nats,
+        validation=state.history[-1] if state.history else None,
+        best_validation=best,
+        checkpoint=newest.folder.url if newest else None,
+        start=claimed.epoch,
+        world_size=group.world_size,
+        precision=claimed.settings["precision"],
+        passed_over=claimed.search.passed_over,
+        is_interrupted=is_interrupted,
+        elapsed_s=time.monotonic() - started_s,
+    )

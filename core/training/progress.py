@@ -1,0 +1,149 @@
+"""How far a run is: what a checkpoint keeps of it, what a watcher is shown, and the record of the run."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from core import errors
+from core.storage import location
+
+RECORD_FOLDER = "metrics"
+_LARGEST_EXPONENT = 700.0
+_NUMBERS = ("step", "epoch", "consumed", "num_tokens", "num_skipped", "num_skipped_in_row", "num_stale_targets")
+
+
+def perplexity(nll_nats: float) -> float:
+    """Returns e to the mean negative log-likelihood of a token; capped where a float would overflow."""
+    return math.exp(min(nll_nats, _LARGEST_EXPONENT))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens."""
+
+    step: int
+    nll_nats: float
+    accuracy: float
+    num_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, perplexity among them, as they stand in manifests and in the record."""
+        return {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(int(value["step"]), float(value["nll_nats"]), float(value["accuracy"]), int(value["num_tokens"]))
+
+
+@dataclass
+class State:
+    """Where a run is. A state at step k means: k steps are done, and the next batch is number k.
+
+    Attributes:
+        step: steps done, those that were skipped included.
+        epoch: whole passes over the data done.
+        consumed: the place in the current pass, as its batches count it.
+        fraction: the part of the current pass that is done.
+        num_tokens: valid targets trained on, of all ranks.
+        num_skipped: steps whose gradient was not finite.
+        num_skipped_in_row: how many of them were the last ones.
+        loss_sum: since the last row of the record, in nats; so are the next two.
+        nll_sum: without label smoothing.
+        num_stale_targets: the targets that they are over.
+        history: the validations so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    consumed: int = 0
+    fraction: float = 0.0
+    num_tokens: int = 0
+    num_skipped: int = 0
+    num_skipped_in_row: int = 0
+    loss_sum: float = 0.0
+    nll_sum: float = 0.0
+    num_stale_targets: int = 0
+    history: list[Validation] = field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> float:
+        """Passes over the data, with the part of the current one."""
+        return self.epoch + self.fraction
+
+    @property
+    def losses(self) -> list[float]:
+        """The validation losses so far, in nats."""
+        return [validation.nll_nats for validation in self.history]
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as a checkpoint keeps it; floats are kept to the bit."""
+        content = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
+        return {**content, "history": [validation.to_json() for validation in self.history]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            IntegrityError: it is something else.
+        """
+        try:
+            numbers = {name: int(value[name]) for name in _NUMBERS}
+            sums = {name: float(value[name]) for name in ("fraction", "loss_sum", "nll_sum")}
+            history = [Validation.from_json(entry) for entry in value["history"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.IntegrityError(f"{where}: does not say how far the run was ({error}); restore it") from error
+        return cls(**numbers, **sums, history=history)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher is shown. Losses are None before the first row of the record."""
+
+    step: int
+    max_steps: int | None
+    epoch: int
+    epochs: int
+    fraction: float
+    num_tokens: int
+    tokens_per_s: float
+    learning_rate: float
+    gradient_norm: float | None
+    loss_nats: float | None
+    perplexity: float | None
+    validation: Validation | None
+
+
+class Record:
+    """The rows of one start of a run, written a segment at a time: each step in the file of the checkpoint after it.
+
+    The rows of a start that ended before its next checkpoint are lost, and made again by the next start.
+    """
+
+    def __init__(self, root: location.Location, epoch: int) -> None:
+        self._root, self._epoch = root, epoch
+        self._rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Keeps a row for the next segment."""
+        self._rows.append(row)
+
+    def flush(self, step: int) -> None:
+        """Writes the rows since the last segment, if there are any.
+
+        Raises:
+            StorageError: it cannot be written.
+            LockedError: something else has this name.
+        """
+        if not self._rows:
+            return
+        place = self._root.join(RECORD_FOLDER, f"e{self._epoch}-{step:08d}.jsonl")
+        lines = [json.dumps(row, allow_nan=False) for row in self._rows]
+        data = ("\n".join(lines) + "\n").encode()
+        if not place.put_if_absent(data) and place.read_bytes() != data:
+            raise errors.LockedError(f"{place}: was written by another run; use another root")
+        self._rows = []

@@ -1,0 +1,225 @@
+"""How a start of the worker group becomes ready for its next step: claimed, built, restored."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from core import errors
+from core.config import schema
+from core.data import lanes, shards
+from core.models import bundle, compute, factory
+from core.models import state as states
+from core.storage import location
+from core.training import (
+    batches,
+    checkpoint,
+    collective,
+    objective,
+    optimization,
+    progress,
+    randomness,
+    step,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A run to train; the same on all ranks but for `device`.
+
+    `fresh` refuses a root that holds a checkpoint of another attempt. `attempt` names one call of the driver, so that
+    a group that it starts again goes on from its own checkpoints.
+    """
+
+    root: location.Location
+    name: str
+    seed: int
+    model: schema.ModelConfig
+    training: schema.TrainingConfig
+    compute: schema.ComputeConfig
+    dataset: location.Location
+    device: str = "cpu"
+    fresh: bool = False
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Claim(NamedTuple):
+    """What rank 0 found and took. A run that is finished takes no epoch: it is 0."""
+
+    epoch: int
+    search: checkpoint.Search
+    state: progress.State
+    settings: dict[str, Any]
+    is_finished: bool
+
+
+@dataclass
+class Start:
+    """All that the loop works on; `state`, `hidden` and `newest` change as it goes."""
+
+    learner: step.Learner
+    source: batches.Source
+    dataset: shards.Dataset
+    epoch: int
+    state: progress.State
+    hidden: states.State | None
+    newest: checkpoint.CheckpointRef | None
+    damaged: tuple[location.Location, ...]
+    settings: dict[str, Any]
+
+    def bundle(self, job: TrainingJob) -> bundle.Bundle:
+        """What inference needs, as it is now."""
+        index = self.dataset.index
+        line_end: Any = index.line_end
+        model = self.learner.objective.model
+        return bundle.Bundle(model, job.model, self.dataset.codecs, line_end, self.learner.precision)
+
+
+def is_finished(state: progress.State, training: schema.TrainingConfig) -> bool:
+    """Whether a run has come to its end: its epochs, its steps, or no better validation for too long."""
+    if state.epoch >= training.epochs or (training.max_steps is not None and state.step >= training.max_steps):
+        return True
+    stop = training.early_stop
+    return stop is not None and optimization.validations_since_best(state.losses) >= stop.patience
+
+
+def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
+    """Finds where the run is and takes a fencing epoch for this start; on rank 0 alone.
+
+    Raises:
+        LockedError: the checkpoint was made with another model, dataset or seed, or `fresh` forbids to go on from it.
+        IntegrityError: there are checkpoints, but none verifies.
+    """
+    ours = {
+        "name": job.name,
+        "seed": job.seed,
+        "model": job.model.model_dump(mode="json"),
+        "dataset": dataset.index.fingerprint,
+        "training": job.training.model_dump(mode="json"),
+        "attempt": job.attempt,
+        "world_size": world_size,
+        "torch": torch.__version__,
+    }
+    before = checkpoint.committed(job.root)
+    search = checkpoint.find_newest(job.root)
+    state, theirs = _read(search)
+    _compare(job, search.found, ours, theirs)
+    precision = (job.compute.precision == "auto" and theirs.get("precision")) or compute.resolve_precision(
+        job.compute.precision, job.device
+    )
+    ours["precision"] = precision
+    if search.found is not None and is_finished(state, job.training):
+        return Claim(0, search, state, ours, is_finished=True)
+    epoch = checkpoint.take_epoch(job.root, world_size)
+    if checkpoint.committed(job.root) != before:
+        # A group that was believed dead has committed until now, and cannot from now on.
+        search = checkpoint.find_newest(job.root)
+        state, _ = _read(search)
+    return Claim(epoch, search, state, ours, is_finished(state, job.training) and search.found is not None)
+
+
+def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> Start:
+    """Builds model, optimiser and batches, and restores what the checkpoint holds.
+
+    Raises:
+        IntegrityError: a file of the checkpoint is damaged.
+        UsageError: `init_from` names a run that does not fit.
+    """
+    precision: compute.Precision = claimed.settings["precision"]
+    matmul = compute.use_matmul(job.compute.matmul, precision)
+    device = torch.device(job.device)
+    learned = objective.Objective(_first_model(job, dataset), job.training.label_smoothing).to(device).train()
+    learner = step.Learner(
+        learned,
+        step.replicate(learned, group),
+        optimization.build(learned.model, job.training),
+        device,
+        precision,
+        job.training.clip_norm,
+    )
+    learner.warm_up(batches.blank(dataset.kind))
+    found, hidden = claimed.search.found, None
+    if found is not None:
+        hidden = _restore(job, learner, found, group)
+    elif job.training.init_from is not None:
+        _load_weights(learner, _other_run(job, dataset, job.training.init_from))
+    _log.info(
+        "start %d: step %d, %d ranks, %s on %s, matmul %s",
+        claimed.epoch, claimed.state.step, group.world_size, precision, device, matmul,
+    )  # fmt: skip
+    source = batches.source(dataset, job.training, job.seed, group.rank, group.world_size)
+    return Start(
+        learner, source, dataset, claimed.epoch, claimed.state, hidden, found, claimed.search.damaged, claimed.settings
+    )
+
+
+def _read(search: checkpoint.Search) -> tuple[progress.State, dict[str, Any]]:
+    return (progress.State(), {}) if search.found is None else checkpoint.load_state(search.found)
+
+
+def _compare(
+    job: TrainingJob, found: checkpoint.CheckpointRef | None, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    if found is None:
+        return
+    if job.fresh and theirs.get("attempt") != job.attempt:
+        raise errors.LockedError(f"{found.folder}: --fresh, but this root holds a checkpoint; use another root")
+    for name in ("model", "dataset", "seed"):
+        if theirs.get(name) != ours[name]:
+            raise errors.LockedError(
+                f"{found.folder}: was made with another {name} ({_shown(theirs.get(name), ours[name])}); "
+                "use another root, or the settings that this one was begun with"
+            )
+
+
+def _shown(theirs: Any, ours: Any) -> str:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+        return ", ".join(f"{name}: {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names)
+    return f"{theirs!r}, now {ours!r}"
+
+
+def _first_model(job: TrainingJob, dataset: shards.Dataset) -> factory.Model:
+    sizes = {role: codec.tokenizer.vocabulary_size for role, codec in dataset.codecs.items()}
+    pad_id = batches.pairs_ids(dataset).pad if dataset.kind == "pairs" else None
+    randomness.seed_initialisation(job.seed)
+    return factory.build(job.model, sizes, pad_id)
+
+
+def _restore(
+    job: TrainingJob, learner: step.Learner, found: checkpoint.CheckpointRef, group: collective.Collective
+) -> states.State | None:
+    """Loads weights and optimiser; returns the state of this rank's lanes."""
+    _load_weights(learner, bundle.load(found.bundle))
+    restored = checkpoint.load(found)
+    optimization.load_named(learner.objective.model, learner.optimizer, restored.optimizer)
+    if restored.hidden is None:
+        return None
+    own = lanes.lanes_of_rank(group.rank, group.world_size, job.training.num_lanes)
+    if restored.hidden[0][0].shape[0] != job.training.num_lanes:
+        raise errors.LockedError(
+            f"{found.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, training.num_lanes is "
+            f"{job.training.num_lanes}; use another root, or the settings that this one was begun with"
+        )
+    rows = torch.arange(own.start, own.stop)
+    return tuple(tuple(part.to(learner.device) for part in layer) for layer in states.select(restored.hidden, rows))
+
+
+def _load_weights(learner: step.Learner, loaded: bundle.Bundle) -> None:
+    learner.objective.model.load_state_dict(loaded.model.state_dict())
+
+
+def _other_run(job: TrainingJob, dataset: shards.Dataset, run: str) -> bundle.Bundle:
+    where = "training.init_from"
+    loaded = bundle.load(bundle.locate(location.Location.parse(run, where)))
+    if loaded.config != job.model:
+        raise errors.UsageError(f"{where}: {run} holds another model; use the same settings of model here")
+    for role, codec in dataset.codecs.items():
+        if loaded.codecs[role].tokenizer.fingerprint != codec.tokenizer.fingerprint:
+            raise errors.UsageError(f"{where}: {run} has another {role} tokenizer; prepare with that of the run")
+    return loaded

@@ -1,0 +1,89 @@
+"""The loss on held-out data: one number that does not depend on how many ranks compute it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from core import errors
+from core.config import schema
+from core.data import buckets, lanes, shards
+from core.models import compute
+from core.models import state as states
+from core.training import batches, collective, objective, progress
+
+
+class Piece(NamedTuple):
+    """What is scored together, from the state after the piece before: of all its rows, or of the last alone."""
+
+    content: batches.Content
+    follows_last_row: bool = False
+
+
+def validate(
+    learned: objective.Objective,
+    pieces: Iterator[Piece],
+    device: torch.device,
+    precision: compute.Precision,
+    group: collective.Collective,
+    step: int,
+) -> progress.Validation:
+    """Scores this rank's pieces and adds up those of all ranks; draws no random numbers.
+
+    Raises:
+        DataError: there is no token to score.
+    """
+    sums_3 = torch.zeros(3, dtype=torch.float64, device=device)
+    state: states.State | None = None
+    learned.eval()
+    with torch.inference_mode(), compute.autocast(str(device), precision):
+        for piece in pieces:
+            if piece.follows_last_row and state is not None:
+                state = states.select(state, torch.tensor([state[0][0].shape[0] - 1], device=device))
+            scores = learned.score(batches.to_device(piece.content, device), state)
+            state = scores.state
+            sums_3[0] += scores.nll
+            sums_3[1] += scores.num_right
+            sums_3[2] += piece.content.targets_N.numel()
+    learned.train()
+    group.sum_(sums_3, "the validation loss")
+    nll, num_right, count = sums_3.tolist()
+    if not count:
+        raise errors.DataError("corpus.valid: has no token to score; use more validation text, or none")
+    return progress.Validation(step, nll / count, num_right / count, int(count))
+
+
+def pieces(dataset: shards.Dataset, training: schema.TrainingConfig, rank: int, world_size: int) -> Iterator[Piece]:
+    """The share of the validation split that a rank scores; nothing where there is no such split."""
+    split = dataset.split("valid")
+    if split is None:
+        return iter(())
+    if dataset.kind == "text":
+        return of_text(split.stream(), training, rank, world_size)
+    return of_pairs(split, training, batches.pairs_ids(dataset), rank, world_size)
+
+
+def of_text(stream: lanes.Stream, training: schema.TrainingConfig, rank: int, world_size: int) -> Iterator[Piece]:
+    """Every token but the first, once: lanes with their state carried; the last one goes on through the remainder."""
+    own = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
+    num_targets = len(stream) - 1
+    done = num_targets // training.num_lanes * training.num_lanes
+    if done:
+        for found in lanes.windows(stream, training.num_lanes, own, training.window, offset=0):
+            yield Piece(batches.text_batch(found, 0.0).content)
+    if own.stop == training.num_lanes:
+        for start in range(done, num_targets, training.window):
+            tokens_T = stream[start : min(start + training.window, num_targets) + 1].astype(np.int64)[None, :]
+            found = lanes.Window(tokens_T[:, :-1], tokens_T[:, 1:], tokens_T.shape[1] - 1, 0)
+            yield Piece(batches.text_batch(found, 0.0).content, follows_last_row=True)
+
+
+def of_pairs(
+    split: batches.PairsSplit, training: schema.TrainingConfig, ids: batches.PairsIds, rank: int, world_size: int
+) -> Iterator[Piece]:
+    """Every pair once, in batches like those of training."""
+    for plan in buckets.plan(split, 0, 0, training.batch_tokens, training.batch_lines):
+        own = buckets.share(plan, rank, world_size)
+        if len(own):
+            yield Piece(batches.pairs_content(buckets.collate(split, own, ids.pad, ids.bos), is_counted=True)[0])

@@ -1,0 +1,168 @@
+"""Which files a source names, what is refused at first sight, and plain copies of compressed files."""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from core import errors
+from core.config import schema
+from core.data import sources
+from core.storage import location
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+
+
+def place(path: pathlib.Path) -> location.Location:
+    return location.Location.parse(str(path))
+
+
+def stored(path: pathlib.Path, content: bytes) -> location.Location:
+    path.write_bytes(content)
+    return place(path)
+
+
+def resolved(source: schema.SourceConfig, folder: pathlib.Path, **sha256: str) -> list[list[str]]:
+    groups = sources.resolve(source, "corpus.train", sha256, str(folder))
+    return [[file.name for file in group] for group in groups]
+
+
+def test_wildcards_give_sorted_files_and_sides_are_paired(tmp_path: pathlib.Path) -> None:
+    for name in ("b.en", "a.en", "a.fr", "b.fr", "[1].txt"):
+        (tmp_path / name).write_text("x\n")
+    assert resolved(schema.SourceConfig(text=("*.en", "a.fr")), tmp_path) == [["a.en"], ["b.en"], ["a.fr"]]
+    assert resolved(schema.SourceConfig(tsv=("[1].txt",)), tmp_path) == [["[1].txt"]]
+    pairs = schema.SourceConfig(source=("*.en",), target=("*.fr",))
+    assert resolved(pairs, tmp_path) == [["a.en", "a.fr"], ["b.en", "b.fr"]]
+
+
+def test_what_cannot_be_a_source_is_refused_with_its_setting(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.txt").write_text("x\n")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(errors.DataError, match=r"^corpus\.train\.text: 'missing\.\*' names no file"):
+        resolved(schema.SourceConfig(text=("a.txt", "missing.*")), tmp_path)
+    for name in ("folder", "pipe", "/dev/zero"):
+        with pytest.raises(errors.UsageError, match="not a regular file"):
+            resolved(schema.SourceConfig(text=(name,)), tmp_path)
+    with pytest.raises(errors.UsageError, match="named twice"):
+        resolved(schema.SourceConfig(text=("a.txt", "*.txt")), tmp_path)
+    with pytest.raises(errors.UsageError, match=r"sha256: has no entry for https://example\.org/a\.txt"):
+        resolved(schema.SourceConfig(text=("https://example.org/a.txt",)), tmp_path)
+
+
+def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
+    for name in ("a.en", "b.en", "a.fr"):
+        (tmp_path / name).write_text("x\n")
+    with pytest.raises(errors.UsageError, match=r"2 source files but 1 target files.*b\.en"):
+        resolved(schema.SourceConfig(source=("*.en",), target=("*.fr",)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text\n".encode("utf-16"), "UTF-16"),
+        ("text\n".encode("utf-16-le") * 9, "binary"),
+        (b"\0" * 1000, "binary"),
+        (gzip.compress(b"text"), r"gzip; give it the ending \.gz"),
+        (lzma.compress(b"text"), "xz"),
+        (bz2.compress(b"text"), "bzip2"),
+        (b"PK\x03\x04rest", "zip"),
+        ("déjà vu\n".encode("latin-1") * 6 + b"plain\n" * 50, r"not UTF-8\? 10\.7 % invalid lines"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
+    file = stored(tmp_path / "a.txt", content)
+    with pytest.raises(errors.DataError, match=rf"a\.txt: .*{message}"):
+        sources.check(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        "\ufeffété\n".encode(),
+        b"caf\xe9\n" + b"plain\n" * 9,  # one bad line is a bad line
+        b"a\0b\nplain\n" * 9,
+        "é".encode() * sources.SAMPLE_BYTES + b"\n",  # the sample may end within a character
+    ],
+)
+def test_text_with_a_flaw_is_still_text(tmp_path: pathlib.Path, content: bytes) -> None:
+    sources.check(stored(tmp_path / "a.txt", content))
+
+
+def test_more_than_a_twentieth_of_bad_lines_is_refused() -> None:
+    sources.check_share("a.txt", 100, 5)
+    with pytest.raises(errors.DataError, match=r"a\.txt: not UTF-8\? 6\.0 %"):
+        sources.check_share("a.txt", 100, 6)
+
+
+@pytest.mark.parametrize("ending", sources.ENDINGS)
+def test_compressed_files_become_plain_ones_named_by_content(tmp_path: pathlib.Path, ending: str) -> None:
+    compress, text = COMPRESSORS[ending], "déjà vu\n".encode() * 1000
+    file = stored(tmp_path / f"my book.txt{ending}", compress(text[:3000]) + compress(text[3000:]))
+    folder = place(tmp_path / "staged")
+    plain = sources.stage(file, folder)
+    assert plain.read_bytes() == text
+    assert plain.name == f"my-book-{hashlib.sha256(text).hexdigest()[:16]}.txt"
+    assert sources.stage(file, folder) == plain
+    assert folder.list_names() == [plain.name]
+
+
+def test_staging_for_a_store_goes_through_a_local_file(tmp_path: pathlib.Path) -> None:
+    file = stored(tmp_path / "a.gz", gzip.compress(b"a\nb\n"))
+    plain = sources.stage(file, location.Location.parse("memory://staging-test"))
+    try:
+        assert plain.read_bytes() == b"a\nb\n"
+    finally:
+        plain.remove()
+
+
+def test_plain_files_are_used_where_they_are(tmp_path: pathlib.Path) -> None:
+    file = stored(tmp_path / "a.txt", b"a\n")
+    assert not sources.needs_staging(file, None)
+    assert sources.stage(file, place(tmp_path / "staged"), hashlib.sha256(b"a\n").hexdigest()) == file
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.gz"])
+def test_a_wrong_checksum_is_refused(tmp_path: pathlib.Path, name: str) -> None:
+    file = stored(tmp_path / name, gzip.compress(b"a\n"))
+    settings = {str(file): "0" * 64}
+    assert sources.needs_staging(file, sources.expected_sha256(file, settings))
+    with pytest.raises(errors.DataError, match="its SHA-256 is"):
+        sources.stage(file, place(tmp_path / "staged"), sources.expected_sha256(file, settings))
+
+
+@pytest.mark.parametrize("ending", sources.ENDINGS)
+def test_damaged_archives_are_refused_and_leave_nothing(tmp_path: pathlib.Path, ending: str) -> None:
+    whole = COMPRESSORS[ending](os.urandom(100_000))
+    folder = place(tmp_path / "staged")
+    with pytest.raises(errors.DataError, match=f"truncated {ending[1:]} at byte"):
+        sources.stage(stored(tmp_path / f"cut{ending}", whole[:-2000]), folder)
+    with pytest.raises(errors.DataError, match=f"no valid {ending[1:]}"):
+        sources.stage(stored(tmp_path / f"plain{ending}", b"plain text\n" * 99), folder)
+    with pytest.raises(errors.DataError, match=f"no valid {ending[1:]}"):
+        sources.stage(stored(tmp_path / f"bent{ending}", whole[:50_000] + b"bent" + whole[50_004:]), folder)
+    assert folder.list_names() == []
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SAFE_SIZE_BYTES", 1 << 22)
+    file = stored(tmp_path / "a.gz", gzip.compress(b"\0" * (1 << 23)))
+    with pytest.raises(errors.DataError, match="decompressed limit"):
+        sources.stage(file, place(tmp_path / "staged"))
+    assert place(tmp_path / "staged").list_names() == []
+
+
+@pytest.mark.data
+def test_fra_eng_decompresses_to_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plain = sources.stage(place(corpora / "fra-eng" / "fra.txt.xz"), place(tmp_path))
+    expected = "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"
+    assert sources.stage(plain, place(tmp_path), expected) == plain

@@ -1,0 +1,231 @@
+"""Laws of tokenizers, and the vocabularies that the documents print."""
+
+import json
+import lzma
+import pathlib
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import hypothesis
+import pytest
+import tokenizers
+from hypothesis import strategies as st
+
+from core import errors
+from core.data import cleaning, tokenizer
+
+TEXT = tokenizer.reserved_for("text", "none")
+
+
+def count(kind: str, lines: Iterable[str]) -> tokenizer.Counts:
+    counts = tokenizer.Counts()
+    for line in lines:
+        counts.add(tokenizer.units(kind, line))
+    return counts
+
+
+def made(
+    kind: Literal["char", "word"],
+    lines: Iterable[str],
+    min_freq: int = 1,
+    max_size: int | None = None,
+    reserved: Sequence[str] = TEXT,
+) -> tokenizer.Tokenizer:
+    return tokenizer.from_counts(kind, count(kind, lines), min_freq, max_size, reserved)
+
+
+def names(made: tokenizer.Tokenizer) -> list[str]:
+    return [made.token(one) for one in range(made.vocabulary_size)]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> tokenizer.Tokenizer:
+    lines = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
+    return tokenizer.train_bpe(iter(lines), 320, tokenizer.RESERVED)
+
+
+def test_reserved_names_are_those_that_the_task_needs() -> None:
+    assert tokenizer.reserved_for("text", "none") == ("<unk>",)
+    assert tokenizer.reserved_for("text", "eos") == ("<unk>", "<eos>")
+    assert tokenizer.reserved_for("pairs") == ("<unk>", "<pad>", "<bos>", "<eos>")
+
+
+def test_words_stand_between_single_spaces() -> None:
+    assert tokenizer.units("word", " = Title = ") == ["=", "Title", "="]
+    assert tokenizer.units("word", "a  b") == ["a", "", "b"]
+    assert tokenizer.units("word", "  ") == []
+    assert tokenizer.units("word", "a\u2009b\u2028c") == ["a\u2009b\u2028c"]
+
+
+def test_frequent_units_come_first_and_ties_in_first_seen_order() -> None:
+    assert names(made("word", ["c b b", "a a c d"])) == ["<unk>", "c", "b", "a", "d"]
+
+
+def test_rare_units_and_those_beyond_the_size_are_unknown() -> None:
+    assert names(made("word", ["c b b", "a a c d"], min_freq=2)) == ["<unk>", "c", "b", "a"]
+    short = made("word", ["c b b", "a a c d"], max_size=3)
+    assert names(short) == ["<unk>", "c", "b"]
+    assert short.encode("a b") == [0, 2]
+
+
+@hypothesis.given(st.lists(st.text("abcd ", max_size=8), max_size=8), st.integers(0, 8))
+def test_counts_of_parts_merged_in_order_are_those_of_the_whole(lines: list[str], middle: int) -> None:
+    merged = count("word", lines[:middle])
+    merged.merge(pickle.loads(pickle.dumps(count("word", lines[middle:]))))
+    assert list(merged.by_unit.items()) == list(count("word", lines).by_unit.items())
+    assert merged.total == sum(len(tokenizer.units("word", line)) for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_the_library_cuts_and_joins_as_we_do(kind: Literal["char", "word"]) -> None:
+    lines = ["it's  \u2028 the été, 1895", "éé it's", " x"]
+    ours = made(kind, lines)
+    library = tokenizers.Tokenizer.from_str(ours.to_json())
+    single = [line.replace("  ", " ") for line in lines]
+    assert [one.ids for one in library.encode_batch(single)] == ours.encode_lines(single)
+    ids = ours.encode(single[0])
+    assert library.decode(ids) == ours.decode(ids) == single[0]
+
+
+@hypothesis.given(st.lists(st.text(alphabet="ab é\u2028😀", max_size=12), min_size=1, max_size=6))
+def test_decoding_words_and_characters_gives_the_text_back(lines: list[str]) -> None:
+    characters, words = made("char", lines), made("word", lines)
+    for line in lines:
+        assert characters.decode(characters.encode(line)) == line
+        assert words.decode(words.encode(line)) == line.strip(" ")
+
+
+@hypothesis.given(st.text())
+def test_bytes_give_any_text_back(bpe: tokenizer.Tokenizer, text: str) -> None:
+    ids = bpe.encode(text)
+    assert bpe.decode(ids) == text
+    assert not set(ids) & {0, bpe.pad_id, bpe.bos_id, bpe.eos_id}
+
+
+def test_ten_thousand_marks_on_one_letter_come_back(bpe: tokenizer.Tokenizer) -> None:
+    text = "a" + "\u0301" * 10_000
+    assert bpe.decode(bpe.encode(text)) == text
+
+
+def test_batches_do_not_change_ids(bpe: tokenizer.Tokenizer) -> None:
+    lines = [f"the time {number}" for number in range(2 * tokenizer.BATCH_LINES + 3)]
+    assert bpe.encode_lines(lines) == [bpe.encode(line) for line in lines]
+    assert bpe.encode_lines([]) == []
+
+
+def test_equal_text_trains_an_equal_bpe() -> None:
+    lines = ["a rose is a rose is a rose", "what is a rose"] * 3
+    first, second = (tokenizer.train_bpe(iter(lines), 300, tokenizer.RESERVED) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.vocabulary_size <= 300
+
+
+@pytest.mark.parametrize("text", ["<eos>", "<pad> <bos> <eos>", "a<eos>b", "<unk>", "<eos"])
+def test_text_like_a_reserved_name_is_ordinary_text(bpe: tokenizer.Tokenizer, text: str) -> None:
+    words = made("word", [text] * 3, reserved=tokenizer.RESERVED)
+    characters = made("char", [text], reserved=tokenizer.RESERVED)
+    for one in (words, characters, bpe):
+        assert not {one.pad_id, one.bos_id, one.eos_id} & set(one.encode(text))
+    assert bpe.decode(bpe.encode(text)) == characters.decode(characters.encode(text)) == text
+
+
+def test_a_trained_bpe_never_merges_into_a_reserved_name() -> None:
+    greedy = tokenizer.train_bpe(iter(["<eos><eos> <eos>"] * 100), 400, tokenizer.RESERVED)
+    assert greedy.eos_id not in greedy.encode("<eos><eos> <eos>")
+
+
+def test_decoding_leaves_control_ids_out_and_shows_the_unknown() -> None:
+    words = made("word", ["a b"], reserved=tokenizer.RESERVED)
+    assert (words.unk_id, words.pad_id, words.bos_id, words.eos_id) == (0, 1, 2, 3)
+    assert words.decode([2, 4, 0, 5, 3, 1]) == "a <unk> b"
+    assert made("word", ["a"]).eos_id is None
+
+
+def test_a_token_shows_the_text_it_stands_for(bpe: tokenizer.Tokenizer) -> None:
+    assert "".join(bpe.token(one) for one in bpe.encode("the time machine")) == "the time machine"
+    assert bpe.token(3) == "<eos>"
+
+
+def test_tokenizers_survive_json_and_pickle(bpe: tokenizer.Tokenizer) -> None:
+    for one in (bpe, made("word", ["a  b"]), made("char", ["a b"], reserved=tokenizer.RESERVED)):
+        again = tokenizer.Tokenizer.from_json(one.to_json(), "tokenizer.json")
+        assert again == one == pickle.loads(pickle.dumps(one))
+        assert (again.kind, again.vocabulary_size) == (one.kind, one.vocabulary_size)
+        assert again.encode("a b") == one.encode("a b")
+    assert made("word", ["a"]) != made("word", ["b"])
+
+
+def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
+    content = json.loads(made(kind, ["a b c"], reserved=tokenizer.RESERVED).to_json())
+    change(content)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("\ufeff{}", "no valid JSON"),
+        ("[]", "no tokenizer.json"),
+        ('{"model": {}}', "no tokenizer.json"),
+        ('{"model": {"vocab": {"a": 1, "a": 2}}}', "two entries 'a'"),
+        (broken(lambda content: content.update(normalizer={"type": "NFC"})), "no tokenizer.json"),
+        (broken(lambda content: content.update(surprise=1)), "no tokenizer.json"),
+        (broken(lambda content: content["added_tokens"].pop(1)), "reserve"),
+        (broken(lambda content: content["added_tokens"].reverse()), "reserve"),
+        (broken(lambda content: content.update(added_tokens=None)), "reserve"),
+        (broken(lambda content: content["model"]["vocab"].update(d=9)), "gap"),
+        (broken(lambda content: content["model"]["vocab"].update(d=-1)), "gap"),
+        (broken(lambda content: content["model"]["vocab"].update(d=4)), "gap or a repeated"),
+        (broken(lambda content: content["model"]["vocab"].update(d="7")), "integer ids"),
+        (broken(lambda content: content["model"]["vocab"].update({"<eos>": 4, "a": 3})), "begin with"),
+        (broken(lambda content: content["model"]["vocab"].update({"x y": 7})), "no word"),
+        (broken(lambda content: content["model"]["vocab"].update({"xy": 8}), "char"), "no char"),
+    ],
+)
+def test_damaged_files_are_refused(text: str, message: str) -> None:
+    with pytest.raises(errors.IntegrityError, match=rf"^words\.json: .*{message}"):
+        tokenizer.Tokenizer.from_json(text, "words.json")
+
+
+@pytest.mark.parametrize(
+    "merges", [None, [["a"]], [["a", "b", "c"]], [["a", "\u0141\u0141"]], ["<eo s>"], [["<eos", ">"]]]
+)
+def test_damaged_merges_are_refused(bpe: tokenizer.Tokenizer, merges: object) -> None:
+    content = json.loads(bpe.to_json())
+    content["model"]["merges"] = merges
+    with pytest.raises(errors.IntegrityError, match="merge"):
+        tokenizer.Tokenizer.from_json(json.dumps(content), "bpe.json")
+
+
+def test_a_codec_cleans_and_then_encodes() -> None:
+    codec = tokenizer.Codec(("lower", "punctuation"), made("word", ["go ."]))
+    assert codec.encode_lines(["GO.", ""]) == [[1, 2], []]
+    assert codec.decode([1, 2]) == "go ."
+    assert pickle.loads(pickle.dumps(codec)) == codec
+    with pytest.raises(errors.IntegrityError, match="'shout'"):
+        tokenizer.Codec(("shout",), codec.tokenizer)
+
+
+@pytest.mark.data
+def test_the_time_machine_has_the_printed_ids(corpora: pathlib.Path) -> None:
+    text = (corpora / "timemachine" / "timemachine.txt").read_text()
+    lines = [cleaning.clean(line, ["letters", "lower"]) for line in text.removesuffix("\n").split("\n")]
+    words, characters = made("word", lines), made("char", lines)
+    assert words.vocabulary_size == 4580
+    assert names(words)[:10] == ["<unk>", "the", "i", "and", "of", "a", "to", "was", "in", "that"]
+    assert words.encode(lines[0]) == [1, 19, 50, 40, 2183, 2184, 400]
+    assert characters.vocabulary_size == 28
+    assert names(characters)[:4] == ["<unk>", " ", "e", "t"]
+
+
+@pytest.mark.data
+def test_fra_eng_has_the_vocabularies_of_the_documents(corpora: pathlib.Path) -> None:
+    text = lzma.decompress((corpora / "fra-eng" / "fra.txt.xz").read_bytes()).decode()
+    steps = ["spaces", "lower", "punctuation"]
+    rows = [[cleaning.clean(side, steps) for side in row.split("\t")] for row in text.removesuffix("\n").split("\n")]
+    for side, sizes in enumerate([(10012, 184), (17851, 201)]):
+        lines = [row[side] for row in rows]
+        found = [made("word", some, 2, None, tokenizer.RESERVED).vocabulary_size for some in (lines, lines[:600])]
+        assert tuple(found) == sizes

@@ -1,0 +1,156 @@
+"""Laws of what ranks compute and of how held-out data is scored."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core import errors
+from core.config import schema
+from core.data import shards
+from core.models import factory
+from core.training import batches, collective, objective, randomness, validation
+from tests.core.training import making
+
+
+def _config(**settings: object) -> schema.TrainingConfig:
+    return schema.TrainingConfig.model_validate({"num_lanes": 5, "window": 4, **settings})
+
+
+def _sources(dataset: shards.Dataset, config: schema.TrainingConfig, world_size: int) -> list[batches.Source]:
+    return [batches.source(dataset, config, 1, rank, world_size) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
+    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_train=217))
+    alone, *others = (_sources(dataset, _config(**settings), size) for size in (1, world_size))
+    for epoch in range(2):
+        whole = list(alone[0].epoch(epoch, 0))
+        shares = [list(source.epoch(epoch, 0)) for source in others[0]]
+        assert {len(share) for share in shares} == {len(whole)}
+        for number, batch in enumerate(whole):
+            parts = [share[number] for share in shares]
+            targets = [part.content.targets_N for part in parts if part.num_own]
+            assert torch.equal(torch.cat(targets), batch.content.targets_N)
+            assert {part.num_targets for part in parts} == {batch.num_targets} == {batch.content.targets_N.numel()}
+            assert sum(part.num_own for part in parts) == batch.num_targets
+            assert {(part.consumed, part.fraction) for part in parts} == {(batch.consumed, batch.fraction)}
+        assert whole[-1].fraction == 1.0
+
+
+def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path))
+    config = _config(batch_tokens=20)
+    split = dataset.split("train")
+    assert split is not None
+    seen: list[tuple[int, ...]] = []
+    for source in _sources(dataset, config, 3):
+        for batch in source.epoch(4, 0):
+            content = batch.content
+            assert isinstance(content, batches.PairsContent)
+            assert batch.num_own in (0, len(content.targets_N))
+            if batch.num_own:
+                rows = zip(content.source_BS.tolist(), content.source_lengths_B.tolist(), strict=True)
+                seen += [tuple(row[:length]) for row, length in rows]
+    everything = [tuple(row.tolist()) for row in split.rows(np.arange(split.num_lines), "source")]
+    assert sorted(seen) == sorted(everything)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "random", "pairs"])
+def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
+    if kind == "pairs":
+        dataset, config = making.pairs_dataset(tmp_path), _config(batch_lines=4)
+    else:
+        dataset, config = making.text_dataset(tmp_path, num_train=130), _config(sampling=kind)
+    (source,) = _sources(shards.Dataset.open(dataset), config, 1)
+    for epoch in (0, 3):
+        whole = list(source.epoch(epoch, 0))
+        for done, batch in enumerate(whole, start=1):
+            rest = list(source.epoch(epoch, batch.consumed))
+            assert len(rest) == len(whole) - done
+            for one, other in zip(rest, whole[done:], strict=True):
+                assert one[1:] == other[1:]
+                assert all(torch.equal(*pair) for pair in zip(one.content, other.content, strict=True))
+
+
+def test_what_remains_of_an_epoch_is_a_step_too() -> None:
+    made = [batches.Batch(batches.blank("text"), 1, 1, number, 0.0) for number in range(5)]
+    steps = [([batch.consumed for batch in step], ends) for step, ends in batches.grouped(iter(made), 2)]
+    assert steps == [([0, 1], False), ([2, 3], False), ([4], True)]
+    assert list(batches.grouped(iter(()), 2)) == []
+
+
+def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path, num_train=0))
+    with pytest.raises(errors.DataError, match="training split"):
+        _sources(dataset, _config(batch_lines=2), 1)
+
+
+@pytest.mark.parametrize("num_valid", [2, 4, 47, 91])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num_valid: int, world_size: int) -> None:
+    """Against the same lanes scored one by one: the last one also holds what does not fill all lanes."""
+    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_valid=num_valid))
+    split = dataset.split("valid")
+    assert split is not None
+    torch.manual_seed(0)
+    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    length = (num_valid - 1) // 5
+    tokens = torch.from_numpy(split.stream()[:].astype(np.int64))
+    nll = 0.0
+    for lane in range(5):
+        stop = num_valid if lane == 4 else (lane + 1) * length + 1
+        own = tokens[lane * length : stop]
+        if len(own) > 1:
+            nll += learned.score(batches.TextContent(own[None, :-1], own[1:]), None).nll.item()
+    found = [
+        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+        for rank in range(world_size)
+        if (pieces := validation.pieces(dataset, _config(), rank, world_size)) and (length or rank == world_size - 1)
+    ]
+    assert sum(one.num_tokens for one in found) == num_valid - 1
+    assert sum(one.nll_nats * one.num_tokens for one in found) == pytest.approx(nll, rel=1e-5)
+
+
+def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path))
+    torch.manual_seed(0)
+    learned = objective.Objective(factory.build(making.PAIRS, {"source": 13, "target": 13}, 1))
+
+    def score(rank: int, world_size: int, batch_lines: int) -> tuple[float, float, int]:
+        config = _config(batch_lines=batch_lines)
+        pieces = validation.pieces(dataset, config, rank, world_size)
+        found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+        return found.nll_nats * found.num_tokens, found.accuracy * found.num_tokens, found.num_tokens
+
+    split = dataset.split("valid")
+    assert split is not None
+    whole = score(0, 1, 100)
+    assert whole[2] == split.num_tokens("target")
+    shares = [score(rank, 2, 3) for rank in range(2)]
+    assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx(list(whole), rel=1e-5)
+
+
+def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_valid=1))
+    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    pieces = validation.pieces(dataset, _config(), 0, 1)
+    with pytest.raises(errors.DataError, match="no token to score"):
+        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+
+
+def test_a_step_draws_by_seed_step_and_rank_alone() -> None:
+    def draw(seed: int, step: int, rank: int) -> tuple[float, ...]:
+        randomness.seed_step(seed, step, rank)
+        return tuple(torch.rand(2).tolist())
+
+    asked = list(itertools.product((0, 1, 12), (0, 1, 23), (0, 1, 3)))
+    torch.manual_seed(5)
+    first = [draw(*one) for one in asked]
+    torch.manual_seed(6)
+    assert [draw(*one) for one in reversed(asked)] == first[::-1]
+    assert len(set(first)) == len(asked)

@@ -1,0 +1,224 @@
+"""Laws of checkpoints: whole or absent, verified, and the last good one is never lost."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import errors
+from core.data import shards
+from core.models import bundle, factory
+from core.models import state as states
+from core.storage import location
+from core.training import checkpoint, progress
+from tests.core.training import making
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
+    return shards.Dataset.open(making.text_dataset(tmp_path_factory.mktemp("dataset")))
+
+
+def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> checkpoint.Snapshot:
+    torch.manual_seed(step)
+    model = factory.build(making.TEXT, {"text": 9}, None)
+    found = None if nll is None else progress.Validation(step, nll, 0.5, 10)
+    state = progress.State(step=step, epoch=1, fraction=0.3, history=[progress.Validation(1, 3.0, 0.1, 10)])
+    if found:
+        state.history.append(found)
+    optimizer = {"exp_avg/output.weight": torch.rand(9, 12)}
+    hidden = ((torch.rand(6, 12), torch.rand(6, 12)),)
+    made = bundle.Bundle(model, making.TEXT, dataset.codecs, "none", "fp32")
+    return checkpoint.Snapshot(made, optimizer, hidden, state, {"seed": 1}, found)
+
+
+def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: int, nll: float | None = None) -> Any:
+    return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), progress.Record(root, epoch))
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
+    found = checkpoint.find_newest(root).found
+    assert found == saved
+    loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
+    assert loaded.state == snapshot.state
+    assert loaded.settings == snapshot.settings
+    assert snapshot.hidden is not None
+    assert loaded.hidden is not None
+    expected = {**snapshot.optimizer, **states.to_named(snapshot.hidden), **snapshot.bundle.model.state_dict()}
+    for name, tensor in {**loaded.optimizer, **states.to_named(loaded.hidden), **weights}.items():
+        assert torch.equal(tensor, expected.pop(name))
+    assert not expected
+
+
+def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    assert checkpoint.find_newest(root) == (None, (), ())
+    for step, epoch in ((30, 1), (10, 2), (20, 2)):
+        _save(root, dataset, step, epoch)
+    found = checkpoint.find_newest(root).found
+    assert found is not None
+    assert (found.step, found.epoch) == (20, 2)
+
+
+def test_best_is_by_validation_and_marked_when_it_is_written(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    assert checkpoint.find_best(root) is None
+    marks = [_save(root, dataset, step, 1, nll).is_best for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
+    best = checkpoint.find_best(root)
+    assert marks == [True, False, False]
+    assert best is not None
+    assert best.step == 1
+    assert bundle.locate(root) == best.bundle
+
+
+def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    _save(root, dataset, 1, 1)
+    newest = _save(root, dataset, 2, 1)
+    chance = random.Random(0)
+    names = [*(file.name for file in newest.files), checkpoint.MANIFEST]
+    for turn in range(42):
+        path = newest.folder.join(names[turn % len(names)]).path
+        data = path.read_bytes()
+        place = chance.randrange(len(data))
+        damaged = data[:place] + bytes([data[place] ^ (1 << chance.randrange(7))]) + data[place + 1 :]
+        path.write_bytes(data[:place] if turn % 3 == 0 else damaged)
+        search = checkpoint.find_newest(root)
+        assert search.found is not None
+        if path.name != checkpoint.MANIFEST:
+            assert search.found.step == 1
+            assert path.name in search.passed_over[0]
+        path.write_bytes(data)
+    swapped = newest.folder.join(checkpoint.MANIFEST).path
+    swapped.write_bytes((tmp_path / "checkpoints" / "step-00000001-e1" / "MANIFEST.json").read_bytes())
+    search = checkpoint.find_newest(root)
+    assert search.found is not None
+    assert search.found.step == 1
+
+
+def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    for step in (1, 2):
+        saved = _save(root, dataset, step, 1)
+        saved.folder.join(checkpoint.OPTIMIZER).path.write_bytes(b"gone")
+    with pytest.raises(errors.IntegrityError, match="no checkpoint verifies"):
+        checkpoint.find_newest(root)
+
+
+def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    _save(root, dataset, 1, 1)
+    _save(root, dataset, 2, 1).folder.join(checkpoint.MANIFEST).remove()
+    search = checkpoint.find_newest(root)
+    assert search.found is not None
+    assert (search.found.step, search.passed_over) == (1, ())
+
+
+def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    epochs = [checkpoint.take_epoch(root, 1) for _ in range(3)]
+    assert epochs == [1, 2, 3]
+    with pytest.raises(errors.LockedError, match=r"start 3 .* has taken over from start 2"):
+        _save(root, dataset, 5, 2)
+    assert checkpoint.find_newest(root).found is None
+    assert _save(root, dataset, 5, 3).epoch == 3
+
+
+@pytest.mark.parametrize("what", ["weights", "optimizer", "hidden"])
+def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
+    root = making.place(tmp_path)
+    snapshot = _snapshot(dataset, 5)
+    assert snapshot.hidden is not None
+    tensors = {
+        "weights": next(snapshot.bundle.model.parameters()).data,
+        "optimizer": snapshot.optimizer["exp_avg/output.weight"],
+        "hidden": snapshot.hidden[0][0],
+    }
+    tensors[what][0, 0] = float("nan")
+    with pytest.raises(errors.DivergedError, match=r"step 5: .* not finite"):
+        checkpoint.save(root, 1, snapshot, progress.Record(root, 1))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = making.place(tmp_path)
+    for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
+        _save(root, dataset, step, 1, nll)
+        checkpoint.retain(root, keep=2)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000002-e1", "step-00000005-e1", "step-00000006-e1"]
+
+
+def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
+    tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many removals succeed, what can be read verifies, and two are left."""
+    remove = location.Location.remove
+    for allowed in (0, 1, 4, 7):
+        root = making.place(tmp_path / str(allowed))
+        for step in (1, 2, 3):
+            _save(root, dataset, step, 1)
+        left = allowed
+
+        def limited(self: location.Location) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise errors.StorageError("gone")
+            remove(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(location.Location, "remove", limited)
+            try:
+                checkpoint.retain(root, keep=2)
+            except errors.StorageError:
+                assert allowed < 7
+        search = checkpoint.find_newest(root)
+        assert search.passed_over == ()
+        bundle.locate(root)
+        manifests = list((tmp_path / str(allowed)).glob("checkpoints/*/MANIFEST.json"))
+        assert len(manifests) == (3 if allowed == 0 else 2)
+
+
+def test_a_write_that_fails_leaves_the_one_before(
+    tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the n-th file, for every n."""
+    put = location.Location.put_if_absent
+    for allowed in range(0, 9, 2):
+        root = making.place(tmp_path / str(allowed))
+        _save(root, dataset, 1, 1)
+        left = allowed
+
+        def limited(self: location.Location, data: bytes) -> bool:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise errors.StorageError(f"{self}: no space left on device")
+            return put(self, data)
+
+        failed = False
+        with monkeypatch.context() as patch:
+            patch.setattr(location.Location, "put_if_absent", limited)
+            try:
+                _save(root, dataset, 2, 1)
+            except errors.StorageError:
+                failed = True
+        found = checkpoint.find_newest(root).found
+        assert found is not None
+        assert found.step == (1 if failed else 2)
+    assert not failed
+
+
+def test_the_state_survives_json_to_the_bit() -> None:
+    state = progress.State(3, 1, 35, 0.1 + 0.2, 999, 2, 1, 1e300, 1 / 3, 7, [progress.Validation(2, 1 / 7, 0.1, 5)])
+    assert progress.State.from_json(json.loads(json.dumps(state.to_json())), "x") == state
+    broken: dict[str, Any]
+    for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}):
+        with pytest.raises(errors.IntegrityError, match="how far"):
+            progress.State.from_json(broken, "progress.json")

@@ -1,0 +1,166 @@
+"""Laws of several ranks: they learn what one would, they agree, and they go on as if never stopped."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from core import errors
+from core.models import factory
+from core.reporting import history
+from core.telemetry import recorder
+from core.training import batches, collective, loop, objective, optimization, step
+from tests.core.training import making
+
+pytestmark = pytest.mark.ddp
+
+
+def _losses(root: Path, name: str = "loss_nats") -> list[float]:
+    return [row[name] for row in history.read(making.place(root)) if name in row]
+
+
+def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
+    text = making.text_dataset(tmp_path / "text", num_train=1500)
+    pairs = making.pairs_dataset(tmp_path / "pairs")
+    settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 50, "max_steps": 100}
+
+    def jobs(world_size: int) -> list[tuple[loop.TrainingJob, None]]:
+        root = tmp_path / str(world_size)
+        # Batches of one pair leave ranks without a share.
+        return [
+            (making.job(root / "text", text, **settings), None),
+            (making.job(root / "pairs", pairs, making.PAIRS, **settings), None),
+            (making.job(root / "few", pairs, making.PAIRS, batch_tokens=9, accumulate=2, **settings), None),
+        ]
+
+    for one, _ in jobs(1):
+        making.train(one)
+    for world_size in (2, 3):
+        making.on_ranks(world_size, tmp_path, making.train_rank, jobs(world_size))
+        for name in ("text", "pairs", "few"):
+            for column in ("loss_nats", "nll_nats", "gradient_norm"):
+                alone = _losses(tmp_path / "1" / name, column)
+                assert _losses(tmp_path / str(world_size) / name, column) == pytest.approx(alone, rel=1e-5)
+                assert len(alone) >= (1 if column == "nll_nats" else 100)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_run_stopped_twice_in_an_epoch_ends_with_the_same_bits(tmp_path: Path, world_size: int) -> None:
+    text = making.text_dataset(tmp_path / "text")
+    pairs = making.pairs_dataset(tmp_path / "pairs")
+    wet_text = making.TEXT.model_copy(update={"dropout": 0.3, "output_dropout": 0.3, "num_layers": 2})
+    wet_pairs = making.PAIRS.model_copy(update={"embedding_dropout": 0.3})
+    runs = []
+    for name, stops in (("whole", [None]), ("stopped", [16, 3, 4, None])):
+        for stop in stops:
+            runs.append((making.job(tmp_path / name / "text", text, wet_text, epochs=3), stop))
+            runs.append((making.job(tmp_path / name / "pairs", pairs, wet_pairs, epochs=4), stop))
+    making.on_ranks(world_size, tmp_path, making.train_rank, runs)
+    for kind in ("text", "pairs"):
+        assert making.digest(tmp_path / "stopped" / kind) == making.digest(tmp_path / "whole" / kind)
+        assert len(list((tmp_path / "stopped" / kind / "epochs").iterdir())) == 4
+
+
+def test_a_run_goes_on_with_more_or_fewer_ranks(tmp_path: Path) -> None:
+    text = making.text_dataset(tmp_path / "text")
+    settings: dict[str, Any] = {"epochs": 3, "log_every_steps": 1}
+    making.train(making.job(tmp_path / "whole", text, **settings))
+    changing = making.job(tmp_path / "changing", text, **settings)
+    making.train(changing, stop_after=7)
+    making.on_ranks(3, tmp_path, making.train_rank, [(changing, 5)])
+    making.train(changing)
+    assert _losses(tmp_path / "changing") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-5)
+
+
+def _check_sum(rank: int, group: collective.Collective) -> None:
+    """The gradient of two ranks with unequal shares, accumulated, is that of one rank with all rows."""
+    content = [
+        batches.TextContent(torch.tensor([[row, row + 1, row + 2]]), torch.tensor([row + 1, row + 2, row + 3]))
+        for row in range(3)
+    ]
+
+    def learner(group: collective.Collective) -> step.Learner:
+        torch.manual_seed(0)
+        learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+        optimizer = optimization.build(learned.model, making.job(Path("/x"), making.place(Path("/x"))).training)
+        replica = step.replicate(learned, group)
+        assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
+        made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", None)
+        made.warm_up(batches.blank("text"))
+        return made
+
+    shares = [[content[0], content[1]], [content[2]]][rank]
+    micro = [batches.Batch(one, 9, 3, 0, 0.0) for one in shares]
+    if rank:
+        micro.append(batches.Batch(batches.blank("text"), 0, 0, 0, 0.0))
+    else:
+        micro[1] = micro[1]._replace(num_targets=0)
+    together = learner(group).take(micro, None, carries_state=False)
+    whole = [batches.Batch(one, 3, 3, 0, 0.0) for one in content]
+    alone = learner(collective.Alone()).take(whole, None, carries_state=False)
+    assert together.norm == pytest.approx(alone.norm, rel=1e-6)
+    sums = together.sums_2.clone()
+    group.sum_(sums, "a test")
+    torch.testing.assert_close(sums, alone.sums_2)
+
+
+def _check_agreement(rank: int, group: collective.Collective) -> None:
+    assert group.any(rank == 1, "a flag") is True
+    assert group.any(False, "a flag") is False
+    assert group.broadcast(f"from {rank}", "a word") == "from 0"
+    assert group.gather(rank * 10, "numbers") == ([0, 10] if rank == 0 else None)
+    group.barrier("the end of the test")
+
+    def fail() -> str:
+        assert rank == 0, "only the first rank is asked"
+        raise errors.StorageError("disk: is full; make room")
+
+    with pytest.raises(errors.StorageError, match="is full"):
+        collective.from_first(group, "a write", fail)
+
+
+def _check_skips(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+    """One rank's loss is not a number in two steps, then in three: all skip, and all end."""
+    take = step.Learner.take
+    bad = {3, 4, 8, 9, 10}
+    done = 0
+
+    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.Outcome:
+        nonlocal done
+        done += 1
+        bias = self.objective.model.output_bias_V
+        kept = bias.detach().clone()
+        if done in bad and rank == 1:
+            bias.data.fill_(float("nan"))
+        before = [
+            parameter.detach().clone() for parameter in self.objective.model.parameters() if parameter is not bias
+        ]
+        outcome = take(self, *arguments, **named)
+        if done in bad:
+            after = [parameter for parameter in self.objective.model.parameters() if parameter is not bias]
+            assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+            assert not outcome.is_applied
+            bias.data.copy_(kept)
+        return outcome
+
+    step.Learner.take = spoiled  # type: ignore[method-assign]
+    told = recorder.ListRecorder()
+    with pytest.raises(errors.DivergedError, match=r"step 10: .*3 steps in a row.*step-00000006-e1"):
+        loop.train(job, group, told, making.Watch())
+    skipped = sum(value for name, value, _ in told.calls if name == "raycurrent_train_nonfinite_steps_total")
+    assert skipped == (5 if rank == 0 else 0)
+
+
+def _all_checks(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+    _check_agreement(rank, group)
+    _check_sum(rank, group)
+    _check_skips(rank, group, job)
+
+
+def test_two_ranks_agree_add_up_and_skip_together(tmp_path: Path) -> None:
+    text = making.text_dataset(tmp_path / "text")
+    one = making.job(tmp_path / "run", text, checkpoint_every_steps=6)
+    making.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))

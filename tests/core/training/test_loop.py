@@ -1,0 +1,257 @@
+"""Laws of a whole run on one rank: it goes on as if never stopped, and ends where it should."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import errors
+from core.data import shards
+from core.models import bundle
+from core.reporting import history
+from core.storage import location
+from core.telemetry import recorder
+from core.training import checkpoint, collective, loop, step
+from tests.core.training import making
+
+WET = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    return making.text_dataset(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    return making.pairs_dataset(tmp_path_factory.mktemp("pairs"))
+
+
+def _steps(root: Path) -> list[dict[str, Any]]:
+    return [dict(row) for row in history.read(making.place(root)) if row["kind"] == "step"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("text", {"schedule": "cosine", "warmup_steps": 5, "optimizer": "adamw"}),
+        ("text", {"sampling": "random", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5}),
+        ("text", {"schedule": "plateau", "validate_every_steps": 3, "accumulate": 2}),
+        ("text", {"truncation": "none", "epochs": 12}),
+        ("pairs", {"schedule": "inverse_sqrt", "label_smoothing": 0.1}),
+    ],
+)
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
+    tmp_path: Path, text: location.Location, pairs: location.Location, kind: str, settings: dict[str, Any]
+) -> None:
+    """Stops twice in an epoch, in a later one, right after a start, and where epochs meet."""
+    model = (making.TEXT if kind == "text" else making.PAIRS).model_copy(update=WET)
+    one = making.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
+    making.train(one)
+    stopped = dataclasses.replace(one, root=making.place(tmp_path / "stopped"))
+    interrupted = [making.train(stopped, stop_after).is_interrupted for stop_after in (2, 2, 1, 1, 1, 3)]
+    assert all(interrupted)
+    assert not making.train(stopped).is_interrupted
+    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
+    names = ("step", "epoch", "fraction", "loss_nats", "learning_rate", "gradient_norm", "num_tokens")
+    whole, again = ([[row[name] for name in names] for row in _steps(tmp_path / root)] for root in ("whole", "stopped"))
+    assert [row[0] for row in again] == [row[0] for row in whole]
+    for one_row, other_row in zip(again, whole, strict=True):
+        assert one_row == pytest.approx(other_row, rel=1e-6)
+
+
+def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, text: location.Location) -> None:
+    """The record has each step once, and the end is the same bits."""
+    settings: dict[str, Any] = {"checkpoint_every_steps": 4, "log_every_steps": 1}
+    making.train(making.job(tmp_path / "whole", text, **settings))
+
+    class Crash(making.Watch):
+        def should_stop(self) -> bool:
+            if super().should_stop():
+                raise KeyboardInterrupt
+            return False
+
+    crashing = making.job(tmp_path / "crashing", text, **settings)
+    for after in (7, 9):
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(crashing, collective.Alone(), recorder.NullRecorder(), Crash(after))
+    summary = making.train(crashing)
+    assert summary.start == 3
+    assert making.digest(tmp_path / "crashing") == making.digest(tmp_path / "whole")
+    assert [row["step"] for row in _steps(tmp_path / "crashing")] == list(range(1, summary.step + 1))
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "hidden", "state"])
+def test_every_part_of_the_state_matters(
+    tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = making.job(tmp_path / "whole", text, schedule="cosine")
+    making.train(one)
+    other = dataclasses.replace(one, root=making.place(tmp_path / "lossy"))
+    making.train(other, stop_after=5)
+    load = checkpoint.load
+
+    def lossy(ref: checkpoint.CheckpointRef) -> checkpoint.Restored:
+        restored = load(ref)
+        if lost == "state":
+            return restored
+        return restored._replace(optimizer={}) if lost == "optimizer" else restored._replace(hidden=None)
+
+    monkeypatch.setattr(checkpoint, "load", lossy)
+    if lost == "state":
+        load_state = checkpoint.load_state
+
+        def earlier(ref: checkpoint.CheckpointRef) -> Any:
+            state, settings = load_state(ref)
+            return dataclasses.replace(state, consumed=0), settings
+
+        monkeypatch.setattr(checkpoint, "load_state", earlier)
+    making.train(other)
+    assert making.digest(tmp_path / "lossy") != making.digest(tmp_path / "whole")
+
+
+def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
+    told, watch = recorder.ListRecorder(), making.Watch()
+    one = making.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
+    summary = loop.train(one, collective.Alone(), told, watch)
+    rows = _steps(tmp_path)
+    assert rows[0]["loss_nats"] > 2.0
+    assert summary.validation is not None
+    assert summary.validation.nll_nats < 1.3
+    assert summary.loss_nats == rows[-1]["loss_nats"]
+    counted = {name: sum(value for called, value, _ in told.calls if called == name) for name, _, _ in told.calls}
+    assert counted["raycurrent_train_steps_total"] == summary.step
+    assert counted["raycurrent_train_tokens_total"] == summary.num_tokens
+    assert sum(name == "raycurrent_train_step_seconds" for name, _, _ in told.calls) == summary.step
+    last = watch.seen[-1]
+    assert (last.step, last.epoch, last.epochs, last.validation) == (summary.step, 12, 12, summary.validation)
+    assert summary.to_json()["validation"]["perplexity"] == pytest.approx(2.718281828**summary.validation.nll_nats)
+
+
+def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: Path, text: location.Location) -> None:
+    making.train(making.job(tmp_path / "long", text, epochs=3))
+    one = making.job(tmp_path / "run", text, epochs=2)
+    first = making.train(one)
+    before = sorted(path for path in (tmp_path / "run").rglob("*"))
+    again = making.train(one)
+    assert sorted(path for path in (tmp_path / "run").rglob("*")) == before
+    assert (again.step, again.checkpoint, again.start) == (first.step, first.checkpoint, 0)
+    making.train(making.job(tmp_path / "run", text, epochs=3))
+    assert making.digest(tmp_path / "run") == making.digest(tmp_path / "long")
+
+
+def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.Location) -> None:
+    assert making.train(making.job(tmp_path / "steps", text, max_steps=7)).step == 7
+    settings: dict[str, Any] = {"epochs": 50, "learning_rate": 1e-9, "optimizer": "sgd", "validate_every_steps": 2}
+    stop = {"metric": "perplexity", "patience": 3}
+    one = making.job(tmp_path / "early", text, early_stop=stop, **settings)
+    # So small a rate changes no weight: the first validation stays the best, and three more follow.
+    assert making.train(one).step == 8
+
+
+def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text: location.Location) -> None:
+    one = making.job(tmp_path, text, epochs=1, checkpoint_every_steps=2, validate_every_steps=5, keep_checkpoints=3)
+    summary = making.train(one)
+    assert summary.step == 14
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000010-e1", "step-00000012-e1", "step-00000014-e1"]
+    best = checkpoint.find_best(making.place(tmp_path))
+    assert best is not None
+    assert best.validation == summary.best_validation
+
+
+def test_damage_is_passed_over_and_told(tmp_path: Path, text: location.Location) -> None:
+    one = making.job(tmp_path / "run", text, checkpoint_every_steps=3)
+    making.train(dataclasses.replace(one, root=making.place(tmp_path / "whole")))
+    making.train(one, stop_after=7)
+    weights = tmp_path / "run" / "checkpoints" / "step-00000007-e1" / "bundle" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    told = recorder.ListRecorder()
+    summary = loop.train(one, collective.Alone(), told, making.Watch())
+    assert len(summary.passed_over) == 1
+    assert "step-00000007-e1" in summary.passed_over[0]
+    assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in told.calls
+    assert making.digest(tmp_path / "run") == making.digest(tmp_path / "whole")
+    assert weights.exists()
+
+
+def test_another_model_dataset_or_seed_needs_another_root(tmp_path: Path, text: location.Location) -> None:
+    one = making.job(tmp_path / "run", text)
+    making.train(one, stop_after=2)
+    wider = making.TEXT.model_copy(update={"hidden_size": 16})
+    with pytest.raises(errors.LockedError, match=r"another model .hidden_size: 12, now 16"):
+        making.train(dataclasses.replace(one, model=wider))
+    with pytest.raises(errors.LockedError, match="another seed"):
+        making.train(dataclasses.replace(one, seed=2))
+    with pytest.raises(errors.LockedError, match="another dataset"):
+        making.train(dataclasses.replace(one, dataset=making.text_dataset(tmp_path / "other", num_train=300)))
+    assert not (tmp_path / "run" / "epochs" / "00000002.json").exists()
+
+
+def test_fresh_refuses_what_another_attempt_left(tmp_path: Path, text: location.Location) -> None:
+    one = dataclasses.replace(making.job(tmp_path, text), fresh=True)
+    making.train(one, stop_after=2)
+    making.train(one, stop_after=2)
+    with pytest.raises(errors.LockedError, match="--fresh"):
+        making.train(dataclasses.replace(one, attempt="another"))
+
+
+def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: location.Location) -> None:
+    making.train(making.job(tmp_path / "first", text))
+    kept = making.digest(tmp_path / "first")["bundle/model.safetensors"]
+    still: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "max_steps": 1}
+    making.train(making.job(tmp_path / "second", text, init_from=str(tmp_path / "first"), seed=9, **still))
+    assert making.digest(tmp_path / "second")["bundle/model.safetensors"] == kept
+    wider = making.TEXT.model_copy(update={"hidden_size": 16})
+    with pytest.raises(errors.UsageError, match="holds another model"):
+        making.train(making.job(tmp_path / "third", text, wider, init_from=str(tmp_path / "first")))
+
+
+def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path, text: location.Location) -> None:
+    one = making.job(tmp_path, text)
+    half = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "bf16"}))
+    assert making.train(half, stop_after=3).precision == "bf16"
+    automatic = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "auto"}))
+    assert making.train(automatic).precision == "bf16"
+    loaded = bundle.load(bundle.locate(making.place(tmp_path)))
+    assert loaded.precision == "bf16"
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+
+
+def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
+    tmp_path: Path, text: location.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are skipped and counted, without a trace in the weights; the third ends it."""
+    take, done = step.Learner.take, 0
+    bad = {2, 3, 6, 7, 8}
+
+    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.Outcome:
+        nonlocal done
+        done += 1
+        if done in bad:
+            monkeypatch.setattr("core.training.gradients.clip", lambda *_: torch.tensor(float("inf")))
+        before = [parameter.detach().clone() for parameter in self.objective.model.parameters()]
+        outcome = take(self, *arguments, **named)
+        same = all(torch.equal(*pair) for pair in zip(before, self.objective.model.parameters(), strict=True))
+        assert same == (done in bad)
+        monkeypatch.undo() if done in bad else None
+        monkeypatch.setattr(step.Learner, "take", spoiled)
+        return outcome
+
+    monkeypatch.setattr(step.Learner, "take", spoiled)
+    one = making.job(tmp_path, text, checkpoint_every_steps=5)
+    with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
+        making.train(one)
+    found = checkpoint.find_newest(making.place(tmp_path)).found
+    assert found is not None
+    assert checkpoint.load(found).state.num_skipped == 2
+
+
+def test_too_little_text_for_the_lanes_is_told(tmp_path: Path) -> None:
+    short = making.text_dataset(tmp_path / "short", num_train=5)
+    with pytest.raises(errors.DataError, match="use fewer lanes"):
+        making.train(making.job(tmp_path / "run", short))
+    with pytest.raises(errors.UsageError, match="run prepare first"):
+        shards.Dataset.open(making.place(tmp_path / "nowhere"))

@@ -1,0 +1,132 @@
+"""Rates worked by hand, and optimisers that go on where they were."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core import errors
+from core.config import schema
+from core.training import optimization
+
+
+def _config(**settings: Any) -> schema.TrainingConfig:
+    return schema.TrainingConfig(**{"learning_rate": 2.0, "epochs": 10, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "epochs_done", "history", "expected"),
+    [
+        ({}, 77, 3.5, (), 2.0),
+        ({"warmup_steps": 4}, 0, 0.0, (), 0.5),
+        ({"warmup_steps": 4}, 2, 0.0, (), 1.5),
+        ({"warmup_steps": 4}, 9, 0.0, (), 2.0),
+        ({"schedule": "step", "decay_every_epochs": 100, "epochs": 300}, 0, 99.9, (), 2.0),
+        ({"schedule": "step", "decay_every_epochs": 100, "epochs": 300}, 0, 100.0, (), 0.2),
+        ({"schedule": "step", "decay_every_epochs": 100, "epochs": 300}, 0, 250.0, (), 0.02),
+        ({"schedule": "cosine"}, 0, 0.0, (), 2.0),
+        ({"schedule": "cosine"}, 50, 5.0, (), 1.0),
+        ({"schedule": "cosine", "final_rate": 0.5}, 100, 10.0, (), 1.0),
+        ({"schedule": "cosine", "max_steps": 30}, 15, 0.1, (), 1.0),
+        ({"schedule": "cosine", "max_steps": 30}, 15, 10.0, (), 0.0),
+        ({"schedule": "inverse_sqrt", "warmup_steps": 4}, 3, 0.0, (), 2.0),
+        ({"schedule": "inverse_sqrt", "warmup_steps": 4}, 15, 0.0, (), 1.0),
+        ({"schedule": "inverse_sqrt"}, 24, 0.0, (), 0.4),
+        ({"schedule": "plateau", "decay_factor": 0.5}, 0, 0.0, (), 2.0),
+        ({"schedule": "plateau", "decay_factor": 0.5}, 0, 0.0, (3.0, 2.0, 2.5), 2.0),
+        ({"schedule": "plateau", "decay_factor": 0.5}, 0, 0.0, (3.0, 2.0, 2.5, 2.0), 1.0),
+        ({"schedule": "plateau", "decay_factor": 0.5}, 0, 0.0, (3.0, 2.0, 2.5, 2.0, 1.9, 2.0, 2.0), 0.5),
+        ({"schedule": "plateau", "decay_factor": 0.5, "decay_patience": 0}, 0, 0.0, (3.0, 3.5, 2.0, 4.0), 0.5),
+    ],
+)
+def test_rates_are_those_worked_by_hand(
+    settings: dict[str, Any], step: int, epochs_done: float, history: tuple[float, ...], expected: float
+) -> None:
+    found = optimization.rate(_config(**settings), step, epochs_done, history)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_the_plateau_falls_when_that_of_the_library_does(patience: int) -> None:
+    chance = torch.Generator().manual_seed(patience)
+    history = torch.rand(60, generator=chance).cumsum(0).sub(torch.arange(60) * 0.5).tolist()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, threshold=0.0, eps=0)
+    for count, value in enumerate(history, start=1):
+        peer.step(value)
+        assert 0.5 ** optimization.decays(history[:count], patience) == optimizer.param_groups[0]["lr"]
+
+
+def test_waiting_is_counted_from_the_first_best() -> None:
+    assert optimization.validations_since_best([]) == 0
+    assert optimization.validations_since_best([2.0, 1.0]) == 0
+    assert optimization.validations_since_best([2.0, 1.0, 1.0, 1.5]) == 2
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=chance)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+        {"optimizer": "adam", "betas": (0.9, 0.98), "weight_decay": 0.01},
+        {"optimizer": "adamw", "weight_decay": 0.01},
+    ],
+)
+def test_an_optimiser_goes_on_from_its_named_tensors_bit_for_bit(settings: dict[str, Any]) -> None:
+    config = _config(**{**settings, "learning_rate": 0.1})
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = optimization.build(model, config)
+    other = nn.Linear(3, 2)
+    for seed in range(3):
+        _step(model, optimizer, seed)
+    named = {name: tensor.clone() for name, tensor in optimization.to_named(model, optimizer).items()}
+    other.load_state_dict(model.state_dict())
+    restored = optimization.build(other, config)
+    optimization.load_named(other, restored, named)
+    for seed in range(3, 6):
+        _step(model, optimizer, seed)
+        _step(other, restored, seed)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
+
+
+def test_the_first_step_of_each_optimiser_is_that_of_its_formula() -> None:
+    """Gradient 2, weight 1, rate 0.5, decay 0.1, worked by hand."""
+    expected = {
+        "sgd": 1 - 0.5 * (2 + 0.1),
+        "adam": 1 - 0.5 * (2.1 / (2.1 + 1e-8)),
+        "adamw": 1 * (1 - 0.5 * 0.1) - 0.5 * (2 / (2 + 1e-8)),
+    }
+    for name, value in expected.items():
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        optimizer = optimization.build(model, _config(optimizer=name, weight_decay=0.1))
+        optimization.set_rate(optimizer, 0.5)
+        model.weight.grad = torch.full((1, 1), 2.0)
+        optimizer.step()
+        assert model.weight.item() == pytest.approx(value, rel=1e-6)
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = optimization.build(model, _config())
+    for name in ("exp_avg/other", "exp_avg/weight"):
+        with pytest.raises(errors.IntegrityError, match="made for another model"):
+            optimization.load_named(model, optimizer, {name: torch.zeros(5)})
+
+
+def test_weight_decay_and_step_schedule_run_together() -> None:
+    config = _config(optimizer="adam", weight_decay=1e-5, schedule="step", decay_every_epochs=100, learning_rate=0.1)
+    rates = [optimization.rate(config, epoch, epoch, ()) for epoch in (0, 99, 100, 200)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert math.isclose(config.weight_decay, 1e-5)
