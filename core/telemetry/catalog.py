@@ -32,13 +32,13 @@ TRAIN_LEARNING_RATE = Metric("raycurrent_train_learning_rate_ratio", "gauge", "L
 TRAIN_EPOCH = Metric("raycurrent_train_epoch_ratio", "gauge", "Epochs trained, with the fraction of the current one")
 TRAIN_VALID_LOSS = Metric("raycurrent_train_validation_loss_nats", "gauge", "Validation loss of a token")
 TRAIN_NONFINITE = Metric("raycurrent_train_nonfinite_steps_total", "counter", "Steps skipped: gradient not finite")
-TRAIN_WORKERS = Metric("raycurrent_train_workers_count", "gauge", "Ranks of the current group")
+TRAIN_WORKERS = Metric("raycurrent_train_workers", "gauge", "Ranks of the current group")
 TRAIN_STARTS = Metric("raycurrent_train_group_starts_total", "counter", "Starts of the worker group in this run")
 
 CHECKPOINT_SECONDS = Metric(
     "raycurrent_checkpoint_write_seconds", "histogram", "Wall time of writing a checkpoint", (), _LONG_SECONDS
 )
-CHECKPOINT_STEP = Metric("raycurrent_checkpoint_last_step_count", "gauge", "Step of the newest checkpoint")
+CHECKPOINT_STEP = Metric("raycurrent_checkpoint_last_step", "gauge", "Step of the newest checkpoint")
 CHECKPOINT_TIME = Metric(
     "raycurrent_checkpoint_last_success_timestamp_seconds", "gauge", "Unix time of the newest checkpoint"
 )
@@ -60,7 +60,7 @@ FANOUT_PART_SECONDS = Metric(
     ("stage",),
     _LONG_SECONDS,
 )
-FANOUT_PENDING = Metric("raycurrent_fanout_parts_pending_count", "gauge", "Parts not yet done", ("stage",))
+FANOUT_PENDING = Metric("raycurrent_fanout_pending_parts", "gauge", "Parts not yet done", ("stage",))
 FANOUT_WORKER_DEATHS = Metric("raycurrent_fanout_worker_deaths_total", "counter", "Workers that died", ("stage",))
 
 LAST_SUCCESS = Metric(

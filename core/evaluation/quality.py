@@ -1,0 +1,84 @@
+"""How good translations are: BLEU, chrF and TER by sacreBLEU with their signatures, and the documents' BLEU."""
+
+import collections
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sacrebleu.metrics import base, bleu, chrf, ter
+
+from core import errors
+
+
+class Quality(NamedTuple):
+    """Corpus figures in percent (a lower TER is better), and what each was computed with."""
+
+    bleu: float
+    chrf: float
+    ter: float
+    signatures: dict[str, str]
+
+
+def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Quality:
+    """Compares a corpus of translations with one or more references.
+
+    Empty translations are fine and count as what they are. No lines at all give 0 for BLEU and chrF.
+
+    Args:
+        hypotheses: the translations.
+        references: one sequence of lines for each reference translation.
+
+    Raises:
+        DataError: the numbers of lines differ, or there is no reference.
+    """
+    if not references:
+        raise errors.DataError("references: there is none to compare with; name at least one")
+    for number, reference in enumerate(references, start=1):
+        if len(reference) != len(hypotheses):
+            raise errors.DataError(
+                f"reference {number}: {len(reference)} lines for {len(hypotheses)} translations; "
+                "both must have one line for each source line"
+            )
+    metrics: dict[str, base.Metric] = {"bleu": bleu.BLEU(), "chrf": chrf.CHRF(), "ter": ter.TER()}
+    # sacreBLEU takes no empty corpus; an empty line against an empty line gives the same figures.
+    lines = list(hypotheses) or [""]
+    against = [list(reference) or [""] for reference in references]
+    scores = {name: float(metric.corpus_score(lines, against).score) for name, metric in metrics.items()}
+    signatures = {name: str(metric.get_signature().format()) for name, metric in metrics.items()}
+    return Quality(scores["bleu"], scores["chrf"], scores["ter"], signatures)
+
+
+def documents_bleu(hypothesis: str, reference: str, k: int) -> float:
+    """The BLEU of one sentence with n-grams up to k, between 0 and 1, tokens cut at spaces.
+
+    exp(min(0, 1 - len_reference / len_hypothesis)) * product over n of p_n ** (1 / 2 ** n). A hypothesis with
+    fewer than k tokens has no k-gram to be right, so it scores 0.
+
+    Source: document 003, section on the evaluation of predicted sequences.
+    """
+    words, expected = hypothesis.split(" "), reference.split(" ")
+    score = math.exp(min(0.0, 1 - len(expected) / len(words)))
+    for n in range(1, k + 1):
+        if len(words) < n:
+            return 0.0
+        matches = (_ngrams(words, n) & _ngrams(expected, n)).total()
+        score *= (matches / (len(words) - n + 1)) ** (0.5**n)
+    return score
+
+
+def documents_corpus(hypotheses: Sequence[str], references: Sequence[str], k: int) -> float:
+    """The mean of the documents' BLEU over all lines; 0 without lines.
+
+    Raises:
+        DataError: the numbers of lines differ.
+    """
+    if len(hypotheses) != len(references):
+        raise errors.DataError(
+            f"reference: {len(references)} lines for {len(hypotheses)} translations; both must have as many"
+        )
+    scores = [documents_bleu(*pair, k) for pair in zip(hypotheses, references, strict=True)]
+    return math.fsum(scores) / max(1, len(scores))
+
+
+def _ngrams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:
+    return collections.Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))

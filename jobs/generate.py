@@ -1,0 +1,43 @@
+"""Goes on from a prefix with a trained language model, in this process."""
+
+from typing import Any
+
+from core.config import schema
+from core.decoding import generator
+from core.models import bundle as bundles
+from core.models import compute as computing
+from core.storage import location
+
+
+def run(
+    run: location.Location,
+    prefix: str,
+    decoding: schema.DecodingConfig,
+    compute: schema.ComputeConfig,
+    cluster: schema.ClusterConfig,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Reads the prefix and adds `decoding.num_tokens` tokens; the same for the same seed.
+
+    Raises:
+        UsageError: the run holds a seq2seq, or there is nothing to start from.
+    """
+    found = bundles.find(run)
+    computing.set_threads(cluster.cpus_per_worker)
+    device = "cuda" if cluster.use_gpu else "cpu"
+    made = generator.Generator(bundles.load(found.bundle), decoding, compute, seed, device).continuation(prefix)
+    report: dict[str, Any] = {
+        "verb": "generate",
+        "run": str(run),
+        "checkpoint": str(found.checkpoint),
+        "step": found.step,
+        "passed_over": list(found.passed_over),
+        "method": decoding.method,
+        "seed": seed,
+        "prefix": prefix,
+        "text": made.text,
+        "num_tokens": made.num_tokens,
+    }
+    if made.num_unknown:
+        report["warnings"] = [f"--prefix: {made.num_unknown} of its tokens are not in the vocabulary; read as <unk>"]
+    return report

@@ -1,0 +1,103 @@
+"""The held-out lines of a corpus as plain text again, as they were before cleaning: what is translated and scored."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from core.config import schema
+from core.data import corpus, shards, sources
+from core.storage import location
+
+_EVERY_LINES = 1 << 16
+
+
+class HeldOut(NamedTuple):
+    """The text of one split, a file for each side.
+
+    Attributes:
+        split: `test`, or `valid` where there is no test split.
+        num_lines: lines of each file.
+        files: by `text`, or by `source` and `target`.
+    """
+
+    split: str
+    num_lines: int
+    files: dict[str, location.Location]
+
+
+def write(config: schema.RunConfig) -> HeldOut | None:
+    """Writes the held-out lines below `outputs/`, or finds them written; None if nothing is held out.
+
+    A split with a source of its own is taken whole, but for lines that are no text. Of a split that was set aside
+    from the training source, the lines of the dataset are taken, so what a filter dropped is not among them.
+
+    Raises:
+        DataError: the corpus has changed since it was prepared.
+    """
+    root = location.Location.parse(config.root, "root")
+    dataset = shards.Dataset.open(root.join("dataset"))
+    for split in ("test", "valid"):
+        if dataset.split(split) is not None:
+            return _write_split(config, root, dataset, split)
+    return None
+
+
+def _write_split(config: schema.RunConfig, root: location.Location, dataset: shards.Dataset, split: str) -> HeldOut:
+    sides = ("text",) if config.corpus.kind == "text" else ("source", "target")
+    files = {side: root.join("outputs", f"{split}.{side}.txt") for side in sides}
+    if not all(file.exists() for file in files.values()):
+        with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
+            lines = _lines_of(config, dataset, split, Path(scratch))
+            _write_sides(lines, list(files.values()), Path(scratch))
+    with next(iter(files.values())).open() as file:
+        num_lines = sum(1 for _ in file)
+    return HeldOut(split, num_lines, files)
+
+
+def _lines_of(config: schema.RunConfig, dataset: shards.Dataset, split: str, scratch: Path) -> Iterator[corpus.Sides]:
+    own: schema.SourceConfig | None = getattr(config.corpus, split)
+    wanted = None
+    if own is None:
+        found = dataset.split(split)
+        assert found is not None
+        count = len(dataset.index.splits[split])
+        wanted = {line for number in range(count) for line in found.shard(number).lines.tolist()}
+    where = f"corpus.{split if own is not None else 'train'}"
+    for part in _parts(own or config.corpus.train, where, config.corpus, scratch):
+        stop = part.first_line + part.num_lines
+        if wanted is not None and not any(part.first_line <= line < stop for line in wanted):
+            continue
+        for number, sides in corpus.read_lines(part):
+            if not isinstance(sides, corpus.BadLine) and (wanted is None or number in wanted):
+                yield sides
+
+
+def _parts(
+    source: schema.SourceConfig, where: str, settings: schema.CorpusConfig, scratch: Path
+) -> Iterator[corpus.Part]:
+    """Yields the parts of a source, with line numbers over all its files."""
+    staged = location.Location.parse(str(scratch))
+    first_line = 0
+    for group in sources.resolve(source, where, settings.sha256):
+        files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
+        indexes = [corpus.index_lines(file, _EVERY_LINES) for file in files]
+        for part in corpus.parts_of(files, indexes, settings.max_line_bytes):
+            columns = source.columns if source.tsv else None
+            yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=columns)
+        first_line += indexes[0].num_lines
+
+
+def _write_sides(lines: Iterable[corpus.Sides], places: list[location.Location], scratch: Path) -> None:
+    """Writes each side to its place, whole or not at all; memory does not grow with the lines."""
+    paths = [scratch / f"side-{number}" for number in range(len(places))]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in paths]
+        for sides in lines:
+            for file, side in zip(opened, sides, strict=True):
+                # A carriage return is part of a line for us; it must not end one for whoever reads the file.
+                file.write(side.replace("\r", " ") + "\n")
+    for path, place in zip(paths, places, strict=True):
+        place.put_file_if_absent(path)

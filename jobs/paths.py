@@ -1,0 +1,88 @@
+"""Where things are: every relative path becomes an absolute location here, once."""
+
+import json
+import os
+from collections.abc import Iterator
+
+from core import errors
+from core.config import schema
+from core.storage import location
+
+HOME = "RAYCURRENT_HOME"
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entry point of a submitted job
+_SOURCES = ("text", "tsv", "source", "target")
+
+
+def locate(text: str, where: str) -> location.Location:
+    """Returns the location that a path or URL names.
+
+    A relative path is taken from RAYCURRENT_HOME, else from the current folder.
+
+    Raises:
+        UsageError: the location is no valid one, or it is relative inside a Ray job, whose current folder is a
+            private copy that vanishes.
+    """
+    home = os.environ.get(HOME)
+    if home is None and _RAY_JOB in os.environ and _is_relative(text):
+        raise errors.UsageError(
+            f"{where}: {text!r} is relative, and the current folder of a Ray job vanishes with it; "
+            f"use an absolute path or URL, or set {HOME}"
+        )
+    return location.Location.parse(text, where, home)
+
+
+def _is_relative(text: str) -> bool:
+    return "://" not in text and not text.startswith(("/", "~"))
+
+
+def absolute(config: schema.RunConfig) -> schema.RunConfig:
+    """Returns the settings with every location in them absolute.
+
+    Raises:
+        UsageError: a location is no valid one, or cannot be reached by the workers.
+    """
+    data = config.model_dump(mode="json")
+    data["root"] = str(writable(config.root, "root"))
+    for name in ("train", "valid", "test"):
+        source = data["corpus"][name]
+        for form in _SOURCES if source else ():
+            where = f"corpus.{name}.{form}"
+            source[form] = [str(locate(text, where)) for text in source[form]]
+    hashes = data["corpus"]["sha256"]
+    data["corpus"]["sha256"] = {str(locate(text, "corpus.sha256")): value for text, value in hashes.items()}
+    if config.training.init_from is not None:
+        data["training"]["init_from"] = str(locate(config.training.init_from, "training.init_from"))
+    resolved = schema.RunConfig.model_validate_json(json.dumps(data))
+    _refuse_memory_of_others(resolved)
+    return resolved
+
+
+def writable(text: str, where: str) -> location.Location:
+    """Returns the location of something that will be written.
+
+    Raises:
+        UsageError: it is a web address, which can only be read.
+    """
+    place = locate(text, where)
+    if str(place).startswith(("http://", "https://")):
+        raise errors.UsageError(f"{where}: {text!r} is a web address, which can only be read; use a folder or a store")
+    return place
+
+
+def _refuse_memory_of_others(config: schema.RunConfig) -> None:
+    """Workers are other processes: what one holds in memory the others do not see."""
+    if config.cluster.address == "none":
+        return
+    for where, text in _locations(config):
+        if text.startswith("memory://"):
+            raise errors.UsageError(
+                f"{where}: {text!r} lives in the memory of one process; use a folder, or cluster.address: none"
+            )
+
+
+def _locations(config: schema.RunConfig) -> Iterator[tuple[str, str]]:
+    yield "root", config.root
+    for name in ("train", "valid", "test"):
+        source = getattr(config.corpus, name)
+        for form in _SOURCES if source else ():
+            yield from ((f"corpus.{name}.{form}", text) for text in getattr(source, form))

@@ -1,0 +1,158 @@
+"""Scores a file, or standard input, with a trained run: how likely its lines are, or given translations of them."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from core import errors
+from core.config import schema
+from core.decoding import inputs, outputs, scorer
+from core.models import bundle as bundles
+from core.models import compute as computing
+from core.storage import location
+from jobs import console, paths
+from workers import cluster as clusters
+from workers import inference, parts
+
+
+def plan(
+    bundle: bundles.Bundle,
+    sources: Sequence[inputs.Input],
+    scoring: schema.ScoringConfig,
+    compute: schema.ComputeConfig,
+) -> dict[str, Any]:
+    """Says all that the scores depend on."""
+    return {
+        "verb": "score",
+        "bundle": bundle.fingerprint,
+        "input": sources[0].identity(),
+        "targets": sources[1].identity() if len(sources) > 1 else None,
+        "scoring": scoring.model_dump(mode="json"),
+        "precision": bundle.precision if compute.precision == "auto" else compute.precision,
+        "matmul": compute.matmul,
+    }
+
+
+def run(
+    run: location.Location,
+    input: str,
+    targets: str | None,
+    output: str,
+    column: str | None,
+    scoring: schema.ScoringConfig,
+    compute: schema.ComputeConfig,
+    cluster: schema.ClusterConfig,
+    session: clusters.Session,
+    reporter: console.Reporter,
+    overwrite: bool = False,
+    stdout: int = 1,
+) -> dict[str, Any]:
+    """Scores every line of the input; what an earlier run of the same plan committed is not done again.
+
+    The arguments are those of `translate`; `targets` are translations of the input, line by line, for the
+    forced-decoding scores of a seq2seq.
+
+    Raises:
+        UsageError: the run's model does not score such input, or input and output do not fit.
+        DataError: more lines fail than max(10, 0.1 %), or the targets have another number of lines.
+        LockedError: the output was begun with another plan, or is somebody else's.
+    """
+    started_s = time.monotonic()
+    parts.check_streams(input, output, column)
+    opened = parts.open_run("score", run)
+    _check(opened.bundle, input, targets, scoring)
+    device = "cuda" if cluster.use_gpu else "cpu"
+    if input == "-":
+        computing.set_threads(cluster.cpus_per_worker)
+        ready = scorer.Scorer(opened.bundle, scoring, compute, device)
+        done = parts.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
+        return {**opened.report, "input": input, "output": output, **done, **parts.speed(done["lines"], started_s)}
+    target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
+    files = _scan(input, targets, column, scoring.part_lines, target)
+    spec = inference.Spec(
+        bundle=opened.url,
+        kind="scores",
+        decoding=schema.DecodingConfig(),
+        scoring=scoring,
+        compute=compute,
+        folder=target.folder.url,
+        plan=plan(opened.bundle, files, scoring, compute),
+        device=device,
+        threads=cluster.cpus_per_worker,
+    )
+    with target.lock("score"):
+        store = target.begin(spec.plan, overwrite)
+        manifest = target.finished(store)
+        if manifest is None:
+            rounds = _rounds(spec, inputs.pieces(files), session, reporter)
+            with reporter.stage("score", files[0].num_lines, "lines") as stage:
+                records = parts.do_parts(spec, "score", rounds, session, stage.advance)
+                figures = summarise(parts.Totals.of(records), scoring, len(rounds[0]) if rounds else 0)
+                manifest = target.finish(store, records, {"summary": figures})
+    place = str(paths.locate(input, "--input"))
+    report = {**opened.report, "input": place, "output": str(target.file or target.folder), **manifest["summary"]}
+    return {**report, **parts.speed(files[0].num_lines, started_s)}
+
+
+def summarise(totals: parts.Totals, scoring: schema.ScoringConfig, num_lanes: int) -> dict[str, Any]:
+    """The figures of the corpus; `<eos>` is a token like any other, where the model has one.
+
+    Perplexity is exp of the nats of a token, bits per character the bits of all tokens over all characters.
+    """
+    figures: dict[str, Any] = {"unit": scoring.unit, "lines": totals.lines, **totals.problems()}
+    if scoring.unit == "stream":
+        figures["lanes"] = num_lanes
+    figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
+    figures["nll_nats"] = inference.spelt(totals.nats)
+    if totals.tokens:
+        mean = totals.nats / totals.tokens
+        figures["nll_nats_per_token"] = inference.spelt(mean)
+        figures["perplexity"] = inference.spelt(math.exp(mean) if mean < 700 else math.inf)
+    if totals.characters:
+        figures["bits_per_character"] = inference.spelt(totals.nats / math.log(2) / totals.characters)
+    return figures
+
+
+def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: schema.ScoringConfig) -> None:
+    """Refuses what does not go together."""
+    is_seq2seq = bundle.config.kind == "seq2seq"
+    if is_seq2seq and targets is None:
+        raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")
+    if not is_seq2seq and targets is not None:
+        raise errors.UsageError("--targets: this run is a language_model, which scores lines alone; leave it out")
+    if is_seq2seq and scoring.unit == "stream":
+        raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
+    if scoring.unit == "line" and scoring.lanes > 1:
+        raise errors.UsageError("scoring.lanes: lines alone have no lanes; use unit: stream")
+    if source == "-" and (is_seq2seq or scoring.unit == "stream"):
+        raise errors.UsageError("--input: of standard input lines alone are scored; write it to a file first")
+
+
+def _scan(
+    source: str, targets: str | None, column: str | None, part_lines: int, target: outputs.Output
+) -> list[inputs.Input]:
+    """Reads the input, and the targets beside it."""
+    named = [(source, "--input")] + ([] if targets is None else [(targets, "--targets")])
+    places = [(paths.locate(text, where), where) for text, where in named]
+    target.refuse_inputs([place for place, _ in places])
+    # The column belongs to what has columns: plain targets may stand beside an input with columns.
+    plain = {place for place, _ in places if inputs.form_of(place) == "text"}
+    plain = plain if len(plain) < len(places) else set()
+    return [
+        inputs.scan(place, None if place in plain else column, part_lines, target.folder, where)
+        for place, where in places
+    ]
+
+
+def _rounds(
+    spec: inference.Spec, pieces: Sequence[inputs.Piece], session: clusters.Session, reporter: console.Reporter
+) -> list[list[inference.Payload]]:
+    if spec.scoring.unit == "line":
+        return parts.of_lines(pieces)
+    if spec.scoring.lanes == 1 or not pieces:
+        return parts.of_stream([pieces] if pieces else [])
+    with reporter.stage("count tokens", sum(piece.num_lines for piece in pieces), "lines") as stage:
+        counts = parts.count_tokens(spec, "score", pieces, session, stage.advance)
+    return parts.of_stream(inputs.cut_lanes(pieces, spec.scoring.lanes, counts, inference.CountWorker(spec)))

@@ -1,0 +1,100 @@
+"""The settings with which a trained run is used: its own, and what the command line says about how and where."""
+
+import importlib.resources
+import json
+from collections.abc import Sequence
+
+from core import errors
+from core.config import loading, schema, section
+from core.storage import location
+
+
+class Use(section.Section):
+    """What a verb that takes `--run` needs beside the bundle."""
+
+    decoding: schema.DecodingConfig = section.operational(schema.DecodingConfig(), "how it is decoded")
+    scoring: schema.ScoringConfig = section.operational(schema.ScoringConfig(), "how it is scored")
+    cluster: schema.ClusterConfig = section.operational(schema.ClusterConfig(), "where the work runs")
+    compute: schema.ComputeConfig = section.operational(schema.ComputeConfig(), "how numbers are computed")
+    telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "what is exported")
+
+
+def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
+    """Reads the settings that a run was started with and changes those that may differ in its use.
+
+    A checkpoint folder that was copied away from its run has the defaults.
+
+    Raises:
+        UsageError: there is nothing at this place, or an override names what belongs to the model.
+    """
+    for override in overrides:
+        name = override.partition("=")[0].partition(".")[0]
+        if name in schema.RunConfig.model_fields and name not in Use.model_fields:
+            raise errors.UsageError(
+                f"--set {override}: belongs to the run as it was trained; "
+                f"here one may set {', '.join(Use.model_fields)}"
+            )
+    use = _stored(run)
+    return Use(
+        decoding=loading.section_from(use.decoding, overrides, "decoding"),
+        scoring=loading.section_from(use.scoring, overrides, "scoring"),
+        cluster=loading.section_from(use.cluster, overrides, "cluster"),
+        compute=loading.section_from(use.compute, overrides, "compute"),
+        telemetry=loading.section_from(use.telemetry, overrides, "telemetry"),
+    )
+
+
+def _stored(run: location.Location) -> Use:
+    config = _config(run)
+    if config is not None:
+        return Use(
+            decoding=config.decoding,
+            scoring=config.scoring,
+            cluster=config.cluster,
+            compute=config.compute,
+            telemetry=config.telemetry,
+        )
+    if not run.exists():
+        raise errors.UsageError(f"--run: there is nothing at {run}; name the root of a run or a checkpoint folder")
+    return Use()
+
+
+def seed_of(run: location.Location) -> int:
+    """Returns the seed that a run was started with; 1 for a checkpoint that was copied away from its run."""
+    config = _config(run)
+    return 1 if config is None else config.seed
+
+
+def _config(run: location.Location) -> schema.RunConfig | None:
+    for root in (run, run.parent.parent):
+        place = root.join("config.yaml")
+        if place.exists():
+            return loading.parse(place.read_bytes().decode(), str(place))
+    return None
+
+
+_DEMO_ROOT = "runs/demo"
+_DEMO_RUNS = (  # folder, settings, the form of the training source, its file
+    ("translation", "demo-translation.yaml", "tsv", "pairs.tsv"),
+    ("language", "demo-language.yaml", "text", "english.txt"),
+)
+
+
+def of_demo(overrides: Sequence[str]) -> tuple[str, list[schema.RunConfig]]:
+    """Reads the packaged settings of the demo's runs and applies overrides to all of them.
+
+    Returns:
+        The demo's root, which `root=…` changes, and the settings of the runs below it.
+    """
+    roots = [override.partition("=")[2] for override in overrides if override.startswith("root=")]
+    root = (roots[-1] if roots else _DEMO_ROOT).rstrip("/")
+    others = [override for override in overrides if not override.startswith("root=")]
+    configs = []
+    for folder, name, form, file in _DEMO_RUNS:
+        text = importlib.resources.files("jobs").joinpath("configs", name).read_text(encoding="utf-8")
+        own = [
+            f"root={json.dumps(f'{root}/{folder}')}",
+            f"corpus.train.{form}={json.dumps([f'{root}/corpus/{file}'])}",
+        ]
+        configs.append(loading.parse(text, name, [*own, *others]))
+    return root, configs

@@ -1,0 +1,166 @@
+"""The rules of structure: who may import what, how long things are, what a light command loads."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture import source
+
+ERRORS = {"core.errors"}
+INNER = ERRORS | {"core.config", "core.storage", "core.telemetry"}
+DATA = INNER | {"core.data"}
+MODELS = DATA | {"core.models"}
+
+# package: what it may import of ours, and of others beyond the standard library
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+    "core.errors": (set(), set()),
+    "core.telemetry": (set(), set()),
+    "core.config": (ERRORS, {"pydantic", "pydantic_core", "yaml"}),
+    "core.storage": (ERRORS, {"fsspec"}),
+    "core.data": (INNER, {"numpy", "pyarrow", "tokenizers"}),
+    "core.models": (DATA, {"torch", "safetensors"}),
+    "core.training": (MODELS, {"torch", "numpy", "safetensors"}),
+    "core.decoding": (MODELS, {"torch", "numpy", "pyarrow", "safetensors"}),
+    "core.evaluation": (ERRORS | {"core.storage", "core.config"}, {"sacrebleu"}),
+    "core.reporting": (ERRORS | {"core.storage", "core.config"}, {"jinja2", "markupsafe", "matplotlib"}),
+    "workers": ({"core"}, {"torch"}),
+    "jobs": ({"core", "workers"}, {"typer", "rich"}),
+}
+ONLY_IN = {
+    "ray": {"workers.cluster", "workers.fanout", "workers.launch", "workers.training"},
+    "prometheus_client": {"workers.telemetry"},
+    "tensorboard": {"workers.telemetry"},
+}
+ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
+    "workers.telemetry": {"prometheus_client"}
+}
+JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.pipeline", "jobs.demo"}
+VERBS = {"prepare", "train", "translate", "score", "generate", "evaluate", "pipeline", "demo", "report", "inspect"}
+BROAD_EXCEPT = {"jobs.__main__", "workers.fanout", "core.storage.location"}
+
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+# "module:function": the reason why it may be longer
+LONG_FUNCTIONS: dict[str, str] = {}
+
+MODULES = source.modules()
+
+
+def ring(name: str) -> str:
+    """The row of the table that a module or an import belongs to."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "core" and len(parts) > 1 else parts[0]
+
+
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] in source.PACKAGES
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_imports_flow_inward_only(module: source.Module) -> None:
+    if module.name == "core":
+        return
+    own, foreign = TABLE[ring(module.name)]
+    for name in source.imports(module):
+        if is_ours(name):
+            allowed = ring(name) == ring(module.name) or ring(name) in own or name.split(".")[0] in own
+            assert allowed, f"{module.path} imports {name}"
+            if ring(module.name) == "jobs" and name.startswith("jobs."):
+                is_verb = name.removeprefix("jobs.") in VERBS
+                assert not is_verb or module.name in JOBS_WITH_SIBLINGS, f"{module.path} imports its sibling {name}"
+        elif name.split(".")[0] not in sys.stdlib_module_names:
+            package = name.split(".")[0]
+            assert package in foreign | ALSO.get(module.name, set()), f"{module.path} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_one_place_for_each_outer_library(module: source.Module) -> None:
+    for name in source.imports(module):
+        allowed = ONLY_IN.get(name.split(".")[0])
+        assert allowed is None or module.name in allowed, f"{module.path} imports {name}"
+
+
+def test_no_import_cycles() -> None:
+    names = {module.name for module in MODULES}
+    edges = {
+        module.name: {name for name in source.imports(module) if name in names and name != module.name}
+        for module in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for inner in sorted(edges[name]):
+                visit(inner, (*path, name))
+            done.add(name)
+
+    for name in sorted(names):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_files_and_functions_are_short(module: source.Module) -> None:
+    assert module.num_lines <= LONGEST_FILE, f"{module.path} has {module.num_lines} lines"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            exempt = f"{module.name}:{node.name}" in LONG_FUNCTIONS
+            assert length <= LONGEST_FUNCTION or exempt, f"{module.path}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_broad_excepts_are_in_three_places(module: source.Module) -> None:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            broad = caught in ("everything", "Exception", "BaseException")
+            cleans_up = ast.unparse(node.body[-1]) == "raise"
+            assert not broad or cleans_up or module.name in BROAD_EXCEPT, (
+                f"{module.path}:{node.lineno} catches {caught}"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_nothing_that_runs_code_from_a_file_is_called(module: source.Module) -> None:
+    forbidden = {"torch.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "eval", "exec"}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in forbidden, f"{module.path}:{node.lineno} calls {called}"
+            for keyword in node.keywords:
+                dangerous = keyword.arg in ("allow_pickle", "shell") and ast.unparse(keyword.value) == "True"
+                assert not dangerous, f"{module.path}:{node.lineno} passes {keyword.arg}=True"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.path.name == "__init__.py"], ids=lambda module: module.name)
+def test_packages_export_nothing(module: source.Module) -> None:
+    assert ast.get_docstring(module.tree), f"{module.path}: say what the package is"
+    assert len(module.tree.body) == 1, f"{module.path}: one name, one path; export nothing here"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "no-such-file.yaml"]])
+def test_light_commands_load_neither_torch_nor_ray(arguments: list[str]) -> None:
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['jobs', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('jobs', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "sys.stderr.write('loaded=' + ','.join(m for m in ('torch', 'ray') if m in sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source.REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.endswith("loaded="), done.stderr[-500:]
+
+
+def test_the_packages_are_those_of_this_repository() -> None:
+    for package in source.PACKAGES:
+        module = __import__(package)
+        assert module.__file__ is not None
+        assert module.__file__.startswith(str(source.REPOSITORY))
+    files = importlib.metadata.files("raycurrent")
+    assert files is not None, "the distribution is not installed; run make setup"

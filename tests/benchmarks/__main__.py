@@ -1,0 +1,61 @@
+"""`make bench`: the table of ratios. Everything is measured in one run, variants interleaved."""
+
+import platform
+import sys
+
+import torch
+
+from core.models import compute
+from tests.benchmarks import harness, two_workers, workloads
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measures each workload against its baseline and prints the table."""
+    torch.set_num_threads(1)
+    has_bf16 = compute.this_cpu().has_bf16
+    works = [
+        (
+            "seq2seq training, attention, real lengths",
+            "plain torch, corpus order",
+            workloads.seq2seq_training,
+            2.0,
+            5.0,
+        ),
+        ("translation, beam 5", "one line at a time", workloads.translation, 4.0, 10.0),
+        ("scoring lines", "one line at a time", workloads.scoring, 1.5, 4.0),
+    ]
+    sizes = [
+        ("lstm", 2, 650, 10_000, 20, 1.0, 1.8),
+        ("gru", 1, 512, 28, 32, 1.0, 2.3),
+        ("lstm", 1, 512, 28, 32, 1.0, 1.9),
+    ]
+    ratios = []
+    for precision, column in (("fp32", 0), ("bf16", 1)):
+        if precision == "bf16" and not has_bf16:
+            continue
+        typed = compute.resolve_precision("fp32" if precision == "fp32" else "bf16", "cpu")
+        for name, baseline, build, *goals in works:
+            ratios.append(_measure(f"{name}, {precision}", baseline, build(typed), goals[column]))
+        for cell, num_layers, size, vocabulary, rows, *goals in sizes:
+            name = f"language model step, {cell} {num_layers}×{size}, {vocabulary} entries, {precision}"
+            variants = workloads.language_training(cell, num_layers, size, vocabulary, rows, typed)
+            ratios.append(_measure(name, "plain torch", variants, goals[column]))
+    ratios.append(
+        _measure("a whole training step, LSTM 1×256", "the same model in a bare loop", workloads.bare(), 0.95)
+    )
+    ratios.append(two_workers.measure(ROUNDS))
+    sys.stdout.write(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n\n")
+    sys.stdout.write(harness.table(ratios) + "\n")
+
+
+def _measure(work: str, baseline: str, variants: workloads.Variants, goal: float) -> harness.Ratio:
+    found = harness.rates(variants, ROUNDS)
+    ratio = harness.Ratio(work, baseline, found["ours"], found["baseline"], goal)
+    sys.stderr.write(f"{work}: {ratio.ratio:.2f}\n")
+    return ratio
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The plain-torch baselines: what one would write first, kept as it is to be compared with."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from core.models import seq2seq
+from core.models import state as states
+
+
+class AttentionSeq2Seq(nn.Module):
+    """GRU encoder and decoder with additive attention, stepped as the textbook writes it.
+
+    Source: Bahdanau attention as in Dive into Deep Learning: the query is the previous top state, the context
+    enters the recurrent layers beside the embedding, keys are projected anew at every step.
+    """
+
+    def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.source_embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.target_embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.encoder = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True)
+        self.decoder = nn.GRU(embedding_size + hidden_size, hidden_size, num_layers, batch_first=True)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.energy = nn.Linear(hidden_size, 1, bias=False)
+        self.output = nn.Linear(hidden_size, vocabulary_size)
+
+    def forward(self, source_BS: torch.Tensor, source_lengths_B: torch.Tensor, inputs_BT: torch.Tensor) -> torch.Tensor:
+        values_BSH, state = self.encoder(self.source_embedding(source_BS))
+        padding_BS = torch.arange(source_BS.shape[1])[None, :] >= source_lengths_B[:, None]
+        outputs = []
+        for embedded_BE in self.target_embedding(inputs_BT).unbind(1):
+            features_BSH = torch.tanh(self.query(state[-1])[:, None] + self.key(values_BSH))
+            energies_BS = self.energy(features_BSH).squeeze(-1).masked_fill(padding_BS, -1e9)
+            context_BH = (energies_BS.softmax(-1)[:, None] @ values_BSH).squeeze(1)
+            output_B1H, state = self.decoder(torch.cat([context_BH, embedded_BE], -1)[:, None], state)
+            outputs.append(output_B1H)
+        logits_BTV: torch.Tensor = self.output(torch.cat(outputs, 1))
+        return logits_BTV
+
+
+class LanguageModel(nn.Module):
+    """Embedding, torch's stacked LSTM or GRU, and a linear output: all logits at once."""
+
+    def __init__(self, cell: str, vocabulary_size: int, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, hidden_size)
+        recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+        self.layers = recurrent(hidden_size, hidden_size, num_layers, batch_first=True)
+        self.output = nn.Linear(hidden_size, vocabulary_size)
+
+    def forward(self, inputs_BT: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
+        hidden_BTH, state = self.layers(self.embedding(inputs_BT), state)
+        return self.output(hidden_BTH), state
+
+
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, logits_BTV: torch.Tensor, targets_BT: torch.Tensor
+) -> None:
+    """Cross entropy over all positions but padding (0), backward, clip, update."""
+    loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=0)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def padded_batches(lines: list[tuple[list[int], list[int]]], batch_lines: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Corpus-order batches, padded with 0: (source_BS, source_lengths_B, targets_BT)."""
+    for start in range(0, len(lines), batch_lines):
+        batch = lines[start : start + batch_lines]
+        sources = [torch.tensor(source) for source, _ in batch]
+        targets = [torch.tensor(target) for _, target in batch]
+        yield (
+            nn.utils.rnn.pad_sequence(sources, batch_first=True),
+            torch.tensor([len(source) for source in sources]),
+            nn.utils.rnn.pad_sequence(targets, batch_first=True),
+        )
+
+
+@torch.inference_mode()
+def beam(
+    model: seq2seq.Seq2Seq,
+    source: Sequence[int],
+    beam_size: int,
+    max_length: int,
+    bos: int,
+    eos: int,
+    refused: Sequence[int],
+) -> list[int]:
+    """Beam search for one line: every hypothesis a Python list, every step one batch of the live ones."""
+    memory = model.encode(torch.tensor([list(source)]), torch.tensor([len(source)]))
+    alive: list[tuple[list[int], float]] = [([], 0.0)]
+    state = model.initial_state(memory)
+    ended: list[tuple[list[int], float]] = []
+    for length in range(1, max_length + 1):
+        tokens = torch.tensor([hypothesis[-1] if hypothesis else bos for hypothesis, _ in alive])
+        rows = memory.select(torch.zeros(len(alive), dtype=torch.int64))
+        features, state, _ = model.step(tokens, rows, state)
+        log_probs = torch.log_softmax(model.logits(features), dim=-1)
+        log_probs[:, list(refused)] = -torch.inf
+        totals = log_probs + torch.tensor([score for _, score in alive])[:, None]
+        values, places = totals.flatten().topk(beam_size - len(ended))
+        following, origins = [], []
+        for value, place in zip(values.tolist(), places.tolist(), strict=True):
+            row, token = divmod(place, totals.shape[1])
+            hypothesis = [*alive[row][0], token]
+            if token == eos or length == max_length:
+                ended.append((hypothesis, value / length))
+            else:
+                following.append((hypothesis, value))
+                origins.append(row)
+        alive = following
+        if not alive:
+            break
+        state = states.select(state, torch.tensor(origins))
+    return max(ended, key=lambda found: found[1])[0]

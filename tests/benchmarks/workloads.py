@@ -1,0 +1,264 @@
+"""The workloads of the table: sizes as in published set-ups, random weights, seeded data of realistic lengths."""
+
+import itertools
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from core.config import schema
+from core.data import shards, tokenizer
+from core.decoding import scorer, translator
+from core.models import bundle, factory, language_model, seq2seq
+from core.models import compute as computing
+from core.telemetry import recorder
+from core.training import batches, collective, loop, objective, optimization, progress, step
+from tests.benchmarks import harness, plain
+from tests.core.training import making
+
+Variants = Mapping[str, Callable[[], harness.Done]]
+RESERVED = 4
+PAD, BOS, EOS = 1, 2, 3
+
+
+class Pairs:
+    """Pairs in memory, with the lengths of image captions in subwords: 15 ± 5 tokens, both sides alike."""
+
+    def __init__(self, num_lines: int, vocabulary_size: int) -> None:
+        draw = np.random.default_rng(1)
+        sources = np.clip(draw.gamma(9.0, 1.6, num_lines) + 1, 4, 48).astype(np.int64)
+        targets = np.clip(sources + draw.normal(0.0, 2.0, num_lines), 3, 50).astype(np.int64)
+        self.columns = {
+            name: [np.append(draw.integers(RESERVED, vocabulary_size, length), EOS) for length in lengths]
+            for name, lengths in (("source", sources), ("target", targets))
+        }
+        self.num_lines = num_lines
+
+    def lengths(self, start: int, stop: int) -> Mapping[str, npt.NDArray[np.int32]]:
+        """The tokens of each line in a range, by column."""
+        return {
+            name: np.fromiter(map(len, rows[start:stop]), np.int32, stop - start) for name, rows in self.columns.items()
+        }
+
+    def rows(self, indices: npt.NDArray[np.int64], column: str) -> list[npt.NDArray[Any]]:
+        """The token ids of some lines."""
+        return [self.columns[column][index] for index in indices.tolist()]
+
+
+class _OneSource:
+    def __init__(self, pairs: Pairs, training: schema.TrainingConfig) -> None:
+        self._source = batches.BucketedPairs(pairs, training, batches.PairsIds(PAD, BOS), 1, 0, 1)
+
+    def __iter__(self) -> Iterator[batches.Batch]:
+        for epoch in itertools.count():
+            yield from self._source.epoch(epoch, 0)
+
+
+def learner(model: factory.Model, training: schema.TrainingConfig, precision: computing.Precision) -> step.Learner:
+    """Our step over a model, alone on the CPU."""
+    learned = objective.Objective(model, training.label_smoothing).train()
+    optimizer = optimization.build(model, training)
+    return step.Learner(learned, learned, optimizer, torch.device("cpu"), precision, training.clip_norm)
+
+
+def seq2seq_training(precision: computing.Precision) -> Variants:
+    """Training with additive attention whose context enters every decoder step: GRU 2×256, 5,000 subwords."""
+    pairs = Pairs(4096, 5000)
+    training = schema.TrainingConfig(batch_tokens=1200)
+    config = schema.Seq2SeqConfig(
+        kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=256
+    )
+    ours = learner(factory.build(config, {"source": 5000, "target": 5000}, PAD), training, precision)
+    stream = iter(_OneSource(pairs, training))
+
+    def run_ours() -> harness.Done:
+        computing.use_matmul("auto", precision)
+        done = 0
+        for batch in itertools.islice(stream, 12):
+            ours.take([batch], None, carries_state=False)
+            done += batch.num_targets
+        return harness.Done(done)
+
+    baseline = plain.AttentionSeq2Seq(5000, 256, 256, 2)
+    optimizer = torch.optim.Adam(baseline.parameters())
+    lines = list(zip(*(map(np.ndarray.tolist, pairs.columns[name]) for name in ("source", "target")), strict=True))
+    corpus_order = itertools.cycle(list(plain.padded_batches(lines, 64)))
+
+    def run_baseline() -> harness.Done:
+        computing.use_matmul("default", "fp32")
+        done = 0
+        for source_BS, lengths_B, targets_BT in itertools.islice(corpus_order, 12):
+            inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=BOS)
+            plain.step(baseline, optimizer, baseline(source_BS, lengths_B, inputs_BT), targets_BT)
+            done += int((targets_BT != 0).sum())
+        return harness.Done(done)
+
+    return {"ours": run_ours, "baseline": run_baseline}
+
+
+def language_training(
+    cell: str, num_layers: int, size: int, vocabulary: int, rows: int, precision: computing.Precision
+) -> Variants:
+    """Training a language model on windows of 35 tokens."""
+    training = schema.TrainingConfig(optimizer="sgd", learning_rate=0.1)
+    config = schema.LanguageModelConfig(
+        kind="language_model", cell=cast(Any, cell), num_layers=num_layers, hidden_size=size, embedding_size=size
+    )
+    ours = learner(factory.build(config, {"text": vocabulary}, None), training, precision)
+    baseline = plain.LanguageModel(cell, vocabulary, size, num_layers)
+    optimizer = torch.optim.SGD(baseline.parameters(), 0.1)
+    tokens = torch.randint(1, vocabulary, (rows, 36), generator=torch.Generator().manual_seed(1))
+    inputs_BT, targets_BT = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    content = batches.TextContent(inputs_BT, targets_BT.flatten())
+    batch = batches.Batch(content, targets_BT.numel(), targets_BT.numel(), 0, 0.0)
+    steps = 4
+
+    def run_ours() -> harness.Done:
+        computing.use_matmul("auto", precision)
+        state = None
+        for _ in range(steps):
+            state = ours.take([batch], state, carries_state=True).state
+        return harness.Done(steps * targets_BT.numel())
+
+    def run_baseline() -> harness.Done:
+        computing.use_matmul("default", "fp32")
+        for _ in range(steps):
+            logits_BTV, _ = baseline(inputs_BT)
+            plain.step(baseline, optimizer, logits_BTV, targets_BT)
+        return harness.Done(steps * targets_BT.numel())
+
+    return {"ours": run_ours, "baseline": run_baseline}
+
+
+def words(size: int) -> tokenizer.Tokenizer:
+    """A vocabulary of so many made-up words, reserved ones included."""
+    counts = tokenizer.Counts()
+    counts.add(f"w{number}" for number in range(size - RESERVED))
+    return tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
+
+
+def sentences(num_lines: int, vocabulary_size: int) -> list[str]:
+    """Lines of made-up words with the lengths of `Pairs`."""
+    rows = Pairs(num_lines, vocabulary_size).columns["source"]
+    return [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in rows]
+
+
+def translation(precision: computing.Precision) -> Variants:
+    """Beam 5: GRU 2×512 with additive attention, 10,000 words; `<eos>` made likely enough for lines of 20 tokens."""
+    torch.manual_seed(1)
+    config = schema.Seq2SeqConfig(
+        kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=512
+    )
+    model = factory.build(config, {"source": 10_000, "target": 10_000}, PAD)
+    assert isinstance(model, seq2seq.Seq2Seq)
+    with torch.no_grad():
+        model.output.weight.mul_(8.0)
+        model.output.bias[EOS] += 2.0
+    codec = tokenizer.Codec((), words(10_000))
+    packed = bundle.Bundle(model, config, {"source": codec, "target": codec}, "eos", "fp32")
+    decoding = schema.DecodingConfig(beam_size=5, max_length=40)
+    ours = translator.Translator(packed, decoding, schema.ComputeConfig(precision=precision))
+    lines = sentences(64, 10_000)
+
+    def run_ours() -> harness.Done:
+        computing.use_matmul("auto", precision)
+        return harness.Done(sum(found.num_tokens for found in ours.translate(lines)))
+
+    def run_baseline() -> harness.Done:
+        computing.use_matmul("default", "fp32")
+        sources = [[*ids, EOS] for ids in codec.encode_lines(lines[:8])]
+        return harness.Done(sum(len(plain.beam(model, source, 5, 40, BOS, EOS, (PAD, BOS))) for source in sources))
+
+    return {"ours": run_ours, "baseline": run_baseline}
+
+
+def scoring(precision: computing.Precision) -> Variants:
+    """Scoring lines alone: LSTM 2×650, 10,000 words."""
+    config = schema.LanguageModelConfig(
+        kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
+    )
+    model = factory.build(config, {"text": 10_000}, None)
+    assert isinstance(model, language_model.LanguageModel)
+    codec = tokenizer.Codec((), words(10_000))
+    packed = bundle.Bundle(model, config, {"text": codec}, "eos", "fp32")
+    ours = scorer.Scorer(packed, schema.ScoringConfig(), schema.ComputeConfig(precision=precision))
+    lines = sentences(256, 10_000)
+
+    def run_ours() -> harness.Done:
+        computing.use_matmul("auto", precision)
+        return harness.Done(sum(score.num_tokens for score in ours.score_lines(lines)))
+
+    def run_baseline() -> harness.Done:
+        computing.use_matmul("default", "fp32")
+        done = 0
+        with torch.inference_mode():
+            for ids in codec.encode_lines(lines[:64]):
+                row = torch.tensor([[EOS, *ids, EOS]])
+                features_BTF, _ = model(row[:, :-1], model.initial_state(1))
+                F.cross_entropy(model.logits(features_BTF)[0], row[0, 1:], reduction="sum").item()
+                done += row.shape[1] - 1
+        return harness.Done(done)
+
+    return {"ours": run_ours, "baseline": run_baseline}
+
+
+class _Clock:
+    """Hooks that read the CPU clock after each step, which is when a run asks whether to stop."""
+
+    def __init__(self) -> None:
+        self.read_s: list[float] = []
+
+    def progress(self, now: progress.Progress) -> None:
+        """Looks at it."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        self.read_s.append(time.process_time())
+        return False
+
+
+def bare() -> Variants:
+    """Whole runs of a character LSTM 1×256, record and metrics and all, beside the same model in a bare loop."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="raycurrent-bench-"))
+    dataset = making.text_dataset(folder / "dataset", num_train=200_000, num_valid=100)
+    config = schema.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=256, embedding_size=256)
+    training = schema.TrainingConfig(optimizer="sgd", learning_rate=0.1, max_steps=80)
+    runs = itertools.count()
+    tokens = training.num_lanes * training.window
+
+    def run_ours() -> harness.Done:
+        clock = _Clock()
+        root = making.place(folder / f"run-{next(runs)}")
+        job = loop.TrainingJob(root, "bench", 1, config, training, making.FP32, dataset)
+        loop.train(job, collective.Alone(), recorder.NullRecorder(), clock)
+        steps_s = [after - before for before, after in itertools.pairwise(clock.read_s)]
+        return harness.Done(tokens, statistics.median(steps_s))
+
+    torch.manual_seed(1)
+    model = objective.Objective(factory.build(config, {"text": 9}, None), 0.0).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    split = shards.Dataset.open(dataset).split("train")
+    assert split is not None
+    source = batches.SequentialLanes(split.stream(), training, 1, 0, 1)
+
+    def run_baseline() -> harness.Done:
+        computing.use_matmul("default", "fp32")
+        state, steps_s = None, []
+        for batch in itertools.islice(source.epoch(0, 0), training.max_steps):
+            started_s = time.process_time()
+            loss, _, state = model(batch.content, state)
+            (loss / batch.num_targets).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            steps_s.append(time.process_time() - started_s)
+        return harness.Done(tokens, statistics.median(steps_s))
+
+    return {"ours": run_ours, "baseline": run_baseline}

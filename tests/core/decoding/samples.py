@@ -1,0 +1,63 @@
+"""Small bundles with random weights, for the tests of decoding."""
+
+from typing import Any, Literal
+
+import torch
+
+from core.config import schema
+from core.data import tokenizer
+from core.models import bundle, factory
+
+WORDS = ["a", "cat", "dog", "sees", "the", "big", "small", "old", "house", "runs", "sleeps", "and", "or", "not"]
+FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
+
+
+def codec(kind: Literal["char", "word"], text: str, reserved: tuple[str, ...], *cleaning: str) -> tokenizer.Codec:
+    counts = tokenizer.Counts()
+    counts.add(tokenizer.units(kind, text))
+    return tokenizer.Codec(cleaning, tokenizer.from_counts(kind, counts, 1, None, reserved))
+
+
+def build(config: schema.ModelConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos") -> bundle.Bundle:
+    sizes = {role: side.tokenizer.vocabulary_size for role, side in codecs.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Wider than trained weights begin: distributions with a shape, hypotheses that differ.
+            parameter.mul_(6 if name.startswith("output") else 2)
+    return bundle.Bundle(model, config, codecs, line_end, "fp32")
+
+
+def seq2seq(**settings: Any) -> bundle.Bundle:
+    """Translates the words into themselves written backwards, or would if it had learnt to."""
+    source = codec("word", " ".join(WORDS), tokenizer.RESERVED, "lower")
+    target = codec("word", " ".join(word[::-1] for word in WORDS), tokenizer.RESERVED)
+    config = {"kind": "seq2seq", "cell": "gru", "hidden_size": 12, "embedding_size": 8, "attention": "additive"}
+    return build(schema.Seq2SeqConfig(**{**config, **settings}), {"source": source, "target": target})
+
+
+def language_model(
+    kind: Literal["char", "word"] = "char", line_end: str = "eos", text: str = "the cat sees a dog", **settings: Any
+) -> bundle.Bundle:
+    config = {"kind": "language_model", "cell": "lstm", "hidden_size": 12, "embedding_size": 8, "num_layers": 2}
+    reserved = tokenizer.reserved_for("text", line_end)
+    return build(schema.LanguageModelConfig(**{**config, **settings}), {"text": codec(kind, text, reserved)}, line_end)
+
+
+def silence(made: bundle.Bundle) -> bundle.Bundle:
+    """Makes every token equally likely: the output layer says nothing."""
+    with torch.no_grad():
+        made.model.output.weight.zero_()
+        made.model.output.bias.zero_()
+    return made
+
+
+def sentences(count: int, longest: int = 9, seed: int = 0) -> list[str]:
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (count,), generator=random).tolist()
+    return [
+        " ".join(WORDS[number] for number in torch.randint(0, len(WORDS), (length,), generator=random).tolist())
+        for length in lengths
+    ]

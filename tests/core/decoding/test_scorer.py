@@ -1,0 +1,131 @@
+"""Laws of scoring: what the numbers are, and that they do not depend on how they were computed."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core import errors
+from core.config import schema
+from core.decoding import scorer
+from tests.core.decoding import samples
+
+LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
+
+
+def _scorer(made: Any = None, **settings: Any) -> scorer.Scorer:
+    return scorer.Scorer(made or samples.language_model(), schema.ScoringConfig(**settings), samples.FP32)
+
+
+def _by_hand(made: Any, stream: list[int]) -> list[float]:
+    """Scores all tokens but the first, one forward call for each."""
+    found, state = [], made.model.initial_state(1)
+    with torch.inference_mode():
+        for token, target in itertools.pairwise(stream):
+            features_BTF, state = made.model(torch.tensor([[token]]), state)
+            found.append(-float(made.model.logits(features_BTF)[0, 0].double().log_softmax(0)[target]))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+@pytest.mark.parametrize("line_end", ["eos", "none", "space"])
+def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(kind: Any, line_end: str) -> None:
+    made = samples.silence(samples.language_model(kind, line_end))
+    ready = _scorer(made)
+    streamed, _ = ready.score_stream(LINES, ready.stream_start())
+    for rows in (ready.score_lines(LINES), streamed):
+        nll, tokens = math.fsum(row.nll_nats or 0.0 for row in rows), sum(row.num_tokens for row in rows)
+        assert tokens > 0
+        assert math.exp(nll / tokens) == pytest.approx(made.codecs["text"].tokenizer.vocabulary_size, rel=1e-6)
+
+
+def test_a_uniform_seq2seq_too() -> None:
+    made = samples.silence(samples.seq2seq())
+    targets = ["tac eht", "god", "a"]
+    rows = _scorer(made).score_pairs(["the cat", "dog", "a"], targets)
+    assert [row.num_tokens for row in rows] == [3, 2, 2]
+    vocabulary_size = made.codecs["target"].tokenizer.vocabulary_size
+    assert [row.nll_nats for row in rows] == pytest.approx([n * math.log(vocabulary_size) for n in (3, 2, 2)], rel=1e-6)
+
+
+@pytest.mark.parametrize("line_end", ["eos", "none"])
+def test_each_line_is_scored_alone(line_end: str) -> None:
+    made = samples.language_model(line_end=line_end)
+    tokenizer = made.codecs["text"].tokenizer
+    for row, line in zip(_scorer(made, tokens=True).score_lines(LINES), LINES, strict=True):
+        ids = tokenizer.encode(line)
+        stream = ids if tokenizer.eos_id is None else [tokenizer.eos_id, *ids, tokenizer.eos_id]
+        expected = _by_hand(made, stream)
+        assert row.num_tokens == len(expected)
+        assert row.nll_nats == pytest.approx(sum(expected), abs=1e-4)
+        assert [token.nll_nats for token in row.tokens or ()] == pytest.approx(expected, abs=1e-4)
+        assert [token.text for token in row.tokens or ()] == [tokenizer.token(one) for one in stream[1:]]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 7, 40, 4096])
+def test_the_size_of_batches_changes_nothing(batch_tokens: int) -> None:
+    made = samples.language_model()
+    expected = [row.nll_nats for row in _scorer(made).score_lines(LINES)]
+    found = _scorer(made, batch_tokens=batch_tokens).score_lines(LINES)
+    assert [row.nll_nats for row in found] == pytest.approx(expected, abs=1e-4)
+    pairs = samples.seq2seq()
+    lines, targets = samples.sentences(12), ["tac eht", "", "god a tac"] * 4
+    expected = [row.nll_nats for row in _scorer(pairs).score_pairs(lines, targets)]
+    found = _scorer(pairs, batch_tokens=batch_tokens).score_pairs(lines, targets)
+    assert [row.nll_nats for row in found] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_budget_counts_padding() -> None:
+    sizes = [9, 5, 5, 1, 1, 1]
+    assert [list(batch) for batch in scorer._batches(range(6), sizes, budget=10)] == [[0], [1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("line_end", ["eos", "none", "space"])
+@pytest.mark.parametrize("cuts", [[], [1], [2, 2, 5]])
+def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[int]) -> None:
+    made = samples.language_model(line_end=line_end)
+    ready = _scorer(made, batch_tokens=5)
+    tokenizer = made.codecs["text"].tokenizer
+    eos = tokenizer.eos_id or 0
+    end = {"eos": [eos], "none": [], "space": tokenizer.encode(" ")}[line_end]
+    stream = [token for line in LINES for token in [*tokenizer.encode(line), *end]]
+    expected = _by_hand(made, [eos, *stream] if line_end == "eos" else stream)
+    rows, carried = [], ready.stream_start()
+    for start, stop in zip([0, *cuts], [*cuts, len(LINES)], strict=True):
+        found, carried = ready.score_stream(LINES[start:stop], carried)
+        carried = scorer.Carried.from_bytes(carried.to_bytes(), "here")
+        rows += found
+    assert len(rows) == len(LINES)
+    assert sum(row.num_tokens for row in rows) == len(expected)
+    assert math.fsum(row.nll_nats or 0.0 for row in rows) == pytest.approx(sum(expected), abs=1e-4)
+    if line_end == "eos":
+        bounds = np.cumsum([0, *(len(tokenizer.encode(line)) + 1 for line in LINES)])
+        by_line = [sum(expected[a:b]) for a, b in itertools.pairwise(bounds)]
+        assert [row.nll_nats for row in rows] == pytest.approx(by_line, abs=1e-4)
+
+
+def test_unknown_tokens_are_counted_and_scored() -> None:
+    row = _scorer().score_lines(["the xy dog"])[0]
+    assert (row.num_unk, row.num_tokens) == (2, 11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line_end", "expected"), [("char", "eos", 8), ("char", "none", 6), ("word", "eos", 8)]
+)
+def test_characters_that_the_score_is_shared_over(kind: Any, line_end: str, expected: int) -> None:
+    assert _scorer(samples.language_model(kind, line_end)).score_lines(["the dog"])[0].num_characters == expected
+
+
+def test_the_wrong_kind_of_model_is_refused_with_what_to_do() -> None:
+    with pytest.raises(errors.UsageError, match="--targets"):
+        _scorer(samples.seq2seq()).score_lines(["a"])
+    with pytest.raises(errors.UsageError, match="need a seq2seq"):
+        _scorer().score_pairs(["a"], ["b"])
+
+
+def test_a_carried_state_that_is_something_else_is_refused() -> None:
+    with pytest.raises(errors.IntegrityError):
+        scorer.Carried.from_bytes(b"nothing of ours", "here")

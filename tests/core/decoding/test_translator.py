@@ -1,0 +1,117 @@
+"""Laws of translating lines."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from core import errors
+from core.config import schema
+from core.decoding import results, scorer, translator
+from tests.core.decoding import samples
+
+MODELS: list[dict[str, Any]] = [
+    {"attention": "none", "context": "input"},
+    {"attention": "additive", "context": "output", "bidirectional": True},
+    {"attention": "dot", "context": "input", "cell": "lstm", "num_layers": 2, "bridge": "mean"},
+]
+
+
+def _translator(made: Any = None, **settings: Any) -> translator.Translator:
+    decoding = schema.DecodingConfig(**{"max_length": 8, **settings})
+    return translator.Translator(made or samples.seq2seq(), decoding, samples.FP32)
+
+
+@pytest.mark.parametrize(("model", "beam_size"), list(itertools.product(MODELS, [1, 4])))
+def test_a_batch_gives_what_each_line_gives_alone(model: dict[str, Any], beam_size: int) -> None:
+    lines = samples.sentences(24)
+    ready = _translator(samples.seq2seq(**model), beam_size=beam_size, num_best=beam_size, batch_rows=40)
+    together = ready.translate(lines)
+    alone = [ready.translate([line])[0] for line in lines]
+    assert [row.text for row in together] == [row.text for row in alone]
+    assert [row.score_nats for row in together] == pytest.approx([row.score_nats for row in alone], abs=1e-4)
+    for row, other in zip(together, alone, strict=True):
+        assert [item.text for item in row.alternatives] == [item.text for item in other.alternatives]
+        assert row.alignment == other.alignment
+
+
+@pytest.mark.parametrize(("model", "beam_size"), list(itertools.product(MODELS, [1, 5])))
+def test_scoring_a_translation_gives_its_score(model: dict[str, Any], beam_size: int) -> None:
+    made = samples.seq2seq(**model)
+    lines = ["", *samples.sentences(24)]
+    found = _translator(made, beam_size=beam_size).translate(lines)
+    scores = scorer.Scorer(made, schema.ScoringConfig(batch_tokens=50), samples.FP32).score_pairs(
+        lines, [row.text for row in found]
+    )
+    assert [row.score_nats for row in found] == pytest.approx([-(row.nll_nats or 0.0) for row in scores], abs=1e-4)
+    assert [row.num_tokens for row in found] == [row.num_tokens for row in scores]
+
+
+def test_greedy_is_the_likeliest_token_each_time() -> None:
+    made = samples.seq2seq()
+    source, target = made.codecs["source"], made.codecs["target"].tokenizer
+    model: Any = made.model
+    lines = samples.sentences(10)
+    for line, row in zip(lines, _translator(made, beam_size=1).translate(lines), strict=True):
+        ids = [*source.encode_lines([line])[0], source.tokenizer.eos_id]
+        written: list[int] = [target.bos_id or 0]
+        with torch.inference_mode():
+            while len(written) < 8 and written[-1] != target.eos_id:
+                features_BTF = model(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([written]))
+                logits_V = model.logits(features_BTF)[0, -1]
+                logits_V[[target.pad_id, target.bos_id]] = -torch.inf
+                written.append(int(logits_V.argmax()))
+        assert row.text == target.decode(written)
+
+
+def test_a_wider_beam_finds_nothing_worse_on_the_whole() -> None:
+    lines = samples.sentences(30)
+    totals = [
+        sum(row.score_nats or 0.0 for row in _translator(beam_size=beam_size, length_penalty=0.0).translate(lines))
+        for beam_size in (1, 4, 16)
+    ]
+    assert totals == sorted(totals)
+
+
+def test_an_empty_line_has_an_empty_translation_in_its_place() -> None:
+    rows = _translator(beam_size=2).translate(["the cat", "", "a dog"])
+    assert rows[1] == results.Translation("", 0.0, 0)
+    assert rows[0].num_tokens > 0
+    assert rows[2].text == _translator(beam_size=2).translate(["a dog"])[0].text
+
+
+def test_a_line_that_is_too_long_is_an_error_of_its_own() -> None:
+    rows = _translator(beam_size=1).translate(["cat " * 12_000, "cat"])
+    assert rows[0].error is not None
+    assert rows[0].error.startswith("too_long")
+    assert rows[1].error is None
+
+
+def test_unknown_words_are_translated_too() -> None:
+    (row,) = _translator().translate(["the zebra"])
+    assert row.error is None
+
+
+def test_weights_that_overflow_give_error_rows() -> None:
+    made = samples.seq2seq()
+    with torch.no_grad():
+        made.model.output.bias.fill_(float("nan"))
+    (row,) = _translator(made).translate(["the cat"])
+    assert row.error is not None
+    assert row.error.startswith("not_finite")
+
+
+def test_bf16_translates_and_its_scores_are_near() -> None:
+    lines = samples.sentences(10)
+    bf16 = translator.Translator(
+        samples.seq2seq(), schema.DecodingConfig(max_length=8), schema.ComputeConfig(precision="bf16", matmul="default")
+    ).translate(lines)
+    for row, exact in zip(bf16, _translator().translate(lines), strict=True):
+        if row.text == exact.text:
+            assert row.score_nats == pytest.approx(exact.score_nats, rel=0.1)
+
+
+def test_a_language_model_is_refused() -> None:
+    with pytest.raises(errors.UsageError, match="use score or generate"):
+        _translator(samples.language_model())

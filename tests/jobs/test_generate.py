@@ -1,0 +1,40 @@
+"""The report of `generate`."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.config import schema
+from core.storage import location
+from jobs import generate
+from tests.core.decoding import samples
+from tests.jobs import trained
+
+
+def _run(place: pathlib.Path, prefix: str, seed: int = 1, **decoding: Any) -> dict[str, Any]:
+    settings = schema.DecodingConfig(**{"num_tokens": 10, **decoding})
+    return generate.run(location.Location.parse(str(place)), prefix, settings, samples.FP32, trained.NONE, seed)
+
+
+def test_it_goes_on_from_the_prefix_and_repeats_itself(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.language_model(line_end="none"), tmp_path)
+    report = _run(tmp_path, "the cat", method="sample")
+    assert report == _run(tmp_path, "the cat", method="sample")
+    assert report["text"].startswith("the cat")
+    assert report["num_tokens"] == 10
+    assert "warnings" not in report
+
+
+def test_unknown_characters_are_warned_of(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.language_model(line_end="none"), tmp_path)
+    report = _run(tmp_path, "the XY")
+    assert report["text"].startswith("the XY")
+    assert "2 of its tokens" in report["warnings"][0]
+
+
+def test_a_seq2seq_does_not_generate(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.seq2seq(), tmp_path)
+    with pytest.raises(errors.UsageError, match="use translate"):
+        _run(tmp_path, "the cat")

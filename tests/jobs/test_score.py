@@ -1,0 +1,144 @@
+"""Laws of `score`: figures of a corpus are those of its lines, in any division of the work."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.config import schema
+from core.decoding import scorer
+from core.storage import location
+from jobs import console, score, translate
+from tests.core.decoding import samples
+from tests.jobs import trained
+
+LINES = ["the cat sees a dog", "", "a cat", "the the the"]
+
+
+def _run(place: pathlib.Path, output: str = "out.jsonl", targets: str | None = None, **scoring: Any) -> dict[str, Any]:
+    with trained.session() as session:
+        return score.run(
+            location.Location.parse(str(place / "run")),
+            str(place / "in.txt"),
+            None if targets is None else str(place / targets),
+            f"{place}/{output}",
+            None,
+            schema.ScoringConfig(**{"part_lines": 2, **scoring}),
+            samples.FP32,
+            trained.NONE,
+            session,
+            console.SilentReporter(),
+        )
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path) -> pathlib.Path:
+    trained.save(samples.language_model(), tmp_path / "run")
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES))
+    return tmp_path
+
+
+def test_the_corpus_has_the_sum_of_its_lines(place: pathlib.Path) -> None:
+    report = _run(place)
+    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == [0, 1, 2, 3]
+    assert report["nll_nats"] == pytest.approx(math.fsum(row["nll_nats"] for row in rows), rel=1e-12)
+    assert report["tokens"] == sum(len(line) + 1 for line in LINES) == report["characters"]
+    assert report["perplexity"] == pytest.approx(math.exp(report["nll_nats"] / report["tokens"]))
+    assert report["bits_per_character"] == pytest.approx(report["nll_nats"] / math.log(2) / report["characters"])
+
+
+def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path: pathlib.Path) -> None:
+    made = samples.silence(samples.language_model())
+    trained.save(made, tmp_path / "run")
+    (tmp_path / "in.txt").write_text("the cat\na dog\n")
+    size = made.codecs["text"].tokenizer.vocabulary_size
+    for scoring in ({"unit": "line"}, {"unit": "stream"}, {"unit": "stream", "lanes": 2}):
+        report = _run(tmp_path, f"out-{len(scoring)}{scoring['unit']}.txt", **scoring)
+        assert report["perplexity"] == pytest.approx(size, rel=1e-6)
+        assert report["bits_per_character"] == pytest.approx(math.log2(size), rel=1e-6)
+
+
+def test_a_stream_of_one_lane_is_scored_as_one_text(place: pathlib.Path) -> None:
+    report = _run(place, unit="stream")
+    made = scorer.Scorer(samples.language_model(), schema.ScoringConfig(), samples.FP32)
+    rows, _ = made.score_stream(LINES, made.stream_start())
+    assert report["nll_nats"] == pytest.approx(sum(row.nll_nats or 0.0 for row in rows), abs=1e-4)
+    assert report["lanes"] == 1
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_lanes_score_every_line_once(place: pathlib.Path, lanes: int) -> None:
+    report = _run(place, unit="stream", lanes=lanes)
+    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == [0, 1, 2, 3]
+    assert [row["num_tokens"] for row in rows] == [len(line) + 1 for line in LINES]
+    assert report["lanes"] == lanes
+    assert _run(place, unit="stream", lanes=lanes)["nll_nats"] == report["nll_nats"]
+
+
+def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.seq2seq(), tmp_path / "run")
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in samples.sentences(9)))
+    with trained.session() as session:
+        translated = translate.run(
+            location.Location.parse(str(tmp_path / "run")),
+            str(tmp_path / "in.txt"),
+            str(tmp_path / "translated.txt"),
+            None,
+            schema.DecodingConfig(max_length=7, part_lines=4),
+            samples.FP32,
+            trained.NONE,
+            session,
+            console.SilentReporter(),
+        )
+    report = _run(tmp_path, targets="translated.txt")
+    assert report["nll_nats"] == pytest.approx(-float(translated["score_nats"]), abs=1e-3)
+    assert report["tokens"] == translated["tokens"]
+
+
+def test_the_scores_of_tokens_are_stored_on_request(place: pathlib.Path) -> None:
+    _run(place, tokens=True)
+    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    assert [token["text"] for token in rows[2]["tokens"]] == [*"a cat", "<eos>"]
+    assert sum(token["nll_nats"] for token in rows[2]["tokens"]) == pytest.approx(rows[2]["nll_nats"])
+
+
+def test_settings_that_do_not_go_together_are_refused(place: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match="leave it out"):
+        _run(place, targets="in.txt")
+    with pytest.raises(errors.UsageError, match="unit: stream"):
+        _run(place, lanes=2)
+    other = tmp_path / "other"
+    trained.save(samples.seq2seq(), other / "run")
+    (other / "in.txt").write_text("the cat\n")
+    with pytest.raises(errors.UsageError, match="name the translations"):
+        _run(other)
+    (other / "targets.txt").write_text("un\ndeux\n")
+    with pytest.raises(errors.DataError, match="2 lines for 1 of"):
+        _run(other, targets="targets.txt")
+    with pytest.raises(errors.UsageError, match="use line"):
+        _run(other, targets="targets.txt", unit="stream")
+
+
+def test_the_column_is_that_of_the_side_that_has_columns(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.seq2seq(), tmp_path / "run")
+    (tmp_path / "in.txt").write_text("the cat\n")
+    (tmp_path / "targets.jsonl").write_text('{"text": "tac eht"}\n')
+    with trained.session() as session:
+        report = score.run(
+            location.Location.parse(str(tmp_path / "run")),
+            str(tmp_path / "in.txt"),
+            str(tmp_path / "targets.jsonl"),
+            str(tmp_path / "out.txt"),
+            "text",
+            schema.ScoringConfig(),
+            samples.FP32,
+            trained.NONE,
+            session,
+            console.SilentReporter(),
+        )
+    assert report["tokens"] == 3

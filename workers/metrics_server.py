@@ -1,0 +1,96 @@
+"""A small HTTP server for metrics: two paths, few connections, and no patience.
+
+The library's own server answers every path, binds to all interfaces and gives each half-open connection a thread.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable
+
+HEADER_TIMEOUT_S = 2.0  # for a whole request to arrive
+ANSWER_TIMEOUT_S = 30.0
+MAX_CONNECTIONS = 32
+MAX_HEADER_BYTES = 8192
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class MetricsServer:
+    """Answers GET /metrics with what `render` returns and GET /healthz, in a thread of its own.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self, host: str, port: int, render: Callable[[], bytes], header_timeout_s: float = HEADER_TIMEOUT_S
+    ) -> None:
+        self._render = render
+        self._header_timeout_s = header_timeout_s
+        self._num_open = 0
+        self._loop = asyncio.new_event_loop()
+        self._bound: concurrent.futures.Future[int] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._serve, args=(host, port), name="metrics", daemon=True)
+        self._thread.start()
+        self.port = self._bound.result()
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    def _serve(self, host: str, port: int) -> None:
+        try:
+            listening = asyncio.start_server(self._answer, host, port, limit=MAX_HEADER_BYTES)
+            server = self._loop.run_until_complete(listening)
+        except (OSError, OverflowError) as error:
+            self._loop.close()
+            self._bound.set_exception(error)
+            return
+        self._bound.set_result(server.sockets[0].getsockname()[1])
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._num_open += 1
+        try:
+            if self._num_open <= MAX_CONNECTIONS:
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._header_timeout_s)
+                writer.write(await self._response(head))
+                await asyncio.wait_for(writer.drain(), ANSWER_TIMEOUT_S)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever is slow, gone or too talkative gets no answer
+        finally:
+            self._num_open -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _response(self, head: bytes) -> bytes:
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        path = words[1].split(b"?", 1)[0] if len(words) == 3 and words[0] == b"GET" else b""
+        if path == b"/healthz":
+            return _message(b"200 OK", b"ok\n")
+        if path != b"/metrics":
+            return _message(b"404 Not Found", b"only GET /metrics and /healthz\n")
+        try:
+            return _message(b"200 OK", await self._loop.run_in_executor(None, self._render))
+        except (OSError, ValueError):
+            return _message(b"500 Internal Server Error", b"the metrics cannot be read\n")
+
+
+def _message(status: bytes, body: bytes) -> bytes:
+    lines = [
+        b"HTTP/1.1 " + status,
+        b"Content-Type: " + CONTENT_TYPE.encode(),
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+        b"",
+        body,
+    ]
+    return b"\r\n".join(lines)

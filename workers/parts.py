@@ -1,0 +1,252 @@
+"""How the parts of an inference job are planned, done and added up: the driver's side of `inference`."""
+
+import functools
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+
+from core import errors
+from core.decoding import inputs, results
+from core.models import bundle as bundles
+from core.storage import commit, location
+from core.telemetry import catalog, recorder
+from workers import fanout, inference
+
+ERRORS_ALLOWED = 10
+ERROR_SHARE_ALLOWED = 0.001
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What all parts of an output have together."""
+
+    lines: int
+    errors: int
+    first_errors: tuple[dict[str, Any], ...]
+    tokens: int
+    nats: float
+    unk: int
+    characters: int
+    made_by: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> "Totals":
+        """Adds up the records of all parts, in their order; the sum does not depend on how they were made."""
+        made_by: list[dict[str, Any]] = []
+        for record in records:
+            if record["made_by"] not in made_by:
+                made_by.append(record["made_by"])
+        return cls(
+            lines=sum(record["lines"] for record in records),
+            errors=sum(record["errors"] for record in records),
+            first_errors=tuple(itertools.chain(*(record["first_errors"] for record in records)))[
+                : inference.SHOWN_ERRORS
+            ],
+            tokens=sum(record["tokens"] for record in records),
+            nats=math.fsum(float(record["nats"]) for record in records),
+            unk=sum(record.get("unk", 0) for record in records),
+            characters=sum(record.get("characters", 0) for record in records),
+            made_by=tuple(made_by),
+        )
+
+    def problems(self) -> dict[str, Any]:
+        """What a report says of lines that failed, and of parts that were computed in unlike ways."""
+        found: dict[str, Any] = {"errors": self.errors}
+        if self.errors:
+            found["first_errors"] = list(self.first_errors)
+        if len(self.made_by) > 1:
+            found["mixture"] = list(self.made_by)
+        return found
+
+
+class Workforce(Protocol):
+    """Who does the parts, and who is told; `cluster.Session` is one."""
+
+    @property
+    def recorder(self) -> recorder.Recorder:
+        """Measures."""
+
+    @property
+    def should_stop(self) -> Callable[[], bool]:
+        """Says whether the work should stop."""
+
+    def executor(self, stage: str, num_tasks: int | None = None) -> fanout.Executor:
+        """Gives what does so many parts of a stage."""
+
+
+class Opened(NamedTuple):
+    """A run's bundle, where it is, and what a report says of it."""
+
+    bundle: bundles.Bundle
+    url: str
+    report: dict[str, Any]
+
+
+def open_run(verb: str, run: location.Location) -> Opened:
+    """Loads the bundle of a run, or of one checkpoint folder."""
+    found = bundles.find(run)
+    report = {"verb": verb, "run": str(run), "checkpoint": str(found.checkpoint), "step": found.step}
+    return Opened(bundles.load(found.bundle), found.bundle.url, {**report, "passed_over": list(found.passed_over)})
+
+
+class _Ledger:
+    """The records so far, and how many of their lines failed."""
+
+    def __init__(self, stage: str, num_lines: int, measures: recorder.Recorder) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+        self._stage = stage
+        self._measures = measures
+        self._allowed = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
+        self._num_errors = 0
+
+    def enter(self, name: str, record: dict[str, Any]) -> None:
+        """Takes a record in; raises DataError when too many lines have failed."""
+        self.records[name] = record
+        self._num_errors += record["errors"]
+        if self._num_errors > self._allowed:
+            first = next(one["first_errors"][0] for one in self.records.values() if one["errors"])
+            raise errors.DataError(
+                f"{self._stage}: {self._num_errors} lines failed, more than {self._allowed:g} are not accepted; "
+                f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
+            )
+
+    def on_done(self, task: fanout.Task, record: dict[str, Any]) -> None:
+        """Measures a part that was just done, and takes its record in."""
+        count = functools.partial(self._measures.count, catalog.INFERENCE_LINES, stage=self._stage)
+        count(record["lines"] - record["errors"], outcome="done")
+        count(record["errors"], outcome="failed")
+        self._measures.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
+        self.enter(task.name, record)
+
+
+def do_parts(
+    spec: inference.Spec,
+    stage: str,
+    rounds: Sequence[Sequence[inference.Payload]],
+    workforce: Workforce,
+    progress: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """Does the parts that are not committed yet, round after round, and returns all records in order of lines.
+
+    Args:
+        spec: what the workers need.
+        stage: name of the stage.
+        rounds: parts of one round do not depend on each other, only on those of rounds before.
+        workforce: who does them.
+        progress: is told the lines of each part.
+
+    Raises:
+        DataError: more lines fail than max(10, 0.1 %); what was done is kept, but the output stays unfinished.
+    """
+    store = commit.PartStore(location.Location(spec.folder), spec.plan)
+    payloads = [payload for round_ in rounds for payload in round_]
+    ledger = _Ledger(stage, sum(payload.piece.num_lines for payload in payloads), workforce.recorder)
+    widest = max(map(len, rounds), default=0)
+    for round_ in rounds:
+        tasks = []
+        for payload in round_:
+            record = store.committed(payload.name)
+            if record is None:
+                tasks.append(fanout.Task(payload.name, payload, payload.piece.num_lines))
+            else:
+                ledger.enter(payload.name, record)
+                progress(payload.piece.num_lines)
+        if tasks:
+            factory = functools.partial(inference.make, spec)
+            workforce.executor(stage, widest).run(
+                stage, tasks, factory, ledger.on_done, workforce.recorder, progress, workforce.should_stop
+            )
+    payloads.sort(key=lambda payload: payload.piece.first_line)
+    return [ledger.records[payload.name] for payload in payloads]
+
+
+def of_lines(pieces: Sequence[inputs.Piece]) -> list[list[inference.Payload]]:
+    """Parts that do not depend on each other: one round."""
+    return [[inference.Payload(f"part-{number:06d}", piece) for number, piece in enumerate(pieces)]]
+
+
+def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> list[list[inference.Payload]]:
+    """Rounds of parts: the n-th of each lane, which goes on from the one before it in its lane."""
+    rounds: list[list[inference.Payload]] = [[] for _ in range(max(map(len, lanes), default=0))]
+    for lane, pieces in enumerate(lanes):
+        for number, piece in enumerate(pieces):
+            before = f"lane-{lane:04d}-{number - 1:06d}"
+            name = f"lane-{lane:04d}-{number:06d}"
+            stream: Literal["start", "after"] = "after" if number else "start"
+            rounds[number].append(inference.Payload(name, piece, stream, before if number else ""))
+    return rounds
+
+
+def count_tokens(
+    spec: inference.Spec,
+    stage: str,
+    pieces: Sequence[inputs.Piece],
+    workforce: Workforce,
+    progress: Callable[[int], None],
+) -> list[int]:
+    """Counts the tokens that each piece has in a stream."""
+    counts = [0] * len(pieces)
+
+    def on_done(task: fanout.Task, lines: list[int]) -> None:
+        counts[int(task.name)] = sum(lines)
+
+    tasks = [fanout.Task(str(number), piece, piece.num_lines) for number, piece in enumerate(pieces)]
+    factory = functools.partial(inference.CountWorker, spec)
+    workforce.executor(stage, len(tasks)).run(
+        stage, tasks, factory, on_done, workforce.recorder, progress, workforce.should_stop
+    )
+    return counts
+
+
+def check_streams(source: str, output: str, column: str | None) -> None:
+    """Makes sure that standard input, if it is named, goes to standard output, as lines.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if "-" not in (source, output):
+        return
+    if source != output:
+        raise errors.UsageError("--input, --output: standard input goes to standard output: both are - or none is")
+    if column is not None:
+        raise errors.UsageError("--column: standard input is lines of text; leave it out")
+
+
+def stream(
+    kind: results.Kind,
+    source: BinaryIO,
+    stdout: int,
+    part_lines: int,
+    compute: Callable[[list[str]], Sequence[results.Result]],
+) -> dict[str, Any]:
+    """Answers each line of standard input with a line, so many lines at a time; a bad line with an empty one."""
+    num_lines = num_errors = num_tokens = 0
+    with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
+        while chunk := list(itertools.islice(source, part_lines)):
+            lines = [_decoded(raw) for raw in chunk]
+            answers = iter(compute([line for line in lines if line is not None]))
+            rows = [results.failed(kind, "invalid_utf8") if line is None else next(answers) for line in lines]
+            sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
+            sink.flush()
+            num_lines += len(rows)
+            num_errors += sum(row.error is not None for row in rows)
+            num_tokens += sum(row.num_tokens for row in rows)
+    return {"lines": num_lines, "errors": num_errors, "tokens": num_tokens}
+
+
+def _decoded(raw: bytes) -> str | None:
+    try:
+        text = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def speed(num_lines: int, started_s: float) -> dict[str, float]:
+    """How long a job took, and how fast it was."""
+    elapsed_s = time.monotonic() - started_s
+    return {"elapsed_s": elapsed_s, "lines_per_s": num_lines / max(elapsed_s, 1e-9)}

@@ -1,0 +1,392 @@
+"""The passes that make a dataset: each is a fan-out of one kind of task over parts of lines.
+
+A task that is committed is not done again, so a run that was stopped goes on where it was. The driver holds a small
+record of each part, never lines.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from core import errors
+from core.config import loading, schema
+from core.data import corpus, dataset_index, duplicates, selection, sources
+from core.storage import commit, location
+from core.telemetry import catalog, recorder
+from workers import fanout, sharding
+
+STAGE = "prepare"
+
+Records = dict[str, sharding.Record]
+Factory = Callable[[], Callable[[Any], Any]]
+
+
+class Session(Protocol):
+    """What a run needs of the cluster."""
+
+    @property
+    def recorder(self) -> recorder.Recorder:
+        """Measures what the driver does."""
+
+    @property
+    def should_stop(self) -> Callable[[], bool]:
+        """Whether a signal asked the run to end."""
+
+    def executor(self, stage: str, num_tasks: int | None = None) -> fanout.Executor:
+        """What does the tasks of a stage."""
+
+
+class Progress(Protocol):
+    """A stretch of work whose progress is shown."""
+
+    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
+        """Says that `amount` more is done."""
+
+
+class Reporter(Protocol):
+    """Where passes show how far they are."""
+
+    def stage(self, name: str, total: float | None, unit: str) -> contextlib.AbstractContextManager[Progress]:
+        """Opens a stretch of `total` units."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made, and of what.
+
+    Attributes:
+        folder: of the dataset.
+        content: everything that decides the dataset, as JSON: settings and sources.
+        groups: by source, its files.
+    """
+
+    folder: location.Location
+    content: dict[str, Any]
+    groups: dict[str, list[corpus.Group]]
+
+
+class Passes:
+    """The passes of one run, in order; each takes what the one before returned."""
+
+    def __init__(
+        self,
+        planned: Plan,
+        settings: schema.CorpusConfig,
+        tokenizing: schema.TokenizerConfig,
+        seed: int,
+        session: Session,
+        reporter: Reporter,
+    ) -> None:
+        self._plan = planned
+        self._corpus = settings
+        self._tokenizing = tokenizing
+        self._session = session
+        self._reporter = reporter
+        self._store = commit.PartStore(planned.folder, planned.content)
+        self._recipe = sharding.Recipe(settings, tokenizing, seed, planned.folder, planned.content)
+
+    def run(self, settings: schema.ShardingConfig) -> dataset_index.DatasetIndex:
+        """Does all passes and returns the index that is to be written."""
+        groups = self._stage()
+        counts = self._count_blocks(groups, settings.part_size_bytes)
+        hashes = self._check_unchanged(counts)
+        parts = {name: self._cut(name, groups[name], counts[name]) for name in groups}
+        used = dict(parts)
+        limit = self._corpus.limit
+        if limit.lines is not None:
+            used["train"] = corpus.take(parts["train"], limit.lines)
+        counted = parts["train"] if limit.vocabulary == "before" else used["train"]
+        for name, found in used.items():
+            if not found:
+                raise errors.DataError(f"corpus.{name}: 0 usable lines, its files are empty; name files with text")
+        recipe = dataclasses.replace(
+            self._recipe,
+            splitting={
+                name: selection.splitting(name, self._corpus, self._recipe.seed, _num_lines(found))
+                for name, found in used.items()
+            },
+            num_parts={name: len(found) for name, found in {**used, "train": counted}.items()},
+        )
+        if self._corpus.filters.duplicates == "drop":
+            recipe = self._find_repeats(recipe, {**used, "train": counted})
+        rooms, files = self._count(recipe, parts["train"], used["train"], counted)
+        tokenizers = self._make_tokenizers(recipe, files)
+        recipe = dataclasses.replace(recipe, tokenizers={name: made.file for name, made in tokenizers.items()})
+        return self._index(self._encode(recipe, used, rooms), tokenizers, hashes)
+
+    def _stage(self) -> dict[str, list[corpus.Group]]:
+        """Makes plain copies of compressed and remote files, and looks whether all are text."""
+        files = dict.fromkeys(file for groups in self._plan.groups.values() for group in groups for file in group)
+        tasks: list[tuple[sharding.StageTask, int]] = []
+        for file in files:
+            sha256 = sources.expected_sha256(file, self._corpus.sha256)
+            if sources.needs_staging(file, sha256):
+                tasks.append((sharding.StageTask(f"stage-{len(tasks):05d}", file, sha256), 1))
+        records = self._fan_out("prepare: decompress", "files", tasks, _doing(sharding.stage, self._recipe))
+        plain = {task.file: location.Location(records[task.name]["url"]) for task, _ in tasks}
+        for file in files:
+            sources.check(plain.get(file, file))
+        return {
+            name: [tuple(plain.get(file, file) for file in group) for group in groups]
+            for name, groups in self._plan.groups.items()
+        }
+
+    def _count_blocks(
+        self, groups: Mapping[str, Sequence[corpus.Group]], block_bytes: int
+    ) -> dict[str, list[list[list[corpus.BlockCount]]]]:
+        """Counts the lines of all blocks: by source, group and file."""
+        tasks: list[fanout.Task] = []
+        counts: dict[str, list[list[list[corpus.BlockCount]]]] = {
+            name: [[[] for _ in group] for group in found] for name, found in groups.items()
+        }
+        for name, found in groups.items():
+            for number, group in enumerate(found):
+                for side, file in enumerate(group):
+                    blocks = corpus.blocks(file.size_bytes(), block_bytes)
+                    tasks += [
+                        fanout.Task(
+                            f"{name}-{number}-{side}-{start}", sharding.BlockTask(file, start, stop), stop - start
+                        )
+                        for start, stop in blocks
+                    ]
+
+        def on_done(task: fanout.Task, count: corpus.BlockCount) -> None:
+            name, number, side, _ = task.name.split("-")
+            counts[name][int(number)][int(side)].append(count)
+
+        self._execute("prepare: count lines", "bytes", tasks, _doing(sharding.count_block, self._recipe), on_done)
+        for file_counts in (file for found in counts.values() for group in found for file in group):
+            file_counts.sort()
+        return counts
+
+    def _check_unchanged(self, counts: Mapping[str, Sequence[Sequence[Sequence[corpus.BlockCount]]]]) -> dict[str, str]:
+        """Returns a hash of the text of each source; parts that are done must have been made from the same."""
+        hashes = {}
+        for name, groups in counts.items():
+            blocks = [f"{block.start} {block.sha256}" for group in groups for file in group for block in file]
+            hashes[name] = hashlib.sha256("\n".join(blocks).encode()).hexdigest()
+        if self._store.commit("sources", {"sha256": hashes})["sha256"] != hashes:
+            raise errors.DataError(
+                f"{self._plan.folder}: a source has changed since this dataset was begun; use another root"
+            )
+        return hashes
+
+    def _cut(
+        self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
+    ) -> list[corpus.Part]:
+        source: schema.SourceConfig = getattr(self._corpus, name)
+        columns = source.columns if source.tsv else None
+        return corpus.cut(groups, counts, columns, self._corpus.max_line_bytes)
+
+    def _find_repeats(self, recipe: sharding.Recipe, parts: Mapping[str, Sequence[corpus.Part]]) -> sharding.Recipe:
+        """Finds the repeated lines of each source, by hashes on disk."""
+        partitions = {name: duplicates.num_partitions(_num_lines(found)) for name, found in parts.items()}
+        recipe = dataclasses.replace(recipe, num_partitions=partitions)
+        tasks = [task for name, found in parts.items() for task in _part_tasks("hash", name, found)]
+        records = self._fan_out("prepare: hash lines", "lines", tasks, _doing(sharding.hash_lines, recipe))
+        searches: list[tuple[Any, int]] = []
+        for name, found in parts.items():
+            files = tuple(_file(records[task.name]) for task, _ in _part_tasks("hash", name, found))
+            starts = tuple(part.first_line for part in found)
+            for number in range(partitions[name]):
+                task = sharding.RepeatsTask(f"repeats-{name}-{number:05d}", number, partitions[name], files, starts)
+                searches.append((task, 1))
+        repeats = self._fan_out(
+            "prepare: find duplicates", "partitions", searches, _doing(sharding.find_repeats, recipe)
+        )
+        names = {
+            name: tuple(_file(repeats[f"repeats-{name}-{number:05d}"]) for number in range(partitions[name]))
+            for name in parts
+        }
+        return dataclasses.replace(recipe, repeats=names)
+
+    def _count(
+        self,
+        recipe: sharding.Recipe,
+        everything: Sequence[corpus.Part],
+        used: Sequence[corpus.Part],
+        counted: Sequence[corpus.Part],
+    ) -> tuple[list[int | None], list[str]]:
+        """Counts the words of the training lines, or takes a sample of them.
+
+        Returns:
+            How many tokens each used part may give to the training stream (None: all), and the files to learn from.
+        """
+        if self._tokenizing.kind == "bpe":
+            line_bytes = _num_bytes(everything) / _num_lines(everything)
+            share = self._tokenizing.sample_bytes / (line_bytes * _num_lines(counted))
+            recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
+            what, title, function = "sample", "prepare: sample lines", sharding.sample_lines
+        else:
+            what, title, function = "count", "prepare: count words", sharding.count_words
+        tasks = _part_tasks(what, "train", counted)
+        records = self._fan_out(title, "lines", tasks, _doing(function, recipe))
+        ordered = [records[task.name] for task, _ in tasks]
+        if not sum(record["lines"] for record in ordered):
+            raise errors.DataError(
+                f"corpus.train: 0 usable lines of {_num_lines(counted)}; check corpus.filters and corpus.split"
+            )
+        files = [_file(record) for record in ordered]
+        limit = self._corpus.limit
+        if limit.tokens is None:
+            return [None] * len(used), files
+        before = itertools.accumulate((record["tokens"] for record in ordered), initial=0)
+        rooms: list[int | None] = [max(0, limit.tokens - tokens) for tokens in itertools.islice(before, len(used))]
+        if limit.vocabulary == "after":
+            recounted = [
+                (dataclasses.replace(task, name=f"re{task.name}", max_tokens=room), weight)
+                for (task, weight), room in zip(tasks, rooms, strict=True)
+                if room
+            ]
+            records = self._fan_out(title, "lines", recounted, _doing(sharding.count_words, recipe))
+            files = [_file(records[task.name]) for task, _ in recounted]
+        return rooms, files
+
+    def _make_tokenizers(
+        self, recipe: sharding.Recipe, files: Sequence[str]
+    ) -> dict[str, dataset_index.TokenizerRecord]:
+        """Makes the tokenizer of each column, or the one that they share."""
+        columns = recipe.columns
+        groups = [columns] if self._tokenizing.shared else [(column,) for column in columns]
+        tasks = [(sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files)), 1) for group in groups]
+        records = self._fan_out("prepare: tokenizers", "tokenizers", tasks, _doing(sharding.make_tokenizer, recipe))
+        made: dict[str, dataset_index.TokenizerRecord] = {}
+        for task, _ in tasks:
+            record = records[task.name]
+            file = commit.FileRecord.from_json(record["files"][0], task.name)
+            one = dataset_index.TokenizerRecord(file, record["fingerprint"], record["vocabulary_size"])
+            made |= dict.fromkeys(task.columns, one)
+        return made
+
+    def _encode(
+        self, recipe: sharding.Recipe, used: Mapping[str, Sequence[corpus.Part]], rooms: Sequence[int | None]
+    ) -> list[sharding.Record]:
+        """Writes the shards; returns the records of all parts in order, those that need no work included."""
+        tasks: list[tuple[Any, int]] = []
+        beyond: Records = {}
+        for name, found in used.items():
+            for task, weight in _part_tasks("encode", name, found):
+                room = rooms[task.number] if name == "train" else None
+                if room == 0 and recipe.splitting[name].by == "none":
+                    beyond[task.name] = {"shards": {}, "lines": weight, "drops": {"limit": weight}}
+                else:
+                    tasks.append((dataclasses.replace(task, max_tokens=room), weight))
+        factory = functools.partial(sharding.encoder, recipe)
+        records = beyond | self._fan_out("prepare: encode", "lines", tasks, factory)
+        return [records[task.name] for name, found in used.items() for task, _ in _part_tasks("encode", name, found)]
+
+    def _index(
+        self,
+        records: Sequence[sharding.Record],
+        tokenizers: dict[str, dataset_index.TokenizerRecord],
+        hashes: Mapping[str, str],
+    ) -> dataset_index.DatasetIndex:
+        splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
+        drops: collections.Counter[str] = collections.Counter()
+        for record in records:
+            drops.update(record["drops"])
+            for split, shard in record["shards"].items():
+                splits[split].append(dataset_index.ShardRecord(**shard))
+        num_lines = sum(record["lines"] for record in records)
+        for split, found in splits.items():
+            wanted = split in self._plan.groups or getattr(self._corpus.split, split)
+            if wanted and not found:
+                counts = ", ".join(f"{reason} {number}" for reason, number in sorted(drops.items())) or "none dropped"
+                raise errors.DataError(
+                    f"corpus: 0 usable lines for {split}, of {num_lines} read ({counts}); "
+                    "check corpus.filters and corpus.split"
+                )
+        sources.check_share("corpus", num_lines, drops["invalid_utf8"])
+        content = self._plan.content
+        return dataset_index.DatasetIndex(
+            kind=self._corpus.kind,
+            splits={split: tuple(found) for split, found in splits.items() if found},
+            lines_read=num_lines,
+            drops=dict(sorted(drops.items())),
+            sources=tuple(
+                {"split": name, "files": files, "sha256": hashes[name]} for name, files in content["sources"].items()
+            ),
+            tokenizers=tokenizers,
+            line_end=self._corpus.line_end,
+            cleaning=self._corpus.cleaning,
+            settings=content["settings"],
+            fingerprint=loading.fingerprint(content),
+        )
+
+    def _fan_out(self, title: str, unit: str, tasks: Sequence[tuple[Any, int]], factory: Factory) -> Records:
+        """Does the tasks that are not committed yet and returns the records of all, by name."""
+        records: Records = {}
+        todo = []
+        for task, weight in tasks:
+            record = self._store.committed(task.name)
+            if record is None:
+                todo.append(fanout.Task(task.name, task, weight))
+            else:
+                records[task.name] = record
+
+        def on_done(task: fanout.Task, record: sharding.Record) -> None:
+            records[task.name] = record
+            if "shards" in record:
+                self._measure(record)
+
+        self._execute(title, unit, todo, factory, on_done)
+        return records
+
+    def _execute(
+        self,
+        title: str,
+        unit: str,
+        tasks: Sequence[fanout.Task],
+        factory: Factory,
+        on_done: Callable[[fanout.Task, Any], None],
+    ) -> None:
+        if not tasks:
+            return
+        with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as shown:
+            self._session.executor(STAGE, len(tasks)).run(
+                STAGE,
+                tasks,
+                factory,
+                on_done,
+                recorder=self._session.recorder,
+                progress=shown.advance,
+                should_stop=self._session.should_stop,
+            )
+
+    def _measure(self, record: sharding.Record) -> None:
+        kept = sum(shard["rows"] for shard in record["shards"].values())
+        tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
+        self._session.recorder.count(catalog.PREPARE_LINES, kept, outcome="done")
+        self._session.recorder.count(catalog.PREPARE_LINES, record["lines"] - kept, outcome="skipped")
+        self._session.recorder.count(catalog.PREPARE_TOKENS, tokens)
+
+
+def _doing(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> Factory:
+    return functools.partial(sharding.worker, function, recipe)
+
+
+def _part_tasks(what: str, source: str, parts: Sequence[corpus.Part]) -> list[tuple[sharding.PartTask, int]]:
+    return [
+        (sharding.PartTask(f"{what}-{source}-{number:05d}", source, number, part), part.num_lines)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _file(record: sharding.Record) -> str:
+    return str(record["files"][0]["name"])
+
+
+def _num_lines(parts: Sequence[corpus.Part]) -> int:
+    return sum(part.num_lines for part in parts)
+
+
+def _num_bytes(parts: Sequence[corpus.Part]) -> int:
+    """Returns the bytes of the larger side of all files."""
+    sizes = {part.files: part.sizes_bytes for part in parts}
+    return max(map(sum, zip(*sizes.values(), strict=True)))

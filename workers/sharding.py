@@ -1,0 +1,358 @@
+"""What one worker does to prepare a corpus: one plain function for each kind of task.
+
+Each takes the recipe, which is the same for all tasks of a pass, and its own task, which names a range of lines.
+What it makes is a file whose name holds the hash of its bytes, and a commit record; both depend on the recipe and
+the lines alone. So it does not matter who does a task, how often, or in which order.
+"""
+
+import collections
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from core import errors
+from core.config import schema
+from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, tokenizer
+from core.storage import commit, location
+
+STAGING = ".staging"
+CHUNK_LINES = 1024
+_REASONS = {"too_long": "too_many_bytes"}  # `too_long` is said of tokens
+
+Record = dict[str, Any]
+Rows = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the dataset, for all tasks of a pass.
+
+    Attributes:
+        corpus: the settings of the corpus.
+        tokenizer: the settings of the tokenizer.
+        seed: of splits and samples.
+        dataset: the folder of the dataset.
+        plan: the plan of its part store.
+        splitting: by source, how its lines are shared out.
+        num_parts: by source, how many parts it has.
+        num_partitions: by source, over how many files its hashes are spread.
+        repeats: by source, the files that name its repeated lines, one for each partition.
+        sample_share: of the lines, that a trained tokenizer sees.
+        tokenizers: by column, the file that holds its tokenizer, once there is one.
+    """
+
+    corpus: schema.CorpusConfig
+    tokenizer: schema.TokenizerConfig
+    seed: int
+    dataset: location.Location
+    plan: Mapping[str, Any]
+    splitting: Mapping[str, selection.Splitting] = field(default_factory=dict)
+    num_parts: Mapping[str, int] = field(default_factory=dict)
+    num_partitions: Mapping[str, int] = field(default_factory=dict)
+    repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sample_share: float = 1.0
+    tokenizers: Mapping[str, commit.FileRecord] = field(default_factory=dict)
+
+    @property
+    def store(self) -> commit.PartStore:
+        """Where the records of tasks are committed."""
+        return commit.PartStore(self.dataset, self.plan)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the dataset."""
+        return dataset_index.COLUMNS[self.corpus.kind]
+
+    @property
+    def num_ends(self) -> int:
+        """How many `<eos>` end each side of a line: 1 or 0."""
+        return int(self.corpus.kind == "pairs" or self.corpus.line_end == "eos")
+
+    @property
+    def joint(self) -> str:
+        """The text that stands after each line of a text."""
+        return " " if self.corpus.kind == "text" and self.corpus.line_end == "space" else ""
+
+    @property
+    def cut_at(self) -> int | None:
+        """How many tokens of a side are kept, or None for all."""
+        return self.corpus.filters.max_length if self.corpus.filters.too_long == "cut" else None
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """A file that is not plain, and the checksum it must have."""
+
+    name: str
+    file: location.Location
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block of bytes of a file."""
+
+    file: location.Location
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """Some lines of a source; `max_tokens` is what is left here of a limit on the training stream."""
+
+    name: str
+    source: str
+    number: int
+    part: corpus.Part
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class RepeatsTask:
+    """One partition of the hashes of a source: the files of its parts, and the first line of each part."""
+
+    name: str
+    partition: int
+    num_partitions: int
+    files: tuple[str, ...]
+    part_starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VocabularyTask:
+    """The columns that get a tokenizer, and the files of counts or samples of all parts, in order."""
+
+    name: str
+    columns: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+class Line(NamedTuple):
+    """A cleaned line, the split that it belongs to, and whether it repeats an earlier one."""
+
+    number: int
+    sides: tuple[str, ...]
+    split: str
+    repeated: bool
+
+
+def worker(function: Callable[[Recipe, Any], Any], recipe: Recipe) -> Callable[[Any], Any]:
+    """Returns what a worker calls with each task of a pass."""
+    return functools.partial(function, recipe)
+
+
+def encoder(recipe: Recipe) -> Callable[[PartTask], Record]:
+    """Loads the tokenizers, once for each worker, and returns what it calls with each part."""
+    loaded: dict[str, tokenizer.Tokenizer] = {}
+    for column, file in recipe.tokenizers.items():
+        commit.verify(recipe.dataset, [file])
+        place = recipe.dataset.join(file.name)
+        loaded[column] = tokenizer.Tokenizer.from_json(place.read_bytes().decode(), str(place))
+    return functools.partial(encode, recipe, loaded)
+
+
+def stage(recipe: Recipe, task: StageTask) -> Record:
+    """Makes a plain copy of a compressed file or one on the web, and compares its checksum."""
+    folder = recipe.dataset.join(STAGING)
+    plain = sources.stage(task.file, folder, task.sha256)
+    copied = [] if plain == task.file else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
+    return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copied]})
+
+
+def count_block(recipe: Recipe, task: BlockTask) -> corpus.BlockCount:
+    """Counts the lines that begin in a block of a file."""
+    del recipe
+    return corpus.count_block(task.file, task.start, task.stop)
+
+
+def hash_lines(recipe: Recipe, task: PartTask) -> Record:
+    """Writes the hashes of all usable lines of a part, by partition."""
+    lines = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
+    hashes = duplicates.hash_lines((line.number, line.sides) for line in lines)
+    return _commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
+
+
+def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
+    """Writes the lines of one partition that repeat an earlier one."""
+    pieces = [
+        duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
+    ]
+    return _commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(pieces), task.part_starts))
+
+
+def count_words(recipe: Recipe, task: PartTask) -> Record:
+    """Counts the words or characters of the training lines of a part, as `encode` will keep them."""
+    kind = recipe.tokenizer.kind
+    counts = {column: tokenizer.Counts() for column in recipe.columns}
+    if recipe.tokenizer.shared:
+        counts = dict.fromkeys(recipe.columns, tokenizer.Counts())
+    num_lines = num_tokens = 0
+    for line in itertools.chain.from_iterable(_read(recipe, task, collections.Counter())):
+        if line.split != "train":
+            continue
+        sides = [tokenizer.units(kind, side) for side in line.sides]
+        if _reason(recipe, line, [len(units) for units in sides]):
+            continue
+        if recipe.corpus.kind == "text":
+            sides[0] += tokenizer.units(kind, recipe.joint)
+            room = None if task.max_tokens is None else task.max_tokens - num_tokens
+            if room is not None and room <= 0:
+                break
+            num_tokens += min(
+                limit for limit in (len(sides[0]) + recipe.num_ends, recipe.cut_at, room) if limit is not None
+            )
+            sides[0] = sides[0][:room]
+        num_lines += 1
+        for column, units in zip(recipe.columns, sides, strict=True):
+            counts[column].add(units)
+    columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
+    content = {column: list(counts[column].by_unit.items()) for column in columns}
+    return _commit_file(recipe, task.name, _json(content), {"lines": num_lines, "tokens": num_tokens})
+
+
+def sample_lines(recipe: Recipe, task: PartTask) -> Record:
+    """Writes a seeded sample of the training lines of a part."""
+    lines = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
+    usable = [line for line in lines if line.split == "train" and not line.repeated and any(line.sides)]
+    chosen = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
+    content = {column: [line.sides[side] for line in chosen] for side, column in enumerate(recipe.columns)}
+    return _commit_file(recipe, task.name, _json(content), {"lines": len(usable), "tokens": 0})
+
+
+def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
+    """Makes the tokenizer of one column, or of several that share it, from the counts or samples of all parts."""
+    settings = recipe.tokenizer
+    reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
+    if settings.kind == "bpe":
+        assert settings.max_size is not None
+        made = tokenizer.train_bpe(_sampled(recipe, task), settings.max_size, reserved)
+    else:
+        counts = tokenizer.Counts()
+        for file in task.files:
+            content = recipe.dataset.join(file).read_json()
+            counts.merge(tokenizer.Counts(collections.Counter(dict(content[task.columns[0]]))))
+        made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved)
+    stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
+    file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
+    record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size}
+    return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
+
+
+def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:
+    """Writes the shards of a part: one for each split that has a line in it."""
+    drops: collections.Counter[str] = collections.Counter()
+    pieces: dict[str, list[tuple[list[int], list[shards.Ragged]]]] = collections.defaultdict(list)
+    ends = [[*one.encode(recipe.joint), *([one.eos_id] * recipe.num_ends)] for one in tokenizers.values()]
+    room = task.max_tokens
+    for chunk in _read(recipe, task, drops):
+        sides_of = [
+            one.encode_lines([line.sides[side] for line in chunk]) for side, one in enumerate(tokenizers.values())
+        ]
+        kept: dict[str, tuple[list[int], list[Rows]]] = {}
+        for line, *sides in zip(chunk, *sides_of, strict=True):
+            reason = _reason(recipe, line, [len(ids) for ids in sides])
+            if reason is None and line.split == "train" and room == 0:
+                reason = "limit"
+            if reason is not None:
+                drops[reason] += 1
+                continue
+            rows = [[*ids, *end][: recipe.cut_at] for ids, end in zip(sides, ends, strict=True)]
+            if room is not None and line.split == "train":
+                rows[0] = rows[0][:room]
+                room -= len(rows[0])
+            numbers, columns = kept.setdefault(line.split, ([], [[] for _ in rows]))
+            numbers.append(line.number)
+            for column, row in zip(columns, rows, strict=True):
+                column.append(row)
+        for split, (numbers, columns) in kept.items():  # arrays take a tenth of what lists of numbers take
+            pieces[split].append((numbers, [shards.ragged(rows) for rows in columns]))
+    return _commit_shards(recipe, tokenizers, task, pieces, drops)
+
+
+def _commit_shards(
+    recipe: Recipe,
+    tokenizers: Mapping[str, tokenizer.Tokenizer],
+    task: PartTask,
+    pieces: Mapping[str, Sequence[tuple[list[int], list[shards.Ragged]]]],
+    drops: Mapping[str, int],
+) -> Record:
+    sizes = {column: one.vocabulary_size for column, one in tokenizers.items()}
+    files, written = [], {}
+    for split in dataset_index.SPLITS:
+        if split not in pieces:
+            continue
+        lines = [number for numbers, _ in pieces[split] for number in numbers]
+        columns = {
+            column: shards.join([sides[place] for _, sides in pieces[split]])
+            for place, column in enumerate(recipe.columns)
+        }
+        data = shards.encode_shard(columns, lines, sizes)
+        file = commit.put_content(recipe.dataset, f"{split}/part-{task.number:05d}", ".arrow", data)
+        files.append(file.to_json())
+        tokens = {column: len(side.values) for column, side in columns.items()}
+        written[split] = {**file.to_json(), "rows": len(lines), "tokens": tokens}
+    num_kept = sum(shard["rows"] for shard in written.values())
+    assert num_kept + sum(drops.values()) == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
+    record = {"files": files, "shards": written, "lines": task.part.num_lines, "drops": dict(sorted(drops.items()))}
+    return recipe.store.commit(task.name, record)
+
+
+def _read(recipe: Recipe, task: PartTask, drops: collections.Counter[str]) -> Iterator[list[Line]]:
+    """Yields the usable lines of a part, cleaned, some at a time; counts the others by reason."""
+    settings, splitting = recipe.corpus, recipe.splitting[task.source]
+    repeated = _repeated(recipe, task)
+    lines = corpus.read_lines(task.part)
+    while read := list(itertools.islice(lines, CHUNK_LINES)):
+        chunk = []
+        for number, sides in read:
+            if isinstance(sides, corpus.BadLine):
+                reason = _REASONS.get(sides.reason, sides.reason)
+                if settings.on_bad_line == "fail":
+                    raise errors.DataError(
+                        f"{sides.where}: is a bad line ({reason}); correct it, or set corpus.on_bad_line: skip"
+                    )
+                drops[reason] += 1
+                continue
+            cleaned = tuple(cleaning.clean(side, settings.cleaning) for side in sides)
+            chunk.append(Line(number, cleaned, splitting.of(number, cleaned[0]), number in repeated))
+        yield chunk
+
+
+def _repeated(recipe: Recipe, task: PartTask) -> frozenset[int]:
+    found = [
+        duplicates.read_repeats(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
+        for file in recipe.repeats.get(task.source, ())
+    ]
+    return frozenset(itertools.chain.from_iterable(found))
+
+
+def _reason(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
+    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_ends)
+    return reason or ("duplicate" if line.repeated else None)
+
+
+def _sampled(recipe: Recipe, task: VocabularyTask) -> Iterator[str]:
+    """Yields the sampled lines of all parts, up to the limit of each column."""
+    room = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
+    for file in task.files:
+        content = recipe.dataset.join(file).read_json()
+        for column in task.columns:
+            for line in content[column]:
+                room[column] -= len(line.encode())
+                if room[column] < 0:
+                    break
+                yield line
+
+
+def _json(content: Mapping[str, Iterable[Any]]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, int] | None = None) -> Record:
+    """Puts what a later pass reads beside the dataset, and commits the task."""
+    file = commit.put_content(recipe.dataset, f"{STAGING}/{name}", ".bin", data)
+    return recipe.store.commit(name, {"files": [file.to_json()], **(values or {})})
