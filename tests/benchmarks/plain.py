@@ -86,29 +86,32 @@ def beam(
     model: seq2seq.Seq2Seq,
     source: Sequence[int],
     beam_size: int,
-    max_length: int,
+    lengths: range,
     bos: int,
     eos: int,
     refused: Sequence[int],
 ) -> list[int]:
-    """Beam search for one line: every hypothesis a Python list, every step one batch of the live ones."""
+    """Beam search for one line: every hypothesis a Python list, every step one batch of the live ones.
+
+    Translations are as long as `lengths` allows, `<eos>` included.
+    """
     memory = model.encode(torch.tensor([list(source)]), torch.tensor([len(source)]))
     alive: list[tuple[list[int], float]] = [([], 0.0)]
     state = model.initial_state(memory)
     ended: list[tuple[list[int], float]] = []
-    for length in range(1, max_length + 1):
+    for length in range(1, lengths.stop):
         tokens = torch.tensor([hypothesis[-1] if hypothesis else bos for hypothesis, _ in alive])
         rows = memory.select(torch.zeros(len(alive), dtype=torch.int64))
         features, state, _ = model.step(tokens, rows, state)
         log_probs = torch.log_softmax(model.logits(features), dim=-1)
-        log_probs[:, list(refused)] = -torch.inf
+        log_probs[:, [*refused, eos] if length < lengths.start else list(refused)] = -torch.inf
         totals = log_probs + torch.tensor([score for _, score in alive])[:, None]
         values, places = totals.flatten().topk(beam_size - len(ended))
         following, origins = [], []
         for value, place in zip(values.tolist(), places.tolist(), strict=True):
             row, token = divmod(place, totals.shape[1])
             hypothesis = [*alive[row][0], token]
-            if token == eos or length == max_length:
+            if token == eos or length == lengths.stop - 1:
                 ended.append((hypothesis, value / length))
             else:
                 following.append((hypothesis, value))
