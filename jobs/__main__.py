@@ -6,6 +6,7 @@ started. So a wrong setting is told within a second or two, and `--help` loads n
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ class Job(NamedTuple):
 
 
 @app.command()
-def prepare(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | None:
+def prepare(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
     """Turn corpora into an Arrow dataset."""
 
     def call(resolved: schema.RunConfig) -> Report:
@@ -72,7 +73,7 @@ def train(
     set_: Overrides = None,
     print_config: PrintConfig = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="refuse to go on from a checkpoint")] = False,
-) -> Job | None:
+) -> Job | str:
     """Train a model on a dataset; run again, go on where it stopped."""
 
     def call(resolved: schema.RunConfig) -> Report:
@@ -93,7 +94,7 @@ def translate(
     overwrite: Overwrite = False,
     set_: Overrides = None,
     print_config: PrintConfig = False,
-) -> Job | None:
+) -> Job | str:
     """Translate a file, or standard input, with a trained model."""
     source, target = _location(input_, "--input"), _location(output, "--output")
 
@@ -128,7 +129,7 @@ def score(
     overwrite: Overwrite = False,
     set_: Overrides = None,
     print_config: PrintConfig = False,
-) -> Job | None:
+) -> Job | str:
     """Score text (perplexity), or given translations, with a trained model."""
     source, target = _location(input_, "--input"), _location(output, "--output")
     sides = None if targets is None else _location(targets, "--targets")
@@ -161,7 +162,7 @@ def generate(
     prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")],
     set_: Overrides = None,
     print_config: PrintConfig = False,
-) -> Job | None:
+) -> Job | str:
     """Go on from a prefix with a language model."""
 
     def call(place: location.Location, use: settings.Use, _: int) -> Report:
@@ -190,7 +191,7 @@ def evaluate(
 
 
 @app.command()
-def pipeline(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | None:
+def pipeline(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
     """Prepare, train, translate and score, evaluate, and report."""
 
     def call(resolved: schema.RunConfig) -> Report:
@@ -203,13 +204,12 @@ def pipeline(config: Config, set_: Overrides = None, print_config: PrintConfig =
 
 
 @app.command()
-def demo(set_: Overrides = None, print_config: PrintConfig = False) -> Job | None:
+def demo(set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
     """Run the pipeline on generated text: a translation model and a language model, in a few minutes."""
     text, unresolved = settings.of_demo(set_ or [])
     root, configs = paths.writable(text, "root"), [paths.absolute(config) for config in unresolved]
     if print_config:
-        _print("---\n".join(loading.dump(config) for config in configs))
-        return None
+        return "---\n".join(loading.dump(config) for config in configs)
 
     def call(_: int) -> Report:
         from jobs import demo as verb
@@ -250,12 +250,11 @@ def inspect(path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, c
 
 def _of_config(
     path: str, overrides: list[str] | None, print_config: bool, call: Callable[[schema.RunConfig], Report]
-) -> Job | None:
+) -> Job | str:
     """A job that a file of settings describes."""
     resolved = paths.absolute(loading.load(path, overrides or []))
     if print_config:
-        _print(loading.dump(resolved))
-        return None
+        return loading.dump(resolved)
     return Job(lambda _: call(resolved))
 
 
@@ -265,13 +264,12 @@ def _of_run(
     print_config: bool,
     call: Callable[[location.Location, settings.Use, int], Report],
     streams: bool = False,
-) -> Job | None:
+) -> Job | str:
     """A job that uses a trained run."""
     place = paths.locate(run, "--run")
     use = settings.of_run(place, overrides or [])
     if print_config:
-        _print(loading.dump(use))
-        return None
+        return loading.dump(use)
     return Job(lambda stdout: call(place, use, stdout), streams)
 
 
@@ -320,30 +318,34 @@ def _session_of_use(use: settings.Use, run: location.Location, output: str) -> I
         yield session
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def _do(job: Job) -> None:
     """Does a job and prints its report, with everything else that anybody prints on stderr."""
     stdout = console.take_stdout()
     text = document.encode(job.call(stdout), one_line=job.streams)
-    if job.streams:
-        sys.stderr.write(text)
-        return
+    console.write_line("exit=0")
     # The work is done and committed: a reader that has gone away makes it no failure.
-    with contextlib.suppress(BrokenPipeError), os.fdopen(stdout, "w", encoding="utf-8") as out:
-        out.write(text)
+    with contextlib.suppress(BrokenPipeError):
+        if job.streams:
+            sys.stderr.write(text)
+            return
+        with os.fdopen(stdout, "w", encoding="utf-8") as out:
+            out.write(text)
 
 
-def _run(arguments: Sequence[str] | None) -> int | None:
-    """Runs a command line; returns the exit code, None for one that only asked for help or settings."""
+def _run(arguments: Sequence[str] | None) -> int:
+    """Runs a command line and returns the exit code; says why it is not 0.
+
+    A command returns a job, or the settings as text; the library itself returns an exit code where it shows help.
+    """
     try:
         job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
-        if not isinstance(job, Job):
-            return job or None
-        _do(job)
+        if isinstance(job, Job):
+            _do(job)
+        elif isinstance(job, str):
+            sys.stdout.write(job)
+            sys.stdout.flush()
+        else:
+            return int(job or 0)
     except typer.TyperException as error:
         complaint = " ".join(error.format_message().split()).rstrip(".")
         console.complain(f"command line: {complaint}; see python -m jobs --help")
@@ -355,10 +357,9 @@ def _run(arguments: Sequence[str] | None) -> int | None:
         return leaving.exit_code
     except KeyboardInterrupt:
         console.complain("interrupted: nothing was lost that had been committed; run the same command again to go on")
-        return 130
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return None
     except Exception:  # noqa: BLE001 (what nobody expected is a bug: shown whole)
         traceback.print_exc()
         return 1
@@ -366,12 +367,12 @@ def _run(arguments: Sequence[str] | None) -> int | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; the last line of the log says how it ended."""
+    """Runs a command line; the last line of the log of a job, or of a mistake, is `exit=` with the code."""
     console.set_up_logging()
     code = _run(arguments)
-    if code is not None:
+    if code:
         console.write_line(f"exit={code}")
-    return code or 0
+    return code
 
 
 if __name__ == "__main__":

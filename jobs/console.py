@@ -205,7 +205,7 @@ class _StderrHandler(logging.Handler):
 class _OneLine(logging.Formatter):
     """Escapes control characters in messages; tracebacks keep their lines."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """Formats the record as one printable line."""
         record.message = shown(record.message, limit=2000)
         return super().formatMessage(record)

@@ -40,7 +40,7 @@ def write(config: schema.RunConfig) -> HeldOut | None:
     root = location.Location.parse(config.root, "root")
     dataset = shards.Dataset.open(root.join("dataset"))
     for split in ("test", "valid"):
-        if dataset.split(split) is not None:
+        if dataset.split(split) is not None or getattr(config.corpus, split) is not None:
             return _write_split(config, root, dataset, split)
     return None
 

@@ -88,10 +88,10 @@ def _checkpoint(folder: location.Location) -> Found:
 
 
 def _output(folder: location.Location) -> Found:
-    """Checks a folder of parts, which may be unfinished."""
+    """Checks a folder of parts; of one that was never finished, dataset or output, there is only a count."""
     if not folder.join(commit.MANIFEST).exists():
         done = [name for name in folder.join(commit.RECORDS).list_names() if name.endswith(".json")]
-        return {"kind": "output", "complete": False, "parts_done": len(done)}
+        return {"kind": "unfinished", "complete": False, "parts_done": len(done)}
     content = folder.join(commit.MANIFEST).read_json()
     if not isinstance(content, dict):
         raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: is no manifest; restore it")

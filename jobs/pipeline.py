@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.config import loading, schema
+from core.data import dataset_index
 from core.models import bundle
 from core.storage import commit, location
 from jobs import console, evaluate, generate, held_out, prepare, record, report, score, train, translate
@@ -49,7 +50,8 @@ class _Pipeline:
     def run(self) -> Report:
         """Does all stages and returns their reports."""
         config, root = self._config, self._root
-        self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter))
+        index = root.join("dataset", dataset_index.NAME)
+        self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
         self._train()
         used = str(bundle.find(root).checkpoint)
@@ -88,7 +90,8 @@ class _Pipeline:
         self._stage(
             "translate",
             made_with,
-            lambda is_outdated: translate.run(
+            proof=self._manifest("translations.jsonl"),
+            work=lambda is_outdated: translate.run(
                 run=self._root,
                 input=str(texts.files["source"]),
                 output=str(self._root.join("outputs", "translations.jsonl")),
@@ -110,7 +113,8 @@ class _Pipeline:
         self._stage(
             "score",
             made_with,
-            lambda is_outdated: score.run(
+            proof=self._manifest("scores.jsonl"),
+            work=lambda is_outdated: score.run(
                 run=self._root,
                 input=str(source),
                 targets=None if target is None else str(target),
@@ -132,7 +136,7 @@ class _Pipeline:
             hypotheses = str(self._root.join("outputs", "translations.jsonl"))
             return evaluate.run(hypotheses, [str(texts.files["target"])], self._reporter)
 
-        self._stage("evaluate", made_with, work, is_kept=True)
+        self._stage("evaluate", made_with, work, None)
 
     def _generate(self, used: str, texts: held_out.HeldOut | None) -> None:
         """Lets a language model go on from the beginnings of held-out lines, each time with another seed."""
@@ -153,36 +157,41 @@ class _Pipeline:
             return {"verb": "generate", "samples": samples}
 
         if prefixes:
-            self._stage("generate", made_with, work, is_kept=True)
+            self._stage("generate", made_with, work, None)
 
     def _report(self) -> None:
         if self._worked or not self._root.join("report.html").exists():
             self._stages["report"] = report.run(self._root, self._reporter)
 
-    def _stage(self, name: str, made_with: str, work: Callable[[bool], Report], is_kept: bool = False) -> None:
+    def _stage(
+        self, name: str, made_with: str, work: Callable[[bool], Report], proof: location.Location | None
+    ) -> None:
         """Does a stage and keeps its report.
 
         Args:
             name: of the stage.
             made_with: a fingerprint of what its results depend on.
-            work: does it, and is told whether what an earlier pipeline made is out of date; says itself when there
-                was nothing to do.
-            is_kept: its report is all that it makes, so where that is kept the work is not even begun.
+            work: does it, and is told whether what an earlier pipeline made is out of date.
+            proof: a file that is written last, with which there is nothing left to do; None where the report is all
+                that the stage makes.
         """
         before = record.stage(self._root, name)
         is_same = before.get("outcome") == "done" and before.get("made_with") == made_with
-        if is_kept and is_same:
+        if is_same and proof is None:
             self._stages[name] = before["report"]
             return
         is_outdated = any(before.get(key, made_with) != made_with for key in ("begun_with", "made_with"))
+        is_done = is_same and proof is not None and proof.exists()
         if not is_same:
             record.stage_begun(self._root, name, made_with)
         started_s = time.monotonic()
         made = work(is_outdated)
-        worked = not (made.get("already_done") or made.get("already"))
-        self._worked |= worked or not is_same
-        record.stage_done(self._root, name, time.monotonic() - started_s, made, worked, made_with)
-        self._stages[name] = made if worked else record.stage(self._root, name)["report"]
+        self._worked |= not is_done
+        record.stage_done(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
+        self._stages[name] = before["report"] if is_done else made
+
+    def _manifest(self, output: str) -> location.Location:
+        return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)
 
     def _compute(self) -> Any:
         return self._config.compute.model_dump(mode="json")

@@ -5,18 +5,20 @@ driver holds a small record of each part, never lines; the index, written last, 
 """
 
 import contextlib
+import logging
 import time
 from typing import Any
 
 from core import errors
-from core.config import schema
+from core.config import schema, section
 from core.data import dataset_index, sources
 from core.storage import commit, location
 from core.telemetry import catalog
 from jobs import console
-from workers import preparing, sharding
+from workers import passes, preparing, sharding
 
 FOLDER = "dataset"
+_log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
@@ -36,40 +38,66 @@ def plan(config: schema.RunConfig) -> preparing.Plan:
         if (source := getattr(config.corpus, name)) is not None
     }
     files = {
-        name: [[{"url": file.url, "size_bytes": _size(file)} for file in group] for group in found]
-        for name, found in groups.items()
+        name: [[_described(file, config.corpus) for file in group] for group in found] for name, found in groups.items()
     }
-    return preparing.Plan(_folder(config), {"settings": _settings(config), "sources": files}, groups)
+    return preparing.Plan(_folder(config), _settings(config), groups, files)
 
 
-def run(config: schema.RunConfig, session: preparing.Session, reporter: console.Reporter) -> Report:
+def run(config: schema.RunConfig, session: passes.Session, reporter: console.Reporter) -> Report:
     """Makes the dataset of a run below its root, or finds it made.
+
+    What a dataset is made of is text, wherever it lies: of a finished one, sources that lie elsewhere than they did
+    are read again and compared; those that are gone are done without.
 
     Raises:
         DataError: a source is missing, damaged, misaligned or has no usable line.
-        LockedError: the folder holds a dataset, whole or begun, of other settings or sources.
+        LockedError: the folder holds a dataset, whole or begun, of other settings or of other text.
         IntegrityError, StorageError, ClusterError, InterruptedRunError: as their names say.
     """
     started_s = time.monotonic()
+    folder = _folder(config)
+    store = commit.PartStore(folder, preparing.content(_settings(config)))
+    content = store.manifest(dataset_index.NAME)
+    if content is not None:
+        made = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+        _check_sources(config, made, session, reporter)
+    else:
+        all_passes = _passes(plan(config), config, session, reporter)
+        store.begin()
+        made = all_passes.run(config.sharding)
+        store.finish(made.to_json(), dataset_index.NAME)
+        session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
+    _clean_up(folder)
+    return _report(folder, made, started_s, already=content is not None)
+
+
+def _passes(
+    planned: preparing.Plan, config: schema.RunConfig, session: passes.Session, reporter: console.Reporter
+) -> preparing.Passes:
+    return preparing.Passes(planned, config.corpus, config.tokenizer, config.seed, session, reporter)
+
+
+def _check_sources(
+    config: schema.RunConfig,
+    made: dataset_index.DatasetIndex,
+    session: passes.Session,
+    reporter: console.Reporter,
+) -> None:
+    """Makes sure that a finished dataset was made of the text that the settings name now."""
     try:
         planned = plan(config)
-    except errors.DataError:
-        # A finished dataset is whole in itself: its sources may be gone.
-        found = _finished(_folder(config))
-        if found is None or found.settings != _settings(config):
-            raise
-        return _report(_folder(config), found, started_s, already=True)
-    store = commit.PartStore(planned.folder, planned.content)
-    if (content := store.manifest(dataset_index.NAME)) is not None:
-        found = dataset_index.DatasetIndex.from_json(content, str(planned.folder.join(dataset_index.NAME)))
-        return _report(planned.folder, found, started_s, already=True)
-    store.begin()
-    passes = preparing.Passes(planned, config.corpus, config.tokenizer, config.seed, session, reporter)
-    made = passes.run(config.sharding)
-    store.finish(made.to_json(), dataset_index.NAME)
-    _clean_up(planned.folder)
-    session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=preparing.STAGE)
-    return _report(planned.folder, made, started_s, already=False)
+    except errors.DataError as error:
+        _log.warning("%s; the dataset in %s is whole and does without", error, _folder(config))
+        return
+    if {source["split"]: source["files"] for source in made.sources} == planned.files:
+        return
+    found = _passes(planned, config, session, reporter).read_again(config.sharding)
+    for source in made.sources:
+        if found[source["split"]] != source["sha256"]:
+            raise errors.LockedError(
+                f"corpus.{source['split']}: is not the text that the dataset in {planned.folder} was made of; "
+                "use another root, or name that text"
+            )
 
 
 def _folder(config: schema.RunConfig) -> location.Location:
@@ -77,21 +105,17 @@ def _folder(config: schema.RunConfig) -> location.Location:
 
 
 def _settings(config: schema.RunConfig) -> dict[str, Any]:
-    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("corpus", "tokenizer", "sharding")}
+    """The settings that decide a dataset; where its sources lie is not among them."""
+    sections = {name: section.deciding(getattr(config, name)) for name in ("corpus", "tokenizer", "sharding")}
     return {**sections, "seed": config.seed}
 
 
-def _size(file: location.Location) -> int | None:
-    # A web server may not tell; such a source has its checksum in the settings.
-    return None if file.url.startswith(("http://", "https://")) else file.size_bytes()
-
-
-def _finished(folder: location.Location) -> dataset_index.DatasetIndex | None:
-    try:
-        content = commit.read_manifest(folder, dataset_index.NAME, dataset_index.FORMAT, dataset_index.FORMAT_VERSION)
-    except errors.NotFoundError:
-        return None
-    return dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+def _described(file: location.Location, corpus: schema.CorpusConfig) -> dict[str, Any]:
+    """What tells without reading that a file is the one of before."""
+    # A web server may not tell the size; such a source has its checksum in the settings.
+    is_web = file.url.startswith(("http://", "https://"))
+    expected = sources.expected_sha256(file, corpus.sha256)
+    return {"url": file.url, "size_bytes": None if is_web else file.size_bytes(), "sha256": expected}
 
 
 def _clean_up(folder: location.Location) -> None:

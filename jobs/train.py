@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from core import errors
-from core.config import schema
+from core.config import schema, section
 from core.data import shards
 from core.storage import commit, location
 from core.training import checkpoint, loop, progress, starting
@@ -76,9 +76,13 @@ def run_locked(
 
 
 def _check_dataset(config: schema.RunConfig, dataset: shards.Dataset) -> None:
-    """Refuses a dataset that was prepared with other settings: it does not hold what the configuration says."""
+    """Refuses a dataset that was prepared with other settings: it does not hold what the configuration says.
+
+    Where the text lay that it was made of is not asked; `prepare` compares the text itself.
+    """
+    deciding = section.deciding(config)
     for name, made_with in dataset.index.settings.items():
-        now = config.model_dump(mode="json").get(name)
+        now = deciding.get(name)
         for field in _differing(made_with, now, name):
             raise errors.LockedError(
                 f"{field}: the dataset in {dataset.folder} was prepared with another value; "

@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+pytest_plugins = ["tests.s3"]
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -78,10 +78,6 @@ class Session:
     def __enter__(self) -> Self:
         self.folder = private_folder()
         self.should_stop.install()
-        if self._metrics is not None:
-            self._exporters = telemetry.Exporters(
-                self.folder / "metrics", self._metrics, self._export, self._run, _start_exporter
-            )
         return self
 
     def __exit__(
@@ -105,9 +101,21 @@ class Session:
         """The signal that asked the run to stop, if one did."""
         return self.should_stop.signal
 
+    def measure(self) -> None:
+        """Begins to measure, unless it has: from now on the run's files of metrics are those of this driver.
+
+        Only who holds the lock of the run may call it, or work in any other way: a driver that is refused leaves the
+        files of the one that is there alone.
+        """
+        if self._metrics is not None and self._exporters is None:
+            self._exporters = telemetry.Exporters(
+                self.folder / "metrics", self._metrics, self._export, self._run, _start_exporter
+            )
+
     @property
     def recorder(self) -> recorder.Recorder:
         """Measures what the driver does."""
+        self.measure()
         return self._exporters.recorder if self._exporters else recorder.NullRecorder()
 
     @property
@@ -166,6 +174,7 @@ class Session:
         """
         if self.ray_started:
             return
+        self.measure()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
 

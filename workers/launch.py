@@ -90,6 +90,7 @@ def launch(
     See `run_training` for what it raises.
     """
     session.release()
+    session.measure()
     if not session.wants_ray():
         device = "cuda:0" if session.cluster.use_gpu else "cpu"
         place = ranks.Place(0, 1, device, session.cluster.cpus_per_worker)

@@ -5,55 +5,18 @@ record of each part, never lines.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from core import errors
 from core.config import loading, schema
 from core.data import corpus, dataset_index, duplicates, selection, sources
 from core.storage import commit, location
-from core.telemetry import catalog, recorder
-from workers import fanout, sharding
-
-STAGE = "prepare"
-
-Records = dict[str, sharding.Record]
-Factory = Callable[[], Callable[[Any], Any]]
-
-
-class Session(Protocol):
-    """What a run needs of the cluster."""
-
-    @property
-    def recorder(self) -> recorder.Recorder:
-        """Measures what the driver does."""
-
-    @property
-    def should_stop(self) -> Callable[[], bool]:
-        """Whether a signal asked the run to end."""
-
-    def executor(self, stage: str, num_tasks: int | None = None) -> fanout.Executor:
-        """What does the tasks of a stage."""
-
-
-class Progress(Protocol):
-    """A stretch of work whose progress is shown."""
-
-    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Says that `amount` more is done."""
-
-
-class Reporter(Protocol):
-    """Where passes show how far they are."""
-
-    def stage(self, name: str, total: float | None, unit: str) -> contextlib.AbstractContextManager[Progress]:
-        """Opens a stretch of `total` units."""
+from workers import fanout, passes, sharding
 
 
 @dataclass(frozen=True)
@@ -62,13 +25,20 @@ class Plan:
 
     Attributes:
         folder: of the dataset.
-        content: everything that decides the dataset, as JSON: settings and sources.
+        settings: those that decide the dataset, as JSON.
         groups: by source, its files.
+        files: by source, what the index says of them.
     """
 
     folder: location.Location
-    content: dict[str, Any]
+    settings: dict[str, Any]
     groups: dict[str, list[corpus.Group]]
+    files: dict[str, list[list[dict[str, Any]]]]
+
+
+def content(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the parts of a dataset are committed for; of which text they are is noted once it was read."""
+    return {"settings": settings}
 
 
 class Passes:
@@ -80,22 +50,22 @@ class Passes:
         settings: schema.CorpusConfig,
         tokenizing: schema.TokenizerConfig,
         seed: int,
-        session: Session,
-        reporter: Reporter,
+        session: passes.Session,
+        reporter: passes.Reporter,
     ) -> None:
         self._plan = planned
         self._corpus = settings
         self._tokenizing = tokenizing
-        self._session = session
-        self._reporter = reporter
-        self._store = commit.PartStore(planned.folder, planned.content)
-        self._recipe = sharding.Recipe(settings, tokenizing, seed, planned.folder, planned.content)
+        self._store = commit.PartStore(planned.folder, content(planned.settings))
+        self._runner = passes.Runner(self._store, session, reporter)
+        self._recipe = sharding.Recipe(settings, tokenizing, seed, planned.folder, self._store.plan)
 
     def run(self, settings: schema.ShardingConfig) -> dataset_index.DatasetIndex:
         """Does all passes and returns the index that is to be written."""
         groups = self._stage()
         counts = self._count_blocks(groups, settings.part_size_bytes)
-        hashes = self._check_unchanged(counts)
+        hashes = _hashes(counts)
+        self._check_unchanged(hashes)
         parts = {name: self._cut(name, groups[name], counts[name]) for name in groups}
         used = dict(parts)
         limit = self._corpus.limit
@@ -120,6 +90,10 @@ class Passes:
         recipe = dataclasses.replace(recipe, tokenizers={name: made.file for name, made in tokenizers.items()})
         return self._index(self._encode(recipe, used, rooms), tokenizers, hashes)
 
+    def read_again(self, settings: schema.ShardingConfig) -> dict[str, str]:
+        """Returns the hash of the text of each source as it is now: what `run` would put into the index."""
+        return _hashes(self._count_blocks(self._stage(), settings.part_size_bytes))
+
     def _stage(self) -> dict[str, list[corpus.Group]]:
         """Makes plain copies of compressed and remote files, and looks whether all are text."""
         files = dict.fromkeys(file for groups in self._plan.groups.values() for group in groups for file in group)
@@ -127,8 +101,10 @@ class Passes:
         for file in files:
             sha256 = sources.expected_sha256(file, self._corpus.sha256)
             if sources.needs_staging(file, sha256):
-                tasks.append((sharding.StageTask(f"stage-{len(tasks):05d}", file, sha256), 1))
-        records = self._fan_out("prepare: decompress", "files", tasks, _doing(sharding.stage, self._recipe))
+                # The name says which file it is: a part that is committed is not done for another one.
+                described = loading.fingerprint([file.url, sha256, None if sha256 else file.size_bytes()])
+                tasks.append((sharding.StageTask(f"stage-{described[:16]}", file, sha256), 1))
+        records = self._runner.fan_out("prepare: decompress", "files", tasks, _doing(sharding.stage, self._recipe))
         plain = {task.file: location.Location(records[task.name]["url"]) for task, _ in tasks}
         for file in files:
             sources.check(plain.get(file, file))
@@ -160,22 +136,21 @@ class Passes:
             name, number, side, _ = task.name.split("-")
             counts[name][int(number)][int(side)].append(count)
 
-        self._execute("prepare: count lines", "bytes", tasks, _doing(sharding.count_block, self._recipe), on_done)
+        self._runner.execute(
+            "prepare: count lines", "bytes", tasks, _doing(sharding.count_block, self._recipe), on_done
+        )
         for file_counts in (file for found in counts.values() for group in found for file in group):
             file_counts.sort()
         return counts
 
-    def _check_unchanged(self, counts: Mapping[str, Sequence[Sequence[Sequence[corpus.BlockCount]]]]) -> dict[str, str]:
-        """Returns a hash of the text of each source; parts that are done must have been made from the same."""
-        hashes = {}
-        for name, groups in counts.items():
-            blocks = [f"{block.start} {block.sha256}" for group in groups for file in group for block in file]
-            hashes[name] = hashlib.sha256("\n".join(blocks).encode()).hexdigest()
-        if self._store.commit("sources", {"sha256": hashes})["sha256"] != hashes:
-            raise errors.DataError(
-                f"{self._plan.folder}: a source has changed since this dataset was begun; use another root"
-            )
-        return hashes
+    def _check_unchanged(self, hashes: Mapping[str, str]) -> None:
+        """Makes sure that the parts that are done were made from the same text."""
+        before = self._store.commit("sources", {"sha256": hashes})["sha256"]
+        for name in hashes:
+            if before[name] != hashes[name]:
+                raise errors.LockedError(
+                    f"corpus.{name}: has changed since the dataset in {self._plan.folder} was begun; use another root"
+                )
 
     def _cut(
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
@@ -189,7 +164,7 @@ class Passes:
         partitions = {name: duplicates.num_partitions(_num_lines(found)) for name, found in parts.items()}
         recipe = dataclasses.replace(recipe, num_partitions=partitions)
         tasks = [task for name, found in parts.items() for task in _part_tasks("hash", name, found)]
-        records = self._fan_out("prepare: hash lines", "lines", tasks, _doing(sharding.hash_lines, recipe))
+        records = self._runner.fan_out("prepare: hash lines", "lines", tasks, _doing(sharding.hash_lines, recipe))
         searches: list[tuple[Any, int]] = []
         for name, found in parts.items():
             files = tuple(_file(records[task.name]) for task, _ in _part_tasks("hash", name, found))
@@ -197,7 +172,7 @@ class Passes:
             for number in range(partitions[name]):
                 task = sharding.RepeatsTask(f"repeats-{name}-{number:05d}", number, partitions[name], files, starts)
                 searches.append((task, 1))
-        repeats = self._fan_out(
+        repeats = self._runner.fan_out(
             "prepare: find duplicates", "partitions", searches, _doing(sharding.find_repeats, recipe)
         )
         names = {
@@ -226,7 +201,7 @@ class Passes:
         else:
             what, title, function = "count", "prepare: count words", sharding.count_words
         tasks = _part_tasks(what, "train", counted)
-        records = self._fan_out(title, "lines", tasks, _doing(function, recipe))
+        records = self._runner.fan_out(title, "lines", tasks, _doing(function, recipe))
         ordered = [records[task.name] for task, _ in tasks]
         if not sum(record["lines"] for record in ordered):
             raise errors.DataError(
@@ -244,7 +219,7 @@ class Passes:
                 for (task, weight), room in zip(tasks, rooms, strict=True)
                 if room
             ]
-            records = self._fan_out(title, "lines", recounted, _doing(sharding.count_words, recipe))
+            records = self._runner.fan_out(title, "lines", recounted, _doing(sharding.count_words, recipe))
             files = [_file(records[task.name]) for task, _ in recounted]
         return rooms, files
 
@@ -255,7 +230,9 @@ class Passes:
         columns = recipe.columns
         groups = [columns] if self._tokenizing.shared else [(column,) for column in columns]
         tasks = [(sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files)), 1) for group in groups]
-        records = self._fan_out("prepare: tokenizers", "tokenizers", tasks, _doing(sharding.make_tokenizer, recipe))
+        records = self._runner.fan_out(
+            "prepare: tokenizers", "tokenizers", tasks, _doing(sharding.make_tokenizer, recipe)
+        )
         made: dict[str, dataset_index.TokenizerRecord] = {}
         for task, _ in tasks:
             record = records[task.name]
@@ -269,7 +246,7 @@ class Passes:
     ) -> list[sharding.Record]:
         """Writes the shards; returns the records of all parts in order, those that need no work included."""
         tasks: list[tuple[Any, int]] = []
-        beyond: Records = {}
+        beyond: passes.Records = {}
         for name, found in used.items():
             for task, weight in _part_tasks("encode", name, found):
                 room = rooms[task.number] if name == "train" else None
@@ -278,7 +255,7 @@ class Passes:
                 else:
                     tasks.append((dataclasses.replace(task, max_tokens=room), weight))
         factory = functools.partial(sharding.encoder, recipe)
-        records = beyond | self._fan_out("prepare: encode", "lines", tasks, factory)
+        records = beyond | self._runner.fan_out("prepare: encode", "lines", tasks, factory)
         return [records[task.name] for name, found in used.items() for task, _ in _part_tasks("encode", name, found)]
 
     def _index(
@@ -303,71 +280,34 @@ class Passes:
                     "check corpus.filters and corpus.split"
                 )
         sources.check_share("corpus", num_lines, drops["invalid_utf8"])
-        content = self._plan.content
+        settings = self._plan.settings
         return dataset_index.DatasetIndex(
             kind=self._corpus.kind,
             splits={split: tuple(found) for split, found in splits.items() if found},
             lines_read=num_lines,
             drops=dict(sorted(drops.items())),
             sources=tuple(
-                {"split": name, "files": files, "sha256": hashes[name]} for name, files in content["sources"].items()
+                {"split": name, "files": files, "sha256": hashes[name]} for name, files in self._plan.files.items()
             ),
             tokenizers=tokenizers,
             line_end=self._corpus.line_end,
             cleaning=self._corpus.cleaning,
-            settings=content["settings"],
-            fingerprint=loading.fingerprint(content),
+            settings=settings,
+            fingerprint=loading.fingerprint({"settings": settings, "sources": hashes}),
         )
 
-    def _fan_out(self, title: str, unit: str, tasks: Sequence[tuple[Any, int]], factory: Factory) -> Records:
-        """Does the tasks that are not committed yet and returns the records of all, by name."""
-        records: Records = {}
-        todo = []
-        for task, weight in tasks:
-            record = self._store.committed(task.name)
-            if record is None:
-                todo.append(fanout.Task(task.name, task, weight))
-            else:
-                records[task.name] = record
 
-        def on_done(task: fanout.Task, record: sharding.Record) -> None:
-            records[task.name] = record
-            if "shards" in record:
-                self._measure(record)
-
-        self._execute(title, unit, todo, factory, on_done)
-        return records
-
-    def _execute(
-        self,
-        title: str,
-        unit: str,
-        tasks: Sequence[fanout.Task],
-        factory: Factory,
-        on_done: Callable[[fanout.Task, Any], None],
-    ) -> None:
-        if not tasks:
-            return
-        with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as shown:
-            self._session.executor(STAGE, len(tasks)).run(
-                STAGE,
-                tasks,
-                factory,
-                on_done,
-                recorder=self._session.recorder,
-                progress=shown.advance,
-                should_stop=self._session.should_stop,
-            )
-
-    def _measure(self, record: sharding.Record) -> None:
-        kept = sum(shard["rows"] for shard in record["shards"].values())
-        tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
-        self._session.recorder.count(catalog.PREPARE_LINES, kept, outcome="done")
-        self._session.recorder.count(catalog.PREPARE_LINES, record["lines"] - kept, outcome="skipped")
-        self._session.recorder.count(catalog.PREPARE_TOKENS, tokens)
+def _hashes(counts: Mapping[str, Sequence[Sequence[Sequence[corpus.BlockCount]]]]) -> dict[str, str]:
+    """Returns a hash of the text of each source, and of how it lies in files."""
+    return {
+        name: loading.fingerprint(
+            [[[(block.start, block.sha256) for block in file] for file in group] for group in groups]
+        )
+        for name, groups in counts.items()
+    }
 
 
-def _doing(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> Factory:
+def _doing(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> passes.Factory:
     return functools.partial(sharding.worker, function, recipe)
 
 

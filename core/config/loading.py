@@ -107,10 +107,8 @@ def changed(old: schema.RunConfig, new: schema.RunConfig) -> list[Change]:
 def _changes(old: section.Section, new: section.Section, prefix: str, outer: section.Role) -> Iterator[Change]:
     fields = {**type(old).model_fields, **type(new).model_fields}
     for name, field in fields.items():
-        extra = field.json_schema_extra
-        role: section.Role = extra["role"] if isinstance(extra, dict) else "identity"  # type: ignore[assignment]
         # What an operational section holds is operational, whatever it is elsewhere.
-        role = outer if outer == "operational" else role
+        role = outer if outer == "operational" else section.role_of(field)
         before, after = getattr(old, name, None), getattr(new, name, None)
         if isinstance(before, section.Section) and isinstance(after, section.Section):
             yield from _changes(before, after, f"{prefix}{name}.", role)

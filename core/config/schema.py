@@ -8,15 +8,18 @@ from core.config import section
 
 
 class SourceConfig(section.Section):
-    """Where the lines of one split come from: exactly one of the four forms."""
+    """Where the lines of one split come from: exactly one of the four forms.
 
-    text: tuple[str, ...] = section.identity(
+    Locations are operational: what a dataset is made of is the text, wherever it lies, and `prepare` compares that.
+    """
+
+    text: tuple[str, ...] = section.operational(
         (), "text files, a line each; globs allowed; .gz, .xz and .bz2 are decompressed"
     )
-    tsv: tuple[str, ...] = section.identity((), "files with tab-separated pairs")
+    tsv: tuple[str, ...] = section.operational((), "files with tab-separated pairs")
     columns: tuple[int, int] = section.identity((0, 1), "of tsv: the columns of source and target, counted from 0")
-    source: tuple[str, ...] = section.identity((), "source sides of line-aligned files")
-    target: tuple[str, ...] = section.identity((), "target sides, in the order of the source sides")
+    source: tuple[str, ...] = section.operational((), "source sides of line-aligned files")
+    target: tuple[str, ...] = section.operational((), "target sides, in the order of the source sides")
 
     @pydantic.model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -85,7 +88,7 @@ class CorpusConfig(section.Section):
         "skip", "what a line does that is no valid UTF-8 or has NUL bytes"
     )
     max_line_bytes: int = section.identity(1 << 20, "a longer line is a bad line", ge=16)
-    sha256: dict[str, str] = section.identity({}, "expected SHA-256 by location; required for http(s) sources")
+    sha256: dict[str, str] = section.operational({}, "expected SHA-256 by location; required for http(s) sources")
 
     @pydantic.model_validator(mode="after")
     def _kind_fits_sources(self) -> Self:

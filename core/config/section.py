@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic.fields import FieldInfo
 
 Role = Literal["identity", "schedule", "operational"]
 
@@ -50,14 +51,30 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def role_of(field: FieldInfo) -> Role:
+    """Returns the role of a setting."""
+    extra = field.json_schema_extra
+    return extra["role"] if isinstance(extra, dict) else "identity"  # type: ignore[return-value]
+
+
+def deciding(settings: Section) -> dict[str, Any]:
+    """Returns, as JSON, the settings that decide what comes out: all but the operational ones."""
+    content = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        inner = getattr(settings, name)
+        if role_of(field) == "operational":
+            del content[name]
+        elif isinstance(inner, Section):
+            content[name] = deciding(inner)
+    return content
+
+
 def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Role, str]]:
     """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in _classes_in(field.annotation) if issubclass(kind, Section)]
-        extra = field.json_schema_extra
-        role = extra["role"] if isinstance(extra, dict) else "identity"
         if not inner:
-            yield f"{prefix}{name}", role, field.description or ""  # type: ignore[misc]
+            yield f"{prefix}{name}", role_of(field), field.description or ""
         for kind in inner:
             yield from roles(kind, f"{prefix}{name}.")
 

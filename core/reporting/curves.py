@@ -79,6 +79,11 @@ def draw(title: str, series: Sequence[Series], logarithmic: bool = False) -> str
             axes.plot(few.steps, few.values, color=colour, label=one.name, linewidth=1.6, marker=mark, markersize=3.5)
         if logarithmic:
             axes.set_yscale("log")
+            values = [value for one in series for value in one.values]
+            plain = matplotlib.ticker.StrMethodFormatter("{x:g}")
+            axes.yaxis.set_major_formatter(plain)
+            few_decades = max(values) < 10 * min(values)
+            axes.yaxis.set_minor_formatter(plain if few_decades else matplotlib.ticker.NullFormatter())
         else:
             axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _PICTURES = (
     ("Learning rate", "learning_rate", None, False),
     ("Target tokens per second", "tokens_per_s", None, False),
 )
+_SPLITS = ("train", "valid", "test")
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -110,7 +112,8 @@ def _timing(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(index: Mapping[str, Any]) -> dict[str, Any]:
     splits = {}
-    for name, shards in index["splits"].items():
+    for name in sorted(index["splits"], key=_SPLITS.index):
+        shards = index["splits"][name]
         tokens: dict[str, int] = {}
         for shard in shards:
             for column, count in shard["tokens"].items():
@@ -130,6 +133,7 @@ def _training(rows: Sequence[history.Row]) -> dict[str, Any] | None:
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,
+        "median_tokens_per_s": statistics.median(history.points(steps, "tokens_per_s")[1] or [0.0]),
         "best_validation": dict(best) if best else None,
         "curves": {
             title: {"training": _points(steps, own), "validation": _points(validations, other) if other else []}
@@ -200,11 +204,13 @@ def _figures(report: Report) -> list[dict[str, str]]:
         if report["quality"]
     ]
     scores = report["scores"] or {}
-    figures += [("test perplexity", scores.get("perplexity")), ("bits per character", scores.get("bits_per_character"))]
+    figures.append(("held-out perplexity", scores.get("perplexity")))
+    if not report["quality"]:
+        figures.append(("bits per character", scores.get("bits_per_character")))
     training = report["training"] or {}
     figures.append(("validation perplexity", (training.get("best_validation") or {}).get("perplexity")))
     figures.append(("training loss, nats", (training.get("last") or {}).get("loss_nats")))
-    figures.append(("tokens per second", (training.get("last") or {}).get("tokens_per_s")))
+    figures.append(("tokens per second, median", training.get("median_tokens_per_s")))
     return [{"label": label, "text": _figure(value)} for label, value in figures if isinstance(value, int | float)]
 
 

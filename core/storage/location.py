@@ -103,8 +103,7 @@ class Location:
             return b""
         if self.is_local:
             return self._call(lambda: local.read(self.path, start, stop))
-        stop = min(stop, self.size_bytes())
-        return self._fetch(start, stop) if start < stop else b""
+        return self._fetch(start, stop)
 
     def size_bytes(self) -> int:
         """Returns the size of the file."""
@@ -227,7 +226,15 @@ class Location:
         return stores.filesystem(scheme, authority)
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        return self._call(lambda: cast(bytes, self._remote().cat_file(self.url, start=start, end=stop)))
+        def fetch() -> bytes:
+            try:
+                return cast(bytes, self._remote().cat_file(self.url, start=start, end=stop))
+            except Exception as error:
+                if _status(error) == 416:  # the file ends before `start`, which costs no question beforehand
+                    return b""
+                raise
+
+        return self._call(fetch)
 
     def _list_remote(self) -> list[str]:
         filesystem = self._remote()

@@ -8,6 +8,8 @@ from jobs import console
 
 
 class Clock:
+    """A clock that is set by hand."""
+
     def __init__(self) -> None:
         self.now_s = 100.0
 

@@ -49,7 +49,7 @@ def test_a_relative_path_in_a_ray_job_is_refused(override: str, where: str, monk
 
 
 def test_a_root_on_the_web_is_refused() -> None:
-    with pytest.raises(errors.UsageError, match="root: .*only be read"):
+    with pytest.raises(errors.UsageError, match=r"root: .*only be read"):
         paths.absolute(settings("root=https://example.org/runs"))
 
 

@@ -1,12 +1,19 @@
 """Laws of what is there already: done stays done, begun goes on, damaged is refused."""
 
+import gzip
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core import errors
+from core.config import loading
+from core.storage import commit, location
 from jobs import console, prepare
 from tests.jobs import preparing
 
@@ -36,14 +43,45 @@ def test_done_is_done(tmp_path: Path, pairs: dict[str, Any]) -> None:
     assert preparing.run(settings)["already"], "a finished dataset does without its sources"
 
 
-def test_other_settings_or_sources_need_another_root(tmp_path: Path, pairs: dict[str, Any]) -> None:
+def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any]) -> None:
     preparing.run(preparing.config(tmp_path / "run", pairs))
     with pytest.raises(errors.LockedError, match=r"settings\.tokenizer\.min_freq: was 1, now 2"):
         preparing.run(preparing.config(tmp_path / "run", pairs, {"kind": "word", "min_freq": 2}))
-    file = Path(pairs["train"]["tsv"][0])
-    file.write_text(file.read_text() + "one\tmore\n")
-    with pytest.raises(errors.LockedError, match=r"sources\.train: was "):
-        preparing.run(preparing.config(tmp_path / "run", pairs))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_the_same_text_elsewhere_is_the_same_source_and_other_text_is_another(
+    tmp_path: Path, pairs: dict[str, Any], ending: str
+) -> None:
+    text = Path(pairs["train"]["tsv"][0]).read_bytes()
+    packed = gzip.compress if ending else bytes
+    places = [tmp_path / f"{name}.tsv{ending}" for name in ("first", "moved", "longer", "other")]
+    for place, content in zip(places, (text, text, text + b"one\tmore\n", text.replace(b"dog", b"god")), strict=True):
+        place.write_bytes(packed(content))
+    first, moved, *others = ({**pairs, "train": {"tsv": [str(place)]}} for place in places)
+    preparing.run(preparing.config(tmp_path / "run", first))
+    before = preparing.content(tmp_path / "run")
+    session = preparing.Session()
+    found = prepare.run(preparing.config(tmp_path / "run", moved), session, console.SilentReporter())
+    assert found["already"]
+    assert session.asked, "text that lies elsewhere is read"
+    for other in others:
+        with pytest.raises(errors.LockedError, match=r"corpus\.train: is not the text that the dataset in .*run"):
+            preparing.run(preparing.config(tmp_path / "run", other))
+    preparing.run(preparing.config(tmp_path / "run", first))
+    assert preparing.content(tmp_path / "run") == before
+
+
+def test_a_run_that_was_stopped_goes_on_from_the_same_text_elsewhere(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    preparing.run(preparing.config(tmp_path / "whole", pairs))
+    with pytest.raises(errors.InterruptedRunError):
+        preparing.run(preparing.config(tmp_path / "run", pairs), preparing.Shuffling(0, stop_after=22))
+    place = Path(pairs["train"]["tsv"][0]).rename(tmp_path / "moved.tsv")
+    settings = preparing.config(tmp_path / "run", {**pairs, "train": {"tsv": [str(place)]}})
+    preparing.run(settings)
+    whole = preparing.opened(preparing.config(tmp_path / "whole", pairs)).index
+    found = preparing.opened(settings).index
+    assert (found.splits, found.fingerprint) == (whole.splits, whole.fingerprint)
 
 
 @pytest.mark.parametrize("stop_after", [3, 9, 15, 19, 24])
@@ -71,7 +109,7 @@ def test_a_source_that_changed_between_two_attempts_is_found(tmp_path: Path, pai
         preparing.run(settings, preparing.Shuffling(0, stop_after=22))
     file = Path(pairs["train"]["tsv"][0])
     file.write_text(file.read_text().replace("dog", "god"))
-    with pytest.raises(errors.DataError, match="a source has changed"):
+    with pytest.raises(errors.LockedError, match=r"corpus\.train: has changed"):
         preparing.run(settings)
 
 
@@ -151,3 +189,15 @@ def test_a_shard_that_is_a_link_out_of_the_dataset_is_refused(tmp_path: Path, pa
     shard.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(errors.IntegrityError, match="is a link out of the dataset"):
         preparing.opened(settings)
+
+
+def test_a_root_that_is_in_use_is_not_prepared(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = preparing.config(tmp_path / "run", pairs, cluster={"address": "none"})
+    (tmp_path / "run.yaml").write_text(loading.dump(settings))
+    command = [sys.executable, "-m", "jobs", "prepare", str(tmp_path / "run.yaml")]
+    with commit.RunLock(location.Location.parse(settings.root), "prepare"):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 6, second.stderr
+    assert f"is in use by prepare on host {socket.gethostname()} (process {os.getpid()}," in second.stderr
+    assert not (tmp_path / "run" / "dataset").exists()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

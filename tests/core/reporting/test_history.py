@@ -50,5 +50,10 @@ def test_a_damaged_segment_is_named_with_its_line(line: str, tmp_path: pathlib.P
 
 
 def test_points_leave_out_what_is_no_finite_number() -> None:
-    rows = [{"step": 1, "x": 2.0}, {"step": 2, "x": None}, {"step": 3, "x": float("nan")}, {"step": 4, "x": 5}]
+    rows: list[history.Row] = [
+        {"step": 1, "x": 2.0},
+        {"step": 2, "x": None},
+        {"step": 3, "x": float("nan")},
+        {"step": 4, "x": 5},
+    ]
     assert history.points(rows, "x") == ([1.0, 4.0], [2.0, 5.0])

@@ -45,6 +45,17 @@ def test_what_is_written_reads_as_equal(root: location.Location) -> None:
         assert b"".join(iter(functools.partial(file.read, 100), b"")) == data
 
 
+def test_a_range_of_an_object_takes_one_request(s3_root: location.Location, store: Any) -> None:
+    place = s3_root.join("x")
+    place.put_if_absent(b"0123456789")
+    for start, stop, expected in ((2, 5, b"234"), (8, 20, b"89"), (10, 12, b""), (50, 60, b"")):
+        before = store.requests
+        assert place.read_range(start, stop) == expected
+        assert store.requests == before + 1
+    s3_root.join("empty").put_if_absent(b"")
+    assert s3_root.join("empty").read_range(0, 4) == b""
+
+
 def test_a_name_is_taken_once_and_replaced_on_purpose_only(root: location.Location, tmp_path: Path) -> None:
     source = tmp_path / "source-of-a-copy"
     source.write_bytes(b"copy")

@@ -1,0 +1,34 @@
+"""Drivers that do not outlive their test, and random choices that can be repeated."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import driving
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[driving.Drive]:
+    """Starts `python -m jobs` with the given arguments."""
+    drivers: list[driving.Driver] = []
+
+    def start(*arguments: str) -> driving.Driver:
+        folder = tmp_path / f"driver-{len(drivers)}"
+        folder.mkdir()
+        drivers.append(driving.Driver(folder, arguments))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.clean_up()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random choices; a test that fails shows the seed that repeats them."""
+    seed = int(os.environ.get("RAYCURRENT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"repeat with RAYCURRENT_CHAOS_SEED={seed}")
+    return random.Random(seed)

@@ -1,0 +1,175 @@
+"""Small runs that take long enough to be disturbed, and what must not change when they are."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import loading, schema
+from core.data import synthetic
+from core.reporting import history
+from core.training import loop
+from jobs import console, paths, prepare, train
+from tests.core.training import making
+from tests.e2e import driving
+from workers import cluster
+
+# Dropout everywhere, a schedule, checkpoints all the time: whatever a resume forgot would change the bits.
+TEXT = """
+name: text
+root: {root}
+corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0.05}}}}
+tokenizer: {{kind: char}}
+model: {{kind: language_model, cell: lstm, num_layers: 2, hidden_size: 96, embedding_size: 32, dropout: 0.3,
+        output_dropout: 0.3}}
+training: {{epochs: 2, num_lanes: 12, window: 20, learning_rate: 4e-3, schedule: cosine, warmup_steps: 20,
+           checkpoint_every_steps: 10, log_every_steps: 5}}
+cluster: {{address: auto, num_workers: 2, collective_timeout_s: 60}}
+compute: {{precision: fp32, matmul: default}}
+"""
+PAIRS = """
+name: pairs
+root: {root}
+corpus: {{kind: pairs, train: {{tsv: [{folder}/pairs.tsv]}}, split: {{valid: 0.05}}}}
+tokenizer: {{kind: word}}
+model: {{kind: seq2seq, cell: gru, num_layers: 2, hidden_size: 48, embedding_size: 32, bidirectional: true,
+        attention: additive, bridge: mean, dropout: 0.3, embedding_dropout: 0.2}}
+training: {{epochs: 2, batch_lines: 6, learning_rate: 2e-3, schedule: plateau, validate_every_steps: 90,
+           label_smoothing: 0.1, checkpoint_every_steps: 10, log_every_steps: 5}}
+cluster: {{address: auto, num_workers: 2, collective_timeout_s: 60}}
+compute: {{precision: fp32, matmul: default}}
+"""
+KINDS = {"text": TEXT, "pairs": PAIRS}
+NUM_LINES = 2400
+RECOVERY_S = 90.0  # from the death of a rank to the next checkpoint
+
+
+class Place:
+    """A folder with corpora, their datasets, and runs of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        synthetic.write_english(folder / "english.txt", 1, 0, NUM_LINES)
+        synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
+        for kind in KINDS:
+            config = loading.load(self._write(kind, f"{kind}-prepared"), ["cluster.address=none"])
+            with cluster.Session(config.cluster) as session:
+                prepare.run(paths.absolute(config), session, console.SilentReporter())
+
+    def run(self, kind: str, name: str) -> "Run":
+        """A new run on the dataset of this kind."""
+        config = self._write(kind, name)
+        shutil.copytree(self.folder / f"{kind}-prepared" / "dataset", self.folder / name / "dataset")
+        return Run(self.folder / name, config)
+
+    def _write(self, kind: str, name: str) -> str:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(KINDS[kind].format(root=self.folder / name, folder=self.folder))
+        return str(path)
+
+
+class Run:
+    """A run that is trained by commands."""
+
+    def __init__(self, root: Path, config: str) -> None:
+        self.root, self.config = root, config
+
+    def settings(self, *overrides: str) -> schema.RunConfig:
+        return paths.absolute(loading.load(self.config, overrides))
+
+    def job(self) -> loop.TrainingJob:
+        """What the command would train."""
+        return train.plan(self.settings())
+
+    def reached(self, start: int | None = None) -> int | None:
+        """The step of the newest checkpoint, of any start of the ranks or of this one."""
+        return max((step for step, epoch in self._committed() if start in (None, epoch)), default=None)
+
+    def beyond(self, step: int, start: int | None = None) -> Callable[[], int | None]:
+        """Says the step of the newest checkpoint once it is at least this one."""
+
+        def look() -> int | None:
+            reached = self.reached(start)
+            return reached if reached is not None and reached >= step else None
+
+        return look
+
+    def newest(self) -> Path:
+        """The folder of the newest checkpoint."""
+        step, epoch = max(self._committed(), key=lambda found: (found[1], found[0]))
+        return self.root / "checkpoints" / f"step-{step:08d}-e{epoch}"
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint."""
+        return int(self.newest().name[5:13])
+
+    def _committed(self) -> list[tuple[int, int]]:
+        names = [path.parent.name for path in self.root.glob("checkpoints/*/MANIFEST.json")]
+        return [(int(name[5:13]), int(name.partition("-e")[2])) for name in names]
+
+    def starts(self) -> int:
+        """How often ranks have started."""
+        return len(list(self.root.glob("epochs/*.json")))
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        found: dict[str, Any] = json.loads((self.root / "run.json").read_text())
+        return found
+
+    def rows(self, start: int | None = None) -> list[dict[str, Any]]:
+        """The history of the run, or what one start of the ranks wrote of it."""
+        if start is None:
+            return [dict(row) for row in history.read(making.place(self.root))]
+        segments = sorted(self.root.glob(f"metrics/e{start}-*.jsonl"))
+        return [json.loads(line) for segment in segments for line in segment.read_text().splitlines()]
+
+    def state(self) -> dict[str, Any]:
+        """Where the newest checkpoint is."""
+        found: dict[str, Any] = json.loads((self.newest() / "training" / "progress.json").read_text())["state"]
+        return found
+
+
+def check_same(run: Run, whole: Run) -> None:
+    """Whatever happened to a run on its way, it ended like one to which nothing happened.
+
+    Weights, optimiser and hidden state are the same bits, the counts and validations the same numbers; the record
+    has each step once, with the same figures but for the order of a sum.
+    """
+    assert making.digest(run.root) == making.digest(whole.root)
+    assert run.state() == whole.state()
+    rows, expected = run.rows(), whole.rows()
+    assert [(row["kind"], row["step"]) for row in rows] == [(row["kind"], row["step"]) for row in expected]
+    for name in ("epoch", "loss_nats", "learning_rate", "gradient_norm", "nll_nats", "num_tokens"):
+        values = [row.get(name, 0.0) for row in expected]
+        assert [row.get(name, 0.0) for row in rows] == pytest.approx(values, rel=1e-6), name
+
+
+def kill_a_rank(driver: driving.Driver, run: Run, start: int, number: int, world_size: int) -> None:
+    """Kills a rank of a start of the ranks: number 0 is rank 0, the others are in no order."""
+    first = json.loads((run.root / "epochs" / f"{start:08d}.json").read_text())["pid"]
+    ranks = driver.workers("RayTrainWorker")[-world_size:]
+    assert first in {process.pid for process in ranks}, "these are not the ranks of this start"
+    ranks.sort(key=lambda process: process.pid != first)
+    ranks[number].signal(signal.SIGKILL)
+
+
+def kill_twice_in_an_epoch(driver: driving.Driver, run: Run, chance: random.Random, world_size: int) -> list[float]:
+    """Kills a random rank at random moments of the first epoch; returns the seconds to the next checkpoint of each."""
+    took_s = []
+    for start, earliest, latest in ((1, 20, 60), (2, 80, 140)):
+        step = chance.randrange(earliest, latest)
+        driver.until(run.beyond(step, start), f"step {step} of start {start}")
+        time.sleep(chance.uniform(0, 0.2))
+        kill_a_rank(driver, run, start, chance.randrange(world_size), world_size)
+        killed_s = time.monotonic()
+        driver.until(run.beyond(1, start + 1), f"a checkpoint of start {start + 1}", RECOVERY_S)
+        took_s.append(time.monotonic() - killed_s)
+    for start in (1, 2, 3):
+        assert run.rows(start)[0]["epoch"] == 0, f"start {start} was not in the first epoch"
+    return took_s

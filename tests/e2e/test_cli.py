@@ -1,0 +1,154 @@
+"""Whole commands from outside, as users type them."""
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.jobs import conftest
+
+pytestmark = pytest.mark.e2e
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+Done = subprocess.CompletedProcess[str]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "jobs", *arguments]
+
+
+def jobs(*arguments: str, stdin: str = "", code: int = 0, timeout_s: float = 240) -> Done:
+    """Runs a command line that is to end with this code."""
+    done = subprocess.run(
+        command(*arguments), cwd=REPOSITORY, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def report(*arguments: str) -> dict[str, object]:
+    """Runs a command line and returns the document that is all of its stdout."""
+    done = jobs(*arguments)
+    assert done.stderr.splitlines()[-1] == "exit=0"
+    document = json.loads(done.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with a corpus, and with a run of each kind that the pipeline has finished."""
+    folder = tmp_path_factory.mktemp("e2e")
+    conftest.write_corpus(folder)
+    for name, text in (("translation", conftest.TRANSLATION), ("language", conftest.LANGUAGE)):
+        (folder / f"{name}.yaml").write_text(text.format(folder=folder))
+        made = report("pipeline", str(folder / f"{name}.yaml"))
+        assert made["held_out"] == "test"
+    return folder
+
+
+@pytest.mark.parametrize("name", ["translation", "language"])
+def test_a_pipeline_run_again_does_nothing(name: str, folder: pathlib.Path) -> None:
+    def artefacts() -> dict[str, int]:
+        places = [folder / name / part for part in ("dataset", "checkpoints", "epochs", "outputs", "report.html")]
+        files = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+        return {str(path): path.stat().st_mtime_ns for path in files if "_lock" not in path.parts}
+
+    before = artefacts()
+    done = jobs("pipeline", str(folder / f"{name}.yaml"))
+    assert artefacts() == before
+    assert "train:" not in done.stderr
+
+
+def test_the_figures_of_the_stages_agree_with_those_of_the_verbs(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    outputs = folder / "translation" / "outputs"
+    run, source, target = (
+        str(folder / "translation"),
+        str(outputs / "test.source.txt"),
+        str(outputs / "test.target.txt"),
+    )
+    stages = json.loads((folder / "translation" / "run.json").read_text())["stages"]
+    report("translate", "--run", run, "--input", source, "--output", f"{tmp_path}/out.txt")
+    scored = report("score", "--run", run, "--input", source, "--targets", target, "--output", f"{tmp_path}/out.jsonl")
+    found = report("evaluate", "--hypotheses", f"{tmp_path}/out.txt", "--references", target)
+    assert found["bleu"] == stages["evaluate"]["report"]["bleu"]
+    assert scored["nll_nats"] == stages["score"]["report"]["nll_nats"]
+    kept = [json.loads(line)["text"] for line in (outputs / "translations.jsonl").read_text().splitlines()]
+    assert (tmp_path / "out.txt").read_text().splitlines() == kept
+
+
+def test_standard_streams_carry_lines_alone_and_the_document_ends_stderr(folder: pathlib.Path) -> None:
+    source = (folder / "translation" / "outputs" / "test.source.txt").read_text()
+    done = jobs("translate", "--run", str(folder / "translation"), "--input", "-", "--output", "-", stdin=source)
+    assert len(done.stdout.splitlines()) == len(source.splitlines())
+    assert done.stderr.splitlines()[-2] == "exit=0"
+    assert json.loads(done.stderr.splitlines()[-1])["lines"] == len(source.splitlines())
+
+
+def test_generate_goes_on_from_its_prefix(folder: pathlib.Path) -> None:
+    arguments = ("generate", "--run", str(folder / "language"), "--prefix", "The", "--set", "decoding.num_tokens=7")
+    first = report(*arguments)
+    assert re.match("The", str(first["text"]))
+    assert report(*arguments) == first
+
+
+@pytest.mark.parametrize(
+    ("verb", "run", "remedy"),
+    [
+        (("translate", "--input", "a.txt", "--output", "b.txt"), "language", "language_model"),
+        (("generate", "--prefix", "The"), "translation", "use translate"),
+        (("score", "--input", "a.txt", "--output", "b.txt"), "translation", "--targets"),
+    ],
+)
+def test_a_model_of_the_wrong_kind_is_refused(
+    verb: tuple[str, ...], run: str, remedy: str, folder: pathlib.Path
+) -> None:
+    done = jobs(verb[0], "--run", str(folder / run), *verb[1:], code=2)
+    assert remedy in done.stderr.splitlines()[-2]
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_finds_everything_whole(folder: pathlib.Path) -> None:
+    found = report("inspect", str(folder / "translation"))
+    assert (found["kind"], found["verified"]) == ("run", True)
+
+
+def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    config = str(folder / "language.yaml")
+    longer = ["--set", "training.epochs=20"]
+    straight, stopped = (["--set", f"root={tmp_path}/{name}", *longer] for name in ("straight", "stopped"))
+    assert report("pipeline", config, *straight)["verb"] == "pipeline"
+    jobs("prepare", config, *stopped)
+    with subprocess.Popen(command("train", config, *stopped), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as run:
+        deadline_s = time.monotonic() + 60
+        while not list((tmp_path / "stopped" / "checkpoints").glob("*/MANIFEST.json")):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        run.send_signal(signal.SIGTERM)
+        _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 143, stderr
+    assert stderr.splitlines()[-1] == "exit=143"
+    assert "run it again to go on" in stderr.splitlines()[-2]
+    jobs("train", config, *stopped)
+    ends = [sorted((tmp_path / name / "checkpoints").iterdir())[-1] for name in ("straight", "stopped")]
+    assert ends[0].name[:13] == ends[1].name[:13]
+    weights = [(end / "bundle" / "model.safetensors").read_bytes() for end in ends]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.ray
+def test_the_demo_runs_on_a_cluster_of_its_own(tmp_path: pathlib.Path) -> None:
+    small = ["--set", "corpus.limit.lines=1000", "--set", "training.max_steps=4", "--set", "decoding.max_length=12"]
+    done = jobs("demo", "--set", f"root={tmp_path}/demo", *small, timeout_s=280)
+    runs = json.loads(done.stdout)["runs"]
+    assert {run["stages"]["train"]["world_size"] for run in runs.values()} == {2}
+    assert (tmp_path / "demo" / "language" / "report.html").exists()
+    for text in ("BLEU", "bits per character", "where the time went", "reference", "report.html"):
+        assert text in done.stderr, text
+    assert len(done.stdout.splitlines()) > 1
+    assert not list((tmp_path / "demo").glob("*/.ray"))

@@ -1,0 +1,206 @@
+"""A run whose corpus, root, input and output all lie in an object store gives the bytes of a local one."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import pytest
+
+from core.config import loading, schema
+from core.data import synthetic
+from core.storage import location, stores
+from jobs import console, paths, prepare, score, train, translate
+from workers import cluster
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS: dict[str, Any] = {
+    "name": "stored",
+    "tokenizer": {"kind": "word"},
+    "sharding": {"part_size_bytes": 2048},
+    "decoding": {"beam_size": 2, "max_length": 12, "part_lines": 64},
+    "scoring": {"part_lines": 64},
+    "cluster": {"address": "none"},
+    "compute": {"precision": "fp32", "matmul": "default"},
+}
+SIZES = {"hidden_size": 8, "embedding_size": 8}
+RUN = {"epochs": 1, "max_steps": 4, "checkpoint_every_steps": 2}
+
+
+def corpora(at: str) -> dict[str, dict[str, Any]]:
+    """A corpus of each form, below a folder."""
+    packed = {"tsv": [f"{at}/b.tsv.gz"]}
+    return {
+        "compressed text": {"kind": "text", "train": {"text": [f"{at}/en-*.txt.*"]}, "split": {"valid": 0.1}},
+        "tsv": {"kind": "pairs", "train": {"tsv": [f"{at}/a.tsv"]}, "valid": packed, "split": {"test": 0.2}},
+        "two files": {"kind": "pairs", "train": {"source": [f"{at}/*.en"], "target": [f"{at}/*.fr"]}, "test": packed},
+    }
+
+
+@pytest.fixture
+def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
+    """200 pairs and their sides, plain and compressed in each way."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    synthetic.write_pairs(folder / "a.tsv", 1, 0, 150)
+    synthetic.write_pairs(folder / "b.tsv", 1, 150, 50)
+    for name, start in (("1", 0), ("2", 100)):
+        synthetic.write_english(folder / f"{name}.en", 1, start, 100)
+        synthetic.write_french(folder / f"{name}.fr", 1, start, 100)
+    pack = {"b.tsv.gz": gzip.compress, "en-1.txt.xz": lzma.compress, "en-2.txt.bz2": bz2.compress}
+    for name, compress in pack.items():
+        plain = folder / name.replace("en-", "").replace(".txt", ".en").rpartition(".")[0]
+        (folder / name).write_bytes(compress(plain.read_bytes()))
+    return folder
+
+
+def upload(folder: pathlib.Path, root: location.Location) -> None:
+    for path in folder.iterdir():
+        assert root.join(path.name).put_file_if_absent(path)
+
+
+def configured(what: str, at: str, root: str) -> schema.RunConfig:
+    corpus = corpora(at)[what]
+    is_text = corpus["kind"] == "text"
+    content = {
+        **SETTINGS,
+        "root": root,
+        "corpus": corpus,
+        "model": {"kind": "language_model" if is_text else "seq2seq", **SIZES},
+        "training": {**RUN, **({"num_lanes": 4, "window": 16} if is_text else {"batch_lines": 32})},
+    }
+    return paths.absolute(loading.parse(json.dumps(content), "stored.yaml"))
+
+
+def stored(root: location.Location) -> dict[str, bytes]:
+    """Every file below a root, by its name there."""
+    if root.is_local:
+        found = [location.Location.parse(str(path)) for path in root.path.rglob("*") if path.is_file()]
+    else:
+        found = [location.Location(f"s3://{name}") for name in stores.filesystem("s3", "").find(root.url)]
+    return {place.url.removeprefix(f"{root.url}/"): place.read_bytes() for place in found}
+
+
+def lasting(root: location.Location) -> dict[str, bytes]:
+    """What a run made, without what says where, when and by whom."""
+    of_the_attempt = (
+        r"(.*/)?_lock/.*|run\.json|config\.yaml|epochs/.*|metrics/.*|checkpoints/.*/(MANIFEST|progress)\.json"
+    )
+    found = {name: data for name, data in stored(root).items() if not re.fullmatch(of_the_attempt, name)}
+    for name in found:
+        if "/_commits/" in name or name == "dataset/index.json":
+            content = json.loads(found[name])
+            content.pop("attempt", None)
+            for source in content.get("sources", ()):
+                del source["files"]
+            found[name] = json.dumps(content, sort_keys=True).encode()
+    return found
+
+
+@pytest.mark.parametrize("what", corpora(""))
+def test_a_dataset_from_a_store_in_a_store_has_the_bytes_of_a_local_one(
+    what: str, corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
+) -> None:
+    upload(corpus, s3_root.join("corpus"))
+    here = configured(what, str(corpus), str(tmp_path / "run"))
+    there = configured(what, f"{s3_root}/corpus", f"{s3_root}/run")
+    reports = []
+    for config in (here, there):
+        with cluster.Session(config.cluster) as session:
+            reports.append(prepare.run(config, session, console.SilentReporter()))
+    assert reports[0]["splits"] == reports[1]["splits"]
+    assert reports[0]["splits"]["train"]["shards"] > 1
+    local = lasting(location.Location.parse(here.root))
+    assert lasting(s3_root.join("run")) == local
+    assert [name for name in local if name.startswith("dataset/.staging/")] == []
+
+
+def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict[str, Any]:
+    """Prepares, trains, translates and scores; returns the reports without times and places."""
+    root = location.Location.parse(config.root)
+    common: dict[str, Any] = {"run": root, "input": source, "column": None, "compute": config.compute, "cluster": config.cluster}
+    reporter = console.SilentReporter()
+    with cluster.Session(config.cluster) as session:
+        common |= {"session": session, "reporter": reporter}
+        made = {
+            "prepare": prepare.run(config, session, reporter),
+            "train": train.run(config, session, reporter),
+            "translate": translate.run(output=f"{output}/translations.jsonl", decoding=config.decoding, **common),
+            "score": score.run(output=f"{output}/scores.parquet", targets=target, scoring=config.scoring, **common),
+        }
+    for report in made.values():
+        for name in ("seconds", "elapsed_s", "lines_per_s", "path", "root", "run", "checkpoint", "input", "output"):
+            report.pop(name, None)
+    return made
+
+
+def test_a_run_in_a_store_gives_the_bytes_of_a_local_one_and_again_does_nothing(
+    corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
+) -> None:
+    upload(corpus, s3_root.join("corpus"))
+    here = configured("tsv", str(corpus), str(tmp_path / "run"))
+    there = configured("tsv", f"{s3_root}/corpus", f"{s3_root}/run")
+    local = use(here, f"{corpus}/1.en", f"{corpus}/1.fr", f"{here.root}/out")
+    asked = (there, f"{s3_root}/corpus/1.en", f"{s3_root}/corpus/1.fr", f"{there.root}/out")
+    remote = use(*asked)
+    assert remote == local
+    found, expected = lasting(s3_root.join("run")), lasting(location.Location.parse(here.root))
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == set()
+    assert {"out/translations.jsonl", "out/scores.parquet"} <= found.keys()
+    assert "checkpoints/step-00000004-e1/bundle/model.safetensors" in found
+    before = stored(s3_root.join("run"))
+    again = use(*asked)
+    assert again["prepare"].pop("already")
+    assert again["train"].pop("already_done")
+    for name, report in again.items():
+        assert report == {key: value for key, value in remote[name].items() if not key.startswith("already")}
+    after = stored(s3_root.join("run"))
+    changed = {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)}
+    assert {name for name in changed if "_lock/" not in name} == {"run.json"}
+
+
+def jobs(*arguments: str) -> dict[str, Any]:
+    """Runs a command line; returns its report."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "jobs", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_the_pipeline_as_a_command_needs_no_local_file_but_its_settings(
+    corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
+) -> None:
+    upload(corpus, s3_root.join("corpus"))
+    config = configured("tsv", f"{s3_root}/corpus", f"{s3_root}/run")
+    (tmp_path / "run.yaml").write_text(loading.dump(config))
+    report = jobs("pipeline", str(tmp_path / "run.yaml"))
+    assert report["stages"]["translate"]["lines"] == report["stages"]["prepare"]["splits"]["test"]["lines"]
+    names = stored(s3_root.join("run"))
+    assert {"report.html", "report.json", "run.json", "config.yaml", "outputs/translations.jsonl"} <= names.keys()
+
+
+@pytest.mark.ray
+def test_workers_of_a_cluster_prepare_in_a_store_too(
+    corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
+) -> None:
+    upload(corpus, s3_root.join("corpus"))
+    here = configured("two files", str(corpus), str(tmp_path / "run"))
+    there = configured("two files", f"{s3_root}/corpus", f"{s3_root}/run")
+    (tmp_path / "run.yaml").write_text(loading.dump(there))
+    with cluster.Session(here.cluster) as session:
+        prepare.run(here, session, console.SilentReporter())
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", scratch)
+        jobs("prepare", str(tmp_path / "run.yaml"), "--set", "cluster.address=local", "--set", "cluster.num_workers=2")
+    assert lasting(s3_root.join("run")) == lasting(location.Location.parse(here.root))

@@ -1,0 +1,40 @@
+"""The demo's settings: packaged, below one root, open to overrides."""
+
+import pathlib
+
+import pytest
+
+from core import errors
+from core.config import schema
+from jobs import paths, settings
+
+
+def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
+    root, configs = settings.of_demo(["root=s3://bucket/demo/"])
+    assert root == "s3://bucket/demo"
+    assert [config.root for config in configs] == ["s3://bucket/demo/translation", "s3://bucket/demo/language"]
+    assert configs[0].corpus.train.tsv == ("s3://bucket/demo/corpus/pairs.tsv",)
+    assert configs[1].corpus.train.text == ("s3://bucket/demo/corpus/english.txt",)
+
+
+def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() -> None:
+    _, (translation, language) = settings.of_demo([])
+    assert isinstance(translation.model, schema.Seq2SeqConfig)
+    assert (translation.model.cell, translation.model.attention != "none") == ("gru", True)
+    assert (language.model.kind, language.model.cell, language.tokenizer.kind) == ("language_model", "lstm", "char")
+    assert translation.cluster == language.cluster  # one session serves both
+    assert translation.cluster.num_workers == 2
+    # Held-out sentences never have their source side in the training part.
+    assert translation.corpus.split.by in (None, "source")
+    assert translation.corpus.split.test > 0
+
+
+def test_overrides_reach_both_runs(tmp_path: pathlib.Path) -> None:
+    _, configs = settings.of_demo([f"root={tmp_path}/a: b", "training.epochs=1", "cluster.address=none"])
+    assert [config.training.epochs for config in configs] == [1, 1]
+    assert paths.absolute(configs[1]).root == f"{tmp_path}/a: b/language"
+
+
+def test_an_override_that_fits_neither_is_refused() -> None:
+    with pytest.raises(errors.UsageError, match="epoch"):
+        settings.of_demo(["training.epoch=1"])

@@ -1,0 +1,138 @@
+"""The command line: what goes where, which exit code, and that mistakes are told at once."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core.config import loading
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "ray", "pyarrow", "prometheus_client", "matplotlib")
+
+CONFIG = """
+name: x
+root: runs/x
+corpus: {kind: text, train: {text: [book.txt]}}
+model: {kind: language_model}
+"""
+
+
+def jobs(*arguments: str, cwd: pathlib.Path = REPOSITORY, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a command line as users do; the last line of its log tells which heavy libraries it loaded."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "try:\n    runpy.run_module('jobs', run_name='__main__', alter_sys=True)\n"
+        f"finally:\n    sys.stderr.write(','.join(m for m in {HEAVY!r} if m in sys.modules) + '\\n')\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
+
+
+def write_config(folder: pathlib.Path, text: str = CONFIG) -> str:
+    (folder / "x.yaml").write_text(text)
+    return "x.yaml"
+
+
+VERBS = ("prepare", "train", "translate", "score", "generate", "evaluate", "pipeline", "report", "inspect", "demo")
+MISTAKES = {
+    "no verb": ([], "command line: Missing command; see python -m jobs --help"),
+    "a verb mistyped": (["trian", "x.yaml"], "command line: .*Did you mean 'train'"),
+    "no file": (["train", "nope.yaml"], "nope.yaml: there is no such file; check"),
+    "a folder": (["prepare", "."], r"\.: is a folder; name a YAML file"),
+    "an unknown setting": (["train", "x.yaml", "--set", "training.epoch=3"], ".*training.epoch.*epochs"),
+    "a value out of range": (["pipeline", "x.yaml", "--set", "training.epochs=0"], ".*training.epochs.*1"),
+    "a scheme mistyped": (["train", "x.yaml", "--set", "root=S3://b/k"], r"root: S3://.*; write s3://"),
+    "a root on the web": (["prepare", "x.yaml", "--set", "root=https://a.b/c"], "root: .*only be read"),
+    "no run": (["translate", "--run", "nope", "--input", "a", "--output", "b.txt"], "--run: there is nothing at /.*"),
+    "a setting of the model": (
+        ["score", "--run", ".", "--input", "a", "--output", "b.txt", "--set", "model.cell=gru"],
+        "--set model.cell=gru: belongs to the run as it was trained; here one may set decoding",
+    ),
+    "an empty location": (["inspect", ""], "PATH: the location is empty"),
+    "nothing there": (["inspect", "nope/nope"], "PATH: there is nothing at /.*nope/nope"),
+    "no value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
+    "bytes that are no text": (["train", "x.yaml", "--set", "root=\udcff"], r".*\\udcff"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_line_at_once_and_with_code_2(name: str, tmp_path: pathlib.Path) -> None:
+    arguments, complaint = MISTAKES[name]
+    write_config(tmp_path)
+    started_s = time.monotonic()
+    done = jobs(*arguments, cwd=tmp_path)
+    elapsed_s = time.monotonic() - started_s
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert lines[1:] == ["exit=2", ""], done.stderr
+    assert re.match(complaint, lines[0]), lines[0]
+    assert done.stdout == ""
+    # A machine that is busy with other tests is given more than the two seconds that a user waits.
+    assert elapsed_s < 6
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]
+
+
+def test_help_is_on_stdout_and_loads_nothing_heavy() -> None:
+    done = jobs("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert re.search(rf"\b{verb}\b", done.stdout), verb
+    assert done.stderr == "\n"
+
+
+def test_printed_settings_are_a_file_of_the_same_settings(tmp_path: pathlib.Path) -> None:
+    printed = jobs(
+        "train", write_config(tmp_path), "--print-config", "--set", "training.learning_rate=5e-4", cwd=tmp_path
+    )
+    assert printed.returncode == 0
+    config = loading.parse(printed.stdout, "printed")
+    assert config.training.learning_rate == 5e-4
+    assert config.root == f"{tmp_path}/runs/x"
+    assert config.corpus.train.text == (f"{tmp_path}/book.txt",)
+    (tmp_path / "again.yaml").write_text(printed.stdout)
+    assert jobs("train", "again.yaml", "--print-config", cwd=tmp_path).stdout == printed.stdout
+    assert printed.stderr == "\n"
+
+
+def test_stdout_carries_one_document_and_the_log_ends_with_the_exit_code(runs: pathlib.Path) -> None:
+    done = jobs("inspect", str(runs / "translation" / "dataset"))
+    assert json.loads(done.stdout)["kind"] == "dataset"
+    assert done.stderr.splitlines()[-2] == "exit=0"
+    assert done.returncode == 0
+
+
+def test_input_that_is_missing_ends_with_3_and_names_the_setting(tmp_path: pathlib.Path) -> None:
+    done = jobs("prepare", write_config(tmp_path), "--set", "cluster.address=none", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert lines[-2] == "exit=3"
+    assert re.match(r"corpus\.train\.text: .*book\.txt' names no file; check", lines[-3]), lines
+    assert done.stdout == ""
+
+
+def test_a_bug_shows_its_traceback_and_ends_with_1(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys\nfrom jobs import __main__ as main\n"
+        "def broken(*_): raise ZeroDivisionError('broken on purpose')\n"
+        "main.loading.load = broken\nsys.exit(main.main(['train', 'x.yaml']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-2:] == ["ZeroDivisionError: broken on purpose", "exit=1"]
+
+
+def test_a_reader_that_leaves_early_makes_no_failure(tmp_path: pathlib.Path) -> None:
+    write_config(tmp_path)
+    command = f"{sys.executable} -m jobs train {tmp_path}/x.yaml --print-config; echo $? >&2"
+    done = subprocess.run(
+        ["bash", "-c", f"({command}) | true"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines()[-1] == "0"
+    assert "Traceback" not in done.stderr

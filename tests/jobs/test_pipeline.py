@@ -1,0 +1,108 @@
+"""The pipeline: what it leaves behind, and that it does nothing twice."""
+
+import json
+import pathlib
+
+import pytest
+
+from core import errors
+from core.storage import commit, location
+from jobs import console, held_out, pipeline, prepare, record
+from tests.jobs import conftest
+from workers import cluster
+
+
+def again(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, object]:
+    config = conftest.configured(text, folder, *overrides)
+    with cluster.Session(config.cluster) as session:
+        return pipeline.run(config, session, console.SilentReporter())
+
+
+def contents(root: pathlib.Path) -> dict[str, tuple[int, bytes]]:
+    """Every file but the record and locks, with the time of its last change."""
+    files = [path for path in root.rglob("*") if path.is_file() and "_lock" not in path.parts]
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+        if path.name != "run.json"
+    }
+
+
+@pytest.mark.parametrize(("text", "name"), [(conftest.TRANSLATION, "translation"), (conftest.LANGUAGE, "language")])
+def test_a_finished_pipeline_run_again_changes_no_file(text: str, name: str, runs: pathlib.Path) -> None:
+    before = contents(runs / name)
+    kept = json.loads((runs / name / "run.json").read_text())["stages"]
+    report = again(text, runs)
+    assert contents(runs / name) == before
+    assert json.loads((runs / name / "run.json").read_text())["stages"] == kept
+    assert "report" not in report["stages"]  # type: ignore[operator]
+
+
+def test_every_held_out_pair_is_translated_and_scored(runs: pathlib.Path) -> None:
+    outputs = runs / "translation" / "outputs"
+    index = json.loads((runs / "translation" / "dataset" / "index.json").read_text())
+    expected = sum(shard["rows"] for shard in index["splits"]["test"])
+    assert expected > 5
+    for name in ("test.source.txt", "test.target.txt", "translations.jsonl", "scores.jsonl"):
+        assert len((outputs / name).read_text().splitlines()) == expected, name
+
+
+def test_held_out_text_is_that_of_the_corpus_pair_by_pair(runs: pathlib.Path) -> None:
+    pairs = set((runs / "pairs.tsv").read_text().splitlines())
+    outputs = runs / "translation" / "outputs"
+    sources = (outputs / "test.source.txt").read_text().splitlines()
+    targets = (outputs / "test.target.txt").read_text().splitlines()
+    assert {f"{source}\t{target}" for source, target in zip(sources, targets, strict=True)} <= pairs
+    # The English text is split at its tail, in order.
+    english = (runs / "english.txt").read_text().splitlines()
+    assert (runs / "language" / "outputs" / "test.text.txt").read_text().splitlines() == english[-20:]
+
+
+def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_dropped(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    (tmp_path / "test.tsv").write_bytes("a b c d e f g h i j k l m\tb\nshort\tc\n\xe9\td\n".encode("latin-1"))
+    config = conftest.configured(
+        conftest.TRANSLATION, tmp_path, f"corpus.test={{tsv: [{tmp_path}/test.tsv]}}", "corpus.split.test=0",
+        "corpus.filters.max_length=12",
+    )  # fmt: skip
+    with cluster.Session(config.cluster) as session:
+        prepare.run(config, session, console.SilentReporter())
+    texts = held_out.write(config)
+    assert texts is not None
+    assert (texts.split, texts.num_lines) == ("test", 2)
+    assert texts.files["source"].read_bytes() == b"a b c d e f g h i j k l m\nshort\n"
+    assert texts.files["target"].read_bytes() == b"b\nc\n"
+
+
+def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    again(conftest.TRANSLATION, tmp_path)
+    first = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
+    report = again(conftest.TRANSLATION, tmp_path, "training.epochs=2")
+    second = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
+    assert second["nll_nats"] < first["nll_nats"]
+    assert report["stages"]["train"]["epochs_done"] == 2  # type: ignore[index]
+    run = json.loads((tmp_path / "translation" / "run.json").read_text())
+    assert [(change["name"], change["old"], change["new"]) for change in run["changes"]] == [("training.epochs", 1, 2)]
+    assert run["exit_code"] == 0
+
+
+def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    report = again(conftest.LANGUAGE, tmp_path, "corpus.split.valid=0", "corpus.split.test=0")
+    assert report["held_out"] is None
+    assert sorted(report["stages"]) == ["prepare", "report", "train"]  # type: ignore[call-overload]
+
+
+def test_a_second_driver_is_refused_and_changes_nothing(runs: pathlib.Path) -> None:
+    root = location.Location.parse(str(runs / "language"))
+    before = record.read(root)
+    with commit.RunLock(root, "train"), pytest.raises(errors.LockedError, match="train on host"):
+        again(conftest.LANGUAGE, runs)
+    assert record.read(root) == before
+
+
+def test_how_a_pipeline_ended_badly_is_in_its_record(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.DataError):
+        again(conftest.LANGUAGE, tmp_path)
+    assert record.read(location.Location.parse(str(tmp_path / "language")))["exit_code"] == 3

@@ -1,0 +1,68 @@
+"""A real S3 protocol in this process, with faults on request."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from core.storage import location
+
+BUCKET = "raycurrent-tests"
+
+
+class Store:
+    """An S3 server that can answer 503 before a request, or lose the reply after it was applied."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+        self.faults: list[str] = []
+        self.requests = 0
+
+    def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
+        self.requests += 1
+        fault = self.faults.pop(0) if self.faults and environment["REQUEST_METHOD"] == "PUT" else ""
+        if fault == "lost":
+            list(self._app(environment, lambda *_, **__: None))
+        if fault:
+            environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0) if fault == "busy" else 0)
+            start("503 Slow Down", [("Content-Type", "application/xml"), ("Connection", "close")])
+            return [b"<Error><Code>SlowDown</Code></Error>"]
+        return self._app(environment, start)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    """The server, with an empty bucket."""
+    pytest.importorskip("s3fs")
+    backends = pytest.importorskip("moto.moto_server.werkzeug_app")
+    serving = pytest.importorskip("werkzeug.serving")
+    botocore = pytest.importorskip("botocore.session")
+    app = Store(backends.DomainDispatcherApplication(backends.create_backend_app))
+
+    class Quiet(serving.WSGIRequestHandler):  # type: ignore[misc,name-defined]
+        """Keeps requests out of the log."""
+
+        def log_request(self, *_: object) -> None:
+            """Does nothing."""
+
+    http = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{http.server_port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        botocore.get_session().create_client("s3").create_bucket(Bucket=BUCKET)
+        yield app
+    http.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def s3_root(store: Store) -> location.Location:
+    """A prefix of its own in the bucket."""
+    store.faults.clear()
+    return location.Location.parse(f"s3://{BUCKET}/{uuid.uuid4().hex}")
