@@ -46,11 +46,11 @@ class Decoder(Protocol[M_contra]):
     """The part of a sequence-to-sequence model that search needs."""
 
     @property
-    def output_weight_VF(self) -> Tensor:  # noqa: N802
+    def output_weight_VF(self) -> Tensor:
         """The output layer."""
 
     @property
-    def output_bias_V(self) -> Tensor | None:  # noqa: N802
+    def output_bias_V(self) -> Tensor | None:
         """Its bias."""
 
     def initial_state(self, memory: M_contra, /) -> states.State:

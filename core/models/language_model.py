@@ -67,12 +67,12 @@ class LanguageModel(nn.Module):
         return scores
 
     @property
-    def output_weight_VF(self) -> Tensor:  # noqa: N802
+    def output_weight_VF(self) -> Tensor:
         """Weights of the output layer; with tied embeddings the embedding itself."""
         return self.output.weight
 
     @property
-    def output_bias_V(self) -> Tensor:  # noqa: N802
+    def output_bias_V(self) -> Tensor:
         """Bias of the output layer."""
         return self.output.bias
 
