@@ -96,7 +96,7 @@ def translate(
     print_config: PrintConfig = False,
 ) -> Job | str:
     """Translate a file, or standard input, with a trained model."""
-    source, target = _location(input_, "--input"), _location(output, "--output")
+    source, target = _readable(input_, "--input"), _location(output, "--output")
 
     def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
         from jobs import translate as verb
@@ -131,8 +131,8 @@ def score(
     print_config: PrintConfig = False,
 ) -> Job | str:
     """Score text (perplexity), or given translations, with a trained model."""
-    source, target = _location(input_, "--input"), _location(output, "--output")
-    sides = None if targets is None else _location(targets, "--targets")
+    source, target = _readable(input_, "--input"), _location(output, "--output")
+    sides = None if targets is None else _readable(targets, "--targets")
 
     def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
         from jobs import score as verb
@@ -278,6 +278,14 @@ def _location(text: str, where: str) -> str:
     if text == "-":
         return text
     return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
+
+
+def _readable(text: str, where: str) -> str:
+    """A location that something is at, looked up before anything heavy is loaded."""
+    found = _location(text, where)
+    if found != "-" and not location.Location.parse(found, where).exists():
+        raise errors.UsageError(f"{where}: there is nothing at {found}; check the path")
+    return found
 
 
 @contextlib.contextmanager
