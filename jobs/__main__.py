@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -96,7 +96,7 @@ def translate(
     print_config: PrintConfig = False,
 ) -> Job | str:
     """Translate a file, or standard input, with a trained model."""
-    source, target = _readable(input_, "--input"), _location(output, "--output")
+    source, target = _location(input_, "--input"), _location(output, "--output")
 
     def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
         from jobs import translate as verb
@@ -116,7 +116,8 @@ def translate(
                 stdout=stdout,
             )
 
-    return _of_run(run, set_, print_config, call, streams=target == "-")
+    job = _of_run(run, set_, print_config, call, streams=target == "-")
+    return _reads(job, {"--input": source})
 
 
 @app.command()
@@ -131,8 +132,8 @@ def score(
     print_config: PrintConfig = False,
 ) -> Job | str:
     """Score text (perplexity), or given translations, with a trained model."""
-    source, target = _readable(input_, "--input"), _location(output, "--output")
-    sides = None if targets is None else _readable(targets, "--targets")
+    source, target = _location(input_, "--input"), _location(output, "--output")
+    sides = None if targets is None else _location(targets, "--targets")
 
     def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
         from jobs import score as verb
@@ -153,7 +154,8 @@ def score(
                 stdout=stdout,
             )
 
-    return _of_run(run, set_, print_config, call, streams=target == "-")
+    job = _of_run(run, set_, print_config, call, streams=target == "-")
+    return _reads(job, {"--input": source, "--targets": sides})
 
 
 @app.command()
@@ -280,12 +282,12 @@ def _location(text: str, where: str) -> str:
     return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
 
 
-def _readable(text: str, where: str) -> str:
-    """A location that something is at, looked up before anything heavy is loaded."""
-    found = _location(text, where)
-    if found != "-" and not location.Location.parse(found, where).exists():
-        raise errors.UsageError(f"{where}: there is nothing at {found}; check the path")
-    return found
+def _reads(job: Job | str, texts: Mapping[str, str | None]) -> Job | str:
+    """The job, once something is at every location that it reads: looked up before anything heavy is loaded."""
+    for where, text in texts.items():
+        if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, where).exists():
+            raise errors.UsageError(f"{where}: there is nothing at {text}; check the path")
+    return job
 
 
 @contextlib.contextmanager

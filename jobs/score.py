@@ -148,7 +148,7 @@ def _scan(
 
 def _rounds(
     spec: inference.Spec, pieces: Sequence[inputs.Piece], session: clusters.Session, reporter: console.Reporter
-) -> list[list[inference.Payload]]:
+) -> Sequence[Sequence[inference.Payload]]:
     if spec.scoring.unit == "line":
         return parts.of_lines(pieces)
     if spec.scoring.lanes == 1 or not pieces:
