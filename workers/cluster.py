@@ -22,7 +22,7 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import recorder
-from workers import access, fanout, stopping, telemetry
+from workers import access, environment, fanout, stopping, telemetry
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only commit records and settings pass through it
 RESOURCES_S = 300.0  # an autoscaling cluster may grow for so long
@@ -77,6 +77,8 @@ class Session:
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
+        for name, value in environment.of_process(self.cluster.cpus_per_worker).items():
+            os.environ.setdefault(name, value)  # for stages that run in this process
         self.should_stop.install()
         return self
 
@@ -121,8 +123,7 @@ class Session:
     @property
     def worker_env(self) -> dict[str, str]:
         """What a worker of ours finds in its environment; Ray's own processes must not (they would be measured)."""
-        threads = str(self.cluster.cpus_per_worker)
-        env = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        env = environment.of_process(self.cluster.cpus_per_worker)
         if self._exporters:
             env[telemetry.FOLDER_VARIABLE] = str(self._exporters.folder)
         return env

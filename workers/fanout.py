@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from core import errors
 from core.telemetry import catalog, recorder
-from workers import attempts
+from workers import attempts, environment
 
 POLL_S = 0.2  # how late a stop, a timeout or a straggler may be noticed
 START_TIMEOUT_S = 300.0  # without a single worker for so long, a run ends
@@ -389,5 +389,5 @@ class RayPool(Pool):
         part_timeout_s: float = 3600.0,
         env_vars: Mapping[str, str] | None = None,
     ) -> None:
-        env_vars = {"OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false", **(env_vars or {})}
-        super().__init__(RayActors(cpus_per_worker, use_gpu, env_vars), num_workers, max_failures, part_timeout_s)
+        backend = RayActors(cpus_per_worker, use_gpu, {**environment.of_process(cpus_per_worker), **(env_vars or {})})
+        super().__init__(backend, num_workers, max_failures, part_timeout_s)

@@ -1,7 +1,9 @@
 """How the parts of an inference job are planned, done and added up: the driver's side of `inference`."""
 
+import array
 import functools
 import itertools
+import json
 import math
 import os
 import time
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from core import errors
+from core.data import on_demand
 from core.decoding import inputs, results
 from core.models import bundle as bundles
 from core.storage import commit, location
@@ -37,21 +40,16 @@ class Totals:
     def of(cls, records: Sequence[Mapping[str, Any]]) -> "Totals":
         """Adds up the records of all parts, in their order; the sum does not depend on how they were made."""
         made_by: list[dict[str, Any]] = []
+        first_errors: list[dict[str, Any]] = []
+        sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "characters"), 0)
         for record in records:
+            for name in sums:
+                sums[name] += record.get(name, 0)
+            first_errors += record["first_errors"][: inference.SHOWN_ERRORS - len(first_errors)]
             if record["made_by"] not in made_by:
                 made_by.append(record["made_by"])
-        return cls(
-            lines=sum(record["lines"] for record in records),
-            errors=sum(record["errors"] for record in records),
-            first_errors=tuple(itertools.chain(*(record["first_errors"] for record in records)))[
-                : inference.SHOWN_ERRORS
-            ],
-            tokens=sum(record["tokens"] for record in records),
-            nats=math.fsum(float(record["nats"]) for record in records),
-            unk=sum(record.get("unk", 0) for record in records),
-            characters=sum(record.get("characters", 0) for record in records),
-            made_by=tuple(made_by),
-        )
+        nats = math.fsum(float(record["nats"]) for record in records)
+        return cls(first_errors=tuple(first_errors), nats=nats, made_by=tuple(made_by), **sums)
 
     def problems(self) -> dict[str, Any]:
         """What a report says of lines that failed, and of parts that were computed in unlike ways."""
@@ -94,21 +92,27 @@ def open_run(verb: str, run: location.Location) -> Opened:
 
 
 class _Ledger:
-    """The records so far, and how many of their lines failed."""
+    """The records so far, and how many of their lines failed.
+
+    A record is kept as the text that it is in its file, a sixth of what it takes as an object.
+    """
 
     def __init__(self, stage: str, num_lines: int, measures: recorder.Recorder) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
+        self._records: dict[int, bytes] = {}  # by their first line
+        self._first_error: dict[str, Any] = {}
         self._stage = stage
         self._measures = measures
         self._allowed = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
         self._num_errors = 0
 
-    def enter(self, name: str, record: dict[str, Any]) -> None:
-        """Takes a record in; raises DataError when too many lines have failed."""
-        self.records[name] = record
+    def enter(self, first_line: int, record: dict[str, Any]) -> None:
+        """Takes the record of a part in; raises DataError when too many lines have failed."""
+        self._records[first_line] = json.dumps(record, separators=(",", ":")).encode()
         self._num_errors += record["errors"]
+        if record["errors"] and not self._first_error:
+            self._first_error = record["first_errors"][0]
         if self._num_errors > self._allowed:
-            first = next(one["first_errors"][0] for one in self.records.values() if one["errors"])
+            first = self._first_error
             raise errors.DataError(
                 f"{self._stage}: {self._num_errors} lines failed, more than {self._allowed:g} are not accepted; "
                 f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
@@ -120,7 +124,12 @@ class _Ledger:
         count(record["lines"] - record["errors"], outcome="done")
         count(record["errors"], outcome="failed")
         self._measures.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
-        self.enter(task.name, record)
+        self.enter(task.payload.piece.first_line, record)
+
+    def in_order(self) -> Sequence[dict[str, Any]]:
+        """Returns the records in order of their lines, each read when it is asked for."""
+        order = array.array("q", sorted(self._records))
+        return on_demand.OnDemand(len(order), lambda number: dict(json.loads(self._records[order[number]])))
 
 
 def do_parts(
@@ -129,7 +138,7 @@ def do_parts(
     rounds: Sequence[Sequence[inference.Payload]],
     workforce: Workforce,
     progress: Callable[[int], None],
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Does the parts that are not committed yet, round after round, and returns all records in order of lines.
 
     Args:
@@ -143,42 +152,56 @@ def do_parts(
         DataError: more lines fail than max(10, 0.1 %); what was done is kept, but the output stays unfinished.
     """
     store = commit.PartStore(location.Location(spec.folder), spec.plan)
-    payloads = [payload for round_ in rounds for payload in round_]
-    ledger = _Ledger(stage, sum(payload.piece.num_lines for payload in payloads), workforce.recorder)
+    num_lines = sum(payload.piece.num_lines for round_ in rounds for payload in round_)
+    ledger = _Ledger(stage, num_lines, workforce.recorder)
     widest = max(map(len, rounds), default=0)
     for round_ in rounds:
-        tasks = []
-        for payload in round_:
-            record = store.committed(payload.name)
-            if record is None:
-                tasks.append(fanout.Task(payload.name, payload, payload.piece.num_lines))
-            else:
-                ledger.enter(payload.name, record)
-                progress(payload.piece.num_lines)
+        tasks = _not_done(round_, store, ledger, progress)
         if tasks:
             factory = functools.partial(inference.make, spec)
             workforce.executor(stage, widest).run(
                 stage, tasks, factory, ledger.on_done, workforce.recorder, progress, workforce.should_stop
             )
-    payloads.sort(key=lambda payload: payload.piece.first_line)
-    return [ledger.records[payload.name] for payload in payloads]
+    return ledger.in_order()
 
 
-def of_lines(pieces: Sequence[inputs.Piece]) -> list[list[inference.Payload]]:
+def _not_done(
+    payloads: Sequence[inference.Payload], store: commit.PartStore, ledger: _Ledger, progress: Callable[[int], None]
+) -> Sequence[fanout.Task]:
+    """Enters the parts that are committed already and returns tasks for the others."""
+    todo = array.array("q")
+    for number, payload in enumerate(payloads):
+        record = store.committed(payload.name)
+        if record is None:
+            todo.append(number)
+        else:
+            ledger.enter(payload.piece.first_line, record)
+            progress(payload.piece.num_lines)
+
+    def task(place: int) -> fanout.Task:
+        payload = payloads[todo[place]]
+        return fanout.Task(payload.name, payload, payload.piece.num_lines)
+
+    return on_demand.OnDemand(len(todo), task)
+
+
+def of_lines(pieces: Sequence[inputs.Piece]) -> Sequence[Sequence[inference.Payload]]:
     """Parts that do not depend on each other: one round."""
-    return [[inference.Payload(f"part-{number:06d}", piece) for number, piece in enumerate(pieces)]]
+    return [on_demand.OnDemand(len(pieces), lambda number: inference.Payload(f"part-{number:06d}", pieces[number]))]
 
 
-def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> list[list[inference.Payload]]:
+def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> Sequence[Sequence[inference.Payload]]:
     """Rounds of parts: the n-th of each lane, which goes on from the one before it in its lane."""
-    rounds: list[list[inference.Payload]] = [[] for _ in range(max(map(len, lanes), default=0))]
-    for lane, pieces in enumerate(lanes):
-        for number, piece in enumerate(pieces):
-            before = f"lane-{lane:04d}-{number - 1:06d}"
-            name = f"lane-{lane:04d}-{number:06d}"
-            stream: Literal["start", "after"] = "after" if number else "start"
-            rounds[number].append(inference.Payload(name, piece, stream, before if number else ""))
-    return rounds
+
+    def payload(lane: int, number: int) -> inference.Payload:
+        before = f"lane-{lane:04d}-{number - 1:06d}" if number else ""
+        stream: Literal["start", "after"] = "after" if number else "start"
+        return inference.Payload(f"lane-{lane:04d}-{number:06d}", lanes[lane][number], stream, before)
+
+    def round_(number: int) -> Sequence[inference.Payload]:
+        return [payload(lane, number) for lane, pieces in enumerate(lanes) if number < len(pieces)]
+
+    return on_demand.OnDemand(max(map(len, lanes), default=0), round_)
 
 
 def count_tokens(
@@ -194,7 +217,10 @@ def count_tokens(
     def on_done(task: fanout.Task, lines: list[int]) -> None:
         counts[int(task.name)] = sum(lines)
 
-    tasks = [fanout.Task(str(number), piece, piece.num_lines) for number, piece in enumerate(pieces)]
+    def task(number: int) -> fanout.Task:
+        return fanout.Task(str(number), pieces[number], pieces[number].num_lines)
+
+    tasks = on_demand.OnDemand(len(pieces), task)
     factory = functools.partial(inference.CountWorker, spec)
     workforce.executor(stage, len(tasks)).run(
         stage, tasks, factory, on_done, workforce.recorder, progress, workforce.should_stop

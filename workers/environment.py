@@ -1,0 +1,15 @@
+"""What a process that computes for us finds in its environment."""
+
+
+def of_process(threads: int) -> dict[str, str]:
+    """The variables of a process that may use so many threads.
+
+    oneDNN keeps the kernels of the last 1,024 shapes, and batches of unequal length have many: a rank that trained
+    on Multi30k grew to 3.8 GB. With 32, and two arenas of malloc, it stays at 1.2 GB and takes 1.5 % longer.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+        "MALLOC_ARENA_MAX": "2",
+    }
