@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from core.evaluation import quality
 
-CONFIGS = pathlib.Path("jobs/configs")
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "jobs" / "configs"
 TIME_MACHINE = {
     "rnn": ("perplexity of the last epoch", "≤ 1.1", ()),
     "gru": ("perplexity of the last epoch", "≤ 1.1", ()),
@@ -43,7 +44,12 @@ def jobs(*arguments: str, stdin: str | None = None) -> str:
     """
     sys.stderr.write(f"$ python -m jobs {' '.join(arguments)}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", *arguments], input=stdin, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "jobs", *arguments],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
     )
     return done.stdout
 
@@ -95,15 +101,19 @@ def fra_eng(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     return figures
 
 
-def multi30k(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
-    """English to German, two workers."""
-    root, folder = runs / "multi30k", data / "multi30k"
-    settings = [
-        f"corpus.{split}.{side}=[{folder / f'{name}.{language}.gz'}]"
+def multi30k_sources(data: pathlib.Path) -> list[str]:
+    """Settings that say where the files are."""
+    return [
+        f"corpus.{split}.{side}=[{data / 'multi30k' / f'{name}.{language}.gz'}]"
         for split, name in (("train", "train"), ("valid", "val"), ("test", "test_2016_flickr"))
         for side, language in (("source", "en"), ("target", "de"))
     ]
-    report = train("multi30k.yaml", root, settings)
+
+
+def multi30k(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
+    """English to German, two workers."""
+    root, folder = runs / "multi30k", data / "multi30k"
+    report = train("multi30k.yaml", root, multi30k_sources(data))
     hypotheses = runs / "multi30k.hypotheses.txt"
     source, reference = (str(folder / f"test_2016_flickr.{language}.gz") for language in ("en", "de"))
     translated = json.loads(

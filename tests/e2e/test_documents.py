@@ -1,0 +1,49 @@
+"""Shortened laws of `make reproduce`: the documents' experiments on the real corpora, as far as a minute goes."""
+
+import json
+import math
+import pathlib
+
+import pytest
+
+from core.data import cleaning
+from core.evaluation import quality
+from tests.benchmarks import reproduce
+
+pytestmark = [pytest.mark.e2e, pytest.mark.data]
+HERE = "cluster.address=none"
+
+
+@pytest.mark.parametrize(("cell", "rate"), [("gru", 2.0), ("lstm", 4.0)])
+def test_the_beginning_of_the_time_machine_is_learnt_by_heart(
+    corpora: pathlib.Path, tmp_path: pathlib.Path, cell: str, rate: float
+) -> None:
+    """1,500 characters instead of 10,000, a smaller model and fewer epochs; the vocabulary is that of the book."""
+    source = f"corpus.train.text=[{corpora / 'timemachine' / 'timemachine.txt'}]"
+    smaller = ["corpus.limit.tokens=1500", "training.num_lanes=8", "training.window=24", "model.hidden_size=128"]
+    schedule = ["training.epochs=140", f"training.learning_rate={rate}", "training.log_every_steps=7"]
+    report = reproduce.train("time-machine.yaml", tmp_path, [source, *smaller, *schedule, f"model.cell={cell}", HERE])
+    assert math.exp(report["loss_nats"]) <= 1.3
+    text = json.loads(reproduce.jobs("generate", "--run", str(tmp_path), "--prefix", "time traveller"))["text"]
+    lines = (corpora / "timemachine" / "timemachine.txt").read_text().splitlines()
+    assert text[-20:] in "".join(cleaning.clean(line, ("letters", "lower")) for line in lines)
+
+
+def test_the_first_600_pairs_are_learnt(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A fifth of the epochs: the loss is on its way to 0.23, short lines are translated already."""
+    source = f"corpus.train.tsv=[{corpora / 'fra-eng' / 'fra.txt.xz'}]"
+    report = reproduce.train("fra-eng-first-600.yaml", tmp_path, [source, "training.epochs=60", HERE])
+    assert report["loss_nats"] <= 0.75
+    text = reproduce.jobs("translate", "--run", str(tmp_path), "--input", "-", "--output", "-", stdin="go .\n")
+    assert quality.documents_bleu(text.strip(), "va !", 2) == 1.0
+
+
+def test_multi30k_begins_to_be_learnt(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """60 steps of a smaller model: the counts, and a validation loss 2 nats below that of equally likely tokens."""
+    settings = reproduce.multi30k_sources(corpora)
+    shorter = ["training.max_steps=60", "training.warmup_steps=20", "model.hidden_size=64", "model.embedding_size=64"]
+    report = reproduce.train("multi30k.yaml", tmp_path, [*settings, *shorter, HERE])
+    index = json.loads((tmp_path / "dataset" / "index.json").read_text())
+    rows = {split: sum(shard["rows"] for shard in shards) for split, shards in index["splits"].items()}
+    assert rows == {"train": 29_000, "valid": 1_014, "test": 1_000}
+    assert report["validation"]["nll_nats"] < math.log(5000) - 2
