@@ -40,8 +40,8 @@ def build(model: schema.ModelConfig, vocabulary_sizes: Mapping[str, int], pad_id
 def initialise(model: nn.Module, how: str) -> None:
     """Draws the first weights anew.
 
-    `torch` leaves what the library drew: uniform by fan-in, embeddings N(0, 1); a weight shared by an embedding
-    and the output layer is drawn as the output layer's. `xavier`: Glorot uniform for all matrices but
+    `torch` leaves what the library drew: uniform by fan-in, embeddings N(0, 1), one that is the output layer
+    too N(0, 1/E). `xavier`: Glorot uniform for all matrices but
     embeddings that are not shared so, biases zero. `normal`: standard deviation 0.01 for all matrices, biases zero.
 
     Source: Dive into Deep Learning, `xavier_init_weights`, which passes embeddings by; document 000 section 8.5.

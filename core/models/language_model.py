@@ -28,15 +28,15 @@ class LanguageModel(nn.Module):
         self.vocabulary_size = vocabulary_size
         one_hot = config.input == "one_hot"
         input_size = vocabulary_size if one_hot else config.embedding_size
-        if not one_hot:
-            self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
         self.stack = layers.Stack(config.cell, input_size, config.hidden_size, config.num_layers, config.dropout)
         self.feature_size = config.embedding_size if config.tie_embeddings else config.hidden_size
         if self.feature_size != config.hidden_size:
             self.readout = nn.Linear(config.hidden_size, self.feature_size)
         self.output = nn.Linear(self.feature_size, vocabulary_size)
         if config.tie_embeddings:
-            self.embedding.weight = self.output.weight
+            self.embedding: nn.Embedding = layers.TiedEmbedding(self.output)
+        elif not one_hot:
+            self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
 
     def initial_state(self, batch_size: int) -> states.State:
         """Returns the zero state of so many rows."""

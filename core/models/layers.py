@@ -1,5 +1,6 @@
 """Stacks of recurrent layers: in one direction with state in and out, or an encoder over padded rows."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,25 @@ from torch.nn.utils import rnn as packing
 
 from core.models import cells
 from core.models import state as states
+
+
+class TiedEmbedding(nn.Embedding):
+    """An embedding whose rows are the weights of the output layer.
+
+    They are drawn with variance 1/E and multiplied by √E on their way in: the input has entries of size 1, as from
+    an embedding of its own, and the logits start small. Without this a model begins to learn much later.
+
+    Source: Press and Wolf 2017 (tying); Vaswani et al. 2017, section 3.4 (scale).
+    """
+
+    def __init__(self, output: nn.Linear, padding_idx: int | None = None) -> None:
+        super().__init__(output.out_features, output.in_features, padding_idx)
+        self.weight = output.weight
+        nn.init.normal_(self.weight, std=output.in_features**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Looks the rows up."""
+        return super().forward(tokens) * math.sqrt(self.embedding_dim)
 
 
 class Stack(nn.Module):

@@ -90,7 +90,6 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         width = config.embedding_size
-        self.source_embedding = nn.Embedding(source_size, width, padding_idx=pad_id)
         self.encoder = layers.Encoder(
             config.cell, width, config.hidden_size, config.num_layers, config.dropout, config.bidirectional
         )
@@ -102,7 +101,6 @@ class Seq2Seq(nn.Module):
         self.bridge = Bridge(
             config.bridge, 2 if config.cell == "lstm" else 1, num_layers, memory_size, self.hidden_size
         )
-        self.target_embedding = nn.Embedding(target_size, width, padding_idx=pad_id)
         self.decoder = layers.Stack(
             config.cell,
             width + (memory_size if self.feeds_context else 0),
@@ -120,10 +118,13 @@ class Seq2Seq(nn.Module):
         elif self.feature_size != self.hidden_size:
             self.readout = nn.Linear(self.hidden_size, self.feature_size)
         self.output = nn.Linear(self.feature_size, target_size)
+        self.target_embedding = self._embedding(target_size, pad_id, tied)
+        self.source_embedding = self._embedding(source_size, pad_id, config.tie_embeddings == "all")
+
+    def _embedding(self, size: int, pad_id: int | None, tied: bool) -> nn.Embedding:
         if tied:
-            self.target_embedding.weight = self.output.weight
-        if config.tie_embeddings == "all":
-            self.source_embedding.weight = self.output.weight
+            return layers.TiedEmbedding(self.output, pad_id)
+        return nn.Embedding(size, self.config.embedding_size, padding_idx=pad_id)
 
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> Memory:
         """Reads the sources; B may be 0, S and each length are at least 1."""

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,17 @@ from tests.e2e import driving
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[driving.Drive]:
-    """Starts `python -m jobs` with the given arguments."""
+    """Starts `python -m jobs` with the given arguments, or another program."""
     drivers: list[driving.Driver] = []
 
-    def start(*arguments: str) -> driving.Driver:
+    def start(*arguments: str, program: Sequence[str] = driving.JOBS) -> driving.Driver:
         folder = tmp_path / f"driver-{len(drivers)}"
         folder.mkdir()
-        drivers.append(driving.Driver(folder, arguments))
+        drivers.append(driving.Driver(folder, arguments, program))
         return drivers[-1]
 
     yield start
-    for driver in drivers:
+    for driver in reversed(drivers):
         driver.clean_up()
 
 

@@ -11,15 +11,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests import conftest
 
 T = TypeVar("T")
+JOBS = (sys.executable, "-m", "jobs")
 POLL_S = 0.02
-ORPHANS_S = 30.0  # no process of a dead driver lives longer
+ORPHANS_S = 30.0  # no worker of a dead driver lives longer
+# Ray's helpers on a node live for a minute without it, and do nothing: they wait for a head that is gone.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 PRIVATE_FOLDER = re.compile(r"/tmp/rc-[A-Za-z0-9_]+")
 
 
@@ -44,6 +47,9 @@ class Process:
         return found is not None and found[0] == self
 
     def title(self) -> str:
+        """What it calls itself; nothing once it has ended."""
+        if not self.is_alive():
+            return ""
         try:
             return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
@@ -73,9 +79,9 @@ class Ended:
 
 
 class Driver:
-    """A command that runs, in a session of its own, with no cluster around it."""
+    """A command that runs, in a session of its own, with no cluster around it; `program` if it is not ours."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], program: Sequence[str] = JOBS) -> None:
         self._log, self._out = folder / "log", folder / "out"
         environment = {
             name: value
@@ -91,7 +97,7 @@ class Driver:
         self._folders: set[str] = set()
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "jobs", *arguments],
+                [*program, *arguments],
                 cwd=conftest.REPOSITORY,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -102,6 +108,9 @@ class Driver:
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def output(self) -> str:
+        return self._out.read_text(errors="replace")
 
     def family(self) -> set[Process]:
         """The driver and all that descend from it now; whoever was once seen is remembered for the end."""
@@ -148,17 +157,16 @@ class Driver:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end within {timeout_s} s\n{self.log()}") from None
         elapsed_s = time.monotonic() - self._started_s
-        return Ended(code, self._out.read_text(), self.log(), elapsed_s, _cpu_s() - before_s)
+        return Ended(code, self.output(), self.log(), elapsed_s, _cpu_s() - before_s)
 
     def kill(self) -> None:
-        """Kills the driver, and waits until nobody is left of all that it had started."""
+        """Kills the driver, and waits until no worker is left that it had."""
         self.family()
         self._popen.kill()
         self._popen.wait()
         killed_s = time.monotonic()
-        while left := [process for process in self._family if process.is_alive()]:
-            titles = [process.title() for process in left]
-            assert time.monotonic() - killed_s < ORPHANS_S, f"alive {ORPHANS_S} s after their driver: {titles}"
+        while left := [title for title in map(Process.title, self._family) if is_worker(title)]:
+            assert time.monotonic() - killed_s < ORPHANS_S, f"alive {ORPHANS_S} s after their driver: {left}"
             time.sleep(POLL_S)
 
     def clean_up(self) -> None:
@@ -171,6 +179,11 @@ class Driver:
             process.signal(signal.SIGKILL)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_worker(title: str) -> bool:
+    """Whether a process with this title is a worker of Ray."""
+    return title.startswith("ray::") and not title.startswith(AGENTS)
 
 
 def _cpu_s() -> float:

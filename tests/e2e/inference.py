@@ -11,7 +11,7 @@ from tests.core.decoding import samples
 from tests.jobs import trained
 
 NUM_LINES, PART_LINES = 1200, 20
-DECODING = {"beam_size": 4, "num_best": 2, "max_length": 60, "part_lines": PART_LINES}
+DECODING = schema.DecodingConfig(beam_size=4, num_best=2, max_length=60, part_lines=PART_LINES)
 
 
 class Place:
@@ -27,15 +27,12 @@ class Place:
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
         """The command line that translates into this folder of parts and the file beside it."""
-        settings = {f"decoding.{key}": value for key, value in DECODING.items()}
-        settings |= {"compute.precision": "fp32", "compute.matmul": "default"}
-        settings |= {f"cluster.{key}": value for key, value in cluster.items()}
+        sections = {"decoding": DECODING, "compute": samples.FP32}
+        set_here = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}
+        settings = {**set_here, "cluster": cluster}
         places = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}.jsonl"))
-        return (
-            "translate",
-            *places,
-            *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-        )
+        words = [f"{name}.{key}={value}" for name, section in settings.items() for key, value in section.items()]
+        return ("translate", *places, *(word for setting in words for word in ("--set", setting)))
 
     def _path(self, name: str) -> str:
         return str(self.folder / name)
@@ -48,7 +45,7 @@ class Place:
                 self._path("in.txt"),
                 self._path(f"{name}.jsonl"),
                 None,
-                schema.DecodingConfig(**DECODING),
+                DECODING,
                 samples.FP32,
                 trained.NONE,
                 session,

@@ -46,7 +46,7 @@ cluster: {{address: auto, num_workers: 2, collective_timeout_s: 60}}
 compute: {{precision: fp32, matmul: default}}
 """
 KINDS = {"text": TEXT, "pairs": PAIRS}
-NUM_LINES = 2400
+NUM_LINES = 1600
 RECOVERY_S = 90.0  # from the death of a rank to the next checkpoint
 
 
@@ -57,16 +57,21 @@ class Place:
         self.folder = folder
         synthetic.write_english(folder / "english.txt", 1, 0, NUM_LINES)
         synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
-        for kind in KINDS:
-            config = loading.load(self._write(kind, f"{kind}-prepared"), ["cluster.address=none"])
-            with cluster.Session(config.cluster) as session:
-                prepare.run(paths.absolute(config), session, console.SilentReporter())
 
     def run(self, kind: str, name: str) -> "Run":
         """A new run on the dataset of this kind."""
         config = self._write(kind, name)
-        shutil.copytree(self.folder / f"{kind}-prepared" / "dataset", self.folder / name / "dataset")
+        shutil.copytree(self._dataset(kind), self.folder / name / "dataset")
         return Run(self.folder / name, config)
+
+    def _dataset(self, kind: str) -> Path:
+        """The dataset of this kind, made when it is first asked for."""
+        root = self.folder / f"{kind}-prepared"
+        if not root.exists():
+            config = paths.absolute(loading.load(self._write(kind, root.name), ["cluster.address=none"]))
+            with cluster.Session(config.cluster) as session:
+                prepare.run(config, session, console.SilentReporter())
+        return root / "dataset"
 
     def _write(self, kind: str, name: str) -> str:
         path = self.folder / f"{name}.yaml"

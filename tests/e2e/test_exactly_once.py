@@ -1,6 +1,5 @@
 """What is done is done once: whoever dies, the bytes are the same, and nothing is done again."""
 
-import json
 import random
 import signal
 import time
@@ -8,24 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import loading
-from core.data import synthetic
-from core.storage import local
-from jobs import console, paths, prepare
-from tests.e2e import driving, inference
-from tests.jobs import preparing
-from workers import cluster
-
-PREPARED = """
-name: pairs
-root: {root}
-corpus: {{kind: pairs, train: {{tsv: [{folder}/pairs.tsv]}}, split: {{valid: 0.1}}, filters: {{duplicates: drop}}}}
-tokenizer: {{kind: word}}
-sharding: {{part_size_bytes: 4096}}
-model: {{kind: seq2seq}}
-training: {{batch_lines: 8}}
-cluster: {{address: none}}
-"""
+from tests.e2e import driving, inference, preparation
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +51,15 @@ def test_a_translation_whose_driver_is_killed_is_finished_by_the_same_command(
 
 @pytest.mark.e2e
 def test_a_dataset_whose_driver_is_killed_is_finished_by_the_same_command(tmp_path: Path, drive: driving.Drive) -> None:
-    synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 6000)
-    configs = {}
-    for name in ("whole", "killed"):
-        configs[name] = tmp_path / f"{name}.yaml"
-        configs[name].write_text(PREPARED.format(root=tmp_path / name, folder=tmp_path))
-    whole = paths.absolute(loading.load(str(configs["whole"])))
-    with cluster.Session(whole.cluster) as session:
-        prepare.run(whole, session, console.SilentReporter())
-    dataset = tmp_path / "killed" / "dataset"
-    first = drive("prepare", str(configs["killed"]))
+    place = preparation.Place(tmp_path)
+    place.prepare("whole")
+    command = place.arguments("killed", address="none")
+    dataset = place.dataset("killed")
+    first = drive(*command)
     first.until(lambda: len(list(dataset.glob("train/part-*.arrow"))) >= 5, "5 shards")
     first.kill()
     assert not (dataset / "index.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in dataset.glob("*/part-*.arrow")}
-    report = drive("prepare", str(configs["killed"])).end().document()
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert report["splits"]["train"]["shards"] > len(done)
-    for left in [path for path in dataset.rglob("*") if local.is_temporary(path.name)]:
-        left.unlink()
-    assert preparing.content(dataset) == preparing.content(tmp_path / "whole" / "dataset")
-    assert json.loads((dataset / "index.json").read_text())["lines_read"] == 6000
+    done = place.records("killed")
+    report = drive(*command).end().document()
+    assert (report["lines_read"], report["already"]) == (preparation.NUM_LINES, False)
+    place.check_same("killed", "whole", done)

@@ -1,26 +1,33 @@
-"""Which dataset a run is trained on."""
+"""What `train` notes about a run, whatever becomes of it."""
 
 import pathlib
+import shutil
+from typing import Any
 
 import pytest
 
 from core import errors
-from jobs import console, prepare, train
+from core.storage import location
+from jobs import console, record, train
 from tests.jobs import conftest
-from workers import cluster
+from workers import cluster, launch
 
 
-def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_path: pathlib.Path) -> None:
-    conftest.write_corpus(tmp_path)
-    before = conftest.configured(conftest.LANGUAGE, tmp_path, "training.max_steps=1")
-    moved = conftest.configured(
-        conftest.LANGUAGE, tmp_path, "training.max_steps=2", f"corpus.train.text=[{tmp_path}/elsewhere/book.txt]"
-    )
-    other = conftest.configured(conftest.LANGUAGE, tmp_path, "corpus.cleaning=[lower]")
-    with cluster.Session(before.cluster) as session:
-        reporter = console.SilentReporter()
-        prepare.run(before, session, reporter)
-        assert train.run(before, session, reporter)["step"] == 1
-        assert train.run(moved, session, reporter)["step"] == 2
-        with pytest.raises(errors.LockedError, match=r"corpus\.cleaning: the dataset in .* with another value"):
-            train.run(other, session, reporter)
+def test_damage_is_noted_although_the_run_then_fails(
+    runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "translation", tmp_path / "translation")
+    config = conftest.configured(conftest.TRANSLATION, tmp_path, "training.epochs=2")
+    newest = max((tmp_path / "translation" / "checkpoints").iterdir())
+    weights = newest / "bundle" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+    def fail(*_: Any) -> None:
+        raise errors.ClusterError("train: rank 1: died too often")
+
+    monkeypatch.setattr(launch, "run_training", fail)
+    with cluster.Session(config.cluster) as session, pytest.raises(errors.ClusterError):
+        train.run(config, session, console.SilentReporter())
+    noted = record.read(location.Location.parse(config.root))
+    assert noted["exit_code"] == 8
+    assert [fault.partition(": ")[0] for fault in noted["faults"]] == [str(weights)]

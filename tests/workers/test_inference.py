@@ -71,7 +71,7 @@ class Workforce:
 
 
 def _do(spec: inference.Spec, rounds: Sequence[Sequence[inference.Payload]], executor: Any = None) -> list[Any]:
-    return parts.do_parts(spec, "translate", rounds, Workforce(executor or fanout.InProcess()), lambda _: None)
+    return [*parts.do_parts(spec, "translate", rounds, Workforce(executor or fanout.InProcess()), lambda _: None)]
 
 
 def _rows(spec: inference.Spec, records: Sequence[Any]) -> list[results.Result]:

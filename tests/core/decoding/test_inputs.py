@@ -100,4 +100,4 @@ def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path: pathlib.Path) ->
 
 def test_an_empty_file_has_no_pieces(tmp_path: pathlib.Path) -> None:
     (tmp_path / "empty.txt").write_bytes(b"")
-    assert inputs.pieces([_scan(location.Location.parse(str(tmp_path / "empty.txt")))]) == []
+    assert not inputs.pieces([_scan(location.Location.parse(str(tmp_path / "empty.txt")))])

@@ -9,7 +9,7 @@ from torch import nn
 
 from core import errors
 from core.config import schema
-from core.models import factory
+from core.models import factory, seq2seq
 
 SIZES = {"text": 40, "source": 40, "target": 30}
 
@@ -52,3 +52,17 @@ def test_tying_all_needs_one_vocabulary() -> None:
     config = schema.Seq2SeqConfig(kind="seq2seq", tie_embeddings="all")
     with pytest.raises(errors.UsageError, match=r"40 entries .* 30; use tokenizer.shared: true"):
         factory.build(config, SIZES, 1)
+
+
+def test_a_tied_embedding_enters_with_size_1_and_leaves_small() -> None:
+    torch.manual_seed(1)
+    config = schema.LanguageModelConfig(
+        kind="language_model", hidden_size=64, embedding_size=64, tie_embeddings=True, cell="gru"
+    )
+    model = factory.build(config, {"text": 500}, None)
+    assert not isinstance(model, seq2seq.Seq2Seq)
+    tokens_BT = torch.arange(500).view(10, 50)
+    assert model.embed(tokens_BT).std().item() == pytest.approx(1.0, abs=0.05)
+    features_BTF, _ = model(tokens_BT, model.initial_state(10))
+    nll = torch.nn.functional.cross_entropy(model.logits(features_BTF).flatten(0, 1), tokens_BT.flatten()).item()
+    assert nll == pytest.approx(math.log(500), abs=0.2)

@@ -13,7 +13,7 @@ from core.models import bundle
 from core.reporting import history
 from core.storage import location
 from core.telemetry import recorder
-from core.training import checkpoint, collective, loop, step
+from core.training import checkpoint, collective, loop, starting, step
 from tests.core.training import making
 
 WET = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
@@ -83,33 +83,41 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, 
     assert [row["step"] for row in _steps(tmp_path / "crashing")] == list(range(1, summary.step + 1))
 
 
-@pytest.mark.parametrize("lost", ["optimizer", "hidden", "state"])
+@pytest.mark.parametrize("lost", ["nothing", "weights", "optimizer", "hidden", "position", "schedule", "history"])
 def test_every_part_of_the_state_matters(
     tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = making.job(tmp_path / "whole", text, schedule="cosine")
+    """A resume that forgets one of them ends with other bits, so the laws of resume above can see each of them."""
+    usual: dict[str, Any] = {"schedule": "inverse_sqrt", "warmup_steps": 2}
+    falling: dict[str, Any] = {"schedule": "plateau", "validate_every_steps": 1, "decay_patience": 0}
+    settings = {**falling, "learning_rate": 3.0} if lost == "history" else usual
+    one = making.job(tmp_path / "whole", text, **settings)
     making.train(one)
     other = dataclasses.replace(one, root=making.place(tmp_path / "lossy"))
     making.train(other, stop_after=5)
-    load = checkpoint.load
+    load, claim = checkpoint.load, starting.claim
 
-    def lossy(ref: checkpoint.CheckpointRef) -> checkpoint.Restored:
+    def lossy_load(ref: checkpoint.CheckpointRef) -> checkpoint.Restored:
         restored = load(ref)
-        if lost == "state":
-            return restored
-        return restored._replace(optimizer={}) if lost == "optimizer" else restored._replace(hidden=None)
+        if lost == "optimizer":
+            return restored._replace(optimizer={})
+        return restored._replace(hidden=None) if lost == "hidden" else restored
 
-    monkeypatch.setattr(checkpoint, "load", lossy)
-    if lost == "state":
-        load_state = checkpoint.load_state
+    def lossy_claim(*arguments: Any) -> starting.Claim:
+        claimed = claim(*arguments)
+        parts: dict[str, dict[str, Any]] = {
+            "position": {"consumed": 0},
+            "schedule": {"step": 0},
+            "history": {"history": []},
+        }
+        return claimed._replace(state=dataclasses.replace(claimed.state, **parts.get(lost, {})))
 
-        def earlier(ref: checkpoint.CheckpointRef) -> Any:
-            state, settings = load_state(ref)
-            return dataclasses.replace(state, consumed=0), settings
-
-        monkeypatch.setattr(checkpoint, "load_state", earlier)
+    monkeypatch.setattr(checkpoint, "load", lossy_load)
+    monkeypatch.setattr(starting, "claim", lossy_claim)
+    if lost == "weights":
+        monkeypatch.setattr(starting, "_load_weights", lambda *_: None)
     making.train(other)
-    assert making.digest(tmp_path / "lossy") != making.digest(tmp_path / "whole")
+    assert (making.digest(tmp_path / "lossy") == making.digest(tmp_path / "whole")) == (lost == "nothing")
 
 
 def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:

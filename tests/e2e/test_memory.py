@@ -1,0 +1,147 @@
+"""What a process needs at once depends on the size of a part and on the words, not on the size of the corpus."""
+
+import gc
+import pathlib
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from core.config import schema
+from core.data import buckets, corpus, shards, synthetic
+from core.decoding import inputs, outputs
+from core.storage import commit, location
+from core.telemetry import recorder
+from jobs import console, held_out, prepare
+from tests.jobs import preparing
+from workers import fanout, inference, parts
+
+PART_BYTES = 131_072
+# Less than one number for each further line; a part of a few hundred lines may have a record of a few hundred bytes.
+LARGEST_GROWTH_BYTES = 8
+LARGEST_RECORD_BYTES = 2048
+SIZES = (3000, 24_000)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here cuts the power."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConfig:
+    """Settings of a corpus of so many pairs; all of its words are in the first of them."""
+    file = folder / f"{num_pairs}.tsv"
+    if not file.exists():
+        synthetic.write_pairs(file, 1, 0, num_pairs)
+    settings = {"kind": "pairs", "train": {"tsv": [str(file)]}, "split": {"valid": 0.05}}
+    return preparing.config(
+        folder / f"{num_pairs}-{tokenizer}",
+        {**settings, "filters": {"duplicates": "drop"}},
+        {"kind": tokenizer, "max_size": 1000, "sample_bytes": 100_000},
+        sharding={"part_size_bytes": PART_BYTES},
+    )
+
+
+def peak_bytes() -> int:
+    """The most that was in memory since the last call."""
+    peak = tracemalloc.get_traced_memory()[1]
+    gc.collect()
+    tracemalloc.reset_peak()
+    return peak
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_memory_does_not_grow_with_the_corpus(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
+) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 8192)
+    monkeypatch.setattr(commit, "_READ_BYTES", 8192)
+    monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)
+    monkeypatch.setattr(buckets, "POOL_LINES", 256)
+    session, reporter = preparing.Session(), console.SilentReporter()
+    session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
+    corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
+    prepare.run(corpora[0], session, reporter)  # what is loaded once is loaded now
+    peaks: dict[str, list[int]] = {}
+    tracemalloc.start()
+    for settings in corpora[1:]:
+        peak_bytes()
+        prepare.run(settings, session, reporter)
+        peaks.setdefault("prepare", []).append(peak_bytes())
+        held_out.write(settings)
+        peaks.setdefault("held out", []).append(peak_bytes())
+        split = shards.Dataset.open(location.Location.parse(settings.root).join("dataset")).split("train")
+        assert split is not None
+        for plan in buckets.plan(split, 1, 0, batch_tokens=1000):
+            buckets.collate(split, plan.lines, 1, 2)
+        peaks.setdefault("batches", []).append(peak_bytes())
+    tracemalloc.stop()
+    growth = {what: (large - small) / (SIZES[1] - SIZES[0]) for what, (small, large) in peaks.items()}
+    assert max(growth.values()) < LARGEST_GROWTH_BYTES, (growth, peaks)
+
+
+class Committing:
+    """Commits parts without doing them."""
+
+    num_workers = 1
+
+    def __init__(self, store: commit.PartStore) -> None:
+        self._store = store
+
+    def run(
+        self,
+        stage: str,
+        tasks: Iterable[fanout.Task],
+        factory: Callable[[], Callable[[Any], Any]],
+        on_done: Callable[[fanout.Task, Any], None],
+        recorder: recorder.Recorder,
+        progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        made_by = {"device": "cpu AuthenticAMD AVX2", "threads": 1, "precision": "fp32", "torch": "2.13.0"}
+        for task in tasks:
+            sha256 = commit.sha256_hex(task.name.encode())
+            shard = {"name": f"{task.name}-{sha256[:16]}.arrow", "sha256": sha256, "size_bytes": 12_345}
+            record = {"lines": task.weight, "errors": 0, "first_errors": [], "tokens": 99, "nats": 12.34, "unk": 1}
+            record |= {"characters": 99, "made_by": made_by, "shard": shard, "files": [shard]}
+            on_done(task, self._store.commit(task.name, record))
+
+
+def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pathlib.Path) -> None:
+    peaks = []
+    tracemalloc.start()
+    for num_parts in (100, 1000):
+        file = tmp_path / f"{num_parts}.txt"
+        file.write_text("a b c\n" * num_parts)
+        place = location.Location.parse(f"memory://{uuid.uuid4().hex}/out")
+        target = outputs.Output.at("scores", place, is_folder=True, where="--output")
+        spec = inference.Spec(
+            bundle="",
+            kind="scores",
+            decoding=schema.DecodingConfig(),
+            scoring=schema.ScoringConfig(),
+            compute=schema.ComputeConfig(),
+            folder=place.url,
+            plan={},
+            device="cpu",
+            threads=1,
+        )
+        store = target.begin(spec.plan, overwrite=False)
+        peak_bytes()
+        before = tracemalloc.get_traced_memory()[0]
+        found = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
+        session = preparing.Session(Committing(store))
+        session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
+        records = parts.do_parts(spec, "score", parts.of_lines(inputs.pieces([found])), session, lambda lines: None)
+        assert parts.Totals.of(records).tokens == 99 * num_parts
+        target.finish(store, records, {})
+        in_store = sum(
+            len(place.join(commit.RECORDS, name).read_bytes()) for name in place.join(commit.RECORDS).list_names()
+        )
+        peaks.append(peak_bytes() - before - in_store)
+    tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 900 < LARGEST_RECORD_BYTES, peaks
