@@ -100,15 +100,16 @@ def test_generate_goes_on_from_its_prefix(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("verb", "run", "remedy"),
     [
-        (("translate", "--input", "a.txt", "--output", "b.txt"), "language", "language_model"),
+        (("translate", "--input", "{folder}/language.yaml", "--output", "b.txt"), "language", "language_model"),
         (("generate", "--prefix", "The"), "translation", "use translate"),
-        (("score", "--input", "a.txt", "--output", "b.txt"), "translation", "--targets"),
+        (("score", "--input", "{folder}/language.yaml", "--output", "b.txt"), "translation", "--targets"),
     ],
 )
 def test_a_model_of_the_wrong_kind_is_refused(
     verb: tuple[str, ...], run: str, remedy: str, folder: pathlib.Path
 ) -> None:
-    done = jobs(verb[0], "--run", str(folder / run), *verb[1:], code=2)
+    arguments = [argument.format(folder=folder) for argument in verb[1:]]
+    done = jobs(verb[0], "--run", str(folder / run), *arguments, code=2)
     assert remedy in done.stderr.splitlines()[-2]
     assert "Traceback" not in done.stderr
 
