@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -59,20 +60,29 @@ def _write_split(config: schema.RunConfig, root: location.Location, dataset: sha
 
 def _lines_of(config: schema.RunConfig, dataset: shards.Dataset, split: str, scratch: Path) -> Iterator[corpus.Sides]:
     own: schema.SourceConfig | None = getattr(config.corpus, split)
-    wanted = None
-    if own is None:
-        found = dataset.split(split)
-        assert found is not None
-        count = len(dataset.index.splits[split])
-        wanted = {line for number in range(count) for line in found.shard(number).lines.tolist()}
-    where = f"corpus.{split if own is not None else 'train'}"
-    for part in _parts(own or config.corpus.train, where, config.corpus, scratch):
-        stop = part.first_line + part.num_lines
-        if wanted is not None and not any(part.first_line <= line < stop for line in wanted):
+    parts = _parts(own or config.corpus.train, f"corpus.{split if own else 'train'}", config.corpus, scratch)
+    if own is not None:
+        lines = itertools.chain.from_iterable(map(corpus.read_lines, parts))
+        yield from (sides for _, sides in lines if not isinstance(sides, corpus.BadLine))
+        return
+    wanted = _numbers(dataset, split)
+    line = next(wanted, None)
+    for part in parts:
+        if line is None or line >= part.first_line + part.num_lines:
             continue
         for number, sides in corpus.read_lines(part):
-            if not isinstance(sides, corpus.BadLine) and (wanted is None or number in wanted):
-                yield sides
+            if number == line:
+                line = next(wanted, None)
+                if not isinstance(sides, corpus.BadLine):
+                    yield sides
+
+
+def _numbers(dataset: shards.Dataset, split: str) -> Iterator[int]:
+    """Yields the numbers of the lines that a split has in the training source, smallest first."""
+    found = dataset.split(split)
+    assert found is not None
+    for number in range(len(dataset.index.splits[split])):
+        yield from found.shard(number).lines.tolist()
 
 
 def _parts(

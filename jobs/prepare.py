@@ -91,7 +91,10 @@ def _check_sources(
         return
     if {source["split"]: source["files"] for source in made.sources} == planned.files:
         return
-    found = _passes(planned, config, session, reporter).read_again(config.sharding)
+    try:
+        found = _passes(planned, config, session, reporter).read_again(config.sharding)
+    finally:
+        _clean_up(planned.folder)
     for source in made.sources:
         if found[source["split"]] != source["sha256"]:
             raise errors.LockedError(

@@ -58,9 +58,10 @@ def run_locked(
     job = plan(config, fresh)
     _check_dataset(config, shards.Dataset.open(job.dataset))
     record.changed(job.root, record.begin(config))
-    newest, state = _reached(job)
-    if newest is not None and starting.is_finished(state, job.training):
-        kept: dict[str, Any] = record.stage(job.root, "train").get("report") or {"step": newest.step}
+    search, state = _reached(job)
+    record.faults(job.root, search.passed_over)
+    if search.found is not None and starting.is_finished(state, job.training):
+        kept: dict[str, Any] = record.stage(job.root, "train").get("report") or {"step": state.step}
         return {"verb": "train", "root": str(job.root), **kept, "already_done": True}
     started_s = time.monotonic()
     done = state.step if config.training.max_steps is not None else state.epochs_done
@@ -124,11 +125,11 @@ def _train(
         return summary
 
 
-def _reached(job: loop.TrainingJob) -> tuple[checkpoint.CheckpointRef | None, progress.State]:
+def _reached(job: loop.TrainingJob) -> tuple[checkpoint.Search, progress.State]:
     """Where the run is: its newest checkpoint, if there is one, and the state in it."""
-    newest = checkpoint.find_newest(job.root).found
-    if newest is None:
-        return None, progress.State()
+    search = checkpoint.find_newest(job.root)
+    if search.found is None:
+        return search, progress.State()
     if job.fresh:
-        raise errors.LockedError(f"{newest.folder}: --fresh, but this root holds a checkpoint; use another root")
-    return newest, checkpoint.load_state(newest)[0]
+        raise errors.LockedError(f"{search.found.folder}: --fresh, but this root holds a checkpoint; use another root")
+    return search, checkpoint.load_state(search.found)[0]

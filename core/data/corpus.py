@@ -8,6 +8,7 @@ counted in blocks, independently, with `count_block`; `cut` then makes of block 
 all lines that begin in it, and finds the same lines in the second file.
 """
 
+import array
 import collections
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core import errors
+from core.data import on_demand
 from core.storage import location
 
 Group = tuple[location.Location, ...]
@@ -165,7 +167,7 @@ class LineIndex(NamedTuple):
     """Where every so-many-th line of a file begins."""
 
     num_lines: int
-    starts_bytes: tuple[int, ...]
+    starts_bytes: Sequence[int]
     every: int
     size_bytes: int
 
@@ -173,23 +175,23 @@ class LineIndex(NamedTuple):
 def index_lines(file: location.Location, every: int) -> LineIndex:
     """Finds the beginnings of lines 0, `every`, 2·`every`, … in one reading from the first byte to the last."""
     size_bytes = file.size_bytes()
-    starts = [0] if size_bytes else []
+    starts = array.array("q", [0] if size_bytes else [])
     seen = 0  # line feeds before this piece
     for offset, piece in _pieces(file, 0, size_bytes):
         found = piece.count(b"\n")
         if (seen + found) // every > seen // every:
             ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n"))
             chosen = ends[every - 1 - seen % every :: every]
-            starts += [offset + int(end) + 1 for end in chosen]
+            starts.extend((offset + 1 + chosen).tolist())
         seen += found
     if size_bytes and starts[-1] == size_bytes:
         starts.pop()
     ended = size_bytes == 0 or file.read_range(size_bytes - 1, size_bytes) == b"\n"
-    return LineIndex(seen if ended else seen + 1, tuple(starts), every, size_bytes)
+    return LineIndex(seen if ended else seen + 1, starts, every, size_bytes)
 
 
-def parts_of(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> list[Part]:
-    """Makes parts of `every` lines of one file, or of two aligned ones that were indexed alike.
+def parts_of(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> Sequence[Part]:
+    """Returns the parts of `every` lines of one file, or of two aligned ones that were indexed alike.
 
     Raises:
         DataError: the files have different numbers of lines.
@@ -199,13 +201,15 @@ def parts_of(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1
     _check_aligned(files, [index.num_lines for index in indexes])
     urls = tuple(file.url for file in files)
     sizes = tuple(index.size_bytes for index in indexes)
-    parts = []
-    for number, starts in enumerate(zip(*(index.starts_bytes for index in indexes), strict=True)):
+    none = (0,) * len(files)
+
+    def part(number: int) -> Part:
         line = number * first.every
         num_lines = min(first.every, first.num_lines - line)
-        none = (0,) * len(files)
-        parts.append(Part(urls, line, line, num_lines, starts, none, sizes, max_line_bytes=max_line_bytes))
-    return parts
+        starts = tuple(index.starts_bytes[number] for index in indexes)
+        return Part(urls, line, line, num_lines, starts, none, sizes, max_line_bytes=max_line_bytes)
+
+    return on_demand.OnDemand(len(first.starts_bytes), part)
 
 
 def read_lines(part: Part, repairs: collections.Counter[str] | None = None) -> Iterator[tuple[int, Sides | BadLine]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
-from core.data import corpus, sources
+from core.data import corpus, on_demand, sources
 from core.storage import location
 
 Form = Literal["text", "jsonl", "parquet"]
@@ -27,7 +27,7 @@ class Input:
     column: str | None
     num_lines: int
     sha256: str
-    sides: tuple["Side", ...]
+    sides: Sequence["Side"]
 
     def identity(self) -> dict[str, object]:
         """What a plan says of it: the content, wherever it lies."""
@@ -113,15 +113,23 @@ def _scan(
         place = sources.stage(place, folder)
     sha256 = _sha256(place)
     if form == "parquet":
-        sides = _row_ranges(place, column or "", part_lines)
+        num_lines, sides = _row_ranges(place, column or "", part_lines)
     else:
         sources.check(place)
-        parts = corpus.parts_of((place,), [corpus.index_lines(place, part_lines)])
-        sides = tuple(Side(part.first_line, part.num_lines, column, part, place.url) for part in parts)
-    return Input(place.url, form, column, sum(side.num_lines for side in sides), sha256, sides)
+        index = corpus.index_lines(place, part_lines)
+        num_lines, sides = index.num_lines, _line_ranges(corpus.parts_of((place,), [index]), column, place.url)
+    return Input(place.url, form, column, num_lines, sha256, sides)
 
 
-def pieces(files: Sequence[Input]) -> list[Piece]:
+def _line_ranges(parts: Sequence[corpus.Part], column: str | None, url: str) -> Sequence[Side]:
+    def side(number: int) -> Side:
+        part = parts[number]
+        return Side(part.first_line, part.num_lines, column, part, url)
+
+    return on_demand.OnDemand(len(parts), side)
+
+
+def pieces(files: Sequence[Input]) -> Sequence[Piece]:
     """Puts the pieces of aligned files together.
 
     Raises:
@@ -134,7 +142,7 @@ def pieces(files: Sequence[Input]) -> list[Piece]:
                 f"{location.Location(other.url)}: {other.num_lines} lines for {first.num_lines} of "
                 f"{location.Location(first.url)}; align the two line by line"
             )
-    return [Piece(sides) for sides in zip(*(file.sides for file in files), strict=True)]
+    return on_demand.OnDemand(len(first.sides), lambda number: Piece(tuple(file.sides[number] for file in files)))
 
 
 def read(piece: Piece) -> list[Line]:
@@ -219,7 +227,7 @@ def _field(line: str, column: str, where: str) -> str | corpus.BadLine:
     return text if isinstance(text, str) else corpus.BadLine("no_text", where)
 
 
-def _row_ranges(place: location.Location, column: str, part_lines: int) -> tuple[Side, ...]:
+def _row_ranges(place: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
     with place.open() as file:
         try:
             table = parquet.ParquetFile(file)
@@ -230,7 +238,11 @@ def _row_ranges(place: location.Location, column: str, part_lines: int) -> tuple
     if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise errors.DataError(f"{place}: has no column {column!r} of text; it has {', '.join(names)}")
     starts = range(0, rows, part_lines)
-    return tuple(Side(start, min(part_lines, rows - start), column, None, place.url) for start in starts)
+
+    def side(number: int) -> Side:
+        return Side(starts[number], min(part_lines, rows - starts[number]), column, None, place.url)
+
+    return rows, on_demand.OnDemand(len(starts), side)
 
 
 def _read_rows(side: Side) -> list[str | corpus.BadLine]:

@@ -91,8 +91,10 @@ class Output:
             LockedError: somebody else's file is in the place.
             IntegrityError: a part is damaged.
         """
-        files = [file for record in records for file in record["files"]]
-        shards = [record["shard"] for record in records]
+        files, shards = [], []
+        for record in records:
+            shards.append(record["shard"]["name"])
+            files += [commit.FileRecord.from_json(file, shards[-1]).to_json() for file in record["files"]]
         content = {"format": FORMAT, "version": VERSION, "kind": self.kind, "files": files, "shards": shards, **summary}
         if self.file is not None:
             content["merged"] = self._merge(records)
@@ -124,7 +126,8 @@ class Output:
 
 
 def _records_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"shard": shard} for shard in manifest["shards"]]
+    by_name = {file["name"]: file for file in manifest["files"]}
+    return [{"shard": by_name[name]} for name in manifest["shards"]]
 
 
 def _sha256(place: location.Location) -> str:

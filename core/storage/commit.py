@@ -5,6 +5,7 @@ was killed, repeated, or believed dead and still runs (a zombie) can add files t
 """
 
 import hashlib
+import io
 import json
 import logging
 import re
@@ -352,8 +353,11 @@ class RunLock:
 
 
 def _document(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
-    return text.encode() + b"\n"
+    # Piece by piece: a manifest of many parts would be in memory several times.
+    encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
+    text = io.BytesIO()
+    text.writelines(piece.encode() for piece in encoder.iterencode(content))
+    return text.getvalue() + b"\n"
 
 
 def _read_object(place: location.Location) -> dict[str, Any] | None:

@@ -273,7 +273,11 @@ class Location:
             except Exception as error:
                 permanent = _translated(self, error)
                 if permanent is not None:
-                    raise permanent from error
+                    try:
+                        raise permanent from error
+                    finally:
+                        # An error that its own frame holds would keep what all callers hold, until they are collected.
+                        del permanent
                 if time.monotonic() + pause_s > deadline_s:
                     raise errors.StorageError(
                         f"{self}: the store failed for {DEADLINE_S:g} s, at last with: {_one_line(error)}; "

@@ -7,6 +7,7 @@ anonymous.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -22,11 +23,12 @@ from core.data import synthetic
 
 SEED = 1
 PIECE_PAIRS = 100_000
-SAMPLE_S = 0.1
+SAMPLE_S = 0.2
+LOOK_EVERY = 10  # samples between two looks for new processes
 LARGEST_GROWTH = 1.15
 TRANSLATED_SHARE, SCORED_SHARE = 0.002, 0.02
 WORKERS = ("ray::_Host", "ray::RayTrainWorker")
-CONFIG = {
+CONFIG: dict[str, dict[str, Any]] = {
     "corpus": {"kind": "pairs", "split": {"valid": 0.0005}},
     "tokenizer": {"kind": "word", "max_size": 20_000},
     "model": {"kind": "seq2seq", "cell": "gru", "hidden_size": 32, "embedding_size": 32, "attention": "dot"},
@@ -56,10 +58,16 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Samples."""
-        while not self._done.wait(SAMPLE_S):
-            for pid in _below(self._driver):
-                role = "driver" if pid == self._driver else _role(pid)
-                if role and (now := _measured(pid)):
+        watched: dict[int, str] = {}
+        for number in itertools.count():
+            if self._done.wait(SAMPLE_S):
+                return
+            if number % LOOK_EVERY == 0:
+                below = {pid: "driver" if pid == self._driver else _role(pid) for pid in _below(self._driver)}
+                watched = {pid: role for pid, role in below.items() if role}
+            for pid, role in watched.items():
+                now = _measured(pid)
+                if now is not None:
                     before = self.peaks[role].get(pid, Peak())
                     self.peaks[role][pid] = Peak(*map(max, before, now))
 
@@ -145,7 +153,7 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
     workers = ["--set", "cluster.address=local", "--set", "cluster.num_workers=2"]
     found = {}
     for verb in ("prepare", "train"):
-        report, found[verb] = command([verb, str(settings), *workers])
+        _, found[verb] = command([verb, str(settings), *workers])
     used = ["--run", str(root), *workers, *_settings("decoding"), *_settings("scoring")]
     for verb, targets in (("translate", []), ("score", ["--targets", str(folder / "score.fr")])):
         places = ["--input", str(folder / f"{verb}.en"), *targets, "--output", str(folder / f"{verb}.jsonl")]
@@ -155,8 +163,7 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
 
 
 def _settings(section: str) -> list[str]:
-    values: Any = CONFIG[section]
-    return [word for name, value in values.items() for word in ("--set", f"{section}.{name}={value}")]
+    return [word for name, value in CONFIG[section].items() for word in ("--set", f"{section}.{name}={value}")]
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from tests.core.training import making
 from tests.e2e import driving, inference, runs
 from workers import cluster
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 OURS = ("RayTrainWorker", "TrainController", "Board", "_Host")
 
@@ -64,7 +64,7 @@ def test_a_translation_goes_on_under_the_next_driver(
     tmp_path: Path, head: tuple[driving.Driver, str], drive: driving.Drive
 ) -> None:
     started, address = head
-    place = inference.Place(tmp_path)
+    place = inference.Place(tmp_path, num_lines=1200)
     command = (*place.arguments("run", num_workers=3), "--set", address)
     driver = drive(*command)
     driver.until(lambda: place.committed("run") >= 4, "4 parts")

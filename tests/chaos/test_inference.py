@@ -8,12 +8,12 @@ import pytest
 
 from tests.e2e import driving, inference
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> inference.Place:
-    made = inference.Place(tmp_path_factory.mktemp("inference"))
+    made = inference.Place(tmp_path_factory.mktemp("inference"), num_lines=1200)
     made.translate("whole")
     return made
 

@@ -9,14 +9,14 @@ import pytest
 
 from tests.e2e import driving, preparation
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 def test_bytes_depend_neither_on_workers_nor_on_deaths(
     tmp_path: Path, drive: driving.Drive, chance: random.Random
 ) -> None:
     """The driver is killed twice, and a worker under each of three drivers."""
-    place = preparation.Place(tmp_path)
+    place = preparation.Place(tmp_path, num_lines=6000)
     place.prepare("whole")
     done: dict[Path, int] = {}
     for turn in range(3):

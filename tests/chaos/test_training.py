@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e import driving, runs
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 Whole = Callable[[str, int], runs.Run]
 STOP_S = 30.0  # for the step, the checkpoint and the end of a cluster
@@ -58,6 +58,20 @@ def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
     runs.check_same(run, whole(kind, world_size))
 
 
+def test_a_rank_that_hangs_is_replaced(
+    place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
+) -> None:
+    run = place.run("text", "hung")
+    driver = drive("train", run.config, *workers(2), "--set", "cluster.collective_timeout_s=10")
+    driver.until(run.beyond(40), "step 40")
+    runs.signal_a_rank(driver, run, 1, chance.randrange(2), 2, signal.SIGSTOP)
+    hung_s = time.monotonic()
+    driver.until(run.beyond(1, 2), "a checkpoint of start 2", runs.RECOVERY_S)
+    print("replaced after", time.monotonic() - hung_s)
+    driver.end().document()
+    runs.check_same(run, whole("text", 2))
+
+
 def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command_goes_on(
     place: runs.Place, whole: Whole, drive: driving.Drive
 ) -> None:
@@ -66,7 +80,7 @@ def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command
     driver = drive(*command, "--set", "cluster.max_failures=1")
     for start in (1, 2):
         driver.until(run.beyond(20 * start, start), f"step {20 * start} of start {start}")
-        runs.kill_a_rank(driver, run, start, 1, 2)
+        runs.signal_a_rank(driver, run, start, 1, 2, signal.SIGKILL)
     ended = driver.end()
     assert ended.code == 8, ended.log
     assert "cluster.max_failures: 1" in ended.log.splitlines()[-2]

@@ -137,7 +137,7 @@ class Driver:
         found = [process for process in self.family() if process.title().startswith(f"ray::{title}")]
         return sorted(found, key=lambda process: int(process.born))
 
-    def until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 120.0) -> T:
+    def until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 280.0) -> T:
         """Waits for a condition while the command runs; returns what it gave."""
         deadline_s = time.monotonic() + timeout_s
         while not (found := condition()):
@@ -149,7 +149,7 @@ class Driver:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
-    def end(self, timeout_s: float = 240.0) -> Ended:
+    def end(self, timeout_s: float = 280.0) -> Ended:
         """Waits for the end of the command."""
         before_s = _cpu_s()
         try:

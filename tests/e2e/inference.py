@@ -10,19 +10,19 @@ from jobs import console, translate
 from tests.core.decoding import samples
 from tests.jobs import trained
 
-NUM_LINES, PART_LINES = 1200, 20
+PART_LINES = 20
 DECODING = schema.DecodingConfig(beam_size=4, num_best=2, max_length=60, part_lines=PART_LINES)
 
 
 class Place:
     """A folder with a model, lines to translate, and translations of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, num_lines: int = 500) -> None:
+        self.folder, self.num_lines = folder, num_lines
         trained.save(samples.seq2seq(hidden_size=64), folder / "run")
-        lines = samples.sentences(NUM_LINES, longest=20)
+        lines = samples.sentences(num_lines - 3, longest=20)
         # Empty lines and one that cannot be read have their rows too.
-        text = "".join(f"{line}\n" for line in ["", *lines[2:], ""]).encode() + b"\xff\n"
+        text = "".join(f"{line}\n" for line in ["", *lines, ""]).encode() + b"\xff\n"
         (folder / "in.txt").write_bytes(text)
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:

@@ -19,15 +19,14 @@ sharding: {{part_size_bytes: 8192}}
 model: {{kind: seq2seq}}
 training: {{batch_lines: 8}}
 """
-NUM_LINES = 6000
 
 
 class Place:
     """A folder with a corpus, and datasets of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
+    def __init__(self, folder: Path, num_lines: int = 2500) -> None:
+        self.folder, self.num_lines = folder, num_lines
+        synthetic.write_pairs(folder / "pairs.tsv", 1, 0, num_lines)
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
         """The command line that prepares below this root."""

@@ -155,13 +155,15 @@ def check_same(run: Run, whole: Run) -> None:
         assert [row.get(name, 0.0) for row in rows] == pytest.approx(values, rel=1e-6), name
 
 
-def kill_a_rank(driver: driving.Driver, run: Run, start: int, number: int, world_size: int) -> None:
-    """Kills a rank of a start of the ranks: number 0 is rank 0, the others are in no order."""
+def signal_a_rank(
+    driver: driving.Driver, run: Run, start: int, number: int, world_size: int, what: signal.Signals
+) -> None:
+    """Sends a signal to a rank of a start of the ranks: number 0 is rank 0, the others are in no order."""
     first = json.loads((run.root / "epochs" / f"{start:08d}.json").read_text())["pid"]
     ranks = driver.workers("RayTrainWorker")[-world_size:]
     assert first in {process.pid for process in ranks}, "these are not the ranks of this start"
     ranks.sort(key=lambda process: process.pid != first)
-    ranks[number].signal(signal.SIGKILL)
+    ranks[number].signal(what)
 
 
 def kill_twice_in_an_epoch(driver: driving.Driver, run: Run, chance: random.Random, world_size: int) -> list[float]:
@@ -171,7 +173,7 @@ def kill_twice_in_an_epoch(driver: driving.Driver, run: Run, chance: random.Rand
         step = chance.randrange(earliest, latest)
         driver.until(run.beyond(step, start), f"step {step} of start {start}")
         time.sleep(chance.uniform(0, 0.2))
-        kill_a_rank(driver, run, start, chance.randrange(world_size), world_size)
+        signal_a_rank(driver, run, start, chance.randrange(world_size), world_size, signal.SIGKILL)
         killed_s = time.monotonic()
         driver.until(run.beyond(1, start + 1), f"a checkpoint of start {start + 1}", RECOVERY_S)
         took_s.append(time.monotonic() - killed_s)

@@ -26,7 +26,7 @@ def test_a_translation_whose_worker_is_killed_has_the_same_bytes(
     time.sleep(chance.uniform(0, 0.2))
     chance.choice(driver.workers("_Host")).signal(signal.SIGKILL)
     report = driver.end().document()
-    assert (report["lines"], report["errors"]) == (inference.NUM_LINES + 1, 1)
+    assert (report["lines"], report["errors"]) == (place.num_lines, 1)
     assert place.outcome("killed") == place.outcome("whole")
 
 
@@ -61,5 +61,5 @@ def test_a_dataset_whose_driver_is_killed_is_finished_by_the_same_command(tmp_pa
     assert not (dataset / "index.json").exists()
     done = place.records("killed")
     report = drive(*command).end().document()
-    assert (report["lines_read"], report["already"]) == (preparation.NUM_LINES, False)
+    assert (report["lines_read"], report["already"]) == (place.num_lines, False)
     place.check_same("killed", "whole", done)

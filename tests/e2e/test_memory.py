@@ -2,6 +2,7 @@
 
 import gc
 import pathlib
+import sys
 import tracemalloc
 import uuid
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.config import schema
-from core.data import buckets, corpus, shards, synthetic
+from core.data import buckets, corpus, duplicates, shards, sources, synthetic
 from core.decoding import inputs, outputs
 from core.storage import commit, location
 from core.telemetry import recorder
@@ -29,6 +30,12 @@ SIZES = (3000, 24_000)
 def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test here cuts the power."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_table_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pathlib` interns every name, in a table of megabytes that moves when it likes."""
+    monkeypatch.setattr(sys, "intern", lambda name: name)
 
 
 def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConfig:
@@ -60,6 +67,8 @@ def test_memory_does_not_grow_with_the_corpus(
 ) -> None:
     monkeypatch.setattr(corpus, "PIECE_BYTES", 8192)
     monkeypatch.setattr(commit, "_READ_BYTES", 8192)
+    monkeypatch.setattr(duplicates, "PARTITION_BYTES", 16_384)
+    monkeypatch.setattr(sources, "SAMPLE_BYTES", 65_536)
     monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
     session, reporter = preparing.Session(), console.SilentReporter()
@@ -98,9 +107,9 @@ class Committing:
         tasks: Iterable[fanout.Task],
         factory: Callable[[], Callable[[Any], Any]],
         on_done: Callable[[fanout.Task, Any], None],
-        recorder: recorder.Recorder,
-        progress: Callable[[int], None],
-        should_stop: Callable[[], bool],
+        recorder: recorder.Recorder = preparing.NOBODY,
+        progress: Callable[[int], None] = fanout.unseen,
+        should_stop: Callable[[], bool] = fanout.never,
     ) -> None:
         made_by = {"device": "cpu AuthenticAMD AVX2", "threads": 1, "precision": "fp32", "torch": "2.13.0"}
         for task in tasks:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,7 +56,11 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
     for name, start in (("1", 0), ("2", 100)):
         synthetic.write_english(folder / f"{name}.en", 1, start, 100)
         synthetic.write_french(folder / f"{name}.fr", 1, start, 100)
-    pack = {"b.tsv.gz": gzip.compress, "en-1.txt.xz": lzma.compress, "en-2.txt.bz2": bz2.compress}
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        "b.tsv.gz": gzip.compress,
+        "en-1.txt.xz": lzma.compress,
+        "en-2.txt.bz2": bz2.compress,
+    }
     for name, compress in pack.items():
         plain = folder / name.replace("en-", "").replace(".txt", ".en").rpartition(".")[0]
         (folder / name).write_bytes(compress(plain.read_bytes()))
@@ -126,7 +131,13 @@ def test_a_dataset_from_a_store_in_a_store_has_the_bytes_of_a_local_one(
 def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict[str, Any]:
     """Prepares, trains, translates and scores; returns the reports without times and places."""
     root = location.Location.parse(config.root)
-    common: dict[str, Any] = {"run": root, "input": source, "column": None, "compute": config.compute, "cluster": config.cluster}
+    common: dict[str, Any] = {
+        "run": root,
+        "input": source,
+        "column": None,
+        "compute": config.compute,
+        "cluster": config.cluster,
+    }
     reporter = console.SilentReporter()
     with cluster.Session(config.cluster) as session:
         common |= {"session": session, "reporter": reporter}

@@ -68,8 +68,7 @@ def test_the_same_text_elsewhere_is_the_same_source_and_other_text_is_another(
     for other in others:
         with pytest.raises(errors.LockedError, match=r"corpus\.train: is not the text that the dataset in .*run"):
             preparing.run(preparing.config(tmp_path / "run", other))
-    preparing.run(preparing.config(tmp_path / "run", first))
-    assert preparing.content(tmp_path / "run") == before
+        assert preparing.content(tmp_path / "run") == before
 
 
 def test_a_run_that_was_stopped_goes_on_from_the_same_text_elsewhere(tmp_path: Path, pairs: dict[str, Any]) -> None:

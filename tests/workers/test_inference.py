@@ -33,7 +33,7 @@ def _spec(tmp_path: pathlib.Path, made: Any = None, **scoring: Any) -> inference
     )
 
 
-def _pieces(tmp_path: pathlib.Path, content: bytes, part_lines: int = 3) -> list[inputs.Piece]:
+def _pieces(tmp_path: pathlib.Path, content: bytes, part_lines: int = 3) -> Sequence[inputs.Piece]:
     place = tmp_path / "input.txt"
     place.write_bytes(content)
     scratch = location.Location.parse(str(tmp_path / "scratch"))

@@ -1,11 +1,14 @@
 """Laws of reading and writing that hold in every store."""
 
+import contextlib
 import errno
 import functools
+import gc
 import http.server
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -94,6 +97,23 @@ def test_what_is_missing_is_said_to_be(root: location.Location) -> None:
     assert not missing.exists()
     assert missing.list_names() == []
     assert missing.glob() == []
+
+
+def test_an_error_that_was_handled_keeps_nothing_in_memory(tmp_path: Path) -> None:
+    class Large:
+        """Stands for what a caller has in memory."""
+
+    def work() -> weakref.ref[Large]:
+        large = Large()
+        with contextlib.suppress(errors.NotFoundError):
+            location.Location.parse(str(tmp_path / "missing")).read_bytes()
+        return weakref.ref(large)
+
+    gc.disable()  # it would find it, but only when it next looks
+    try:
+        assert work()() is None
+    finally:
+        gc.enable()
 
 
 def test_names_are_listed_at_once_and_patterns_followed(root: location.Location) -> None:
