@@ -1,7 +1,8 @@
-"""What every test shares: where the real corpora are, and one thread for each process."""
+"""What every test shares: where the real corpora are, one thread for each process, and one token for Ray."""
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +20,14 @@ def corpora() -> pathlib.Path:
     if not (folder / "timemachine").is_dir():
         pytest.skip(f"the real corpora are not at {folder}; set RAYCURRENT_TEST_DATA to use them")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A token for every cluster that the tests start: Ray reads it once in a process and keeps it."""
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.touch(mode=0o600)
+    token.write_text("0123456789abcdef" * 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        yield

@@ -13,14 +13,9 @@ NUM_CPUS = 3
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Session]:
+def ray_session() -> Iterator[cluster.Session]:
     """A session that has started a local cluster with cores for three workers."""
-    folder = tmp_path_factory.mktemp("token")
-    token = folder / "auth_token"
-    token.touch(mode=0o600)
-    token.write_text("0123456789abcdef" * 4)
     before = dict(os.environ)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ.pop("RAY_ADDRESS", None)
     settings = schema.ClusterConfig(address="local", num_workers=NUM_CPUS)
     with cluster.Session(settings) as session:
