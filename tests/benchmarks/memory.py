@@ -154,12 +154,20 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
     found = {}
     for verb in ("prepare", "train"):
         _, found[verb] = command([verb, str(settings), *workers])
+        _say(verb, size_bytes, found[verb])
     used = ["--run", str(root), *workers, *_settings("decoding"), *_settings("scoring")]
     for verb, targets in (("translate", []), ("score", ["--targets", str(folder / "score.fr")])):
         places = ["--input", str(folder / f"{verb}.en"), *targets, "--output", str(folder / f"{verb}.jsonl")]
         report, found[verb] = command([verb, *used, *places])
         assert report["lines"] == inputs[verb]
+        _say(verb, size_bytes, found[verb])
     return found
+
+
+def _say(verb: str, size_bytes: int, peaks: dict[str, Peak]) -> None:
+    """Tells what is known so far: the larger corpus takes a while."""
+    shown = ", ".join(f"{role} {peak.anonymous >> 20} MiB anonymous" for role, peak in peaks.items())
+    sys.stderr.write(f"{verb} of {size_bytes // 1_000_000} MB: {shown}\n")
 
 
 def _settings(section: str) -> list[str]:
