@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import generator
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -12,7 +12,7 @@ from core.storage import location
 def run(
     run: location.Location,
     prefix: str,
-    decoding: schema.DecodingConfig,
+    decoding: inference_settings.DecodingConfig,
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     seed: int = 1,

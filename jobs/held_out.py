@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from core.config import schema
+from core.config import corpus_settings, schema
 from core.data import corpus, shards, sources
 from core.storage import location
 
@@ -59,7 +59,7 @@ def _write_split(config: schema.RunConfig, root: location.Location, dataset: sha
 
 
 def _lines_of(config: schema.RunConfig, dataset: shards.Dataset, split: str, scratch: Path) -> Iterator[corpus.Sides]:
-    own: schema.SourceConfig | None = getattr(config.corpus, split)
+    own: corpus_settings.SourceConfig | None = getattr(config.corpus, split)
     parts = _parts(own or config.corpus.train, f"corpus.{split if own else 'train'}", config.corpus, scratch)
     if own is not None:
         lines = itertools.chain.from_iterable(map(corpus.read_lines, parts))
@@ -86,7 +86,7 @@ def _numbers(dataset: shards.Dataset, split: str) -> Iterator[int]:
 
 
 def _parts(
-    source: schema.SourceConfig, where: str, settings: schema.CorpusConfig, scratch: Path
+    source: corpus_settings.SourceConfig, where: str, settings: corpus_settings.CorpusConfig, scratch: Path
 ) -> Iterator[corpus.Part]:
     """Yields the parts of a source, with line numbers over all its files."""
     staged = location.Location.parse(str(scratch))

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from core import errors
-from core.config import schema, section
+from core.config import corpus_settings, schema, section
 from core.data import dataset_index, sources
 from core.storage import commit, location
 from core.telemetry import catalog
@@ -113,7 +113,7 @@ def _settings(config: schema.RunConfig) -> dict[str, Any]:
     return {**sections, "seed": config.seed}
 
 
-def _described(file: location.Location, corpus: schema.CorpusConfig) -> dict[str, Any]:
+def _described(file: location.Location, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
     """What tells without reading that a file is the one of before."""
     # A web server may not tell the size; such a source has its checksum in the settings.
     is_web = file.url.startswith(("http://", "https://"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import inputs, outputs, scorer
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -20,7 +20,7 @@ from workers import inference, parts
 def plan(
     bundle: bundles.Bundle,
     sources: Sequence[inputs.Input],
-    scoring: schema.ScoringConfig,
+    scoring: inference_settings.ScoringConfig,
     compute: schema.ComputeConfig,
 ) -> dict[str, Any]:
     """Says all that the scores depend on."""
@@ -41,7 +41,7 @@ def run(
     targets: str | None,
     output: str,
     column: str | None,
-    scoring: schema.ScoringConfig,
+    scoring: inference_settings.ScoringConfig,
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     session: clusters.Session,
@@ -74,7 +74,7 @@ def run(
     spec = inference.Spec(
         bundle=opened.url,
         kind="scores",
-        decoding=schema.DecodingConfig(),
+        decoding=inference_settings.DecodingConfig(),
         scoring=scoring,
         compute=compute,
         folder=target.folder.url,
@@ -96,7 +96,7 @@ def run(
     return {**report, **parts.speed(files[0].num_lines, started_s)}
 
 
-def summarise(totals: parts.Totals, scoring: schema.ScoringConfig, num_lanes: int) -> dict[str, Any]:
+def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
     """The figures of the corpus; `<eos>` is a token like any other, where the model has one.
 
     Perplexity is exp of the nats of a token, bits per character the bits of all tokens over all characters.
@@ -115,7 +115,7 @@ def summarise(totals: parts.Totals, scoring: schema.ScoringConfig, num_lanes: in
     return figures
 
 
-def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: schema.ScoringConfig) -> None:
+def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: inference_settings.ScoringConfig) -> None:
     """Refuses what does not go together."""
     is_seq2seq = bundle.config.kind == "seq2seq"
     if is_seq2seq and targets is None:

@@ -5,15 +5,19 @@ import json
 from collections.abc import Sequence
 
 from core import errors
-from core.config import loading, schema, section
+from core.config import inference_settings, loading, schema, section
 from core.storage import location
 
 
 class Use(section.Section):
     """What a verb that takes `--run` needs beside the bundle."""
 
-    decoding: schema.DecodingConfig = section.operational(schema.DecodingConfig(), "how it is decoded")
-    scoring: schema.ScoringConfig = section.operational(schema.ScoringConfig(), "how it is scored")
+    decoding: inference_settings.DecodingConfig = section.operational(
+        inference_settings.DecodingConfig(), "how it is decoded"
+    )
+    scoring: inference_settings.ScoringConfig = section.operational(
+        inference_settings.ScoringConfig(), "how it is scored"
+    )
     cluster: schema.ClusterConfig = section.operational(schema.ClusterConfig(), "where the work runs")
     compute: schema.ComputeConfig = section.operational(schema.ComputeConfig(), "how numbers are computed")
     telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "what is exported")

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import inputs, outputs, translator
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -18,7 +18,10 @@ _OTHERS = {"num_tokens", "method", "temperature", "top_k", "top_p"}
 
 
 def plan(
-    bundle: bundles.Bundle, source: inputs.Input, decoding: schema.DecodingConfig, compute: schema.ComputeConfig
+    bundle: bundles.Bundle,
+    source: inputs.Input,
+    decoding: inference_settings.DecodingConfig,
+    compute: schema.ComputeConfig,
 ) -> dict[str, Any]:
     """Says all that the translations depend on."""
     return {
@@ -36,7 +39,7 @@ def run(
     input: str,
     output: str,
     column: str | None,
-    decoding: schema.DecodingConfig,
+    decoding: inference_settings.DecodingConfig,
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     session: clusters.Session,
@@ -73,7 +76,7 @@ def run(
         bundle=opened.url,
         kind="translations",
         decoding=decoding,
-        scoring=schema.ScoringConfig(),
+        scoring=inference_settings.ScoringConfig(),
         compute=compute,
         folder=target.folder.url,
         plan=plan(opened.bundle, source, decoding, compute),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from core.config import schema
+from core.config import inference_settings, schema
 from core.data import corpus
 from core.decoding import inputs, results, scorer, translator
 from core.models import bundle as bundles
@@ -37,8 +37,8 @@ class Spec:
 
     bundle: str
     kind: results.Kind
-    decoding: schema.DecodingConfig
-    scoring: schema.ScoringConfig
+    decoding: inference_settings.DecodingConfig
+    scoring: inference_settings.ScoringConfig
     compute: schema.ComputeConfig
     folder: str
     plan: Mapping[str, Any]

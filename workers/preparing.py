@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import errors
-from core.config import loading, schema
+from core.config import corpus_settings, loading
 from core.data import corpus, dataset_index, duplicates, selection, sources
 from core.storage import commit, location
 from workers import fanout, passes, sharding
@@ -47,8 +47,8 @@ class Passes:
     def __init__(
         self,
         planned: Plan,
-        settings: schema.CorpusConfig,
-        tokenizing: schema.TokenizerConfig,
+        settings: corpus_settings.CorpusConfig,
+        tokenizing: corpus_settings.TokenizerConfig,
         seed: int,
         session: passes.Session,
         reporter: passes.Reporter,
@@ -60,7 +60,7 @@ class Passes:
         self._runner = passes.Runner(self._store, session, reporter)
         self._recipe = sharding.Recipe(settings, tokenizing, seed, planned.folder, self._store.plan)
 
-    def run(self, settings: schema.ShardingConfig) -> dataset_index.DatasetIndex:
+    def run(self, settings: corpus_settings.ShardingConfig) -> dataset_index.DatasetIndex:
         """Does all passes and returns the index that is to be written."""
         groups = self._stage()
         counts = self._count_blocks(groups, settings.part_size_bytes)
@@ -90,7 +90,7 @@ class Passes:
         recipe = dataclasses.replace(recipe, tokenizers={name: made.file for name, made in tokenizers.items()})
         return self._index(self._encode(recipe, used, rooms), tokenizers, hashes)
 
-    def read_again(self, settings: schema.ShardingConfig) -> dict[str, str]:
+    def read_again(self, settings: corpus_settings.ShardingConfig) -> dict[str, str]:
         """Returns the hash of the text of each source as it is now: what `run` would put into the index."""
         return _hashes(self._count_blocks(self._stage(), settings.part_size_bytes))
 
@@ -155,7 +155,7 @@ class Passes:
     def _cut(
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
     ) -> list[corpus.Part]:
-        source: schema.SourceConfig = getattr(self._corpus, name)
+        source: corpus_settings.SourceConfig = getattr(self._corpus, name)
         columns = source.columns if source.tsv else None
         return corpus.cut(groups, counts, columns, self._corpus.max_line_bytes)
 

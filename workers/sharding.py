@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core import errors
-from core.config import schema
+from core.config import corpus_settings
 from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, tokenizer
 from core.storage import commit, location
 
@@ -44,8 +44,8 @@ class Recipe:
         tokenizers: by column, the file that holds its tokenizer, once there is one.
     """
 
-    corpus: schema.CorpusConfig
-    tokenizer: schema.TokenizerConfig
+    corpus: corpus_settings.CorpusConfig
+    tokenizer: corpus_settings.TokenizerConfig
     seed: int
     dataset: location.Location
     plan: Mapping[str, Any]

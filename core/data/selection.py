@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import schema
+from core.config import corpus_settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Splitting:
         return "test" if chance < self.test else "valid" if chance < self.test + self.valid else "train"
 
 
-def splitting(source: str, corpus: schema.CorpusConfig, seed: int, num_lines: int) -> Splitting:
+def splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int, num_lines: int) -> Splitting:
     """Returns how the lines of a source are shared out; only the training source is.
 
     Args:
@@ -68,7 +68,7 @@ def is_sampled(number: int, share: float, seed: int) -> bool:
     return share >= 1 or _chance(f"sample {number}", seed) < share
 
 
-def reason_to_drop(filters: schema.FiltersConfig, lengths: Sequence[int], num_ends: int) -> str | None:
+def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int], num_ends: int) -> str | None:
     """Says why a line is dropped, or None.
 
     Args:

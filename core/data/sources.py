@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from core import errors
-from core.config import schema
+from core.config import corpus_settings
 from core.data import corpus
 from core.storage import location
 
@@ -39,7 +39,7 @@ _SIGNATURES = {
 
 
 def resolve(
-    source: schema.SourceConfig, where: str, sha256: Mapping[str, str], base: str | None = None
+    source: corpus_settings.SourceConfig, where: str, sha256: Mapping[str, str], base: str | None = None
 ) -> list[corpus.Group]:
     """Returns the files of a source, wildcards followed: one to a group, or the two that are aligned.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.data import cleaning
 from core.decoding import device as devices
 from core.decoding import sampling
@@ -31,7 +31,7 @@ class Generator:
     def __init__(
         self,
         bundle: bundles.Bundle,
-        decoding: schema.DecodingConfig,
+        decoding: inference_settings.DecodingConfig,
         compute: schema.ComputeConfig,
         seed: int,
         device: str = "cpu",

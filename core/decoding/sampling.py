@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from core.config import schema
+from core.config import inference_settings
 
 
-def choose(logits_BV: Tensor, settings: schema.DecodingConfig, generator: torch.Generator) -> Tensor:
+def choose(logits_BV: Tensor, settings: inference_settings.DecodingConfig, generator: torch.Generator) -> Tensor:
     """Chooses a token for each row: greedy takes the likeliest, of several the one with the lowest id.
 
     A draw divides the logits by the temperature, keeps the `top_k` likeliest and of those the fewest that

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.data import cleaning
 from core.decoding import device as devices
 from core.decoding import results
@@ -59,7 +59,7 @@ class Scorer:
     def __init__(
         self,
         bundle: bundles.Bundle,
-        scoring: schema.ScoringConfig,
+        scoring: inference_settings.ScoringConfig,
         compute: schema.ComputeConfig,
         device: str = "cpu",
     ) -> None:

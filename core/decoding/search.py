@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.config import schema
+from core.config import inference_settings
 from core.models import state as states
 
 # Rows are laid out anew when fewer than this share of them is still needed: a new layout copies what the
@@ -104,7 +104,7 @@ class _Rows(NamedTuple, Generic[M]):
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder[M], memory: M, num_lines: int, settings: schema.DecodingConfig, special: Special
+    model: Decoder[M], memory: M, num_lines: int, settings: inference_settings.DecodingConfig, special: Special
 ) -> list[list[Hypothesis]]:
     """Finds for each line up to `num_best` translations, best first.
 
@@ -237,7 +237,7 @@ def _next_rows(rows: _Rows[M], state: states.State, chosen: _Step, live_NK: Tens
     return _Rows(widths_N, slots_R, chosen.tokens_NK.flatten()[slots_R], memory_rows, moved)
 
 
-def _read_back(steps: Sequence[_Step], settings: schema.DecodingConfig) -> list[list[Hypothesis]]:
+def _read_back(steps: Sequence[_Step], settings: inference_settings.DecodingConfig) -> list[list[Hypothesis]]:
     """Follows the back-pointers of the best finished hypotheses of each line, all of them together."""
     tokens_TNK, origins_TNK = _stacked(steps, "tokens_NK"), _stacked(steps, "origins_NK")
     scores_TNK = _stacked(steps, "scores_NK")

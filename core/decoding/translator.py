@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import device as devices
 from core.decoding import results, search
 from core.models import bundle as bundles
@@ -43,7 +43,7 @@ class Translator:
     def __init__(
         self,
         bundle: bundles.Bundle,
-        decoding: schema.DecodingConfig,
+        decoding: inference_settings.DecodingConfig,
         compute: schema.ComputeConfig,
         device: str = "cpu",
     ) -> None:

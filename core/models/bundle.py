@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.data import tokenizer
 from core.models import factory, weights
 from core.storage import commit, location
@@ -31,9 +31,9 @@ CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
 
-_CONFIGS: Mapping[str, type[schema.LanguageModelConfig] | type[schema.Seq2SeqConfig]] = {
-    "language_model": schema.LanguageModelConfig,
-    "seq2seq": schema.Seq2SeqConfig,
+_CONFIGS: Mapping[str, type[model_settings.LanguageModelConfig] | type[model_settings.Seq2SeqConfig]] = {
+    "language_model": model_settings.LanguageModelConfig,
+    "seq2seq": model_settings.Seq2SeqConfig,
 }
 _ROLES = {"language_model": ("text",), "seq2seq": ("source", "target")}
 
@@ -47,7 +47,7 @@ class Bundle:
     """
 
     model: factory.Model
-    config: schema.ModelConfig
+    config: model_settings.ModelConfig
     codecs: Mapping[str, tokenizer.Codec]
     line_end: Literal["none", "space", "eos"]
     precision: Literal["fp32", "bf16"]
@@ -148,7 +148,7 @@ def _read_codec(folder: location.Location, settings: dict[str, Any], role: str) 
 def _read_model(
     folder: location.Location,
     settings: dict[str, Any],
-    config: schema.ModelConfig,
+    config: model_settings.ModelConfig,
     codecs: Mapping[str, tokenizer.Codec],
 ) -> factory.Model:
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from torch import nn
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.models import language_model, seq2seq
 
 Model = language_model.LanguageModel | seq2seq.Seq2Seq
 
 
-def build(model: schema.ModelConfig, vocabulary_sizes: Mapping[str, int], pad_id: int | None) -> Model:
+def build(model: model_settings.ModelConfig, vocabulary_sizes: Mapping[str, int], pad_id: int | None) -> Model:
     """Builds the model with initial weights drawn from torch's default generator, which the caller seeds.
 
     Args:

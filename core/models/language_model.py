@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.models import layers
 from core.models import state as states
 
@@ -18,7 +18,7 @@ class LanguageModel(nn.Module):
     Source: document 000 sections 8.1.1.3, 8.4 and 8.5.
     """
 
-    def __init__(self, config: schema.LanguageModelConfig, vocabulary_size: int) -> None:
+    def __init__(self, config: model_settings.LanguageModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         if config.tie_embeddings and config.input == "one_hot":
             raise errors.UsageError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.config import schema
+from core.config import model_settings
 from core.models import attention, layers
 from core.models import state as states
 
@@ -85,7 +85,7 @@ class Seq2Seq(nn.Module):
     """
 
     def __init__(
-        self, config: schema.Seq2SeqConfig, source_size: int, target_size: int, pad_id: int | None = None
+        self, config: model_settings.Seq2SeqConfig, source_size: int, target_size: int, pad_id: int | None = None
     ) -> None:
         super().__init__()
         self.config = config

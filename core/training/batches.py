@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core import errors
-from core.config import schema
+from core.config import training_settings
 from core.data import buckets, lanes, shards
 from core.training import truncation
 
@@ -70,7 +70,7 @@ class SequentialLanes:
     carries_state = True
 
     def __init__(
-        self, stream: lanes.Stream, training: schema.TrainingConfig, seed: int, rank: int, world_size: int
+        self, stream: lanes.Stream, training: training_settings.TrainingConfig, seed: int, rank: int, world_size: int
     ) -> None:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
@@ -91,7 +91,7 @@ class RandomWindows:
     carries_state = False
 
     def __init__(
-        self, stream: lanes.Stream, training: schema.TrainingConfig, seed: int, rank: int, world_size: int
+        self, stream: lanes.Stream, training: training_settings.TrainingConfig, seed: int, rank: int, world_size: int
     ) -> None:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
@@ -114,7 +114,7 @@ class BucketedPairs:
     def __init__(
         self,
         split: "PairsSplit",
-        training: schema.TrainingConfig,
+        training: training_settings.TrainingConfig,
         ids: "PairsIds",
         seed: int,
         rank: int,
@@ -156,7 +156,9 @@ class PairsIds(NamedTuple):
     bos: int
 
 
-def source(dataset: shards.Dataset, training: schema.TrainingConfig, seed: int, rank: int, world_size: int) -> Source:
+def source(
+    dataset: shards.Dataset, training: training_settings.TrainingConfig, seed: int, rank: int, world_size: int
+) -> Source:
     """The training batches of a rank.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from core.config import schema
+from core.config import training_settings
 from core.telemetry import catalog, recorder
 from core.training import collective, progress, step
 
@@ -19,7 +19,7 @@ class Meter:
     def __init__(
         self,
         state: progress.State,
-        training: schema.TrainingConfig,
+        training: training_settings.TrainingConfig,
         group: collective.Collective,
         told: recorder.Recorder,
         device: torch.device,

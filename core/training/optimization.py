@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from core import errors
-from core.config import schema
+from core.config import training_settings
 
 
-def build(model: nn.Module, training: schema.TrainingConfig) -> torch.optim.Optimizer:
+def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of a model's parameters; its rate is set before each step. Fused: one pass over all weights."""
     parameters = list(model.parameters())
     rate, decay = training.learning_rate, training.weight_decay
@@ -30,7 +30,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def rate(training: schema.TrainingConfig, step: int, epochs_done: float, history: Sequence[float]) -> float:
+def rate(training: training_settings.TrainingConfig, step: int, epochs_done: float, history: Sequence[float]) -> float:
     """The learning rate of a step.
 
     Args:
@@ -43,7 +43,9 @@ def rate(training: schema.TrainingConfig, step: int, epochs_done: float, history
     return training.learning_rate * warm * _share(training, step, epochs_done, history)
 
 
-def _share(training: schema.TrainingConfig, step: int, epochs_done: float, history: Sequence[float]) -> float:
+def _share(
+    training: training_settings.TrainingConfig, step: int, epochs_done: float, history: Sequence[float]
+) -> float:
     if training.schedule == "step":
         return float(training.decay_factor ** math.floor(epochs_done / training.decay_every_epochs))
     if training.schedule == "cosine":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import model_settings, schema, training_settings
 from core.data import lanes, shards
 from core.models import bundle, compute, factory
 from core.models import state as states
@@ -39,8 +39,8 @@ class TrainingJob:
     root: location.Location
     name: str
     seed: int
-    model: schema.ModelConfig
-    training: schema.TrainingConfig
+    model: model_settings.ModelConfig
+    training: training_settings.TrainingConfig
     compute: schema.ComputeConfig
     dataset: location.Location
     device: str = "cpu"
@@ -80,7 +80,7 @@ class Start:
         return bundle.Bundle(model, job.model, self.dataset.codecs, line_end, self.learner.precision)
 
 
-def is_finished(state: progress.State, training: schema.TrainingConfig) -> bool:
+def is_finished(state: progress.State, training: training_settings.TrainingConfig) -> bool:
     """Whether a run has come to its end: its epochs, its steps, or no better validation for too long."""
     if state.epoch >= training.epochs or (training.max_steps is not None and state.step >= training.max_steps):
         return True

@@ -6,7 +6,7 @@ number, its history does not. Without truncation a lane is one window, so that n
 Source: document 000 sections 8.7.1.2 and 8.7.1.1.
 """
 
-from core.config import schema
+from core.config import training_settings
 from core.models import state as states
 
 
@@ -15,6 +15,6 @@ def cut(state: states.State) -> states.State:
     return states.detach(state)
 
 
-def window(training: schema.TrainingConfig, lane_length: int) -> int:
+def window(training: training_settings.TrainingConfig, lane_length: int) -> int:
     """How many tokens of a lane gradients run through, and so one step takes."""
     return lane_length if training.truncation == "none" else training.window

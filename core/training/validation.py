@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import training_settings
 from core.data import buckets, lanes, shards
 from core.models import compute
 from core.models import state as states
@@ -54,7 +54,9 @@ def validate(
     return progress.Validation(step, nll / count, num_right / count, int(count))
 
 
-def pieces(dataset: shards.Dataset, training: schema.TrainingConfig, rank: int, world_size: int) -> Iterator[Piece]:
+def pieces(
+    dataset: shards.Dataset, training: training_settings.TrainingConfig, rank: int, world_size: int
+) -> Iterator[Piece]:
     """The share of the validation split that a rank scores; nothing where there is no such split."""
     split = dataset.split("valid")
     if split is None:
@@ -64,7 +66,9 @@ def pieces(dataset: shards.Dataset, training: schema.TrainingConfig, rank: int, 
     return of_pairs(split, training, batches.pairs_ids(dataset), rank, world_size)
 
 
-def of_text(stream: lanes.Stream, training: schema.TrainingConfig, rank: int, world_size: int) -> Iterator[Piece]:
+def of_text(
+    stream: lanes.Stream, training: training_settings.TrainingConfig, rank: int, world_size: int
+) -> Iterator[Piece]:
     """Every token but the first, once: lanes with their state carried; the last one goes on through the remainder."""
     own = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
     num_targets = len(stream) - 1
@@ -80,7 +84,11 @@ def of_text(stream: lanes.Stream, training: schema.TrainingConfig, rank: int, wo
 
 
 def of_pairs(
-    split: batches.PairsSplit, training: schema.TrainingConfig, ids: batches.PairsIds, rank: int, world_size: int
+    split: batches.PairsSplit,
+    training: training_settings.TrainingConfig,
+    ids: batches.PairsIds,
+    rank: int,
+    world_size: int,
 ) -> Iterator[Piece]:
     """Every pair once, in batches like those of training."""
     for plan in buckets.plan(split, 0, 0, training.batch_tokens, training.batch_lines):

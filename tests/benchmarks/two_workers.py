@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from core.config import schema
+from core.config import model_settings, training_settings
 from core.models import compute, factory
 from core.training import batches, collective, objective, optimization, step
 from tests.benchmarks import harness
@@ -41,10 +41,10 @@ def _rank(rank: int, store: str, rounds: int, results: Any) -> None:
     compute.use_matmul("auto", "fp32")
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(1)
-    config = schema.LanguageModelConfig(
+    config = model_settings.LanguageModelConfig(
         kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
     )
-    training = schema.TrainingConfig(optimizer="sgd", learning_rate=0.1)
+    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1)
     learned = objective.Objective(factory.build(config, {"text": VOCABULARY}, None), 0.0).train()
     optimizer = optimization.build(learned.model, training)
     replica = step.replicate(learned, collective.Torch())

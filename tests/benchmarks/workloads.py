@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from core.config import schema
+from core.config import inference_settings, model_settings, schema, training_settings
 from core.data import shards, tokenizer
 from core.decoding import scorer, translator
 from core.models import bundle, factory, language_model, seq2seq
@@ -53,7 +53,7 @@ class Pairs:
 
 
 class _OneSource:
-    def __init__(self, pairs: Pairs, training: schema.TrainingConfig) -> None:
+    def __init__(self, pairs: Pairs, training: training_settings.TrainingConfig) -> None:
         self._source = batches.BucketedPairs(pairs, training, batches.PairsIds(PAD, BOS), 1, 0, 1)
 
     def __iter__(self) -> Iterator[batches.Batch]:
@@ -61,7 +61,9 @@ class _OneSource:
             yield from self._source.epoch(epoch, 0)
 
 
-def learner(model: factory.Model, training: schema.TrainingConfig, precision: computing.Precision) -> step.Learner:
+def learner(
+    model: factory.Model, training: training_settings.TrainingConfig, precision: computing.Precision
+) -> step.Learner:
     """Our step over a model, alone on the CPU."""
     learned = objective.Objective(model, training.label_smoothing).train()
     optimizer = optimization.build(model, training)
@@ -71,8 +73,8 @@ def learner(model: factory.Model, training: schema.TrainingConfig, precision: co
 def seq2seq_training(precision: computing.Precision) -> Variants:
     """Training with additive attention whose context enters every decoder step: GRU 2×256, 5,000 subwords."""
     pairs = Pairs(4096, 5000)
-    training = schema.TrainingConfig(batch_tokens=1200)
-    config = schema.Seq2SeqConfig(
+    training = training_settings.TrainingConfig(batch_tokens=1200)
+    config = model_settings.Seq2SeqConfig(
         kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=256
     )
     ours = learner(factory.build(config, {"source": 5000, "target": 5000}, PAD), training, precision)
@@ -107,8 +109,8 @@ def language_training(
     cell: str, num_layers: int, size: int, vocabulary: int, rows: int, precision: computing.Precision
 ) -> Variants:
     """Training a language model on windows of 35 tokens."""
-    training = schema.TrainingConfig(optimizer="sgd", learning_rate=0.1)
-    config = schema.LanguageModelConfig(
+    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1)
+    config = model_settings.LanguageModelConfig(
         kind="language_model", cell=cast(Any, cell), num_layers=num_layers, hidden_size=size, embedding_size=size
     )
     ours = learner(factory.build(config, {"text": vocabulary}, None), training, precision)
@@ -153,7 +155,7 @@ def sentences(num_lines: int, vocabulary_size: int) -> list[str]:
 def translation(precision: computing.Precision) -> Variants:
     """Beam 5: GRU 2×512 with additive attention, 10,000 words; `<eos>` made likely enough for 6 to 40 tokens a line."""
     torch.manual_seed(1)
-    config = schema.Seq2SeqConfig(
+    config = model_settings.Seq2SeqConfig(
         kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=512
     )
     model = factory.build(config, {"source": 10_000, "target": 10_000}, PAD)
@@ -163,7 +165,7 @@ def translation(precision: computing.Precision) -> Variants:
         model.output.bias[EOS] += 1.4
     codec = tokenizer.Codec((), words(10_000))
     packed = bundle.Bundle(model, config, {"source": codec, "target": codec}, "eos", "fp32")
-    decoding = schema.DecodingConfig(beam_size=5, min_length=5, max_length=40)
+    decoding = inference_settings.DecodingConfig(beam_size=5, min_length=5, max_length=40)
     ours = translator.Translator(packed, decoding, schema.ComputeConfig(precision=precision))
     lines = sentences(64, 10_000)
 
@@ -183,14 +185,14 @@ def translation(precision: computing.Precision) -> Variants:
 
 def scoring(precision: computing.Precision) -> Variants:
     """Scoring lines alone: LSTM 2×650, 10,000 words."""
-    config = schema.LanguageModelConfig(
+    config = model_settings.LanguageModelConfig(
         kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
     )
     model = factory.build(config, {"text": 10_000}, None)
     assert isinstance(model, language_model.LanguageModel)
     codec = tokenizer.Codec((), words(10_000))
     packed = bundle.Bundle(model, config, {"text": codec}, "eos", "fp32")
-    ours = scorer.Scorer(packed, schema.ScoringConfig(), schema.ComputeConfig(precision=precision))
+    ours = scorer.Scorer(packed, inference_settings.ScoringConfig(), schema.ComputeConfig(precision=precision))
     lines = sentences(256, 10_000)
 
     def run_ours() -> harness.Done:
@@ -230,8 +232,8 @@ def bare() -> Variants:
     """Whole runs of a character LSTM 1×256, record and metrics and all, beside the same model in a bare loop."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="raycurrent-bench-"))
     dataset = making.text_dataset(folder / "dataset", num_train=200_000, num_valid=100)
-    config = schema.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=256, embedding_size=256)
-    training = schema.TrainingConfig(optimizer="sgd", learning_rate=0.1, max_steps=80)
+    config = model_settings.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=256, embedding_size=256)
+    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1, max_steps=80)
     runs = itertools.count()
     tokens = training.num_lanes * training.window
 

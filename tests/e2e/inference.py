@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from core.config import schema
+from core.config import inference_settings
 from core.storage import location
 from jobs import console, translate
 from tests.core.decoding import samples
 from tests.jobs import trained
 
 PART_LINES = 20
-DECODING = schema.DecodingConfig(beam_size=4, num_best=2, max_length=60, part_lines=PART_LINES)
+DECODING = inference_settings.DecodingConfig(beam_size=4, num_best=2, max_length=60, part_lines=PART_LINES)
 
 
 class Place:

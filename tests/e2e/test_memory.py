@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from core.config import schema
+from core.config import inference_settings, schema
 from core.data import buckets, corpus, duplicates, shards, sources, synthetic
 from core.decoding import inputs, outputs
 from core.storage import commit, location
@@ -131,8 +131,8 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         spec = inference.Spec(
             bundle="",
             kind="scores",
-            decoding=schema.DecodingConfig(),
-            scoring=schema.ScoringConfig(),
+            decoding=inference_settings.DecodingConfig(),
+            scoring=inference_settings.ScoringConfig(),
             compute=schema.ComputeConfig(),
             folder=place.url,
             plan={},

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from jobs import paths, settings
 
 
@@ -19,7 +19,7 @@ def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
 
 def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() -> None:
     _, (translation, language) = settings.of_demo([])
-    assert isinstance(translation.model, schema.Seq2SeqConfig)
+    assert isinstance(translation.model, model_settings.Seq2SeqConfig)
     assert (translation.model.cell, translation.model.attention != "none") == ("gru", True)
     assert (language.model.kind, language.model.cell, language.tokenizer.kind) == ("language_model", "lstm", "char")
     assert translation.cluster == language.cluster  # one session serves both

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings
 from core.storage import location
 from jobs import generate
 from tests.core.decoding import samples
@@ -14,7 +14,7 @@ from tests.jobs import trained
 
 
 def _run(place: pathlib.Path, prefix: str, seed: int = 1, **decoding: Any) -> dict[str, Any]:
-    settings = schema.DecodingConfig(**{"num_tokens": 10, **decoding})
+    settings = inference_settings.DecodingConfig(**{"num_tokens": 10, **decoding})
     return generate.run(location.Location.parse(str(place)), prefix, settings, samples.FP32, trained.NONE, seed)
 
 

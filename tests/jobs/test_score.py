@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings
 from core.decoding import scorer
 from core.storage import location
 from jobs import console, score, translate
@@ -26,7 +26,7 @@ def _run(place: pathlib.Path, output: str = "out.jsonl", targets: str | None = N
             None if targets is None else str(place / targets),
             f"{place}/{output}",
             None,
-            schema.ScoringConfig(**{"part_lines": 2, **scoring}),
+            inference_settings.ScoringConfig(**{"part_lines": 2, **scoring}),
             samples.FP32,
             trained.NONE,
             session,
@@ -64,7 +64,7 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path: pathlib.
 
 def test_a_stream_of_one_lane_is_scored_as_one_text(place: pathlib.Path) -> None:
     report = _run(place, unit="stream")
-    made = scorer.Scorer(samples.language_model(), schema.ScoringConfig(), samples.FP32)
+    made = scorer.Scorer(samples.language_model(), inference_settings.ScoringConfig(), samples.FP32)
     rows, _ = made.score_stream(LINES, made.stream_start())
     assert report["nll_nats"] == pytest.approx(sum(row.nll_nats or 0.0 for row in rows), abs=1e-4)
     assert report["lanes"] == 1
@@ -89,7 +89,7 @@ def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> No
             str(tmp_path / "in.txt"),
             str(tmp_path / "translated.txt"),
             None,
-            schema.DecodingConfig(max_length=7, part_lines=4),
+            inference_settings.DecodingConfig(max_length=7, part_lines=4),
             samples.FP32,
             trained.NONE,
             session,
@@ -135,7 +135,7 @@ def test_the_column_is_that_of_the_side_that_has_columns(tmp_path: pathlib.Path)
             str(tmp_path / "targets.jsonl"),
             str(tmp_path / "out.txt"),
             "text",
-            schema.ScoringConfig(),
+            inference_settings.ScoringConfig(),
             samples.FP32,
             trained.NONE,
             session,

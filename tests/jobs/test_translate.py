@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import results, translator
 from core.storage import commit, location
 from jobs import console, translate
@@ -19,7 +19,7 @@ from tests.jobs import trained
 from workers import inference
 
 LINES = ["the cat", "", "a dog sees the house", "the zebra", "big cat"]
-DECODING = schema.DecodingConfig(beam_size=3, num_best=2, max_length=6, part_lines=2)
+DECODING = inference_settings.DecodingConfig(beam_size=3, num_best=2, max_length=6, part_lines=2)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_somebody_elses_file_is_not_touched_without_being_told(place: pathlib.Pa
 def test_other_settings_or_input_are_refused_with_what_differs(place: pathlib.Path) -> None:
     _run(place)
     with pytest.raises(errors.LockedError, match="beam_size"):
-        _run(place, decoding=schema.DecodingConfig(beam_size=1, max_length=6, part_lines=2))
+        _run(place, decoding=inference_settings.DecodingConfig(beam_size=1, max_length=6, part_lines=2))
     (place / "in.txt").write_text("another\n")
     with pytest.raises(errors.LockedError, match="input"):
         _run(place)

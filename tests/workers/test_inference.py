@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings
 from core.decoding import inputs, results
 from core.models import bundle as bundles
 from core.storage import commit, location
@@ -23,8 +23,8 @@ def _spec(tmp_path: pathlib.Path, made: Any = None, **scoring: Any) -> inference
     return inference.Spec(
         bundle=bundles.locate(root).url,
         kind="scores" if scoring or made else "translations",
-        decoding=schema.DecodingConfig(beam_size=2, max_length=6),
-        scoring=schema.ScoringConfig(**scoring),
+        decoding=inference_settings.DecodingConfig(beam_size=2, max_length=6),
+        scoring=inference_settings.ScoringConfig(**scoring),
         compute=samples.FP32,
         folder=location.Location.parse(str(tmp_path / "out")).url,
         plan={"name": "test"},
@@ -193,6 +193,14 @@ def test_the_factory_travels() -> None:
     import pickle
 
     spec = inference.Spec(
-        "b", "scores", schema.DecodingConfig(), schema.ScoringConfig(), samples.FP32, "f", {"a": 1}, "cpu", 1
+        "b",
+        "scores",
+        inference_settings.DecodingConfig(),
+        inference_settings.ScoringConfig(),
+        samples.FP32,
+        "f",
+        {"a": 1},
+        "cpu",
+        1,
     )
     assert pickle.loads(pickle.dumps(functools.partial(inference.make, spec))).args == (spec,)

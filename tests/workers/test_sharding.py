@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import corpus_settings
 from core.data import corpus, selection
 from core.storage import commit, location
 from workers import sharding
@@ -18,8 +18,8 @@ def recipe(folder: Path, kind: str = "word", **more: Any) -> sharding.Recipe:
     settings = {"kind": "text", "train": {"text": ("a",)}, **more}
     tokenizing = {"kind": kind, **({"max_size": 300} if kind == "bpe" else {})}
     made = sharding.Recipe(
-        corpus=schema.CorpusConfig.model_validate(settings),
-        tokenizer=schema.TokenizerConfig.model_validate(tokenizing),
+        corpus=corpus_settings.CorpusConfig.model_validate(settings),
+        tokenizer=corpus_settings.TokenizerConfig.model_validate(tokenizing),
         seed=1,
         dataset=location.Location.parse(str(folder / "dataset")),
         plan={"made": "for a test"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import errors
-from core.config import loading, schema, section
+from core.config import inference_settings, loading, schema, section
 
 BASE = "name: a\nroot: r\ncorpus: {kind: text, train: {text: [a]}}\nmodel: {kind: language_model}\n"
 PAIRS = """\
@@ -167,7 +167,7 @@ def test_a_wrong_override_is_named(override: str, expected: str) -> None:
 
 
 def test_one_section_takes_its_own_overrides() -> None:
-    base = schema.DecodingConfig(beam_size=4)
+    base = inference_settings.DecodingConfig(beam_size=4)
     changed = loading.section_from(base, ["decoding.max_length=7", "training.epochs=1"], "decoding")
     assert (changed.beam_size, changed.max_length) == (4, 7)
     for override, expected in [

@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from core.config import schema
+from core.config import corpus_settings
 from core.data import cleaning
 
 
@@ -35,7 +35,7 @@ def test_punctuation_at_the_beginning_gets_no_space() -> None:
 
 
 def test_steps_are_those_of_the_schema() -> None:
-    assert set(cleaning.STEPS) == set(get_args(schema.CleaningStep))
+    assert set(cleaning.STEPS) == set(get_args(corpus_settings.CleaningStep))
 
 
 def test_steps_are_applied_in_their_order() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.config import schema
+from core.config import corpus_settings
 from core.data import selection
 
 
@@ -20,26 +20,26 @@ from core.data import selection
 )
 def test_the_first_limit_that_a_pair_breaks_is_the_reason(lengths: tuple[int, int], reason: str | None) -> None:
     """At most 10 tokens with <eos>, at least 2, and no side more than 3 times (2, 9: by 4.5) the other."""
-    filters = schema.FiltersConfig(min_length=2, max_length=10, max_ratio=3)
+    filters = corpus_settings.FiltersConfig(min_length=2, max_length=10, max_ratio=3)
     expected = "ratio" if lengths == (2, 9) else reason
     assert selection.reason_to_drop(filters, lengths, num_ends=1) == expected
     assert selection.reason_to_drop(filters, lengths[::-1], num_ends=1) == expected
 
 
 def test_what_is_cut_is_not_too_long() -> None:
-    filters = schema.FiltersConfig(max_length=10, too_long="cut")
+    filters = corpus_settings.FiltersConfig(max_length=10, too_long="cut")
     assert selection.reason_to_drop(filters, (5, 10), num_ends=1) is None
 
 
 def test_without_an_end_a_line_may_fill_the_limit() -> None:
-    filters = schema.FiltersConfig(max_length=10)
+    filters = corpus_settings.FiltersConfig(max_length=10)
     assert selection.reason_to_drop(filters, (10,), num_ends=0) is None
     assert selection.reason_to_drop(filters, (10,), num_ends=1) == "too_long"
 
 
-def corpus(**more: object) -> schema.CorpusConfig:
+def corpus(**more: object) -> corpus_settings.CorpusConfig:
     train = {"text": ("a",)} if more.get("kind") == "text" else {"tsv": ("a",)}
-    return schema.CorpusConfig.model_validate({"kind": "pairs", "train": train, **more})
+    return corpus_settings.CorpusConfig.model_validate({"kind": "pairs", "train": train, **more})
 
 
 @pytest.mark.parametrize("by", ["source", "line"])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from core import errors
-from core.config import schema
+from core.config import corpus_settings
 from core.data import sources
 from core.storage import location
 
@@ -27,7 +27,7 @@ def stored(path: pathlib.Path, content: bytes) -> location.Location:
     return place(path)
 
 
-def resolved(source: schema.SourceConfig, folder: pathlib.Path, **sha256: str) -> list[list[str]]:
+def resolved(source: corpus_settings.SourceConfig, folder: pathlib.Path, **sha256: str) -> list[list[str]]:
     groups = sources.resolve(source, "corpus.train", sha256, str(folder))
     return [[file.name for file in group] for group in groups]
 
@@ -35,9 +35,9 @@ def resolved(source: schema.SourceConfig, folder: pathlib.Path, **sha256: str) -
 def test_wildcards_give_sorted_files_and_sides_are_paired(tmp_path: pathlib.Path) -> None:
     for name in ("b.en", "a.en", "a.fr", "b.fr", "[1].txt"):
         (tmp_path / name).write_text("x\n")
-    assert resolved(schema.SourceConfig(text=("*.en", "a.fr")), tmp_path) == [["a.en"], ["b.en"], ["a.fr"]]
-    assert resolved(schema.SourceConfig(tsv=("[1].txt",)), tmp_path) == [["[1].txt"]]
-    pairs = schema.SourceConfig(source=("*.en",), target=("*.fr",))
+    assert resolved(corpus_settings.SourceConfig(text=("*.en", "a.fr")), tmp_path) == [["a.en"], ["b.en"], ["a.fr"]]
+    assert resolved(corpus_settings.SourceConfig(tsv=("[1].txt",)), tmp_path) == [["[1].txt"]]
+    pairs = corpus_settings.SourceConfig(source=("*.en",), target=("*.fr",))
     assert resolved(pairs, tmp_path) == [["a.en", "a.fr"], ["b.en", "b.fr"]]
 
 
@@ -46,21 +46,21 @@ def test_what_cannot_be_a_source_is_refused_with_its_setting(tmp_path: pathlib.P
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(errors.DataError, match=r"^corpus\.train\.text: 'missing\.\*' names no file"):
-        resolved(schema.SourceConfig(text=("a.txt", "missing.*")), tmp_path)
+        resolved(corpus_settings.SourceConfig(text=("a.txt", "missing.*")), tmp_path)
     for name in ("folder", "pipe", "/dev/zero"):
         with pytest.raises(errors.UsageError, match="not a regular file"):
-            resolved(schema.SourceConfig(text=(name,)), tmp_path)
+            resolved(corpus_settings.SourceConfig(text=(name,)), tmp_path)
     with pytest.raises(errors.UsageError, match="named twice"):
-        resolved(schema.SourceConfig(text=("a.txt", "*.txt")), tmp_path)
+        resolved(corpus_settings.SourceConfig(text=("a.txt", "*.txt")), tmp_path)
     with pytest.raises(errors.UsageError, match=r"sha256: has no entry for https://example\.org/a\.txt"):
-        resolved(schema.SourceConfig(text=("https://example.org/a.txt",)), tmp_path)
+        resolved(corpus_settings.SourceConfig(text=("https://example.org/a.txt",)), tmp_path)
 
 
 def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
     for name in ("a.en", "b.en", "a.fr"):
         (tmp_path / name).write_text("x\n")
     with pytest.raises(errors.UsageError, match=r"2 source files but 1 target files.*b\.en"):
-        resolved(schema.SourceConfig(source=("*.en",), target=("*.fr",)), tmp_path)
+        resolved(corpus_settings.SourceConfig(source=("*.en",), target=("*.fr",)), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 
-from core.config import schema
+from core.config import model_settings, schema
 from core.data import tokenizer
 from core.models import bundle, factory
 
@@ -18,7 +18,9 @@ def codec(kind: Literal["char", "word"], text: str, reserved: tuple[str, ...], *
     return tokenizer.Codec(cleaning, tokenizer.from_counts(kind, counts, 1, None, reserved))
 
 
-def build(config: schema.ModelConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos") -> bundle.Bundle:
+def build(
+    config: model_settings.ModelConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos"
+) -> bundle.Bundle:
     sizes = {role: side.tokenizer.vocabulary_size for role, side in codecs.items()}
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -35,7 +37,7 @@ def seq2seq(**settings: Any) -> bundle.Bundle:
     source = codec("word", " ".join(WORDS), tokenizer.RESERVED, "lower")
     target = codec("word", " ".join(word[::-1] for word in WORDS), tokenizer.RESERVED)
     config = {"kind": "seq2seq", "cell": "gru", "hidden_size": 12, "embedding_size": 8, "attention": "additive"}
-    return build(schema.Seq2SeqConfig(**{**config, **settings}), {"source": source, "target": target})
+    return build(model_settings.Seq2SeqConfig(**{**config, **settings}), {"source": source, "target": target})
 
 
 def language_model(
@@ -43,7 +45,9 @@ def language_model(
 ) -> bundle.Bundle:
     config = {"kind": "language_model", "cell": "lstm", "hidden_size": 12, "embedding_size": 8, "num_layers": 2}
     reserved = tokenizer.reserved_for("text", line_end)
-    return build(schema.LanguageModelConfig(**{**config, **settings}), {"text": codec(kind, text, reserved)}, line_end)
+    return build(
+        model_settings.LanguageModelConfig(**{**config, **settings}), {"text": codec(kind, text, reserved)}, line_end
+    )
 
 
 def silence(made: bundle.Bundle) -> bundle.Bundle:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings
 from core.decoding import generator, sampling
 from core.models import language_model
 from tests.core.decoding import samples
@@ -15,7 +15,7 @@ LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
 
 
 def _drawn(count: int = 4000, **settings: Any) -> torch.Tensor:
-    decoding = schema.DecodingConfig(method="sample", **settings)
+    decoding = inference_settings.DecodingConfig(method="sample", **settings)
     random = torch.Generator().manual_seed(3)
     tokens = sampling.choose(LOGITS.expand(count, -1), decoding, random)
     return torch.bincount(tokens, minlength=5) / count
@@ -44,11 +44,11 @@ def test_what_is_refused_does_not_depend_on_the_order_of_ids() -> None:
 
 def test_greedy_takes_the_first_of_the_likeliest() -> None:
     logits_BV = torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])
-    assert sampling.choose(logits_BV, schema.DecodingConfig(), torch.Generator()).tolist() == [1, 0]
+    assert sampling.choose(logits_BV, inference_settings.DecodingConfig(), torch.Generator()).tolist() == [1, 0]
 
 
 def _generator(made: Any = None, seed: int = 1, **settings: Any) -> generator.Generator:
-    decoding = schema.DecodingConfig(**{"num_tokens": 12, **settings})
+    decoding = inference_settings.DecodingConfig(**{"num_tokens": 12, **settings})
     return generator.Generator(made or samples.language_model(line_end="none"), decoding, samples.FP32, seed)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings
 from core.decoding import scorer
 from tests.core.decoding import samples
 
@@ -17,7 +17,7 @@ LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
 
 
 def _scorer(made: Any = None, **settings: Any) -> scorer.Scorer:
-    return scorer.Scorer(made or samples.language_model(), schema.ScoringConfig(**settings), samples.FP32)
+    return scorer.Scorer(made or samples.language_model(), inference_settings.ScoringConfig(**settings), samples.FP32)
 
 
 def _by_hand(made: Any, stream: list[int]) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import schema
+from core.config import inference_settings
 from core.decoding import search
 from core.models import state as states
 
@@ -57,7 +57,7 @@ class Table:
 
 
 def _find(table: Table, lines: list[int], **settings: float) -> list[list[search.Hypothesis]]:
-    decoding = schema.DecodingConfig(**{"max_length": 6, "length_penalty": 1.0, **settings})  # type: ignore[arg-type]
+    decoding = inference_settings.DecodingConfig(**{"max_length": 6, "length_penalty": 1.0, **settings})  # type: ignore[arg-type]
     return search.beam_search(table, Lines(torch.tensor(lines)), len(lines), decoding, SPECIAL)
 
 

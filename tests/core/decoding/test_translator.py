@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import inference_settings, schema
 from core.decoding import results, scorer, translator
 from tests.core.decoding import samples
 
@@ -19,7 +19,7 @@ MODELS: list[dict[str, Any]] = [
 
 
 def _translator(made: Any = None, **settings: Any) -> translator.Translator:
-    decoding = schema.DecodingConfig(**{"max_length": 8, **settings})
+    decoding = inference_settings.DecodingConfig(**{"max_length": 8, **settings})
     return translator.Translator(made or samples.seq2seq(), decoding, samples.FP32)
 
 
@@ -41,7 +41,7 @@ def test_scoring_a_translation_gives_its_score(model: dict[str, Any], beam_size:
     made = samples.seq2seq(**model)
     lines = ["", *samples.sentences(24)]
     found = _translator(made, beam_size=beam_size).translate(lines)
-    scores = scorer.Scorer(made, schema.ScoringConfig(batch_tokens=50), samples.FP32).score_pairs(
+    scores = scorer.Scorer(made, inference_settings.ScoringConfig(batch_tokens=50), samples.FP32).score_pairs(
         lines, [row.text for row in found]
     )
     assert [row.score_nats for row in found] == pytest.approx([-(row.nll_nats or 0.0) for row in scores], abs=1e-4)
@@ -105,7 +105,9 @@ def test_weights_that_overflow_give_error_rows() -> None:
 def test_bf16_translates_and_its_scores_are_near() -> None:
     lines = samples.sentences(10)
     bf16 = translator.Translator(
-        samples.seq2seq(), schema.DecodingConfig(max_length=8), schema.ComputeConfig(precision="bf16", matmul="default")
+        samples.seq2seq(),
+        inference_settings.DecodingConfig(max_length=8),
+        schema.ComputeConfig(precision="bf16", matmul="default"),
     ).translate(lines)
     for row, exact in zip(bf16, _translator().translate(lines), strict=True):
         if row.text == exact.text:

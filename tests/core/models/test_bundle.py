@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.data import tokenizer
 from core.models import bundle, factory, language_model, seq2seq, weights
 from core.storage import commit, location
@@ -26,7 +26,7 @@ def codec(*lines: str, reserved: tuple[str, ...]) -> tokenizer.Codec:
 def translation_bundle(shared: bool = False, seed: int = 1) -> bundle.Bundle:
     source = codec("go on .", reserved=tokenizer.RESERVED)
     target = source if shared else codec("va , continue donc .", reserved=tokenizer.RESERVED)
-    config = schema.Seq2SeqConfig(
+    config = model_settings.Seq2SeqConfig(
         kind="seq2seq", hidden_size=4, embedding_size=3, attention="dot", tie_embeddings="all" if shared else "none"
     )
     torch.manual_seed(seed)
@@ -37,7 +37,7 @@ def translation_bundle(shared: bool = False, seed: int = 1) -> bundle.Bundle:
 
 def text_bundle() -> bundle.Bundle:
     text = codec("a b c", reserved=("<unk>",))
-    config = schema.LanguageModelConfig(kind="language_model", hidden_size=4, embedding_size=3)
+    config = model_settings.LanguageModelConfig(kind="language_model", hidden_size=4, embedding_size=3)
     model = factory.build(config, {"text": text.tokenizer.vocabulary_size}, pad_id=None)
     return bundle.Bundle(model, config, {"text": text}, "space", "fp32")
 

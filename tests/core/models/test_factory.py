@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.models import factory, seq2seq
 
 SIZES = {"text": 40, "source": 40, "target": 30}
@@ -16,7 +16,7 @@ SIZES = {"text": 40, "source": 40, "target": 30}
 
 def language_model(initialization: Literal["torch", "xavier", "normal"]) -> nn.Module:
     torch.manual_seed(1)
-    config = schema.LanguageModelConfig(
+    config = model_settings.LanguageModelConfig(
         kind="language_model", hidden_size=200, embedding_size=100, initialization=initialization
     )
     return factory.build(config, SIZES, None)
@@ -49,14 +49,14 @@ def test_equal_seeds_give_equal_weights_and_equal_names() -> None:
 
 
 def test_tying_all_needs_one_vocabulary() -> None:
-    config = schema.Seq2SeqConfig(kind="seq2seq", tie_embeddings="all")
+    config = model_settings.Seq2SeqConfig(kind="seq2seq", tie_embeddings="all")
     with pytest.raises(errors.UsageError, match=r"40 entries .* 30; use tokenizer.shared: true"):
         factory.build(config, SIZES, 1)
 
 
 def test_a_tied_embedding_enters_with_size_1_and_leaves_small() -> None:
     torch.manual_seed(1)
-    config = schema.LanguageModelConfig(
+    config = model_settings.LanguageModelConfig(
         kind="language_model", hidden_size=64, embedding_size=64, tie_embeddings=True, cell="gru"
     )
     model = factory.build(config, {"text": 500}, None)

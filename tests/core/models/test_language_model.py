@@ -7,13 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from core import errors
-from core.config import schema
+from core.config import model_settings
 from core.models import factory, language_model
 
 
 def build(vocabulary_size: int = 11, **settings: Any) -> language_model.LanguageModel:
     torch.manual_seed(2)
-    config = schema.LanguageModelConfig(kind="language_model", **{"hidden_size": 6, "embedding_size": 5} | settings)
+    config = model_settings.LanguageModelConfig(
+        kind="language_model", **{"hidden_size": 6, "embedding_size": 5} | settings
+    )
     model = factory.build(config, {"text": vocabulary_size}, pad_id=None)
     assert isinstance(model, language_model.LanguageModel)
     return model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.config import schema
+from core.config import model_settings
 from core.models import factory, seq2seq
 from core.models import state as states
 
@@ -18,7 +18,7 @@ LENGTHS = torch.tensor([7, 3, 5, 1])
 def build(**settings: Any) -> seq2seq.Seq2Seq:
     torch.manual_seed(4)
     sizes: dict[str, Any] = {"cell": "gru", "num_layers": 2, "hidden_size": 16, "embedding_size": 8}
-    config = schema.Seq2SeqConfig(kind="seq2seq", **(sizes | settings))
+    config = model_settings.Seq2SeqConfig(kind="seq2seq", **(sizes | settings))
     model = factory.build(config, {"source": 10, "target": 10}, pad_id=1)
     assert isinstance(model, seq2seq.Seq2Seq)
     return model.eval()

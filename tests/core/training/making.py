@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from core.config import schema
+from core.config import model_settings, schema, training_settings
 from core.data import dataset_index, shards, tokenizer
 from core.storage import commit, location
 from core.telemetry import recorder
 from core.training import collective, loop, progress
 
-TEXT = schema.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=12, embedding_size=8)
-PAIRS = schema.Seq2SeqConfig(
+TEXT = model_settings.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=12, embedding_size=8)
+PAIRS = model_settings.Seq2SeqConfig(
     kind="seq2seq", cell="gru", hidden_size=8, embedding_size=8, bidirectional=True, attention="additive"
 )
 FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
@@ -93,7 +93,7 @@ def _write(
 
 
 def job(
-    root: Path, dataset: location.Location, model: schema.ModelConfig = TEXT, seed: int = 1, **training: Any
+    root: Path, dataset: location.Location, model: model_settings.ModelConfig = TEXT, seed: int = 1, **training: Any
 ) -> loop.TrainingJob:
     defaults: dict[str, Any] = {"num_lanes": 6, "window": 5} if model.kind == "language_model" else {"batch_tokens": 40}
     settings = {**defaults, "epochs": 2, "learning_rate": 0.01, "checkpoint_every_steps": 10_000, **training}
@@ -102,7 +102,7 @@ def job(
         name="test",
         seed=seed,
         model=model,
-        training=schema.TrainingConfig(**settings),
+        training=training_settings.TrainingConfig(**settings),
         compute=FP32,
         dataset=dataset,
     )

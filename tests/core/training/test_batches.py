@@ -8,18 +8,20 @@ import pytest
 import torch
 
 from core import errors
-from core.config import schema
+from core.config import training_settings
 from core.data import shards
 from core.models import factory
 from core.training import batches, collective, objective, randomness, validation
 from tests.core.training import making
 
 
-def _config(**settings: object) -> schema.TrainingConfig:
-    return schema.TrainingConfig.model_validate({"num_lanes": 5, "window": 4, **settings})
+def _config(**settings: object) -> training_settings.TrainingConfig:
+    return training_settings.TrainingConfig.model_validate({"num_lanes": 5, "window": 4, **settings})
 
 
-def _sources(dataset: shards.Dataset, config: schema.TrainingConfig, world_size: int) -> list[batches.Source]:
+def _sources(
+    dataset: shards.Dataset, config: training_settings.TrainingConfig, world_size: int
+) -> list[batches.Source]:
     return [batches.source(dataset, config, 1, rank, world_size) for rank in range(world_size)]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.config import schema
+from core.config import model_settings, training_settings
 from core.models import factory
 from core.training import batches, gradients, objective, truncation
 from tests.core.training import making
@@ -69,7 +69,7 @@ def _pairs(padding: int) -> batches.PairsContent:
 
 @pytest.mark.parametrize("attention", ["none", "additive", "dot"])
 def test_padding_changes_nothing(attention: str) -> None:
-    config = schema.Seq2SeqConfig.model_validate({**making.PAIRS.model_dump(), "attention": attention})
+    config = model_settings.Seq2SeqConfig.model_validate({**making.PAIRS.model_dump(), "attention": attention})
     torch.manual_seed(0)
     learned = objective.Objective(factory.build(config, {"source": 9, "target": 9}, 1))
     tight, loose = (learned(_pairs(padding), None) for padding in (0, 4))
@@ -114,8 +114,8 @@ def test_windows_see_the_same_numbers_but_cut_the_gradient() -> None:
 
 
 def test_without_truncation_a_lane_is_one_window() -> None:
-    assert truncation.window(schema.TrainingConfig(window=35), 1000) == 35
-    assert truncation.window(schema.TrainingConfig(window=35, truncation="none"), 1000) == 1000
+    assert truncation.window(training_settings.TrainingConfig(window=35), 1000) == 35
+    assert truncation.window(training_settings.TrainingConfig(window=35, truncation="none"), 1000) == 1000
 
 
 def _with_gradients(*values: list[float]) -> list[torch.nn.Parameter]:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from core import errors
-from core.config import schema
+from core.config import training_settings
 from core.training import optimization
 
 
-def _config(**settings: Any) -> schema.TrainingConfig:
-    return schema.TrainingConfig(**{"learning_rate": 2.0, "epochs": 10, **settings})
+def _config(**settings: Any) -> training_settings.TrainingConfig:
+    return training_settings.TrainingConfig(**{"learning_rate": 2.0, "epochs": 10, **settings})
 
 
 @pytest.mark.parametrize(
