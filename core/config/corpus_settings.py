@@ -8,24 +8,48 @@ from core.config import section
 
 
 class SourceConfig(section.Section):
-    """Where the lines of one split come from: exactly one of the four forms.
+    """Where the lines of one split come from: exactly one of the six forms.
+
+    Every form takes files, wildcards, folders (the files in it, hidden ones left out; in a store, with a `/` at the
+    end) and members of an archive, `zip://folder/name.txt::archive.zip`, as fsspec writes them; an archive that holds
+    a single file may be named alone. Endings .gz, .xz, .bz2 and .zst are decompressed.
 
     Locations are operational: what a dataset is made of is the text, wherever it lies, and `prepare` compares that.
     """
 
-    text: tuple[str, ...] = section.operational(
-        (), "text files, a line each; globs allowed; .gz, .xz and .bz2 are decompressed"
-    )
+    text: tuple[str, ...] = section.operational((), "text files, a line each")
     tsv: tuple[str, ...] = section.operational((), "files with tab-separated pairs")
-    columns: tuple[int, int] = section.identity((0, 1), "of tsv: the columns of source and target, counted from 0")
+    table: tuple[str, ...] = section.operational(
+        (), "JSONL (.jsonl, .ndjson) and Parquet (.parquet) files, a row for each line or pair"
+    )
+    columns: tuple[int, int] | tuple[str, ...] = section.identity(
+        (0, 1),
+        "of tsv: the columns of source and target, counted from 0; of table: the name of the column of text, "
+        "or those of source and target (a line break or tab in a value is read as a space)",
+    )
+    csv: tuple[str, ...] = section.operational(
+        (), "of series: CSV files with a header line, or Parquet files, one after the other in time; no wildcards"
+    )
     source: tuple[str, ...] = section.operational((), "source sides of line-aligned files")
     target: tuple[str, ...] = section.operational((), "target sides, in the order of the source sides")
 
+    @property
+    def places(self) -> tuple[int, int] | None:
+        """Of pairs in one file: where source and target stand in a tab-separated line."""
+        if self.tsv:
+            return int(self.columns[0]), int(self.columns[1])
+        return (0, 1) if self.table and len(self.columns) == 2 else None
+
     @pydantic.model_validator(mode="after")
     def _one_form(self) -> Self:
-        forms = [name for name in ("text", "tsv", "source") if getattr(self, name)]
+        forms = [name for name in ("text", "tsv", "table", "csv", "source") if getattr(self, name)]
         if len(forms) != 1 or bool(self.source) != bool(self.target):
-            raise ValueError("name exactly one of: text, tsv, or source together with target")
+            raise ValueError("name exactly one of: text, tsv, table, csv, or source together with target")
+        named = all(isinstance(column, str) for column in self.columns)
+        if self.table and not (named and len(self.columns) in (1, 2)):
+            raise ValueError("columns: a table needs the name of one column of text, or of source and target")
+        if not self.table and named:
+            raise ValueError("columns: only a table has columns with names; of tsv, count them from 0")
         if len(self.source) != len(self.target):
             raise ValueError(f"{len(self.source)} source files but {len(self.target)} target files; list them in pairs")
         if set(self.source) & set(self.target):
@@ -65,25 +89,53 @@ class LimitConfig(section.Section):
     vocabulary: Literal["before", "after"] = section.identity("after", "count words before or after this cut")
 
 
+_PAIR_FORMS = "tsv, a table and two columns, or source and target"
+
+
+def _is_text(source: SourceConfig) -> bool:
+    """Whether a source gives lines of text, not pairs."""
+    return bool(source.text) or bool(source.table and len(source.columns) == 1)
+
+
 CleaningStep = Literal[
-    "nfc", "nfkc", "controls", "spaces", "all_spaces", "lower", "letters", "digits", "punctuation", "strip"
+    "nfc",
+    "nfkc",
+    "controls",
+    "spaces",
+    "all_spaces",
+    "lower",
+    "letters",
+    "digits",
+    "punctuation",
+    "strip",
+    "reverse",
+    "reverse_words",
 ]
 
 
 class CorpusConfig(section.Section):
     """The input text and what is done to it before it is cut into tokens."""
 
-    kind: Literal["text", "pairs"] = section.identity(
-        ..., "text: one stream for a language model; pairs: source and target"
+    kind: Literal["text", "pairs", "series"] = section.identity(
+        ..., "text: one stream for a language model; pairs: source and target; series: columns of numbers"
     )
     train: SourceConfig = section.identity(..., "the training source")
     valid: SourceConfig | None = section.identity(None, "the validation source, if it is not split off")
     test: SourceConfig | None = section.identity(None, "the test source, if it is not split off")
     split: SplitConfig = section.identity(SplitConfig(), "shares set aside from the training source")
-    cleaning: tuple[CleaningStep, ...] = section.identity((), "steps, in this order")
+    cleaning: tuple[CleaningStep, ...] = section.identity(
+        (),
+        "steps, in this order; reverse or reverse_words as the last one makes a language model that reads each line "
+        "backward (scores are those of the line, generated text runs backward)",
+    )
     filters: FiltersConfig = section.identity(FiltersConfig(), "lines and pairs that are dropped")
     line_end: Literal["none", "space", "eos"] = section.identity("eos", "of text: what stands between two lines")
     limit: LimitConfig = section.identity(LimitConfig(), "uses the beginning only")
+    inputs: tuple[str, ...] = section.identity((), "of series: the columns whose last values go in")
+    targets: tuple[str, ...] = section.identity((), "of series: the columns that are forecast")
+    padding: Literal["drop", "zeros"] = section.identity(
+        "drop", "of series: the first times, which lack values before them, are dropped, or zeros stand in"
+    )
     on_bad_line: Literal["skip", "fail"] = section.identity(
         "skip", "what a line does that is no valid UTF-8 or has NUL bytes"
     )
@@ -92,10 +144,11 @@ class CorpusConfig(section.Section):
 
     @pydantic.model_validator(mode="after")
     def _kind_fits_sources(self) -> Self:
+        self._check_series()
         for name in ("train", "valid", "test"):
             source: SourceConfig | None = getattr(self, name)
-            if source is not None and bool(source.text) != (self.kind == "text"):
-                form = "text" if self.kind == "text" else "tsv, or source and target"
+            if source is not None and self.kind != "series" and _is_text(source) != (self.kind == "text"):
+                form = "text, or a table and one column" if self.kind == "text" else _PAIR_FORMS
                 raise ValueError(f"{name}: a corpus of {self.kind} takes {form}")
             if source is not None and name != "train" and getattr(self.split, name):
                 raise ValueError(f"{name}: has a source of its own, so split.{name} must be 0")
@@ -103,36 +156,69 @@ class CorpusConfig(section.Section):
             raise ValueError("split: nothing is left to train on; valid and test must sum to less than 1")
         if self.kind == "pairs" and self.split.by == "tail":
             raise ValueError("split.by: tail is for text; use source or line")
-        if self.kind == "text" and self.split.by not in (None, "tail"):
-            raise ValueError("split.by: a stream of text is split at its tail")
+        if self.kind != "pairs" and self.split.by not in (None, "tail"):
+            raise ValueError("split.by: a stream of text or a series is split at its tail")
         if self.kind == "pairs" and self.limit.tokens:
             raise ValueError("limit.tokens: is for text; use limit.lines")
         return self
+
+    def _check_series(self) -> None:
+        """Makes sure that a series has columns and nothing of text, and that text has nothing of a series."""
+        of_series = ("inputs", "targets", "padding")
+        both = ("kind", "train", "valid", "test", "split")
+        for name, field in type(self).model_fields.items():
+            foreign = name not in both and (name in of_series) != (self.kind == "series")
+            if foreign and getattr(self, name) != field.default:
+                raise ValueError(f"{name}: means nothing for a corpus of {self.kind}; drop it")
+        for name in ("train", "valid", "test"):
+            source: SourceConfig | None = getattr(self, name)
+            if source is not None and bool(source.csv) != (self.kind == "series"):
+                raise ValueError(f"{name}: csv and a corpus of series belong together")
+        if self.kind == "series" and not (self.inputs and self.targets):
+            raise ValueError("inputs, targets: a series needs the names of the columns that go in and are forecast")
 
 
 class TokenizerConfig(section.Section):
     """How text becomes token ids."""
 
-    kind: Literal["char", "word", "bpe"] = section.identity(
-        "word", "char, word (at spaces) or bpe (byte-level, reversible)"
+    kind: Literal["char", "word", "bpe", "unigram", "wordpiece"] = section.identity(
+        "word",
+        "char; word (at spaces); bpe and unigram (on bytes, any text comes back exactly); wordpiece (of letters, "
+        "words cut at spaces)",
+    )
+    load: tuple[str, ...] = section.identity(
+        (),
+        "a ready tokenizer.json of the tokenizers library, in place of learning one: one file, or of pairs that "
+        "share none the source's and the target's; it must reserve <unk>, <pad>, <bos>, <eos> (of text <unk> and, "
+        "with line_end: eos, <eos>) in this order as special tokens with ids from 0",
     )
     min_freq: int = section.identity(1, "rarer words become <unk> (char, word)", ge=1)
-    max_size: int | None = section.identity(None, "most entries, reserved ones included; required by bpe", ge=8)
+    max_size: int | None = section.identity(None, "most entries, reserved ones included; subwords require it", ge=8)
     shared: bool = section.identity(False, "of pairs: one vocabulary for both sides")
     sample_bytes: int = section.identity(
-        1 << 26, "bpe is trained on a seeded sample of at most so many bytes a side", ge=1024
+        1 << 26, "subwords are learnt from a seeded sample of at most so many bytes a side", ge=1024
     )
 
+    @property
+    def counts_words(self) -> bool:
+        """Whether the vocabulary comes from counts of all words or characters."""
+        return self.kind in ("char", "word") and not self.load
+
     @pydantic.model_validator(mode="after")
-    def _bpe_has_a_size(self) -> Self:
-        if self.kind == "bpe" and self.max_size is None:
-            raise ValueError("max_size: bpe needs the size of its vocabulary, for example 5000")
-        if self.kind == "bpe" and self.max_size is not None and self.max_size < 300:
-            raise ValueError("max_size: byte-level bpe starts from 256 bytes; use at least 300")
+    def _subwords_have_a_size(self) -> Self:
+        if self.load and (self.min_freq > 1 or self.max_size is not None or self.kind != "word"):
+            raise ValueError("load: the vocabulary is that of the file; leave out kind, min_freq and max_size")
+        if self.kind not in ("char", "word") and self.max_size is None:
+            raise ValueError(f"max_size: {self.kind} needs the size of its vocabulary, for example 5000")
+        if self.kind in ("bpe", "unigram") and self.max_size is not None and self.max_size < 300:
+            raise ValueError(f"max_size: byte-level {self.kind} starts from 256 bytes; use at least 300")
         return self
 
 
 class ShardingConfig(section.Section):
     """How the work of preparing is cut into parts."""
 
+    statistics: bool = section.operational(
+        True, "word statistics of the training split, for the report: n-grams, Zipf exponents, lengths, coverage"
+    )
     part_size_bytes: int = section.identity(1 << 24, "bytes of text of one part, and so of one shard", ge=1024)

@@ -1,27 +1,101 @@
 """Settings of the models."""
 
-from typing import Literal, Self
+import itertools
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from core.config import section
+from core.config import autoregressive_settings, ngram_settings, section
+
+Width = Annotated[int, pydantic.Field(ge=1, le=65536)]
 
 
 class RecurrentConfig(section.Section):
     """What language models and sequence-to-sequence models share."""
 
-    cell: Literal["rnn", "gru", "lstm"] = section.identity("lstm", "the recurrent cell")
+    cell: Literal["rnn", "gru", "lstm", "lstm_peephole", "lstm_coupled", "lstm_no_output", "gru_coupled", "mgu"] = (
+        section.identity(
+            "lstm",
+            "the recurrent cell; lstm_peephole: the gates see the memory; lstm_coupled: input gate = 1 - forget gate; "
+            "lstm_no_output: the memory is the output; gru_coupled: reset gate = update gate; mgu: minimal gated unit",
+        )
+    )
+    nonlinearity: Literal["tanh", "relu", "sigmoid", "identity"] = section.identity("tanh", "of cell: rnn")
+    gru_reset: Literal["after", "before"] = section.identity(
+        "after",
+        "of cell: gru; the reset gate is applied after the recurrent product (torch), or before (the documents)",
+    )
+    biases: Literal["one", "two"] = section.identity("two", "of each gate; two: as torch has it, their sum counts")
     num_layers: int = section.identity(1, "recurrent layers", ge=1, le=8)
-    hidden_size: int = section.identity(256, "units of a layer; of an encoder: in each direction", ge=1, le=65536)
+    hidden_size: Width | tuple[Width, ...] = section.identity(
+        256, "units of a layer, or of each from the lowest, such as [512, 256]; of an encoder: in each direction"
+    )
+    connections: Literal["none", "residual", "highway", "dense"] = section.identity(
+        "none",
+        "ways around layers. residual: a layer's output is added to that of the one below; highway: a learned gate "
+        "mixes the two; dense: a layer takes the outputs of all below",
+    )
+    layer_norm: bool = section.identity(False, "the output of every recurrent layer is normalised")
+    initial_state: Literal["zero", "learned"] = section.identity("zero", "what a text, or an encoder, starts from")
     embedding_size: int = section.identity(256, "units of an embedding", ge=1, le=65536)
     dropout: section.Float = section.identity(0.0, "between recurrent layers", ge=0, lt=1)
     embedding_dropout: section.Float = section.identity(0.0, "on embeddings", ge=0, lt=1)
-    output_dropout: section.Float = section.identity(0.0, "before the output layer", ge=0, lt=1)
-    initialization: Literal["torch", "xavier", "normal"] = section.identity(
-        "torch",
-        "torch: the library's own; xavier: uniform, biases zero, untied embeddings N(0, 1); normal: N(0, 0.01), biases "
-        "zero",
+    word_dropout: section.Float = section.identity(
+        0.0, "of whole words: the embedding of a dropped one is zero wherever it occurs in a window", ge=0, lt=1
     )
+    weight_dropout: section.Float = section.identity(
+        0.0, "of recurrent connections: the same are cut in all steps of a window", ge=0, lt=1
+    )
+    output_dropout: section.Float = section.identity(0.0, "before the output layer", ge=0, lt=1)
+    locked_dropout: bool = section.identity(
+        False, "dropout, embedding_dropout and output_dropout drop the same units in all steps of a window"
+    )
+    initialization: Literal["torch", "xavier", "he", "orthogonal", "normal"] = section.identity(
+        "torch",
+        "torch: the library's own; xavier, he: uniform by the size of a matrix; orthogonal: each gate; normal: N(0, "
+        "0.01). All but torch: biases zero; all but normal: untied embeddings N(0, 1)",
+    )
+    recurrent_initialization: Literal["same", "orthogonal", "identity"] = section.identity(
+        "same", "of the matrices from state to gates; same: as initialization says"
+    )
+    forget_bias: section.Float | None = section.identity(
+        None, "first bias of the forget gate of lstm cells, such as 1; null: as initialization says"
+    )
+
+    @property
+    def cell_name(self) -> str:
+        """Names the cell with its variant."""
+        if self.cell == "rnn" and self.nonlinearity != "tanh":
+            return f"rnn_{self.nonlinearity}"
+        return "gru_before" if self.gru_reset == "before" else self.cell
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each layer, from the lowest to the highest."""
+        if isinstance(self.hidden_size, int):
+            return (self.hidden_size,) * self.num_layers
+        return self.hidden_size
+
+    @pydantic.model_validator(mode="after")
+    def _layers_fit(self) -> Self:
+        sizes = self.layer_sizes
+        if len(sizes) != self.num_layers:
+            raise ValueError(f"hidden_size: gives {len(sizes)} widths for {self.num_layers} layers; give one for each")
+        if self.connections in ("residual", "highway") and len(set(sizes)) > 1:
+            raise ValueError(
+                f"connections: {self.connections} needs layers of equal width; use dense, or one hidden_size"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _cell_fits(self) -> Self:
+        if self.cell != "rnn" and self.nonlinearity != "tanh":
+            raise ValueError(f"nonlinearity: a {self.cell} has its own; use it with cell: rnn")
+        if self.cell != "gru" and self.gru_reset != "after":
+            raise ValueError(f"gru_reset: a {self.cell} has no choice of it; use it with cell: gru")
+        if self.forget_bias is not None and not self.cell.startswith("lstm"):
+            raise ValueError(f"forget_bias: a {self.cell} has no forget gate of a memory; use it with lstm cells")
+        return self
 
 
 class LanguageModelConfig(RecurrentConfig):
@@ -30,6 +104,29 @@ class LanguageModelConfig(RecurrentConfig):
     kind: Literal["language_model"] = section.identity(..., "language_model")
     input: Literal["embedding", "one_hot"] = section.identity("embedding", "one_hot: as the documents feed characters")
     tie_embeddings: bool = section.identity(False, "the output layer uses the embedding's weights")
+    adaptive_cutoffs: tuple[int, ...] = section.identity(
+        (),
+        "adaptive softmax: the ids at which bands of rarer words begin, such as [4000, 20000]; empty: none",
+        strict=False,  # a validator that runs before has made a list of it
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _is_causal(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and settings.get("bidirectional"):
+            raise ValueError(
+                "bidirectional: a language model that predicts what comes next must not have read it; drop the setting"
+            )
+        # What a validator has looked at no longer counts as JSON, in which a list may stand for a tuple.
+        plain = settings.items() if isinstance(settings, dict) else ()
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in plain} or settings
+
+    @pydantic.model_validator(mode="after")
+    def _bands_are_ordered(self) -> Self:
+        cutoffs = (0, *self.adaptive_cutoffs)
+        if any(stop <= start for start, stop in itertools.pairwise(cutoffs)):
+            raise ValueError("adaptive_cutoffs: must grow from one to the next, from 1 on")
+        return self
 
 
 class Seq2SeqConfig(RecurrentConfig):
@@ -37,20 +134,32 @@ class Seq2SeqConfig(RecurrentConfig):
 
     kind: Literal["seq2seq"] = section.identity(..., "seq2seq")
     bidirectional: bool = section.identity(False, "the encoder reads in both directions")
+    bidirectional_layers: int | None = section.identity(
+        None, "of a bidirectional encoder, the lowest layers that do so; null: all", ge=1, le=8
+    )
+    backward_hidden_size: int | None = section.identity(
+        None, "units of a layer that reads backward; null: as many as forward", ge=1, le=65536
+    )
     decoder_num_layers: int | None = section.identity(
         None, "layers of the decoder; null: as many as the encoder", ge=1, le=8
     )
-    decoder_hidden_size: int | None = section.identity(
-        None, "units of a decoder layer; null: as wide as the encoder's output", ge=1, le=65536
+    decoder_hidden_size: Width | tuple[Width, ...] | None = section.identity(
+        None, "units of a decoder layer, or of each; null: as wide as the encoder's output"
     )
     bridge: Literal["final", "mean"] = section.identity(
         "final", "the decoder starts from the encoder's final states, or from the mean of its outputs"
     )
-    attention: Literal["none", "additive", "dot"] = section.identity("none", "how the decoder looks at the source")
-    context: Literal["input", "output"] = section.identity(
+    attention: Literal["none", "additive", "dot", "scaled_dot", "general"] = section.identity(
+        "none",
+        "how the decoder looks at the source. additive: Bahdanau; dot: Luong, through a linear map where sizes differ; "
+        "scaled_dot: divided by the root of the size; general: always through a linear map",
+    )
+    context: Literal["input", "output", "feed"] = section.identity(
         "output",
         "input: the context (without attention: the encoder's last state) enters every decoder step beside the "
-        "embedding (Bahdanau; Cho); output: it joins after the recurrent layers (Luong; without attention none does)",
+        "embedding (Bahdanau; Cho); output: it joins after the recurrent layers (Luong; without attention none does); "
+        "feed: as output, and enters the next "
+        "step (Luong's input feeding)",
     )
     tie_embeddings: Literal["none", "target", "all"] = section.identity(
         "none", "target: output layer and target embedding are one; all: the source embedding too (shared vocabulary)"
@@ -58,9 +167,23 @@ class Seq2SeqConfig(RecurrentConfig):
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if not self.bidirectional and (self.bidirectional_layers or self.backward_hidden_size):
+            raise ValueError("bidirectional_layers, backward_hidden_size: belong to bidirectional: true; add it")
+        if self.context == "feed" and self.attention == "none":
+            raise ValueError("context: feed has nothing to feed without attention; choose one, or another context")
+        if (self.bidirectional_layers or 0) > self.num_layers:
+            raise ValueError(f"bidirectional_layers: the encoder has {self.num_layers} layers; use at most as many")
+        sizes = self.decoder_hidden_size
+        if isinstance(sizes, tuple) and len(sizes) != (self.decoder_num_layers or self.num_layers):
+            raise ValueError("decoder_hidden_size: give one width, or one for each decoder layer")
+        if isinstance(sizes, tuple) and self.connections in ("residual", "highway") and len(set(sizes)) > 1:
+            raise ValueError(
+                f"connections: {self.connections} needs layers of equal width; use one decoder_hidden_size"
+            )
         if self.bridge == "final" and (self.decoder_num_layers or self.num_layers) > self.num_layers:
             raise ValueError("bridge: final states of fewer encoder layers cannot start more decoder layers; use mean")
         return self
 
 
-ModelConfig = LanguageModelConfig | Seq2SeqConfig
+NetworkConfig = LanguageModelConfig | Seq2SeqConfig
+ModelConfig = NetworkConfig | ngram_settings.NgramConfig | autoregressive_settings.AutoregressiveConfig

@@ -52,8 +52,9 @@ class ClusterConfig(section.Section):
 class ComputeConfig(section.Section):
     """How numbers are computed."""
 
-    precision: Literal["auto", "fp32", "bf16"] = section.operational(
-        "auto", "auto: bf16 where the device has it; kept by a resume and by inference from the run"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = section.operational(
+        "auto",
+        "auto: bf16 where the device has it; kept by a resume and by inference from the run; int8: inference on a CPU",
     )
     matmul: Literal["auto", "default", "onednn"] = section.operational(
         "auto", "which library multiplies fp32 matrices on a CPU; auto: onednn on an AMD CPU without AMX"
@@ -94,6 +95,9 @@ class RunConfig(section.Section):
     scoring: inference_settings.ScoringConfig = section.operational(
         inference_settings.ScoringConfig(), "how text is scored"
     )
+    forecasting: inference_settings.ForecastingConfig = section.operational(
+        inference_settings.ForecastingConfig(), "how series are forecast"
+    )
     cluster: ClusterConfig = section.operational(ClusterConfig(), "where the work runs")
     compute: ComputeConfig = section.operational(ComputeConfig(), "how numbers are computed")
     telemetry: TelemetryConfig = section.operational(TelemetryConfig(), "what is exported")
@@ -102,6 +106,17 @@ class RunConfig(section.Section):
     def _sections_fit(self) -> Self:
         if (self.model.kind == "seq2seq") != (self.corpus.kind == "pairs"):
             raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {self.corpus.kind}")
+        if (self.model.kind == "autoregressive") != (self.corpus.kind == "series"):
+            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {self.corpus.kind}")
+        if self.corpus.kind == "series" and self.training.batch_lines is None:
+            raise ValueError("training: a series needs batch_lines, the examples of a batch")
+        if foreign := self.training.foreign(self.corpus.kind):
+            raise ValueError(f"training.{foreign}: means nothing for a corpus of {self.corpus.kind}; drop it")
+        if self.compute.precision == "int8":
+            raise ValueError("compute.precision: nothing is trained in int8; give it to translate or score by --set")
+        is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs
+        if is_adaptive and self.training.label_smoothing:
+            raise ValueError("training.label_smoothing: an adaptive output layer has none; drop it or adaptive_cutoffs")
         batches = (self.training.batch_tokens, self.training.batch_lines)
         if self.corpus.kind == "pairs" and batches == (None, None):
             raise ValueError("training: pairs need batch_tokens or batch_lines")
@@ -109,6 +124,8 @@ class RunConfig(section.Section):
             raise ValueError("training: text is batched by num_lanes and window; drop batch_tokens and batch_lines")
         if self.model.kind == "seq2seq" and self.model.tie_embeddings == "all" and not self.tokenizer.shared:
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
-        if self.corpus.kind == "text" and self.cluster.workers.stop - 1 > self.training.num_lanes:
+        if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
+            raise ValueError("training: an ngram is counted, not trained step by step; leave the section out")
+        if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > self.training.num_lanes:
             raise ValueError("training.num_lanes: every worker needs a lane; use more lanes or fewer workers")
         return self

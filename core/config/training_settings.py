@@ -10,8 +10,30 @@ from core.config import section
 class EarlyStopConfig(section.Section):
     """Ends training when validation stops getting better."""
 
-    metric: Literal["perplexity"] = section.schedule("perplexity", "what is watched")
+    metric: Literal["perplexity", "bleu"] = section.schedule("perplexity", "what is watched")
     patience: int = section.schedule(5, "so many validations without a better value", ge=1)
+
+
+class ScheduledSamplingConfig(section.Section):
+    """Feeds the decoder its own words now and then; their share goes linearly from one value to the other."""
+
+    start: section.Float = section.schedule(0.0, "share of the model's own words at first", ge=0, le=1)
+    end: section.Float = section.schedule(0.25, "share of the model's own words in the end", ge=0, le=1)
+    over_steps: int = section.schedule(10_000, "steps from one to the other", ge=1)
+
+
+class ValidationConfig(section.Section):
+    """What a validation does besides the loss."""
+
+    bleu_lines: int = section.schedule(0, "of pairs: lines that are translated, greedily, for BLEU", ge=0)
+    samples: int = section.schedule(0, "translations, or continuations of lines, kept in the run record", ge=0)
+
+
+_OF_SERIES = {
+    *("epochs", "max_steps", "batch_lines", "optimizer", "learning_rate", "momentum", "betas", "epsilon"),
+    *("weight_decay", "schedule", "warmup_steps", "decay_factor", "decay_every_epochs", "decay_patience"),
+    *("final_rate", "clip_norm"),
+}
 
 
 class TrainingConfig(section.Section):
@@ -22,21 +44,40 @@ class TrainingConfig(section.Section):
     batch_tokens: int | None = section.identity(
         None, "of pairs: tokens of a batch over all ranks, the longer side of each pair", ge=1
     )
-    batch_lines: int | None = section.identity(None, "of pairs: lines of a batch over all ranks", ge=1)
+    batch_lines: int | None = section.identity(
+        None, "of pairs: lines of a batch over all ranks; of series: examples of a batch", ge=1
+    )
     num_lanes: int = section.identity(32, "of text: continuous token streams of a batch, over all ranks", ge=1)
     window: int = section.identity(35, "of text: tokens of a lane in one step", ge=1)
     sampling: Literal["sequential", "random"] = section.identity(
         "sequential", "sequential: lanes carry their state on; random: shuffled windows from the zero state"
     )
-    truncation: Literal["fixed", "none"] = section.identity(
-        "fixed", "fixed: gradients stop at the window; none: they run through a whole lane or target line"
+    truncation: Literal["fixed", "variable", "random", "none"] = section.identity(
+        "fixed",
+        "of text: fixed: gradients stop at the window; variable: windows of drawn lengths, the rate scaled by them; "
+        "random: gradients also stop inside the window, where chance says, and what goes on is weighted (unbiased); "
+        "none: they run through a whole lane",
     )
-    optimizer: Literal["sgd", "adam", "adamw"] = section.identity("adam", "the optimiser")
+    cut_every: int = section.identity(5, "of random truncation: tokens between two places of a possible cut", ge=1)
+    cut_probability: section.Float = section.identity(
+        0.2, "of random truncation: of a cut there; a gradient that goes on is divided by the rest", ge=0, lt=1
+    )
+    target_window: int | None = section.identity(
+        None, "of pairs: gradients stop every so many target tokens; null: they run through the whole target", ge=1
+    )
+    optimizer: Literal["sgd", "adam", "adamw", "asgd"] = section.identity(
+        "adam", "the optimiser; asgd: sgd, whose weights are averaged and used averaged"
+    )
+    non_monotone_interval: int | None = section.schedule(
+        5,
+        "of asgd: averages begin when a validation is worse than the best of all but the last so many; null: at once",
+        ge=1,
+    )
     learning_rate: section.Float = section.schedule(1e-3, "at its highest", gt=0)
-    momentum: section.Float = section.schedule(0.0, "of sgd", ge=0, lt=1)
+    momentum: section.Float = section.schedule(0.0, "of sgd and asgd", ge=0, lt=1)
     betas: tuple[section.Float, section.Float] = section.schedule((0.9, 0.999), "of adam and adamw")
     epsilon: section.Float = section.schedule(1e-8, "of adam and adamw", gt=0)
-    weight_decay: section.Float = section.schedule(0.0, "L2 penalty (sgd, adam); decoupled (adamw)", ge=0)
+    weight_decay: section.Float = section.schedule(0.0, "L2 penalty (sgd, asgd, adam); decoupled (adamw)", ge=0)
     schedule: Literal["constant", "step", "cosine", "inverse_sqrt", "plateau"] = section.schedule(
         "constant", "how the learning rate falls after the warm-up"
     )
@@ -46,25 +87,78 @@ class TrainingConfig(section.Section):
     )
     decay_every_epochs: int = section.schedule(1, "of step: epochs between two decays", ge=1)
     decay_patience: int = section.schedule(1, "of plateau: validations without a better value before a decay", ge=0)
+    reload_best: bool = section.schedule(
+        False, "of plateau: at each decay weights and optimiser go back to the best validation"
+    )
     final_rate: section.Float = section.schedule(0.0, "of cosine: the last rate, as a share of the highest", ge=0, le=1)
     clip_norm: section.Float | None = section.schedule(
-        1.0, "largest global norm of the gradient; null: no clipping", gt=0
+        1.0, "largest norm of the gradient; null: no clipping by norm", gt=0
+    )
+    clip_by: Literal["global", "layer"] = section.schedule(
+        "global", "the norm is that of the whole gradient, or of each layer's on its own"
+    )
+    clip_value: section.Float | None = section.schedule(
+        None, "each entry of the gradient is kept between minus and plus this; instead of clip_norm", gt=0
     )
     label_smoothing: section.Float = section.schedule(
         0.0, "share of the target's probability spread evenly", ge=0, lt=1
     )
+    activation_regularization: section.Float = section.schedule(
+        0.0, "of text: AR, weight of the mean square of the features after dropout", ge=0
+    )
+    temporal_activation_regularization: section.Float = section.schedule(
+        0.0, "of text: TAR, weight of the mean square of what the top layer changes from step to step", ge=0
+    )
+    scheduled_sampling: ScheduledSamplingConfig | None = section.schedule(
+        None, "of pairs: null: the decoder is always fed the true words"
+    )
     accumulate: int = section.identity(1, "micro-batches of one step", ge=1)
     validate_every_steps: int | None = section.schedule(None, "null: at the end of each epoch", ge=1)
+    validation: ValidationConfig = section.schedule(ValidationConfig(), "what it does besides the loss")
     early_stop: EarlyStopConfig | None = section.schedule(None, "null: train to the end")
     checkpoint_every_steps: int = section.operational(
         500, "steps between two checkpoints; validations and the end add theirs", ge=1
     )
     keep_checkpoints: int = section.operational(3, "the newest so many are kept, and the best", ge=1)
     log_every_steps: int = section.operational(10, "steps between two rows of the run record", ge=1)
+    record_gradients: bool = section.operational(
+        False, "the run record has norms by layer; at validations norms by time lag and spectral radii; costs time"
+    )
     init_from: str | None = section.identity(None, "starts from the weights of another run's root")
+    embeddings: dict[Literal["text", "source", "target"], str] = section.identity(
+        {}, "a file of word vectors (word2vec's text form) for each embedding that starts from one"
+    )
+
+    def foreign(self, corpus_kind: str) -> str | None:
+        """The first setting that is on, but means nothing for this kind of corpus."""
+        if corpus_kind == "series":
+            others = {name: field.default for name, field in type(self).model_fields.items() if name not in _OF_SERIES}
+            changed = [name for name, default in others.items() if getattr(self, name) != default]
+            return "optimizer" if self.optimizer == "asgd" else next(iter(changed), None)
+        of_pairs = {
+            "target_window": self.target_window,
+            "scheduled_sampling": self.scheduled_sampling,
+            "validation.bleu_lines": self.validation.bleu_lines,
+        }
+        of_text = {
+            "truncation": self.truncation in ("variable", "random"),
+            "activation_regularization": self.activation_regularization,
+            "temporal_activation_regularization": self.temporal_activation_regularization,
+        }
+        return next((name for name, is_on in (of_text if corpus_kind == "pairs" else of_pairs).items() if is_on), None)
 
     @pydantic.model_validator(mode="after")
-    def _one_batch_size(self) -> Self:
+    def _settings_fit(self) -> Self:
         if self.batch_tokens is not None and self.batch_lines is not None:
             raise ValueError("batch_tokens and batch_lines exclude each other; keep one")
+        if self.embeddings and self.init_from is not None:
+            raise ValueError("embeddings: init_from gives all weights already; drop one of them")
+        if self.clip_value is not None and self.clip_norm is not None:
+            raise ValueError("clip_value: excludes clip_norm; set clip_norm: null")
+        if self.truncation == "variable" and self.sampling == "random":
+            raise ValueError("truncation: variable windows are cut from continuous lanes; use sampling: sequential")
+        if self.reload_best and (self.schedule != "plateau" or self.optimizer == "asgd"):
+            raise ValueError("reload_best: belongs to schedule: plateau, and to optimisers that keep no averages")
+        if self.early_stop and self.early_stop.metric == "bleu" and not self.validation.bleu_lines:
+            raise ValueError("early_stop.metric: bleu needs validation.bleu_lines; say how many lines to translate")
         return self

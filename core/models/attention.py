@@ -5,30 +5,34 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Additive or dot-product attention over the valid positions of a source.
+    """Additive or multiplicative attention over the valid positions of a source.
 
     `keys` does not depend on the query: it is computed once for each source. Queries come in groups
     `queries_BTQ` of T for each source, be they the steps of a target or the hypotheses of a beam.
 
     `dot` scores a query by its product with the encoder's output, unscaled; where their sizes differ, the output
-    is first mapped linearly to the size of the query (Luong's "general"). `additive` is v · tanh(W q + U k).
+    is first mapped linearly to the size of the query. `general` has that map always; `scaled_dot` is `dot` divided by
+    the root of the size, so that wide queries do not look at one place alone. `additive` is v · tanh(W q + U k).
 
-    Source: Bahdanau et al. 2015 (additive), Luong et al. 2015 (dot, general); document 003 section 2.13.
+    Source: Bahdanau et al. 2015 (additive), Luong et al. 2015 (dot, general), Vaswani et al. 2017 (scaled);
+    document 003 section 2.13.
     """
 
     def __init__(self, kind: str, query_size: int, memory_size: int) -> None:
         super().__init__()
         self.kind = kind
+        self.scale = query_size**-0.5 if kind == "scaled_dot" else 1.0
         if kind == "additive":
             self.query = nn.Linear(query_size, query_size, bias=False)
             self.key = nn.Linear(memory_size, query_size, bias=False)
             self.score = nn.Linear(query_size, 1, bias=False)
-        elif query_size != memory_size:
+        elif kind == "general" or query_size != memory_size:
             self.key = nn.Linear(memory_size, query_size, bias=False)
 
     def keys(self, outputs_BSC: Tensor) -> Tensor:
         """Returns what queries are compared with, (B, S, Q)."""
-        return self.key(outputs_BSC) if hasattr(self, "key") else outputs_BSC
+        keys_BSQ: Tensor = self.key(outputs_BSC) if hasattr(self, "key") else outputs_BSC
+        return keys_BSQ if self.scale == 1.0 else keys_BSQ * self.scale
 
     def forward(
         self, queries_BTQ: Tensor, keys_BSQ: Tensor, values_BSC: Tensor, mask_BS: Tensor

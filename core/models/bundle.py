@@ -1,8 +1,9 @@
 """The bundle: weights, model settings and tokenizers, as files that hold no code and are checked whole.
 
-`model.safetensors` has each weight once, in fp32, under the first (sorted) of its names. `model.json` says what
-the bundle is and has the SHA-256 of the other files and of itself. `tokenizer.json` serves text, or both sides
-of pairs; `tokenizer.source.json` and `tokenizer.target.json` serve one side each.
+`model.safetensors` has each weight once, in fp32, under the first (sorted) of its names, or the tables of a model
+that counts. `model.json` says what the bundle is and has the SHA-256 of the other files and of itself.
+`tokenizer.json` serves text, or both sides of pairs; `tokenizer.source.json` and `tokenizer.target.json` serve one
+side each.
 """
 
 import dataclasses
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from core import errors
-from core.config import model_settings
+from core.config import autoregressive_settings, model_settings, ngram_settings
 from core.data import tokenizer
-from core.models import factory, weights
+from core.models import autoregressive, factory, ngram, weights
 from core.storage import commit, location
 
 FORMAT = "raycurrent-bundle"
@@ -31,11 +32,21 @@ CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
 
-_CONFIGS: Mapping[str, type[model_settings.LanguageModelConfig] | type[model_settings.Seq2SeqConfig]] = {
+Model = factory.Model | ngram.Ngram | autoregressive.Autoregressive
+
+_CONFIGS: Mapping[str, type[model_settings.ModelConfig]] = {
     "language_model": model_settings.LanguageModelConfig,
     "seq2seq": model_settings.Seq2SeqConfig,
+    "ngram": ngram_settings.NgramConfig,
+    "autoregressive": autoregressive_settings.AutoregressiveConfig,
 }
-_ROLES = {"language_model": ("text",), "seq2seq": ("source", "target")}
+_ROLES: Mapping[str, tuple[str, ...]] = {
+    "language_model": ("text",),
+    "seq2seq": ("source", "target"),
+    "ngram": ("text",),
+    "autoregressive": (),
+}
+_COLUMNS: Mapping[str, tuple[str, ...]] = {"autoregressive": ("inputs", "targets")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +54,22 @@ class Bundle:
     """A model with all that is needed to use it.
 
     `codecs` are those of `text`, or of `source` and `target`; `line_end` is what stood between two lines in
-    training; `fingerprint` identifies the files that it was loaded from, empty for one that never was in files.
+    training; `columns` are the names of `inputs` and `targets` of a series; `fingerprint` identifies the files that
+    it was loaded from, empty for one that never was in files.
     """
 
-    model: factory.Model
+    model: Model
     config: model_settings.ModelConfig
     codecs: Mapping[str, tokenizer.Codec]
     line_end: Literal["none", "space", "eos"]
     precision: Literal["fp32", "bf16"]
     fingerprint: str = ""
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:
     """Returns the content of every file of the bundle by its name; equal bundles give equal bytes."""
-    content = {WEIGHTS_FILE: weights.to_bytes(unique_parameters(bundle.model))}
+    content = {WEIGHTS_FILE: weights.to_bytes(stored_tensors(bundle.model))}
     shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
     codecs = {}
     for role, codec in sorted(bundle.codecs.items()):
@@ -78,6 +91,8 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
         "precision": bundle.precision,
         "files": {name: commit.sha256_hex(data) for name, data in sorted(content.items())},
     }
+    if bundle.columns:
+        settings["columns"] = {role: list(names) for role, names in bundle.columns.items()}
     settings["sha256"] = _digest(settings)
     content[SETTINGS_FILE] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
     return content
@@ -95,12 +110,18 @@ def load(folder: location.Location) -> Bundle:
         config = _CONFIGS[settings["kind"]].model_validate_json(json.dumps(settings["config"]))
         codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
         line_end, precision = settings["line_end"], settings["precision"]
+        columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete or not valid: {error}; restore the file") from error
     if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
         _refuse(where, f"has line_end {line_end!r} and precision {precision!r}, which do not exist")
-    model = _read_model(folder, settings, config, codecs)
-    return Bundle(model, config, codecs, line_end, precision, settings["sha256"])
+    model = _read_model(folder, settings, config, codecs, columns)
+    return Bundle(model, config, codecs, line_end, precision, settings["sha256"], columns)
+
+
+def stored_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Returns what a bundle keeps of a model: its parameters, or the tables of one that counts."""
+    return model.tables if isinstance(model, ngram.Ngram) else unique_parameters(model)
 
 
 def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -150,21 +171,34 @@ def _read_model(
     settings: dict[str, Any],
     config: model_settings.ModelConfig,
     codecs: Mapping[str, tokenizer.Codec],
-) -> factory.Model:
-    sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}
-    pad_id = next(iter(codecs.values())).tokenizer.pad_id
+    columns: Mapping[str, tuple[str, ...]],
+) -> Model:
     where = str(folder.join(WEIGHTS_FILE))
+    if config.kind == "ngram":
+        tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
+        return ngram.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
     # What the settings ask for is compared with what the file holds before any memory is taken for it.
     with torch.device("meta"):
-        expected = unique_parameters(factory.build(config, sizes, pad_id))
+        expected = unique_parameters(_build(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
     weights.check_finite(stored, where)
     with torch.random.fork_rng(devices=[]):
-        model = factory.build(config, sizes, pad_id)
+        model = _build(config, codecs, columns)
     with torch.no_grad():
         for name, parameter in unique_parameters(model).items():
             parameter.copy_(stored[name])
     return model.eval()
+
+
+def _build(
+    config: model_settings.NetworkConfig | autoregressive_settings.AutoregressiveConfig,
+    codecs: Mapping[str, tokenizer.Codec],
+    columns: Mapping[str, tuple[str, ...]],
+) -> factory.Model | autoregressive.Autoregressive:
+    if config.kind == "autoregressive":
+        return autoregressive.Autoregressive(config, len(columns["inputs"]), len(columns["targets"]))
+    sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}
+    return factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id)
 
 
 def _read_checked(folder: location.Location, settings: dict[str, Any], name: str) -> bytes:
@@ -215,8 +249,20 @@ def find(run: location.Location) -> Found:
         UsageError: there is no checkpoint.
         IntegrityError: there is none that verifies.
     """
+    return find_best(run, 1)[0]
+
+
+def find_best(run: location.Location, count: int) -> list[Found]:
+    """Finds so many checkpoints of a run, in the order in which `find` prefers them; the first is that of `find`.
+
+    Raises:
+        UsageError: there are fewer, or `run` is a single checkpoint folder and more than one is asked for.
+        IntegrityError: there is none that verifies.
+    """
     if run.join(CHECKPOINT_MANIFEST).exists():
-        return Found(run, run.join("bundle"), int(_verified(run)["step"]), ())
+        if count > 1:
+            raise errors.UsageError(f"{run}: is one checkpoint, {count} are asked for; name the root of the run")
+        return [Found(run, run.join("bundle"), int(_verified(run)["step"]), ())]
     passed_over: list[str] = []
     candidates: list[tuple[tuple[float, int, int], location.Location]] = []
     for name in run.join("checkpoints").list_names():
@@ -230,13 +276,21 @@ def find(run: location.Location) -> Found:
             passed_over.append(str(error))
         else:
             candidates.append(((loss, -int(match[2]), -int(match[1])), folder))
+    found: list[Found] = []
     for (_, _, negative_step), folder in sorted(candidates):
         try:
             _verified(folder)
         except errors.IntegrityError as error:
             passed_over.append(str(error))
         else:
-            return Found(folder, folder.join("bundle"), -negative_step, tuple(passed_over))
+            found.append(Found(folder, folder.join("bundle"), -negative_step, tuple(passed_over)))
+        if len(found) == count:
+            return found
+    if found:
+        raise errors.UsageError(
+            f"{run}: has {len(found)} checkpoints that verify, {count} are asked for; ask for fewer, or train with a "
+            f"larger training.keep_checkpoints"
+        )
     if passed_over:
         raise errors.IntegrityError(f"{run}: no checkpoint verifies, restore one from a copy; first: {passed_over[0]}")
     raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a run that was trained")

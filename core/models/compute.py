@@ -48,11 +48,18 @@ def parse_cpu(text: str) -> Cpu:
     return Cpu(fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split()))
 
 
-def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: str, cpu: Cpu | None = None) -> Precision:
+def resolve_precision(
+    setting: Literal["auto", "fp32", "bf16", "int8"], device: str, cpu: Cpu | None = None
+) -> Precision:
     """Decides between fp32 and bf16 by what the device has, never by a stopwatch.
 
     `auto` is bf16 on a GPU that computes it natively and on a CPU with `avx512_bf16` or AMX; else fp32.
+
+    Raises:
+        UsageError: `int8`, in which nothing is trained.
     """
+    if setting == "int8":
+        raise errors.UsageError("compute.precision: nothing is trained in int8; give it to translate or score by --set")
     if setting != "auto":
         return setting
     if torch.device(device).type == "cuda":

@@ -1,19 +1,30 @@
 """A recurrent language model: what comes next, given all that came before."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import errors
 from core.config import model_settings
-from core.models import layers
+from core.models import adaptive, layers
 from core.models import state as states
+
+
+class Outputs(NamedTuple):
+    """What a language model makes of a window."""
+
+    features_BTF: Tensor  # ready for the output layer
+    raw_BTH: Tensor  # of the top recurrent layer, before the dropout of the output
+    state: states.State  # after the last token
 
 
 class LanguageModel(nn.Module):
     """Embedding or one-hot input, recurrent layers, output layer.
 
     `forward` stops before the output layer: who needs only the loss computes it slice by slice from the features,
-    `output_weight_VF` and `output_bias_V`, and never holds the logits of a whole window.
+    `output_weight_VF` and `output_bias_V`, and never holds the logits of a whole window. With `adaptive_cutoffs` there
+    is no such matrix: `adaptive` computes the loss, and `logits` gives log-probabilities; else `adaptive` is None.
 
     Source: document 000 sections 8.1.1.3, 8.4 and 8.5.
     """
@@ -28,31 +39,44 @@ class LanguageModel(nn.Module):
         self.vocabulary_size = vocabulary_size
         one_hot = config.input == "one_hot"
         input_size = vocabulary_size if one_hot else config.embedding_size
-        self.stack = layers.Stack(config.cell, input_size, config.hidden_size, config.num_layers, config.dropout)
-        self.feature_size = config.embedding_size if config.tie_embeddings else config.hidden_size
-        if self.feature_size != config.hidden_size:
-            self.readout = nn.Linear(config.hidden_size, self.feature_size)
-        self.output = nn.Linear(self.feature_size, vocabulary_size)
+        self.stack = layers.Stack(layers.design_of(config), input_size)
+        self.feature_size = config.embedding_size if config.tie_embeddings else self.stack.output_size
+        if self.feature_size != self.stack.output_size:
+            self.readout = nn.Linear(self.stack.output_size, self.feature_size)
+        self.adaptive: adaptive.AdaptiveSoftmax | None = None
+        if config.adaptive_cutoffs:
+            self.adaptive = adaptive.AdaptiveSoftmax(self.feature_size, vocabulary_size, config.adaptive_cutoffs)
+        else:
+            self.output = nn.Linear(self.feature_size, vocabulary_size)
         if config.tie_embeddings:
-            self.embedding: nn.Embedding = layers.TiedEmbedding(self.output)
+            self.embedding: nn.Module = (
+                layers.TiedEmbedding(self.output)
+                if self.adaptive is None
+                else adaptive.TiedAdaptiveEmbedding(self.adaptive)
+            )
         elif not one_hot:
             self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
 
     def initial_state(self, batch_size: int) -> states.State:
-        """Returns the zero state of so many rows."""
+        """Returns the state of so many rows that have read nothing."""
         return self.stack.initial_state(batch_size)
 
     def forward(self, tokens_BT: Tensor, state: states.State) -> tuple[Tensor, states.State]:
         """Returns the features of every position, ready for the output layer, and the state after the last."""
-        x_BTE = F.dropout(self.embed(tokens_BT), self.config.embedding_dropout, self.training)
+        outputs = self.outputs(tokens_BT, state)
+        return outputs.features_BTF, outputs.state
+
+    def outputs(self, tokens_BT: Tensor, state: states.State) -> Outputs:
+        """Runs a window: what `forward` gives, and the recurrent outputs that regularisation looks at."""
+        x_BTE = self._drop(self._embedded(tokens_BT), self.config.embedding_dropout)
         y_BTH, state = self.stack(x_BTE, state)
-        return self._features(y_BTH), state
+        return Outputs(self._features(y_BTH), y_BTH, state)
 
     def step(self, tokens_B: Tensor, state: states.State) -> tuple[Tensor, states.State]:
         """Returns the features after one more token of each row, (B, F), and the new state."""
-        x_BE = F.dropout(self.embed(tokens_B), self.config.embedding_dropout, self.training)
-        state = self.stack.step(self.stack.layer(0).project(x_BE), state)
-        return self._features(state[-1][0]), state
+        x_BE = self._drop(self._embedded(tokens_B), self.config.embedding_dropout)
+        y_BH, state = self.stack.step(self.stack.layer(0).project(x_BE), state)
+        return self._features(y_BH), state
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Returns the input of the lowest layer; a one-hot row times the weights is a row of the weights."""
@@ -62,21 +86,32 @@ class LanguageModel(nn.Module):
         return embedded
 
     def logits(self, features: Tensor) -> Tensor:
-        """Applies the output layer."""
+        """Applies the output layer; what an adaptive one gives is normalised already."""
+        if self.adaptive is not None:
+            return self.adaptive.log_probs(features)
         scores: Tensor = self.output(features)
         return scores
 
     @property
     def output_weight_VF(self) -> Tensor:
-        """Weights of the output layer; with tied embeddings the embedding itself."""
+        """Weights of the output layer; with tied embeddings the embedding itself. An adaptive one has none."""
+        assert self.adaptive is None, "an adaptive output layer has no single matrix: use logits() or adaptive.nll()"
         return self.output.weight
 
     @property
     def output_bias_V(self) -> Tensor:
-        """Bias of the output layer."""
+        """Bias of the output layer. An adaptive one has none."""
+        assert self.adaptive is None, "an adaptive output layer has no single bias: use logits() or adaptive.nll()"
         return self.output.bias
 
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        return layers.drop_words(x, tokens, self.vocabulary_size, self.config.word_dropout, self.training)
+
     def _features(self, y: Tensor) -> Tensor:
-        if self.feature_size != self.config.hidden_size:
+        if self.feature_size != self.stack.output_size:
             y = self.readout(y)
-        return F.dropout(y, self.config.output_dropout, self.training)
+        return self._drop(y, self.config.output_dropout)
+
+    def _drop(self, x: Tensor, rate: float) -> Tensor:
+        return layers.drop(x, rate, self.training, self.config.locked_dropout)

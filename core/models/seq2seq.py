@@ -1,5 +1,7 @@
 """An encoder and a decoder: a line in, and what comes next in its translation."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import model_settings
-from core.models import attention, layers
+from core.models import attention, cells, layers
 from core.models import state as states
 
 
@@ -39,13 +41,22 @@ class Bridge(nn.Module):
     of the mean of the encoder's outputs.
     """
 
-    def __init__(self, kind: str, num_parts: int, num_layers: int, memory_size: int, hidden_size: int) -> None:
+    def __init__(self, kind: str, num_parts: int, encoder_sizes: Sequence[int], sizes: Sequence[int]) -> None:
         super().__init__()
         self.kind = kind
-        self.num_layers = num_layers
         self.num_parts = num_parts
-        if kind == "mean" or memory_size != hidden_size:
-            self.maps = nn.ModuleList(nn.Linear(memory_size, hidden_size) for _ in range(num_layers * num_parts))
+        self.num_layers = len(sizes)
+        if kind == "mean":
+            sources: Sequence[int] = [encoder_sizes[-1]] * len(sizes)
+        else:
+            sources = encoder_sizes[-len(sizes) :]
+        self.is_mapped = [kind == "mean" or source != size for source, size in zip(sources, sizes, strict=True)]
+        if any(self.is_mapped):
+            self.maps = nn.ModuleList(
+                nn.Linear(source, size) if mapped else nn.Identity()
+                for source, size, mapped in zip(sources, sizes, self.is_mapped, strict=True)
+                for _ in range(num_parts)
+            )
 
     def forward(self, encoded: layers.Encoded, mask_BS: Tensor) -> states.State:
         """Returns one layer state for each decoder layer, in the precision of the weights."""
@@ -55,15 +66,13 @@ class Bridge(nn.Module):
             sources: states.State = ((mean_BC,) * self.num_parts,) * self.num_layers
         else:
             sources = encoded.state[-self.num_layers :]
-        if not hasattr(self, "maps"):
-            return sources
         return tuple(
-            tuple(
-                torch.tanh(self.maps[index * self.num_parts + part](source_BC)).to(source_BC.dtype)
-                for part, source_BC in enumerate(layer)
-            )
-            for index, layer in enumerate(sources)
+            self._mapped(index, layer) if self.is_mapped[index] else layer for index, layer in enumerate(sources)
         )
+
+    def _mapped(self, index: int, layer: states.LayerState) -> states.LayerState:
+        maps = self.maps[index * self.num_parts : (index + 1) * self.num_parts]
+        return tuple(torch.tanh(own(source_BC)).to(source_BC.dtype) for own, source_BC in zip(maps, layer, strict=True))
 
 
 class Seq2Seq(nn.Module):
@@ -72,10 +81,13 @@ class Seq2Seq(nn.Module):
     How the context of the source reaches the decoder (`model.context`):
 
     * `output`, with attention: the recurrence runs over the whole target in one fused call, attention for all
-      steps follows at once, features are tanh(W [h; context]) (Luong et al. 2015, without input feeding).
-    * `input`, with attention: the last output of the top layer asks, and the context enters the lowest layer beside the
+      steps follows at once, features are tanh(W [h; context]) (Luong et al. 2015).
+    * `input`, with attention: the state of the top layer asks, and the context enters the lowest layer beside the
       embedding (Bahdanau et al. 2015; document 003 section 2.13). Only what depends on the step before is in
       the loop: the embedding's share of the gates, the keys and the output layer are not.
+    * `feed`, with attention: as `output`, but the attentional features of each step enter the lowest layer at the next,
+      beside the embedding, so that it knows where was looked before (Luong et al. 2015, section 3.3, input feeding).
+      They are one more part at the end of the state, zero at first.
     * `input`, without attention: the encoder's last state enters every step beside the embedding, the same in
       decoding (document 003 section 2.11; Cho et al. 2014).
     * `output`, without attention: the state alone carries the source (Sutskever et al. 2014).
@@ -90,28 +102,26 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         width = config.embedding_size
-        self.encoder = layers.Encoder(
-            config.cell, width, config.hidden_size, config.num_layers, config.dropout, config.bidirectional
-        )
-        memory_size = self.encoder.output_size
-        num_layers = config.decoder_num_layers or config.num_layers
-        self.hidden_size = config.decoder_hidden_size or memory_size
+        design = layers.design_of(config)
+        num_bidirectional = (config.bidirectional_layers or config.num_layers) if config.bidirectional else 0
+        back = (config.backward_hidden_size,) * config.num_layers if config.backward_hidden_size else ()
         self.attends = config.attention != "none"
+        is_state_enough = not self.attends and config.bridge == "final"
+        self.encoder = layers.Encoder(design, width, num_bidirectional, back, is_state_enough)
+        memory_size = self.encoder.output_size
+        sizes = config.decoder_hidden_size or memory_size
+        if isinstance(sizes, int):
+            sizes = (sizes,) * (config.decoder_num_layers or config.num_layers)
+        self.hidden_size = sizes[-1]
         self.feeds_context = config.context == "input"
-        self.bridge = Bridge(
-            config.bridge, 2 if config.cell == "lstm" else 1, num_layers, memory_size, self.hidden_size
-        )
-        self.decoder = layers.Stack(
-            config.cell,
-            width + (memory_size if self.feeds_context else 0),
-            self.hidden_size,
-            num_layers,
-            config.dropout,
-        )
-        if self.attends:
-            self.attention = attention.Attention(config.attention, self.hidden_size, memory_size)
+        self.feeds_features = config.context == "feed"
         tied = config.tie_embeddings != "none"
         self.feature_size = width if tied else self.hidden_size
+        fed_size = memory_size if self.feeds_context else self.feature_size if self.feeds_features else 0
+        self.bridge = Bridge(config.bridge, cells.CELLS[design.cell].num_parts, self.encoder.sizes, sizes)
+        self.decoder = layers.Stack(dataclasses.replace(design, sizes=sizes, learned_start=False), width + fed_size)
+        if self.attends:
+            self.attention = attention.Attention(config.attention, self.hidden_size, memory_size)
         self.joins_context = self.attends and not self.feeds_context
         if self.joins_context:
             self.readout = nn.Linear(self.hidden_size + memory_size, self.feature_size)
@@ -130,13 +140,15 @@ class Seq2Seq(nn.Module):
         """Reads the sources; B may be 0, S and each length are at least 1."""
         positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
         mask_BS = positions_S < source_lengths_B.to(source_BS.device)[:, None]
-        x_BSE = F.dropout(self.source_embedding(source_BS), self.config.embedding_dropout, self.training)
+        x_BSE = self._embedded(self.source_embedding, source_BS)
         encoded = self.encoder(x_BSE, source_lengths_B, exact_state=self.config.bridge == "final")
         if self.attends:
             keys_BSQ = self.attention.keys(encoded.outputs_BSC)
         else:
             keys_BSQ = encoded.outputs_BSC.new_zeros((*source_BS.shape, 0))
         first = self.bridge(encoded, mask_BS)
+        if self.feeds_features:
+            first = (*first, (first[0][0].new_zeros(source_BS.shape[0], self.feature_size),))
         return Memory(encoded.outputs_BSC, keys_BSQ, mask_BS, encoded.state[-1][0], first)
 
     def initial_state(self, memory: Memory) -> states.State:
@@ -154,10 +166,9 @@ class Seq2Seq(nn.Module):
 
         A target may come in pieces, the state of one going into the next: then gradients may be cut between.
         """
-        x_BTE = F.dropout(self.target_embedding(inputs_BT), self.config.embedding_dropout, self.training)
-        if self.attends and self.feeds_context:
-            y_BTH, state = self._unroll(x_BTE, memory, state)
-            return self._features(y_BTH), state
+        x_BTE = self._embedded(self.target_embedding, inputs_BT)
+        if self.feeds_features or (self.attends and self.feeds_context):
+            return self._unroll(x_BTE, memory, state)
         if self.feeds_context:
             context_BTC = memory.context_BC.unsqueeze(1).expand(-1, x_BTE.shape[1], -1)
             x_BTE = torch.cat((x_BTE, context_BTC.to(x_BTE.dtype)), dim=-1)
@@ -174,7 +185,7 @@ class Seq2Seq(nn.Module):
         so on, so that the hypotheses of a beam share what was computed for their source.
         """
         group = max(tokens_B.shape[0], 1) // max(memory.mask_BS.shape[0], 1)
-        x_BE = F.dropout(self.target_embedding(tokens_B), self.config.embedding_dropout, self.training)
+        x_BE = self._embedded(self.target_embedding, tokens_B)
         weights_BS: Tensor | None = None
         if self.feeds_context:
             if self.attends:
@@ -182,12 +193,18 @@ class Seq2Seq(nn.Module):
             else:
                 context_BC = memory.context_BC.repeat_interleave(group, dim=0)
             x_BE = torch.cat((x_BE, context_BC.to(x_BE.dtype)), dim=-1)
-        state = self.decoder.step(self.decoder.layer(0).project(x_BE), state)
-        y_BH = state[-1][0]
+        elif self.feeds_features:
+            *recurrent, (fed_BF,) = state
+            state = tuple(recurrent)
+            x_BE = torch.cat((x_BE, fed_BF.to(x_BE.dtype)), dim=-1)
+        y_BH, state = self.decoder.step(self.decoder.layer(0).project(x_BE), state)
         if self.joins_context:
             context_BC, weights_BS = self._look(y_BH, memory, group)
             y_BH = torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1)
-        return self._features(y_BH), state, weights_BS
+        features_BF = self._read_out(y_BH)
+        if self.feeds_features:
+            state = (*state, (features_BF.to(state[0][0].dtype),))
+        return self._drop(features_BF, self.config.output_dropout), state, weights_BS
 
     def logits(self, features: Tensor) -> Tensor:
         """Applies the output layer."""
@@ -205,17 +222,28 @@ class Seq2Seq(nn.Module):
         return self.output.bias
 
     def _unroll(self, x_BTE: Tensor, memory: Memory, state: states.State) -> tuple[Tensor, states.State]:
-        """Runs the decoder whose context enters the next step, over embedded tokens."""
+        """Runs the decoder in which what was looked at enters the recurrence, over embedded tokens."""
         lowest = self.decoder.layer(0)
         width = x_BTE.shape[-1]
         embedded_BTG = F.linear(x_BTE, lowest.weight_ih[:, :width], lowest.bias_ih)
-        context_weight_GC = lowest.weight_ih[:, width:].contiguous()
+        fed_weight_GC = lowest.weight_ih[:, width:].contiguous()
+        drawn = self.decoder.draw(x_BTE.shape[0])
         outputs = []
+        if self.feeds_context:
+            for embedded_BG in embedded_BTG.unbind(dim=1):
+                context_BC, _ = self._look(state[-1][0], memory, group=1)
+                y_BH, state = self.decoder.step(embedded_BG + F.linear(context_BC, fed_weight_GC), state, drawn)
+                outputs.append(y_BH)
+            return self._features(torch.stack(outputs, dim=1)), state
+        *recurrent, (fed_BF,) = state
+        state = tuple(recurrent)
         for embedded_BG in embedded_BTG.unbind(dim=1):
-            context_BC, _ = self._look(state[-1][0], memory, group=1)
-            state = self.decoder.step(embedded_BG + F.linear(context_BC, context_weight_GC), state)
-            outputs.append(state[-1][0])
-        return torch.stack(outputs, dim=1), state
+            y_BH, state = self.decoder.step(embedded_BG + F.linear(fed_BF, fed_weight_GC), state, drawn)
+            context_BC, _ = self._look(y_BH, memory, group=1)
+            fed_BF = self._read_out(torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1))
+            outputs.append(fed_BF)
+        features_BTF = self._drop(torch.stack(outputs, dim=1), self.config.output_dropout)
+        return features_BTF, (*state, (fed_BF.to(state[0][0].dtype),))
 
     def _look(self, query_BH: Tensor, memory: Memory, group: int) -> tuple[Tensor, Tensor]:
         """Returns the contexts (B, C) and weights (B, S) of one query a row, `group` rows for each source."""
@@ -224,9 +252,19 @@ class Seq2Seq(nn.Module):
         return contexts_BTC.flatten(0, 1), weights_BTS.flatten(0, 1)
 
     def _features(self, y: Tensor) -> Tensor:
-        """Applies the readout, if there is one, and the dropout before the output layer."""
+        return self._drop(self._read_out(y), self.config.output_dropout)
+
+    def _read_out(self, y: Tensor) -> Tensor:
+        """Applies the readout, if there is one: features before the dropout in front of the output layer."""
         if self.joins_context:
-            y = torch.tanh(self.readout(y))
-        elif self.feature_size != self.hidden_size:
-            y = self.readout(y)
-        return F.dropout(y, self.config.output_dropout, self.training)
+            return torch.tanh(self.readout(y))
+        return self.readout(y) if self.feature_size != self.hidden_size else y
+
+    def _embedded(self, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
+        x = layers.drop_words(
+            embedding(tokens), tokens, embedding.num_embeddings, self.config.word_dropout, self.training
+        )
+        return self._drop(x, self.config.embedding_dropout)
+
+    def _drop(self, x: Tensor, rate: float) -> Tensor:
+        return layers.drop(x, rate, self.training, self.config.locked_dropout)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core import errors
 
-LayerState = tuple[Tensor, ...]  # (h_BH,), of an LSTM (h_BH, c_BH)
+LayerState = tuple[Tensor, ...]  # (h_BH,), of cells with a memory (h_BH, c_BH)
 State = tuple[LayerState, ...]  # from the lowest layer to the highest
 
 _PARTS = ("h", "c")
@@ -49,9 +49,8 @@ def from_named(named: Mapping[str, Tensor]) -> State:
     return tuple(tuple(layers[index][key] for key in _PARTS if key in layers[index]) for index in range(len(layers)))
 
 
-def zeros(cell: str, hidden_sizes: tuple[int, ...], batch_size: int, like: Tensor) -> State:
-    """Returns the zero state of layers of these sizes, on the device and of the type of `like`."""
-    num_parts = 2 if cell == "lstm" else 1
+def zeros(num_parts: int, hidden_sizes: tuple[int, ...], batch_size: int, like: Tensor) -> State:
+    """Returns the zero state of layers of these sizes and so many parts, on the device and of the type of `like`."""
     return tuple(
         tuple(torch.zeros(batch_size, size, device=like.device, dtype=like.dtype) for _ in range(num_parts))
         for size in hidden_sizes

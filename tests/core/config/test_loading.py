@@ -106,7 +106,7 @@ def test_a_mistake_is_one_line_with_its_place(addition: str, expected: str) -> N
         ("root: r\n", "", "root: is missing; add it: folder or URL"),
         ("language_model", "lm", "run.yaml:4: model: 'lm' is not one of language_model, seq2seq"),
         ("kind: language_model", "cell: gru", "model: has no kind; add it"),
-        ("language_model}", "language_model, cell: grru}", "'grru' is not one of rnn, gru, lstm; did you mean gru?"),
+        ("language_model}", "language_model, cell: grru}", "gru_coupled, mgu; did you mean gru?"),
         ("language_model}", "language_model, attention: dot}", "model.attention: is no setting of a language_model"),
         ("text: [a]", "tsv: [a]", "run.yaml:3: corpus.train: a corpus of text takes text"),
         ("text: [a]", "text: a", 'corpus.train.text: expected a list, not "a"; write it in brackets'),

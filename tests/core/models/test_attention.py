@@ -10,7 +10,7 @@ from core.models import attention
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
 
 
-@pytest.mark.parametrize("kind", ["additive", "dot"])
+@pytest.mark.parametrize("kind", ["additive", "dot", "scaled_dot", "general"])
 @pytest.mark.parametrize("memory_size", [6, 10])
 def test_rows_sum_to_one_and_padding_weighs_nothing(kind: str, memory_size: int) -> None:
     torch.manual_seed(1)
@@ -30,6 +30,14 @@ def test_dot_attention_by_hand() -> None:
     _, weights_BTS = looks(torch.tensor([[[math.log(3.0), 0.0]]]), values_BSC, values_BSC, torch.ones(1, 2) > 0)
     torch.testing.assert_close(weights_BTS, torch.tensor([[[0.75, 0.25]]]))
     assert not list(looks.parameters())
+
+
+def test_scaled_attention_divides_by_the_root_of_the_width() -> None:
+    values_BSC = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]])
+    looks = attention.Attention("scaled_dot", 4, 4)
+    queries_BTQ = torch.tensor([[[2 * math.log(3.0), 0.0, 0.0, 0.0]]])
+    _, weights_BTS = looks(queries_BTQ, looks.keys(values_BSC), values_BSC, torch.ones(1, 2) > 0)
+    torch.testing.assert_close(weights_BTS, torch.tensor([[[0.75, 0.25]]]))
 
 
 def test_additive_attention_by_hand() -> None:

@@ -1,52 +1,89 @@
 """Each cell is its formula, in one call or step by step."""
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Sequence
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
-from core.models import cells
+from core.config import model_settings
+from core.models import cells, recurrence
 from core.models import state as states
 
-CELLS = ("rnn", "gru", "lstm")
-Array = npt.NDArray[np.float64]
+CELLS = tuple(cells.CELLS)
+Gate = Callable[[int, Tensor | None], Tensor]
 
 
-def sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
+def reference_step(layer: recurrence.Layer, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+    """One step from the formulas of the documents, each gate on its own; gates in the order of the weights."""
+    size, h = layer.hidden_size, state[0]
+    weights = layer.weights
+    assert weights.bias_G is not None
+    bias_G = weights.bias_G
 
-
-def numpy_step(layer: cells.Layer, x: Array, state: list[Array]) -> list[Array]:
-    """One step from the formulas of the documents, each gate on its own."""
-    weight_x, weight_h = layer.weight_ih.detach().numpy(), layer.weight_hh.detach().numpy()
-    bias_x, bias_h = layer.bias_ih.detach().numpy(), layer.bias_hh.detach().numpy()
-    size = layer.hidden_size
-
-    def share(gate: int) -> tuple[Array, Array]:
+    def of_x(gate: int) -> Tensor:
         rows = slice(gate * size, (gate + 1) * size)
-        return x @ weight_x[rows].T + bias_x[rows], state[0] @ weight_h[rows].T + bias_h[rows]
+        return x @ layer.weight_ih[rows].T + layer.bias_ih[rows]
 
-    if layer.cell == "rnn":
-        return [np.tanh(sum(share(0)))]
-    if layer.cell == "gru":
-        reset, update = sigmoid(np.add(*share(0))), sigmoid(np.add(*share(1)))
-        from_x, from_h = share(2)
-        return [(1 - update) * np.tanh(from_x + reset * from_h) + update * state[0]]
-    enter, forget, leave = (sigmoid(np.add(*share(gate))) for gate in (0, 1, 3))
-    memory = forget * state[1] + enter * np.tanh(np.add(*share(2)))
-    return [leave * np.tanh(memory), memory]
+    def of_h(gate: int, h: Tensor) -> Tensor:
+        rows = slice(gate * size, (gate + 1) * size)
+        return h @ weights.recurrent_GH[rows].T + bias_G[rows]
+
+    def both(gate: int) -> Tensor:
+        return of_x(gate) + of_h(gate, h)
+
+    def open_(gate: int) -> Tensor:
+        return 1 / (1 + torch.exp(-both(gate)))
+
+    match layer.cell:
+        case "rnn":
+            return [torch.tanh(both(0))]
+        case "rnn_relu":
+            return [both(0) * (both(0) > 0)]
+        case "rnn_sigmoid":
+            return [open_(0)]
+        case "rnn_identity":
+            return [both(0)]
+        case "gru":
+            new = torch.tanh(of_x(2) + open_(0) * of_h(2, h))
+            return [(1 - open_(1)) * new + open_(1) * h]
+        case "gru_before":
+            new = torch.tanh(of_x(2) + of_h(2, open_(0) * h))
+            return [(1 - open_(1)) * new + open_(1) * h]
+        case "gru_coupled":
+            new = torch.tanh(of_x(1) + of_h(1, open_(0) * h))
+            return [(1 - open_(0)) * new + open_(0) * h]
+        case "mgu":
+            new = torch.tanh(of_x(1) + of_h(1, open_(0) * h))
+            return [(1 - open_(0)) * h + open_(0) * new]
+        case "lstm":
+            c = open_(1) * state[1] + open_(0) * torch.tanh(both(2))
+            return [open_(3) * torch.tanh(c), c]
+        case "lstm_peephole":
+            assert weights.peephole_PH is not None
+            enter, keep, leave = (
+                torch.sigmoid(both(gate) + state[1] * seen)
+                for gate, seen in zip((0, 1, 3), weights.peephole_PH, strict=True)
+            )
+            c = keep * state[1] + enter * torch.tanh(both(2))
+            return [leave * torch.tanh(c), c]
+        case "lstm_coupled":
+            c = open_(0) * state[1] + (1 - open_(0)) * torch.tanh(both(1))
+            return [open_(2) * torch.tanh(c), c]
+        case "lstm_no_output":
+            return [open_(1) * h + open_(0) * torch.tanh(both(2))]
+    raise AssertionError(layer.cell)
 
 
-def example(cell: str) -> tuple[cells.Layer, Tensor, states.LayerState]:
+def example(cell: str) -> tuple[recurrence.Layer, Tensor, states.LayerState]:
     torch.manual_seed(3)
-    layer = cells.build_layer(cell, 4, 5).double()
+    layer = recurrence.build_layer(cell, 4, 5).double()
     x_BTE = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
-    zero = states.zeros(cell, (5,), 3, like=layer.weight_hh)[0]
-    return layer, x_BTE, tuple(torch.randn_like(part).requires_grad_() for part in zero)
+    return layer, x_BTE, tuple(torch.randn_like(part).requires_grad_() for part in layer.initial_state(3))
 
 
-def in_steps(layer: cells.Layer, x_BTE: Tensor, state: states.LayerState) -> tuple[Tensor, states.LayerState]:
+def in_steps(layer: recurrence.Layer, x_BTE: Tensor, state: states.LayerState) -> tuple[Tensor, states.LayerState]:
     outputs = []
     for gates_BG in layer.project(x_BTE).unbind(dim=1):
         state = layer.step(gates_BG, state)
@@ -54,33 +91,30 @@ def in_steps(layer: cells.Layer, x_BTE: Tensor, state: states.LayerState) -> tup
     return torch.stack(outputs, dim=1), state
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_layer_computes_the_formula_of_its_cell(cell: str) -> None:
-    layer, x_BTE, state = example(cell)
-    y_BTH, after = layer(x_BTE, state)
-    expected = [part.detach().numpy() for part in state]
-    for time in range(6):
-        expected = numpy_step(layer, x_BTE[:, time].detach().numpy(), expected)
-        np.testing.assert_allclose(y_BTH[:, time].detach().numpy(), expected[0], atol=1e-12)
-    for part, wanted in zip(after, expected, strict=True):
-        np.testing.assert_allclose(part.detach().numpy(), wanted, atol=1e-12)
+def from_formula(layer: recurrence.Layer, x_BTE: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    outputs = []
+    for x_BE in x_BTE.unbind(dim=1):
+        state = reference_step(layer, x_BE, state)
+        outputs.append(state[0])
+    return torch.stack(outputs, dim=1), state
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_steps_are_the_sequence_with_the_same_gradients(cell: str) -> None:
+def test_a_layer_at_once_and_in_steps_is_the_formula_with_its_gradients(cell: str) -> None:
     layer, x_BTE, state = example(cell)
     wanted = [*layer.parameters(), x_BTE, *state]
     weights_BTH = torch.randn(3, 6, 5, dtype=torch.float64)
     results = []
-    for run in (layer, lambda x, s: in_steps(layer, x, s)):
-        y_BTH, after = run(x_BTE, state)
+    for run in (from_formula, in_steps, lambda own, x, s: own(x, s)):
+        y_BTH, after = run(layer, x_BTE, state)
         loss = (y_BTH * weights_BTH).sum() + sum(part.square().sum() for part in after)
         results.append([y_BTH, *after, *torch.autograd.grad(loss, wanted)])
-    for fused, stepped in zip(*results, strict=True):
-        torch.testing.assert_close(stepped, fused, atol=1e-10, rtol=1e-10)
+    for formula, stepped, whole in zip(*results, strict=True):
+        torch.testing.assert_close(stepped, formula, atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(whole, formula, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["gru", "gru_before", "lstm", "lstm_peephole"])
 def test_gradients_are_the_slopes_of_the_function(cell: str) -> None:
     layer, x_BTE, state = example(cell)
     assert torch.autograd.gradcheck(lambda x, *s: layer(x, s)[0], (x_BTE, *state), atol=1e-5)
@@ -88,8 +122,8 @@ def test_gradients_are_the_slopes_of_the_function(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_bf16_keeps_the_state_in_fp32(cell: str) -> None:
-    layer = cells.build_layer(cell, 4, 5)
-    zero = states.zeros(cell, (5,), 3, like=layer.weight_hh)[0]
+    layer = recurrence.build_layer(cell, 4, 5)
+    zero = layer.initial_state(3)
     with torch.autocast("cpu", torch.bfloat16):
         _, after = layer(torch.randn(3, 6, 4), zero)
         stepped = layer.step(layer.project(torch.randn(3, 4)), zero)
@@ -98,8 +132,62 @@ def test_bf16_keeps_the_state_in_fp32(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_batch_without_rows_has_zero_gradients(cell: str) -> None:
-    layer = cells.build_layer(cell, 4, 5)
-    y_BTH, _ = layer(torch.zeros(0, 6, 4), states.zeros(cell, (5,), 0, like=layer.weight_hh)[0])
+    layer = recurrence.build_layer(cell, 4, 5)
+    y_BTH, _ = layer(torch.zeros(0, 6, 4), layer.initial_state(0))
     y_BTH.sum().backward()
     assert y_BTH.shape == (0, 6, 5)
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_bias_is_two_whose_second_is_zero(cell: str) -> None:
+    torch.manual_seed(2)
+    one, two = (recurrence.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
+    assert sum(part.numel() for part in two.parameters()) - sum(part.numel() for part in one.parameters()) == len(
+        one.bias_ih
+    )
+    two.load_state_dict(one.state_dict(), strict=False)
+    assert two.weights.bias_G is not None
+    torch.nn.init.zeros_(two.weights.bias_G)
+    x_BTE = torch.randn(3, 6, 4)
+    for run in (in_steps, lambda layer, x, s: layer(x, s)):
+        torch.testing.assert_close(run(one, x_BTE, one.initial_state(3)), run(two, x_BTE, two.initial_state(3)))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str) -> None:
+    layer, x_BTE, state = example(cell)
+    torch.manual_seed(1)
+    dropped = cells.drop_recurrent(layer.weights, 0.5)
+    twin = recurrence.build_layer(cell, 4, 5).double()
+    twin.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        twin.weight_hh.copy_(dropped.recurrent_GH)
+    y_BTH, _ = layer(x_BTE, state, dropped)
+    torch.testing.assert_close(y_BTH, twin(x_BTE, state)[0])
+    y_BTH.sum().backward()
+    cut = dropped.recurrent_GH == 0
+    assert 0.3 < cut.double().mean() < 0.7
+    torch.testing.assert_close(dropped.recurrent_GH[~cut], 2 * layer.weight_hh[~cut])
+    assert layer.weight_hh.grad is not None
+    assert not layer.weight_hh.grad[cut].any()
+    assert cell == "rnn_relu" or layer.weight_hh.grad[~cut].all()
+
+
+def test_rows_in_a_product_side_by_side_are_the_sum_of_two_products() -> None:
+    layer, x_BTE, state = example("rnn")
+    both = torch.cat((x_BTE[:, 0], state[0]), dim=1) @ torch.cat((layer.weight_ih, layer.weight_hh), dim=1).T
+    assert layer.weights.bias_G is not None
+    after = torch.tanh(both + layer.bias_ih + layer.weights.bias_G)
+    torch.testing.assert_close(layer.step(layer.project(x_BTE[:, 0]), state)[0], after)
+
+
+def test_every_cell_of_the_settings_exists_and_every_cell_can_be_set() -> None:
+    names = get_args(model_settings.RecurrentConfig.model_fields["cell"].annotation)
+    named = {model_settings.RecurrentConfig(cell=name).cell_name for name in names}
+    named |= {
+        model_settings.RecurrentConfig(cell="rnn", nonlinearity=shape).cell_name
+        for shape in get_args(model_settings.RecurrentConfig.model_fields["nonlinearity"].annotation)
+    }
+    named.add(model_settings.RecurrentConfig(cell="gru", gru_reset="before").cell_name)
+    assert named == set(CELLS)

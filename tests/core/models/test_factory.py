@@ -1,25 +1,28 @@
 """First weights are what the settings say."""
 
 import math
-from typing import Literal
+from typing import Any
 
+import pydantic
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
 from core import errors
 from core.config import model_settings
-from core.models import factory, seq2seq
+from core.models import factory, recurrence, seq2seq
+from core.models import language_model as language_models
 
 SIZES = {"text": 40, "source": 40, "target": 30}
 
 
-def language_model(initialization: Literal["torch", "xavier", "normal"]) -> nn.Module:
+def language_model(initialization: str, **settings: Any) -> language_models.LanguageModel:
     torch.manual_seed(1)
-    config = model_settings.LanguageModelConfig(
-        kind="language_model", hidden_size=200, embedding_size=100, initialization=initialization
-    )
-    return factory.build(config, SIZES, None)
+    sizes = {"hidden_size": 200, "embedding_size": 100} | settings
+    config = model_settings.LanguageModelConfig(kind="language_model", **{"initialization": initialization, **sizes})
+    model = factory.build(config, SIZES, None)
+    assert isinstance(model, language_models.LanguageModel)
+    return model
 
 
 def test_normal_weights_have_a_deviation_of_a_hundredth_and_biases_none() -> None:
@@ -66,3 +69,60 @@ def test_a_tied_embedding_enters_with_size_1_and_leaves_small() -> None:
     features_BTF, _ = model(tokens_BT, model.initial_state(10))
     nll = torch.nn.functional.cross_entropy(model.logits(features_BTF).flatten(0, 1), tokens_BT.flatten()).item()
     assert nll == pytest.approx(math.log(500), abs=0.2)
+
+
+def gates(layer: recurrence.Layer) -> list[Tensor]:
+    return [block.detach() for block in torch.split(layer.weight_hh, layer.hidden_size)]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "mgu"])
+def test_orthogonal_gates_keep_lengths_and_identical_ones_keep_everything(cell: str) -> None:
+    orthogonal = language_model("orthogonal", cell=cell).stack.layer(0)
+    same = language_model("torch", cell=cell, recurrent_initialization="identity").stack.layer(0)
+    for turned, kept in zip(gates(orthogonal), gates(same), strict=True):
+        torch.testing.assert_close(turned @ turned.T, torch.eye(200), atol=1e-5, rtol=0)
+        assert not torch.equal(turned, torch.eye(200))
+        assert torch.equal(kept, torch.eye(200))
+    assert not orthogonal.bias_ih.any()
+    drawn = same.weight_ih.detach()
+    assert drawn.abs().max() <= 200**-0.5
+
+
+def test_he_weights_keep_the_variance_through_a_relu() -> None:
+    weight = language_model("he").output.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / 200), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("cell", "biases", "gate"),
+    [("lstm", "two", 1), ("lstm", "one", 1), ("lstm_coupled", "two", 0), ("lstm_no_output", "one", 1)],
+)
+def test_the_forget_gate_starts_open(cell: str, biases: str, gate: int) -> None:
+    layer = language_model("xavier", cell=cell, biases=biases, forget_bias=1.5).stack.layer(0)
+    second_G = layer.weights.bias_G
+    total_G = layer.bias_ih if second_G is None else layer.bias_ih + second_G
+    blocks = torch.split(total_G.detach(), 200)
+    assert [bool((block == 1.5).all()) for block in blocks] == [index == gate for index in range(len(blocks))]
+
+
+def test_what_is_no_weight_is_left_as_it_should_start() -> None:
+    model = language_model("normal", layer_norm=True, initial_state="learned")
+    assert not model.stack.layer(0).start.any()
+    weights = dict(model.stack.joints.named_parameters())
+    assert torch.equal(weights["norms.0.weight"], torch.ones(200))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"cell": "gru", "forget_bias": 1.0}, "no forget gate"),
+        ({"cell": "lstm", "nonlinearity": "relu"}, "cell: rnn"),
+        ({"cell": "mgu", "gru_reset": "before"}, "cell: gru"),
+        ({"num_layers": 3, "hidden_size": (4, 2)}, "2 widths for 3 layers"),
+        ({"num_layers": 2, "hidden_size": (4, 2), "connections": "residual"}, "equal width"),
+        ({"adaptive_cutoffs": (5, 5)}, "must grow"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=complaint):
+        model_settings.LanguageModelConfig(kind="language_model", **settings)

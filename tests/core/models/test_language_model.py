@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pydantic
 import pytest
 import torch
 from torch.nn import functional as F
@@ -21,9 +22,19 @@ def build(vocabulary_size: int = 11, **settings: Any) -> language_model.Language
     return model
 
 
-@pytest.mark.parametrize(("cell", "expected"), [("rnn", 291_868), ("gru", 846_876), ("lstm", 1_124_380)])
-def test_parameters_of_the_documents_models(cell: str, expected: int) -> None:
-    model = build(28, cell=cell, hidden_size=512, input="one_hot")
+COUNTS = [
+    ("rnn", "one", 291_356),
+    ("rnn", "two", 291_868),
+    ("gru", "one", 845_340),
+    ("gru", "two", 846_876),
+    ("lstm", "one", 1_122_332),
+    ("lstm", "two", 1_124_380),
+]
+
+
+@pytest.mark.parametrize(("cell", "biases", "expected"), COUNTS)
+def test_parameters_of_the_documents_models(cell: str, biases: str, expected: int) -> None:
+    model = build(28, cell=cell, biases=biases, hidden_size=512, input="one_hot")
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
@@ -36,7 +47,16 @@ def test_a_one_hot_input_is_a_look_up_of_weight_rows() -> None:
     torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "cell": "gru"}, {"tie_embeddings": True}])
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"num_layers": 2, "cell": "gru"},
+    {"tie_embeddings": True},
+    {"num_layers": 2, "cell": "lstm_coupled", "hidden_size": (6, 3), "connections": "dense", "layer_norm": True},
+    {"num_layers": 3, "cell": "gru", "gru_reset": "before", "connections": "residual", "initial_state": "learned"},
+]
+
+
+@pytest.mark.parametrize("settings", WAYS)
 def test_a_text_in_windows_or_steps_is_the_text_at_once(settings: dict[str, Any]) -> None:
     model = build(**settings)
     tokens_BT = torch.randint(0, 11, (3, 8))
@@ -87,3 +107,25 @@ def test_no_token_sees_what_comes_after_it() -> None:
     before, after = (model(tokens, model.initial_state(1))[0] for tokens in (tokens_BT, changed_BT))
     differs_T = (before != after).any(dim=-1).squeeze(0)
     assert differs_T.tolist() == [False] * 5 + [True] * 3
+
+
+def test_raw_outputs_are_those_of_the_top_layer_before_dropout() -> None:
+    model = build(output_dropout=0.5, hidden_size=40).train()
+    outputs = model.outputs(torch.randint(0, 11, (3, 8)), model.initial_state(3))
+    kept = outputs.features_BTF != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(outputs.features_BTF[kept], 2 * outputs.raw_BTH[kept])
+    torch.testing.assert_close(outputs.raw_BTH[:, -1], outputs.state[-1][0])
+
+
+def test_locked_dropout_takes_the_same_units_of_embeddings_and_features_at_all_steps() -> None:
+    model = build(output_dropout=0.5, embedding_dropout=0.5, locked_dropout=True, hidden_size=40).train()
+    outputs = model.outputs(torch.randint(0, 11, (3, 8)), model.initial_state(3))
+    dropped_BTF = outputs.features_BTF == 0
+    assert (dropped_BTF == dropped_BTF[:, :1]).all()
+    assert 0.3 < dropped_BTF.float().mean() < 0.7
+
+
+def test_a_language_model_in_both_directions_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="must not have read it"):
+        build(bidirectional=True)

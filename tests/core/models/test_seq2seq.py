@@ -11,7 +11,16 @@ from core.config import model_settings
 from core.models import factory, seq2seq
 from core.models import state as states
 
-WAYS = list(itertools.product(("rnn", "gru", "lstm"), ("none", "additive", "dot"), ("input", "output")))
+WAYS = [
+    *itertools.product(("rnn", "gru", "lstm"), ("none", "additive", "dot"), ("input", "output")),
+    ("lstm", "general", "feed"),
+    ("gru", "scaled_dot", "feed"),
+    ("lstm_peephole", "additive", "input"),
+    ("lstm_coupled", "none", "output"),
+    ("lstm_no_output", "dot", "feed"),
+    ("gru_coupled", "none", "input"),
+    ("mgu", "general", "output"),
+]
 LENGTHS = torch.tensor([7, 3, 5, 1])
 
 
@@ -157,3 +166,81 @@ def test_bf16_stays_near_fp32(attention: str, context: str) -> None:
         rough_BTF, state = model.decode(inputs_BT, memory, memory.state)
     assert {part.dtype for layer in (*memory.state, *state) for part in layer} == {torch.float32}
     torch.testing.assert_close(rough_BTF.float(), exact_BTF, atol=0.02, rtol=0.02)
+
+
+def test_the_context_of_a_step_is_fed_to_the_next() -> None:
+    """In the plainest torch: a GRU cell over [embedding; what was read out last], attention after it."""
+    model, (source_BS, inputs_BT) = build(attention="general", context="feed", num_layers=1), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    lowest = model.decoder.layer(0)
+    cell = nn.GRUCell(8 + 16, 16)
+    for theirs, mine in zip(cell.parameters(), lowest.parameters(), strict=True):
+        theirs.data.copy_(mine.data)
+    h_BH, fed_BF = memory.state[0][0], torch.zeros(4, 16)
+    features_BTF = model(source_BS, LENGTHS, inputs_BT)
+    for time in range(6):
+        h_BH = cell(torch.cat((model.target_embedding(inputs_BT[:, time]), fed_BF), dim=-1), h_BH)
+        scores_BS = torch.einsum("bh,hc,bsc->bs", h_BH, model.attention.key.weight, memory.outputs_BSC)
+        weights_BS = scores_BS.masked_fill(~memory.mask_BS, -torch.inf).softmax(-1)
+        context_BC = torch.einsum("bs,bsc->bc", weights_BS, memory.outputs_BSC)
+        fed_BF = torch.tanh(model.readout(torch.cat((h_BH, context_BC), dim=-1)))
+        torch.testing.assert_close(features_BTF[:, time], fed_BF)
+
+
+GNMT: dict[str, Any] = {
+    "cell": "lstm",
+    "num_layers": 8,
+    "bidirectional": True,
+    "bidirectional_layers": 1,
+    "decoder_num_layers": 8,
+    "connections": "residual",
+    "attention": "additive",
+    "dropout": 0.2,
+}
+
+
+def test_eight_and_eight_residual_layers_with_attention_learn_in_a_few_steps() -> None:
+    model, (source_BS, inputs_BT) = build(**GNMT).train(), batch()
+    assert model.encoder.sizes == (32, *(16,) * 7)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(8):
+        logits_BTV = model.logits(model(source_BS, LENGTHS, inputs_BT))
+        loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1), inputs_BT.flatten())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+STRUCTURES: list[dict[str, Any]] = [
+    GNMT | {"num_layers": 3, "decoder_num_layers": 3, "context": "feed"},
+    {"cell": "lstm_coupled", "connections": "dense", "hidden_size": (8, 4), "decoder_hidden_size": (6, 5)},
+    {"bidirectional": True, "backward_hidden_size": 4, "layer_norm": True, "connections": "highway", "biases": "one"},
+    {"initial_state": "learned", "attention": "dot", "context": "input", "connections": "residual", "num_layers": 3},
+]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_steps_are_the_target_and_every_weight_learns_in_any_structure(structure: dict[str, Any]) -> None:
+    model, (source_BS, inputs_BT) = build(**structure), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    whole_BTF, _ = model.decode(inputs_BT, memory, model.initial_state(memory))
+    torch.testing.assert_close(stepped(model, memory, inputs_BT)[0], whole_BTF)
+    torch.autograd.backward(model.logits(whole_BTF).square().sum())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("context", ["input", "output", "feed"])
+def test_locked_dropout_and_weight_drop_train_in_every_decoder(context: str) -> None:
+    regular = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "embedding_dropout": 0.1}
+    model = build(**regular, output_dropout=0.3, locked_dropout=True, attention="dot", context=context).train()
+    source_BS, inputs_BT = batch()
+    features_BTF = model(source_BS, LENGTHS, inputs_BT)
+    dropped_BTF = features_BTF == 0
+    assert (dropped_BTF == dropped_BTF[:, :1]).all()
+    assert dropped_BTF.any()
+    torch.autograd.backward(features_BTF.sum())
+    assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("output"))

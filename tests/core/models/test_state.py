@@ -37,7 +37,7 @@ def test_detached_state_has_the_numbers_without_the_past() -> None:
     assert not cut[0][0].requires_grad
 
 
-def test_only_an_lstm_has_memory_cells() -> None:
-    like = torch.zeros(1)
-    assert [len(states.zeros(cell, (2, 3), 5, like)[1]) for cell in ("rnn", "gru", "lstm")] == [1, 1, 2]
-    assert states.zeros("gru", (2, 3), 5, like)[1][0].shape == (5, 3)
+def test_a_zero_state_has_the_parts_and_widths_asked_for() -> None:
+    zero = states.zeros(2, (2, 3), 5, torch.zeros(1))
+    assert [[part.shape for part in layer] for layer in zero] == [[(5, 2), (5, 2)], [(5, 3), (5, 3)]]
+    assert not any(part.any() for layer in zero for part in layer)

@@ -1,0 +1,44 @@
+"""Regressors on the last values of a series: linear, one hidden layer, or a recurrent cell."""
+
+import torch
+from torch import Tensor, nn
+
+from core.config import autoregressive_settings
+
+_CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Autoregressive(nn.Module):
+    """Forecasts the next `horizon` values of each target from the last `lags` values of each input.
+
+    Dimensions: L lags, I inputs, O targets, K steps ahead.
+
+    Source: document 000 section 8.1; its latent-variable form is the recurrent cell, from the zero state.
+    """
+
+    def __init__(self, config: autoregressive_settings.AutoregressiveConfig, num_inputs: int, num_targets: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_inputs, self.num_targets = num_inputs, num_targets
+        width = config.lags * num_inputs
+        if config.network in _CELLS:
+            self.cell: nn.RNNBase = _CELLS[config.network](num_inputs, config.hidden_size, batch_first=True)
+            width = config.hidden_size
+        elif config.network == "mlp":
+            self.hidden = nn.Linear(width, config.hidden_size)
+            width = config.hidden_size
+        self.output = nn.Linear(width, config.horizon * num_targets)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, values_BLI: Tensor) -> Tensor:
+        """Returns the forecasts (B, K, O), the next step first."""
+        if self.config.network in _CELLS:
+            features_BF = self.cell(values_BLI)[0][:, -1]
+        elif self.config.network == "mlp":
+            features_BF = torch.relu(self.hidden(values_BLI.flatten(1)))
+        else:
+            features_BF = values_BLI.flatten(1)
+        forecasts_BKO: Tensor = self.output(features_BF).unflatten(1, (self.config.horizon, self.num_targets))
+        return forecasts_BKO

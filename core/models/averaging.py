@@ -1,0 +1,48 @@
+"""The mean of the weights of several checkpoints of one model."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from core import errors
+from core.models import bundle as bundles
+from core.storage import location
+
+
+def load(folders: Sequence[location.Location]) -> bundles.Bundle:
+    """Reads the bundles of one run's checkpoints and gives the mean of their weights to the first.
+
+    Sums are made in fp64, in the order given, and rounded once. Of one bundle it is that bundle.
+
+    Raises:
+        UsageError: they are not of one model with the same tokenizers, or have no weights to average.
+        IntegrityError: a bundle is damaged.
+
+    Source: Junczys-Dowmunt et al. 2016, section 5 (averaging checkpoints of one run).
+    """
+    first = bundles.load(folders[0])
+    if len(folders) == 1:
+        return first
+    parameters = bundles.unique_parameters(first.model)
+    if not parameters:
+        raise errors.UsageError(
+            f"decoding.average_checkpoints: {folders[0]} holds a {first.config.kind}, which has no weights; use 1"
+        )
+    sums = {name: parameter.detach().double() for name, parameter in parameters.items()}
+    fingerprints = [first.fingerprint]
+    for folder in folders[1:]:
+        other = bundles.load(folder)
+        if other.config != first.config or other.codecs != first.codecs:
+            raise errors.UsageError(
+                f"decoding.average_checkpoints: {folder} holds another model than {folders[0]}; average one run's"
+            )
+        fingerprints.append(other.fingerprint)
+        for name, parameter in bundles.unique_parameters(other.model).items():
+            sums[name] += parameter.detach().double()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(sums[name] / len(folders))
+    fingerprint = hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
+    return dataclasses.replace(first, fingerprint=fingerprint)
