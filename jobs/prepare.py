@@ -11,7 +11,7 @@ from typing import Any
 
 from core import errors
 from core.config import corpus_settings, schema, section
-from core.data import dataset_index, sources
+from core.data import dataset_index, series, sources
 from core.storage import commit, location
 from core.telemetry import catalog
 from jobs import console
@@ -30,8 +30,14 @@ def plan(config: schema.RunConfig) -> preparing.Plan:
         DataError: a source names no file.
         UsageError: the settings do not fit together.
     """
-    if config.corpus.limit.tokens and config.tokenizer.kind == "bpe":
-        raise errors.UsageError("corpus.limit.tokens: counts characters or words; with bpe use limit.lines")
+    if config.corpus.limit.tokens and not config.tokenizer.counts_words:
+        raise errors.UsageError("corpus.limit.tokens: counts characters or words; with subwords use limit.lines")
+    num_tokenizers = 1 if config.tokenizer.shared else len(dataset_index.COLUMNS[config.corpus.kind])
+    if config.tokenizer.load and len(config.tokenizer.load) != num_tokenizers:
+        raise errors.UsageError(
+            f"tokenizer.load: names {len(config.tokenizer.load)} files for {num_tokenizers} vocabularies; "
+            "of pairs name two, or one with shared: true"
+        )
     groups = {
         name: sources.resolve(source, f"corpus.{name}", config.corpus.sha256)
         for name in dataset_index.SPLITS
@@ -56,6 +62,8 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
     """
     started_s = time.monotonic()
     folder = _folder(config)
+    if config.corpus.kind == "series":
+        return _prepare_series(config, folder, reporter)
     store = commit.PartStore(folder, preparing.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
@@ -69,6 +77,23 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
         session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
     _clean_up(folder)
     return _report(folder, made, started_s, already=content is not None)
+
+
+def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: console.Reporter) -> Report:
+    """Makes a dataset of numbers: read whole, in this process."""
+    started_s = time.monotonic()
+    settings = {"corpus": section.deciding(config.corpus)}
+    with reporter.stage("prepare: read series", None, "datasets") as stage:
+        made, already = series.prepare(config.corpus, settings, folder)
+        stage.advance()
+    return {
+        "path": str(folder),
+        "already": already,
+        "kind": "series",
+        "columns": {"inputs": list(made.inputs), "targets": list(made.targets)},
+        "splits": {name: {"rows": len(values_TC)} for name, values_TC in made.splits.items()},
+        "seconds": round(time.monotonic() - started_s, 3),
+    }
 
 
 def _passes(
@@ -113,12 +138,11 @@ def _settings(config: schema.RunConfig) -> dict[str, Any]:
     return {**sections, "seed": config.seed}
 
 
-def _described(file: location.Location, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
+def _described(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
     """What tells without reading that a file is the one of before."""
     # A web server may not tell the size; such a source has its checksum in the settings.
-    is_web = file.url.startswith(("http://", "https://"))
     expected = sources.expected_sha256(file, corpus.sha256)
-    return {"url": file.url, "size_bytes": None if is_web else file.size_bytes(), "sha256": expected}
+    return {"url": file.url, "size_bytes": None if file.is_web else file.place.size_bytes(), "sha256": expected}
 
 
 def _clean_up(folder: location.Location) -> None:

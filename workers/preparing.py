@@ -16,7 +16,7 @@ from core import errors
 from core.config import corpus_settings, loading
 from core.data import corpus, dataset_index, duplicates, selection, sources
 from core.storage import commit, location
-from workers import fanout, passes, sharding
+from workers import describing, fanout, passes, sharding
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Plan:
 
     folder: location.Location
     settings: dict[str, Any]
-    groups: dict[str, list[corpus.Group]]
+    groups: dict[str, list[tuple[sources.File, ...]]]
     files: dict[str, list[list[dict[str, Any]]]]
 
 
@@ -58,6 +58,7 @@ class Passes:
         self._tokenizing = tokenizing
         self._store = commit.PartStore(planned.folder, content(planned.settings))
         self._runner = passes.Runner(self._store, session, reporter)
+        self._covered: dict[str, list[dict[str, float]]] = {}
         self._recipe = sharding.Recipe(settings, tokenizing, seed, planned.folder, self._store.plan)
 
     def run(self, settings: corpus_settings.ShardingConfig) -> dataset_index.DatasetIndex:
@@ -88,7 +89,10 @@ class Passes:
         rooms, files = self._count(recipe, parts["train"], used["train"], counted)
         tokenizers = self._make_tokenizers(recipe, files)
         recipe = dataclasses.replace(recipe, tokenizers={name: made.file for name, made in tokenizers.items()})
-        return self._index(self._encode(recipe, used, rooms), tokenizers, hashes)
+        index = self._index(self._encode(recipe, used, rooms), tokenizers, hashes)
+        if settings.statistics:
+            index = dataclasses.replace(index, statistics=self._statistics(recipe, index.splits["train"]))
+        return index
 
     def read_again(self, settings: corpus_settings.ShardingConfig) -> dict[str, str]:
         """Returns the hash of the text of each source as it is now: what `run` would put into the index."""
@@ -102,14 +106,16 @@ class Passes:
             sha256 = sources.expected_sha256(file, self._corpus.sha256)
             if sources.needs_staging(file, sha256):
                 # The name says which file it is: a part that is committed is not done for another one.
-                described = loading.fingerprint([file.url, sha256, None if sha256 else file.size_bytes()])
+                described = loading.fingerprint(
+                    [file.url, *file.columns, sha256, None if sha256 else file.place.size_bytes()]
+                )
                 tasks.append((sharding.StageTask(f"stage-{described[:16]}", file, sha256), 1))
         records = self._runner.fan_out("prepare: decompress", "files", tasks, _doing(sharding.stage, self._recipe))
         plain = {task.file: location.Location(records[task.name]["url"]) for task, _ in tasks}
         for file in files:
-            sources.check(plain.get(file, file))
+            sources.check(plain.get(file, file.place))
         return {
-            name: [tuple(plain.get(file, file) for file in group) for group in groups]
+            name: [tuple(plain.get(file, file.place) for file in group) for group in groups]
             for name, groups in self._plan.groups.items()
         }
 
@@ -156,8 +162,7 @@ class Passes:
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
     ) -> list[corpus.Part]:
         source: corpus_settings.SourceConfig = getattr(self._corpus, name)
-        columns = source.columns if source.tsv else None
-        return corpus.cut(groups, counts, columns, self._corpus.max_line_bytes)
+        return corpus.cut(groups, counts, source.places, self._corpus.max_line_bytes)
 
     def _find_repeats(self, recipe: sharding.Recipe, parts: Mapping[str, Sequence[corpus.Part]]) -> sharding.Recipe:
         """Finds the repeated lines of each source, by hashes on disk."""
@@ -193,7 +198,9 @@ class Passes:
         Returns:
             How many tokens each used part may give to the training stream (None: all), and the files to learn from.
         """
-        if self._tokenizing.kind == "bpe":
+        if self._tokenizing.load:
+            return [None] * len(used), []
+        if not self._tokenizing.counts_words:
             line_bytes = _num_bytes(everything) / _num_lines(everything)
             share = self._tokenizing.sample_bytes / (line_bytes * _num_lines(counted))
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
@@ -229,7 +236,13 @@ class Passes:
         """Makes the tokenizer of each column, or the one that they share."""
         columns = recipe.columns
         groups = [columns] if self._tokenizing.shared else [(column,) for column in columns]
-        tasks = [(sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files)), 1) for group in groups]
+        ready: list[location.Location | None] = [
+            location.Location.parse(text, "tokenizer.load") for text in self._tokenizing.load
+        ]
+        tasks = [
+            (sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file), 1)
+            for group, file in zip(groups, ready or [None] * len(groups), strict=True)
+        ]
         records = self._runner.fan_out(
             "prepare: tokenizers", "tokenizers", tasks, _doing(sharding.make_tokenizer, recipe)
         )
@@ -239,6 +252,8 @@ class Passes:
             file = commit.FileRecord.from_json(record["files"][0], task.name)
             one = dataset_index.TokenizerRecord(file, record["fingerprint"], record["vocabulary_size"])
             made |= dict.fromkeys(task.columns, one)
+            for column in task.columns:
+                self._covered[column] = record["coverage"]
         return made
 
     def _encode(
@@ -257,6 +272,23 @@ class Passes:
         factory = functools.partial(sharding.encoder, recipe)
         records = beyond | self._runner.fan_out("prepare: encode", "lines", tasks, factory)
         return [records[task.name] for name, found in used.items() for task, _ in _part_tasks("encode", name, found)]
+
+    def _statistics(self, recipe: sharding.Recipe, shards: Sequence[dataset_index.ShardRecord]) -> commit.FileRecord:
+        """Counts words and their n-grams in the training shards; returns the file of what was found."""
+        with_ngrams = describing.chosen(shards)
+        tasks = [
+            (describing.CountTask(f"describe-{number:05d}", shard, counted), shard.rows)
+            for number, (shard, counted) in enumerate(zip(shards, with_ngrams, strict=True))
+        ]
+        records = self._runner.fan_out("prepare: statistics", "lines", tasks, _doing(describing.count, recipe))
+        files = tuple(_file(records[task.name]) for task, _ in tasks)
+        tokens = sum(max(task.shard.tokens.values()) for task, _ in tasks if task.with_ngrams)
+        covered = {column: self._covered[column] for column in recipe.columns}
+        last = describing.SummaryTask("statistics", files, tokens, covered)
+        summaries = self._runner.fan_out(
+            "prepare: statistics", "files", [(last, 1)], _doing(describing.summarize, recipe)
+        )
+        return commit.FileRecord.from_json(summaries[last.name]["files"][0], last.name)
 
     def _index(
         self,

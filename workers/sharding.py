@@ -9,13 +9,13 @@ import collections
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core import errors
 from core.config import corpus_settings
-from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, tokenizer
+from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, statistics, tokenizer
 from core.storage import commit, location
 
 STAGING = ".staging"
@@ -87,7 +87,7 @@ class StageTask:
     """A file that is not plain, and the checksum it must have."""
 
     name: str
-    file: location.Location
+    file: sources.File
     sha256: str | None
 
 
@@ -124,11 +124,12 @@ class RepeatsTask:
 
 @dataclass(frozen=True)
 class VocabularyTask:
-    """The columns that get a tokenizer, and the files of counts or samples of all parts, in order."""
+    """The columns that get a tokenizer, and the files of counts or samples of all parts, in order, or a ready one."""
 
     name: str
     columns: tuple[str, ...]
     files: tuple[str, ...]
+    ready: location.Location | None = None
 
 
 class Line(NamedTuple):
@@ -147,19 +148,24 @@ def worker(function: Callable[[Recipe, Any], Any], recipe: Recipe) -> Callable[[
 
 def encoder(recipe: Recipe) -> Callable[[PartTask], Record]:
     """Loads the tokenizers, once for each worker, and returns what it calls with each part."""
+    return functools.partial(encode, recipe, load_tokenizers(recipe))
+
+
+def load_tokenizers(recipe: Recipe) -> dict[str, tokenizer.Tokenizer]:
+    """Reads and checks the tokenizer of each column."""
     loaded: dict[str, tokenizer.Tokenizer] = {}
     for column, file in recipe.tokenizers.items():
         commit.verify(recipe.dataset, [file])
         place = recipe.dataset.join(file.name)
         loaded[column] = tokenizer.Tokenizer.from_json(place.read_bytes().decode(), str(place))
-    return functools.partial(encode, recipe, loaded)
+    return loaded
 
 
 def stage(recipe: Recipe, task: StageTask) -> Record:
-    """Makes a plain copy of a compressed file or one on the web, and compares its checksum."""
+    """Makes a plain copy of a file that is not plain, and compares its checksum."""
     folder = recipe.dataset.join(STAGING)
     plain = sources.stage(task.file, folder, task.sha256)
-    copied = [] if plain == task.file else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
+    copied = [] if plain == task.file.place else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
     return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copied]})
 
 
@@ -173,7 +179,7 @@ def hash_lines(recipe: Recipe, task: PartTask) -> Record:
     """Writes the hashes of all usable lines of a part, by partition."""
     lines = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
     hashes = duplicates.hash_lines((line.number, line.sides) for line in lines)
-    return _commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
+    return commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
 
 
 def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
@@ -181,37 +187,49 @@ def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
     pieces = [
         duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
     ]
-    return _commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(pieces), task.part_starts))
+    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(pieces), task.part_starts))
 
 
 def count_words(recipe: Recipe, task: PartTask) -> Record:
     """Counts the words or characters of the training lines of a part, as `encode` will keep them."""
     kind = recipe.tokenizer.kind
+    assert kind in ("char", "word"), kind
     counts = {column: tokenizer.Counts() for column in recipe.columns}
     if recipe.tokenizer.shared:
         counts = dict.fromkeys(recipe.columns, tokenizer.Counts())
+    # Columns that share their counts share the list too, so that units stand in the order of the lines.
+    lists: dict[int, list[str]] = collections.defaultdict(list)
+    waiting = {column: lists[id(found)] for column, found in counts.items()}
+    filters, num_ends = recipe.corpus.filters, recipe.num_ends
     num_lines = num_tokens = 0
     for line in itertools.chain.from_iterable(_read(recipe, task, collections.Counter())):
         if line.split != "train":
             continue
         sides = [tokenizer.units(kind, side) for side in line.sides]
-        if _reason(recipe, line, [len(units) for units in sides]):
+        if _reason(filters, num_ends, line, [len(units) for units in sides]):
             continue
         if recipe.corpus.kind == "text":
             sides[0] += tokenizer.units(kind, recipe.joint)
             room = None if task.max_tokens is None else task.max_tokens - num_tokens
             if room is not None and room <= 0:
                 break
-            num_tokens += min(
-                limit for limit in (len(sides[0]) + recipe.num_ends, recipe.cut_at, room) if limit is not None
-            )
+            num_tokens += min(limit for limit in (len(sides[0]) + num_ends, recipe.cut_at, room) if limit is not None)
             sides[0] = sides[0][:room]
         num_lines += 1
         for column, units in zip(recipe.columns, sides, strict=True):
-            counts[column].add(units)
+            waiting[column] += units
+        if num_lines % CHUNK_LINES == 0:
+            _count_waiting(counts, waiting)
+    _count_waiting(counts, waiting)
     columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
     content = {column: list(counts[column].by_unit.items()) for column in columns}
-    return _commit_file(recipe, task.name, _json(content), {"lines": num_lines, "tokens": num_tokens})
+    return commit_file(recipe, task.name, json_bytes(content), {"lines": num_lines, "tokens": num_tokens})
+
+
+def _count_waiting(counts: Mapping[str, tokenizer.Counts], waiting: Mapping[str, list[str]]) -> None:
+    for column, units in waiting.items():
+        counts[column].add(units)
+        units.clear()
 
 
 def sample_lines(recipe: Recipe, task: PartTask) -> Record:
@@ -220,25 +238,29 @@ def sample_lines(recipe: Recipe, task: PartTask) -> Record:
     usable = [line for line in lines if line.split == "train" and not line.repeated and any(line.sides)]
     chosen = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
     content = {column: [line.sides[side] for line in chosen] for side, column in enumerate(recipe.columns)}
-    return _commit_file(recipe, task.name, _json(content), {"lines": len(usable), "tokens": 0})
+    return commit_file(recipe, task.name, json_bytes(content), {"lines": len(usable), "tokens": 0})
 
 
 def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
-    """Makes the tokenizer of one column, or of several that share it, from the counts or samples of all parts."""
+    """Makes or loads the tokenizer of one column, or of several that share it."""
     settings = recipe.tokenizer
+    covered: list[dict[str, float]] = []
     reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
-    if settings.kind == "bpe":
+    if task.ready is not None:
+        made = tokenizer.load(task.ready.read_bytes().decode("utf-8", "replace"), str(task.ready), reserved)
+    elif settings.kind != "char" and settings.kind != "word":
         assert settings.max_size is not None
-        made = tokenizer.train_bpe(_sampled(recipe, task), settings.max_size, reserved)
+        made = tokenizer.train_subwords(settings.kind, _sampled(recipe, task), settings.max_size, reserved)
     else:
         counts = tokenizer.Counts()
         for file in task.files:
             content = recipe.dataset.join(file).read_json()
             counts.merge(tokenizer.Counts(collections.Counter(dict(content[task.columns[0]]))))
+        covered = statistics.coverage(counts)
         made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved)
     stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
     file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
-    record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size}
+    record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size, "coverage": covered}
     return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
 
 
@@ -247,20 +269,21 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
     drops: collections.Counter[str] = collections.Counter()
     pieces: dict[str, list[tuple[list[int], list[shards.Ragged]]]] = collections.defaultdict(list)
     ends = [[*one.encode(recipe.joint), *([one.eos_id] * recipe.num_ends)] for one in tokenizers.values()]
-    room = task.max_tokens
+    room, cut_at = task.max_tokens, recipe.cut_at
+    filters, num_ends = recipe.corpus.filters, recipe.num_ends
     for chunk in _read(recipe, task, drops):
         sides_of = [
             one.encode_lines([line.sides[side] for line in chunk]) for side, one in enumerate(tokenizers.values())
         ]
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
         for line, *sides in zip(chunk, *sides_of, strict=True):
-            reason = _reason(recipe, line, [len(ids) for ids in sides])
+            reason = _reason(filters, num_ends, line, [len(ids) for ids in sides])
             if reason is None and line.split == "train" and room == 0:
                 reason = "limit"
             if reason is not None:
                 drops[reason] += 1
                 continue
-            rows = [[*ids, *end][: recipe.cut_at] for ids, end in zip(sides, ends, strict=True)]
+            rows = [(ids + end)[:cut_at] if cut_at else ids + end for ids, end in zip(sides, ends, strict=True)]
             if room is not None and line.split == "train":
                 rows[0] = rows[0][:room]
                 room -= len(rows[0])
@@ -307,7 +330,7 @@ def _read(recipe: Recipe, task: PartTask, drops: collections.Counter[str]) -> It
     repeated = _repeated(recipe, task)
     lines = corpus.read_lines(task.part)
     while read := list(itertools.islice(lines, CHUNK_LINES)):
-        chunk = []
+        usable: list[tuple[int, corpus.Sides]] = []
         for number, sides in read:
             if isinstance(sides, corpus.BadLine):
                 reason = _REASONS.get(sides.reason, sides.reason)
@@ -317,9 +340,14 @@ def _read(recipe: Recipe, task: PartTask, drops: collections.Counter[str]) -> It
                     )
                 drops[reason] += 1
                 continue
-            cleaned = tuple(cleaning.clean(side, settings.cleaning) for side in sides)
-            chunk.append(Line(number, cleaned, splitting.of(number, cleaned[0]), number in repeated))
-        yield chunk
+            usable.append((number, sides))
+        columns = [
+            cleaning.clean_lines(column, settings.cleaning) for column in zip(*(s for _, s in usable), strict=True)
+        ]
+        yield [
+            Line(number, cleaned, splitting.of(number, cleaned[0]), number in repeated)
+            for (number, _), cleaned in zip(usable, zip(*columns, strict=True), strict=True)
+        ]
 
 
 def _repeated(recipe: Recipe, task: PartTask) -> frozenset[int]:
@@ -330,8 +358,8 @@ def _repeated(recipe: Recipe, task: PartTask) -> frozenset[int]:
     return frozenset(itertools.chain.from_iterable(found))
 
 
-def _reason(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
-    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_ends)
+def _reason(filters: corpus_settings.FiltersConfig, num_ends: int, line: Line, lengths: Sequence[int]) -> str | None:
+    reason = selection.reason_to_drop(filters, lengths, num_ends)
     return reason or ("duplicate" if line.repeated else None)
 
 
@@ -348,11 +376,12 @@ def _sampled(recipe: Recipe, task: VocabularyTask) -> Iterator[str]:
                 yield line
 
 
-def _json(content: Mapping[str, Iterable[Any]]) -> bytes:
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Returns compact JSON."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, int] | None = None) -> Record:
+def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, int] | None = None) -> Record:
     """Puts what a later pass reads beside the dataset, and commits the task."""
     file = commit.put_content(recipe.dataset, f"{STAGING}/{name}", ".bin", data)
     return recipe.store.commit(name, {"files": [file.to_json()], **(values or {})})

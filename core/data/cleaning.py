@@ -4,17 +4,17 @@ Every step is a function from text to text, has a name in `corpus.cleaning`, and
 The steps of a corpus travel with its tokenizer, so that inference cleans its input as training did.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f]")
-_NO_BREAK_SPACES = re.compile("[\u00a0\u202f]")
 _ALL_SPACES = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000]")
 _NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 _DIGITS = re.compile(r"\d+")
-_UNSPACED_MARK = re.compile(r"(?<=[^ ])(?=[,.!?])")
+_UNSPACED_MARK = re.compile(r"[,.!?](?<=[^ \n].)")
 _SPACE_RUN = re.compile(r"  +")
 
 
@@ -38,7 +38,7 @@ def _spaces(text: str) -> str:
 
     Source: document 003 section 2.9.6.
     """
-    return _NO_BREAK_SPACES.sub(" ", text)
+    return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
 def _all_spaces(text: str) -> str:
@@ -68,7 +68,17 @@ def _punctuation(text: str) -> str:
 
     Source: document 003 section 2.9.6.
     """
-    return _UNSPACED_MARK.sub(" ", text)
+    return _UNSPACED_MARK.sub(lambda mark: " " + mark[0], text)
+
+
+def _reverse(text: str) -> str:
+    """The characters of a line from the last to the first: for a character model that reads backward."""
+    return text[::-1]
+
+
+def _reverse_words(text: str) -> str:
+    """The words of a line, between single spaces, from the last to the first: for a model that reads backward."""
+    return " ".join(reversed(text.split(" ")))
 
 
 def _strip(text: str) -> str:
@@ -88,8 +98,27 @@ STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
         "digits": _digits,
         "punctuation": _punctuation,
         "strip": _strip,
+        "reverse": _reverse,
+        "reverse_words": _reverse_words,
     }
 )
+
+_JOINABLE = frozenset({"nfc", "nfkc", "spaces", "all_spaces", "lower", "digits", "punctuation"})
+"""Steps that may be applied to many lines at once: they neither take nor make a line feed, nor look past one."""
+
+
+def clean_lines(lines: Sequence[str], steps: Sequence[str]) -> list[str]:
+    """Cleans many lines, as `clean` would one by one, with a tenth of the calls."""
+    if "\n" in "".join(lines):  # not from a file of lines; a column of a table may hold such text
+        return [clean(line, steps) for line in lines]
+    cleaned = list(lines)
+    for joinable, some in itertools.groupby(steps, _JOINABLE.__contains__):
+        if joinable:
+            cleaned = clean("\n".join(cleaned), list(some)).split("\n") if cleaned else []
+        else:
+            together = list(some)
+            cleaned = [clean(line, together) for line in cleaned]
+    return cleaned
 
 
 def clean(text: str, steps: Sequence[str]) -> str:

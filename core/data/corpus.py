@@ -26,6 +26,7 @@ from core.storage import location
 Group = tuple[location.Location, ...]
 PIECE_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_MOST_BYTES = 4  # of a character in UTF-8
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,13 @@ def read_lines(part: Part, repairs: collections.Counter[str] | None = None) -> I
         raise _changed(part.files[0])
 
 
-def _sides(part: Part, line: int, raw: tuple[bytes | None, ...], repairs: collections.Counter[str]) -> Sides | BadLine:
+def _sides(
+    part: Part, line: int, raw: tuple[str | bytes | None, ...], repairs: collections.Counter[str]
+) -> Sides | BadLine:
     """Decodes what stands on one line of each file of a part; `line` is its number in the file."""
     sides = []
     for url, content in zip(part.files, raw, strict=True):
-        text = _decoded(content, line == 0, repairs)
+        text = content if isinstance(content, str) else _decoded(content, line == 0, repairs)
         if isinstance(text, BadLine):
             return BadLine(text.reason, f"{location.Location(url)}:{line + 1}{text.where}")
         sides.append(text)
@@ -264,8 +267,8 @@ def _decoded(raw: bytes | None, begins_file: bool, repairs: collections.Counter[
         return BadLine("invalid_utf8", f":{error.start + 1}")
 
 
-def _raw_lines(part: Part, side: int) -> Iterator[bytes | None]:
-    """Yields the bytes of each line of a part without the line feed; None for one that is too long.
+def _raw_lines(part: Part, side: int) -> Iterator[str | bytes | None]:
+    """Yields each line of a part without the line feed: its text, or bytes to be looked at; None where too long.
 
     A line that is too long is let go of as soon as that is known, so memory is bounded by the limit.
     """
@@ -278,20 +281,32 @@ def _raw_lines(part: Part, side: int) -> Iterator[bytes | None]:
     return itertools.islice(lines, skip, skip + part.num_lines)
 
 
-def _split(pieces: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterator[bytes | None]:
+def _split(pieces: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterator[str | bytes | None]:
     tail: bytes | None = b""  # the line that goes on in the next piece; None once it is too long
     for _, piece in pieces:
-        lines = piece.split(b"\n")
-        last = lines.pop()
-        if lines:
-            head = None if tail is None else tail + lines[0]
+        first, last = piece.find(b"\n"), piece.rfind(b"\n")
+        if first >= 0:
+            yield None if tail is None else _limited(tail + piece[:first], max_line_bytes)
             tail = b""
-            yield _limited(head, max_line_bytes)
-            for line in itertools.islice(lines, 1, None):
-                yield _limited(line, max_line_bytes)
-        tail = None if tail is None else _limited(tail + last, max_line_bytes)
+            if first < last:
+                yield from _whole_lines(piece[first + 1 : last], max_line_bytes)
+        tail = None if tail is None else _limited(tail + piece[last + 1 :], max_line_bytes)
     if tail != b"":
         yield tail
+
+
+def _whole_lines(piece: bytes, max_line_bytes: int) -> Iterator[str | bytes | None]:
+    """Yields the lines of a piece: decoded together where none needs a second look, else as bytes."""
+    if b"\0" not in piece and b"\r" not in piece:
+        try:
+            lines = piece.decode().split("\n")
+        except UnicodeDecodeError:
+            lines = []
+        if lines and (len(piece) <= max_line_bytes or _MOST_BYTES * max(map(len, lines)) <= max_line_bytes):
+            yield from lines
+            return
+    for line in piece.split(b"\n"):
+        yield _limited(line, max_line_bytes)
 
 
 def _limited(line: bytes | None, max_line_bytes: int) -> bytes | None:

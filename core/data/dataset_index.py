@@ -42,7 +42,8 @@ class DatasetIndex:
     """What a dataset holds and where it came from.
 
     `drops` counts by reason the lines that are in no shard: `lines_read` = rows of all splits + drops.
-    `settings` are those that decided the content, and `fingerprint` is their hash.
+    `settings` are those that decided the content, and `fingerprint` is their hash. `statistics` is the file of word
+    statistics, where they were asked for.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class DatasetIndex:
     cleaning: tuple[str, ...]
     settings: dict[str, Any]
     fingerprint: str
+    statistics: commit.FileRecord | None = None
 
     def rows(self, split: str) -> int:
         """Counts the rows of a split."""
@@ -113,6 +115,7 @@ def _parse(content: Mapping[str, Any], where: str) -> DatasetIndex:
         cleaning=tuple(map(_text, content["cleaning"])),
         settings=dict(content["settings"]),
         fingerprint=_text(content["fingerprint"]),
+        statistics=commit.FileRecord.from_json(content["statistics"], where) if content.get("statistics") else None,
     )
 
 

@@ -1,6 +1,6 @@
 """Which lanes a rank serves, and how a stream falls into windows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -85,11 +85,24 @@ def windows(stream: Stream, num_lanes: int, lanes: range, window: int, offset: i
     Raises:
         DataError: the stream is shorter than a token and a target for each lane.
     """
+    return variable_windows(stream, num_lanes, lanes, lambda _: window, offset, start)
+
+
+def variable_windows(
+    stream: Stream, num_lanes: int, lanes: range, size_at: Callable[[int], int], offset: int, start: int = 0
+) -> Iterator[Window]:
+    """Does what `windows` does, with a window of `size_at(begin)` tokens where one begins at token `begin`.
+
+    Raises:
+        DataError: the stream is shorter than a token and a target for each lane.
+    """
     length = lane_length(len(stream), num_lanes, offset)
-    for begin in range(start, length, window):
-        stop = min(begin + window, length)
+    begin = start
+    while begin < length:
+        stop = min(begin + size_at(begin), length)
         firsts = [offset + lane * length + begin for lane in lanes]
         yield _window(stream, firsts, stop - begin, num_targets=num_lanes * (stop - begin), stop=stop)
+        begin = stop
 
 
 def random_windows(

@@ -233,6 +233,8 @@ class Dataset:
         Raises:
             IntegrityError: something is not what the index says.
         """
+        if self.index.statistics is not None:
+            commit.verify(self.folder, [self.index.statistics])
         for name in self.index.splits:
             if (found := self.split(name)) is not None:
                 found.open_all()

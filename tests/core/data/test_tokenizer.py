@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import tokenizers
 from hypothesis import strategies as st
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from core import errors
 from core.data import cleaning, tokenizer
@@ -42,7 +43,7 @@ def names(made: tokenizer.Tokenizer) -> list[str]:
 @pytest.fixture(scope="module")
 def bpe() -> tokenizer.Tokenizer:
     lines = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
-    return tokenizer.train_bpe(iter(lines), 320, tokenizer.RESERVED)
+    return tokenizer.train_subwords("bpe", iter(lines), 320, tokenizer.RESERVED)
 
 
 def test_reserved_names_are_those_that_the_task_needs() -> None:
@@ -96,11 +97,84 @@ def test_decoding_words_and_characters_gives_the_text_back(lines: list[str]) -> 
         assert words.decode(words.encode(line)) == line.strip(" ")
 
 
-@hypothesis.given(st.text())
-def test_bytes_give_any_text_back(bpe: tokenizer.Tokenizer, text: str) -> None:
-    ids = bpe.encode(text)
-    assert bpe.decode(ids) == text
-    assert not set(ids) & {0, bpe.pad_id, bpe.bos_id, bpe.eos_id}
+LEARNT = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
+
+
+@pytest.fixture(scope="module")
+def learnt() -> dict[str, tokenizer.Tokenizer]:
+    kinds: tuple[Literal["bpe", "unigram", "wordpiece"], ...] = ("bpe", "unigram", "wordpiece")
+    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, tokenizer.RESERVED) for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@hypothesis.given(text=st.text())
+@hypothesis.example(text="<unk><pad> <eos>\0\u2581Ġ")
+def test_bytes_give_any_text_back(learnt: dict[str, tokenizer.Tokenizer], kind: str, text: str) -> None:
+    made = learnt[kind]
+    ids = made.encode(text)
+    assert made.decode(ids) == text
+    assert not set(ids) & {0, made.pad_id, made.bos_id, made.eos_id}
+
+
+@hypothesis.given(st.lists(st.text("thedri", min_size=1, max_size=9), max_size=5))
+def test_pieces_give_words_of_known_letters_back(learnt: dict[str, tokenizer.Tokenizer], words: list[str]) -> None:
+    """The 20 occurrences of each letter inside a word, and at its beginning, make each a piece of its own."""
+    text = " ".join(words)
+    made = learnt["wordpiece"]
+    ids = made.encode(text)
+    assert made.decode(ids) == text or made.unk_id in ids
+    assert made.decode(made.encode("the  die ☃ der")) == "the die <unk> der"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+def test_learnt_subwords_survive_json_and_hide_no_reserved_name(
+    learnt: dict[str, tokenizer.Tokenizer], kind: str
+) -> None:
+    made = learnt[kind]
+    assert made.vocabulary_size <= 320
+    assert tokenizer.Tokenizer.from_json(made.to_json(), "file") == made == pickle.loads(pickle.dumps(made))
+    ids = made.encode("the <eos> <pad>")
+    assert not set(ids) & {made.pad_id, made.bos_id, made.eos_id}
+    assert len(made.encode("the time")) < len("the time")
+
+
+def foreign(names: Sequence[str] = ("<unk>", "<eos>"), **changes: Any) -> str:
+    """A file as another program might make it: lower-cased, cut at white space and punctuation."""
+    library = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
+    library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=list(names), show_progress=False)
+    library.train_from_iterator(["It's a rose, a rose"], trainer)
+    return json.dumps(json.loads(library.to_str()) | changes)
+
+
+def test_a_ready_tokenizer_is_used_as_it_is() -> None:
+    made = tokenizer.load(foreign(), "rose.json", ("<unk>", "<eos>"))
+    library = tokenizers.Tokenizer.from_str(foreign())
+    assert made.encode("A Rose, IT's <tulip>") == library.encode("A Rose, IT's <tulip>").ids
+    assert (made.kind, made.eos_id, made.vocabulary_size) == ("loaded", 1, library.get_vocab_size())
+    assert made.eos_id not in made.encode("a <eos> rose")
+    assert tokenizer.Tokenizer.from_json(made.to_json(), "bundle") == made
+
+
+def test_a_ready_tokenizer_that_we_wrote_keeps_its_kind() -> None:
+    assert tokenizer.load(made("word", ["a b"]).to_json(), "words.json", ("<unk>",)) == made("word", ["a b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (foreign(("<unk>", "<pad>")), "does not reserve <eos>; give it the special tokens <unk> <eos>"),
+        (foreign(("[UNK]", "[SEP]")), "must reserve <unk> first"),
+        (foreign(("<unk>", "<eos>", "<s>")), "must reserve <unk> first"),
+        (foreign(truncation={"max_length": 3}), "has truncation"),
+        (foreign(model={"type": "none"}), "cannot be read"),
+        ("", "no valid JSON"),
+    ],
+)
+def test_a_ready_tokenizer_without_our_names_is_refused(text: str, message: str) -> None:
+    with pytest.raises(errors.DataError, match=rf"^tokenizer\.load: rose\.json: .*{message}"):
+        tokenizer.load(text, "rose.json", ("<unk>", "<eos>"))
 
 
 def test_ten_thousand_marks_on_one_letter_come_back(bpe: tokenizer.Tokenizer) -> None:
@@ -116,7 +190,7 @@ def test_batches_do_not_change_ids(bpe: tokenizer.Tokenizer) -> None:
 
 def test_equal_text_trains_an_equal_bpe() -> None:
     lines = ["a rose is a rose is a rose", "what is a rose"] * 3
-    first, second = (tokenizer.train_bpe(iter(lines), 300, tokenizer.RESERVED) for _ in range(2))
+    first, second = (tokenizer.train_subwords("bpe", iter(lines), 300, tokenizer.RESERVED) for _ in range(2))
     assert first.to_json() == second.to_json()
     assert first.vocabulary_size <= 300
 
@@ -130,8 +204,17 @@ def test_text_like_a_reserved_name_is_ordinary_text(bpe: tokenizer.Tokenizer, te
     assert bpe.decode(bpe.encode(text)) == characters.decode(characters.encode(text)) == text
 
 
+def test_the_word_unk_in_the_text_is_the_unknown_word_itself() -> None:
+    """WikiText writes `<unk>` for its rare words: one entry, the first, and never spent a second time."""
+    words = made("word", ["the <unk> of the <unk> <unk> , <eos>"], reserved=("<unk>", "<eos>"))
+    assert names(words) == ["<unk>", "<eos>", "the", "of", ","]
+    assert words.encode("<unk> of <eos> zebra") == [words.unk_id, 3, words.unk_id, words.unk_id]
+    assert names(made("word", ["a <unk> <unk> b a"], max_size=3)) == ["<unk>", "a", "b"]
+    assert tokenizer.Tokenizer.from_json(words.to_json(), "words.json").encode("<unk>") == [words.unk_id]
+
+
 def test_a_trained_bpe_never_merges_into_a_reserved_name() -> None:
-    greedy = tokenizer.train_bpe(iter(["<eos><eos> <eos>"] * 100), 400, tokenizer.RESERVED)
+    greedy = tokenizer.train_subwords("bpe", iter(["<eos><eos> <eos>"] * 100), 400, tokenizer.RESERVED)
     assert greedy.eos_id not in greedy.encode("<eos><eos> <eos>")
 
 
@@ -168,10 +251,10 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
         ("{", "no valid JSON"),
         ("\ufeff{}", "no valid JSON"),
         ("[]", "no tokenizer.json"),
-        ('{"model": {}}', "no tokenizer.json"),
+        ('{"model": 1}', "no tokenizer.json"),
         ('{"model": {"vocab": {"a": 1, "a": 2}}}', "two entries 'a'"),
-        (broken(lambda content: content.update(normalizer={"type": "NFC"})), "no tokenizer.json"),
-        (broken(lambda content: content.update(surprise=1)), "no tokenizer.json"),
+        (broken(lambda content: content.update(surprise=1)), "cannot be read"),
+        (broken(lambda content: content.update(padding={})), "has padding"),
         (broken(lambda content: content["added_tokens"].pop(1)), "reserve"),
         (broken(lambda content: content["added_tokens"].reverse()), "reserve"),
         (broken(lambda content: content.update(added_tokens=None)), "reserve"),
