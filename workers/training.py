@@ -6,7 +6,7 @@ import torch.distributed
 
 from core.models import compute
 from core.training import collective, loop
-from workers import ranks, telemetry
+from workers import examining, ranks, telemetry
 
 
 def run_rank(job: loop.TrainingJob, place: ranks.Place, hooks: loop.Hooks) -> loop.TrainingSummary:
@@ -14,4 +14,6 @@ def run_rank(job: loop.TrainingJob, place: ranks.Place, hooks: loop.Hooks) -> lo
     compute.set_threads(place.threads)
     group: collective.Collective = collective.Torch() if torch.distributed.is_initialized() else collective.Alone()
     recorder = telemetry.worker_recorder(str(group.rank))
-    return loop.train(dataclasses.replace(job, device=place.device), group, recorder, hooks)
+    job = dataclasses.replace(job, device=place.device)
+    validator = examining.Examiner(job.training.validation, job.compute, job.seed)
+    return loop.train(job, group, recorder, hooks, validator)

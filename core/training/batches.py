@@ -5,7 +5,7 @@ ranks there are.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,10 +19,11 @@ from core.training import truncation
 
 
 class TextContent(NamedTuple):
-    """A window of some lanes; all targets are valid, row after row."""
+    """A window of some lanes; all targets are valid, row after row. The weights are those of random truncation."""
 
     inputs_BT: Tensor
     targets_N: Tensor
+    weights_T: Sequence[float] = ()
 
 
 class PairsContent(NamedTuple):
@@ -43,7 +44,8 @@ class Batch(NamedTuple):
 
     `num_targets` counts the valid targets of all ranks. `num_own` are this rank's; with 0 of them the content is a
     row that counts for nothing, so that the rank takes part in what all ranks do. `consumed` is the place in the
-    epoch after it, and `fraction` the part of the epoch that is done then.
+    epoch after it, and `fraction` the part of the epoch that is done then. The learning rate of a step is multiplied
+    by the mean `rate_scale` of its batches.
     """
 
     content: Content
@@ -51,6 +53,7 @@ class Batch(NamedTuple):
     num_own: int
     consumed: int
     fraction: float
+    rate_scale: float = 1.0
 
 
 class Source(Protocol):
@@ -77,12 +80,20 @@ class SequentialLanes:
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the windows of an epoch; `consumed` counts the tokens of a lane."""
-        num_lanes = self._training.num_lanes
-        offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
-        length = lanes.lane_length(len(self._stream), num_lanes, offset)
-        size = truncation.window(self._training, length)
-        for found in lanes.windows(self._stream, num_lanes, self._lanes, size, offset, consumed):
-            yield text_batch(found, found.stop / length)
+        training, seed = self._training, self._seed
+        offset = lanes.epoch_offset(seed, epoch, training.window)
+        length = lanes.lane_length(len(self._stream), training.num_lanes, offset)
+        base = truncation.window(training, length)
+
+        def size_at(begin: int) -> int:
+            is_variable = training.truncation == "variable"
+            return truncation.variable_window(base, seed, epoch, begin) if is_variable else base
+
+        begin = consumed
+        for found in lanes.variable_windows(self._stream, training.num_lanes, self._lanes, size_at, offset, consumed):
+            batch = text_batch(found, found.stop / length)
+            yield _truncated(batch, training, seed, epoch, begin)._replace(rate_scale=size_at(begin) / base)
+            begin = found.stop
 
 
 class RandomWindows:
@@ -103,7 +114,16 @@ class RandomWindows:
         num_batches = -(-((len(self._stream) - 1 - offset) // window) // num_lanes)
         found_windows = lanes.random_windows(self._stream, num_lanes, self._lanes, window, self._seed, epoch, consumed)
         for found in found_windows:
-            yield text_batch(found, found.stop / (num_batches * window))
+            batch = text_batch(found, found.stop / (num_batches * window))
+            yield _truncated(batch, self._training, self._seed, epoch, found.stop - window)
+
+
+def _truncated(batch: Batch, training: training_settings.TrainingConfig, seed: int, epoch: int, start: int) -> Batch:
+    """The batch with the weights of random truncation in its content."""
+    content = batch.content
+    assert isinstance(content, TextContent)
+    weights_T = truncation.weights(training, seed, epoch, start, content.inputs_BT.shape[1])
+    return batch._replace(content=content._replace(weights_T=weights_T)) if weights_T else batch
 
 
 class BucketedPairs:
@@ -194,13 +214,14 @@ def blank(kind: str) -> Content:
 def to_device(content: Content, device: torch.device) -> Content:
     """Copies a batch to the device; on a GPU the copy runs beside the computation.
 
-    Lengths stay on the CPU, where they are read.
+    Lengths and weights stay on the CPU, where they are read.
     """
     if device.type == "cpu":
         return content
+    stay = ("source_lengths_B", "weights_T")
     moved = {
-        name: tensor if name == "source_lengths_B" else tensor.pin_memory().to(device, non_blocking=True)
-        for name, tensor in content._asdict().items()
+        name: value if name in stay else value.pin_memory().to(device, non_blocking=True)
+        for name, value in content._asdict().items()
     }
     return content._replace(**moved)
 

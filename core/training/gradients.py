@@ -1,12 +1,31 @@
-"""The global norm of a gradient and clipping by it."""
+"""Norms of a gradient and clipping by them, and what tells whether gradients live on through time."""
 
+import functools
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.config import training_settings
+from core.models import language_model, recurrence
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> torch.Tensor:
+class Limits(NamedTuple):
+    """What gradients are clipped to: the norm of all, or of each layer, or the entries; None: no limit."""
+
+    norm: float | None = None
+    value: float | None = None
+    by_layer: bool = False
+
+
+def limits(training: training_settings.TrainingConfig) -> Limits:
+    """The limits that the settings ask for."""
+    return Limits(training.clip_norm, training.clip_value, training.clip_by == "layer")
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
     """Scales all gradients together so that their global norm is at most `limit`; returns the norm before that.
 
     g ← min(1, θ/‖g‖) g with the norm over all parameters as one vector. Called once a step, after the gradients of
@@ -20,3 +39,105 @@ def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> torch.Tenso
     if limit is not None:
         nn.utils.clip_grads_with_norm_(owners, limit, norm)
     return norm
+
+
+def clip_within(model: nn.Module, within: Limits) -> Tensor:
+    """Clips by one of the limits; returns the global norm before that, as `clip` does."""
+    if within.value is None and not within.by_layer:
+        return clip(model.parameters(), within.norm)
+    norm = clip(model.parameters(), None)
+    if within.value is not None:
+        nn.utils.clip_grad_value_(model.parameters(), within.value)
+    else:
+        for parameters in layers(model).values():
+            clip(parameters, within.norm)
+    return norm
+
+
+def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters by the module that owns them, in order of declaration; one that is shared counts once."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        found.setdefault(name.rpartition(".")[0], []).append(parameter)
+    return found
+
+
+def norms(model: nn.Module) -> dict[str, float]:
+    """The norm of each layer's gradient."""
+    return {name: float(clip(parameters, None)) for name, parameters in layers(model).items()}
+
+
+def spectral_radii(model: nn.Module) -> dict[str, list[float]]:
+    """The largest eigenvalue, in size, of each recurrent matrix W_hh, by layer: one for each gate, in their order.
+
+    Below 1 a plain recurrent layer forgets, above 1 its gradients may explode.
+
+    Source: document 000 section 8.7.2.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        layer, _, own = name.rpartition(".")
+        if own.startswith("weight_hh"):
+            weight_GH = parameter.detach().to("cpu", torch.float64)
+            gates_NHH = weight_GH.reshape(-1, weight_GH.shape[1], weight_GH.shape[1])
+            found[layer] = torch.linalg.eigvals(gates_NHH).abs().amax(dim=-1).tolist()
+    return found
+
+
+def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict[str, float]:
+    """The mean of each layer's forget gate over a window from the initial state: what the memory keeps of a step.
+
+    Only layers whose cell has such a gate, and whose gates do not look at the memory, are told.
+
+    Source: document 003 section 2.2.
+    """
+    found: dict[str, float] = {}
+    gated = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, recurrence.Layer)
+        and module.kind.forget_gate is not None
+        and not module.kind.num_peepholes
+    ]
+    handles = [layer.register_forward_hook(functools.partial(_note_forget_gate, found, name)) for name, layer in gated]
+    with torch.no_grad():
+        model(inputs_BT, model.initial_state(inputs_BT.shape[0]))
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _note_forget_gate(found: dict[str, float], name: str, layer: recurrence.Layer, inputs: Any, outputs: Any) -> None:
+    """Computes the gate of all steps anew: the kernels do not give it away."""
+    x_BTE, before = inputs[:2]
+    y_BTH, _ = outputs
+    before_BTH = torch.cat((before[0].unsqueeze(1), y_BTH[:, :-1]), dim=1)
+    gates_BTG = layer.project(x_BTE) + layer.weights.product(before_BTH)
+    forget = layer.kind.forget_gate
+    assert forget is not None
+    found[name] = float(gates_BTG.chunk(layer.kind.num_gates, dim=-1)[forget].sigmoid().mean())
+
+
+def by_time_lag(model: language_model.LanguageModel, inputs_BT: Tensor, targets_B: Tensor) -> list[float]:
+    """How much of the last step's loss reaches each earlier state: the norm of its gradient there.
+
+    Entry k is ‖∂ℓ_T / ∂s_(T-1-k)‖, the mean over rows, with s the whole state (all layers and parts) that goes from a
+    step to the next: entry 0 is that of the state that enters the last step. Rows start from the zero state.
+
+    Source: document 000 section 8.7.2.
+    """
+    state = model.initial_state(inputs_BT.shape[0])
+    seen = []
+    with torch.enable_grad():
+        for tokens_B in inputs_BT.unbind(dim=1):
+            state = tuple(tuple(part.clone().requires_grad_() for part in layer) for layer in state)
+            seen.append(state)
+            features_BF, state = model.step(tokens_B, state)
+        loss = F.cross_entropy(model.logits(features_BF).float(), targets_B, reduction="sum")
+        flat = [part for before in reversed(seen) for layer in before for part in layer]
+        found = torch.autograd.grad(loss, flat)
+    per_state = len(found) // len(seen)
+    squares = [
+        sum(part.square().sum(dim=1) for part in found[at : at + per_state]) for at in range(0, len(found), per_state)
+    ]
+    return [float(torch.as_tensor(square_B).sqrt().mean()) for square_B in squares]

@@ -1,6 +1,7 @@
 """The training loop: from wherever the run is to its end, to a signal, or to numbers that are not finite."""
 
 import dataclasses
+import functools
 import math
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from core.data import shards
 from core.models import state as states
 from core.telemetry import catalog, recorder
 from core.training import (
+    averaging,
     batches,
     checkpoint,
     collective,
@@ -20,6 +22,8 @@ from core.training import (
     optimization,
     progress,
     randomness,
+    recording,
+    scheduled_sampling,
     starting,
     validation,
 )
@@ -66,10 +70,17 @@ class TrainingSummary:
         return {**content, "passed_over": list(self.passed_over)}
 
 
-def train(job: TrainingJob, group: collective.Collective, told: recorder.Recorder, hooks: Hooks) -> TrainingSummary:
+def train(
+    job: TrainingJob,
+    group: collective.Collective,
+    told: recorder.Recorder,
+    hooks: Hooks,
+    validator: validation.Validator | None = None,
+) -> TrainingSummary:
     """Trains a run from its newest checkpoint, or from the beginning, to its end.
 
-    Every rank of the group calls it. A run that is finished already is left as it is.
+    Every rank of the group calls it. A run that is finished already is left as it is. Without a validator the loss
+    is all that is validated.
 
     Raises:
         DivergedError: gradients were not finite several steps in a row; the message names the last good checkpoint.
@@ -85,9 +96,9 @@ def train(job: TrainingJob, group: collective.Collective, told: recorder.Recorde
         told.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
     if claimed.is_finished:
         return _summary(claimed.state, claimed, claimed.search.found, None, group, False, started_s)
-    loop = _Loop(job, starting.begin(job, claimed, dataset, group), group, told, hooks)
+    start = starting.begin(job, claimed, dataset, group)
+    loop = _Loop(job, start, group, told, hooks, validator or validation.LossOnly())
     is_interrupted = loop.run()
-    start = loop.start
     return _summary(start.state, claimed, start.newest, loop.loss_nats, group, is_interrupted, started_s)
 
 
@@ -101,10 +112,11 @@ class _Loop:
         group: collective.Collective,
         told: recorder.Recorder,
         hooks: Hooks,
+        validator: validation.Validator,
     ) -> None:
         self.start = start
         self.loss_nats: float | None = None
-        self._job, self._group, self._told, self._hooks = job, group, told, hooks
+        self._job, self._group, self._told, self._hooks, self._validator = job, group, told, hooks, validator
         self._meter = meter.Meter(start.state, job.training, group, told, start.learner.device)
         self._record = progress.Record(job.root, start.epoch)
         self._has_validation = start.dataset.split("valid") is not None
@@ -124,12 +136,15 @@ class _Loop:
                 raise errors.DataError(f"{self._job.dataset}: the training split gives no batch; use more data")
 
     def _step(self, micro_batches: list[batches.Batch], ends_epoch: bool) -> None:
-        start, state = self.start, self.start.state
+        start, state, training = self.start, self.start.state, self._job.training
         started_s = time.perf_counter()
-        rate = optimization.rate(self._job.training, state.step, state.epochs_done, state.losses)
-        optimization.set_rate(start.learner.optimizer, rate)
+        self._go_back_if_due()
+        rate = optimization.rate(training, state.step, state.epochs_done, state.losses)
+        rate *= sum(batch.rate_scale for batch in micro_batches) / len(micro_batches)
+        optimization.prepare(start.learner.optimizer, rate, training, state.losses)
         randomness.seed_step(self._job.seed, state.step, self._group.rank)
-        outcome = start.learner.take(micro_batches, start.hidden, start.source.carries_state)
+        own_share = scheduled_sampling.share(training.scheduled_sampling, state.step)
+        outcome = start.learner.take(micro_batches, start.hidden, start.source.carries_state, own_share)
         start.hidden = outcome.state if start.source.carries_state and not ends_epoch else None
         num_targets = sum(batch.num_targets for batch in micro_batches)
         num_own = sum(batch.num_own for batch in micro_batches)
@@ -141,6 +156,21 @@ class _Loop:
         if ends_epoch:
             state.epoch, state.consumed, state.fraction = state.epoch + 1, 0, 0.0
         self._meter.add(outcome, num_targets, num_own, rate, time.perf_counter() - started_s)
+
+    def _go_back_if_due(self) -> None:
+        """Takes the best weights again where a validation just now made a rate on plateau fall.
+
+        Whether it is due follows from the state alone, so a run that was stopped right here does it too.
+        """
+        training, state = self._job.training, self.start.state
+        if not training.reload_best or not state.history or state.history[-1].step != state.step:
+            return
+        patience = training.decay_patience
+        if optimization.decays(state.losses, patience) > optimization.decays(state.losses[:-1], patience):
+            find = functools.partial(checkpoint.find_best, self._job.root)
+            best = collective.from_first(self._group, "the best checkpoint", find)
+            if best is not None:
+                starting.reload(self.start.learner, best)
 
     def _after_step(self, ends_epoch: bool) -> tuple[bool, bool]:
         """Records, validates and saves what is due; returns whether the run is finished, and whether to stop."""
@@ -157,10 +187,14 @@ class _Loop:
             self.loss_nats = row["loss_nats"]
         every = training.validate_every_steps
         is_due = ends_epoch if every is None else state.step % every == 0
-        found = self._validate() if self._has_validation and (is_due or is_last) else None
+        found = None
+        if self._has_validation and (is_due or is_last):
+            with averaging.showing_averages(self.start.learner.optimizer):
+                found = self._validate()
         is_finished = starting.is_finished(state, training)
         if found or is_finished or is_stopped or state.step % training.checkpoint_every_steps == 0:
-            self._save(found)
+            with averaging.showing_averages(self.start.learner.optimizer):
+                self._save(found)
         if self._group.rank == 0:
             now = self._meter.progress(is_finished or is_stopped or found is not None)
             if now is not None:
@@ -179,9 +213,14 @@ class _Loop:
         )
         if not math.isfinite(found.nll_nats):
             raise self._diverged()
+        examined = self._validator.examine(start.bundle(self._job), start.dataset, group, start.learner.device)
+        start.learner.objective.train()
+        found = dataclasses.replace(found, bleu=examined.bleu)
         start.state.history.append(found)
         if group.rank == 0:
             self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
+            for row in recording.of_validation(start, self._job.training, examined):
+                self._record.add(row)
             self._told.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
         return found
 

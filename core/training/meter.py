@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Meter:
         self._num_tokens = self._num_own = self._num_applied = 0
         self._row: dict[str, Any] = {}
         self._rate, self._norm = 0.0, math.nan
+        self._layer_norms: Mapping[str, float] = {}
         self._watched_s = -math.inf
         told.count(catalog.TRAIN_STEPS, 0, rank=self._rank)
         if group.rank == 0:
@@ -41,7 +43,7 @@ class Meter:
     def add(self, outcome: step.Outcome, num_targets: int, num_own: int, rate: float, elapsed_s: float) -> None:
         """Takes note of a step; reads nothing from the device."""
         self._durations_s.append(elapsed_s)
-        self._rate, self._norm = rate, outcome.norm
+        self._rate, self._norm, self._layer_norms = rate, outcome.norm, outcome.layer_norms
         self._num_tokens += num_targets
         self._num_own += num_own
         if outcome.is_applied:
@@ -76,6 +78,8 @@ class Meter:
             "num_tokens": state.num_tokens,
             "num_skipped": state.num_skipped,
         }
+        if self._layer_norms and all(map(math.isfinite, self._layer_norms.values())):
+            self._row["layer_norms"] = dict(self._layer_norms)
         self._tell()
         state.loss_sum = state.nll_sum = 0.0
         state.num_stale_targets = 0

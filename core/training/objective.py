@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import checkpoint
 
-from core.models import factory
+from core.config import training_settings
+from core.models import factory, language_model
 from core.models import state as states
-from core.training import batches, truncation
+from core.training import batches, scheduled_sampling, truncation
 
 SLICE_ROWS = 256
 """Rows of logits that exist at a time: the fastest of 64, 256 and 1,024 for 5,000 to 18,000 entries on a CPU."""
@@ -37,31 +39,55 @@ class Scores(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Model and loss as one module, so that DDP sees every use of a parameter in its forward call."""
+    """Model and loss as one module, so that DDP sees every use of a parameter in its forward call.
 
-    def __init__(self, model: factory.Model, label_smoothing: float = 0.0) -> None:
+    `activation` and `temporal` are the weights of AR and TAR; `target_window` is where the gradients of long targets
+    stop. See the settings of these names.
+    """
+
+    def __init__(
+        self,
+        model: factory.Model,
+        label_smoothing: float = 0.0,
+        activation: float = 0.0,
+        temporal: float = 0.0,
+        target_window: int | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
+        self.activation, self.temporal = activation, temporal
+        self.target_window = target_window
 
-    def forward(self, content: batches.Content, state: states.State | None) -> Sums:
+    def forward(self, content: batches.Content, state: states.State | None, own_share: float = 0.0) -> Sums:
         """The sums of a batch, and the state after it, cut from its history.
 
         Args:
             content: the batch, on the model's device.
             state: of a language model, where its rows go on; None starts them from the zero state.
+            own_share: of pairs, the share of the decoder's inputs that are the model's own words.
         """
-        features_NF, state = self._features(content, state)
-        bias_V = self.model.output_bias_V
-        loss, nll = token_losses(
-            features_NF, self.model.output_weight_VF, bias_V, content.targets_N, self.label_smoothing
-        )
-        return Sums(loss, nll, None if state is None else truncation.cut(state))
+        if isinstance(content, batches.PairsContent):
+            features_BTF = self._decoded(content, own_share)
+            features_NF = features_BTF.flatten(0, 1).index_select(0, content.valid_N)
+            return Sums(*self._losses(features_NF, content.targets_N), None)
+        outputs = self._text(content, state)
+        loss, nll = self._losses(outputs.features_BTF.flatten(0, 1), content.targets_N)
+        if self.activation:
+            loss = loss + self.activation * activation_penalty(outputs.features_BTF)
+        if self.temporal:
+            loss = loss + self.temporal * temporal_penalty(outputs.raw_BTH)
+        return Sums(loss, nll, truncation.cut(outputs.state))
 
     @torch.no_grad()
     def score(self, content: batches.Content, state: states.State | None) -> Scores:
         """The log-likelihood of a batch, and how many targets were the likeliest token."""
-        features_NF, state = self._features(content, state)
+        if isinstance(content, batches.PairsContent):
+            features_BTF = self.model(content.source_BS, content.source_lengths_B, content.inputs_BT)
+            features_NF, state = features_BTF.flatten(0, 1).index_select(0, content.valid_N), None
+        else:
+            outputs = self._text(content, state)
+            features_NF, state = outputs.features_BTF.flatten(0, 1), outputs.state
         nll = torch.zeros((), dtype=torch.float64, device=features_NF.device)
         num_right = torch.zeros((), dtype=torch.int64, device=features_NF.device)
         pieces = zip(torch.split(features_NF, SLICE_ROWS), torch.split(content.targets_N, SLICE_ROWS), strict=True)
@@ -71,15 +97,90 @@ class Objective(nn.Module):
             num_right += (logits.argmax(dim=-1) == targets).sum()
         return Scores(nll, num_right, state)
 
-    def _features(self, content: batches.Content, state: states.State | None) -> tuple[Tensor, states.State | None]:
-        """The features of all valid positions, row after row."""
-        if isinstance(content, batches.TextContent):
-            if state is None:
-                state = self.model.initial_state(content.inputs_BT.shape[0])  # type: ignore[arg-type]
-            features_BTF, state = self.model(content.inputs_BT, state)
-            return features_BTF.flatten(0, 1), state
-        features_BTF = self.model(content.source_BS, content.source_lengths_B, content.inputs_BT)
-        return features_BTF.flatten(0, 1).index_select(0, content.valid_N), None
+    def _losses(self, features_NF: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        if isinstance(model, language_model.LanguageModel) and model.adaptive is not None:
+            nll = model.adaptive.nll(features_NF, targets_N)
+            return nll, nll.detach()
+        return token_losses(features_NF, model.output_weight_VF, model.output_bias_V, targets_N, self.label_smoothing)
+
+    def _text(self, content: batches.TextContent, state: states.State | None) -> language_model.Outputs:
+        """The outputs of a window, in pieces where random truncation may cut it."""
+        model, inputs_BT = self.model, content.inputs_BT
+        assert isinstance(model, language_model.LanguageModel)
+        if state is None:
+            state = model.initial_state(inputs_BT.shape[0])
+        if not content.weights_T:
+            return model.outputs(inputs_BT, state)
+        found = []
+        for begin, end, weight in truncation.pieces(content.weights_T, inputs_BT.shape[1]):
+            found.append(model.outputs(inputs_BT[:, begin:end], truncation.weighted(state, weight)))
+            state = found[-1].state
+        features_BTF = torch.cat([outputs.features_BTF for outputs in found], dim=1)
+        return language_model.Outputs(features_BTF, torch.cat([outputs.raw_BTH for outputs in found], dim=1), state)
+
+    def _decoded(self, content: batches.PairsContent, own_share: float) -> Tensor:
+        """The features of padded targets.
+
+        Where a target is longer than the window, the state goes on as a number, and a window's activations are computed
+        again in the backward pass: memory does not grow with the target but for its features. The source is encoded
+        once, so that the gradients of all windows reach the encoder through what the decoder looks at.
+        """
+        model, inputs_BT = self.model, content.inputs_BT
+        assert not isinstance(model, language_model.LanguageModel)
+        length = inputs_BT.shape[1]
+        window = self.target_window or length
+        if own_share == 0.0 and length <= window:
+            features_BTF: Tensor = model(content.source_BS, content.source_lengths_B, inputs_BT)
+            return features_BTF
+        memory = model.encode(content.source_BS, content.source_lengths_B)
+        if own_share > 0.0:
+            inputs_BT = scheduled_sampling.mixed(model, memory, inputs_BT, own_share)
+        state = model.initial_state(memory)
+        if length <= window:
+            return model.decode(inputs_BT, memory, state)[0]
+        found = []
+        for start in range(0, length, window):
+            piece_BT = inputs_BT[:, start : start + window]
+            features_BTF, state = checkpoint.checkpoint(model.decode, piece_BT, memory, state, use_reentrant=False)
+            state = truncation.cut(state)
+            found.append(features_BTF)
+        return torch.cat(found, dim=1)
+
+
+def build(model: factory.Model, training: training_settings.TrainingConfig) -> Objective:
+    """The objective that the settings ask for."""
+    return Objective(
+        model,
+        training.label_smoothing,
+        training.activation_regularization,
+        training.temporal_activation_regularization,
+        training.target_window,
+    )
+
+
+def activation_penalty(features_BTF: Tensor) -> Tensor:
+    """AR: the mean square over a position's features, summed over the B T positions.
+
+    Divided by the number of targets, as the loss is, it is the mean over all entries: as the authors' program adds it
+    to the mean loss of a token. The features are those after dropout.
+
+    Source: Merity, McCann and Socher 2017, Revisiting Activation Regularization for Language RNNs.
+    """
+    return features_BTF.float().square().mean(dim=-1).sum()
+
+
+def temporal_penalty(raw_BTH: Tensor) -> Tensor:
+    """TAR: the mean square of what changes from a step to the next, times the B T positions of the window.
+
+    Divided by the number of targets it is the mean over the B (T - 1) H differences. A window of one step has none.
+
+    Source: as of `activation_penalty`.
+    """
+    length = raw_BTH.shape[1]
+    if length == 1:
+        return raw_BTH.new_zeros((), dtype=torch.float32)
+    return raw_BTH.float().diff(dim=1).square().mean(dim=-1).sum() * (length / (length - 1))
 
 
 def token_losses(

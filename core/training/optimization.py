@@ -12,14 +12,16 @@ from torch import nn
 
 from core import errors
 from core.config import training_settings
+from core.training import averaging
 
 
 def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of a model's parameters; its rate is set before each step. Fused: one pass over all weights."""
     parameters = list(model.parameters())
     rate, decay = training.learning_rate, training.weight_decay
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
+    if training.optimizer in ("sgd", "asgd"):
+        sgd = torch.optim.SGD if training.optimizer == "sgd" else averaging.AveragedSGD
+        return sgd(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr=rate, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True)
 
@@ -28,6 +30,15 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def prepare(
+    optimizer: torch.optim.Optimizer, rate: float, training: training_settings.TrainingConfig, history: Sequence[float]
+) -> None:
+    """Sets what the next step follows: its rate, and whether averages are kept from now on."""
+    set_rate(optimizer, rate)
+    if isinstance(optimizer, averaging.AveragedSGD) and not optimizer.is_averaging:
+        optimizer.is_averaging = averaging.is_triggered(history, training.non_monotone_interval)
 
 
 def rate(training: training_settings.TrainingConfig, step: int, epochs_done: float, history: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from core import errors
 from core.storage import location
@@ -22,21 +22,35 @@ def perplexity(nll_nats: float) -> float:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens."""
+    """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
+
+    `bleu` is that of the lines that were translated, in percent; None where none were.
+    """
 
     step: int
     nll_nats: float
     accuracy: float
     num_tokens: int
+    bleu: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, perplexity among them, as they stand in manifests and in the record."""
-        return {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
+        """The figures, perplexity among them, as they stand in manifests and in the record; BLEU where there is one."""
+        content = {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
+        if self.bleu is None:
+            del content["bleu"]
+        return content
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote."""
-        return cls(int(value["step"]), float(value["nll_nats"]), float(value["accuracy"]), int(value["num_tokens"]))
+        bleu = value.get("bleu")
+        return cls(
+            int(value["step"]),
+            float(value["nll_nats"]),
+            float(value["accuracy"]),
+            int(value["num_tokens"]),
+            None if bleu is None else float(bleu),
+        )
 
 
 @dataclass
@@ -78,6 +92,12 @@ class State:
     def losses(self) -> list[float]:
         """The validation losses so far, in nats."""
         return [validation.nll_nats for validation in self.history]
+
+    def watched(self, metric: Literal["perplexity", "bleu"]) -> list[float]:
+        """The validations so far as numbers of which the lowest is the best."""
+        if metric == "perplexity":
+            return self.losses
+        return [math.inf if validation.bleu is None else -validation.bleu for validation in self.history]
 
     def to_json(self) -> dict[str, Any]:
         """The state as a checkpoint keeps it; floats are kept to the bit."""

@@ -11,13 +11,15 @@ import torch
 from core import errors
 from core.config import model_settings, schema, training_settings
 from core.data import lanes, shards
-from core.models import bundle, compute, factory
+from core.models import bundle, compute, factory, pretrained
 from core.models import state as states
 from core.storage import location
 from core.training import (
+    averaging,
     batches,
     checkpoint,
     collective,
+    gradients,
     objective,
     optimization,
     progress,
@@ -39,7 +41,7 @@ class TrainingJob:
     root: location.Location
     name: str
     seed: int
-    model: model_settings.ModelConfig
+    model: model_settings.NetworkConfig
     training: training_settings.TrainingConfig
     compute: schema.ComputeConfig
     dataset: location.Location
@@ -85,7 +87,7 @@ def is_finished(state: progress.State, training: training_settings.TrainingConfi
     if state.epoch >= training.epochs or (training.max_steps is not None and state.step >= training.max_steps):
         return True
     stop = training.early_stop
-    return stop is not None and optimization.validations_since_best(state.losses) >= stop.patience
+    return stop is not None and optimization.validations_since_best(state.watched(stop.metric)) >= stop.patience
 
 
 def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
@@ -133,14 +135,15 @@ def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     precision: compute.Precision = claimed.settings["precision"]
     matmul = compute.use_matmul(job.compute.matmul, precision)
     device = torch.device(job.device)
-    learned = objective.Objective(_first_model(job, dataset), job.training.label_smoothing).to(device).train()
+    learned = objective.build(_first_model(job, dataset, claimed.search.found is None), job.training).to(device).train()
     learner = step.Learner(
         learned,
         step.replicate(learned, group),
         optimization.build(learned.model, job.training),
         device,
         precision,
-        job.training.clip_norm,
+        gradients.limits(job.training),
+        job.training.record_gradients,
     )
     learner.warm_up(batches.blank(dataset.kind))
     found, hidden = claimed.search.found, None
@@ -169,6 +172,9 @@ def _compare(
         return
     if job.fresh and theirs.get("attempt") != job.attempt:
         raise errors.LockedError(f"{found.folder}: --fresh, but this root holds a checkpoint; use another root")
+    # A setting that is younger than the checkpoint was then what its default does now.
+    younger = type(job.model)(kind=job.model.kind).model_dump(mode="json")  # type: ignore[arg-type]
+    theirs = {**theirs, "model": {**younger, **theirs.get("model", {})}}
     for name in ("model", "dataset", "seed"):
         if theirs.get(name) != ours[name]:
             raise errors.LockedError(
@@ -184,20 +190,26 @@ def _shown(theirs: Any, ours: Any) -> str:
     return f"{theirs!r}, now {ours!r}"
 
 
-def _first_model(job: TrainingJob, dataset: shards.Dataset) -> factory.Model:
+def _first_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> factory.Model:
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in dataset.codecs.items()}
     pad_id = batches.pairs_ids(dataset).pad if dataset.kind == "pairs" else None
     randomness.seed_initialisation(job.seed)
-    return factory.build(job.model, sizes, pad_id)
+    model = factory.build(job.model, sizes, pad_id)
+    for role, text in job.training.embeddings.items() if is_new else ():
+        if role not in dataset.codecs:
+            raise errors.UsageError(f"training.embeddings: {role} is no side of this corpus; it has {', '.join(sizes)}")
+        words = dataset.codecs[role].tokenizer
+        tokens = [words.token(index) for index in range(words.vocabulary_size)]
+        found = pretrained.load(location.Location.parse(text, "training.embeddings"), tokens, model, role)
+        _log.info("embeddings of %s: %d of %d entries come from %s", role, found, len(tokens), text)
+    return model
 
 
 def _restore(
     job: TrainingJob, learner: step.Learner, found: checkpoint.CheckpointRef, group: collective.Collective
 ) -> states.State | None:
     """Loads weights and optimiser; returns the state of this rank's lanes."""
-    _load_weights(learner, bundle.load(found.bundle))
-    restored = checkpoint.load(found)
-    optimization.load_named(learner.objective.model, learner.optimizer, restored.optimizer)
+    restored = reload(learner, found)
     if restored.hidden is None:
         return None
     own = lanes.lanes_of_rank(group.rank, group.world_size, job.training.num_lanes)
@@ -208,6 +220,19 @@ def _restore(
         )
     rows = torch.arange(own.start, own.stop)
     return tuple(tuple(part.to(learner.device) for part in layer) for layer in states.select(restored.hidden, rows))
+
+
+def reload(learner: step.Learner, found: checkpoint.CheckpointRef) -> checkpoint.Restored:
+    """Loads the weights and the optimiser of a checkpoint; returns all that it holds besides the bundle.
+
+    Raises:
+        IntegrityError: a file of the checkpoint is damaged.
+    """
+    _load_weights(learner, bundle.load(found.bundle))
+    restored = checkpoint.load(found)
+    optimization.load_named(learner.objective.model, learner.optimizer, restored.optimizer)
+    averaging.swap(learner.optimizer)
+    return restored
 
 
 def _load_weights(learner: step.Learner, loaded: bundle.Bundle) -> None:

@@ -1,8 +1,8 @@
 """One optimiser step: forward and backward over micro-batches, one all-reduce, clipping, one update."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -19,13 +19,15 @@ class Outcome(NamedTuple):
     """What a step did; the sums are this rank's and stay on the device.
 
     `norm` is that of the gradient of all ranks before clipping. A step whose norm is not finite is not applied: all
-    ranks have the same sum, so all leave it out together, and the state starts from zero again.
+    ranks have the same sum, so all leave it out together, and the state starts from zero again. `layer_norms` are
+    those before clipping too, if they are recorded.
     """
 
     sums_2: Tensor  # the loss that is minimised, and the negative log-likelihood
     norm: float
     is_applied: bool
     state: states.State | None
+    layer_norms: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,20 @@ class Learner:
     optimizer: torch.optim.Optimizer
     device: torch.device
     precision: compute.Precision
-    clip_norm: float | None
+    limits: gradients.Limits = field(default_factory=gradients.Limits)
+    records_norms: bool = False
 
-    def take(self, micro_batches: Sequence[batches.Batch], state: states.State | None, carries_state: bool) -> Outcome:
+    def take(
+        self,
+        micro_batches: Sequence[batches.Batch],
+        state: states.State | None,
+        carries_state: bool,
+        own_share: float = 0.0,
+    ) -> Outcome:
         """Does one step. The gradient is that of the mean loss over the valid targets of all ranks.
 
-        Where state is carried, each micro-batch starts from that of the one before; else from none.
+        Where state is carried, each micro-batch starts from that of the one before; else from none. `own_share` is that
+        of scheduled sampling.
 
         The norm is read once, the only moment at which a GPU is waited for.
         """
@@ -53,17 +63,18 @@ class Learner:
             with contextlib.nullcontext() if is_last else self._without_sync():
                 with compute.autocast(str(self.device), self.precision):
                     content = batches.to_device(batch.content, self.device)
-                    loss, nll, after = self.replica(content, state)
+                    loss, nll, after = self.replica(content, state, own_share)
                 state = after if carries_state else None
                 weight = 1.0 if batch.num_own else 0.0
                 (loss * (weight / num_targets)).backward()
                 sums_2 += weight * torch.stack((loss.detach(), nll))
-        norm = float(gradients.clip(self.replica.parameters(), self.clip_norm))
+        layer_norms = gradients.norms(self.objective.model) if self.records_norms else {}
+        norm = float(gradients.clip_within(self.objective.model, self.limits))
         is_applied = abs(norm) < float("inf")
         if is_applied:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return Outcome(sums_2, norm, is_applied, state if is_applied else None)
+        return Outcome(sums_2, norm, is_applied, state if is_applied else None, layer_norms)
 
     def warm_up(self, content: batches.Content) -> None:
         """Takes a step without effect.

@@ -1,7 +1,7 @@
-"""The loss on held-out data: one number that does not depend on how many ranks compute it."""
+"""The loss on held-out data: one number that does not depend on how many ranks compute it; and who looks further."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch
 from core import errors
 from core.config import training_settings
 from core.data import buckets, lanes, shards
-from core.models import compute
+from core.models import bundle, compute
 from core.models import state as states
 from core.training import batches, collective, objective, progress
 
@@ -19,6 +19,38 @@ class Piece(NamedTuple):
 
     content: batches.Content
     follows_last_row: bool = False
+
+
+class Sample(NamedTuple):
+    """What a model makes of a line of the validation split: a translation, or how it goes on."""
+
+    source: str
+    output: str
+    reference: str
+
+
+class Examination(NamedTuple):
+    """BLEU in percent, if lines were translated, and some samples."""
+
+    bleu: float | None = None
+    samples: tuple[Sample, ...] = ()
+
+
+class Validator(Protocol):
+    """Looks at what a model says, not only at its loss; training is handed one, for it knows no decoding."""
+
+    def examine(
+        self, trained: bundle.Bundle, dataset: shards.Dataset, group: collective.Collective, device: torch.device
+    ) -> Examination:
+        """What the model says to lines of the validation split; all ranks together, and all get the same."""
+
+
+class LossOnly:
+    """Looks no further than the loss."""
+
+    def examine(self, *_: object) -> Examination:
+        """Nothing."""
+        return Examination()
 
 
 def validate(

@@ -93,7 +93,7 @@ def _write(
 
 
 def job(
-    root: Path, dataset: location.Location, model: model_settings.ModelConfig = TEXT, seed: int = 1, **training: Any
+    root: Path, dataset: location.Location, model: model_settings.NetworkConfig = TEXT, seed: int = 1, **training: Any
 ) -> loop.TrainingJob:
     defaults: dict[str, Any] = {"num_lanes": 6, "window": 5} if model.kind == "language_model" else {"batch_tokens": 40}
     settings = {**defaults, "epochs": 2, "learning_rate": 0.01, "checkpoint_every_steps": 10_000, **training}

@@ -88,7 +88,7 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         optimizer = optimization.build(learned.model, making.job(Path("/x"), making.place(Path("/x"))).training)
         replica = step.replicate(learned, group)
         assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
-        made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", None)
+        made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32")
         made.warm_up(batches.blank("text"))
         return made
 

@@ -13,7 +13,7 @@ from core.models import bundle
 from core.reporting import history
 from core.storage import location
 from core.telemetry import recorder
-from core.training import checkpoint, collective, loop, starting, step
+from core.training import checkpoint, collective, loop, starting, step, validation
 from tests.core.training import making
 
 WET = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
@@ -29,6 +29,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
     return making.pairs_dataset(tmp_path_factory.mktemp("pairs"))
 
 
+# The third validation, at step 6, is worse than the second: a stop comes right between the decay and the reload.
+RELOADING: dict[str, Any] = {
+    "schedule": "plateau",
+    "decay_patience": 0,
+    "decay_factor": 0.5,
+    "reload_best": True,
+    "learning_rate": 1.0,
+    "validate_every_steps": 2,
+    "epochs": 1,
+}
+
+
 def _steps(root: Path) -> list[dict[str, Any]]:
     return [dict(row) for row in history.read(making.place(root)) if row["kind"] == "step"]
 
@@ -40,6 +52,10 @@ def _steps(root: Path) -> list[dict[str, Any]]:
         ("text", {"sampling": "random", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5}),
         ("text", {"schedule": "plateau", "validate_every_steps": 3, "accumulate": 2}),
         ("text", {"truncation": "none", "epochs": 12}),
+        ("text", {"truncation": "variable", "window": 8, "optimizer": "asgd", "non_monotone_interval": None}),
+        ("text", {"truncation": "random", "cut_every": 2, "temporal_activation_regularization": 1.0, "epochs": 2}),
+        ("text", RELOADING),
+        ("pairs", {"target_window": 3, "scheduled_sampling": {"start": 0.1, "end": 0.6, "over_steps": 9}, "epochs": 2}),
         ("pairs", {"schedule": "inverse_sqrt", "label_smoothing": 0.1}),
     ],
 )
@@ -153,10 +169,84 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: P
 def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.Location) -> None:
     assert making.train(making.job(tmp_path / "steps", text, max_steps=7)).step == 7
     settings: dict[str, Any] = {"epochs": 50, "learning_rate": 1e-9, "optimizer": "sgd", "validate_every_steps": 2}
-    stop = {"metric": "perplexity", "patience": 3}
+    stop: dict[str, Any] = {"metric": "perplexity", "patience": 3}
     one = making.job(tmp_path / "early", text, early_stop=stop, **settings)
     # So small a rate changes no weight: the first validation stays the best, and three more follow.
     assert making.train(one).step == 8
+
+
+def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Location) -> None:
+    """BLEU 10, 30, 20, 25: two validations after the best one. The loss gets better all the while."""
+
+    class Scripted:
+        def __init__(self) -> None:
+            self.bleus = iter([10.0, 30.0, 20.0, 25.0, 40.0])
+
+        def examine(self, *_: object) -> validation.Examination:
+            sample = validation.Sample("in", "out", "right")
+            return validation.Examination(next(self.bleus), (sample,))
+
+    stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
+    settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
+    one = making.job(tmp_path, pairs, making.PAIRS, **settings)
+    summary = loop.train(one, collective.Alone(), recorder.NullRecorder(), making.Watch(), Scripted())
+    assert summary.epochs_done == 4
+    assert summary.validation is not None
+    assert summary.validation.bleu == 25.0
+    rows = history.read(making.place(tmp_path))
+    assert [row["bleu"] for row in rows if row["kind"] == "validation"] == [10.0, 30.0, 20.0, 25.0]
+    samples = [row["samples"] for row in rows if row["kind"] == "samples"]
+    assert samples == [[{"source": "in", "output": "out", "reference": "right"}]] * 4
+    assert making.train(one).step == summary.step  # what stopped it is in the checkpoint
+
+
+def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Path, text: location.Location) -> None:
+    """So high a rate makes things worse at once; the step after the decay starts from the best validation."""
+    settings: dict[str, Any] = {
+        "schedule": "plateau",
+        "reload_best": True,
+        "decay_patience": 0,
+        "decay_factor": 1e-9,
+        "optimizer": "sgd",
+        "learning_rate": 8.0,
+        "clip_norm": None,
+        "validate_every_steps": 1,
+        "keep_checkpoints": 1,
+    }
+    summary = making.train(making.job(tmp_path / "run", text, max_steps=9, **settings))
+    assert summary.best_validation is not None
+    found = summary.best_validation
+    rows = [row for row in history.read(making.place(tmp_path / "run")) if row["kind"] == "validation"]
+    fallen = next(at for at in range(1, len(rows)) if rows[at]["nll_nats"] > rows[at - 1]["nll_nats"])
+    assert rows[fallen]["nll_nats"] > found.nll_nats + 0.01
+    assert all(row["nll_nats"] == pytest.approx(found.nll_nats, abs=1e-4) for row in rows[fallen + 1 :])
+    assert len(rows) > fallen + 1
+
+
+def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Location) -> None:
+    making.train(making.job(tmp_path, text, record_gradients=True, max_steps=10))
+    rows = history.read(making.place(tmp_path))
+    (step_row,) = [row for row in rows if row["kind"] == "step"]
+    total = sum(norm**2 for norm in step_row["layer_norms"].values()) ** 0.5
+    assert total == pytest.approx(step_row["gradient_norm"], rel=1e-5)
+    (gradients_row,) = [row for row in rows if row["kind"] == "gradients"]
+    ((_, radii),) = gradients_row["spectral_radii"].items()
+    assert len(radii) == 4
+    assert len(gradients_row["norms_by_lag"]) == 5
+    assert all(0 < mean < 1 for mean in gradients_row["forget_gates"].values())
+    assert gradients_row["norms_by_lag"][0] > gradients_row["norms_by_lag"][4] > 0
+
+
+def test_the_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: location.Location) -> None:
+    making.train(making.job(tmp_path, text, truncation="variable", window=20, log_every_steps=1, epochs=4))
+    rows = _steps(tmp_path)
+    full = [row for row in rows if row["fraction"] > 0]  # the last window of an epoch is short, its rate is not
+    assert len({row["learning_rate"] for row in full}) > 5
+    before = 0
+    for row in rows:
+        if row in full and row["fraction"] < 1:
+            assert row["learning_rate"] == pytest.approx(0.01 * (row["num_tokens"] - before) / 6 / 20)
+        before = row["num_tokens"]
 
 
 def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text: location.Location) -> None:

@@ -1,0 +1,72 @@
+"""Laws of several ranks hold for every kind of layer, and whatever is dropped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import model_settings
+from core.reporting import history
+from tests.core.training import making
+
+pytestmark = pytest.mark.ddp
+
+SIZES: dict[str, Any] = {"hidden_size": 8, "embedding_size": 8, "num_layers": 2}
+TEXT = model_settings.LanguageModelConfig(
+    kind="language_model",
+    cell="lstm_peephole",
+    connections="residual",
+    initial_state="learned",
+    layer_norm=True,
+    tie_embeddings=True,
+    adaptive_cutoffs=(3, 6),
+    **SIZES,
+)
+PAIRS = model_settings.Seq2SeqConfig(
+    kind="seq2seq",
+    cell="lstm",
+    connections="highway",
+    initial_state="learned",
+    layer_norm=True,
+    biases="one",
+    bidirectional=True,
+    bidirectional_layers=1,
+    attention="general",
+    context="feed",
+    **SIZES,
+)
+WET: dict[str, Any] = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "locked_dropout": True}
+
+
+def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
+    text, pairs = making.text_dataset(tmp_path / "text", 200, 40), making.pairs_dataset(tmp_path / "pairs", 30, 6)
+
+    def jobs(name: str) -> list[Any]:
+        settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 2}
+        return [
+            (making.job(tmp_path / name / "text", text, TEXT, **settings), None),
+            (making.job(tmp_path / name / "pairs", pairs, PAIRS, **settings), None),
+        ]
+
+    for job, _ in jobs("one"):
+        making.train(job)
+    making.on_ranks(2, tmp_path, making.train_rank, jobs("two"))
+    for kind in ("text", "pairs"):
+        one, two = (
+            [row["loss_nats"] for row in history.read(making.place(tmp_path / name / kind)) if "loss_nats" in row]
+            for name in ("one", "two")
+        )
+        assert len(one) > 5
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_masks_are_drawn_again_after_a_stop(tmp_path: Path) -> None:
+    text, pairs = making.text_dataset(tmp_path / "text", 200, 40), making.pairs_dataset(tmp_path / "pairs", 30, 6)
+    runs = []
+    for name, stops in (("whole", [None]), ("stopped", [4, None])):
+        for stop in stops:
+            for kind, data, model in (("text", text, TEXT), ("pairs", pairs, PAIRS)):
+                runs.append((making.job(tmp_path / name / kind, data, model.model_copy(update=WET)), stop))
+    making.on_ranks(2, tmp_path, making.train_rank, runs)
+    for kind in ("text", "pairs"):
+        assert making.digest(tmp_path / "stopped" / kind) == making.digest(tmp_path / "whole" / kind)

@@ -1,0 +1,65 @@
+"""A step over micro-batches is a step over all their rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.models import factory
+from core.training import batches, gradients, objective, optimization, step
+from tests.core.training import making
+
+
+def _stepped(
+    micro_batches: list[batches.Batch], model: Any, sizes: dict[str, int]
+) -> tuple[step.Outcome, torch.Tensor]:
+    torch.manual_seed(0)
+    learned = objective.Objective(factory.build(model, sizes, 1), label_smoothing=0.1)
+    training = making.job(Path("/x"), making.place(Path("/x")), optimizer="sgd", learning_rate=0.5).training
+    optimizer = optimization.build(learned.model, training)
+    learner = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", gradients.limits(training))
+    outcome = learner.take(micro_batches, None, carries_state=False)
+    return outcome, torch.cat([parameter.detach().flatten() for parameter in learned.parameters()])
+
+
+def test_accumulated_windows_are_one_large_batch() -> None:
+    rows = torch.arange(24).remainder(7).view(4, 6)
+    shares = [rows[:1], rows[1:3], rows[3:]]
+    micro = [
+        batches.Batch(batches.TextContent(part, part.flatten() + 1), part.numel(), part.numel(), 0, 0.0)
+        for part in shares
+    ]
+    whole = [batches.Batch(batches.TextContent(rows, rows.flatten() + 1), 24, 24, 0, 0.0)]
+    (one, weights), (other, expected) = (_stepped(found, making.TEXT, {"text": 9}) for found in (micro, whole))
+    assert one.norm == pytest.approx(other.norm, rel=1e-5)
+    torch.testing.assert_close(one.sums_2, other.sums_2)
+    torch.testing.assert_close(weights, expected)
+
+
+def test_accumulated_pairs_of_unequal_length_are_one_large_batch() -> None:
+    """The loss of each is weighted by its targets, three and one, not by the number of micro-batches."""
+    long = batches.PairsContent(
+        torch.tensor([[4, 5, 3]]),
+        torch.tensor([3]),
+        torch.tensor([[2, 7, 8]]),
+        torch.arange(3),
+        torch.tensor([7, 8, 3]),
+    )
+    short = batches.PairsContent(
+        torch.tensor([[6, 3]]), torch.tensor([2]), torch.tensor([[2]]), torch.arange(1), torch.tensor([3])
+    )
+    both = batches.PairsContent(
+        torch.tensor([[4, 5, 3], [6, 3, 1]]),
+        torch.tensor([3, 2]),
+        torch.tensor([[2, 7, 8], [2, 1, 1]]),
+        torch.tensor([0, 1, 2, 3]),
+        torch.tensor([7, 8, 3, 3]),
+    )
+    micro = [batches.Batch(long, 3, 3, 0, 0.0), batches.Batch(short, 1, 1, 0, 0.0)]
+    sizes = {"source": 9, "target": 9}
+    (one, weights), (other, expected) = (
+        _stepped(found, making.PAIRS, sizes) for found in (micro, [batches.Batch(both, 4, 4, 0, 0.0)])
+    )
+    assert one.norm == pytest.approx(other.norm, rel=1e-5)
+    torch.testing.assert_close(weights, expected)

@@ -1,0 +1,125 @@
+"""What a rank makes of the validation split besides its loss."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import inference_settings, schema, training_settings
+from core.data import shards
+from core.decoding import translator
+from core.evaluation import quality
+from core.models import bundle
+from core.reporting import history
+from core.telemetry import recorder
+from core.training import checkpoint, collective, loop
+from tests.core.training import making
+from workers import examining
+
+
+def _examiner(job: loop.TrainingJob) -> examining.Examiner:
+    return examining.Examiner(job.training.validation, job.compute, job.seed)
+
+
+def _train(job: loop.TrainingJob, group: collective.Collective) -> loop.TrainingSummary:
+    return loop.train(job, group, recorder.NullRecorder(), making.Watch(), _examiner(job))
+
+
+def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in history.read(making.place(root)) if row["kind"] == kind]
+
+
+def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> None:
+    pairs = making.pairs_dataset(tmp_path / "pairs")
+    settings: dict[str, Any] = {"validation": {"bleu_lines": 8, "samples": 3}, "learning_rate": 0.05, "epochs": 4}
+    summary = _train(making.job(tmp_path / "run", pairs, making.PAIRS, **settings), collective.Alone())
+    loaded = bundle.load(bundle.locate(making.place(tmp_path / "run" / "checkpoints" / f"step-{summary.step:08d}-e1")))
+    dataset = shards.Dataset.open(pairs)
+    split = dataset.split("valid")
+    assert split is not None
+    texts = [
+        [loaded.codecs[side].decode(ids.tolist()) for ids in split.rows(torch.arange(8).numpy(), side)]
+        for side in ("source", "target")
+    ]
+    ready = translator.Translator(loaded, inference_settings.DecodingConfig(beam_size=1), making.FP32)
+    outputs = [found.text for found in ready.translate(texts[0])]
+    assert summary.validation is not None
+    expected = quality.corpus(outputs, [texts[1]]).bleu
+    assert expected > 0
+    assert summary.validation.bleu == pytest.approx(expected)
+    samples = _rows(tmp_path / "run", "samples")[-1]["samples"]
+    found = [(sample["source"], sample["output"], sample["reference"]) for sample in samples]
+    assert found == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
+
+
+def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -> None:
+    text = making.text_dataset(tmp_path / "text")
+    job = making.job(tmp_path / "run", text, validation={"samples": 2})
+    summary = _train(job, collective.Alone())
+    assert summary.validation is not None
+    assert summary.validation.bleu is None
+    found = _rows(tmp_path / "run", "samples")
+    assert [row["step"] for row in found] == [row["step"] for row in _rows(tmp_path / "run", "validation")]
+    samples = found[-1]["samples"]
+    assert [len(sample["source"]) for sample in samples] == [examining.PREFIX_TOKENS] * 2
+    assert [len(sample["output"]) for sample in samples] == [examining.SAMPLE_TOKENS] * 2
+    assert [len(sample["reference"]) for sample in samples] == [40, 30]  # the lines have 50 and 40 tokens
+
+
+def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
+    pairs = making.pairs_dataset(tmp_path / "pairs")
+    wet = making.PAIRS.model_copy(update={"embedding_dropout": 0.3})
+    _train(making.job(tmp_path / "seen", pairs, wet, validation={"bleu_lines": 4}), collective.Alone())
+    making.train(making.job(tmp_path / "unseen", pairs, wet))
+    assert making.digest(tmp_path / "seen") == making.digest(tmp_path / "unseen")
+
+
+def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path))
+    examiner = examining.Examiner(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
+    blank: Any = None
+    assert examiner.examine(blank, dataset, collective.Alone(), torch.device("cpu")) == (None, ())
+
+
+def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[loop.TrainingJob, int | None]]) -> None:
+    for job, stop_after in jobs:
+        loop.train(job, group, recorder.NullRecorder(), making.Watch(stop_after), _examiner(job))
+
+
+@pytest.mark.ddp
+def test_two_ranks_find_what_one_does_and_go_on_as_if_never_stopped(tmp_path: Path) -> None:
+    """Variable windows, averages that begin on their own, translated lines: all agree without asking each other."""
+    text, pairs = making.text_dataset(tmp_path / "text"), making.pairs_dataset(tmp_path / "pairs")
+    averaged: dict[str, Any] = {
+        "truncation": "variable",
+        "window": 8,
+        "optimizer": "asgd",
+        "learning_rate": 9.0,
+        "non_monotone_interval": 1,
+        "validate_every_steps": 4,
+        "log_every_steps": 1,
+        "epochs": 4,
+    }
+    # So low a rate that rounding does not make two ranks say something else.
+    looked: dict[str, Any] = {"validation": {"bleu_lines": 7, "samples": 2}, "learning_rate": 1e-9, "epochs": 1}
+
+    def jobs(name: str, stop: int | None = None) -> list[tuple[loop.TrainingJob, int | None]]:
+        one = making.job(tmp_path / name / "text", text, **averaged)
+        other = making.job(tmp_path / name / "pairs", pairs, making.PAIRS, **looked)
+        return [(one, stop), (one, 2), (one, None)] if stop else [(one, None), (other, None)]
+
+    _train_all(0, collective.Alone(), jobs("alone"))
+    making.on_ranks(2, tmp_path, _train_all, [*jobs("two"), *jobs("stopped", 30)])
+    assert making.digest(tmp_path / "stopped" / "text") == making.digest(tmp_path / "two" / "text")
+    newest = checkpoint.find_newest(making.place(tmp_path / "two" / "text")).found
+    assert newest is not None
+    tensors = checkpoint.load(newest).optimizer
+    (num_averaged,) = {value.item() for name, value in tensors.items() if name.startswith("num_averaged/")}
+    assert 0 < newest.step - num_averaged < 30  # averages began on their own, and before the first stop
+    losses = [[row["loss_nats"] for row in _rows(tmp_path / name / "text", "step")] for name in ("alone", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert _rows(tmp_path / "two" / "pairs", "samples") == _rows(tmp_path / "alone" / "pairs", "samples")
+    bleus = [_rows(tmp_path / name / "pairs", "validation")[-1]["bleu"] for name in ("alone", "two")]
+    assert bleus[0] == bleus[1]
