@@ -10,7 +10,7 @@ from core.data import cleaning
 from core.decoding import device as devices
 from core.decoding import sampling
 from core.models import bundle as bundles
-from core.models import language_model
+from core.models import language_model, ngram
 
 
 class Generated(NamedTuple):
@@ -36,9 +36,10 @@ class Generator:
         seed: int,
         device: str = "cpu",
     ) -> None:
-        if not isinstance(bundle.model, language_model.LanguageModel):
+        if not isinstance(bundle.model, language_model.LanguageModel | ngram.Ngram):
+            verb = "translate" if bundle.config.kind == "seq2seq" else "forecast"
             raise errors.UsageError(
-                f"--run: generate needs a language_model; this run is a {bundle.config.kind}: use translate"
+                f"--run: generate needs a language_model; this run is a {bundle.config.kind}: use {verb}"
             )
         self.placed = devices.place(bundle, compute, device)
         self._model = bundle.model

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
-from core.data import corpus, on_demand, sources
+from core.data import corpus, on_demand, sources, unpacking
 from core.storage import location
 
 Form = Literal["text", "jsonl", "parquet"]
@@ -82,7 +82,7 @@ Line = tuple[str, ...] | corpus.BadLine
 def form_of(place: location.Location) -> Form:
     """Tells the form of a file by its name; what compresses it aside."""
     name = place.name
-    for ending in sources.ENDINGS:
+    for ending in unpacking.COMPRESSED:
         name = name.removesuffix(ending)
     return "jsonl" if name.endswith(".jsonl") else "parquet" if name.endswith(".parquet") else "text"
 
@@ -109,8 +109,8 @@ def _scan(
     if (column is None) != (form == "text"):
         what = "it has no columns; leave out --column" if form == "text" else "name its column of text by --column"
         raise errors.UsageError(f"{where}: {place} is taken for {form}: {what}")
-    if place.name.endswith(sources.ENDINGS) or place.url.startswith(("http://", "https://")):
-        place = sources.stage(place, folder)
+    if not sources.File(place).is_plain:
+        place = sources.stage(sources.File(place), folder)
     sha256 = _sha256(place)
     if form == "parquet":
         num_lines, sides = _row_ranges(place, column or "", part_lines)

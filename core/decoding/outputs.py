@@ -3,7 +3,7 @@
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from core.storage import commit, location
 
 FORMAT = "raycurrent-output"
 VERSION = 1
+ALIGNMENTS, ATTENTION, PICTURES = BESIDE = (".alignments", ".attention.json", ".html")
 _READ_BYTES = 1 << 22
 
 
@@ -60,7 +61,8 @@ class Output:
         if overwrite:
             store.remove()
             if self.file is not None:
-                self.file.remove()
+                for place in (self.file, *map(self.beside, BESIDE)):
+                    place.remove()
         begun = self.folder.join(commit.PLAN).exists()
         if self.file is not None and not begun and self.file.exists():
             raise self._not_ours()
@@ -100,6 +102,31 @@ class Output:
             content["merged"] = self._merge(records)
         store.finish(content)
         return content
+
+    def beside(self, ending: str) -> location.Location:
+        """Returns the place beside the file whose name has this ending more."""
+        assert self.file is not None
+        return location.Location(f"{self.file.url}{ending}")
+
+    def put_beside(self, ending: str, lines: Iterable[str]) -> None:
+        """Writes lines of text to a file beside the merged one; equal content may be there already.
+
+        Raises:
+            LockedError: something else is in the place.
+        """
+        place = self.beside(ending)
+        with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
+            path = pathlib.Path(scratch, "beside")
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            with path.open("rb") as written:
+                sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+            if not place.put_file_if_absent(path) and _sha256(place) != sha256:
+                raise errors.LockedError(f"{place}: exists and has other content; move it away or use --overwrite")
+
+    def tables(self, manifest: Mapping[str, Any]) -> Iterator[Any]:
+        """Yields the rows of each part of a finished output, in order."""
+        return self._tables(_records_of(manifest))
 
     def _merge(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         assert self.file is not None

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from core import errors
 
-Kind = Literal["translations", "scores"]
+Kind = Literal["translations", "scores", "forecasts"]
 ENDINGS = (".txt", ".jsonl", ".parquet", ".arrow")
 
 
@@ -55,13 +55,17 @@ class Score:
     """A scored line; with an error there is no score.
 
     `num_tokens` counts the tokens that were scored, `<eos>` among them where the model has one; `num_unk` those of
-    them that the vocabulary lacks. `num_characters` is what bits per character are divided by; it is not in the rows.
+    them that the vocabulary lacks. `num_infinite` counts those that cannot be, by the model; `num_characters` is what
+    bits per character are divided by; `num_correct` those that the model held for the likeliest, None where it was not
+    asked. These three are not in the rows.
     """
 
     nll_nats: float | None
     num_tokens: int
     num_unk: int
     num_characters: int = 0
+    num_infinite: int = 0
+    num_correct: int | None = None
     tokens: tuple[TokenScore, ...] | None = None
     error: str | None = None
 
@@ -90,6 +94,18 @@ SCHEMAS: dict[Kind, pa.Schema] = {
             ("error", pa.string()),
         ]
     ),
+    "forecasts": pa.schema(
+        [
+            ("line", pa.int64()),
+            ("target", pa.string()),
+            ("horizon", pa.int64()),
+            ("method", pa.string()),
+            ("forecast", pa.float64()),
+            ("actual", pa.float64()),
+            ("residual", pa.float64()),
+            ("z_score", pa.float64()),
+        ]
+    ),
 }
 
 
@@ -104,6 +120,11 @@ def to_table(kind: Kind, first_line: int, results: Sequence[Result]) -> pa.Table
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
+def forecast_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """Makes the rows of forecasts from their columns; `line` is the row of the series, counted from 0."""
+    return pa.Table.from_pydict(dict(columns), schema=SCHEMAS["forecasts"])
+
+
 def from_table(kind: Kind, table: pa.Table) -> list[Result]:
     """Undoes `to_table`; what is not in the rows is 0."""
     return [_result(kind, row) for row in table.to_pylist()]
@@ -111,7 +132,8 @@ def from_table(kind: Kind, table: pa.Table) -> list[Result]:
 
 def _plain(result: Result) -> dict[str, Any]:
     row = dict(vars(result))
-    row.pop("num_characters", None)
+    for name in ("num_characters", "num_infinite", "num_correct"):
+        row.pop(name, None)
     for name in ("alternatives", "tokens"):
         if row.get(name) is not None:
             row[name] = [vars(item) for item in row[name]]
@@ -174,9 +196,11 @@ def write_file(kind: Kind, tables: Iterable[pa.Table], ending: str, path: pathli
 
 
 def text_lines(table: pa.Table) -> Iterator[str]:
-    """Yields one line for each row: the translation, or the score in nats; empty where there is none."""
+    """Yields one line for each row: translation, score in nats, or forecast; empty where there is none."""
     if "text" in table.column_names:
         yield from (_one_line(text or "") for text in table.column("text").to_pylist())
+    elif "forecast" in table.column_names:
+        yield from (f"{value:.9g}" for value in table.column("forecast").to_pylist())
     else:
         yield from ("" if nll is None else f"{nll:.6f}" for nll in table.column("nll_nats").to_pylist())
 

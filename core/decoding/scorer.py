@@ -3,54 +3,24 @@
 With `<eos>` in its vocabulary a language model reads each line after an `<eos>` and scores the line's tokens and
 the `<eos>` that ends it. Without one, the first token of a line (of a stream: of each lane) has nothing before it
 that it could depend on: it goes in, and is neither scored nor counted.
+
+Over a stream a neural cache may remember what followed like states, and dynamic evaluation may go on learning.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from core import errors
 from core.config import inference_settings, schema
-from core.data import cleaning
+from core.data import cleaning, lanes
 from core.decoding import device as devices
-from core.decoding import results
+from core.decoding import likelihood, results
+from core.decoding import stream as streams
+from core.models import autoregressive, language_model, ngram, seq2seq
 from core.models import bundle as bundles
-from core.models import language_model, seq2seq, weights
-from core.models import state as states
-
-Array = npt.NDArray[np.float64]
-
-# Logits are made for so many numbers at a time: few enough for a cache, enough for a full matrix product.
-_LOGITS_AT_ONCE = 1 << 21
-
-
-class Carried(NamedTuple):
-    """What a stream leaves for its continuation: the last token, which is still to be read, and the state."""
-
-    last: int | None
-    state: states.State
-
-    def to_bytes(self) -> bytes:
-        """Writes it as a safetensors file."""
-        last = torch.tensor([-1 if self.last is None else self.last])
-        return weights.to_bytes({"last": last, **states.to_named(self.state)})
-
-    @staticmethod
-    def from_bytes(data: bytes, where: str) -> "Carried":
-        """Undoes `to_bytes`.
-
-        Raises:
-            IntegrityError: the bytes are something else.
-        """
-        named = weights.from_bytes(data, where)
-        if "last" not in named or named["last"].shape != (1,):
-            raise errors.IntegrityError(f"{where}: holds no carried state; remove the output and run again")
-        last = int(named.pop("last"))
-        return Carried(None if last < 0 else last, states.from_named(named))
 
 
 class Scorer:
@@ -62,7 +32,20 @@ class Scorer:
         scoring: inference_settings.ScoringConfig,
         compute: schema.ComputeConfig,
         device: str = "cpu",
+        training_text: lanes.Stream | None = None,
     ) -> None:
+        """Makes a bundle ready.
+
+        Args:
+            bundle: its model is used, and by dynamic evaluation changed.
+            scoring: how it scores.
+            compute: how numbers are computed.
+            device: where.
+            training_text: what dynamic evaluation of the rule `rms` measures gradients on.
+
+        Raises:
+            UsageError: the settings ask for what the model does not have.
+        """
         self.placed = devices.place(bundle, compute, device)
         self._model = bundle.model
         self._settings = scoring
@@ -70,6 +53,7 @@ class Scorer:
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
         self._tokenizer = self._codec.tokenizer
         self._line_end = bundle.line_end
+        self._stream = None if isinstance(bundle.model, seq2seq.Seq2Seq) else self._follower(training_text)
 
     def score_lines(self, lines: Sequence[str]) -> list[results.Score]:
         """Scores each line alone, from the zero state; lines of like length are computed together.
@@ -80,16 +64,15 @@ class Scorer:
         model = self._language_model()
         eos = self._tokenizer.eos_id
         rows = [ids if eos is None else [eos, *ids, eos] for ids in self._codec.encode_lines(lines)]
-        nlls: dict[int, Array] = {index: np.zeros(0) for index, row in enumerate(rows) if len(row) < 2}
-        order = sorted(set(range(len(rows))) - nlls.keys(), key=lambda index: (-len(rows[index]), index))
-        with self.placed.inference():
+        judged = {index: likelihood.nothing() for index, row in enumerate(rows) if len(row) < 2}
+        order = sorted(set(range(len(rows))) - judged.keys(), key=lambda index: (-len(rows[index]), index))
+        with likelihood.reading(self.placed):
             for batch in _batches(order, [len(row) - 1 for row in rows], self._settings.batch_tokens):
                 targets = [rows[index][1:] for index in batch]
                 inputs_BT = self._padded([rows[index][:-1] for index in batch])
-                found, _ = self._walk(model, inputs_BT, targets, model.initial_state(len(batch)))
-                nlls.update(zip(batch, found, strict=True))
+                judged.update(zip(batch, self._walk(model, inputs_BT, targets), strict=True))
         return [
-            self._score(line, row[1:], nlls[index]) for index, (line, row) in enumerate(zip(lines, rows, strict=True))
+            self._score(line, row[1:], judged[index]) for index, (line, row) in enumerate(zip(lines, rows, strict=True))
         ]
 
     def score_pairs(self, lines: Sequence[str], targets: Sequence[str]) -> list[results.Score]:
@@ -109,12 +92,12 @@ class Scorer:
         assert eos is not None
         sources = [[*ids, source_eos] for ids in self._codecs["source"].encode_lines(lines)]
         rows = [[*ids, eos] for ids in self._codec.encode_lines(targets)]
-        nlls: dict[int, Array] = {}
+        judged: dict[int, likelihood.Judged] = {}
         for index, (source, row) in enumerate(zip(sources, rows, strict=True)):
             if len(source) == len(row) == 1:
-                nlls[index], rows[index] = np.zeros(0), []
+                judged[index], rows[index] = likelihood.nothing(), []
         order = sorted(
-            set(range(len(rows))) - nlls.keys(), key=lambda index: (-len(rows[index]), -len(sources[index]), index)
+            set(range(len(rows))) - judged.keys(), key=lambda index: (-len(rows[index]), -len(sources[index]), index)
         )
         sizes = [max(len(source), len(row)) for source, row in zip(sources, rows, strict=True)]
         with self.placed.inference():
@@ -123,15 +106,15 @@ class Scorer:
                 lengths_B = torch.tensor([len(sources[index]) for index in batch])
                 inputs_BT = self._padded([[bos, *rows[index][:-1]] for index in batch])
                 features_BTF = model(source_BS, lengths_B, inputs_BT)
-                found = self._nlls(features_BTF, [rows[index] for index in batch])
-                nlls.update(zip(batch, found, strict=True))
+                found = self._judge(model, features_BTF, [rows[index] for index in batch])
+                judged.update(zip(batch, found, strict=True))
         return [
-            self._score(line, row, nlls[index]) for index, (line, row) in enumerate(zip(targets, rows, strict=True))
+            self._score(line, row, judged[index]) for index, (line, row) in enumerate(zip(targets, rows, strict=True))
         ]
 
-    def stream_start(self) -> Carried:
+    def stream_start(self) -> streams.Carried:
         """What the first part of a lane starts from: the zero state, after an `<eos>` where there is one."""
-        return Carried(self._tokenizer.eos_id, self._language_model().initial_state(1))
+        return self._along().start(self._tokenizer.eos_id)
 
     def stream_tokens(self, lines: Sequence[str]) -> list[list[int]]:
         """The tokens of each line as they stand in a stream, with what ends a line."""
@@ -139,67 +122,84 @@ class Scorer:
         end = ([] if eos is None else [eos]) + (self._tokenizer.encode(" ") if self._line_end == "space" else [])
         return [[*ids, *end] for ids in self._codec.encode_lines(lines)]
 
-    def score_stream(self, lines: Sequence[str], carried: Carried) -> tuple[list[results.Score], Carried]:
+    def score_stream(
+        self, lines: Sequence[str], carried: streams.Carried
+    ) -> tuple[list[results.Score], streams.Carried]:
         """Scores lines that go on where `carried` stands, each token given all of the stream before it.
 
         Raises:
             UsageError: the bundle is a seq2seq.
         """
-        model = self._language_model()
         rows = self.stream_tokens(lines)
         stream = ([] if carried.last is None else [carried.last]) + [token for row in rows for token in row]
         if len(stream) < 2:
-            last = stream[0] if stream else None
-            return [self._score(line, [], np.zeros(0)) for line in lines], Carried(last, carried.state)
-        state = tuple(tuple(part.to(self.placed.device) for part in layer) for layer in carried.state)
-        with self.placed.inference():
-            (nlls,), state = self._walk(model, self._padded([stream[:-1]]), [stream[1:]], state)
+            nothing = likelihood.nothing()
+            return [self._score(line, [], nothing) for line in lines], carried._replace(last=next(iter(stream), None))
+        judged, after = self._along().follow(stream, carried)
         scores = []
-        end = len(nlls)
+        end = len(stream) - 1
         for line, row in zip(reversed(lines), reversed(rows), strict=True):
             start = max(0, end - len(row))
-            scores.append(self._score(line, row[len(row) - (end - start) :], nlls[start:end]))
+            scores.append(self._score(line, row[len(row) - (end - start) :], judged.part(start, end)))
             end = start
-        return scores[::-1], Carried(stream[-1], state)
+        return scores[::-1], after
 
-    def _language_model(self) -> language_model.LanguageModel:
-        if not isinstance(self._model, language_model.LanguageModel):
+    def _language_model(self) -> language_model.LanguageModel | ngram.Ngram:
+        if isinstance(self._model, seq2seq.Seq2Seq):
             raise errors.UsageError("--targets: a seq2seq scores translations of the input; name them with --targets")
+        assert not isinstance(self._model, autoregressive.Autoregressive), "a series has no text"
         return self._model
+
+    def _along(self) -> streams.Follower | streams.Lookup:
+        self._language_model()
+        assert self._stream is not None, "a language model has one"
+        return self._stream
+
+    def _follower(self, training_text: lanes.Stream | None) -> streams.Follower | streams.Lookup:
+        model = self._language_model()
+        if isinstance(model, language_model.LanguageModel):
+            size = self._tokenizer.vocabulary_size
+            return streams.Follower(model, size, self._settings, self.placed, training_text)
+        for name in ("cache", "dynamic"):
+            if getattr(self._settings, name) is not None:
+                raise errors.UsageError(
+                    f"scoring.{name}: n-gram tables have no hidden states or gradients; leave it out"
+                )
+        return streams.Lookup(model, self.placed)
 
     def _walk(
         self,
-        model: language_model.LanguageModel,
+        model: language_model.LanguageModel | ngram.Ngram,
         inputs_BT: Tensor,
         targets: Sequence[Sequence[int]],
-        state: states.State,
-    ) -> tuple[list[Array], states.State]:
+    ) -> list[likelihood.Judged]:
         """Runs the model over rows of inputs, window by window, so that long rows take no more memory than short."""
+        state = model.initial_state(len(targets))
+        if isinstance(model, ngram.Ngram):
+            looked_up, _ = model.score(inputs_BT, targets, state)
+            return [likelihood.Judged(nlls_T.double().cpu().numpy(), None) for nlls_T in looked_up]
         window = max(1, self._settings.batch_tokens // len(targets))
-        pieces: list[list[Array]] = [[] for _ in targets]
+        pieces: list[list[likelihood.Judged]] = [[] for _ in targets]
         for start in range(0, inputs_BT.shape[1], window):
             features_BTF, state = model(inputs_BT[:, start : start + window], state)
-            found = self._nlls(features_BTF, [row[start : start + window] for row in targets])
-            for piece, nlls in zip(pieces, found, strict=True):
-                piece.append(nlls)
-        return [np.concatenate(piece) for piece in pieces], state
+            found = self._judge(model, features_BTF, [row[start : start + window] for row in targets])
+            for piece, judged in zip(pieces, found, strict=True):
+                piece.append(judged)
+        return [likelihood.join(piece) for piece in pieces]
 
-    def _nlls(self, features_BTF: Tensor, targets: Sequence[Sequence[int]]) -> list[Array]:
-        """Negative log-probabilities of the targets of each row; the rest of the row is padding, never computed."""
+    def _judge(
+        self,
+        model: language_model.LanguageModel | seq2seq.Seq2Seq,
+        features_BTF: Tensor,
+        targets: Sequence[Sequence[int]],
+    ) -> list[likelihood.Judged]:
+        """Judges the targets of each row; the rest of the row is padding, never computed."""
         lengths = [len(row) for row in targets]
         flat_N = torch.tensor([token for row in targets for token in row], device=features_BTF.device)
         positions_T = torch.arange(features_BTF.shape[1])
         valid_BT = (positions_T < torch.tensor(lengths)[:, None]).to(features_BTF.device)
-        features_NF = features_BTF[valid_BT]
-        weight_VF, bias_V = self._model.output_weight_VF, self._model.output_bias_V
-        rows = max(1, _LOGITS_AT_ONCE // weight_VF.shape[0])
-        parts = []
-        for start in range(0, len(flat_N), rows):
-            logits_NV = torch.nn.functional.linear(features_NF[start : start + rows], weight_VF, bias_V).float()
-            target_N1 = flat_N[start : start + rows, None]
-            parts.append(logits_NV.logsumexp(1) - logits_NV.gather(1, target_N1).squeeze(1))
-        nlls = torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
-        return np.split(nlls, np.cumsum(lengths)[:-1])
+        size = self._tokenizer.vocabulary_size
+        return likelihood.judge(model, size, features_BTF[valid_BT], flat_N).split(lengths)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Puts rows beside each other; what fills them up is never scored, so any id will do."""
@@ -208,7 +208,8 @@ class Scorer:
             padded[index, : len(row)] = row
         return torch.from_numpy(padded).to(self.placed.device)
 
-    def _score(self, line: str, scored: Sequence[int], nlls: Array) -> results.Score:
+    def _score(self, line: str, scored: Sequence[int], judged: likelihood.Judged) -> results.Score:
+        nlls = judged.nlls_N
         tokens = None
         if self._settings.tokens:
             tokens = tuple(
@@ -219,6 +220,8 @@ class Scorer:
             nll_nats=float(np.sum(nlls)),
             num_tokens=len(scored),
             num_unk=sum(token == self._tokenizer.unk_id for token in scored),
+            num_infinite=int(np.isinf(nlls).sum()),
+            num_correct=None if judged.is_best_N is None else int(judged.is_best_N.sum()),
             num_characters=self._num_characters(line, len(scored)),
             tokens=tokens,
         )

@@ -7,6 +7,8 @@ import torch
 from core.config import model_settings, schema
 from core.data import tokenizer
 from core.models import bundle, factory
+from core.models import language_model as lm
+from core.models import seq2seq as s2s
 
 WORDS = ["a", "cat", "dog", "sees", "the", "big", "small", "old", "house", "runs", "sleeps", "and", "or", "not"]
 FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
@@ -19,7 +21,7 @@ def codec(kind: Literal["char", "word"], text: str, reserved: tuple[str, ...], *
 
 
 def build(
-    config: model_settings.ModelConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos"
+    config: model_settings.NetworkConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos"
 ) -> bundle.Bundle:
     sizes = {role: side.tokenizer.vocabulary_size for role, side in codecs.items()}
     with torch.random.fork_rng():
@@ -53,9 +55,15 @@ def language_model(
 def silence(made: bundle.Bundle) -> bundle.Bundle:
     """Makes every token equally likely: the output layer says nothing."""
     with torch.no_grad():
-        made.model.output.weight.zero_()
-        made.model.output.bias.zero_()
+        output(made).weight.zero_()
+        output(made).bias.zero_()
     return made
+
+
+def output(made: bundle.Bundle) -> torch.nn.Linear:
+    """The output layer of a network."""
+    assert isinstance(made.model, lm.LanguageModel | s2s.Seq2Seq)
+    return made.model.output
 
 
 def sentences(count: int, longest: int = 9, seed: int = 0) -> list[str]:

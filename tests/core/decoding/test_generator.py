@@ -74,14 +74,14 @@ def test_a_seed_decides_what_is_drawn() -> None:
 def test_an_end_of_line_is_a_line_break() -> None:
     made = samples.silence(samples.language_model("word", "eos"))
     with torch.no_grad():
-        made.model.output.bias[made.codecs["text"].tokenizer.eos_id] = 9.0
+        samples.output(made).bias[made.codecs["text"].tokenizer.eos_id] = 9.0
     assert _generator(made, num_tokens=3).generate("the cat") == "the cat\n\n\n"
 
 
 def test_words_are_set_off_and_unknown_ones_counted() -> None:
     made = samples.silence(samples.language_model("word", "eos"))
     with torch.no_grad():
-        made.model.output.bias[made.codecs["text"].tokenizer.encode("dog")[0]] = 9.0
+        samples.output(made).bias[made.codecs["text"].tokenizer.encode("dog")[0]] = 9.0
     found = _generator(made, num_tokens=2).continuation("the zebra")
     assert found == generator.Generated("the zebra dog dog", 2, 1)
 

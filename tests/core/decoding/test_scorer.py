@@ -11,6 +11,8 @@ import torch
 from core import errors
 from core.config import inference_settings
 from core.decoding import scorer
+from core.decoding import stream as streams
+from core.models import language_model
 from tests.core.decoding import samples
 
 LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
@@ -96,7 +98,7 @@ def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[in
     rows, carried = [], ready.stream_start()
     for start, stop in zip([0, *cuts], [*cuts, len(LINES)], strict=True):
         found, carried = ready.score_stream(LINES[start:stop], carried)
-        carried = scorer.Carried.from_bytes(carried.to_bytes(), "here")
+        carried = streams.Carried.from_bytes(carried.to_bytes(), "here")
         rows += found
     assert len(rows) == len(LINES)
     assert sum(row.num_tokens for row in rows) == len(expected)
@@ -105,6 +107,26 @@ def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[in
         bounds = np.cumsum([0, *(len(tokenizer.encode(line)) + 1 for line in LINES)])
         by_line = [sum(expected[a:b]) for a, b in itertools.pairwise(bounds)]
         assert [row.nll_nats for row in rows] == pytest.approx(by_line, abs=1e-4)
+
+
+def test_right_guesses_are_counted() -> None:
+    made = samples.language_model()
+    assert isinstance(made.model, language_model.LanguageModel)
+    tokenizer = made.codecs["text"].tokenizer
+    for row, line in zip(_scorer(made).score_lines(LINES), LINES, strict=True):
+        stream = [tokenizer.eos_id or 0, *tokenizer.encode(line), tokenizer.eos_id or 0]
+        with torch.inference_mode():
+            features_BTF, _ = made.model(torch.tensor([stream[:-1]]), made.model.initial_state(1))
+            guesses = made.model.logits(features_BTF)[0].argmax(1).tolist()
+        assert row.num_correct == sum(guess == token for guess, token in zip(guesses, stream[1:], strict=True))
+
+
+def test_a_large_vocabulary_in_bands_is_scored_by_its_exact_probabilities() -> None:
+    made = samples.language_model(adaptive_cutoffs=(4, 8))
+    tokenizer = made.codecs["text"].tokenizer
+    for row, line in zip(_scorer(made).score_lines(LINES), LINES, strict=True):
+        expected = _by_hand(made, [tokenizer.eos_id or 0, *tokenizer.encode(line), tokenizer.eos_id or 0])
+        assert row.nll_nats == pytest.approx(sum(expected), abs=1e-4)
 
 
 def test_unknown_tokens_are_counted_and_scored() -> None:
@@ -128,4 +150,4 @@ def test_the_wrong_kind_of_model_is_refused_with_what_to_do() -> None:
 
 def test_a_carried_state_that_is_something_else_is_refused() -> None:
     with pytest.raises(errors.IntegrityError):
-        scorer.Carried.from_bytes(b"nothing of ours", "here")
+        streams.Carried.from_bytes(b"nothing of ours", "here")

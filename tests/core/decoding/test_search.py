@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from core.config import inference_settings
-from core.decoding import search
+from core.decoding import constraints, decoders, search
 from core.models import state as states
 
-SPECIAL = search.Special(pad=1, bos=2, eos=3)
+SPECIAL = constraints.Special(pad=1, bos=2, eos=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Table:
         self.size = vocabulary_size
         shape = (num_lines, vocabulary_size, vocabulary_size, vocabulary_size)
         self.logits = spread * torch.randn(shape, generator=generator)
-        self.output_weight_VF = torch.eye(vocabulary_size)
-        self.output_bias_V = torch.zeros(vocabulary_size)
+        self.device = torch.device("cpu")
         self.rows_of_steps: list[int] = []
 
     def initial_state(self, memory: Lines) -> states.State:
         return ((torch.zeros_like(memory.numbers_B),),)
 
-    def step(self, tokens_B: Tensor, memory: Lines, state: states.State) -> tuple[Tensor, states.State, Tensor | None]:
+    def step(self, tokens_B: Tensor, memory: Lines, state: states.State) -> decoders.Predicted:
         self.rows_of_steps.append(len(tokens_B))
         lines_B = memory.numbers_B.repeat_interleave(len(tokens_B) // len(memory.numbers_B))
-        features = self.logits[lines_B, state[0][0], tokens_B]
-        return features, ((tokens_B,),), torch.eye(self.size)[tokens_B]
+        logits_BV = self.logits[lines_B, state[0][0], tokens_B]
+        norm_B1 = logits_BV.logsumexp(1, keepdim=True)
+        return decoders.Predicted(logits_BV, norm_B1, ((tokens_B,),), torch.eye(self.size)[tokens_B])
 
     def forced(self, line: int, tokens: tuple[int, ...]) -> float:
         """The score of given tokens, computed one by one."""
@@ -58,7 +58,8 @@ class Table:
 
 def _find(table: Table, lines: list[int], **settings: float) -> list[list[search.Hypothesis]]:
     decoding = inference_settings.DecodingConfig(**{"max_length": 6, "length_penalty": 1.0, **settings})  # type: ignore[arg-type]
-    return search.beam_search(table, Lines(torch.tensor(lines)), len(lines), decoding, SPECIAL)
+    mask_NS = torch.ones(len(lines), table.size, dtype=torch.bool)
+    return search.beam_search(table, Lines(torch.tensor(lines)), mask_NS, decoding, SPECIAL)
 
 
 def _tokens(found: list[list[search.Hypothesis]]) -> list[list[tuple[int, ...]]]:

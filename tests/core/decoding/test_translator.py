@@ -96,7 +96,7 @@ def test_unknown_words_are_translated_too() -> None:
 def test_weights_that_overflow_give_error_rows() -> None:
     made = samples.seq2seq()
     with torch.no_grad():
-        made.model.output.bias.fill_(float("nan"))
+        samples.output(made).bias.fill_(float("nan"))
     (row,) = _translator(made).translate(["the cat"])
     assert row.error is not None
     assert row.error.startswith("not_finite")
@@ -117,3 +117,50 @@ def test_bf16_translates_and_its_scores_are_near() -> None:
 def test_a_language_model_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="use score or generate"):
         _translator(samples.language_model())
+
+
+INT8 = schema.ComputeConfig(precision="int8", matmul="default")
+
+
+def test_int8_gives_each_line_exactly_what_it_gives_alone() -> None:
+    lines = samples.sentences(16)
+    ready = translator.Translator(samples.seq2seq(), inference_settings.DecodingConfig(max_length=8, beam_size=4), INT8)
+    together = ready.translate(lines)
+    alone = [ready.translate([line])[0] for line in lines]
+    assert [row.text for row in together] == [row.text for row in alone]
+    assert [row.score_nats for row in together] == pytest.approx([row.score_nats for row in alone], abs=1e-4)
+    exact = _translator(beam_size=4).translate(lines)
+    for row, other in zip(together, exact, strict=True):
+        if row.text == other.text:
+            assert row.score_nats == pytest.approx(other.score_nats, rel=0.05)
+    assert sum(row.text == other.text for row, other in zip(together, exact, strict=True)) >= 12
+
+
+def test_int8_is_not_for_gpus() -> None:
+    with pytest.raises(errors.UsageError, match="int8 is for CPUs"):
+        translator.Translator(samples.seq2seq(), inference_settings.DecodingConfig(), INT8, "cuda")
+
+
+def test_translations_begin_as_they_are_told() -> None:
+    lines, prefixes = samples.sentences(6), ["god tac", "", "eht", "a", "", "gib"]
+    found = _translator(num_best=2, beam_size=4).translate(lines, prefixes)
+    for row, prefix in zip(found, prefixes, strict=True):
+        assert row.text.startswith(prefix)
+        assert all(other.text.startswith(prefix) for other in row.alternatives)
+    free = _translator(beam_size=4).translate(lines)
+    assert [found[index].text for index in (1, 4)] == [free[index].text for index in (1, 4)]
+    (row,) = _translator().translate(["the cat"], ["a a a a a a a a"])
+    assert row.error == "prefix_too_long: 8 tokens"
+
+
+def test_draws_depend_on_line_and_seed_alone() -> None:
+    lines = samples.sentences(8)
+    ready = _translator(method="sample", num_best=3, seed=5)
+    together = ready.translate(lines)
+    assert together[5].text == ready.translate([lines[5]])[0].text
+    assert [row.text for row in ready.translate(lines[::-1])] == [row.text for row in together][::-1]
+    assert [row.text for row in _translator(method="sample", seed=6).translate(lines)] != [row.text for row in together]
+    scores = scorer.Scorer(samples.seq2seq(), inference_settings.ScoringConfig(), samples.FP32).score_pairs(
+        lines, [row.text for row in together]
+    )
+    assert [row.score_nats for row in together] == pytest.approx([-(row.nll_nats or 0.0) for row in scores], abs=1e-4)

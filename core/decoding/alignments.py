@@ -1,0 +1,81 @@
+"""What attention says of a translation: which source words it goes back to, as pairs and as a picture's numbers."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from core.data import cleaning, tokenizer
+from core.decoding import decoders
+from core.decoding.decoders import M
+
+
+class Map(NamedTuple):
+    """How much of its attention each target token (a row) gave to each source token (a column)."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    weights: list[list[float]]
+
+
+def attention(model: decoders.Decoder[M], memory: M, tokens: Sequence[int], bos: int) -> list[list[float]]:
+    """Returns the attention with which given tokens are produced for the one source in memory."""
+    state, rows = model.initial_state(memory), []
+    for token in (bos, *tokens[:-1]):
+        said = model.step(torch.tensor([token], device=model.device), memory, state)
+        state = said.state
+        assert said.attention_RS is not None
+        rows.append(said.attention_RS[0].float().tolist())
+    return rows
+
+
+def to_json(maps: Sequence[Map | None]) -> str:
+    """Writes maps, numbered by their line from 0; a line without one is left out."""
+    content: list[dict[str, Any]] = [
+        {"line": line, "source": one.source, "target": one.target, "weights": _rounded(one.weights)}
+        for line, one in enumerate(maps)
+        if one is not None
+    ]
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _rounded(weights: list[list[float]]) -> list[list[float]]:
+    return [[round(weight, 4) for weight in row] for row in weights]
+
+
+def pharaoh(alignment: Sequence[int] | None, num_source_tokens: int) -> str:
+    """Writes an alignment as pairs `source-target` of token numbers from 0, ends of line left out."""
+    pairs = enumerate((alignment or ())[:-1])
+    return " ".join(f"{source}-{target}" for target, source in pairs if source < num_source_tokens)
+
+
+def with_source_words(
+    tokens: Sequence[int],
+    alignment: Sequence[int],
+    line: str,
+    ids: Sequence[int],
+    source: tokenizer.Codec,
+    target: tokenizer.Codec,
+) -> str:
+    """Returns the text of a translation, each unknown token replaced by what attention looked at most.
+
+    That is a source word as it was written, or where words are cut into pieces the piece. An unknown token that
+    looked at the end of the source stays as it is.
+
+    Source: Luong et al. 2015b, section 3.3, with attention as the alignment (Jean et al. 2015, section 4.1).
+    """
+    text = cleaning.clean(line, source.cleaning)
+    kind = source.tokenizer.kind
+    written = [source.tokenizer.token(one) for one in ids] if kind == "bpe" else tokenizer.units(kind, text)
+    pieces: list[str] = []
+    run: list[int] = []
+    for token, position in zip(tokens, alignment, strict=True):
+        if token == target.tokenizer.unk_id and position < len(written):
+            pieces += [target.decode(run)] * bool(run)
+            pieces.append(written[position])
+            run = []
+        elif token not in (target.tokenizer.pad_id, target.tokenizer.bos_id, target.tokenizer.eos_id):
+            run.append(token)
+    pieces += [target.decode(run)] * bool(run)
+    return (" " if target.tokenizer.kind == "word" else "").join(pieces)
