@@ -1,7 +1,7 @@
 """`python -m jobs VERB …`: reads the command line, starts the job, prints its report, ends with its exit code.
 
-A command checks everything that can be checked without torch and Ray and returns a `Job`; only then is a job
-started. So a wrong setting is told within a second or two, and `--help` loads nothing heavy.
+A command checks everything that can be checked without torch and Ray and returns a `cli.Job`; only then is a
+job started. So a wrong setting is told within a second or two, and `--help` loads nothing heavy.
 """
 
 import contextlib
@@ -9,20 +9,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
 from core import errors
 from core.config import loading, schema
 from core.storage import commit, location
-from jobs import console, document, paths, record, settings
-
-if TYPE_CHECKING:
-    from workers import cluster
-
-Report = dict[str, Any]
+from jobs import cli, console, document, paths, settings
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
@@ -30,78 +26,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file of settings")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="another value for a setting; repeatable")
-]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="print the resolved settings as YAML and stop")]
-Run = Annotated[str, typer.Option("--run", metavar="RUN", help="root of a run, or one checkpoint folder")]
-Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL; - for standard input")]
-Output = Annotated[str, typer.Option("--output", metavar="URI", help=".txt, .jsonl, .parquet, .arrow, folder/, or -")]
-Column = Annotated[str | None, typer.Option("--column", help="of Parquet and JSONL: the column that holds the text")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what an earlier run with other settings wrote")]
-
-
-class Job(NamedTuple):
-    """What the command line asks for, checked and ready to start.
-
-    Attributes:
-        call: does the work and returns the report; takes the descriptor of the real stdout.
-        streams: stdout carries result lines, so the report goes to stderr.
-    """
-
-    call: Callable[[int], Report]
-    streams: bool = False
-
 
 @app.command()
-def prepare(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
+def prepare(config: cli.Config, set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
     """Turn corpora into an Arrow dataset."""
 
-    def call(resolved: schema.RunConfig) -> Report:
+    def call(resolved: schema.RunConfig) -> cli.Report:
         from jobs import prepare as verb
 
-        with _session_of(resolved) as session, commit.RunLock(location.Location.parse(resolved.root), "prepare"):
+        with cli.session_of(resolved) as session, commit.RunLock(location.Location.parse(resolved.root), "prepare"):
             return verb.run(resolved, session, console.reporter())
 
-    return _of_config(config, set_, print_config, call)
+    return cli.of_config(config, set_, print_config, call)
 
 
 @app.command()
 def train(
-    config: Config,
-    set_: Overrides = None,
-    print_config: PrintConfig = False,
+    config: cli.Config,
+    set_: cli.Overrides = None,
+    print_config: cli.PrintConfig = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="refuse to go on from a checkpoint")] = False,
-) -> Job | str:
+) -> cli.Job | str:
     """Train a model on a dataset; run again, go on where it stopped."""
 
-    def call(resolved: schema.RunConfig) -> Report:
+    def call(resolved: schema.RunConfig) -> cli.Report:
         from jobs import train as verb
 
-        with _session_of(resolved) as session:
+        with cli.session_of(resolved) as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
-    return _of_config(config, set_, print_config, call)
+    return cli.of_config(config, set_, print_config, call)
 
 
 @app.command()
 def translate(
-    run: Run,
-    input_: Input,
-    output: Output,
-    column: Column = None,
-    overwrite: Overwrite = False,
-    set_: Overrides = None,
-    print_config: PrintConfig = False,
-) -> Job | str:
+    runs: Annotated[
+        list[str],
+        typer.Option("--run", metavar="RUN", help="root of a run, or one checkpoint folder; repeated: an ensemble"),
+    ],
+    input_: cli.Input,
+    output: cli.Output,
+    column: cli.Column = None,
+    prefixes: Annotated[
+        str | None, typer.Option("--prefixes", metavar="URI", help="text: what each line's translation begins with")
+    ] = None,
+    overwrite: cli.Overwrite = False,
+    set_: cli.Overrides = None,
+    print_config: cli.PrintConfig = False,
+) -> cli.Job | str:
     """Translate a file, or standard input, with a trained model."""
-    source, target = _location(input_, "--input"), _location(output, "--output")
+    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
+    begun = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
+    others = [paths.locate(text, "--run") for text in runs[1:]]
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
+    def call(place: location.Location, use: settings.Use, stdout: int) -> cli.Report:
         from jobs import translate as verb
 
-        with _session_of_use(use, place, target) as session:
+        with cli.session_of_use(use, place, target) as session:
             return verb.run(
                 run=place,
                 input=source,
@@ -114,31 +95,35 @@ def translate(
                 reporter=console.reporter(),
                 overwrite=overwrite,
                 stdout=stdout,
+                others=others,
+                prefixes=begun,
             )
 
-    job = _of_run(run, set_, print_config, call, streams=target == "-")
-    return _reads(job, {"--input": source})
+    job = cli.of_run(runs[0], set_, print_config, call, streams=target == "-")
+    for other in others:
+        cli.reads(job, {"--run": str(other)})
+    return cli.reads(job, {"--input": source, "--prefixes": begun})
 
 
 @app.command()
 def score(
-    run: Run,
-    input_: Input,
-    output: Output,
+    run: cli.Run,
+    input_: cli.Input,
+    output: cli.Output,
     targets: Annotated[str | None, typer.Option("--targets", metavar="URI", help="given translations to score")] = None,
-    column: Column = None,
-    overwrite: Overwrite = False,
-    set_: Overrides = None,
-    print_config: PrintConfig = False,
-) -> Job | str:
+    column: cli.Column = None,
+    overwrite: cli.Overwrite = False,
+    set_: cli.Overrides = None,
+    print_config: cli.PrintConfig = False,
+) -> cli.Job | str:
     """Score text (perplexity), or given translations, with a trained model."""
-    source, target = _location(input_, "--input"), _location(output, "--output")
-    sides = None if targets is None else _location(targets, "--targets")
+    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
+    sides = None if targets is None else cli.absolute(targets, "--targets")
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> Report:
+    def call(place: location.Location, use: settings.Use, stdout: int) -> cli.Report:
         from jobs import score as verb
 
-        with _session_of_use(use, place, target) as session:
+        with cli.session_of_use(use, place, target) as session:
             return verb.run(
                 run=place,
                 input=source,
@@ -154,181 +139,151 @@ def score(
                 stdout=stdout,
             )
 
-    job = _of_run(run, set_, print_config, call, streams=target == "-")
-    return _reads(job, {"--input": source, "--targets": sides})
+    job = cli.of_run(run, set_, print_config, call, streams=target == "-")
+    return cli.reads(job, {"--input": source, "--targets": sides})
 
 
 @app.command()
 def generate(
-    run: Run,
+    run: cli.Run,
     prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")],
-    set_: Overrides = None,
-    print_config: PrintConfig = False,
-) -> Job | str:
+    set_: cli.Overrides = None,
+    print_config: cli.PrintConfig = False,
+) -> cli.Job | str:
     """Go on from a prefix with a language model."""
 
-    def call(place: location.Location, use: settings.Use, _: int) -> Report:
+    def call(place: location.Location, use: settings.Use, _: int) -> cli.Report:
         from jobs import generate as verb
 
         return verb.run(place, prefix, use.decoding, use.compute, use.cluster, settings.seed_of(place))
 
-    return _of_run(run, set_, print_config, call)
+    return cli.of_run(run, set_, print_config, call)
+
+
+@app.command()
+def forecast(
+    run: cli.Run,
+    input_: Annotated[str, typer.Option("--input", metavar="URI", help="CSV with a header line, or Parquet")],
+    output: cli.Output,
+    overwrite: cli.Overwrite = False,
+    set_: cli.Overrides = None,
+    print_config: cli.PrintConfig = False,
+) -> cli.Job | str:
+    """Forecast a numeric series, one or several steps ahead, and say how far off that was."""
+    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
+
+    def call(place: location.Location, use: settings.Use, _: int) -> cli.Report:
+        from jobs import forecast as verb
+
+        return verb.run(place, source, target, use.forecasting, use.cluster, console.reporter(), overwrite)
+
+    return cli.reads(cli.of_run(run, set_, print_config, call), {"--input": source})
 
 
 @app.command()
 def evaluate(
     hypotheses: Annotated[str, typer.Option("--hypotheses", metavar="URI", help="translations, a line each")],
     references: Annotated[list[str], typer.Option("--references", metavar="URI", help="references; repeatable")],
-) -> Job:
+) -> cli.Job:
     """Compare translations with references: BLEU, chrF, TER."""
     places = [paths.locate(text, "--references") for text in references]
     place = paths.locate(hypotheses, "--hypotheses")
 
-    def call(_: int) -> Report:
+    def call(_: int) -> cli.Report:
         from jobs import evaluate as verb
 
         return verb.run(str(place), [str(reference) for reference in places], console.reporter())
 
-    return Job(call)
+    return cli.Job(call)
 
 
 @app.command()
-def pipeline(config: Config, set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
+def pipeline(config: cli.Config, set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
     """Prepare, train, translate and score, evaluate, and report."""
 
-    def call(resolved: schema.RunConfig) -> Report:
+    def call(resolved: schema.RunConfig) -> cli.Report:
         from jobs import pipeline as verb
 
-        with _session_of(resolved) as session:
+        with cli.session_of(resolved) as session:
             return verb.run(resolved, session, console.reporter())
 
-    return _of_config(config, set_, print_config, call)
+    return cli.of_config(config, set_, print_config, call)
 
 
 @app.command()
-def demo(set_: Overrides = None, print_config: PrintConfig = False) -> Job | str:
+def demo(set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
     """Run the pipeline on generated text: a translation model and a language model, in a few minutes."""
     text, unresolved = settings.of_demo(set_ or [])
     root, configs = paths.writable(text, "root"), [paths.absolute(config) for config in unresolved]
     if print_config:
         return "---\n".join(loading.dump(config) for config in configs)
 
-    def call(_: int) -> Report:
+    def call(_: int) -> cli.Report:
         from jobs import demo as verb
 
-        with _session_of(configs[0], root) as session:
+        with cli.session_of(configs[0], root) as session:
             return verb.run(root, configs, session, console.reporter())
 
-    return Job(call)
+    return cli.Job(call)
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="root of a run")]) -> Job:
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="root of a run")]) -> cli.Job:
     """Write the HTML page of a run."""
     root = paths.writable(run, "RUN")
 
-    def call(_: int) -> Report:
+    def call(_: int) -> cli.Report:
         from jobs import report as verb
 
         return verb.run(root, console.reporter())
 
-    return Job(call)
+    return cli.Job(call)
 
 
 @app.command()
-def inspect(path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output")]) -> Job:
+def inspect(path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output")]) -> cli.Job:
     """Say what a dataset, checkpoint, run or output folder holds, and verify it."""
     place = paths.locate(path, "PATH")
     if not place.exists() and not place.parent.exists():
         raise errors.UsageError(f"PATH: there is nothing at {place}; check the name")
 
-    def call(_: int) -> Report:
+    def call(_: int) -> cli.Report:
         from jobs import inspect as verb
 
         return verb.run(place, console.reporter())
 
-    return Job(call)
+    return cli.Job(call)
 
 
-def _of_config(
-    path: str, overrides: list[str] | None, print_config: bool, call: Callable[[schema.RunConfig], Report]
-) -> Job | str:
-    """A job that a file of settings describes."""
-    resolved = paths.absolute(loading.load(path, overrides or []))
-    if print_config:
-        return loading.dump(resolved)
-    return Job(lambda _: call(resolved))
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="what to do there, followed by its own arguments")],
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="URL", help="of the job server, as http://127.0.0.1:8265")
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="print where the job is, and leave it alone")] = False,
+    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="reserved for the driver of the job")] = None,
+    num_gpus: Annotated[float | None, typer.Option("--num-gpus", help="reserved for the driver of the job")] = None,
+    python: Annotated[
+        str | None, typer.Option("--python", help="interpreter there; this one on this machine, else python")
+    ] = None,
+) -> cli.Job:
+    """Do any of these as a Ray job on a cluster: logs followed, its own exit code returned."""
+    from jobs import submit as verb_module
+
+    group: Any = context.parent.command if context.parent else None
+    if verb == "submit" or verb not in group.commands:
+        raise errors.UsageError(f"submit: {console.shown(verb)!r} is no verb that can be submitted; see --help")
+    place = verb_module.address_of(address)
+    is_local = verb_module.is_loopback(place)
+    order = verb_module.plan(group.commands[verb], context.args, is_local)
+    resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus}
+    interpreter = python or (sys.executable if is_local else "python")
+    return cli.Job(lambda _: verb_module.run(order, place, interpreter, resources, wait=not no_wait))
 
 
-def _of_run(
-    run: str,
-    overrides: list[str] | None,
-    print_config: bool,
-    call: Callable[[location.Location, settings.Use, int], Report],
-    streams: bool = False,
-) -> Job | str:
-    """A job that uses a trained run."""
-    place = paths.locate(run, "--run")
-    use = settings.of_run(place, overrides or [])
-    if print_config:
-        return loading.dump(use)
-    return Job(lambda stdout: call(place, use, stdout), streams)
-
-
-def _location(text: str, where: str) -> str:
-    """An absolute location; a dash stands for a standard stream, and a slash at the end for a folder."""
-    if text == "-":
-        return text
-    return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
-
-
-def _reads(job: Job | str, texts: Mapping[str, str | None]) -> Job | str:
-    """The job, once something is at every location that it reads: looked up before anything heavy is loaded."""
-    for where, text in texts.items():
-        if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, where).exists():
-            raise errors.UsageError(f"{where}: there is nothing at {text}; check the path")
-    return job
-
-
-@contextlib.contextmanager
-def _session_of(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["cluster.Session"]:
-    place = root or location.Location.parse(config.root, "root")
-    with _session(config.cluster, config.telemetry, [place], place.join("metrics"), config.name) as session:
-        yield session
-
-
-@contextlib.contextmanager
-def _session(
-    where: schema.ClusterConfig,
-    telemetry: schema.TelemetryConfig,
-    shared: Sequence[location.Location],
-    metrics: location.Location | None,
-    name: str,
-) -> Iterator["cluster.Session"]:
-    """Opens a session; an interruption ends with the code of the signal that it received."""
-    from workers import cluster
-
-    with cluster.Session(where, shared, metrics, telemetry, name) as session:
-        try:
-            yield session
-        except errors.InterruptedRunError as error:
-            console.complain(str(error))
-            raise typer.Exit(record.exit_code(error, session.signal)) from error
-
-
-@contextlib.contextmanager
-def _session_of_use(use: settings.Use, run: location.Location, output: str) -> Iterator["cluster.Session"]:
-    """A session for the use of a run; its metrics lie beside what it writes, for it may only read the run."""
-    if output == "-":
-        with _session(use.cluster, use.telemetry, [run], None, run.name) as session:
-            yield session
-        return
-    folder = location.Location.parse(output, "--output").parent
-    with _session(use.cluster, use.telemetry, [run, folder], folder.join("metrics"), run.name) as session:
-        yield session
-
-
-def _do(job: Job) -> None:
+def _do(job: cli.Job) -> None:
     """Does a job and prints its report, with everything else that anybody prints on stderr."""
     stdout = console.take_stdout()
     text = document.encode(job.call(stdout), one_line=job.streams)
@@ -349,7 +304,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     """
     try:
         job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
-        if isinstance(job, Job):
+        if isinstance(job, cli.Job):
             _do(job)
         elif isinstance(job, str):
             sys.stdout.write(job)
@@ -365,9 +320,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except typer.Exit as leaving:
         return leaving.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.complain("interrupted: nothing was lost that had been committed; run the same command again to go on")
-        return 128 + signal.SIGINT
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception:  # noqa: BLE001 (what nobody expected is a bug: shown whole)
@@ -376,9 +331,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """Ends a job that is not yet, or no longer, one to be saved first: a session handles signals itself."""
+    raise KeyboardInterrupt(number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; the last line of the log of a job, or of a mistake, is `exit=` with the code."""
     console.set_up_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
     code = _run(arguments)
     if code:
         console.write_line(f"exit={code}")

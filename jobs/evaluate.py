@@ -1,4 +1,4 @@
-"""Compares translations with references: BLEU, chrF and TER with their signatures, and the documents' BLEU."""
+"""Compares translations with references: BLEU, chrF and TER with their signatures, and where translations go wrong."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from core import errors
 from core.data import corpus
 from core.decoding import inputs
-from core.evaluation import quality
+from core.evaluation import analysis, quality
 from core.storage import location
 from jobs import console, paths
 
@@ -42,6 +42,8 @@ def run(hypotheses: str, references: Sequence[str], reporter: console.Reporter) 
         "signatures": found.signatures,
         "documents_bleu": [quality.documents_corpus(lines, reference, _DOCUMENTS_K) for reference in against],
         "documents_bleu_k": _DOCUMENTS_K,
+        "by_length": [bucket._asdict() for bucket in analysis.by_length(lines, against)],
+        "faults": analysis.faults(lines, against[0]).to_json(),
     }
 
 

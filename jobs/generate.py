@@ -17,11 +17,13 @@ def run(
     cluster: schema.ClusterConfig,
     seed: int = 1,
 ) -> dict[str, Any]:
-    """Reads the prefix and adds `decoding.num_tokens` tokens; the same for the same seed.
+    """Reads the prefix and adds `decoding.num_tokens` tokens; the same for the same seed, be it `decoding.seed`.
 
     Raises:
         UsageError: the run holds a seq2seq, or there is nothing to start from.
     """
+    if decoding.seed is not None:
+        seed = decoding.seed
     found = bundles.find(run)
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"

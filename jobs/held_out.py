@@ -95,8 +95,7 @@ def _parts(
         files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
         indexes = [corpus.index_lines(file, _EVERY_LINES) for file in files]
         for part in corpus.parts_of(files, indexes, settings.max_line_bytes):
-            columns = source.columns if source.tsv else None
-            yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=columns)
+            yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.places)
         first_line += indexes[0].num_lines
 
 

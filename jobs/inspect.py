@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core import errors
-from core.data import dataset_index, shards
+from core.data import dataset_index, series, shards
 from core.models import bundle
 from core.storage import commit, location
 from jobs import console
@@ -47,7 +47,20 @@ def _inspect(place: location.Location, stage: console.Stage) -> Found:
     return found
 
 
+def _series(folder: location.Location) -> Found:
+    dataset = series.open_dataset(folder)
+    return {
+        "kind": "dataset",
+        "of": "series",
+        "fingerprint": dataset.fingerprint,
+        "splits": {name: {"rows": len(values_TC)} for name, values_TC in dataset.splits.items()},
+        "columns": {"inputs": list(dataset.inputs), "targets": list(dataset.targets)},
+    }
+
+
 def _dataset(folder: location.Location) -> Found:
+    if series.is_series(folder):
+        return _series(folder)
     dataset = shards.Dataset.open(folder)
     dataset.verify()
     content = dataset.index
@@ -72,7 +85,7 @@ def _checkpoint(folder: location.Location) -> Found:
     records = _records(manifest, folder.join(bundle.CHECKPOINT_MANIFEST))
     commit.verify(folder, records)
     loaded = bundle.load(folder.join("bundle"))
-    parameters = bundle.unique_parameters(loaded.model).values()
+    parameters = bundle.stored_tensors(loaded.model).values()
     return {
         "kind": "checkpoint",
         "model": loaded.config.kind,

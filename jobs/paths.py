@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from core import errors
 from core.config import schema
+from core.data import archives
 from core.storage import location
 
 HOME = "RAYCURRENT_HOME"
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entry point of a submitted job
-_SOURCES = ("text", "tsv", "source", "target")
+_SOURCES = ("text", "tsv", "table", "csv", "source", "target")
 
 
 def locate(text: str, where: str) -> location.Location:
@@ -31,8 +32,18 @@ def locate(text: str, where: str) -> location.Location:
     return location.Location.parse(text, where, home)
 
 
+def _located(text: str, where: str) -> str:
+    member, place = archives.split(text)
+    return archives.join(member, str(locate(place, where)))
+
+
 def _is_relative(text: str) -> bool:
     return "://" not in text and not text.startswith(("/", "~"))
+
+
+def is_of_this_machine(text: str) -> bool:
+    """Does a path depend on where, and by whom, it is resolved?"""
+    return _is_relative(text) or text.startswith("~")
 
 
 def absolute(config: schema.RunConfig) -> schema.RunConfig:
@@ -47,11 +58,14 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
         source = data["corpus"][name]
         for form in _SOURCES if source else ():
             where = f"corpus.{name}.{form}"
-            source[form] = [str(locate(text, where)) for text in source[form]]
+            source[form] = [_located(text, where) for text in source[form]]
+    data["tokenizer"]["load"] = [str(locate(text, "tokenizer.load")) for text in config.tokenizer.load]
     hashes = data["corpus"]["sha256"]
     data["corpus"]["sha256"] = {str(locate(text, "corpus.sha256")): value for text, value in hashes.items()}
     if config.training.init_from is not None:
         data["training"]["init_from"] = str(locate(config.training.init_from, "training.init_from"))
+    for role, text in config.training.embeddings.items():
+        data["training"]["embeddings"][role] = str(locate(text, f"training.embeddings.{role}"))
     resolved = schema.RunConfig.model_validate_json(json.dumps(data))
     _refuse_memory_of_others(resolved)
     return resolved
@@ -82,7 +96,8 @@ def _refuse_memory_of_others(config: schema.RunConfig) -> None:
 
 def _locations(config: schema.RunConfig) -> Iterator[tuple[str, str]]:
     yield "root", config.root
+    yield from (("tokenizer.load", text) for text in config.tokenizer.load)
     for name in ("train", "valid", "test"):
         source = getattr(config.corpus, name)
         for form in _SOURCES if source else ():
-            yield from ((f"corpus.{name}.{form}", text) for text in getattr(source, form))
+            yield from ((f"corpus.{name}.{form}", archives.split(text)[1]) for text in getattr(source, form))

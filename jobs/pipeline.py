@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from core import errors
 from core.config import loading, schema
 from core.data import dataset_index
 from core.models import bundle
 from core.storage import commit, location
+from core.telemetry import catalog
 from jobs import console, evaluate, generate, held_out, prepare, record, report, score, train, translate
 from workers import cluster
 
@@ -27,6 +29,8 @@ def run(config: schema.RunConfig, session: cluster.Session, reporter: console.Re
     Raises:
         RaycurrentError: what the stage raised that could not be done; those before it stay done.
     """
+    if config.corpus.kind == "series":
+        raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
     root = location.Location.parse(config.root, "root")
     with commit.RunLock(root, "pipeline"):
         record.started(config)
@@ -186,9 +190,18 @@ class _Pipeline:
             record.stage_begun(self._root, name, made_with)
         started_s = time.monotonic()
         made = work(is_outdated)
+        self._measure(name, made)
         self._worked |= not is_done
         record.stage_done(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
         self._stages[name] = before["report"] if is_done else made
+
+    def _measure(self, name: str, made: Report) -> None:
+        told = self._session.recorder
+        told.set(catalog.LAST_SUCCESS, time.time(), stage=name)
+        if name == "evaluate":
+            told.set(catalog.EVALUATE_BLEU, made["bleu"])
+        if name == "score" and "nll_nats_per_token" in made:
+            told.set(catalog.SCORE_LOSS, float(made["nll_nats_per_token"]))
 
     def _manifest(self, output: str) -> location.Location:
         return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)

@@ -8,6 +8,7 @@ from typing import Any
 
 from core import errors
 from core.config import inference_settings, schema
+from core.data import shards
 from core.decoding import inputs, outputs, scorer
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -22,6 +23,7 @@ def plan(
     sources: Sequence[inputs.Input],
     scoring: inference_settings.ScoringConfig,
     compute: schema.ComputeConfig,
+    dataset: shards.Dataset | None = None,
 ) -> dict[str, Any]:
     """Says all that the scores depend on."""
     return {
@@ -32,6 +34,7 @@ def plan(
         "scoring": scoring.model_dump(mode="json"),
         "precision": bundle.precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
+        "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
     }
 
 
@@ -63,12 +66,14 @@ def run(
     parts.check_streams(input, output, column)
     opened = parts.open_run("score", run)
     _check(opened.bundle, input, targets, scoring)
+    dataset = _training_text(run, opened.bundle) if scoring.dynamic and scoring.dynamic.rule == "rms" else None
     device = "cuda" if cluster.use_gpu else "cpu"
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
         ready = scorer.Scorer(opened.bundle, scoring, compute, device)
-        done = parts.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
-        return {**opened.report, "input": input, "output": output, **done, **parts.speed(done["lines"], started_s)}
+        totals = parts.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
+        done = {**summarise(totals, scoring, 1), **parts.speed(totals.lines, started_s)}
+        return {**opened.report, "input": input, "output": output, **done}
     target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
     files = _scan(input, targets, column, scoring.part_lines, target)
     spec = inference.Spec(
@@ -78,34 +83,54 @@ def run(
         scoring=scoring,
         compute=compute,
         folder=target.folder.url,
-        plan=plan(opened.bundle, files, scoring, compute),
+        plan=plan(opened.bundle, files, scoring, compute, dataset),
         device=device,
         threads=cluster.cpus_per_worker,
+        dataset=None if dataset is None else dataset.folder.url,
     )
     with target.lock("score"):
-        store = target.begin(spec.plan, overwrite)
-        manifest = target.finished(store)
-        if manifest is None:
-            rounds = _rounds(spec, inputs.pieces(files), session, reporter)
-            with reporter.stage("score", files[0].num_lines, "lines") as stage:
-                records = parts.do_parts(spec, "score", rounds, session, stage.advance)
-                figures = summarise(parts.Totals.of(records), scoring, len(rounds[0]) if rounds else 0)
-                manifest = target.finish(store, records, {"summary": figures})
+        figures = _do(spec, target, files, session, reporter, overwrite)
     place = str(paths.locate(input, "--input"))
-    report = {**opened.report, "input": place, "output": str(target.file or target.folder), **manifest["summary"]}
+    report = {**opened.report, "input": place, "output": str(target.file or target.folder), **figures}
     return {**report, **parts.speed(files[0].num_lines, started_s)}
+
+
+def _do(
+    spec: inference.Spec,
+    target: outputs.Output,
+    files: Sequence[inputs.Input],
+    session: clusters.Session,
+    reporter: console.Reporter,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Does what is not done yet and returns the figures of all."""
+    store = target.begin(spec.plan, overwrite)
+    manifest = target.finished(store)
+    if manifest is None:
+        rounds = _rounds(spec, inputs.pieces(files), session, reporter)
+        with reporter.stage("score", files[0].num_lines, "lines") as stage:
+            records = parts.do_parts(spec, "score", rounds, session, stage.advance)
+            figures = summarise(parts.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
+            manifest = target.finish(store, records, {"summary": figures})
+    return dict(manifest["summary"])
 
 
 def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
     """The figures of the corpus; `<eos>` is a token like any other, where the model has one.
 
-    Perplexity is exp of the nats of a token, bits per character the bits of all tokens over all characters.
+    `infinite` counts tokens that the model holds impossible: with one of them all sums are infinite, and none is left
+    out. Perplexity is exp of the nats of a token, bits per character the bits of all tokens over all characters;
+    `accuracy` the share of tokens that the model held for the likeliest. `unk` of the tokens are unknown words.
     """
     figures: dict[str, Any] = {"unit": scoring.unit, "lines": totals.lines, **totals.problems()}
     if scoring.unit == "stream":
         figures["lanes"] = num_lanes
     figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
+    if totals.infinite:
+        figures["infinite"] = totals.infinite
     figures["nll_nats"] = inference.spelt(totals.nats)
+    if totals.tokens and totals.correct is not None:
+        figures["accuracy"] = totals.correct / totals.tokens
     if totals.tokens:
         mean = totals.nats / totals.tokens
         figures["nll_nats_per_token"] = inference.spelt(mean)
@@ -117,17 +142,39 @@ def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, n
 
 def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: inference_settings.ScoringConfig) -> None:
     """Refuses what does not go together."""
+    if bundle.config.kind == "autoregressive":
+        raise errors.UsageError("--run: this run is an autoregressive, which scores no text: use forecast")
     is_seq2seq = bundle.config.kind == "seq2seq"
     if is_seq2seq and targets is None:
         raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")
     if not is_seq2seq and targets is not None:
         raise errors.UsageError("--targets: this run is a language_model, which scores lines alone; leave it out")
+    for name in ("cache", "dynamic"):
+        if bundle.config.kind == "ngram" and getattr(scoring, name) is not None:
+            raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states to use; leave it out")
     if is_seq2seq and scoring.unit == "stream":
         raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
     if scoring.unit == "line" and scoring.lanes > 1:
         raise errors.UsageError("scoring.lanes: lines alone have no lanes; use unit: stream")
     if source == "-" and (is_seq2seq or scoring.unit == "stream"):
         raise errors.UsageError("--input: of standard input lines alone are scored; write it to a file first")
+
+
+def _training_text(run: location.Location, bundle: bundles.Bundle) -> shards.Dataset:
+    """Opens the dataset that the run was trained on."""
+    try:
+        dataset = shards.Dataset.open(run.join("dataset"))
+    except errors.UsageError as error:
+        raise errors.UsageError(
+            f"scoring.dynamic.rule: rms measures gradients on training text, and {run} holds no dataset; "
+            "name the root of the run, or use rule: sgd"
+        ) from error
+    found = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
+    if found != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
+        raise errors.IntegrityError(
+            f"{dataset.folder}: was made with another tokenizer than the model has; restore it, or use rule: sgd"
+        )
+    return dataset
 
 
 def _scan(

@@ -18,6 +18,9 @@ class Use(section.Section):
     scoring: inference_settings.ScoringConfig = section.operational(
         inference_settings.ScoringConfig(), "how it is scored"
     )
+    forecasting: inference_settings.ForecastingConfig = section.operational(
+        inference_settings.ForecastingConfig(), "how series are forecast"
+    )
     cluster: schema.ClusterConfig = section.operational(schema.ClusterConfig(), "where the work runs")
     compute: schema.ComputeConfig = section.operational(schema.ComputeConfig(), "how numbers are computed")
     telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "what is exported")
@@ -42,6 +45,7 @@ def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
     return Use(
         decoding=loading.section_from(use.decoding, overrides, "decoding"),
         scoring=loading.section_from(use.scoring, overrides, "scoring"),
+        forecasting=loading.section_from(use.forecasting, overrides, "forecasting"),
         cluster=loading.section_from(use.cluster, overrides, "cluster"),
         compute=loading.section_from(use.compute, overrides, "compute"),
         telemetry=loading.section_from(use.telemetry, overrides, "telemetry"),
@@ -54,6 +58,7 @@ def _stored(run: location.Location) -> Use:
         return Use(
             decoding=config.decoding,
             scoring=config.scoring,
+            forecasting=config.forecasting,
             cluster=config.cluster,
             compute=config.compute,
             telemetry=config.telemetry,

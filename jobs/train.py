@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from core import errors
-from core.config import schema, section
-from core.data import shards
+from core.config import autoregressive_settings, ngram_settings, schema, section
+from core.data import series, shards
 from core.storage import commit, location
+from core.telemetry import catalog
 from core.training import checkpoint, loop, progress, starting
 from jobs import console, record
-from workers import cluster, launch
+from workers import cluster, counting, fitting, launch
 
 
 def plan(config: schema.RunConfig, fresh: bool = False) -> loop.TrainingJob:
-    """Says what is trained, where."""
+    """Says what is trained step by step, where; what counts, or fits a series, is not."""
+    assert config.model.kind in ("language_model", "seq2seq")
+    assert not isinstance(config.model, ngram_settings.NgramConfig | autoregressive_settings.AutoregressiveConfig)
     root = location.Location.parse(config.root, "root")
     return loop.TrainingJob(
         root=root,
@@ -41,13 +44,13 @@ def run(
         DivergedError: the numbers are not finite.
         ClusterError: workers failed, and retries did not help.
     """
-    job = plan(config, fresh)
-    dataset = shards.Dataset.open(job.dataset)
-    with commit.RunLock(job.root, "train"):
+    root = location.Location.parse(config.root, "root")
+    dataset = _open(config)
+    with commit.RunLock(root, "train"):
         _check_dataset(config, dataset)
-        _reached(job)
+        _reached(root, fresh)
         record.started(config)
-        with record.ending(job.root, session):
+        with record.ending(root, session):
             return run_locked(config, session, reporter, fresh)
 
 
@@ -55,34 +58,73 @@ def run_locked(
     config: schema.RunConfig, session: cluster.Session, reporter: console.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
     """Does what `run` does for a caller who holds the lock of the root and has started its record."""
-    job = plan(config, fresh)
-    _check_dataset(config, shards.Dataset.open(job.dataset))
-    record.changed(job.root, record.begin(config))
-    search, state = _reached(job)
-    record.faults(job.root, search.passed_over)
-    if search.found is not None and starting.is_finished(state, job.training):
-        kept: dict[str, Any] = record.stage(job.root, "train").get("report") or {"step": state.step}
-        return {"verb": "train", "root": str(job.root), **kept, "already_done": True}
+    root = location.Location.parse(config.root, "root")
+    dataset = _open(config)
+    _check_dataset(config, dataset)
+    record.changed(root, record.begin(config))
+    search, state = _reached(root, fresh)
+    record.faults(root, search.passed_over)
+    in_one_go = config.model.kind in ("ngram", "autoregressive")
+    if search.found is not None and (in_one_go or starting.is_finished(state, config.training)):
+        kept: dict[str, Any] = record.stage(root, "train").get("report") or {"step": state.step}
+        return {"verb": "train", "root": str(root), **kept, "already_done": True}
     started_s = time.monotonic()
-    done = state.step if config.training.max_steps is not None else state.epochs_done
+    if in_one_go:
+        made = _make(config, root, dataset, session, reporter)
+        report = {"verb": "train", "root": str(root), **made, "already_done": False}
+    else:
+        report = _train_steps(plan(config, fresh), session, reporter, state)
+    session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage="train")
+    record.stage_done(root, "train", time.monotonic() - started_s, report, worked=True)
+    return report
+
+
+def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
+    folder = location.Location.parse(config.root, "root").join("dataset")
+    return series.open_dataset(folder) if config.corpus.kind == "series" else shards.Dataset.open(folder)
+
+
+def _make(
+    config: schema.RunConfig,
+    root: location.Location,
+    dataset: shards.Dataset | series.Dataset,
+    session: cluster.Session,
+    reporter: console.Reporter,
+) -> dict[str, Any]:
+    """Makes a model that has no steps to resume from: counts an n-gram, or fits the regressor of a series."""
+    settings = section.deciding(config)
+    if isinstance(dataset, shards.Dataset):
+        assert isinstance(config.model, ngram_settings.NgramConfig)
+        settings["dataset"] = dataset.index.fingerprint
+        return counting.make(root, settings, config.model, dataset, session, reporter)
+    assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
+    settings["dataset"] = dataset.fingerprint
+    threads = config.cluster.cpus_per_worker
+    return fitting.make(root, settings, config.model, config.training, config.seed, threads, dataset, session, reporter)
+
+
+def _train_steps(
+    job: loop.TrainingJob, session: cluster.Session, reporter: console.Reporter, state: progress.State
+) -> dict[str, Any]:
+    """Trains from where the run is."""
+    done = state.step if job.training.max_steps is not None else state.epochs_done
     summary = _train(job, session, reporter, done)
     record.faults(job.root, summary.passed_over)
     if summary.is_interrupted:
         raise errors.InterruptedRunError(
             f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to go on"
         )
-    report = {"verb": "train", "root": str(job.root), **summary.to_json(), "already_done": False}
-    record.stage_done(job.root, "train", time.monotonic() - started_s, report, worked=True)
-    return report
+    return {"verb": "train", "root": str(job.root), **summary.to_json(), "already_done": False}
 
 
-def _check_dataset(config: schema.RunConfig, dataset: shards.Dataset) -> None:
+def _check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
     """Refuses a dataset that was prepared with other settings: it does not hold what the configuration says.
 
     Where the text lay that it was made of is not asked; `prepare` compares the text itself.
     """
     deciding = section.deciding(config)
-    for name, made_with in dataset.index.settings.items():
+    settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
+    for name, made_with in settings.items():
         now = deciding.get(name)
         for field in _differing(made_with, now, name):
             raise errors.LockedError(
@@ -105,10 +147,11 @@ def _train(
     """Trains with progress shown, in steps where the run ends after so many, else in epochs."""
     in_steps = job.training.max_steps is not None
     total = job.training.max_steps if in_steps else job.training.epochs
-    with reporter.stage("train", total, "steps" if in_steps else "epochs") as stage:
+    is_moving = False
+    with reporter.stage("train", total, "steps" if in_steps else "epochs", done) as stage:
 
         def show(now: progress.Progress) -> None:
-            nonlocal done
+            nonlocal done, is_moving
             reached = now.step if in_steps else now.epoch + now.fraction
             shown: dict[str, float | str] = {"step": now.step, "tokens/s": round(now.tokens_per_s)}
             if now.loss_nats is not None:
@@ -116,6 +159,9 @@ def _train(
             if now.validation is not None:
                 shown["valid"] = round(now.validation.nll_nats, 4)
             # After a restart of the group the run is where its last checkpoint was: a bar does not go back.
+            if not is_moving:
+                stage.advance(0)  # until now ranks were starting
+                is_moving = True
             stage.advance(max(0.0, reached - done), **shown)
             done = max(done, reached)
 
@@ -125,11 +171,11 @@ def _train(
         return summary
 
 
-def _reached(job: loop.TrainingJob) -> tuple[checkpoint.Search, progress.State]:
+def _reached(root: location.Location, fresh: bool) -> tuple[checkpoint.Search, progress.State]:
     """Where the run is: its newest checkpoint, if there is one, and the state in it."""
-    search = checkpoint.find_newest(job.root)
+    search = checkpoint.find_newest(root)
     if search.found is None:
         return search, progress.State()
-    if job.fresh:
+    if fresh:
         raise errors.LockedError(f"{search.found.folder}: --fresh, but this root holds a checkpoint; use another root")
     return search, checkpoint.load_state(search.found)[0]

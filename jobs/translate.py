@@ -1,37 +1,64 @@
-"""Translates a file, or standard input, with a trained run."""
+"""Translates a file, or standard input, with a trained run, or with several together."""
 
+import itertools
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from core import errors
 from core.config import inference_settings, schema
-from core.decoding import inputs, outputs, translator
+from core.data import corpus
+from core.decoding import alignments, inputs, outputs, translator
+from core.models import averaging
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
-from jobs import console, paths
+from jobs import console, paths, settings
 from workers import cluster as clusters
 from workers import inference, parts
 
-# Settings of `generate`: a translation does not depend on them.
-_OTHERS = {"num_tokens", "method", "temperature", "top_k", "top_p"}
+# Settings of `generate` and of draws: what a search finds does not depend on them.
+_OF_DRAWS = {"num_tokens", "method", "temperature", "top_k", "top_p", "seed"}
+# What is written beside the translations, and what the fingerprints of bundles say.
+_OTHERS = {"alignments", "attention_maps", "average_checkpoints"}
+
+
+class Models(NamedTuple):
+    """What translates: members of an ensemble, perhaps a language model beside them, and what a report says of them.
+
+    `urls` has for each member the bundles whose mean it is.
+    """
+
+    members: Sequence[bundles.Bundle]
+    urls: tuple[tuple[str, ...], ...]
+    beside: bundles.Bundle | None
+    beside_url: str | None
+    report: dict[str, Any]
 
 
 def plan(
-    bundle: bundles.Bundle,
-    source: inputs.Input,
+    models: Models,
+    sources: Sequence[inputs.Input],
     decoding: inference_settings.DecodingConfig,
     compute: schema.ComputeConfig,
 ) -> dict[str, Any]:
-    """Says all that the translations depend on."""
-    return {
+    """Says all that the translations depend on; `sources` are the input and perhaps the prefixes."""
+    prints = [member.fingerprint for member in models.members]
+    unused = _OTHERS | ({"num_tokens"} if decoding.method == "sample" else _OF_DRAWS)
+    stated: dict[str, Any] = {
         "verb": "translate",
-        "bundle": bundle.fingerprint,
-        "input": source.identity(),
-        "decoding": decoding.model_dump(mode="json", exclude=_OTHERS),
-        "precision": bundle.precision if compute.precision == "auto" else compute.precision,
+        "bundle": prints[0] if len(prints) == 1 else prints,
+        "input": sources[0].identity(),
+        "decoding": decoding.model_dump(mode="json", exclude=unused),
+        "precision": models.members[0].precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
     }
+    if models.beside is not None:
+        stated["decoding"]["fusion"]["run"] = models.beside.fingerprint
+    if len(sources) > 1:
+        stated["prefixes"] = sources[1].identity()
+    return stated
 
 
 def run(
@@ -46,56 +73,150 @@ def run(
     reporter: console.Reporter,
     overwrite: bool = False,
     stdout: int = 1,
+    others: Sequence[location.Location] = (),
+    prefixes: str | None = None,
 ) -> dict[str, Any]:
     """Translates every line of the input; what an earlier run of the same plan committed is not done again.
 
-    `run` is the root of a run or one checkpoint folder, `output` a file or (ending in `/`) a folder; input and
-    output are `-` for the standard ones, of which `stdout` is the real descriptor. `column` says where JSONL and
-    Parquet have their text; `overwrite` removes first what another run has written.
+    `run` is the root of a run or one checkpoint folder, `others` the further members of an ensemble; `output` is a
+    file or (ending in `/`) a folder; input and output are `-` for the standard ones, of which `stdout` is the real
+    descriptor. `column` says where JSONL and Parquet have their text; `overwrite` removes first what another run has
+    written; `prefixes` is a file with what the translation of each line begins with.
 
     Raises:
-        UsageError: the run holds a language model, or input and output do not fit.
-        DataError: more lines fail than max(10, 0.1 %).
+        UsageError: the runs do not translate together, or input and output do not fit.
+        DataError: more lines fail than max(10, 0.1 %), or the prefixes have another number of lines.
         LockedError: the output was begun with another plan, or is somebody else's.
     """
     started_s = time.monotonic()
     parts.check_streams(input, output, column)
-    opened = parts.open_run("translate", run)
-    translator.check(opened.bundle)
-    device = "cuda" if cluster.use_gpu else "cpu"
+    _check_output(output, decoding, prefixes)
+    if decoding.method == "sample" and decoding.seed is None:
+        decoding = decoding.model_copy(update={"seed": settings.seed_of(run)})
+    models = _open([run, *others], decoding)
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
-        ready = translator.Translator(opened.bundle, decoding, compute, device)
-        done = parts.stream("translations", sys.stdin.buffer, stdout, decoding.part_lines, ready.translate)
-        return {**opened.report, "input": input, "output": output, **done, **parts.speed(done["lines"], started_s)}
-    place = paths.locate(input, "--input")
+        ready = translator.Translator(models.members, decoding, compute, _device(cluster), models.beside)
+        totals = parts.stream("translations", sys.stdin.buffer, stdout, decoding.part_lines, ready.translate)
+        done = {**summarise(totals), **parts.speed(totals.lines, started_s)}
+        return {**models.report, "input": input, "output": output, **done}
     target = outputs.Output.at("translations", paths.writable(output, "--output"), output.endswith("/"), "--output")
-    target.refuse_inputs([place])
-    source = inputs.scan(place, column, decoding.part_lines, target.folder, "--input")
-    spec = inference.Spec(
-        bundle=opened.url,
-        kind="translations",
-        decoding=decoding,
-        scoring=inference_settings.ScoringConfig(),
-        compute=compute,
-        folder=target.folder.url,
-        plan=plan(opened.bundle, source, decoding, compute),
-        device=device,
-        threads=cluster.cpus_per_worker,
-    )
+    files = _scan(input, prefixes, column, decoding.part_lines, target)
+    spec = _spec(models, files, decoding, compute, cluster, target)
+    pieces = inputs.pieces(files)
     with target.lock("translate"):
         store = target.begin(spec.plan, overwrite)
         manifest = target.finished(store)
         if manifest is None:
-            with reporter.stage("translate", source.num_lines, "lines") as stage:
-                rounds = parts.of_lines(inputs.pieces([source]))
-                records = parts.do_parts(spec, "translate", rounds, session, stage.advance)
+            with reporter.stage("translate", files[0].num_lines, "lines") as stage:
+                records = parts.do_parts(spec, "translate", parts.of_lines(pieces), session, stage.advance)
                 manifest = target.finish(store, records, {"summary": summarise(parts.Totals.of(records))})
-    report = {**opened.report, "input": str(place), "output": str(target.file or target.folder), **manifest["summary"]}
-    return {**report, **parts.speed(source.num_lines, started_s)}
+        _write_beside(target, manifest, pieces, models, spec)
+    place = paths.locate(input, "--input")
+    report = {**models.report, "input": str(place), "output": str(target.file or target.folder), **manifest["summary"]}
+    return {**report, **parts.speed(files[0].num_lines, started_s)}
 
 
 def summarise(totals: parts.Totals) -> dict[str, Any]:
     """The figures of the corpus."""
     nats = inference.spelt(totals.nats)
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}
+
+
+def _check_output(output: str, decoding: inference_settings.DecodingConfig, prefixes: str | None) -> None:
+    """Refuses what the form of the output has no place for."""
+    if output == "-" and prefixes is not None:
+        raise errors.UsageError("--prefixes: goes with a file of lines, not with standard input; name an input file")
+    for name in ("alignments", "attention_maps"):
+        if getattr(decoding, name) and (output == "-" or output.endswith("/")):
+            raise errors.UsageError(f"decoding.{name}: is written beside an output file; name one by --output")
+
+
+def _open(runs: Sequence[location.Location], decoding: inference_settings.DecodingConfig) -> Models:
+    """Loads what translates, checked to fit together."""
+    found = [bundles.find_best(run, decoding.average_checkpoints) for run in runs]
+    members = [averaging.load([one.bundle for one in every]) for every in found]
+    beside = None
+    if decoding.fusion is not None:
+        beside = bundles.find(paths.locate(decoding.fusion.run, "decoding.fusion.run")).bundle
+    loaded = None if beside is None else bundles.load(beside)
+    translator.check(members, decoding, loaded)
+    first = found[0][0]
+    report: dict[str, Any] = {"verb": "translate", "run": str(runs[0]), "checkpoint": str(first.checkpoint)}
+    report |= {"step": first.step, "passed_over": list(found[0][-1].passed_over)}
+    if len(runs) > 1 or decoding.average_checkpoints > 1:
+        report["members"] = [
+            {"run": str(run), "checkpoints": [str(one.checkpoint) for one in every]}
+            for run, every in zip(runs, found, strict=True)
+        ]
+    urls = tuple(tuple(one.bundle.url for one in every) for every in found)
+    return Models(members, urls, loaded, None if beside is None else beside.url, report)
+
+
+def _device(cluster: schema.ClusterConfig) -> str:
+    return "cuda" if cluster.use_gpu else "cpu"
+
+
+def _spec(
+    models: Models,
+    files: Sequence[inputs.Input],
+    decoding: inference_settings.DecodingConfig,
+    compute: schema.ComputeConfig,
+    cluster: schema.ClusterConfig,
+    target: outputs.Output,
+) -> inference.Spec:
+    """Says what the workers need to know."""
+    return inference.Spec(
+        bundle=models.urls[0][0],
+        kind="translations",
+        decoding=decoding,
+        scoring=inference_settings.ScoringConfig(),
+        compute=compute,
+        folder=target.folder.url,
+        plan=plan(models, files, decoding, compute),
+        device=_device(cluster),
+        threads=cluster.cpus_per_worker,
+        members=models.urls,
+        beside=models.beside_url,
+    )
+
+
+def _scan(
+    source: str, prefixes: str | None, column: str | None, part_lines: int, target: outputs.Output
+) -> list[inputs.Input]:
+    """Reads the input, and the prefixes beside it, which are lines of text."""
+    named = [(source, "--input", column)] + ([] if prefixes is None else [(prefixes, "--prefixes", None)])
+    places = [(paths.locate(text, where), where, its_column) for text, where, its_column in named]
+    target.refuse_inputs([place for place, _, _ in places])
+    return [inputs.scan(place, one, part_lines, target.folder, where) for place, where, one in places]
+
+
+def _write_beside(
+    target: outputs.Output,
+    manifest: Mapping[str, Any],
+    pieces: Sequence[inputs.Piece],
+    models: Models,
+    spec: inference.Spec,
+) -> None:
+    """Writes the alignments of all lines and the attention of the first, as the settings ask."""
+    if spec.decoding.alignments:
+        target.put_beside(outputs.ALIGNMENTS, _pharaoh_lines(target, manifest, pieces, models.members[0]))
+    if spec.decoding.attention_maps:
+        computing.set_threads(spec.threads)
+        every = itertools.chain.from_iterable(map(inputs.read, pieces))
+        first = list(itertools.islice(every, spec.decoding.attention_maps))
+        lines = [("", "") if isinstance(line, corpus.BadLine) else (line[0], line[-1]) for line in first]
+        begun = [prefix for _, prefix in lines] if pieces and len(pieces[0].sides) == 2 else None
+        ready = translator.Translator(models.members, spec.decoding, spec.compute, spec.device, models.beside)
+        maps = ready.attention_maps([line for line, _ in lines], begun)
+        target.put_beside(outputs.ATTENTION, [alignments.to_json(maps)])
+
+
+def _pharaoh_lines(
+    target: outputs.Output, manifest: Mapping[str, Any], pieces: Sequence[inputs.Piece], member: bundles.Bundle
+) -> Iterator[str]:
+    for piece, table in zip(pieces, target.tables(manifest), strict=True):
+        lines = ["" if isinstance(line, corpus.BadLine) else line[0] for line in inputs.read(piece)]
+        tokens = member.codecs["source"].encode_lines(lines)
+        for row, ids in zip(table.column("alignment").to_pylist(), tokens, strict=True):
+            yield alignments.pharaoh(row, len(ids))

@@ -5,6 +5,8 @@ import secrets
 import sys
 from pathlib import Path
 
+_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
 
 def prepare_token(joins: bool, folder: Path) -> None:
     """Chooses token mode, and makes the token of a local cluster if there is none.
@@ -21,11 +23,9 @@ def prepare_token(joins: bool, folder: Path) -> None:
         return
     if "ray" not in sys.modules:  # it has read its environment when it was imported; `ray.init` then chooses this mode
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(
-        map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    ):
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(map(os.environ.get, _VARIABLES)):
         return
-    path = Path.home() / ".ray" / "auth_token"
+    path = _file()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
@@ -44,3 +44,19 @@ def prepare_token(joins: bool, folder: Path) -> None:
         pass
     except OSError:
         written.rename(path)
+
+
+def has_token() -> bool:
+    """Would a request of ours carry a token?"""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return False
+    return any(map(os.environ.get, _VARIABLES)) or _file().exists()
+
+
+def prepare_client() -> None:
+    """Chooses the mode of requests to a job server, before Ray is imported: who has a token sends it."""
+    os.environ["RAY_AUTH_MODE"] = "token" if has_token() else "disabled"
+
+
+def _file() -> Path:
+    return Path.home() / ".ray" / "auth_token"

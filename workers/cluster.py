@@ -1,14 +1,14 @@
 """The cluster that a run works on: joined or started when the first stage needs it, left when the run ends.
 
 `Session` is the one owner of Ray in the driver: the environment of its processes, the token, the signals, the
-pool of a stage, the check that every node sees the same folders, and the exporters on other nodes.
+pool of a stage, and the exporters on other nodes.
 """
 
 import contextlib
 import logging
 import os
-import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -22,22 +22,25 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import recorder
-from workers import access, environment, fanout, stopping, telemetry
+from workers import access, environment, fanout, nodes, stopping, telemetry
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only commit records and settings pass through it
 RESOURCES_S = 300.0  # an autoscaling cluster may grow for so long
-PROBE_S = 60.0
 NEW_NODES_S = 10.0  # how often a joined cluster is asked for new nodes
 
 # Set before `ray` is imported, where the user did not.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A node that is cut off is noticed after seconds: by default a call to it hangs for up to 300 + 120 s.
-    "RAY_grpc_client_keepalive_time_ms": "15000",
-    "RAY_grpc_client_keepalive_timeout_ms": "10000",
     # Memory that runs out ends the attempt, and is counted there; by default Ray tries again for ever.
     "RAY_task_oom_retries": "0",
     "RAY_DEDUP_LOGS": "0",
+}
+# Of a cluster that we start. A node that is cut off is noticed after seconds: by default a call to it hangs for up to
+# 300 + 120 s. All its processes must agree: one that pings more often than the others expect is cut off by them as
+# soon as a call takes longer than three pings ("too_many_pings"). So in a cluster that we join, its own values count.
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "15000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 
 
@@ -94,7 +97,7 @@ class Session:
                 self._exporters.close(linger=kind is None)
         finally:
             if self._owns_ray:
-                _ray().shutdown()  # ends the daemons of a local cluster, only leaves one that was joined
+                nodes.ray().shutdown()  # ends the daemons of a local cluster, only leaves one that was joined
             self.should_stop.restore()
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -111,7 +114,7 @@ class Session:
         """
         if self._metrics is not None and self._exporters is None:
             self._exporters = telemetry.Exporters(
-                self.folder / "metrics", self._metrics, self._export, self._run, _start_exporter
+                self.folder / "metrics", self._metrics, self._export, self._run, nodes.start_exporter
             )
 
     @property
@@ -176,19 +179,25 @@ class Session:
         if self.ray_started:
             return
         self.measure()
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-
         address = self._address()
-        self._owns_ray = not ("ray" in sys.modules and _ray().is_initialized())
+        self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
+        for name, value in {**ENVIRONMENT, **({} if self.joined else KEEPALIVE)}.items():
+            os.environ.setdefault(name, value)
         if self._owns_ray:
             access.prepare_token(self.joined, self.folder)  # before Ray is imported, and reads its environment
-            with _without(telemetry.FOLDER_VARIABLE):
-                _init(address, {} if self.joined else self._local_settings())
+            try:
+                with _without(telemetry.FOLDER_VARIABLE):
+                    _init(address, {} if self.joined else self._local_settings())
+                self.should_stop.install()
+            except SystemExit:
+                # Meanwhile a handler of Ray's was in the place of ours: it exits.
+                nodes.ray().shutdown()
+                self.should_stop.signal = signal.SIGTERM
+                raise errors.InterruptedRunError("cluster: stopped while Ray started; run it again") from None
         self.ray_started = True
         self.should_stop.install()
-        self._probe()
+        nodes.check_shared(self._shared)
         if self.joined and self._exporters:
             self._watcher = threading.Thread(target=self._watch_nodes, name="new-nodes", daemon=True)
             self._watcher.start()
@@ -205,7 +214,7 @@ class Session:
             asked["GPU"] = float(num_workers)
         deadline_s = time.monotonic() + (RESOURCES_S if self.joined else 0)
         while True:
-            there: Mapping[str, float] = _ray().cluster_resources()
+            there: Mapping[str, float] = nodes.ray().cluster_resources()
             if all(there.get(name, 0.0) >= amount for name, amount in asked.items()):
                 return
             if self.should_stop():
@@ -239,32 +248,6 @@ class Session:
             "_temp_dir": str(self.folder / "r"),
         }
 
-    def _probe(self) -> None:
-        """Has each node read what the driver has just written into the shared folders."""
-        local = [folder for folder in self._shared if folder.is_local]
-        nodes = _nodes()
-        if not local or len(nodes) < 2:
-            return
-        word = secrets.token_hex(16).encode()
-        read = _ray().remote(_read_or_nothing)
-        for folder in local:
-            probe = folder.join(f".probe-{secrets.token_hex(8)}")
-            probe.put_if_absent(word)
-            try:
-                seen = {
-                    node: read.options(num_cpus=0, scheduling_strategy=_on_node(node)).remote(str(probe))
-                    for node in nodes
-                }
-                _ray().wait(list(seen.values()), num_returns=len(seen), timeout=PROBE_S)
-                for node, ticket in seen.items():
-                    if _result_or_none(ticket) != word:
-                        raise errors.UsageError(
-                            f"{folder}: node {nodes[node]} does not see it; use a folder that all nodes share, "
-                            "or an object store"
-                        )
-            finally:
-                probe.remove()
-
     def _watch_nodes(self) -> None:
         while not self._left.wait(NEW_NODES_S):
             self.export_from_all_nodes()
@@ -272,8 +255,8 @@ class Session:
     def export_from_all_nodes(self) -> None:
         """Starts an exporter on each node that has none; the driver serves its own node."""
         if self._exporters:
-            here = _ray().get_runtime_context().get_node_id()
-            self._exporters.cover([(node, address) for node, address in _nodes().items() if node != here])
+            here = nodes.ray().get_runtime_context().get_node_id()
+            self._exporters.cover([(node, address) for node, address in nodes.alive().items() if node != here])
 
 
 def private_folder() -> Path:
@@ -284,78 +267,6 @@ def private_folder() -> Path:
     """
     base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 (mkdtemp makes it private)
     return Path(tempfile.mkdtemp(prefix="rc-", dir=base))
-
-
-def _ray() -> Any:
-    """Ray, imported when it is needed: most commands run without."""
-    import ray
-
-    return ray
-
-
-def _nodes() -> dict[str, str]:
-    """The addresses of the nodes that are alive, by id."""
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in _ray().nodes() if node["Alive"]}
-
-
-def _on_node(node: str) -> Any:
-    from ray.util import scheduling_strategies
-
-    return scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-
-
-def _read_or_nothing(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""
-
-
-def _result_or_none(ticket: Any) -> Any:
-
-    try:
-        return _ray().get(ticket, timeout=0)
-    except _ray().exceptions.RayError:
-        return None
-
-
-def _start_exporter(node: str, *arguments: Any) -> telemetry.RemoteExporter:
-    """Starts an exporter on another node."""
-    actor: Any = _ray().remote(telemetry.NodeExporter)
-    handle = actor.options(num_cpus=0, max_restarts=1, scheduling_strategy=_on_node(node)).remote(*arguments)
-    return _RayExporter(handle)
-
-
-class _RayExporter:
-    """An exporter in an actor."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    def target(self) -> str | None:
-        """See `telemetry.RemoteExporter`."""
-        target: str | None = self._ask(self._handle.target)
-        return target
-
-    def snapshot(self) -> tuple[str, bytes] | None:
-        """See `telemetry.RemoteExporter`."""
-        snapshot: tuple[str, bytes] | None = self._ask(self._handle.snapshot)
-        return snapshot
-
-    def push(self, gateway: str, run: str) -> None:
-        """See `telemetry.RemoteExporter`."""
-        self._ask(self._handle.push, gateway, run)
-
-    def close(self) -> None:
-        """See `telemetry.RemoteExporter`."""
-        self._ask(self._handle.close)
-
-    def _ask(self, method: Any, *arguments: Any) -> Any:
-
-        try:
-            return _ray().get(method.remote(*arguments), timeout=20)
-        except _ray().exceptions.RayError:
-            return None  # an exporter that fails never disturbs the run
 
 
 @contextlib.contextmanager
@@ -370,16 +281,20 @@ def _without(name: str) -> Iterator[None]:
 
 
 def _init(address: str, settings: Mapping[str, Any]) -> None:
-
+    """Connects to Ray, or starts it; what it says when it cannot becomes one line."""
     try:
-        _ray().init(address=address, logging_level=logging.ERROR, log_to_driver=False, **settings)
-    except _ray().exceptions.AuthenticationError as error:
+        nodes.ray().init(address=address, logging_level=logging.ERROR, log_to_driver=False, **settings)
+    except nodes.ray().exceptions.AuthenticationError as error:
         raise errors.UsageError(
             f"cluster.address: {address} and this driver do not agree on a token; point RAY_AUTH_TOKEN_PATH to the "
             "cluster's, or set RAY_AUTH_MODE=disabled for a cluster that is open on purpose"
         ) from error
-    except (ConnectionError, OSError, RuntimeError, ValueError, _ray().exceptions.RayError) as error:
-        reason = str(error).strip().splitlines()
-        raise errors.ClusterError(
-            f"cluster.address: {address}: {reason[0] if reason else type(error).__name__}; is the cluster up?"
-        ) from error
+    except Exception as error:
+        # Ray raises a bare Exception when a node of a busy machine does not come up in time.
+        expected = (ConnectionError, OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
+        if type(error) is Exception or isinstance(error, expected):
+            reason = str(error).strip().splitlines()
+            raise errors.ClusterError(
+                f"cluster.address: {address}: {reason[0] if reason else type(error).__name__}; is the cluster up?"
+            ) from error
+        raise

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 
 from core.config import inference_settings, schema
-from core.data import corpus
+from core.data import corpus, lanes, shards
 from core.decoding import inputs, results, scorer, translator
+from core.decoding import stream as streams
+from core.models import averaging
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import commit, location
@@ -33,6 +35,10 @@ class Spec:
         plan: of the output folder.
         device: `cpu` or `cuda`.
         threads: threads of an operation.
+        dataset: URL of the dataset that dynamic evaluation measures training text in, if it does.
+        members: of an ensemble, or of checkpoints whose mean is used: for each member the URLs of its bundles; empty
+            where `bundle` is all.
+        beside: URL of the bundle of a language model that has a say in translations.
     """
 
     bundle: str
@@ -44,6 +50,9 @@ class Spec:
     plan: Mapping[str, Any]
     device: str
     threads: int
+    dataset: str | None = None
+    members: tuple[tuple[str, ...], ...] = ()
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,6 @@ class PartWorker(abc.ABC):
     def __init__(self, spec: Spec) -> None:
         computing.set_threads(spec.threads)
         self.spec = spec
-        self.bundle = bundles.load(location.Location(spec.bundle))
         self.folder = location.Location(spec.folder)
         self.store = commit.PartStore(self.folder, spec.plan)
 
@@ -117,15 +125,20 @@ class TranslateWorker(PartWorker):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.translator = translator.Translator(self.bundle, spec.decoding, spec.compute, spec.device)
+        members = [
+            averaging.load([location.Location(url) for url in urls]) for urls in spec.members or ((spec.bundle,),)
+        ]
+        beside = None if spec.beside is None else bundles.load(location.Location(spec.beside))
+        self.translator = translator.Translator(members, spec.decoding, spec.compute, spec.device, beside)
 
     def compute(
         self,
         lines: Sequence[tuple[str, ...]],
-        payload: Payload,  # noqa: ARG002 (each line is alone)
+        payload: Payload,
     ) -> tuple[Sequence[results.Result], dict[str, Any]]:
         """See `PartWorker`."""
-        return self.translator.translate([line[0] for line in lines]), {}
+        prefixes = [line[1] for line in lines] if len(payload.piece.sides) == 2 else None
+        return self.translator.translate([line[0] for line in lines], prefixes), {}
 
     def precision(self) -> str:
         """See `PartWorker`."""
@@ -137,7 +150,8 @@ class ScoreWorker(PartWorker):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.scorer = scorer.Scorer(self.bundle, spec.scoring, spec.compute, spec.device)
+        bundle = bundles.load(location.Location(spec.bundle))
+        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, training_text(spec))
 
     def compute(
         self, lines: Sequence[tuple[str, ...]], payload: Payload
@@ -152,14 +166,14 @@ class ScoreWorker(PartWorker):
         state = commit.put_content(self.folder, f"{payload.name}-state", ".safetensors", after.to_bytes())
         return scores, {"state": state.to_json()}
 
-    def _carried(self, part: str) -> scorer.Carried:
+    def _carried(self, part: str) -> streams.Carried:
         """Reads the state that the part before committed."""
         record = self.store.committed(part)
         assert record is not None, f"{part} must be committed before what follows it"
         state = commit.FileRecord.from_json(record["state"], part)
         commit.verify(self.folder, [state])
         place = self.folder.join(state.name)
-        return scorer.Carried.from_bytes(place.read_bytes(), str(place))
+        return streams.Carried.from_bytes(place.read_bytes(), str(place))
 
     def precision(self) -> str:
         """See `PartWorker`."""
@@ -171,13 +185,22 @@ class CountWorker:
 
     def __init__(self, spec: Spec) -> None:
         bundle = bundles.load(location.Location(spec.bundle))
-        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute)
+        plain = spec.scoring.model_copy(update={"dynamic": None})
+        self.scorer = scorer.Scorer(bundle, plain, spec.compute)
 
     def __call__(self, piece: inputs.Piece) -> list[int]:
         """Returns the tokens of each line; a bad line has none."""
         lines = inputs.read(piece)
         counts = iter(self.scorer.stream_tokens([line[0] for line in lines if not isinstance(line, corpus.BadLine)]))
         return [0 if isinstance(line, corpus.BadLine) else len(next(counts)) for line in lines]
+
+
+def training_text(spec: Spec) -> lanes.Stream | None:
+    """Opens the training text that the spec names a dataset for."""
+    if spec.dataset is None:
+        return None
+    train = shards.Dataset.open(location.Location(spec.dataset)).split("train")
+    return None if train is None else train.stream()
 
 
 def summarise(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]:
@@ -192,8 +215,12 @@ def summarise(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
         "nats": spelt(math.fsum(score for score in scores if score is not None)),
     }
     if rows and isinstance(rows[0], results.Score):
-        found["unk"] = sum(row.num_unk for row in rows if isinstance(row, results.Score))
-        found["characters"] = sum(row.num_characters for row in rows if isinstance(row, results.Score))
+        done = [row for row in rows if isinstance(row, results.Score) and row.error is None]
+        found["unk"] = sum(row.num_unk for row in done)
+        found["infinite"] = sum(row.num_infinite for row in done)
+        found["characters"] = sum(row.num_characters for row in done)
+        if all(row.num_correct is not None for row in done):
+            found["correct"] = sum(row.num_correct or 0 for row in done)
     return found
 
 

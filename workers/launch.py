@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core import errors
 from core.storage import location
-from workers import cluster, ranks
+from workers import cluster, nodes, ranks
 
 if TYPE_CHECKING:  # torch is imported by ranks alone
     from core.training import loop, progress
@@ -148,7 +148,8 @@ class _Group:
         self._ray: Any = ray
         self._session = session
         self._storage = storage
-        self._board: Any = ray.remote(ranks.Board).options(num_cpus=0).remote()
+        beside = nodes.beside_driver()
+        self._board: Any = ray.remote(ranks.Board).options(num_cpus=0, scheduling_strategy=beside).remote()
         self._result: Any = None
         self._error: Exception | None = RuntimeError("Ray Train ended without a result")
 

@@ -33,7 +33,9 @@ class Totals:
     tokens: int
     nats: float
     unk: int
+    infinite: int
     characters: int
+    correct: int | None
     made_by: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -41,7 +43,7 @@ class Totals:
         """Adds up the records of all parts, in their order; the sum does not depend on how they were made."""
         made_by: list[dict[str, Any]] = []
         first_errors: list[dict[str, Any]] = []
-        sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "characters"), 0)
+        sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "infinite", "characters"), 0)
         for record in records:
             for name in sums:
                 sums[name] += record.get(name, 0)
@@ -49,7 +51,10 @@ class Totals:
             if record["made_by"] not in made_by:
                 made_by.append(record["made_by"])
         nats = math.fsum(float(record["nats"]) for record in records)
-        return cls(first_errors=tuple(first_errors), nats=nats, made_by=tuple(made_by), **sums)
+        # Not every model says what it held for the likeliest.
+        correct = [record.get("correct") for record in records]
+        num_correct = None if None in correct else sum(number or 0 for number in correct)
+        return cls(first_errors=tuple(first_errors), nats=nats, correct=num_correct, made_by=tuple(made_by), **sums)
 
     def problems(self) -> dict[str, Any]:
         """What a report says of lines that failed, and of parts that were computed in unlike ways."""
@@ -162,6 +167,7 @@ def do_parts(
             workforce.executor(stage, widest).run(
                 stage, tasks, factory, ledger.on_done, workforce.recorder, progress, workforce.should_stop
             )
+    workforce.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
     return ledger.in_order()
 
 
@@ -248,9 +254,10 @@ def stream(
     stdout: int,
     part_lines: int,
     compute: Callable[[list[str]], Sequence[results.Result]],
-) -> dict[str, Any]:
+) -> Totals:
     """Answers each line of standard input with a line, so many lines at a time; a bad line with an empty one."""
-    num_lines = num_errors = num_tokens = 0
+    num_lines = 0
+    records = []
     with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
         while chunk := list(itertools.islice(source, part_lines)):
             lines = [_decoded(raw) for raw in chunk]
@@ -258,10 +265,9 @@ def stream(
             rows = [results.failed(kind, "invalid_utf8") if line is None else next(answers) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
             sink.flush()
+            records.append({**inference.summarise(rows, num_lines), "made_by": {}})
             num_lines += len(rows)
-            num_errors += sum(row.error is not None for row in rows)
-            num_tokens += sum(row.num_tokens for row in rows)
-    return {"lines": num_lines, "errors": num_errors, "tokens": num_tokens}
+    return Totals.of(records)
 
 
 def _decoded(raw: bytes) -> str | None:

@@ -6,7 +6,7 @@ import sys
 import torch
 
 from core.models import compute
-from tests.benchmarks import harness, two_workers, workloads
+from tests.benchmarks import harness, preparing, two_workers, workloads
 
 ROUNDS = 5
 
@@ -45,6 +45,9 @@ def main() -> None:
     ratios.append(
         _measure("a whole training step, LSTM 1×256", "the same model in a bare loop", workloads.bare(), 0.95)
     )
+    for tokenizer in ({"kind": "word", "min_freq": 2}, {"kind": "bpe", "max_size": 2000}):
+        name = f"prepare, one task, {tokenizer['kind']}"
+        ratios.append(_measure(name, "encode_batch of tokenizers", preparing.variants(tokenizer), 0.8))
     ratios.append(two_workers.measure(ROUNDS))
     sys.stdout.write(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n\n")
     sys.stdout.write(harness.table(ratios) + "\n")

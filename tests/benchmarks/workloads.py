@@ -19,7 +19,7 @@ from core.decoding import scorer, translator
 from core.models import bundle, factory, language_model, seq2seq
 from core.models import compute as computing
 from core.telemetry import recorder
-from core.training import batches, collective, loop, objective, optimization, progress, step
+from core.training import batches, collective, gradients, loop, objective, optimization, progress, step
 from tests.benchmarks import harness, plain
 from tests.core.training import making
 
@@ -67,7 +67,7 @@ def learner(
     """Our step over a model, alone on the CPU."""
     learned = objective.Objective(model, training.label_smoothing).train()
     optimizer = optimization.build(model, training)
-    return step.Learner(learned, learned, optimizer, torch.device("cpu"), precision, training.clip_norm)
+    return step.Learner(learned, learned, optimizer, torch.device("cpu"), precision, gradients.limits(training))
 
 
 def seq2seq_training(precision: computing.Precision) -> Variants:

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> inference.Place:
-    made = inference.Place(tmp_path_factory.mktemp("inference"), num_lines=1200)
+    made = inference.Place(tmp_path_factory.mktemp("inference"), num_lines=3000)
     made.translate("whole")
     return made
 

@@ -10,10 +10,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from core.config import loading, schema
 from core.data import synthetic
@@ -39,7 +42,10 @@ RUN = {"epochs": 1, "max_steps": 4, "checkpoint_every_steps": 2}
 def corpora(at: str) -> dict[str, dict[str, Any]]:
     """A corpus of each form, below a folder."""
     packed = {"tsv": [f"{at}/b.tsv.gz"]}
+    tables = {"table": [f"{at}/tables"], "columns": ["en", "fr"]}
+    member = {"tsv": [f"zip://inner/b.tsv::{at}/b.zip"]}
     return {
+        "tables and a member": {"kind": "pairs", "train": tables, "test": member, "split": {"valid": 0.1}},
         "compressed text": {"kind": "text", "train": {"text": [f"{at}/en-*.txt.*"]}, "split": {"valid": 0.1}},
         "tsv": {"kind": "pairs", "train": {"tsv": [f"{at}/a.tsv"]}, "valid": packed, "split": {"test": 0.2}},
         "two files": {"kind": "pairs", "train": {"source": [f"{at}/*.en"], "target": [f"{at}/*.fr"]}, "test": packed},
@@ -64,12 +70,21 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
     for name, compress in pack.items():
         plain = folder / name.replace("en-", "").replace(".txt", ".en").rpartition(".")[0]
         (folder / name).write_bytes(compress(plain.read_bytes()))
+    with zipfile.ZipFile(folder / "b.zip", "w") as archive:
+        archive.write(folder / "b.tsv", "inner/b.tsv")
+    rows = [dict(zip(("en", "fr"), pair, strict=True)) for pair in synthetic.pairs(1, 0, 200)]
+    (folder / "tables").mkdir()
+    jsonl = "".join(f"{json.dumps(row)}\n" for row in rows[:100]).encode()
+    (folder / "tables" / "1.jsonl.zst").write_bytes(pa.compress(jsonl, codec="zstd", asbytes=True))
+    parquet.write_table(pa.Table.from_pylist(rows[100:]), folder / "tables" / "2.parquet")
+    (folder / "tables" / "_SUCCESS").touch()
     return folder
 
 
 def upload(folder: pathlib.Path, root: location.Location) -> None:
-    for path in folder.iterdir():
-        assert root.join(path.name).put_file_if_absent(path)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert root.join(str(path.relative_to(folder))).put_file_if_absent(path)
 
 
 def configured(what: str, at: str, root: str) -> schema.RunConfig:

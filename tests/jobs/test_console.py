@@ -24,11 +24,11 @@ def test_a_stage_has_a_line_every_five_seconds_and_one_at_its_end() -> None:
             clock.now_s += 1
             stage.advance(1, loss=2.5)
     assert lines == [
-        "train: 5 of 40 steps, 12%, 1 steps/s, about 35 s left, loss 2.5",
-        "train: 10 of 40 steps, 25%, 1 steps/s, about 30 s left, loss 2.5",
-        "train: 15 of 40 steps, 38%, 1 steps/s, about 25 s left, loss 2.5",
-        "train: 20 of 40 steps, 50%, 1 steps/s, about 20 s left, loss 2.5",
-        "train: done, 20 steps in 20.0 s",
+        "train: 5 of 40 steps, 12%, 1 steps/s, 35 s left, loss 2.5",
+        "train: 10 of 40 steps, 25%, 1 steps/s, 30 s left, loss 2.5",
+        "train: 15 of 40 steps, 38%, 1 steps/s, 25 s left, loss 2.5",
+        "train: 20 of 40 steps, 50%, 1 steps/s, 20 s left, loss 2.5",
+        "train: ended at 20 of 40 steps, 20.0 s",
     ]
 
 
@@ -36,7 +36,7 @@ def test_a_stage_that_fails_does_not_say_done() -> None:
     lines = list[str]()
     with pytest.raises(ZeroDivisionError), console.LineReporter(lines.append, Clock()).stage("score", None, "lines"):
         raise ZeroDivisionError
-    assert lines == ["score: stopped, 0 lines in 0.0 s"]
+    assert lines == ["score: stopped, 0 lines, 0.0 s"]
 
 
 def test_untrusted_text_is_one_printable_line_of_200_characters() -> None:

@@ -21,7 +21,8 @@ def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() ->
     _, (translation, language) = settings.of_demo([])
     assert isinstance(translation.model, model_settings.Seq2SeqConfig)
     assert (translation.model.cell, translation.model.attention != "none") == ("gru", True)
-    assert (language.model.kind, language.model.cell, language.tokenizer.kind) == ("language_model", "lstm", "char")
+    assert isinstance(language.model, model_settings.LanguageModelConfig)
+    assert (language.model.cell, language.tokenizer.kind) == ("lstm", "char")
     assert translation.cluster == language.cluster  # one session serves both
     assert translation.cluster.num_workers == 2
     # Held-out sentences never have their source side in the training part.

@@ -27,6 +27,8 @@ def test_paths_start_from_the_current_folder(tmp_path: pathlib.Path, monkeypatch
     assert resolved.root == f"{tmp_path}/runs/x"
     assert resolved.corpus.train.text == (f"{tmp_path}/data/*.txt",)
     assert resolved.training.init_from == f"{tmp_path.parent}/other"
+    vectors = paths.absolute(settings("training.embeddings={text: vectors.txt}")).training.embeddings
+    assert vectors == {"text": f"{tmp_path}/vectors.txt"}
 
 
 def test_or_from_the_home_that_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

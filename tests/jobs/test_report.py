@@ -21,7 +21,7 @@ def test_the_report_of_a_translation_model_has_its_figures_and_samples(runs: pat
     assert (sample["hypothesis"], sample["score_nats"]) == (first["text"], first["score_nats"])
     assert f"{sample['source']}\t{sample['reference']}" in (runs / "pairs.tsv").read_text().splitlines()
     page = (runs / "translation" / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 5 + 4, "five curves, four pictures of words"
     assert content["versions"]["torch"] in page
 
 

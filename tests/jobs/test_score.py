@@ -3,17 +3,18 @@
 import json
 import math
 import pathlib
+import sys
 from typing import Any
 
 import pytest
 
 from core import errors
-from core.config import inference_settings
+from core.config import inference_settings, model_settings
 from core.decoding import scorer
 from core.storage import location
 from jobs import console, score, translate
 from tests.core.decoding import samples
-from tests.jobs import trained
+from tests.jobs import preparing, trained
 
 LINES = ["the cat sees a dog", "", "a cat", "the the the"]
 
@@ -105,6 +106,56 @@ def test_the_scores_of_tokens_are_stored_on_request(place: pathlib.Path) -> None
     rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
     assert [token["text"] for token in rows[2]["tokens"]] == [*"a cat", "<eos>"]
     assert sum(token["nll_nats"] for token in rows[2]["tokens"]) == pytest.approx(rows[2]["nll_nats"])
+
+
+def test_the_share_of_right_guesses_is_reported(place: pathlib.Path) -> None:
+    made = scorer.Scorer(samples.language_model(), inference_settings.ScoringConfig(), samples.FP32)
+    rows = made.score_lines(LINES)
+    right = sum(row.num_correct or 0 for row in rows)
+    assert _run(place)["accuracy"] == pytest.approx(right / sum(row.num_tokens for row in rows))
+
+
+def test_standard_input_gets_the_figures_of_a_file(
+    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    expected = _run(place)
+    monkeypatch.setattr(sys, "stdin", (place / "in.txt").open())
+    with trained.session() as session, (tmp_path / "stdout").open("w") as real:
+        report = score.run(
+            location.Location.parse(str(place / "run")),
+            "-",
+            None,
+            "-",
+            None,
+            inference_settings.ScoringConfig(part_lines=2),
+            samples.FP32,
+            trained.NONE,
+            session,
+            console.SilentReporter(),
+            stdout=real.fileno(),
+        )
+    for figure in ("lines", "tokens", "unk", "perplexity", "bits_per_character", "accuracy"):
+        assert report[figure] == pytest.approx(expected[figure])
+
+
+def test_dynamic_evaluation_reads_training_text_from_the_run(tmp_path: pathlib.Path) -> None:
+    corpus = {"kind": "text", "train": {"text": [preparing.write(tmp_path / "train.txt", LINES * 20)]}}
+    prepared = preparing.config(tmp_path / "run", corpus, {"kind": "char"})
+    preparing.run(prepared)
+    config = model_settings.LanguageModelConfig(kind="language_model", hidden_size=12, embedding_size=8)
+    trained.save(samples.build(config, preparing.opened(prepared).codecs), tmp_path / "run")
+    (tmp_path / "in.txt").write_text("the cat sees a dog\n" * 4)
+    plain = _run(tmp_path, "plain.txt", unit="stream")
+    dynamic = inference_settings.DynamicConfig(learning_rate=0.01, statistics_windows=5)
+    learning = _run(tmp_path, "learning.txt", unit="stream", dynamic=dynamic)
+    assert learning["perplexity"] < plain["perplexity"]
+    still = inference_settings.DynamicConfig(learning_rate=0.0, statistics_windows=5)
+    assert _run(tmp_path, "still.txt", unit="stream", dynamic=still)["perplexity"] == pytest.approx(plain["perplexity"])
+
+
+def test_dynamic_evaluation_without_training_text_is_refused(place: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match="rule: sgd"):
+        _run(place, unit="stream", dynamic=inference_settings.DynamicConfig())
 
 
 def test_settings_that_do_not_go_together_are_refused(place: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -156,24 +156,24 @@ from ray.cluster_utils import Cluster
 from core import errors
 from core.config import schema
 from core.storage import location
-from workers import cluster
+from workers import cluster, nodes
 
-nodes = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-nodes.add_node(num_cpus=1)
+machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+machines.add_node(num_cpus=1)
 run = location.Location.parse(sys.argv[1])
 try:
-    settings = schema.ClusterConfig(address=nodes.address, num_workers=2)
+    settings = schema.ClusterConfig(address=machines.address, num_workers=2)
     with cluster.Session(settings, shared=(run,), metrics=run.join("metrics")) as session:
         session.start_ray()
         session.export_from_all_nodes()
         print("targets", len(session.targets()))
-        cluster._read_or_nothing = lambda path: b"" # what a node answers that does not see the folder
+        nodes._read_or_nothing = lambda path: b"" # what a node answers that does not see the folder
         try:
-            session._probe()
+            nodes.check_shared([run])
         except errors.UsageError as error:
             print(error)
 finally:
-    nodes.shutdown()
+    machines.shutdown()
 print("left", sorted(path.name.split("-")[0] for path in Path(sys.argv[1]).iterdir()))
 """
 

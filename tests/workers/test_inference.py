@@ -163,6 +163,28 @@ def test_a_stream_is_scored_alike_however_it_is_cut_into_parts(tmp_path: pathlib
     assert parts.Totals.of(cut).tokens == parts.Totals.of(whole).tokens
 
 
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_stream_that_learns_goes_on_after_a_death_as_if_there_was_none(
+    tmp_path: pathlib.Path, num_lanes: int
+) -> None:
+    settings: dict[str, Any] = {
+        "unit": "stream",
+        "lanes": num_lanes,
+        "cache": inference_settings.CacheConfig(size=20),
+        "dynamic": inference_settings.DynamicConfig(rule="sgd", learning_rate=0.1, window=20),
+    }
+    pieces = _pieces(tmp_path, STREAM, 4)
+    rounds = parts.of_stream(
+        inputs.cut_lanes(pieces, num_lanes, [1] * len(pieces), lambda piece: [1] * piece.num_lines)
+    )
+    uninterrupted = _do(_spec(tmp_path / "one", samples.language_model(), **settings), rounds)
+    spec = _spec(tmp_path / "other", samples.language_model(), **settings)
+    _do(spec, rounds[: len(rounds) // 2])
+    again = _do(spec, rounds, Shuffled())
+    assert [record["shard"]["sha256"] for record in again] == [record["shard"]["sha256"] for record in uninterrupted]
+    assert [record["state"]["sha256"] for record in again] == [record["state"]["sha256"] for record in uninterrupted]
+
+
 @pytest.mark.parametrize("num_lanes", [1, 2, 3, 7])
 def test_lanes_cut_the_stream_at_line_ends_into_like_runs(tmp_path: pathlib.Path, num_lanes: int) -> None:
     spec = _spec(tmp_path, samples.language_model("char"), unit="stream", lanes=num_lanes)

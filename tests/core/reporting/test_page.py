@@ -57,7 +57,7 @@ def complete(folder: pathlib.Path) -> None:
     (folder / "outputs" / "translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in translations))
     stages = {
         "evaluate": {"outcome": "done", "elapsed_s": 1.25, "report": EVALUATED},
-        "score": {"outcome": "done", "elapsed_s": 2.0, "report": {"perplexity": 1.5}},
+        "score": {"outcome": "done", "elapsed_s": 2.0, "report": {"perplexity": 1.5, "tokens": 200, "unk": 13}},
     }
     (folder / "run.json").write_text(json.dumps({"stages": stages, "versions": {"torch": "2.13.0"}, "exit_code": 0}))
 
@@ -111,6 +111,7 @@ def test_the_page_shows_the_figures_escapes_text_and_fetches_nothing(root: locat
     names = [tag for tag, _ in reader.tags]
     assert names.count("svg") == 5
     assert "script" not in names
+    assert "6.50" in reader.text  # of the held-out tokens unknown, %: 13 of 200
     assert "<script>alert(1)</script>" in reader.text
     for tag, attributes in reader.tags:
         addresses = [attributes.get(name) or "#" for name in ("src", "href", "xlink:href")]

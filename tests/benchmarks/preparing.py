@@ -1,0 +1,62 @@
+"""`prepare` against the library's `encode_batch` on the same lines; ours reads, cleans, splits and writes as well."""
+
+import atexit
+import itertools
+import json
+import pathlib
+import shutil
+import tempfile
+
+import tokenizers
+
+from core.config import loading
+from core.data import cleaning, shards, synthetic
+from core.storage import location
+from jobs import console, prepare
+from tests.benchmarks import harness, workloads
+from tests.jobs import preparing
+
+NUM_PAIRS = 40_000
+CLEANING = ("spaces", "lower", "punctuation")
+BATCH_LINES = 4096
+
+
+def variants(tokenizer: dict[str, object]) -> workloads.Variants:
+    """One task, of pairs; the amount of work is the tokens of both sides."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="rc-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_PAIRS)
+    runs = itertools.count()
+
+    def ours() -> harness.Done:
+        root = folder / f"run-{next(runs)}"
+        content = {
+            "name": "bench",
+            "root": str(root),
+            "corpus": {
+                "kind": "pairs",
+                "train": {"tsv": [str(folder / "pairs.tsv")]},
+                "split": {"valid": 0.02, "test": 0.02},
+                "cleaning": CLEANING,
+            },
+            "tokenizer": tokenizer,
+            "model": {"kind": "seq2seq"},
+            "training": {"batch_tokens": 4096},
+        }
+        config = loading.parse(json.dumps(content), "bench", [])
+        report = prepare.run(config, preparing.Session(), console.SilentReporter())
+        return harness.Done(sum(sum(split["tokens"].values()) for split in report["splits"].values()))
+
+    num_tokens = ours().amount
+    made = shards.Dataset.open(location.Location.parse(str(folder / "run-0" / "dataset")))
+    libraries = [tokenizers.Tokenizer.from_str(codec.tokenizer.to_json()) for codec in made.codecs.values()]
+    rows = [line.split("\t") for line in (folder / "pairs.tsv").read_text().splitlines()]
+    sides = [cleaning.clean_lines([row[side] for row in rows], CLEANING) for side in (0, 1)]
+
+    def baseline() -> harness.Done:
+        for library, lines in zip(libraries, sides, strict=True):
+            for start in range(0, len(lines), BATCH_LINES):
+                library.encode_batch(lines[start : start + BATCH_LINES])
+        return harness.Done(num_tokens)
+
+    return {"ours": ours, "baseline": baseline}

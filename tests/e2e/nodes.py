@@ -1,0 +1,128 @@
+"""A cluster of several nodes on this machine: `python -m tests.e2e.nodes FOLDER NUM_NODES [FOLDER_NOT_SEEN]`.
+
+Prints where it is, as a line of JSON, and lives until a signal comes. Every node has one core. Where a folder is
+named, the last node does not see what is in it: there it is another, empty filesystem.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+from tests.e2e import driving
+from workers import cluster
+
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+# A node that is gone is noticed within seconds.
+ENVIRONMENT = {
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """The cluster, seen by a test; `raylets` are the processes that make a machine a node, the head's first."""
+
+    program: driving.Driver
+    job_server: str
+    gcs: str
+    raylets: list[int]
+
+    @classmethod
+    def at(cls, program: driving.Driver) -> Self:
+        """Waits for a cluster that was just started."""
+        line = program.until(lambda: program.output().partition("\n")[0], "a cluster", 120)
+        return cls(program, **json.loads(line))
+
+    def kill_node(self, number: int) -> None:
+        """Kills a node's raylet, without which its workers end too."""
+        found = driving.Process.at(self.raylets[number])
+        assert found is not None
+        found[0].signal(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def started(drive: driving.Drive, num_nodes: int, unseen: str = "") -> Iterator[Nodes]:
+    """A cluster of so many nodes, gone afterwards."""
+    folder = cluster.private_folder()
+    arguments = (str(folder), str(num_nodes), *([unseen] if unseen else []))
+    program = drive(*arguments, program=(sys.executable, "-m", "tests.e2e.nodes"))
+    try:
+        yield Nodes.at(program)
+        program.family()
+        program.signal(signal.SIGTERM)
+        program.end(60)
+    finally:
+        program.clean_up()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses, below those from which the system takes its own."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def main(folder: str, num_nodes: str, unseen: str = "") -> None:
+    """Starts the cluster and waits."""
+    os.environ.update(ENVIRONMENT, RAY_TMPDIR=folder)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    from ray import cluster_utils
+
+    job_port, *agent_ports = free_ports(int(num_nodes) + 1)
+    common: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    head = {"include_dashboard": True, "dashboard_port": job_port, "dashboard_host": "127.0.0.1"}
+    # The default agent port is one for all clusters of a machine.
+    machines: Any = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={**common, **head, "dashboard_agent_listen_port": agent_ports[0]}
+    )
+    apart: list[subprocess.Popen[bytes]] = []
+    try:
+        seeing = agent_ports[1:-1] if unseen else agent_ports[1:]
+        # And nodes that share a folder clean it up for each other: a job loses its code when another node goes.
+        nodes = [
+            machines.add_node(wait=False, dashboard_agent_listen_port=port, temp_dir=f"{folder}/{number}", **common)
+            for number, port in enumerate(seeing, 1)
+        ]
+        machines.wait_for_nodes(timeout=90)
+        if unseen:
+            apart.append(node_apart(machines.address, unseen, agent_ports[-1], folder))
+        raylets = [node.all_processes["raylet"][0].process.pid for node in (machines.head_node, *nodes)]
+        found = {"job_server": f"http://127.0.0.1:{job_port}", "gcs": machines.address, "raylets": raylets}
+        print(json.dumps(found), flush=True)
+        stop.wait()
+    finally:
+        for process in apart:
+            process.terminate()
+            process.wait()
+        machines.shutdown()
+
+
+def node_apart(address: str, unseen: str, agent_port: int, folder: str) -> "subprocess.Popen[bytes]":
+    """Starts a node for which a folder is another filesystem; needs root."""
+    start = [*RAY, "start", "--block", f"--address={address}", "--num-cpus=1", "--object-store-memory=100000000"]
+    start += [f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}/apart"]
+    script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+    return subprocess.Popen(["unshare", "--mount", "sh", "-c", script, "sh", unseen, *start], stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

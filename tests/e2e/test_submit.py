@@ -1,0 +1,102 @@
+"""Verbs as Ray jobs, from outside: what they return, what they leave, and what a stop does."""
+
+import json
+import signal
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.config import loading
+from jobs import console, paths, train
+from tests.e2e import driving, nodes, runs
+from tests.jobs import conftest
+from workers import cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+TOKEN = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Nodes]:
+    """A cluster of one node that asks for a token."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 1) as found:
+        yield found
+
+
+def jobs_of(server: nodes.Nodes) -> str:
+    """What everybody with the token is told about all jobs."""
+    request = urllib.request.Request(f"{server.job_server}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return str(response.read().decode())
+
+
+def test_a_verb_returns_its_document_and_nobody_is_told_the_token(
+    server: nodes.Nodes, tmp_path: Path, drive: driving.Drive
+) -> None:
+    conftest.write_corpus(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(conftest.TRANSLATION.format(folder=tmp_path))
+    auto = ("--set", "cluster.address=auto", "--set", "cluster.num_workers=1")
+    ended = drive("submit", "prepare", str(tmp_path / "tiny.yaml"), *auto, "--address", server.job_server).end()
+    assert ended.document()["path"] == f"{tmp_path}/translation/dataset"
+    assert ended.log.splitlines()[-1] == "exit=0"
+    assert "prepare: encode: done, 200 lines" in ended.log
+    told = jobs_of(server)
+    assert "raycurrent-prepare-" in told
+    assert TOKEN not in told
+    assert TOKEN not in ended.log
+
+
+def test_a_failing_job_ends_with_its_own_exit_code(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
+    (tmp_path / "tiny.yaml").write_text(conftest.LANGUAGE.format(folder=tmp_path))
+    ended = drive("submit", "--num-cpus=1", "prepare", f"{tmp_path}/tiny.yaml", "--address", server.job_server).end()
+    assert ended.code == 3, ended.log
+    assert "english.txt' names no file" in ended.log
+    assert ended.log.splitlines()[-1] == "exit=3"
+    assert ended.stdout == ""
+
+
+def test_without_waiting_one_is_told_where_the_job_is(server: nodes.Nodes, drive: driving.Drive) -> None:
+    told = drive("submit", "--no-wait", "--address", server.job_server, "inspect", "/nowhere/at/all").end().document()
+    assert told["submission_id"] in jobs_of(server)
+
+
+def test_another_token_is_refused_with_the_remedy(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
+    arguments = ["submit", "--address", server.job_server, "inspect", "/x"]
+    script = (
+        "import os, sys; from jobs import __main__ as main; os.environ['RAY_AUTH_TOKEN'] = 'x' * 64; "
+        f"sys.exit(main.main({arguments!r}))"
+    )
+    ended = drive(script, program=(sys.executable, "-c")).end()
+    assert ended.code == 2, ended.log
+    assert "does not accept our token" in ended.log
+
+
+def test_a_stopped_job_is_saved_and_submitted_again_loses_no_step(
+    server: nodes.Nodes, tmp_path: Path, drive: driving.Drive
+) -> None:
+    place = runs.Place(tmp_path)
+    run, whole = place.run("text", "run"), place.run("text", "whole")
+    settings = ("cluster.address=none", "cluster.num_workers=1", "training.epochs=1")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = ("submit", "train", run.config, *words, "--address", server.job_server)
+    driver = drive(*command)
+    driver.until(run.beyond(40), "step 40")
+    driver.signal(signal.SIGTERM)
+    ended = driver.end(60)
+    assert ended.code == 143, ended.log
+    assert ended.log.splitlines()[-1] == "exit=143"
+    assert f"train: stopped at step {run.newest_step()}, saved in" in ended.log
+    stopped_at = run.newest_step()
+    report = drive(*command).end().document()
+    assert report["start"] == 2
+    assert run.rows(2)[0]["step"] <= stopped_at + 5, "it went on where it had stopped"
+    config = paths.absolute(loading.load(whole.config, settings))
+    with cluster.Session(config.cluster) as session:
+        train.run(config, session, console.SilentReporter())
+    runs.check_same(run, whole)
+    assert json.loads((run.root / "run.json").read_text())["exit_code"] == 0

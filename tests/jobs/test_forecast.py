@@ -1,0 +1,117 @@
+"""The documents' sine, by the commands that a user types."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from core import errors
+from core.config import loading, schema
+from core.data import sine
+from core.storage import location
+from jobs import console, forecast, generate, inspect, paths, pipeline, prepare, score, train
+from tests.jobs import trained
+
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "configs" / "sine.yaml"
+
+
+def _config(folder: pathlib.Path, *overrides: str) -> schema.RunConfig:
+    places = [f"root={folder}/run", f"corpus.train.csv=[{folder}/sine.csv]", "cluster.address=none"]
+    return paths.absolute(loading.load(str(CONFIG), [*places, *overrides]))
+
+
+def _train(folder: pathlib.Path, *overrides: str) -> tuple[schema.RunConfig, dict[str, Any]]:
+    if not (folder / "sine.csv").exists():
+        sine.write(folder / "sine.csv")
+    config = _config(folder, *overrides)
+    with trained.session() as session:
+        prepare.run(config, session, console.SilentReporter())
+        made = train.run(config, session, console.SilentReporter())
+        assert train.run(config, session, console.SilentReporter())["already_done"]
+    return config, made
+
+
+def _forecast(config: schema.RunConfig, folder: pathlib.Path, output: str, **given: Any) -> dict[str, Any]:
+    root = location.Location.parse(config.root)
+    place = str(folder / "sine.csv")
+    return forecast.run(
+        root, place, str(folder / output), config.forecasting, config.cluster, console.SilentReporter(), **given
+    )
+
+
+def test_the_sine_is_learnt_as_the_documents_print(tmp_path: pathlib.Path) -> None:
+    config, made = _train(tmp_path)
+    assert made["examples"] == 600
+    assert made["train_mse"][-1] <= 0.055
+    report = _forecast(config, tmp_path, "forecasts.parquet")
+    errors_by_horizon = [one["mse"] for one in report["errors"]]
+    assert errors_by_horizon == sorted(errors_by_horizon)
+    assert errors_by_horizon[-1] > 3 * errors_by_horizon[0]
+    assert len(report["next"]["x"]) == 64
+    pictures = (tmp_path / "forecasts.parquet.html").read_text()
+    assert pictures.count("<svg") == 4
+    assert "x, 64 steps ahead" in pictures
+    table = parquet.read_table(tmp_path / "forecasts.parquet")
+    assert table.slice(0, 1).to_pylist()[0]["line"] == 4  # the fifth value, from the four before it
+    assert table.num_rows == 4 * 997
+    assert _forecast(config, tmp_path, "forecasts.parquet")["errors"] == report["errors"]
+
+
+def test_direct_forecasts_and_recurrent_cells(tmp_path: pathlib.Path) -> None:
+    overrides = ["model.horizon=4", "model.network=gru", "forecasting.method=direct", "forecasting.horizons=[1, 4]"]
+    config, made = _train(tmp_path, *overrides)
+    assert made["examples"] == 597
+    report = _forecast(config, tmp_path, "forecasts.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "forecasts.jsonl").read_text().splitlines()]
+    assert {row["method"] for row in rows} == {"direct"}
+    assert sum(row["actual"] is None for row in rows) == 1 + 4
+    assert [one["horizon"] for one in report["errors"]] == [1, 4]
+
+
+def test_equal_seeds_make_equal_models(tmp_path: pathlib.Path) -> None:
+    prints = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        config, _ = _train(tmp_path / name, "training.epochs=1")
+        found = inspect.run(location.Location.parse(config.root), console.SilentReporter())
+        prints += [one["fingerprint"] for one in found["checkpoints"].values()]
+        assert found["dataset"]["of"] == "series"
+    assert prints[0] == prints[1]
+
+
+def test_validation_is_reported(tmp_path: pathlib.Path) -> None:
+    _, made = _train(tmp_path, "corpus.split={valid: 0.1, test: 0.2}", "training.epochs=2")
+    assert len(made["valid_mse"]) == 2
+
+
+def test_text_and_series_are_not_mixed_up(tmp_path: pathlib.Path) -> None:
+    config, _ = _train(tmp_path, "training.epochs=1")
+    root = location.Location.parse(config.root)
+    with pytest.raises(errors.UsageError, match="use forecast"):
+        generate.run(root, "a", config.decoding, config.compute, config.cluster)
+    with trained.session() as session:
+        with pytest.raises(errors.UsageError, match="use forecast"):
+            score.run(
+                root, str(tmp_path / "sine.csv"), None, str(tmp_path / "s.txt"), None, config.scoring,
+                config.compute, config.cluster, session, console.SilentReporter(),
+            )  # fmt: skip
+        with pytest.raises(errors.UsageError, match="then forecast"):
+            pipeline.run(config, session, console.SilentReporter())
+    with pytest.raises(errors.UsageError, match="does not learn from a corpus of series"):
+        _config(tmp_path, "model={kind: ngram}")
+    for setting in ("window=7", "optimizer=asgd", "label_smoothing=0.1"):
+        with pytest.raises(errors.UsageError, match="means nothing for a corpus of series"):
+            _config(tmp_path, f"training.{setting}")
+
+
+def test_other_settings_want_another_place(tmp_path: pathlib.Path) -> None:
+    config, _ = _train(tmp_path, "training.epochs=1")
+    _forecast(config, tmp_path, "f.txt")
+    assert len((tmp_path / "f.txt").read_text().splitlines()) == 4 * 997
+    nearer = config.forecasting.model_copy(update={"horizons": (2,)})
+    other = config.model_copy(update={"forecasting": nearer})
+    with pytest.raises(errors.LockedError, match="horizons"):
+        _forecast(other, tmp_path, "f.txt")
+    assert _forecast(other, tmp_path, "f.txt", overwrite=True)["errors"][0]["horizon"] == 2

@@ -1,0 +1,106 @@
+"""A model that counts, by the same commands as any other."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.config import loading
+from core.data import synthetic
+from core.storage import location
+from jobs import console, generate, inspect, pipeline, score, train
+from tests.jobs import conftest, trained
+
+COUNTED = """
+name: tiny-counted
+root: {folder}/counted
+corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0.1, test: 0.1}}}}
+tokenizer: {{kind: word}}
+model: {{kind: ngram, order: 3}}
+decoding: {{num_tokens: 8, method: sample}}
+scoring: {{unit: stream, part_lines: 8}}
+cluster: {{address: none}}
+"""
+
+
+def _pipeline(folder: pathlib.Path, *overrides: str) -> tuple[Any, location.Location]:
+    synthetic.write_english(folder / "english.txt", 1, 0, 200)
+    config = conftest.configured(COUNTED, folder, *overrides)
+    with trained.session() as session:
+        report = pipeline.run(config, session, console.SilentReporter())
+        assert train.run(config, session, console.SilentReporter())["already_done"]
+    return report, location.Location.parse(config.root)
+
+
+def test_the_pipeline_counts_scores_generates_and_reports(tmp_path: pathlib.Path) -> None:
+    report, root = _pipeline(tmp_path)
+    stages = report["stages"]
+    assert stages["train"]["num_runs"][0] > 50
+    assert 1 < stages["score"]["perplexity"] < 60
+    assert "infinite" not in stages["score"]
+    assert stages["train"]["validation"]["perplexity"] == pytest.approx(stages["score"]["perplexity"], rel=0.3)
+    assert len(stages["generate"]["samples"]) == 3
+    assert "n-gram model of order 3" in root.join("report.html").read_bytes().decode()
+    found = inspect.run(root, console.SilentReporter())
+    assert [one["model"] for one in found["checkpoints"].values()] == ["ngram"]
+
+
+def test_the_parts_of_a_stream_score_as_the_whole(tmp_path: pathlib.Path) -> None:
+    report, root = _pipeline(tmp_path)
+    config = conftest.configured(COUNTED, tmp_path)
+    whole = config.scoring.model_copy(update={"part_lines": 1000})
+    with trained.session() as session:
+        found = score.run(
+            root,
+            str(root.join("outputs", "test.text.txt")),
+            None,
+            str(tmp_path / "whole.jsonl"),
+            None,
+            whole,
+            config.compute,
+            config.cluster,
+            session,
+            console.SilentReporter(),
+        )
+    assert found["nll_nats"] == pytest.approx(report["stages"]["score"]["nll_nats"], rel=1e-12)
+
+
+def test_impossible_tokens_are_counted_and_make_everything_infinite(tmp_path: pathlib.Path) -> None:
+    report, root = _pipeline(tmp_path, "model.smoothing=laplace", "model.epsilons=[0]")
+    assert report["stages"]["score"]["perplexity"] == "inf"
+    rows = [json.loads(line) for line in root.join("outputs", "scores.jsonl").read_bytes().splitlines()]
+    impossible = report["stages"]["score"]["infinite"]
+    assert 0 < impossible < report["stages"]["score"]["tokens"]
+    assert any(row["nll_nats"] is None for row in rows)
+    assert report["stages"]["train"]["validation"]["perplexity"] == "inf"
+    assert math.isinf(float(report["stages"]["score"]["nll_nats"]))
+
+
+def test_the_documents_example(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "english.txt").write_text("I love you I love coding I love AI\n" * 2)
+    config = conftest.configured(
+        COUNTED,
+        tmp_path,
+        "corpus.split={}",
+        "corpus.line_end=none",
+        "model.order=2",
+        "model.smoothing=laplace",
+        "model.epsilons=[0]",
+        "decoding.method=greedy",
+        "decoding.num_tokens=2",
+    )
+    with trained.session() as session:
+        pipeline.run(config, session, console.SilentReporter())
+    root = location.Location.parse(config.root)
+    made = generate.run(root, "love", config.decoding, config.compute, config.cluster)
+    assert made["text"] in ("love you I", "love coding I", "love AI I")
+
+
+def test_settings_of_training_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match="not trained step by step"):
+        loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", ["training.epochs=3"])
+    with pytest.raises(errors.UsageError, match="kneser_ney has none"):
+        loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", ["model.epsilons=[0.5]"])
