@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -15,12 +15,11 @@ MAX_POINTS = 400
 
 # Colours that nobody would choose stand for the page's own, so that a picture follows light and dark.
 _INK, _GRID = "#010101", "#020202"
-_SERIES = ("#030303", "#040404")
+SERIES = ("#030303", "#040404", "#050505")
 _PAGE_COLOURS = {
     _INK: "currentColor",
     _GRID: "var(--grid)",
-    _SERIES[0]: "var(--series-1)",
-    _SERIES[1]: "var(--series-2)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)},
 }
 # Any: matplotlib's stubs list every name there is
 _STYLE: Any = {
@@ -69,11 +68,9 @@ def draw(title: str, series: Sequence[Series], logarithmic: bool = False) -> str
 
     The same series always give the same text. Nothing in it refers to a file or an address.
     """
-    with mpl.rc_context(_STYLE):
-        figure = matplotlib.figure.Figure(figsize=(5.2, 2.9), layout="constrained")
-        matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        for colour, one in zip(_SERIES, series, strict=False):
+
+    def plot(axes: Any) -> None:
+        for colour, one in zip(SERIES, series, strict=False):
             few = thinned(one)
             mark = "o" if len(few.steps) <= 30 else ""
             axes.plot(few.steps, few.values, color=colour, label=one.name, linewidth=1.6, marker=mark, markersize=3.5)
@@ -88,9 +85,20 @@ def draw(title: str, series: Sequence[Series], logarithmic: bool = False) -> str
             axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
         axes.set_xlabel("step")
-        axes.tick_params(length=0)
         if len(series) > 1:
             axes.legend(loc="best")
+
+    return picture(title, plot)
+
+
+def picture(title: str, plot: Callable[[Any], None]) -> str:
+    """Returns the `<svg>` element of what `plot` puts on the axes that it is given, in colours of `SERIES`."""
+    with mpl.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure(figsize=(5.2, 2.9), layout="constrained")
+        matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        plot(axes)
+        axes.tick_params(which="both", length=0)
         written = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(written, format="svg", transparent=True, metadata=nothing)

@@ -12,7 +12,7 @@ import markupsafe
 
 from core import errors
 from core.config import loading
-from core.reporting import curves, history, template
+from core.reporting import curves, history, template, words
 from core.storage import location
 
 FORMAT, VERSION = "raycurrent-report", 1
@@ -44,7 +44,7 @@ def build(root: location.Location) -> Report:
     settings = _settings(root)
     run = _json(root.join("run.json")) or {}
     stages = run.get("stages", {})
-    data = _json(root.join("dataset", "index.json"))
+    data = None if settings["corpus"]["kind"] == "series" else _json(root.join("dataset", "index.json"))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -52,9 +52,11 @@ def build(root: location.Location) -> Report:
         "root": str(root),
         "kind": settings["model"]["kind"],
         "data": _data(data) if data else None,
+        "words": words.read(root.join("dataset"), data) if data else None,
         "training": _training(history.read(root)),
         "quality": _report_of(stages, "evaluate"),
         "scores": _report_of(stages, "score"),
+        "fitted": _report_of(stages, "train") if settings["corpus"]["kind"] == "series" else None,
         "samples": {
             "translations": list(itertools.islice(_translations(root.join("outputs")), MAX_SAMPLES)),
             "generated": (_report_of(stages, "generate") or {}).get("samples", []),
@@ -77,6 +79,12 @@ def render(report: Report) -> str:
         sentence=_sentence(report),
         figures=_figures(report),
         pictures=_pictures(report["training"]),
+        word_pictures=[
+            {"title": title, "svg": markupsafe.Markup(svg)}  # noqa: S704 (drawn here, from numbers)
+            for title, svg in (words.pictures(report["words"]) if report["words"] else ())
+        ],
+        word_sentences=words.sentences(report["words"]) if report["words"] else [],
+        word_tables=words.tables(report["words"]) if report["words"] else [],
         quality_rows=_quality_rows(report["quality"] or {}),
         settings=json.dumps(report["settings"], indent=2, ensure_ascii=False),
     )
@@ -188,6 +196,13 @@ def _pictures(training: Mapping[str, Any] | None) -> list[dict[str, str]]:
 
 
 def _sentence(report: Report) -> str:
+    if report["kind"] == "ngram":
+        counted = report["settings"]["model"]
+        return f"An n-gram model of order {counted['order']}, smoothing {counted['smoothing'].replace('_', '-')}."
+    if report["kind"] == "autoregressive":
+        settings = report["settings"]
+        names, model = ", ".join(settings["corpus"]["targets"]), settings["model"]
+        return f"A forecaster of {names}: {model['network']} on the last {model['lags']} values."
     kind = {"seq2seq": "A translation model", "language_model": "A language model"}[report["kind"]]
     model = report["settings"]["model"]
     size = f"{model['cell'].upper()}, {model['num_layers']} × {model['hidden_size']} units"
@@ -205,8 +220,12 @@ def _figures(report: Report) -> list[dict[str, str]]:
     ]
     scores = report["scores"] or {}
     figures.append(("held-out perplexity", scores.get("perplexity")))
+    if scores.get("tokens"):
+        figures.append(("of the held-out tokens unknown, %", 100 * scores.get("unk", 0) / scores["tokens"]))
     if not report["quality"]:
         figures.append(("bits per character", scores.get("bits_per_character")))
+    fitted = report["fitted"] or {}
+    figures += [(f"{name} error, MSE", (fitted.get(f"{name}_mse") or [None])[-1]) for name in ("train", "valid")]
     training = report["training"] or {}
     figures.append(("validation perplexity", (training.get("best_validation") or {}).get("perplexity")))
     figures.append(("training loss, nats", (training.get("last") or {}).get("loss_nats")))

@@ -10,10 +10,10 @@ PAGE = """<!doctype html>
 <title>{{ report.name }}: Raycurrent run</title>
 <style>
 :root { --page: #ffffff; --ink: #1c2330; --quiet: #5b6575; --grid: #d5dae2; --panel: #f5f7fa;
-        --series-1: #1f5fc4; --series-2: #c2570c; }
+        --series-1: #1f5fc4; --series-2: #c2570c; --series-3: #2a7a4b; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #14181f; --ink: #e6e9ee; --quiet: #9aa5b5; --grid: #343c49; --panel: #1c222c;
-          --series-1: #6ea8ff; --series-2: #f2a057; } }
+          --series-1: #6ea8ff; --series-2: #f2a057; --series-3: #6cc58f; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 1rem 1rem 3rem; background: var(--page); color: var(--ink);
        font: 1rem/1.5 system-ui, sans-serif; }
@@ -99,6 +99,24 @@ pre { overflow-x: auto; background: var(--panel); padding: .8rem; border-radius:
 </table></div>
 <p>Vocabulary: {% for column, size in report.data.vocabulary_sizes.items() -%}
 {{ column }} {{ size|thousands }}{{ "" if loop.last else ", " }}{% endfor %}.</p>
+{%- if word_pictures %}
+<div class="curves">
+{%- for picture in word_pictures %}
+<figure><figcaption>{{ picture.title }}</figcaption>{{ picture.svg }}</figure>
+{%- endfor %}
+</div>
+{%- for sentence in word_sentences %}
+<p>{{ sentence }}</p>
+{%- endfor %}
+{%- for table in word_tables %}
+<details><summary>{{ table.title }}</summary><div class="wide"><table>
+<tr>{% for order in table.orders %}<th>{{ order }}</th><th class="number">count</th>{% endfor %}</tr>
+{%- for row in table.rows %}
+<tr>{% for text, count in row %}<td>{{ text }}</td><td class="number">{{ count }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div></details>
+{%- endfor %}
+{%- endif %}
 {%- if report.data.drops %}
 <p>Left out: {% for reason, count in report.data.drops.items() -%}
 {{ count|thousands }} {{ reason }}{{ "" if loop.last else ", " }}{% endfor %}.</p>
