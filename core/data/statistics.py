@@ -22,7 +22,7 @@ STEM: Final = "statistics"
 ORDERS: Final = (1, 2, 3)
 LONGEST: Final = 1000
 """Lines of so many units and more are counted together."""
-NGRAM_TOKENS: Final = 1 << 24
+NGRAM_TOKENS: Final = 1 << 22
 """Of a larger training split, n-grams are counted in some of the shards, so that their memory has a bound."""
 ZIPF_RANKS: Final = (10, 1000)
 MIN_FREQS: Final = (1, 2, 3, 5, 10, 20, 50, 100)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.config import inference_settings, schema
-from core.data import buckets, corpus, duplicates, shards, sources, synthetic
+from core.data import buckets, corpus, duplicates, shards, sources, statistics, synthetic
 from core.decoding import inputs, outputs
 from core.storage import commit, location
 from core.telemetry import recorder
@@ -71,6 +71,7 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(sources, "SAMPLE_BYTES", 65_536)
     monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
+    monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
     session, reporter = preparing.Session(), console.SilentReporter()
     session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
     corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
