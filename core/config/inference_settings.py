@@ -21,7 +21,7 @@ class DecodingConfig(section.Section):
     """How translations and continuations are searched."""
 
     beam_size: int = section.operational(5, "hypotheses kept for each line; 1 is greedy", ge=1, le=256)
-    num_best: int = section.operational(1, "translations given for each line, at most beam_size", ge=1)
+    num_best: int = section.operational(1, "translations given for each line, of a search at most beam_size", ge=1)
     length_penalty: section.Float = section.operational(
         1.0, "exponent of the length that a score is divided by to rank", ge=0
     )
@@ -57,14 +57,21 @@ class DecodingConfig(section.Section):
         0, "of so many first lines: write attention to OUTPUT.attention.json", ge=0, le=1000
     )
 
+    @property
+    def rows_of_a_line(self) -> int:
+        """Hypotheses of a line that are computed together."""
+        return self.num_best if self.method == "sample" else self.beam_size
+
     @pydantic.model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.num_best > self.beam_size:
+        if self.num_best > self.beam_size and self.method != "sample":
             raise ValueError(f"num_best: {self.num_best} translations cannot come from a beam of {self.beam_size}")
         if self.min_length >= self.max_length:
             raise ValueError("min_length: must be smaller than max_length")
-        if self.batch_rows < self.beam_size:
-            raise ValueError("batch_rows: one line needs beam_size rows")
+        if self.batch_rows < self.rows_of_a_line:
+            raise ValueError("batch_rows: one line needs beam_size rows, num_best where they are drawn")
+        if self.coverage_penalty and self.fusion is not None and self.fusion.when == "after":
+            raise ValueError("coverage_penalty: what is ranked anew knows of no coverage; use fusion.when: search")
         if self.method == "sample":
             for name in ("coverage_penalty", "fusion"):
                 if getattr(self, name):

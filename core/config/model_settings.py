@@ -50,6 +50,10 @@ class RecurrentConfig(section.Section):
     locked_dropout: bool = section.identity(
         False, "dropout, embedding_dropout and output_dropout drop the same units in all steps of a window"
     )
+    scale_tied: bool = section.identity(
+        True,
+        "tied embeddings are multiplied by the root of their size on their way in; false: for SGD with large rates",
+    )
     initialization: Literal["torch", "xavier", "he", "orthogonal", "normal"] = section.identity(
         "torch",
         "torch: the library's own; xavier, he: uniform by the size of a matrix; orthogonal: each gate; normal: N(0, "
@@ -122,10 +126,12 @@ class LanguageModelConfig(RecurrentConfig):
         return {name: tuple(value) if isinstance(value, list) else value for name, value in plain} or settings
 
     @pydantic.model_validator(mode="after")
-    def _bands_are_ordered(self) -> Self:
+    def _output_fits(self) -> Self:
         cutoffs = (0, *self.adaptive_cutoffs)
         if any(stop <= start for start, stop in itertools.pairwise(cutoffs)):
             raise ValueError("adaptive_cutoffs: must grow from one to the next, from 1 on")
+        if self.tie_embeddings and self.input == "one_hot":
+            raise ValueError("tie_embeddings: a one-hot input has no embedding to share; use input: embedding")
         return self
 
 

@@ -70,6 +70,9 @@ class TelemetryConfig(section.Section):
     linger_s: section.Float = section.operational(
         0.0, "the exporter stays so long after the end, to be scraped once more", ge=0
     )
+    tensorboard: bool = section.operational(
+        False, "event files for TensorBoard, too, in tensorboard/, with each checkpoint; needs the extra of that name"
+    )
 
 
 class RunConfig(section.Section):
@@ -112,6 +115,9 @@ class RunConfig(section.Section):
             raise ValueError("training: a series needs batch_lines, the examples of a batch")
         if foreign := self.training.foreign(self.corpus.kind):
             raise ValueError(f"training.{foreign}: means nothing for a corpus of {self.corpus.kind}; drop it")
+        has_validation = self.corpus.valid is not None or self.corpus.split.valid > 0
+        if not has_validation and (asking := self.training.needs_validation):
+            raise ValueError(f"training.{asking}: needs validation lines; name corpus.valid, or set corpus.split.valid")
         if self.compute.precision == "int8":
             raise ValueError("compute.precision: nothing is trained in int8; give it to translate or score by --set")
         is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs

@@ -7,7 +7,7 @@ comes out, and is free.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -66,6 +66,22 @@ def deciding(settings: Section) -> dict[str, Any]:
             del content[name]
         elif isinstance(inner, Section):
             content[name] = deciding(inner)
+    return content
+
+
+def deciding_then(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `deciding` would have said when `stored` was written, perhaps by an older program.
+
+    A setting that `stored` does not know is younger: what was done then is what its default does now, so it is left
+    out where it has its default. Equal to `stored` if and only if nothing that decides has changed.
+    """
+    content = deciding(settings)
+    for name, field in type(settings).model_fields.items():
+        inner = getattr(settings, name)
+        if name in content and name not in stored and inner == field.default:
+            del content[name]
+        elif isinstance(inner, Section) and name in content and isinstance(stored.get(name), dict):
+            content[name] = deciding_then(inner, stored[name])
     return content
 
 

@@ -36,6 +36,15 @@ _OF_SERIES = {
 }
 
 
+# Settings that mean something with some values of another one only.
+_BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd", "asgd")),
+    "non_monotone_interval": ("optimizer", ("asgd",)),
+    "cut_every": ("truncation", ("random",)),
+    "cut_probability": ("truncation", ("random",)),
+}
+
+
 class TrainingConfig(section.Section):
     """How the model is trained."""
 
@@ -141,11 +150,32 @@ class TrainingConfig(section.Section):
             "validation.bleu_lines": self.validation.bleu_lines,
         }
         of_text = {
+            "sampling": self.sampling != "sequential",
             "truncation": self.truncation in ("variable", "random"),
             "activation_regularization": self.activation_regularization,
             "temporal_activation_regularization": self.temporal_activation_regularization,
         }
         return next((name for name, is_on in (of_text if corpus_kind == "pairs" else of_pairs).items() if is_on), None)
+
+    @property
+    def needs_validation(self) -> str | None:
+        """The first setting that asks for what only a validation tells."""
+        asks = {
+            "early_stop": self.early_stop is not None,
+            "schedule": self.schedule == "plateau",
+            "non_monotone_interval": self.optimizer == "asgd" and self.non_monotone_interval is not None,
+            "validate_every_steps": self.validate_every_steps is not None,
+            "validation": self.validation != ValidationConfig(),
+        }
+        return next((name for name, is_on in asks.items() if is_on), None)
+
+    @pydantic.model_validator(mode="after")
+    def _settings_belong(self) -> Self:
+        for name, (holder, values) in _BELONGS_TO.items():
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and getattr(self, holder) not in values:
+                raise ValueError(f"{name}: means nothing with {holder}: {getattr(self, holder)}; use {values[0]}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _settings_fit(self) -> Self:

@@ -81,21 +81,22 @@ class AdaptiveSoftmax(nn.Module):
     def band_of(self, tokens: Tensor) -> Tensor:
         """Returns the band of each token, 0 for the frequent ones."""
         cutoffs = torch.tensor(self.bounds[1:-1], device=tokens.device)
-        return torch.bucketize(tokens, cutoffs, right=True)
+        return torch.bucketize(tokens.contiguous(), cutoffs, right=True)
 
 
 class TiedAdaptiveEmbedding(nn.Module):
     """An embedding that shares all its vectors and maps with an adaptive output layer.
 
     A rare token's vector is as narrow as in the output layer, and widened by the same map. As in a tied embedding
-    of full rows, √F brings the entries to about size 1.
+    of full rows, √F brings the entries to about size 1, where it `is_scaled`.
 
     Source: Baevski and Auli 2019, Adaptive input representations, sections 3.1 and 3.2.
     """
 
-    def __init__(self, output: AdaptiveSoftmax) -> None:
+    def __init__(self, output: AdaptiveSoftmax, is_scaled: bool) -> None:
         super().__init__()
         self.output = output
+        self.scale = math.sqrt(output.feature_size) if is_scaled else 1.0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Looks the rows up: (…, F) for tokens (…)."""
@@ -112,7 +113,7 @@ class TiedAdaptiveEmbedding(nn.Module):
             found.append(vectors.to(output.bias_V.dtype))
             places.append(rows)
         back_N = torch.cat(places).argsort()
-        x = torch.cat(found).index_select(0, back_N) * math.sqrt(output.feature_size)
+        x = torch.cat(found).index_select(0, back_N) * self.scale
         return x.view(*tokens.shape, output.feature_size)
 
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import errors
 from core.config import model_settings
 from core.models import adaptive, layers
 from core.models import state as states
@@ -31,10 +30,6 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: model_settings.LanguageModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        if config.tie_embeddings and config.input == "one_hot":
-            raise errors.UsageError(
-                "model.tie_embeddings: a one-hot input has no embedding to share; use input: embedding"
-            )
         self.config = config
         self.vocabulary_size = vocabulary_size
         one_hot = config.input == "one_hot"
@@ -50,9 +45,9 @@ class LanguageModel(nn.Module):
             self.output = nn.Linear(self.feature_size, vocabulary_size)
         if config.tie_embeddings:
             self.embedding: nn.Module = (
-                layers.TiedEmbedding(self.output)
+                layers.TiedEmbedding(self.output, None, config.scale_tied)
                 if self.adaptive is None
-                else adaptive.TiedAdaptiveEmbedding(self.adaptive)
+                else adaptive.TiedAdaptiveEmbedding(self.adaptive, config.scale_tied)
             )
         elif not one_hot:
             self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)

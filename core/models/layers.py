@@ -55,19 +55,21 @@ class TiedEmbedding(nn.Embedding):
     """An embedding whose rows are the weights of the output layer.
 
     They are drawn with variance 1/E and multiplied by √E on their way in: the input has entries of size 1, as from
-    an embedding of its own, and the logits start small. Without this a model begins to learn much later.
+    an embedding of its own, and the logits start small. Without this Adam begins to learn much later. Recipes for
+    SGD with large rates have their rows as they are.
 
     Source: Press and Wolf 2017 (tying); Vaswani et al. 2017, section 3.4 (scale).
     """
 
-    def __init__(self, output: nn.Linear, padding_idx: int | None = None) -> None:
+    def __init__(self, output: nn.Linear, padding_idx: int | None, is_scaled: bool) -> None:
         super().__init__(output.out_features, output.in_features, padding_idx)
         self.weight = output.weight
+        self.scale = math.sqrt(output.in_features) if is_scaled else 1.0
         nn.init.normal_(self.weight, std=output.in_features**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Looks the rows up."""
-        return super().forward(tokens) * math.sqrt(self.embedding_dim)
+        return super().forward(tokens) * self.scale
 
 
 class Joints(nn.Module):

@@ -39,7 +39,7 @@ def load(place: location.Location, tokens: Sequence[str], model: nn.Module, role
             "setting, or one_hot and adaptive_cutoffs"
         )
     ids = {token: index for index, token in reversed(list(enumerate(tokens)))}
-    scale = math.sqrt(embedding.embedding_dim) if isinstance(embedding, layers.TiedEmbedding) else 1.0
+    scale = embedding.scale if isinstance(embedding, layers.TiedEmbedding) else 1.0
     found: set[str] = set()
     with torch.no_grad():
         for word, numbers in _vectors(place, embedding.embedding_dim):

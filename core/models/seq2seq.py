@@ -133,7 +133,7 @@ class Seq2Seq(nn.Module):
 
     def _embedding(self, size: int, pad_id: int | None, tied: bool) -> nn.Embedding:
         if tied:
-            return layers.TiedEmbedding(self.output, pad_id)
+            return layers.TiedEmbedding(self.output, pad_id, self.config.scale_tied)
         return nn.Embedding(size, self.config.embedding_size, padding_idx=pad_id)
 
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> Memory:

@@ -22,13 +22,36 @@ PAIRS = (
         (TEXT, "training.clip_value=1", "training.clip_value: excludes clip_norm; set clip_norm: null"),
         (TEXT, "training.reload_best=true", "training.reload_best: belongs to schedule: plateau"),
         (PAIRS, "training.early_stop.metric=bleu", "training.early_stop.metric: bleu needs validation.bleu_lines"),
+        (PAIRS, "training.sampling=random", "training.sampling: means nothing for a corpus of pairs; drop it"),
+        (TEXT, "training.momentum=0.9", "training.momentum: means nothing with optimizer: adam; use sgd"),
+        (TEXT, "training.cut_every=2", "training.cut_every: means nothing with truncation: fixed; use random"),
+        (TEXT, "training.schedule=plateau", "training.schedule: needs validation lines; name corpus.valid, or set cor"),
+        (PAIRS, "training.early_stop.patience=3", "training.early_stop: needs validation lines; name corpus.valid, o"),
+        (TEXT, "model.input=one_hot model.tie_embeddings=true", "model.tie_embeddings: a one-hot input has no embeddi"),
+        (PAIRS, "decoding.num_best=9", "decoding.num_best: 9 translations cannot come from a beam of 5"),
+        (PAIRS, "decoding.method=sample decoding.num_best=300", "decoding.batch_rows: one line needs beam_size rows"),
+        (
+            PAIRS,
+            "decoding.coverage_penalty=0.2 decoding.fusion.run=lm decoding.fusion.when=after",
+            "decoding.coverage_penalty: what is ranked anew knows of no coverage; use fusion.when: search",
+        ),
         (TEXT, "training.cut_probability=1", "training.cut_probability: must be less than 1"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, override: str, expected: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        loading.parse(text, "run.yaml", [override])
+        loading.parse(text, "run.yaml", override.split())
     assert expected in str(caught.value)
+
+
+def test_more_draws_may_be_asked_for_than_a_beam_is_wide() -> None:
+    config = loading.parse(PAIRS, "run.yaml", ["decoding.method=sample", "decoding.num_best=9"])
+    assert config.decoding.rows_of_a_line == 9
+
+
+def test_what_only_a_validation_tells_may_be_asked_for_where_there_is_one() -> None:
+    for split in ("corpus.split.valid=0.1", "corpus.valid.text=[b]"):
+        assert loading.parse(TEXT, "run.yaml", [split, "training.schedule=plateau"]).training.needs_validation
 
 
 def test_variable_windows_need_lanes_that_go_on() -> None:

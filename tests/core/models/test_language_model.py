@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from core import errors
 from core.config import model_settings
 from core.models import factory, language_model
 
@@ -87,16 +86,22 @@ def test_the_loss_from_features_is_the_loss_from_logits(tied: bool) -> None:
     torch.testing.assert_close(loss, F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="sum"))
 
 
+@pytest.mark.parametrize(("cutoffs", "size"), [((), 4), ((3,), 4)])
+def test_tied_rows_go_in_as_they_are_or_times_the_root_of_their_size(cutoffs: tuple[int, ...], size: int) -> None:
+    tokens = torch.tensor([0, 2, 4])
+    ways = {"tie_embeddings": True, "embedding_size": size, "adaptive_cutoffs": cutoffs}
+    scaled, plain = build(**ways), build(**ways, scale_tied=False)
+    plain.load_state_dict(scaled.state_dict())
+    torch.testing.assert_close(scaled.embed(tokens), 2 * plain.embed(tokens))
+    if not cutoffs:
+        torch.testing.assert_close(plain.embed(tokens), plain.output_weight_VF[tokens])
+
+
 def test_a_tied_model_has_one_matrix_for_both_ends() -> None:
     tied, untied = build(tie_embeddings=True, hidden_size=5), build(hidden_size=5)
     assert tied.output_weight_VF is tied.embedding.weight
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (tied, untied)]
     assert sizes[1] - sizes[0] == 11 * 5
-
-
-def test_a_one_hot_input_cannot_be_tied() -> None:
-    with pytest.raises(errors.UsageError, match="input: embedding"):
-        build(input="one_hot", tie_embeddings=True)
 
 
 def test_no_token_sees_what_comes_after_it() -> None:
