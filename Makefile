@@ -13,7 +13,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train pipeline check format test test-all chaos bench reproduce clean \
+.PHONY: help setup demo prepare train pipeline check format reference test test-all chaos bench reproduce clean \
         k8s-render k8s-check k8s-run monitoring
 
 help: ## show this list
@@ -108,6 +108,9 @@ monitoring: setup ## Prometheus (Debian's package) watching the roots in RUN=…
 	    '    refresh_interval: 5s' > $(WATCH)/prometheus.yml
 	prometheus --config.file $(WATCH)/prometheus.yml --storage.tsdb.path $(WATCH)/data \
 	    --web.listen-address 127.0.0.1:$(PROMETHEUS_PORT)
+
+reference: setup ## write the README's tables of settings and metrics anew, from the code
+	$(BIN)/python -m tests.architecture.reference
 
 format: setup ## let ruff format and mend
 	$(BIN)/ruff format .

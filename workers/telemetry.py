@@ -1,17 +1,19 @@
-"""What the catalogue's metrics become in Prometheus: the one place that imports its library.
+"""What the catalogue's metrics become in Prometheus, and a run's record in TensorBoard: no other place imports them.
 
 Every process of ours on a node writes to memory-mapped files in one folder of that node (the library's
 multiprocess mode), so values survive a kill and histogram sums are exact. One exporter for each node serves
 their sum. Nothing here may disturb a run: what fails is logged and left out.
 """
 
+import importlib.util
+import io
 import json
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +24,20 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import catalog, recorder
+from core.training import progress
 from workers import metrics_server
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the library's own; set for workers of ours, never for Ray's processes
 PUSH_TIMEOUT_S = 5.0
 KNOWN_LABELS = {"stage": catalog.STAGES, "outcome": catalog.OUTCOMES}
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 (compared with, not listened on)
+
+EVENTS_FOLDER = "tensorboard"
+FOLLOW_EVERY_S = 10.0
+SCALARS = {  # of the rows of a run's record, by their kind
+    "step": ("train", ("loss_nats", "perplexity", "gradient_norm", "learning_rate", "tokens_per_s")),
+    "validation": ("validation", ("nll_nats", "perplexity", "accuracy", "bleu")),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +230,11 @@ class Exporters:
         found = [exporter.target() for exporter in (self._local, *self._remote.values())]
         return sorted(target for target in found if target)
 
+    def keep(self) -> None:
+        """Writes what was measured so far to the run's folder."""
+        for exporter in (self._local, *self._remote.values()):
+            self._keep(exporter)
+
     def close(self, linger: bool) -> None:
         """Keeps what was measured in the run's folder, hands it on if asked, and stops serving."""
         for exporter in (self._local, *self._remote.values()):
@@ -254,3 +269,75 @@ class Exporters:
             self._metrics.join("targets.json").replace(json.dumps([entry]).encode() + b"\n")
         except (errors.RaycurrentError, OSError) as error:
             _log.warning("telemetry: targets.json is not written, so Prometheus will not find the run: %s", error)
+
+
+def check_tensorboard(export: schema.TelemetryConfig) -> None:
+    """Makes sure that what is to be written can be.
+
+    Raises:
+        UsageError: event files are asked for, and the library is not there.
+    """
+    if export.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise errors.UsageError(
+            "telemetry.tensorboard: TensorBoard is not installed; pip install tensorboard, or leave the setting out"
+        )
+
+
+class EventFiles:
+    """The record of a run as TensorBoard reads it: a file of events for each segment, written once.
+
+    A segment is there as soon as its checkpoint is. The driver turns it over, so that training itself, and a root in
+    an object store, which cannot append, know nothing of it.
+
+    Args:
+        root: of the run; files lie in its `tensorboard/`.
+        export: says whether there are to be any.
+    """
+
+    def __init__(self, root: location.Location, export: schema.TelemetryConfig) -> None:
+        self._record, self._events = root.join(progress.RECORD_FOLDER), root.join(EVENTS_FOLDER)
+        self._is_wanted = export.tensorboard
+        self._looked_s = time.monotonic()
+
+    def follow(self, at_once: bool = False) -> None:
+        """Turns over the segments that are new, if the last look at them was long ago."""
+        now_s = time.monotonic()
+        if not self._is_wanted or (not at_once and now_s - self._looked_s < FOLLOW_EVERY_S):
+            return
+        self._looked_s = now_s
+        try:
+            done = set(self._events.list_names())
+            for name in self._record.list_names():
+                if found := re.fullmatch(r"e([0-9]+)-([0-9]+)\.jsonl", name):
+                    # TensorBoard reads the files of a folder in the order of their names.
+                    target = f"events.out.tfevents.{int(found[1]):08d}-{int(found[2]):018d}"
+                    if target not in done:
+                        rows = [json.loads(line) for line in self._record.join(name).read_bytes().splitlines()]
+                        self._events.join(target).put_if_absent(_events(rows))
+        except (errors.RaycurrentError, OSError, ValueError) as error:
+            _log.warning("telemetry.tensorboard: event files are not written: %s", error)
+
+
+def _events(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The rows of a segment as a file of events."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer import record_writer
+
+    rows, now_s, file = list(rows), time.time(), io.BytesIO()
+    writer = record_writer.RecordWriter(file)
+    writer.write(event_pb2.Event(wall_time=now_s, file_version="brain.Event:2").SerializeToString())
+    # Of a run that went back to an older checkpoint, what TensorBoard has seen from this step on no longer counts.
+    begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    first = min((int(row["step"]) for row in rows), default=0)
+    writer.write(event_pb2.Event(wall_time=now_s, step=first, session_log=begun).SerializeToString())
+    for row in rows:
+        group, names = SCALARS.get(row["kind"], ("", ()))
+        scalars = [
+            summary_pb2.Summary.Value(tag=f"{group}/{name}", simple_value=row[name])
+            for name in names
+            if row.get(name) is not None
+        ]
+        if scalars:
+            summary = summary_pb2.Summary(value=scalars)
+            writer.write(event_pb2.Event(wall_time=now_s, step=row["step"], summary=summary).SerializeToString())
+    return file.getvalue()

@@ -45,7 +45,7 @@ ONLY_IN = {
     "tensorboard": {"workers.telemetry"},
 }
 ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
-    "workers.telemetry": {"prometheus_client"}
+    "workers.telemetry": {"prometheus_client", "tensorboard"}
 }
 JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.pipeline", "jobs.demo"}
 VERBS = {

@@ -1,0 +1,62 @@
+"""The README keeps its word: its tables are those of the code, and what it names exists."""
+
+import ast
+import re
+
+import pytest
+
+from core.config import schema
+from tests.architecture import reference, source
+
+TEXT = reference.README.read_text()
+FEATURES = re.findall(r"^\| (?P<row>[A-E]\d+) \| [^|]+ \| (?P<keys>[^|]+) \| (?P<tests>[^|]+) \|$", TEXT, re.MULTILINE)
+
+
+def test_tables_are_those_of_the_code() -> None:
+    assert reference.renewed(TEXT) == TEXT, "the README's tables are stale; run make reference"
+
+
+def test_a_stale_table_is_noticed() -> None:
+    assert len(reference.BLOCK.findall(TEXT)) == 2
+    stale = TEXT.replace("| `training.epochs` |", "| `training.rounds` |")
+    assert stale != TEXT
+    assert reference.renewed(stale) == TEXT
+
+
+def test_every_setting_has_one_row() -> None:
+    rows = re.findall(r"^\| `([a-z_.0-9]+)` \| .* \| (?:identity|schedule|operational) \| .+ \|$", TEXT, re.MULTILINE)
+    several = {name for name in rows if rows.count(name) > 1}
+    # each kind of model has its own
+    assert several == {"model.kind", "model.hidden_size", "model.tie_embeddings"}
+    assert {"name", "training.scheduled_sampling.end", "cluster.num_workers.max", "scoring.cache.size"} <= set(rows)
+    assert set(rows) == reference.names()
+
+
+@pytest.mark.parametrize(("row", "keys", "tests"), FEATURES, ids=[found[0] for found in FEATURES])
+def test_a_feature_names_tests_and_settings_that_exist(row: str, keys: str, tests: str) -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", tests)
+    assert named
+    for path, name in named:
+        tree = ast.parse((source.REPOSITORY / path).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
+    known = reference.names()
+    for key in re.findall(r"`([a-z_]+\.[a-z_.]+)(?:: [^`]+)?`", keys):
+        if key.split(".")[0] in schema.RunConfig.model_fields:
+            assert any(name == key or name.startswith(f"{key}.") for name in known), f"{row}: {key} is no setting"
+
+
+def test_rows_of_all_parts_are_there() -> None:
+    assert {found[0][0] for found in FEATURES} == set("ABCDE")
+    assert len(FEATURES) > 40
+
+
+def test_every_configuration_that_comes_along_is_listed() -> None:
+    there = {path.name for path in (source.REPOSITORY / "jobs" / "configs").glob("*.yaml")}
+    listed = set(re.findall(r"^\| `([a-z0-9-]+\.yaml)` \|", TEXT, re.MULTILINE))
+    assert listed == there
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    titles = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([a-z0-9-]+)\)", TEXT)) <= anchors
