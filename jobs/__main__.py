@@ -228,14 +228,20 @@ def demo(set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> c
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="root of a run")]) -> cli.Job:
-    """Write the HTML page of a run."""
-    root = paths.writable(run, "RUN")
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="root of a run; several are compared on one page")],
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="URI", help="the page; of one run else RUN/report.html")
+    ] = None,
+) -> cli.Job:
+    """Write the HTML page of a run, or one that compares several."""
+    place = None if output is None else paths.writable(output, "--output")
+    roots = [paths.locate(run, "RUN") if place else paths.writable(run, "RUN") for run in runs]
 
     def call(_: int) -> cli.Report:
         from jobs import report as verb
 
-        return verb.run(root, console.reporter())
+        return verb.run(roots, console.reporter(), place)
 
     return cli.Job(call)
 

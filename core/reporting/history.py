@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from core import errors
 from core.storage import location
@@ -12,6 +12,13 @@ from core.storage import location
 Row = Mapping[str, Any]
 
 _SEGMENT = re.compile(r"e([0-9]+)-([0-9]+)\.jsonl")
+
+
+class History(NamedTuple):
+    """The rows of a run, and from which recorded steps on they are those of a new start."""
+
+    rows: list[Row]
+    restarts: list[int]
 
 
 def read(root: location.Location) -> list[Row]:
@@ -22,12 +29,18 @@ def read(root: location.Location) -> list[Row]:
     Raises:
         IntegrityError: a segment is damaged.
     """
+    return read_all(root).rows
+
+
+def read_all(root: location.Location) -> History:
+    """Reads what `read` reads, and where each start but the first began to write."""
     folder = root.join("metrics")
     starts: dict[int, list[Row]] = {}
     for name in folder.list_names():
         if match := _SEGMENT.fullmatch(name):
             starts.setdefault(int(match[1]), []).extend(_rows(folder.join(name)))
-    return merged(starts[epoch] for epoch in sorted(starts))
+    in_order = [starts[epoch] for epoch in sorted(starts)]
+    return History(merged(in_order), [min(int(row["step"]) for row in rows) for rows in in_order[1:] if rows])
 
 
 def merged(starts: Iterable[Iterable[Row]]) -> list[Row]:

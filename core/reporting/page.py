@@ -1,254 +1,254 @@
-"""The report of a run: one JSON document, and one HTML file that needs nothing beside it."""
+"""The page of a run: one HTML file that needs nothing beside it."""
 
-import itertools
-import json
+import collections
+import datetime
 import math
-import statistics
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import markupsafe
 
-from core import errors
-from core.config import loading
-from core.reporting import curves, history, template, words
-from core.storage import location
+from core.reporting import attention, content, drawing, frame, template, words
 
-FORMAT, VERSION = "raycurrent-report", 1
-MAX_SAMPLES = 12
-
-Report = dict[str, Any]
-
-# title, columns of the run record in the training rows and the validation rows, logarithmic
-_PICTURES = (
-    ("Loss (nats per token)", "loss_nats", "nll_nats", False),
-    ("Perplexity", "perplexity", "perplexity", True),
-    ("Gradient norm before clipping", "gradient_norm", None, True),
-    ("Learning rate", "learning_rate", None, False),
-    ("Target tokens per second", "tokens_per_s", None, False),
+_PIECE = re.compile(r"\s+|\S+")
+_FAULTS = {
+    "omitted": "left out of the translation",
+    "added": "not in the reference",
+    "repeated": "of these, said again",
+    "swapped": "pairs of words in the other order",
+}
+_SECTIONS = (
+    ("training", "Training"),
+    ("gradients", "Gradients"),
+    ("samples", "Samples"),
+    ("translations", "Translations"),
+    ("generated", "Generated"),
+    ("quality", "Quality"),
+    ("data", "Data"),
+    ("throughput", "Throughput"),
+    ("faults", "Faults"),
+    ("settings", "Settings"),
+    ("versions", "Versions"),
 )
-_SPLITS = ("train", "valid", "test")
-_THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
-def build(root: location.Location) -> Report:
-    """Gathers everything that is known about the run below this root.
-
-    What a run has not made yet is absent from the report, not an error.
-
-    Raises:
-        UsageError: there is no run here.
-        IntegrityError: a file of the run is damaged.
-    """
-    settings = _settings(root)
-    run = _json(root.join("run.json")) or {}
-    stages = run.get("stages", {})
-    data = None if settings["corpus"]["kind"] == "series" else _json(root.join("dataset", "index.json"))
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": settings["name"],
-        "root": str(root),
-        "kind": settings["model"]["kind"],
-        "data": _data(data) if data else None,
-        "words": words.read(root.join("dataset"), data) if data else None,
-        "training": _training(history.read(root)),
-        "quality": _report_of(stages, "evaluate"),
-        "scores": _report_of(stages, "score"),
-        "fitted": _report_of(stages, "train") if settings["corpus"]["kind"] == "series" else None,
-        "samples": {
-            "translations": list(itertools.islice(_translations(root.join("outputs")), MAX_SAMPLES)),
-            "generated": (_report_of(stages, "generate") or {}).get("samples", []),
-        },
-        "stages": [{"name": name, **_timing(stage)} for name, stage in stages.items()],
-        "exit_code": run.get("exit_code"),
-        "faults": run.get("faults", []),
-        "changes": run.get("changes", []),
-        "versions": run.get("versions", {}),
-        "settings": settings,
+def render(report: content.Report) -> str:
+    """Returns the HTML page of a report; every text in it is escaped. What a run lacks has no section."""
+    training = drawing.of_training(report["training"])
+    speed = [picture for picture in training if picture.title == drawing.THROUGHPUT]
+    quality = report["quality"] or {}
+    found = report["words"]
+    shown: dict[str, Any] = {
+        "training_pictures": [picture for picture in training if picture not in speed],
+        "gradient_pictures": drawing.of_gradients(report["gradients"]),
+        "translations": [_translation(one) for one in report["samples"]["translations"]],
+        "quality_rows": _quality_rows(quality),
+        "length_picture": drawing.by_length({"BLEU": quality.get("by_length", ())}),
+        "length_rows": _length_rows(quality),
+        "fault_rows": _fault_rows(quality.get("faults", {})),
+        "word_pictures": drawing.of_words(found),
+        "word_sentences": words.sentences(found) if found else [],
+        "word_tables": words.tables(found) if found else [],
+        "stage_rows": _stage_rows(report),
+        "worker_rows": _worker_rows(report["measured"] or {}),
+        "speed_pictures": speed,
+        "troubles": list(_troubles(report)),
+        "chosen": _spelt(report["chosen"]),
+        "settings": _spelt(content.flat(report["settings"])),
     }
-
-
-def render(report: Report) -> str:
-    """Returns the HTML page of a report; every text in it is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["thousands"] = _thousands
-    return environment.from_string(template.PAGE).render(
+    return frame.page(
+        template.PAGE,
         report=report,
-        sentence=_sentence(report),
-        figures=_figures(report),
-        pictures=_pictures(report["training"]),
-        word_pictures=[
-            {"title": title, "svg": markupsafe.Markup(svg)}  # noqa: S704 (drawn here, from numbers)
-            for title, svg in (words.pictures(report["words"]) if report["words"] else ())
+        sentence=sentence(report),
+        started=_instant(report["started_unix_s"]),
+        figures=[
+            {"label": label, "text": figure(value)} for label, value in figures(report).items() if value is not None
         ],
-        word_sentences=words.sentences(report["words"]) if report["words"] else [],
-        word_tables=words.tables(report["words"]) if report["words"] else [],
-        quality_rows=_quality_rows(report["quality"] or {}),
-        settings=json.dumps(report["settings"], indent=2, ensure_ascii=False),
+        sections=_sections(report, shown),
+        smoothing=report["settings"]["training"]["label_smoothing"],
+        with_maps=any(one["map"] for one in shown["translations"]),
+        **shown,
     )
 
 
-def _settings(root: location.Location) -> dict[str, Any]:
-    place = root.join("config.yaml")
-    try:
-        text = place.read_bytes().decode()
-    except errors.NotFoundError as error:
-        raise errors.UsageError(f"{root}: holds no run (there is no config.yaml); name the root of a run") from error
-    return loading.parse(text, str(place)).model_dump(mode="json")
-
-
-def _json(place: location.Location) -> dict[str, Any] | None:
-    try:
-        content = place.read_json()
-    except errors.NotFoundError:
-        return None
-    if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{place}: is no JSON object; restore or remove it")
-    return content
-
-
-def _report_of(stages: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    report: dict[str, Any] | None = stages.get(name, {}).get("report")
-    return report
-
-
-def _timing(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {"elapsed_s": float(stage.get("elapsed_s", 0.0)), "outcome": str(stage.get("outcome", "unknown"))}
-
-
-def _data(index: Mapping[str, Any]) -> dict[str, Any]:
-    splits = {}
-    for name in sorted(index["splits"], key=_SPLITS.index):
-        shards = index["splits"][name]
-        tokens: dict[str, int] = {}
-        for shard in shards:
-            for column, count in shard["tokens"].items():
-                tokens[column] = tokens.get(column, 0) + count
-        splits[name] = {"lines": sum(shard["rows"] for shard in shards), "shards": len(shards), "tokens": tokens}
-    sizes = {column: record["vocabulary_size"] for column, record in index["tokenizers"].items()}
-    drops = {reason: count for reason, count in index.get("drops", {}).items() if count}
-    return {"kind": index["kind"], "splits": splits, "drops": drops, "vocabulary_sizes": sizes}
-
-
-def _training(rows: Sequence[history.Row]) -> dict[str, Any] | None:
-    if not rows:
-        return None
-    steps = [row for row in rows if row.get("kind") != "validation"]
-    validations = [row for row in rows if row.get("kind") == "validation"]
-    best = min(validations, key=lambda row: float(row["nll_nats"]), default=None)
-    return {
-        "steps": max(int(row["step"]) for row in rows),
-        "last": dict(steps[-1]) if steps else None,
-        "median_tokens_per_s": statistics.median(history.points(steps, "tokens_per_s")[1] or [0.0]),
-        "best_validation": dict(best) if best else None,
-        "curves": {
-            title: {"training": _points(steps, own), "validation": _points(validations, other) if other else []}
-            for title, own, other, _ in _PICTURES
-        },
+def _sections(report: content.Report, shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    has = {
+        "training": shown["training_pictures"],
+        "gradients": shown["gradient_pictures"],
+        "samples": report["samples"]["training"],
+        "translations": shown["translations"],
+        "generated": report["samples"]["generated"],
+        "quality": shown["quality_rows"],
+        "data": report["data"],
+        "throughput": shown["stage_rows"] or shown["speed_pictures"],
+        "versions": report["versions"],
     }
+    return [(name, title) for name, title in _SECTIONS if has.get(name, True)]
 
 
-def _points(rows: Sequence[history.Row], name: str) -> list[tuple[float, float]]:
-    steps, values = history.points(rows, name)
-    few = curves.thinned(curves.Series(name, steps, values))
-    return list(zip(few.steps, few.values, strict=True))
-
-
-def _translations(outputs: location.Location) -> Iterator[dict[str, Any]]:
-    """Yields source, hypothesis and reference of the first test lines, as far as each is there."""
-    place = outputs.join("translations.jsonl")
-    if not place.exists():
-        return
-    sources, references = _lines(outputs.join("test.source.txt")), _lines(outputs.join("test.target.txt"))
-    for line in _lines(place):
-        row = json.loads(line)
-        yield {
-            "source": next(sources, ""),
-            "hypothesis": row["text"],
-            "reference": next(references, None),
-            "score_nats": row.get("score_nats"),
-        }
-
-
-def _lines(place: location.Location) -> Iterator[str]:
-    if place.exists():
-        with place.open() as file:
-            yield from (line.decode("utf-8", "replace").rstrip("\n") for line in file)
-
-
-def _pictures(training: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    pictures = []
-    for title, _, _, logarithmic in _PICTURES if training else ():
-        assert training is not None
-        named = training["curves"][title]
-        series = [
-            curves.Series(name, [step for step, _ in named[name]], [value for _, value in named[name]])
-            for name in ("training", "validation")
-            if named[name]
-        ]
-        if series:
-            positive = all(value > 0 for one in series for value in one.values)
-            svg = curves.draw(title, series, logarithmic and positive)
-            pictures.append({"title": title, "svg": markupsafe.Markup(svg)})  # noqa: S704 (drawn here, from numbers)
-    return pictures
-
-
-def _sentence(report: Report) -> str:
+def sentence(report: content.Report) -> str:
+    """Says in a sentence what was made."""
+    settings = report["settings"]
+    model = settings["model"]
     if report["kind"] == "ngram":
-        counted = report["settings"]["model"]
-        return f"An n-gram model of order {counted['order']}, smoothing {counted['smoothing'].replace('_', '-')}."
+        return f"An n-gram model of order {model['order']}, smoothing {model['smoothing'].replace('_', '-')}."
     if report["kind"] == "autoregressive":
-        settings = report["settings"]
-        names, model = ", ".join(settings["corpus"]["targets"]), settings["model"]
+        names = ", ".join(settings["corpus"]["targets"])
         return f"A forecaster of {names}: {model['network']} on the last {model['lags']} values."
     kind = {"seq2seq": "A translation model", "language_model": "A language model"}[report["kind"]]
-    model = report["settings"]["model"]
     size = f"{model['cell'].upper()}, {model['num_layers']} × {model['hidden_size']} units"
     if report["training"] is None:
         return f"{kind} ({size}); not trained yet."
-    return f"{kind} ({size}), {_thousands(report['training']['steps'])} steps."
+    return f"{kind} ({size}), {frame.thousands(report['training']['steps'])} steps."
 
 
-def _figures(report: Report) -> list[dict[str, str]]:
-    """The few numbers that a reader looks for first."""
-    figures = [
-        (name.upper() if name != "chrf" else "chrF", report["quality"].get(name))
-        for name in ("bleu", "chrf", "ter")
-        if report["quality"]
-    ]
-    scores = report["scores"] or {}
-    figures.append(("held-out perplexity", scores.get("perplexity")))
-    if scores.get("tokens"):
-        figures.append(("of the held-out tokens unknown, %", 100 * scores.get("unk", 0) / scores["tokens"]))
-    if not report["quality"]:
-        figures.append(("bits per character", scores.get("bits_per_character")))
-    fitted = report["fitted"] or {}
-    figures += [(f"{name} error, MSE", (fitted.get(f"{name}_mse") or [None])[-1]) for name in ("train", "valid")]
+def figures(report: content.Report) -> dict[str, float | None]:
+    """The few numbers that a reader looks for first, by what they are; None where a run has none."""
+    quality, scores, fitted = (report[name] or {} for name in ("quality", "scores", "fitted"))
     training = report["training"] or {}
-    figures.append(("validation perplexity", (training.get("best_validation") or {}).get("perplexity")))
-    figures.append(("training loss, nats", (training.get("last") or {}).get("loss_nats")))
-    figures.append(("tokens per second, median", training.get("median_tokens_per_s")))
-    return [{"label": label, "text": _figure(value)} for label, value in figures if isinstance(value, int | float)]
+    found: dict[str, Any] = {"BLEU": quality.get("bleu"), "chrF": quality.get("chrf"), "TER": quality.get("ter")}
+    found["held-out perplexity"] = scores.get("perplexity")
+    known = scores.get("tokens")
+    found["of the held-out tokens unknown, %"] = 100 * scores.get("unk", 0) / known if known else None
+    found["bits per character"] = None if quality else scores.get("bits_per_character")
+    found |= {f"{name} error, MSE": (fitted.get(f"{name}_mse") or [None])[-1] for name in ("train", "valid")}
+    found["validation perplexity"] = (training.get("best_validation") or {}).get("perplexity")
+    found["training loss, nats"] = (training.get("last") or {}).get("loss_nats")
+    found["tokens per second, median"] = training.get("median_tokens_per_s")
+    return {label: _number(value) for label, value in found.items()}
+
+
+def _number(value: Any) -> float | None:
+    """Takes a number, or one that JSON has no sign for, spelt out."""
+    if isinstance(value, str) and value.lstrip("-") in ("inf", "nan"):
+        return float(value)
+    return value if isinstance(value, int | float) else None
+
+
+def figure(value: float) -> str:
+    """Writes a number with as many digits as a reader wants."""
+    if not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return frame.thousands(value)
+    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
+
+
+def marked(text: str, other: str) -> list[tuple[str, bool]]:
+    """Cuts a text into words and spaces, and says which words the other text has not, or not as often."""
+    left = collections.Counter(other.split())
+    pieces = []
+    for piece in _PIECE.findall(text):
+        is_odd = not piece.isspace() and left[piece] <= 0
+        left[piece] -= 1
+        pieces.append((piece, is_odd))
+    return pieces
+
+
+def _translation(one: Mapping[str, Any]) -> dict[str, Any]:
+    hypothesis, reference, found = one["hypothesis"] or "", one["reference"], one["attention"]
+    picture = attention.draw(f"attention of: {hypothesis}", found) if found else None
+    return {
+        **one,
+        "hypothesis": [(hypothesis, False)] if reference is None else marked(hypothesis, reference),
+        "reference": None if reference is None else marked(reference, hypothesis),
+        "is_same": found is None or attention.is_of(hypothesis, found),
+        "map": markupsafe.Markup(picture) if picture else None,  # noqa: S704 (its texts are escaped)
+    }
 
 
 def _quality_rows(quality: Mapping[str, Any]) -> list[dict[str, str]]:
     signatures = quality.get("signatures", {})
+    names = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER (lower is better)"}
+    rows = [
+        {"name": names[name], "text": figure(quality[name]), "signature": str(signatures.get(name, ""))}
+        for name in names
+        if name in quality
+    ]
+    for value in quality.get("documents_bleu", ()):
+        k = quality.get("documents_bleu_k")
+        rows.append({"name": f"sentence BLEU, k = {k}, mean", "text": figure(value), "signature": "cut at spaces"})
+    return rows
+
+
+def _length_rows(quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "text": _figure(value), "signature": str(signatures.get(name, ""))}
-        for name, value in quality.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        {**bucket, "words": drawing.words_from_to(bucket["shortest"], bucket["longest"])}
+        for bucket in quality.get("by_length", ())
     ]
 
 
-def _figure(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) >= 1000:
-        return _thousands(round(value))
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
+def _fault_rows(faults: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": says, "count": faults[name], "share": faults[f"{name}_share"]}
+        for name, says in _FAULTS.items()
+        if name in faults
+    ]
 
 
-def _thousands(number: int) -> str:
-    return f"{number:,}".replace(",", _THIN_SPACE)
+def _stage_rows(report: content.Report) -> list[dict[str, Any]]:
+    """The stages with their rates; what a stage does not count stays blank."""
+    rows = []
+    for stage in report["stages"]:
+        row: dict[str, Any] = {"name": stage["name"], "elapsed_s": stage["elapsed_s"], "outcome": stage["outcome"]}
+        for name in ("lines", "tokens"):
+            count = stage[name]
+            rate = count / stage["elapsed_s"] if count and stage["elapsed_s"] else 0.0
+            # Training counts the tokens of all its starts, and the seconds of the last.
+            if stage["name"] == "train" and count and report["training"]:
+                rate = report["training"]["median_tokens_per_s"]
+            row[name] = "" if count is None else frame.thousands(count)
+            row[f"{name}_per_s"] = frame.thousands(rate) if rate else ""
+        rows.append(row)
+    return rows
+
+
+def _worker_rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            **worker,
+            "tokens_per_s": worker["tokens"] / worker["elapsed_s"] if worker["elapsed_s"] else 0,
+            "step_ms": 1000 * worker["elapsed_s"] / worker["steps"],
+        }
+        for worker in measured.get("workers", ())
+    ]
+
+
+def _troubles(report: content.Report) -> Iterator[str]:
+    """What happened to a run, and did not end it, in sentences."""
+    training = report["training"] or {}
+    if (report["starts"] or 1) > 1:
+        yield f"The run was started {report['starts']} times."
+    if training.get("restarts"):
+        places = ", ".join(frame.thousands(step) for step in training["restarts"])
+        yield f"Training went on from a checkpoint; first recorded steps afterwards: {places}."
+    skipped = (training.get("last") or {}).get("num_skipped", 0)
+    if skipped:
+        yield f"{_counted(skipped, 'step was', 'steps were')} skipped: the gradient was not finite."
+    for fault in report["faults"]:
+        yield f"A checkpoint was passed over: {fault}"
+    for name, counts in ((report["measured"] or {}).get("stages", {})).items():
+        if counts.get("worker_deaths"):
+            yield f"{name}: {_counted(counts['worker_deaths'], 'worker', 'workers')} died."
+        if counts.get("retried"):
+            yield f"{name}: {_counted(counts['retried'], 'part was', 'parts were')} tried again."
+    for stage in report["stages"]:
+        if stage["failed_lines"]:
+            yield f"{stage['name']}: {_counted(stage['failed_lines'], 'line', 'lines')} could not be done."
+    if report["exit_code"]:
+        yield f"The last command ended with exit code {report['exit_code']}."
+
+
+def _counted(number: float, one: str, many: str) -> str:
+    return f"{frame.thousands(number)} {one if number == 1 else many}"
+
+
+def _spelt(settings: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    return [(name, frame.setting(value)) for name, value in settings.items()]
+
+
+def _instant(unix_s: float | None) -> str | None:
+    if unix_s is None:
+        return None
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -36,3 +36,15 @@ def test_one_series_has_one_line_and_no_legend() -> None:
     assert "var(--series-2)" not in svg
     assert "validation" not in svg
     assert "validation" in curves.draw("Loss", [FALLING, VALID])
+
+
+def test_a_series_without_values_is_left_out_and_the_others_keep_their_colours() -> None:
+    series = [curves.Series("none", [], []), curves.Series("x", [0, 1], [1, 2])]
+    for svg in (curves.draw("Loss", series), curves.bars("BLEU", ["a", "b"], series, "words")):
+        assert "var(--series-2)" in svg
+        assert "var(--series-1)" not in svg
+
+
+def test_a_new_start_is_marked() -> None:
+    assert "stroke-opacity: 0.35" in curves.draw("Loss", [VALID], restarts=[750])
+    assert "stroke-opacity" not in curves.draw("Loss", [VALID])

@@ -1,132 +1,118 @@
-"""The report: what a run left behind, in one document and one page."""
+"""The page of a run: its figures, its sections, and nothing from outside."""
 
 import html.parser
 import json
 import pathlib
-from typing import Any
 
 import pytest
 
-from core import errors
-from core.reporting import page
+from core.reporting import content, page
 from core.storage import location
-
-SETTINGS = """
-name: small
-root: {root}
-corpus: {{kind: pairs, train: {{tsv: [a.tsv]}}}}
-training: {{batch_lines: 4}}
-model: {{kind: seq2seq, cell: gru, hidden_size: 16}}
-"""
-INDEX = {
-    "kind": "pairs",
-    "splits": {
-        "train": [
-            {"rows": 60, "tokens": {"source": 600, "target": 700}},
-            {"rows": 40, "tokens": {"source": 400, "target": 300}},
-        ],
-        "test": [{"rows": 2, "tokens": {"source": 9, "target": 11}}],
-    },
-    "drops": {"too_long": 3, "empty": 0},
-    "tokenizers": {"source": {"vocabulary_size": 1234}, "target": {"vocabulary_size": 99}},
-}
-EVALUATED = {"verb": "evaluate", "lines": 2, "bleu": 91.25, "chrf": 95.5, "ter": 3.5, "signatures": {"bleu": "nrefs:1"}}
-
-
-@pytest.fixture
-def root(tmp_path: pathlib.Path) -> location.Location:
-    (tmp_path / "config.yaml").write_text(SETTINGS.format(root=tmp_path))
-    return location.Location.parse(str(tmp_path))
-
-
-def complete(folder: pathlib.Path) -> None:
-    for name in ("dataset", "metrics", "outputs"):
-        (folder / name).mkdir()
-    (folder / "dataset" / "index.json").write_text(json.dumps(INDEX))
-    rows: list[dict[str, Any]] = [
-        {"kind": "step", "step": step, "loss_nats": 4 / step, "perplexity": 2.0, "gradient_norm": 0.5,
-         "learning_rate": 0.01, "tokens_per_s": 1500.0}
-        for step in (1, 2, 4)
-    ]  # fmt: skip
-    rows.append({"kind": "validation", "step": 2, "nll_nats": 1.5, "perplexity": 4.4817})
-    rows.append({"kind": "validation", "step": 4, "nll_nats": 1.0, "perplexity": 2.7183})
-    (folder / "metrics" / "e1-00000004.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "outputs" / "test.source.txt").write_text("a cat\n<script>alert(1)</script>\n")
-    (folder / "outputs" / "test.target.txt").write_text("un chat\nnon\n")
-    translations = [{"line": 0, "text": "un chat", "score_nats": -0.5}, {"line": 1, "text": "oui", "score_nats": None}]
-    (folder / "outputs" / "translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in translations))
-    stages = {
-        "evaluate": {"outcome": "done", "elapsed_s": 1.25, "report": EVALUATED},
-        "score": {"outcome": "done", "elapsed_s": 2.0, "report": {"perplexity": 1.5, "tokens": 200, "unk": 13}},
-    }
-    (folder / "run.json").write_text(json.dumps({"stages": stages, "versions": {"torch": "2.13.0"}, "exit_code": 0}))
-
-
-def test_a_run_that_has_only_begun_has_a_report(root: location.Location) -> None:
-    report = page.build(root)
-    assert (report["data"], report["training"], report["quality"]) == (None, None, None)
-    assert "not trained yet" in page.render(report)
-
-
-def test_what_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.UsageError, match=r"holds no run .*name the root of a run"):
-        page.build(location.Location.parse(str(tmp_path)))
-
-
-def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.Location) -> None:
-    complete(root.path)
-    report = page.build(root)
-    assert report["data"]["splits"]["train"] == {"lines": 100, "shards": 2, "tokens": {"source": 1000, "target": 1000}}
-    assert report["data"]["drops"] == {"too_long": 3}
-    assert report["training"]["steps"] == 4
-    assert report["training"]["best_validation"]["nll_nats"] == 1.0
-    assert report["training"]["curves"]["Loss (nats per token)"] == {
-        "training": [(1.0, 4.0), (2.0, 2.0), (4.0, 1.0)],
-        "validation": [(2.0, 1.5), (4.0, 1.0)],
-    }
-    assert report["samples"]["translations"][0] == {
-        "source": "a cat", "hypothesis": "un chat", "reference": "un chat", "score_nats": -0.5
-    }  # fmt: skip
+from tests.core.reporting import making
 
 
 class Reader(html.parser.HTMLParser):
     """Collects tags and text."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data + "\n"
+
+    @property
+    def sections(self) -> list[str | None]:
+        return [attributes["id"] for tag, attributes in self.tags if tag == "h2"]
+
+    @property
+    def links(self) -> list[str]:
+        return [(attributes["href"] or "").removeprefix("#") for tag, attributes in self.tags if tag == "a"]
 
 
-def test_the_page_shows_the_figures_escapes_text_and_fetches_nothing(root: location.Location) -> None:
-    complete(root.path)
-    reader = Reader()
-    reader.feed(page.render(page.build(root)))
-    names = [tag for tag, _ in reader.tags]
-    assert names.count("svg") == 5
-    assert "script" not in names
-    assert "6.50" in reader.text  # of the held-out tokens unknown, %: 13 of 200
-    assert "<script>alert(1)</script>" in reader.text
-    for tag, attributes in reader.tags:
-        addresses = [attributes.get(name) or "#" for name in ("src", "href", "xlink:href")]
-        assert all(address.startswith("#") for address in addresses), (tag, addresses)
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """The page of a run that has everything."""
+    folder = tmp_path_factory.mktemp("run")
+    making.complete(folder)
+    return Reader(page.render(content.build(location.Location.parse(str(folder)))))
+
+
+def test_the_page_shows_the_figures_and_escapes_text(read: Reader) -> None:
+    assert "script" not in [tag for tag, _ in read.tags]
+    assert "<script>alert(1)</script>" in read.text
+    assert "6.50" in read.text  # of the held-out tokens unknown, %: 13 of 200
     for figure in ("91.25", "nrefs:1", "2.72", "3 too_long", "1\N{NARROW NO-BREAK SPACE}234", "2.13.0", "-0.50 nats"):
-        assert figure in reader.text, figure
+        assert figure in read.text, figure
+    assert "1970-01-02 00:00 UTC" in read.text
 
 
-def test_the_page_works_in_the_dark_and_on_a_phone(root: location.Location) -> None:
-    text = page.render(page.build(root))
-    assert "prefers-color-scheme: dark" in text
-    assert 'name="viewport" content="width=device-width' in text
+def test_the_page_fetches_nothing(read: Reader) -> None:
+    for tag, attributes in read.tags:
+        addresses = [attributes.get(name) or "#" for name in ("src", "href", "xlink:href", "srcset", "action")]
+        assert all(address.startswith("#") or address == "data:," for address in addresses), (tag, addresses)
 
 
-def test_a_damaged_file_of_the_run_is_named(root: location.Location) -> None:
-    (root.path / "run.json").write_text("{")
-    with pytest.raises(errors.IntegrityError, match=r"run\.json"):
-        page.build(root)
+def test_every_section_that_there_is_is_linked_in_order(read: Reader) -> None:
+    assert read.sections == read.links
+    assert read.sections == [
+        *("training", "gradients", "samples", "translations", "quality", "data"),
+        *("throughput", "faults", "settings", "versions"),
+    ]
+
+
+def test_what_a_run_lacks_has_no_section(tmp_path: pathlib.Path) -> None:
+    making.begin(tmp_path)
+    begun = Reader(page.render(content.build(location.Location.parse(str(tmp_path)))))
+    assert begun.sections == begun.links == ["faults", "settings"]
+    assert "not trained yet" in begun.text
+    assert "None: no restart" in begun.text
+
+
+def test_curves_have_both_scales_where_values_allow(read: Reader) -> None:
+    boxes = [attributes for tag, attributes in read.tags if tag == "input"]
+    # loss, perplexity, gradient norm, norms by layer, gradient by lag; of these the loss opens linear
+    assert [("checked" in box) for box in boxes] == [False, True, True, True, True]
+    pictures = [tag for tag, _ in read.tags].count("svg")
+    # besides: accuracy, BLEU, learning rate, radii, forget gates, quality by length, speed; one attention map
+    assert pictures == 2 * 5 + 7 + 1
+
+
+def test_workers_and_stages_have_their_rates(read: Reader) -> None:
+    cells = read.text.split()
+    assert {"500.0", "250.0"} <= set(cells)  # ms a step: 2 s and 1 s for 4 steps
+    assert "12" in cells  # tokens/s of translate: 6 in half a second
+
+
+def test_what_was_survived_is_said(read: Reader) -> None:
+    for sentence in (
+        "The run was started 2 times.",
+        "1 step was skipped: the gradient was not finite.",
+        "A checkpoint was passed over: step-3: torn",
+        "translate: 2 workers died.",
+        "translate: 1 part was tried again.",
+        "translate: 1 line could not be done.",
+        "training.epochs was changed from 1 to 2.",
+    ):
+        assert sentence in read.text, sentence
+    assert "None: no restart" not in read.text
+
+
+def test_words_that_the_other_side_has_not_are_marked_as_often_as_that_is_so() -> None:
+    assert page.marked("a b  a a", "b a") == [
+        *(("a", False), (" ", False), ("b", False), ("  ", False), ("a", True), (" ", False), ("a", True)),
+    ]
+
+
+def test_an_infinite_perplexity_is_shown(tmp_path: pathlib.Path) -> None:
+    making.complete(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["stages"]["score"]["report"]["perplexity"] = "inf"
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    report = content.build(location.Location.parse(str(tmp_path)))
+    assert page.figures(report)["held-out perplexity"] == float("inf")
