@@ -123,6 +123,11 @@ class Session:
         self.measure()
         return self._exporters.recorder if self._exporters else recorder.NullRecorder()
 
+    def keep_metrics(self) -> None:
+        """Writes what was measured so far to the run's folder, as the end of the session will."""
+        if self._exporters:
+            self._exporters.keep()
+
     @property
     def worker_env(self) -> dict[str, str]:
         """What a worker of ours finds in its environment; Ray's own processes must not (they would be measured)."""
@@ -130,6 +135,10 @@ class Session:
         if self._exporters:
             env[telemetry.FOLDER_VARIABLE] = str(self._exporters.folder)
         return env
+
+    def events(self, root: location.Location) -> telemetry.EventFiles:
+        """What writes the record of a run for TensorBoard, if its settings ask for it."""
+        return telemetry.EventFiles(root, self._export)
 
     def targets(self) -> list[str]:
         """Where Prometheus finds the metrics of this run."""

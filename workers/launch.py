@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch is imported by ranks alone
 
 POLL_S = 0.3
 PROGRESS_S = 0.5  # a rank tells the driver how far it is at most so often
-STOP_POLL_S = 0.2  # and asks so often whether to stop
+ASK_S = 0.2  # and asks so often what it wants
 STOP_S = 90.0  # a stop takes a step, or a validation, and a checkpoint; Kubernetes allows 120 s in our manifests
 NOT_BEGUN_S = 5.0  # nobody entered the loop: there is nothing to save
 START_S = 300.0  # without a rank in the loop for so long, others must be holding the resources
@@ -44,9 +44,9 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-# After a node is lost, Ray Train first waits this long for the old size of an elastic group (60 s by default, which
-# groups of one size keep: on a busy machine their processes take long to import torch).
-ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
+# After a node is lost, Ray Train asks for the old size of an elastic group first, and waits so long for its resources
+# before it counts again what is there (60 s by default); see `nodes.Departures`, too.
+ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
 # What a rank raises when our code is wrong: as wrong at the next start of the group.
 BUGS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
 
@@ -74,7 +74,16 @@ def run_training(
     """
     from workers import training
 
-    summary: loop.TrainingSummary = launch(job, training.run_rank, job.root, session, on_progress)
+    events = session.events(job.root)
+
+    def show(now: "progress.Progress") -> None:
+        on_progress(now)
+        events.follow()
+
+    try:
+        summary: loop.TrainingSummary = launch(job, training.run_rank, job.root, session, show)
+    finally:
+        events.follow(at_once=True)
     return summary
 
 
@@ -107,6 +116,10 @@ class _LocalHooks:
     def __init__(self, on_progress: Callable[[Any], None], should_stop: Callable[[], bool]) -> None:
         self.progress = on_progress
         self.should_stop = should_stop
+
+    def should_save(self) -> bool:
+        """See `ranks.Hooks`: the process has one machine, and when that goes it is told to stop."""
+        return False
 
 
 def _innocence(failure: BaseException) -> int:
@@ -159,6 +172,7 @@ class _Group:
         # Not in the main thread, which handles signals and must be free to: Ray Train would end the run at once.
         thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train", daemon=True)
         thread.start()
+        departures = nodes.Departures() if self._session.joined else None  # nobody drains a cluster of our own
         started_s, stop_asked_s = time.monotonic(), float("inf")
         while thread.is_alive():
             thread.join(POLL_S)
@@ -166,6 +180,8 @@ class _Group:
             if look.progress is not None:
                 on_progress(look.progress)
             now_s = time.monotonic()
+            if departures is not None and departures.call_for_a_save(look.nodes):
+                self._board.save.remote()
             if stop_asked_s > now_s and self._session.should_stop():
                 stop_asked_s = now_s
                 self._board.stop.remote()
@@ -272,7 +288,7 @@ class _RankHooks:
         self._posted_s = float("-inf")
         self._asked_s = float("-inf")
         self._question: Any = None
-        self._stop = False
+        self._wishes = ranks.Wishes(stop=False, save=False)
 
     def progress(self, now: Any) -> None:
         """See `ranks.Hooks`."""
@@ -283,16 +299,25 @@ class _RankHooks:
 
     def should_stop(self) -> bool:
         """See `ranks.Hooks`."""
+        self._ask()
+        return self._wishes.stop
+
+    def should_save(self) -> bool:
+        """See `ranks.Hooks`."""
+        wish, self._wishes = self._wishes.save, self._wishes._replace(save=False)
+        return wish
+
+    def _ask(self) -> None:
         now_s = time.monotonic()
-        if self._stop or self._rank != 0 or now_s - self._asked_s < STOP_POLL_S:
-            return self._stop
+        if self._wishes.stop or self._rank != 0 or now_s - self._asked_s < ASK_S:
+            return
         self._asked_s = now_s
         if self._question is not None and self._ray.wait([self._question], timeout=0)[0]:
-            self._stop = self._ray.get(self._question)
+            told = self._ray.get(self._question)
+            self._wishes = ranks.Wishes(told.stop, told.save or self._wishes.save)
             self._question = None
         if self._question is None:
-            self._question = self._board.stopping.remote()
-        return self._stop
+            self._question = self._board.wishes.remote()
 
 
 def _train_rank(config: dict[str, Any]) -> Any:
@@ -300,13 +325,16 @@ def _train_rank(config: dict[str, Any]) -> Any:
     import ray
     from ray import train
     from ray.train import torch as train_torch
+    from torch import distributed
 
     context = train.get_context()
     board, rank = config["board"], context.get_world_rank()
     worker = secrets.token_hex(8)
-    if not ray.get(board.enter.remote(rank, worker)):
+    node = ray.get_runtime_context().get_node_id()
+    if not ray.get(board.enter.remote(rank, context.get_world_size(), worker, node)):
         return None
     place = ranks.Place(rank, context.get_world_size(), str(train_torch.get_device()), config["threads"])
+    had_group = distributed.is_initialized()
     fatal: BaseException
     try:
         return config["run_rank"](config["job"], place, _RankHooks(board, rank))
@@ -317,6 +345,9 @@ def _train_rank(config: dict[str, Any]) -> Any:
     except errors.RaycurrentError as error:
         fatal = error
     except BUGS as error:
+        # To end a group (its node goes, its size changes), Ray Train destroys the process group below the loop.
+        if had_group and not distributed.is_initialized():
+            raise
         fatal = RuntimeError(f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}")
         fatal.__cause__ = error
     except RuntimeError:  # also what torch raises when the peers are gone
@@ -326,12 +357,6 @@ def _train_rank(config: dict[str, Any]) -> Any:
     # Ray Train would start the group again. So the error goes over the board, the rank ends as if all were well,
     # and its peers, which wait for it in a collective, are let go.
     ray.get(board.fail.remote(rank, worker, fatal))
-    _leave_group()
-    return None
-
-
-def _leave_group() -> None:
-    from torch import distributed
-
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    return None

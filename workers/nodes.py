@@ -1,7 +1,8 @@
 """The nodes of a cluster: which are alive, whether they see the run's folders, and the exporter on each of them."""
 
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from core.storage import location
 from workers import telemetry
 
 PROBE_S = 60.0
+LOOK_S = 1.0  # how often a run that trains looks after the nodes
+LAST_SAVE_S = 10.0  # before a node goes: time for a step and a checkpoint
 
 
 def ray() -> Any:
@@ -22,6 +25,55 @@ def ray() -> Any:
 def alive() -> dict[str, str]:
     """The addresses of the nodes that are alive, by id."""
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray().nodes() if node["Alive"]}
+
+
+def draining() -> dict[str, float]:
+    """When the nodes that are about to go will be gone, by id: seconds since 1970, infinity where nobody says."""
+    from ray._private import state
+
+    found: dict[str, int] = state.state.get_draining_nodes()
+    return {node: deadline_ms / 1000 or float("inf") for node, deadline_ms in found.items()}
+
+
+def recount() -> None:
+    """Has Ray Train's helper count anew what the nodes have, if it is there.
+
+    By itself it does so every 20 s, and until then an elastic group is started with ranks for a node that is gone.
+    """
+    name = "AutoscalingCoordinator"
+    try:
+        ray().get_actor(name, namespace=name).get_reserved_resources.remote("", recompute=True)
+    except (ValueError, AttributeError):
+        return  # no elastic group has asked for anything yet, or another version of Ray does without it
+
+
+class Departures:
+    """Nodes that go while ranks train: which are gone, and which are about to go."""
+
+    def __init__(self) -> None:
+        self._alive = frozenset(alive())
+        self._looked_s = float("-inf")
+        self._called: set[tuple[str, bool]] = set()
+
+    def call_for_a_save(self, used: frozenset[str]) -> bool:
+        """Looks at the nodes once in a while; returns whether ranks on these had better save now."""
+        if time.monotonic() - self._looked_s < LOOK_S:
+            return False
+        self._looked_s = time.monotonic()
+        there = frozenset(alive())
+        if there != self._alive:
+            self._alive = there
+            recount()
+        return self.is_due({node: gone_s for node, gone_s in draining().items() if node in used}, time.time())
+
+    def is_due(self, leaving: Mapping[str, float], now_s: float) -> bool:
+        """Whether to save, given when nodes will be gone: as soon as that is known, and once more just before."""
+        calls = {
+            (node, is_last) for node, gone_s in leaving.items() for is_last in {False, gone_s - now_s < LAST_SAVE_S}
+        }
+        is_new = not calls <= self._called
+        self._called |= calls
+        return is_new
 
 
 def _on_node(node: str) -> Any:

@@ -14,6 +14,8 @@ from core import errors
 LOOK_S = 0.2  # how often a caller that follows a log may look at something else
 RETRY_S = 2.0
 SILENCE_S = 120.0  # a server that does not answer for so long is given up
+NOT_YET = "No available agent"  # what a cluster says that has just started
+START_S = 60.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 Answer = TypeVar("Answer")
@@ -63,7 +65,7 @@ class Server:
             metadata: likewise.
             resources: `entrypoint_num_cpus` and the like; without any, the command runs on the head node.
         """
-        self._ask(
+        self._ask_when_up(
             lambda: self._client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=name,
@@ -104,6 +106,16 @@ class Server:
                     f"the job may well go on: ray job logs --follow {name}"
                 ) from piece
             yield from _pause()
+
+    def _ask_when_up(self, question: Callable[[], Answer]) -> Answer:
+        started_s = time.monotonic()
+        while True:
+            try:
+                return self._ask(question)
+            except errors.ClusterError as error:
+                if NOT_YET not in str(error) or time.monotonic() - started_s > START_S:
+                    raise
+            time.sleep(RETRY_S)
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         from ray import exceptions

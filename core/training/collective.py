@@ -30,8 +30,8 @@ class Collective(Protocol):
     def sum_(self, tensor: torch.Tensor, what: str) -> None:
         """Replaces the tensor by the sum of all ranks' tensors."""
 
-    def any(self, flag: bool, what: str) -> bool:
-        """Whether any rank says yes."""
+    def largest(self, number: int, what: str) -> int:
+        """The largest of all ranks' numbers."""
 
     def broadcast(self, value: T, what: str) -> T:
         """Rank 0's value; what the others pass is ignored."""
@@ -52,9 +52,9 @@ class Alone:
     def sum_(self, tensor: torch.Tensor, what: str) -> None:
         """Leaves the tensor: it is the sum."""
 
-    def any(self, flag: bool, what: str) -> bool:  # noqa: ARG002
-        """Its own word."""
-        return flag
+    def largest(self, number: int, what: str) -> int:  # noqa: ARG002
+        """Its own number."""
+        return number
 
     def broadcast(self, value: T, what: str) -> T:  # noqa: ARG002
         """Its own value."""
@@ -71,7 +71,7 @@ class Alone:
 class Torch:
     """The ranks of torch.distributed's default group, which the caller has set up.
 
-    Numbers on a GPU go over the group's own backend. Flags and objects go over gloo, so that agreeing on them never
+    Numbers on a GPU go over the group's own backend. Words and objects go over gloo, so that agreeing on them never
     waits for the GPU.
     """
 
@@ -90,15 +90,15 @@ class Torch:
         group = self._control if tensor.device.type == "cpu" else dist.group.WORLD
         self._agree(what, lambda: dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group))
 
-    def any(self, flag: bool, what: str) -> bool:
-        """Whether any rank says yes.
+    def largest(self, number: int, what: str) -> int:
+        """The largest of all ranks' numbers.
 
         Raises:
             ClusterError: a rank did not take part.
         """
-        word = torch.tensor(int(flag), dtype=torch.int32)
+        word = torch.tensor(number, dtype=torch.int32)
         self._agree(what, lambda: dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self._control))
-        return bool(word.item())
+        return int(word.item())
 
     def broadcast(self, value: T, what: str) -> T:
         """Rank 0's value; what the others pass is ignored.

@@ -33,13 +33,16 @@ MOST_SKIPPED_IN_ROW = 3
 
 
 class Hooks(Protocol):
-    """Who watches a run and may end it; asked on rank 0 alone."""
+    """Who watches a run and may interfere; asked on rank 0 alone, after each step."""
 
     def progress(self, now: progress.Progress) -> None:
         """Is told how far the run is, about twice a second at most."""
 
     def should_stop(self) -> bool:
-        """Whether the run is to save its state and end; asked after each step."""
+        """Whether the run is to save its state and end."""
+
+    def should_save(self) -> bool:
+        """Whether the run is to save its state now, as a machine is about to go, and to go on."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,7 @@ class _Loop:
         state, training = self.start.state, self._job.training
         if state.num_skipped_in_row >= MOST_SKIPPED_IN_ROW:
             raise self._diverged()
-        wants_stop = self._group.rank == 0 and self._hooks.should_stop()
-        is_stopped = self._group.any(wants_stop, "whether to stop")
+        save_now, is_stopped = self._wishes()
         is_last = starting.is_finished(state, training)
         if state.step % training.log_every_steps == 0 or is_last:
             row = self._meter.row()
@@ -192,7 +194,7 @@ class _Loop:
             with averaging.showing_averages(self.start.learner.optimizer):
                 found = self._validate()
         is_finished = starting.is_finished(state, training)
-        if found or is_finished or is_stopped or state.step % training.checkpoint_every_steps == 0:
+        if found or is_finished or save_now or state.step % training.checkpoint_every_steps == 0:
             with averaging.showing_averages(self.start.learner.optimizer):
                 self._save(found)
         if self._group.rank == 0:
@@ -200,6 +202,14 @@ class _Loop:
             if now is not None:
                 self._hooks.progress(now)
         return is_finished, is_stopped
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether to save now, and whether to stop too: rank 0 is told, and all ranks agree in one reduction."""
+        told = 0
+        if self._group.rank == 0:
+            told = 2 if self._hooks.should_stop() else int(self._hooks.should_save())
+        agreed = self._group.largest(told, "whether to save or stop")
+        return agreed >= 1, agreed == 2
 
     def _validate(self) -> progress.Validation:
         start, group = self.start, self._group

@@ -1,4 +1,4 @@
-"""Submitted jobs on several nodes: a node goes, and one does not see the run's folder."""
+"""Submitted jobs on several nodes: a node goes, with notice and without, and one does not see the run's folder."""
 
 import time
 from pathlib import Path
@@ -9,25 +9,42 @@ from tests.e2e import driving, inference, nodes, runs
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-GONE_S = 150.0  # from the end of a node to the next checkpoint of the ranks that are left
+NOTICE_S = 15  # clouds give 30 s and more
 
 
 def test_training_goes_on_with_fewer_ranks_when_a_node_goes(tmp_path: Path, drive: driving.Drive) -> None:
     run = runs.Place(tmp_path).run("text", "run")
-    elastic = ("--set", "cluster.num_workers={min: 1, max: 3}", "--set", "training.epochs=3")
     with nodes.started(drive, 3) as cluster:
-        driver = drive("submit", "train", run.config, *elastic, "--address", cluster.job_server)
-        driver.until(run.beyond(40), "step 40")
+        driver = drive("submit", "train", run.config, *runs.ELASTIC, "--address", cluster.job_server)
+        saved = driver.until(run.beyond(40), "step 40")
         cluster.kill_node(1)
         gone_s = time.monotonic()
-        driver.until(run.beyond(1, 2), "a checkpoint of start 2", GONE_S)
+        driver.until(run.beyond(1, 2), "a checkpoint of start 2", runs.GONE_S)
         print("seconds from the end of a node to the next checkpoint:", time.monotonic() - gone_s)
         report = driver.end().document()
-    assert report["start"] >= 2
-    assert report["world_size"] == 2
-    steps = [row["step"] for row in run.rows() if row["kind"] == "step"]
-    assert steps == sorted(set(steps))
-    assert run.state()["step"] == report["step"]
+    runs.check_went_on(run, report, saved)
+
+
+def test_a_node_that_is_drained_gets_its_checkpoint_in(tmp_path: Path, drive: driving.Drive) -> None:
+    """No checkpoint is due before the end of the first epoch: what is saved earlier, the notice caused."""
+    run = runs.Place(tmp_path).run("text", "run")
+    settings = ("training.checkpoint_every_steps=100000", "training.window=2", "training.epochs=2")
+    longer = [word for setting in settings for word in ("--set", setting)]
+    with nodes.started(drive, 3) as cluster:
+        driver = drive("submit", "train", run.config, *runs.ELASTIC, *longer, "--address", cluster.job_server)
+        driver.until(lambda: "tokens/s" in driver.log(), "the first step")
+        told_s = time.monotonic()
+        cluster.drain_node(1, NOTICE_S, drive)
+        saved = driver.until(run.beyond(1), "a checkpoint", NOTICE_S)
+        print("seconds from the notice to the checkpoint:", time.monotonic() - told_s, "at step", saved)
+        assert run.rows(1)[-1]["epoch"] == 0, "the first epoch was over before"
+        time.sleep(max(0.0, told_s + NOTICE_S - time.monotonic()))
+        cluster.kill_node(1)
+        gone_s = time.monotonic()
+        driver.until(run.beyond(1, 2), "a checkpoint of start 2", runs.GONE_S)
+        print("seconds from the end of the node to the next checkpoint:", time.monotonic() - gone_s)
+        report = driver.end().document()
+    runs.check_went_on(run, report, saved)
 
 
 def test_a_translation_has_the_same_bytes_when_a_node_goes(tmp_path: Path, drive: driving.Drive) -> None:

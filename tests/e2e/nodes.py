@@ -34,11 +34,12 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """The cluster, seen by a test; `raylets` are the processes that make a machine a node, the head's first."""
+    """The cluster, seen by a test; `ids` and `raylets`, the processes that make a machine a node: the head's first."""
 
     program: driving.Driver
     job_server: str
     gcs: str
+    ids: list[str]
     raylets: list[int]
 
     @classmethod
@@ -52,6 +53,13 @@ class Nodes:
         found = driving.Process.at(self.raylets[number])
         assert found is not None
         found[0].signal(signal.SIGKILL)
+
+    def drain_node(self, number: int, seconds: int, drive: driving.Drive) -> None:
+        """Says that a node will be taken away after so many seconds, as clouds do."""
+        reason = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed")
+        words = (f"--address={self.gcs}", f"--node-id={self.ids[number]}", *reason)
+        ended = drive("drain-node", *words, f"--deadline-remaining-seconds={seconds}", program=RAY).end(60)
+        assert ended.code == 0, ended.log
 
 
 @contextlib.contextmanager
@@ -105,8 +113,13 @@ def main(folder: str, num_nodes: str, unseen: str = "") -> None:
         machines.wait_for_nodes(timeout=90)
         if unseen:
             apart.append(node_apart(machines.address, unseen, agent_ports[-1], folder))
-        raylets = [node.all_processes["raylet"][0].process.pid for node in (machines.head_node, *nodes)]
-        found = {"job_server": f"http://127.0.0.1:{job_port}", "gcs": machines.address, "raylets": raylets}
+        everyone = (machines.head_node, *nodes)
+        found = {
+            "job_server": f"http://127.0.0.1:{job_port}",
+            "gcs": machines.address,
+            "ids": [node.node_id for node in everyone],
+            "raylets": [node.all_processes["raylet"][0].process.pid for node in everyone],
+        }
         print(json.dumps(found), flush=True)
         stop.wait()
     finally:

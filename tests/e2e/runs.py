@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,8 @@ compute: {{precision: fp32, matmul: default}}
 KINDS = {"text": TEXT, "pairs": PAIRS}
 NUM_LINES = 1600
 RECOVERY_S = 90.0  # from the death of a rank to the next checkpoint
+ELASTIC = ("--set", "cluster.num_workers={min: 1, max: 3}")
+GONE_S = 150.0  # from the end of a node to the next checkpoint of the ranks that are left
 
 
 class Place:
@@ -153,6 +156,22 @@ def check_same(run: Run, whole: Run) -> None:
     for name in ("epoch", "loss_nats", "learning_rate", "gradient_norm", "nll_nats", "num_tokens"):
         values = [row.get(name, 0.0) for row in expected]
         assert [row.get(name, 0.0) for row in rows] == pytest.approx(values, rel=1e-6), name
+
+
+def check_went_on(run: Run, report: dict[str, Any], saved: int) -> None:
+    """Two ranks went on from this step at least: the record has each step once, and the loss goes down as before."""
+    assert (report["start"], report["world_size"]) == (2, 2)
+    rows = [row for row in run.rows() if row["kind"] == "step"]
+    assert [row["step"] for row in rows] == sorted({*range(5, report["step"], 5), report["step"]})
+    losses = [row["loss_nats"] for row in rows]
+    first = next(row["step"] for row in run.rows(2) if row["kind"] == "step")
+    assert first > saved
+    at = first // 5 - 1
+    spans = (slice(at - 10, at), slice(at, at + 10), slice(-10, None))
+    before, after, end = (statistics.mean(losses[span]) for span in spans)
+    assert end < 0.9 * before
+    assert after < 1.1 * before
+    assert run.state()["step"] == report["step"]
 
 
 def signal_a_rank(

@@ -27,8 +27,7 @@ SMALLER = {
     "telemetry.linger_s=30": f"telemetry.linger_s={LINGER_S}",
 }
 # Nothing dies in this run, so these have nothing to say.
-SILENT_METRICS = {catalog.FANOUT_WORKER_DEATHS.name}
-SILENT_PANELS = {"Workers that died"}
+SILENT = {catalog.FANOUT_WORKER_DEATHS.name, "Workers that died"}
 
 
 @pytest.fixture
@@ -92,24 +91,10 @@ def test_every_job_runs_on_two_nodes_and_can_be_watched(two_nodes: dict[str, str
     with watching.prometheus(folder, targets) as server:
         made = run(jobs["raycurrent-pipeline"], home, two_nodes)
         time.sleep(1)
-        check_everything_is_measured(server)
+        watching.check_everything_is_measured(server, silent=SILENT)
     assert set(made["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
     run(jobs["raycurrent-prepare"], home, two_nodes)
     assert run(jobs["raycurrent-train"], home, two_nodes)["already_done"]
     for verb, output in (("translate", "translations"), ("score", "scores")):
         assert run(jobs[f"raycurrent-{verb}"], home, two_nodes)["lines"] == 40
         assert len((home / "outputs" / f"{output}.jsonl").read_text().splitlines()) == 40
-
-
-def check_everything_is_measured(server: watching.Prometheus) -> None:
-    """Each metric of the catalogue was scraped, each panel shows something, each rule can be evaluated."""
-    names = {m.name + ("_count" if m.kind == "histogram" else "") for m in catalog.ALL if m.name not in SILENT_METRICS}
-    assert [name for name in sorted(names) if not any(server.series(name))] == []
-    asked = [(panel["title"], text) for panel in watching.panels() for text in watching.expressions(panel)]
-    empty = [(title, text) for title, text in asked if not any(server.series(text))]
-    assert [found for found in empty if found[0] not in SILENT_PANELS] == []
-    (group,) = server.ask("rules")["groups"]
-    assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
-        rule["alert"]: "ok" for rule in watching.rules()["groups"][0]["rules"]
-    }
-    assert [alert["labels"]["alertname"] for alert in server.ask("alerts")["alerts"]] == []

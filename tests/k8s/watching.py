@@ -9,12 +9,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from core.telemetry import catalog
 from tests.k8s import manifests
 
 MONITORING = manifests.KUBERNETES / "base" / "platform" / "monitoring"
@@ -67,6 +68,27 @@ class Prometheus:
         found = self.ask("query_range", query=expression, **span)["result"]
         values = [[float(value) for _, value in series["values"]] for series in found]
         return [[value for value in one if math.isfinite(value)] for one in values]
+
+
+def check_everything_is_measured(
+    server: Prometheus, silent: Collection[str] = (), alerts: Collection[str] = ()
+) -> None:
+    """Each metric of the catalogue was scraped, each panel shows something, each rule can be evaluated.
+
+    Args:
+        server: has watched a whole pipeline.
+        silent: metrics and titles of panels that have nothing to say in it.
+        alerts: rules that may have something to say.
+    """
+    names = {metric.name + ("_count" if metric.kind == "histogram" else "") for metric in catalog.ALL}
+    empty = [name for name in sorted(names) if not any(server.series(name))]
+    asked = [(panel["title"], text) for panel in panels() for text in expressions(panel)]
+    empty += [title for title, text in asked if not any(server.series(text))]
+    assert [found for found in empty if found not in silent] == []
+    (group,) = server.ask("rules")["groups"]
+    health = {rule["name"]: rule["health"] for rule in group["rules"]}
+    assert health == {rule["alert"]: "ok" for rule in rules()["groups"][0]["rules"]}
+    assert {alert["labels"]["alertname"] for alert in server.ask("alerts")["alerts"]} <= set(alerts)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import exceptions
 
 from core import errors
 from core.config import schema
-from workers import access, cluster, fanout, stopping
+from workers import access, cluster, fanout, nodes, stopping
 
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -127,6 +129,32 @@ def test_a_token_that_the_user_names_is_used(outside: Path, monkeypatch: pytest.
     access.prepare_token(joins=False, folder=outside)
     assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/secrets/token"
     assert not (outside / "home").exists()
+
+
+@pytest.mark.parametrize(
+    "failure", [Exception("The current node timed out during startup."), ConnectionError("refused")]
+)
+def test_a_cluster_that_does_not_come_up_is_a_sentence(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(**_: Any) -> None:
+        raise failure
+
+    ray = types.SimpleNamespace(init=fail, is_initialized=lambda: False, shutdown=lambda: None, exceptions=exceptions)
+    monkeypatch.setattr(nodes, "ray", lambda: ray)
+    down = pytest.raises(errors.ClusterError, match=rf"^cluster\.address: head:6379: {failure}; is the cluster up\?$")
+    with session_with(address="head:6379", num_workers=2) as session, down as raised:
+        session.start_ray()
+    assert raised.value.exit_code == 8
+
+
+def test_a_bug_is_not_taken_for_a_cluster_that_is_down(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise TypeError("init() got an unexpected keyword argument")
+
+    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(init=fail, exceptions=exceptions))
+    with pytest.raises(TypeError):
+        cluster._init("head:6379", {})
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """What a rank makes of the validation split besides its loss."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from core.models import bundle
 from core.reporting import history
 from core.telemetry import recorder
 from core.training import checkpoint, collective, loop
+from tests.core.decoding import samples
 from tests.core.training import making
 from workers import examining
 
@@ -49,8 +51,8 @@ def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> No
     expected = quality.corpus(outputs, [texts[1]]).bleu
     assert expected > 0
     assert summary.validation.bleu == pytest.approx(expected)
-    samples = _rows(tmp_path / "run", "samples")[-1]["samples"]
-    found = [(sample["source"], sample["output"], sample["reference"]) for sample in samples]
+    kept = _rows(tmp_path / "run", "samples")[-1]["samples"]
+    found = [(sample["source"], sample["output"], sample["reference"]) for sample in kept]
     assert found == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
 
 
@@ -62,10 +64,24 @@ def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -
     assert summary.validation.bleu is None
     found = _rows(tmp_path / "run", "samples")
     assert [row["step"] for row in found] == [row["step"] for row in _rows(tmp_path / "run", "validation")]
-    samples = found[-1]["samples"]
-    assert [len(sample["source"]) for sample in samples] == [examining.PREFIX_TOKENS] * 2
-    assert [len(sample["output"]) for sample in samples] == [examining.SAMPLE_TOKENS] * 2
-    assert [len(sample["reference"]) for sample in samples] == [40, 30]  # the lines have 50 and 40 tokens
+    kept = found[-1]["samples"]
+    assert [len(sample["source"]) for sample in kept] == [examining.PREFIX_TOKENS] * 2
+    assert [len(sample["output"]) for sample in kept] == [examining.SAMPLE_TOKENS] * 2
+    assert [len(sample["reference"]) for sample in kept] == [40, 30]  # the lines have 50 and 40 tokens
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path, kind: str) -> None:
+    is_text = kind == "text"
+    dataset = shards.Dataset.open((making.text_dataset if is_text else making.pairs_dataset)(tmp_path))
+    examiner = examining.Examiner(training_settings.ValidationConfig(samples=3), making.FP32, 1)
+    found = []
+    for steps in ((), ("reverse",)):
+        codecs = {role: dataclasses.replace(codec, cleaning=steps) for role, codec in dataset.codecs.items()}
+        made = samples.build(making.TEXT if is_text else making.PAIRS, codecs, dataset.index.line_end)
+        found.append(examiner.examine(made, dataset, collective.Alone(), torch.device("cpu")))
+    assert found[0] == found[1]
+    assert len(found[0].samples) == 3 - is_text  # the text has two lines
 
 
 def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:

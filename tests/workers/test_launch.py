@@ -53,14 +53,30 @@ def test_without_a_cluster_the_rank_runs_here(tmp_path: Path) -> None:
 
 def test_the_board_does_not_hear_a_worker_whose_place_is_taken() -> None:
     board = ranks.Board()
-    assert board.enter(0, "first")
-    assert board.enter(0, "second")
+    assert board.enter(0, 1, "first", "here")
+    assert board.enter(0, 1, "second", "there")
     board.fail(0, "first", errors.LockedError("run: another start took over"))
     assert not board.failed()
     error = errors.DataError("corpus: too little")
     board.fail(0, "second", error)
     assert board.look().fatal is error
-    assert not board.enter(0, "third")
+    assert not board.enter(0, 1, "third", "there")
+
+
+def test_the_board_asks_for_a_save_once_and_knows_where_the_ranks_are() -> None:
+    board = ranks.Board()
+    for rank, node in enumerate(("head", "left", "right")):
+        board.enter(rank, 3, f"worker-{rank}", node)
+    assert board.wishes() == (False, False)
+    board.save()
+    assert board.wishes() == (False, True)
+    assert board.wishes() == (False, False)
+    board.stop()
+    assert board.wishes() == board.wishes() == (True, False)
+    assert board.look().nodes == {"head", "left", "right"}
+    board.enter(0, 2, "again-0", "head")
+    board.enter(1, 2, "again-1", "right")
+    assert board.look().nodes == {"head", "right"}
 
 
 def test_the_culprit_is_named_and_not_its_victims() -> None:

@@ -109,10 +109,12 @@ def job(
 
 
 class Watch:
-    """Asks to stop after so many steps of this start."""
+    """Asks to stop after so many steps of this start, and to save after others."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, save_after: Sequence[int] = ()) -> None:
         self._left = stop_after
+        self._save_after = save_after
+        self._steps = 0
         self.seen: list[progress.Progress] = []
 
     def progress(self, now: progress.Progress) -> None:
@@ -123,6 +125,10 @@ class Watch:
             return False
         self._left -= 1
         return self._left <= 0
+
+    def should_save(self) -> bool:
+        self._steps += 1
+        return self._steps in self._save_after
 
 
 def train(job: loop.TrainingJob, stop_after: int | None = None) -> loop.TrainingSummary:

@@ -71,19 +71,12 @@ def test_before_they_begin_the_weights_themselves_are_shown() -> None:
 
 def test_a_checkpoint_holds_the_averages_and_training_goes_on_from_the_weights(tmp_path: Path) -> None:
     """Without a step size that matters less and less, the two are far apart; what is validated is what is kept."""
-    settings: dict[str, Any] = {
-        "optimizer": "asgd",
-        "learning_rate": 2.0,
-        "non_monotone_interval": None,
-        "log_every_steps": 1,
-        "epochs": 3,
-    }
+    settings: dict[str, Any] = {"learning_rate": 2.0, "log_every_steps": 1, "epochs": 3}
     text = making.text_dataset(tmp_path / "text")
-    one = making.job(tmp_path / "run", text, **settings)
+    one = making.job(tmp_path / "run", text, optimizer="asgd", non_monotone_interval=None, **settings)
     summary = making.train(one)
-    plain = dataclasses.replace(
-        making.job(tmp_path / "plain", text, **{**settings, "optimizer": "sgd"}), attempt=one.attempt
-    )
+    sgd = making.job(tmp_path / "plain", text, optimizer="sgd", **settings)
+    plain = dataclasses.replace(sgd, attempt=one.attempt)
     making.train(plain)
     found = checkpoint.find_newest(making.place(tmp_path / "run")).found
     assert found is not None

@@ -108,8 +108,7 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
 
 
 def _check_agreement(rank: int, group: collective.Collective) -> None:
-    assert group.any(rank == 1, "a flag") is True
-    assert group.any(False, "a flag") is False
+    assert group.largest(7 * (rank == 1), "a number") == 7
     assert group.broadcast(f"from {rank}", "a word") == "from 0"
     assert group.gather(rank * 10, "numbers") == ([0, 10] if rank == 0 else None)
     group.barrier("the end of the test")
@@ -120,6 +119,19 @@ def _check_agreement(rank: int, group: collective.Collective) -> None:
 
     with pytest.raises(errors.StorageError, match="is full"):
         collective.from_first(group, "a write", fail)
+
+
+def _check_save(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+    """Rank 0 alone is asked whether to save, and all ranks do."""
+    hooks = making.Watch(stop_after=6, save_after=[4] if rank == 0 else [1, 2, 3])
+    saving = dataclasses.replace(job, root=job.root.join("saving"))
+    summary = loop.train(saving, group, recorder.NullRecorder(), hooks)
+    assert (summary.step, summary.is_interrupted) == (6, True)
+    group.barrier("the end of the test")
+    assert sorted(path.name for path in saving.root.join("checkpoints").path.iterdir()) == [
+        "step-00000004-e1",
+        "step-00000006-e1",
+    ]
 
 
 def _check_skips(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
@@ -157,10 +169,11 @@ def _check_skips(rank: int, group: collective.Collective, job: loop.TrainingJob)
 def _all_checks(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
     _check_agreement(rank, group)
     _check_sum(rank, group)
+    _check_save(rank, group, job)
     _check_skips(rank, group, job)
 
 
-def test_two_ranks_agree_add_up_and_skip_together(tmp_path: Path) -> None:
+def test_two_ranks_agree_add_up_save_and_skip_together(tmp_path: Path) -> None:
     text = making.text_dataset(tmp_path / "text")
     one = making.job(tmp_path / "run", text, checkpoint_every_steps=6)
     making.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))

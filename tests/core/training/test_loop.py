@@ -347,6 +347,19 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
     assert checkpoint.load(found).state.num_skipped == 2
 
 
+def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
+    tmp_path: Path, text: location.Location
+) -> None:
+    saves = {}
+    for name, asked in (("whole", ()), ("saved", (3, 5))):
+        one = making.job(tmp_path / name, text, keep_checkpoints=99)
+        loop.train(one, collective.Alone(), recorder.NullRecorder(), making.Watch(save_after=asked))
+        saves[name] = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
+    assert saves["saved"] - saves["whole"] == {"step-00000003-e1", "step-00000005-e1"}
+    assert saves["whole"] < saves["saved"]
+    assert making.digest(tmp_path / "saved") == making.digest(tmp_path / "whole")
+
+
 def test_too_little_text_for_the_lanes_is_told(tmp_path: Path) -> None:
     short = making.text_dataset(tmp_path / "short", num_train=5)
     with pytest.raises(errors.DataError, match="use fewer lanes"):

@@ -1,0 +1,57 @@
+"""The demo's translation, small, as one job on three nodes, watched by a real Prometheus while a worker dies."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from core.data import synthetic
+from tests.e2e import driving, nodes
+from tests.k8s import watching
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+LINGER_S = 12
+SMALLER = {
+    "corpus.split": "{valid: 0.05, test: 0.15}",
+    "tokenizer.max_size": "600",
+    "sharding.part_size_bytes": "8192",
+    "model.hidden_size": "32",
+    "model.embedding_size": "32",
+    "training.epochs": "2",
+    "training.batch_tokens": "400",
+    "training.checkpoint_every_steps": "10",
+    "training.log_every_steps": "2",
+    "decoding.part_lines": "2",
+    "scoring.part_lines": "8",
+    "cluster.num_workers": "3",
+    "telemetry.linger_s": f"{LINGER_S}",
+}
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
+def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
+    root = tmp_path / "run"
+    synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
+    settings = {**SMALLER, "root": str(root), "corpus.train.tsv": f"[{tmp_path}/pairs.tsv]"}
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    (tmp_path / "prometheus").mkdir()
+    with (
+        nodes.started(drive, 3) as cluster,
+        watching.prometheus(tmp_path / "prometheus", [root / "metrics" / "targets.json"]) as server,
+    ):
+        command = ("submit", "pipeline", "jobs/configs/demo-translation.yaml", *words, "--address", cluster.job_server)
+        driver = drive(*command)
+        driver.until(lambda: list(root.glob("outputs/**/_commits/*.json")), "a part of the translation")
+        cluster.program.workers("_Host")[0].signal(signal.SIGKILL)
+        driver.until(lambda: (root / "report.html").exists(), "the report")
+        time.sleep(2)
+        watching.check_everything_is_measured(server, alerts={"RaycurrentPartsRetried", "RaycurrentFanoutErrors"})
+        assert len(server.series("up")) == 3, "each node exports"
+        report = driver.end().document()
+    assert report["stages"]["train"]["world_size"] == 3
+    assert set(report["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
+    assert json.loads((root / "run.json").read_text())["exit_code"] == 0

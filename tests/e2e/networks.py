@@ -1,0 +1,149 @@
+"""A cluster whose nodes have addresses of their own: `python -m tests.e2e.networks FOLDER NUM_NODES`; needs root.
+
+Each node but the head lives in a network namespace, with one cable to a bridge, on which the head is. Prints where
+the cluster is, as a line of JSON, and lives until a signal comes.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from tests.e2e import driving, nodes
+from workers import cluster
+
+# All processes of the cluster ping each other, and notice within seconds who does not answer.
+ENVIRONMENT = {
+    **nodes.ENVIRONMENT,
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+}
+COUNT = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.3)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """The cluster, seen by a test."""
+
+    program: driving.Driver
+    job_server: str
+    cables: list[str]
+
+    @classmethod
+    def at(cls, program: driving.Driver) -> Self:
+        """Waits for a cluster that was just started."""
+        line = program.until(lambda: program.output().partition("\n")[0], "a cluster", 120)
+        return cls(program, **json.loads(line))
+
+    def cut(self, number: int) -> None:
+        """Nothing comes from this node any more, or gets there; the head is no node that can be cut."""
+        ip("link", "set", self.cables[number - 1], "down")
+
+    def heal(self, number: int) -> None:
+        """Now it does."""
+        ip("link", "set", self.cables[number - 1], "up")
+
+
+def can_be_made() -> bool:
+    """Whether this machine lets us have network namespaces."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    name = f"rc{os.getpid()}-try"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    if made:
+        ip("netns", "del", name)
+    return made
+
+
+def ip(*words: str) -> None:
+    """Runs `ip`."""
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def started(drive: driving.Drive, num_nodes: int) -> Iterator[Nodes]:
+    """A cluster of so many nodes, gone afterwards, and its network with it."""
+    folder = cluster.private_folder()
+    program = drive(str(folder), str(num_nodes), program=(sys.executable, "-m", "tests.e2e.networks"))
+    try:
+        yield Nodes.at(program)
+    finally:
+        program.family()
+        program.signal(signal.SIGTERM)
+        try:
+            program.end(60)
+        finally:
+            program.clean_up()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def network(num_nodes: int) -> Iterator[tuple[list[str], list[str], str, str]]:
+    """Namespaces, their cables, the bridge, and the first three numbers of all addresses; number 1 is this machine."""
+    mark, subnet = f"rc{os.getpid()}", f"10.213.{os.getpid() % 250}"
+    bridge = f"{mark}b"
+    spaces = [f"{mark}-{number}" for number in range(1, num_nodes)]
+    cables = [f"{mark}v{number}" for number in range(1, num_nodes)]
+    with contextlib.ExitStack() as stack:
+        ip("link", "add", bridge, "type", "bridge")
+        stack.callback(ip, "link", "del", bridge)
+        ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        for number, (space, cable) in enumerate(zip(spaces, cables, strict=True), 2):
+            ip("netns", "add", space)
+            stack.callback(ip, "netns", "del", space)
+            ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("link", "set", cable, "master", bridge, "up")
+            ip("-n", space, "addr", "add", f"{subnet}.{number}/24", "dev", "eth0")
+            ip("-n", space, "link", "set", "eth0", "up")
+            ip("-n", space, "link", "set", "lo", "up")
+        yield spaces, cables, bridge, subnet
+
+
+def main(folder: str, num_nodes: str) -> None:
+    """Starts the cluster and waits."""
+    os.environ.update(ENVIRONMENT)
+    stop = threading.Event()
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, lambda *_: stop.set())
+    gcs_port, job_port, agent_port = nodes.free_ports(3)
+    with network(int(num_nodes)) as (spaces, cables, bridge, subnet), contextlib.ExitStack() as running:
+        gcs = f"{subnet}.1:{gcs_port}"
+
+        def start(address: str, device: str, *words: str, within: Sequence[str] = ()) -> None:
+            places = (f"--node-ip-address={address}", f"--temp-dir={folder}/{address.rpartition('.')[2]}")
+            common = ("--block", "--num-cpus=1", "--object-store-memory=100000000")
+            command = [*within, *nodes.RAY, "start", *common, *places, *words]
+            # The name of the machine, by which ranks would find each other, is the same everywhere.
+            environment = {**os.environ, "GLOO_SOCKET_IFNAME": device}
+            process = subprocess.Popen(command, stdout=sys.stderr, env=environment)
+            running.callback(process.wait)
+            running.callback(process.terminate)
+
+        # The head has the ports of this machine, on which there may be other clusters.
+        ports = (f"--port={gcs_port}", f"--dashboard-port={job_port}", f"--dashboard-agent-listen-port={agent_port}")
+        start(f"{subnet}.1", bridge, "--head", f"--dashboard-host={subnet}.1", *ports)
+        subprocess.run(
+            ["sh", "-c", f'until "$@" health-check --address={gcs}; do sleep 0.3; done', "sh", *nodes.RAY], check=True
+        )
+        for number, space in enumerate(spaces, 2):
+            start(f"{subnet}.{number}", "eth0", f"--address={gcs}", within=("ip", "netns", "exec", space))
+        subprocess.run([sys.executable, "-c", COUNT, gcs, num_nodes], check=True, stdout=sys.stderr)
+        print(json.dumps({"job_server": f"http://{subnet}.1:{job_port}", "cables": cables}), flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
