@@ -4,6 +4,7 @@ from typing import Any
 
 from core.config import inference_settings, schema
 from core.decoding import generator
+from core.models import averaging
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
@@ -24,16 +25,17 @@ def run(
     """
     if decoding.seed is not None:
         seed = decoding.seed
-    found = bundles.find(run)
+    every = bundles.find_best(run, decoding.average_checkpoints)
+    found, loaded = every[0], averaging.load([one.bundle for one in every])
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"
-    made = generator.Generator(bundles.load(found.bundle), decoding, compute, seed, device).continuation(prefix)
+    made = generator.Generator(loaded, decoding, compute, seed, device).continuation(prefix)
     report: dict[str, Any] = {
         "verb": "generate",
         "run": str(run),
         "checkpoint": str(found.checkpoint),
         "step": found.step,
-        "passed_over": list(found.passed_over),
+        "passed_over": list(every[-1].passed_over),
         "method": decoding.method,
         "seed": seed,
         "prefix": prefix,

@@ -90,7 +90,8 @@ class _Pipeline:
 
     def _translate(self, used: str, texts: held_out.HeldOut) -> None:
         config = self._config
-        made_with = loading.fingerprint([used, texts.split, config.decoding.model_dump(mode="json"), self._compute()])
+        decoding = config.decoding.model_dump(mode="json")
+        made_with = loading.fingerprint([*self._averaged(used), texts.split, decoding, self._compute()])
         self._stage(
             "translate",
             made_with,
@@ -133,6 +134,12 @@ class _Pipeline:
             ),
         )
 
+    def _averaged(self, used: str) -> list[str]:
+        """The checkpoints that decoding uses: the one that all else uses, and those that are averaged with it."""
+        count = self._config.decoding.average_checkpoints
+        others = bundle.find_best(self._root, count)[1:] if count > 1 else []
+        return [used, *(str(found.checkpoint) for found in others)]
+
     def _evaluate(self, texts: held_out.HeldOut) -> None:
         made_with = record.stage(self._root, "translate").get("made_with", "")
 
@@ -147,7 +154,7 @@ class _Pipeline:
         config = self._config
         prefixes = _beginnings(texts.files["text"]) if texts else []
         settings = config.decoding.model_dump(mode="json")
-        made_with = loading.fingerprint([used, prefixes, settings, self._compute(), config.seed])
+        made_with = loading.fingerprint([*self._averaged(used), prefixes, settings, self._compute(), config.seed])
 
         def work(_: bool) -> Report:
             samples = []
@@ -165,7 +172,8 @@ class _Pipeline:
 
     def _report(self) -> None:
         if self._worked or not self._root.join("report.html").exists():
-            self._stages["report"] = report.run(self._root, self._reporter)
+            self._session.keep_metrics()
+            self._stages["report"] = report.run([self._root], self._reporter)
 
     def _stage(
         self, name: str, made_with: str, work: Callable[[bool], Report], proof: location.Location | None

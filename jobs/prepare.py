@@ -82,9 +82,8 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
 def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: console.Reporter) -> Report:
     """Makes a dataset of numbers: read whole, in this process."""
     started_s = time.monotonic()
-    settings = {"corpus": section.deciding(config.corpus)}
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        made, already = series.prepare(config.corpus, settings, folder)
+        made, already = series.prepare(config.corpus, _settings(config), folder)
         stage.advance()
     return {
         "path": str(folder),
@@ -133,9 +132,15 @@ def _folder(config: schema.RunConfig) -> location.Location:
 
 
 def _settings(config: schema.RunConfig) -> dict[str, Any]:
-    """The settings that decide a dataset; where its sources lie is not among them."""
-    sections = {name: section.deciding(getattr(config, name)) for name in ("corpus", "tokenizer", "sharding")}
-    return {**sections, "seed": config.seed}
+    """The settings that decide a dataset, as it was begun with them; where its sources lie is not among them."""
+    try:
+        begun = commit.read_manifest(_folder(config), commit.PLAN, commit.PLAN_FORMAT, commit.PLAN_VERSION)
+    except errors.NotFoundError:
+        deciding = section.deciding(config)
+    else:
+        deciding = section.deciding_then(config, (begun.get("plan") or {}).get("settings") or {})
+    names = ("corpus",) if config.corpus.kind == "series" else ("corpus", "tokenizer", "sharding", "seed")
+    return {name: deciding[name] for name in names if name in deciding}
 
 
 def _described(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:

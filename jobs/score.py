@@ -65,7 +65,7 @@ def run(
     started_s = time.monotonic()
     parts.check_streams(input, output, column)
     opened = parts.open_run("score", run)
-    _check(opened.bundle, input, targets, scoring)
+    _check(opened.bundle, input, targets, scoring, compute)
     dataset = _training_text(run, opened.bundle) if scoring.dynamic and scoring.dynamic.rule == "rms" else None
     device = "cuda" if cluster.use_gpu else "cpu"
     if input == "-":
@@ -140,7 +140,13 @@ def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, n
     return figures
 
 
-def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: inference_settings.ScoringConfig) -> None:
+def _check(
+    bundle: bundles.Bundle,
+    source: str,
+    targets: str | None,
+    scoring: inference_settings.ScoringConfig,
+    compute: schema.ComputeConfig,
+) -> None:
     """Refuses what does not go together."""
     if bundle.config.kind == "autoregressive":
         raise errors.UsageError("--run: this run is an autoregressive, which scores no text: use forecast")
@@ -148,10 +154,13 @@ def _check(bundle: bundles.Bundle, source: str, targets: str | None, scoring: in
     if is_seq2seq and targets is None:
         raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")
     if not is_seq2seq and targets is not None:
-        raise errors.UsageError("--targets: this run is a language_model, which scores lines alone; leave it out")
+        kind = bundle.config.kind
+        raise errors.UsageError(f"--targets: this run is a {kind}, which scores lines alone; leave it out")
     for name in ("cache", "dynamic"):
         if bundle.config.kind == "ngram" and getattr(scoring, name) is not None:
             raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states to use; leave it out")
+    if scoring.dynamic is not None and compute.precision == "int8":
+        raise errors.UsageError("scoring.dynamic: rounded weights cannot learn; use compute.precision: fp32 or bf16")
     if is_seq2seq and scoring.unit == "stream":
         raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
     if scoring.unit == "line" and scoring.lanes > 1:

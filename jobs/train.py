@@ -47,7 +47,7 @@ def run(
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
     with commit.RunLock(root, "train"):
-        _check_dataset(config, dataset)
+        check_dataset(config, dataset)
         _reached(root, fresh)
         record.started(config)
         with record.ending(root, session):
@@ -60,7 +60,7 @@ def run_locked(
     """Does what `run` does for a caller who holds the lock of the root and has started its record."""
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
-    _check_dataset(config, dataset)
+    check_dataset(config, dataset)
     record.changed(root, record.begin(config))
     search, state = _reached(root, fresh)
     record.faults(root, search.passed_over)
@@ -117,13 +117,13 @@ def _train_steps(
     return {"verb": "train", "root": str(job.root), **summary.to_json(), "already_done": False}
 
 
-def _check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
+def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
     """Refuses a dataset that was prepared with other settings: it does not hold what the configuration says.
 
     Where the text lay that it was made of is not asked; `prepare` compares the text itself.
     """
-    deciding = section.deciding(config)
     settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
+    deciding = section.deciding_then(config, settings)
     for name, made_with in settings.items():
         now = deciding.get(name)
         for field in _differing(made_with, now, name):

@@ -6,8 +6,9 @@ def of_process(threads: int) -> dict[str, str]:
 
     oneDNN keeps the kernels of the last 1,024 shapes, and batches of unequal length have many: a rank that trained
     on Multi30k grew to 3.8 GB. With 32, and two arenas of malloc, it stays at 1.2 GB and takes 1.5 % longer.
-    glibc gives blocks of more than 32 MB back at once, and takes them zeroed, page by page, at the next step: a language
-    model of 33,000 words spent a third of its time so. Kept instead, it does 1.6 times the work and is no larger.
+    glibc gives blocks of more than 32 MB back at once, and takes them zeroed, page by page, at the next step: a
+    language model of 33,000 words spent a third of its time so. Kept instead, it does 1.6 times the work and is no
+    larger.
     """
     return {
         "OMP_NUM_THREADS": str(threads),

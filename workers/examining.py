@@ -1,5 +1,6 @@
 """What a rank makes of the validation split besides its loss: translations with their BLEU, samples, continuations."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,7 @@ class Examiner:
         num_lines = max(self._settings.bleu_lines, self._settings.samples)
         if split is None or not num_lines:
             return validation.Examination()
+        trained = _as_cleaned(trained)
         if trained.config.kind != "seq2seq":
             return self._continued(trained, split, group, device)
         own = range(min(num_lines, split.num_lines))[group.rank :: group.world_size]
@@ -74,6 +76,12 @@ class Examiner:
                 reference = codec.decode(ids[: PREFIX_TOKENS + SAMPLE_TOKENS]).removeprefix(start)
                 samples.append(validation.Sample(start, ready.generate(start).removeprefix(start), reference))
         return validation.Examination(None, tuple(samples))
+
+
+def _as_cleaned(trained: bundle.Bundle) -> bundle.Bundle:
+    """Takes lines as they stand in the dataset: some steps of cleaning, such as `reverse`, must not be done twice."""
+    codecs = {role: dataclasses.replace(codec, cleaning=()) for role, codec in trained.codecs.items()}
+    return dataclasses.replace(trained, codecs=codecs)
 
 
 def _texts(split: shards.Split, lines: range, trained: bundle.Bundle, side: str) -> list[str]:

@@ -21,6 +21,8 @@ def check(beside: bundles.Bundle, target: tokenizer.Codec) -> None:
     where = "decoding.fusion.run"
     if not isinstance(beside.model, language_model.LanguageModel):
         raise errors.UsageError(f"{where}: fusion needs a language_model; this run is a {beside.config.kind}")
+    if any(step.startswith("reverse") for step in beside.codecs["text"].cleaning):
+        raise errors.UsageError(f"{where}: this language model reads backward; train one without cleaning: [reverse]")
     own = beside.codecs["text"].tokenizer
     if own.eos_id is None:
         raise errors.UsageError(f"{where}: this language model knows no end of a line; train one with an <eos>")

@@ -13,7 +13,12 @@ from core.storage import commit, location
 
 FORMAT = "raycurrent-output"
 VERSION = 1
-ALIGNMENTS, ATTENTION, PICTURES = BESIDE = (".alignments", ".attention.json", ".html")
+ALIGNMENTS, ATTENTION, PICTURES = ".alignments", ".attention.json", ".html"
+_BESIDE: Mapping[results.Kind, tuple[str, ...]] = {
+    "translations": (ALIGNMENTS, ATTENTION),
+    "scores": (),
+    "forecasts": (PICTURES,),
+}
 _READ_BYTES = 1 << 22
 
 
@@ -61,7 +66,7 @@ class Output:
         if overwrite:
             store.remove()
             if self.file is not None:
-                for place in (self.file, *map(self.beside, BESIDE)):
+                for place in (self.file, *map(self.beside, _BESIDE[self.kind])):
                     place.remove()
         begun = self.folder.join(commit.PLAN).exists()
         if self.file is not None and not begun and self.file.exists():

@@ -98,13 +98,15 @@ class Follower:
         self._vocabulary_size = vocabulary_size
         self._settings = scoring
         self._placed = placed
+        # Every stream starts where the trained model does: a learned first state changes with the weights.
+        self._first = tuple(tuple(part.detach().clone() for part in layer) for layer in model.initial_state(1))
         self._learner = None if scoring.dynamic is None else self._make_learner(scoring.dynamic, training_text)
 
     def start(self, first: int | None) -> Carried:
         """What a stream starts from: the zero state, nothing remembered, the trained weights."""
         memory = None if self._settings.cache is None else cache.empty(self._model.feature_size, self._placed.device)
         learnt = None if self._learner is None else self._learner.trained
-        return Carried(first, self._model.initial_state(1), memory, learnt)
+        return Carried(first, self._first, memory, learnt)
 
     def follow(self, stream: Sequence[int], carried: Carried) -> tuple[likelihood.Judged, Carried]:
         """Judges every token of a stream but the first, which is the one that was carried.

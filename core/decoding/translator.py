@@ -142,12 +142,11 @@ class Translator:
 
     def _batches(self, waiting: Sequence[int], tokens: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
         """Cuts the lines, longest first, into what is searched together."""
-        rows_of_a_line = self._settings.num_best if self._settings.method == "sample" else self._settings.beam_size
         start = 0
         while start < len(waiting):
             longest = len(tokens[waiting[start]]) + 1
             rows = min(self._settings.batch_rows, self._settings.batch_rows * _POSITIONS_PER_ROW // longest)
-            num_lines = max(1, rows // rows_of_a_line)
+            num_lines = max(1, rows // self._settings.rows_of_a_line)
             yield waiting[start : start + num_lines]
             start += num_lines
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core import errors
-from core.config import model_settings, schema, training_settings
+from core.config import model_settings, schema, section, training_settings
 from core.data import lanes, shards
 from core.models import bundle, compute, factory, pretrained
 from core.models import state as states
@@ -172,9 +172,7 @@ def _compare(
         return
     if job.fresh and theirs.get("attempt") != job.attempt:
         raise errors.LockedError(f"{found.folder}: --fresh, but this root holds a checkpoint; use another root")
-    # A setting that is younger than the checkpoint was then what its default does now.
-    younger = type(job.model)(kind=job.model.kind).model_dump(mode="json")  # type: ignore[arg-type]
-    theirs = {**theirs, "model": {**younger, **theirs.get("model", {})}}
+    ours = {**ours, "model": section.deciding_then(job.model, theirs.get("model") or {})}
     for name in ("model", "dataset", "seed"):
         if theirs.get(name) != ours[name]:
             raise errors.LockedError(

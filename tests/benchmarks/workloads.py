@@ -227,6 +227,10 @@ class _Clock:
         self.read_s.append(time.process_time())
         return False
 
+    def should_save(self) -> bool:
+        """Never."""
+        return False
+
 
 def bare() -> Variants:
     """Whole runs of a character LSTM 1×256, record and metrics and all, beside the same model in a bare loop."""

@@ -4,9 +4,11 @@ import pathlib
 from typing import Any
 
 import pytest
+import torch
 
 from core import errors
 from core.config import inference_settings
+from core.decoding import generator
 from core.storage import location
 from jobs import generate
 from tests.core.decoding import samples
@@ -32,6 +34,20 @@ def test_unknown_characters_are_warned_of(tmp_path: pathlib.Path) -> None:
     report = _run(tmp_path, "the XY")
     assert report["text"].startswith("the XY")
     assert "2 of its tokens" in report["warnings"][0]
+
+
+def test_checkpoints_are_averaged(tmp_path: pathlib.Path) -> None:
+    trained.save(samples.language_model(line_end="none"), tmp_path)
+    with pytest.raises(errors.UsageError, match="has 1 checkpoints that verify, 2 are asked for"):
+        _run(tmp_path, "the cat", average_checkpoints=2)
+    silent = trained.save(samples.silence(samples.language_model(line_end="none")), tmp_path / "silent").path
+    (silent / "checkpoints" / "step-00000005-e1").rename(tmp_path / "checkpoints" / "step-00000004-e1")
+    half = samples.language_model(line_end="none")
+    with torch.no_grad():
+        samples.output(half).weight.mul_(0.5)
+        samples.output(half).bias.mul_(0.5)
+    expected = generator.Generator(half, inference_settings.DecodingConfig(num_tokens=10), samples.FP32, 1)
+    assert _run(tmp_path, "the cat", average_checkpoints=2)["text"] == expected.generate("the cat")
 
 
 def test_a_seq2seq_does_not_generate(tmp_path: pathlib.Path) -> None:

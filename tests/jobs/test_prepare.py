@@ -324,19 +324,19 @@ def test_the_time_machine_has_the_counts_of_the_documents(
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("limit", "min_freq", "sizes"), [(600, 2, (184, 201)), (None, 2, (10_012, 17_851))])
+@pytest.mark.parametrize(("counted", "sizes"), [("after", (184, 201)), ("before", (10_012, 17_851))])
 def test_fra_eng_has_the_vocabularies_of_the_documents(
-    tmp_path: Path, corpora: Path, limit: int | None, min_freq: int, sizes: tuple[int, int]
+    tmp_path: Path, corpora: Path, counted: str, sizes: tuple[int, int]
 ) -> None:
+    """Of the first 600 pairs and of all, whose words are counted though no more than 600 are kept."""
     corpus = {
         "kind": "pairs",
         "train": {"tsv": [str(corpora / "fra-eng" / "fra.txt.xz")]},
         "cleaning": ["spaces", "lower", "punctuation"],
-        "limit": {"lines": limit},
+        "limit": {"lines": 600, "vocabulary": counted},
     }
+    sharding = {"part_size_bytes": 1 << 22, "statistics": False}
     report = preparing.run(
-        preparing.config(
-            tmp_path / "run", corpus, {"kind": "word", "min_freq": min_freq}, sharding={"part_size_bytes": 1 << 22}
-        )
+        preparing.config(tmp_path / "run", corpus, {"kind": "word", "min_freq": 2}, sharding=sharding)
     )
     assert report["vocabulary_sizes"] == {"source": sizes[0], "target": sizes[1]}

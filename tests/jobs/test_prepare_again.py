@@ -1,5 +1,6 @@
 """Laws of what is there already: done stays done, begun goes on, damaged is refused."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import loading
+from core.config import loading, schema, section
 from core.storage import commit, location
-from jobs import console, prepare
+from jobs import console, prepare, train
 from tests.jobs import preparing
 
 
@@ -47,6 +48,32 @@ def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any])
     preparing.run(preparing.config(tmp_path / "run", pairs))
     with pytest.raises(errors.LockedError, match=r"settings\.tokenizer\.min_freq: was 1, now 2"):
         preparing.run(preparing.config(tmp_path / "run", pairs, {"kind": "word", "min_freq": 2}))
+
+
+def _of_an_older_program(config: schema.RunConfig) -> dict[str, Any]:
+    """The settings of a dataset as a program says them that had neither `seed` nor `corpus.filters.duplicates`."""
+    corpus = section.deciding(config.corpus)
+    del corpus["filters"]["duplicates"]
+    return {"corpus": corpus, **{name: section.deciding(getattr(config, name)) for name in ("tokenizer", "sharding")}}
+
+
+@pytest.mark.parametrize("stop_after", [None, 22])
+def test_a_dataset_of_an_older_program_stands_for_the_defaults_of_younger_settings(
+    tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stop_after: int | None
+) -> None:
+    pairs = {**pairs, "filters": {}}
+    settings = preparing.config(tmp_path / "run", pairs)
+    with monkeypatch.context() as older:
+        older.setattr(prepare, "_settings", _of_an_older_program)
+        with pytest.raises(errors.InterruptedRunError) if stop_after else contextlib.nullcontext():
+            preparing.run(settings, preparing.Shuffling(0, stop_after=stop_after))
+    assert preparing.run(settings)["already"] is (stop_after is None)
+    train.check_dataset(settings, preparing.opened(settings))
+    other = preparing.config(tmp_path / "run", {**pairs, "filters": {"duplicates": "drop"}})
+    with pytest.raises(errors.LockedError, match=r"corpus\.filters\.duplicates: was null, now \"drop\""):
+        preparing.run(other)
+    with pytest.raises(errors.LockedError, match=r"corpus\.filters\.duplicates: the dataset in .* another value"):
+        train.check_dataset(other, preparing.opened(settings))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import inference_settings, model_settings
+from core.config import inference_settings, model_settings, schema
 from core.decoding import scorer
 from core.storage import location
 from jobs import console, score, translate
@@ -19,7 +19,13 @@ from tests.jobs import preparing, trained
 LINES = ["the cat sees a dog", "", "a cat", "the the the"]
 
 
-def _run(place: pathlib.Path, output: str = "out.jsonl", targets: str | None = None, **scoring: Any) -> dict[str, Any]:
+def _run(
+    place: pathlib.Path,
+    output: str = "out.jsonl",
+    targets: str | None = None,
+    compute: schema.ComputeConfig = samples.FP32,
+    **scoring: Any,
+) -> dict[str, Any]:
     with trained.session() as session:
         return score.run(
             location.Location.parse(str(place / "run")),
@@ -28,7 +34,7 @@ def _run(place: pathlib.Path, output: str = "out.jsonl", targets: str | None = N
             f"{place}/{output}",
             None,
             inference_settings.ScoringConfig(**{"part_lines": 2, **scoring}),
-            samples.FP32,
+            compute,
             trained.NONE,
             session,
             console.SilentReporter(),
@@ -173,6 +179,13 @@ def test_settings_that_do_not_go_together_are_refused(place: pathlib.Path, tmp_p
         _run(other, targets="targets.txt")
     with pytest.raises(errors.UsageError, match="use line"):
         _run(other, targets="targets.txt", unit="stream")
+
+
+def test_rounded_weights_cannot_learn(place: pathlib.Path) -> None:
+    settings = inference_settings.DynamicConfig(rule="sgd")
+    with pytest.raises(errors.UsageError, match=r"scoring\.dynamic: rounded weights cannot learn"):
+        _run(place, compute=schema.ComputeConfig(precision="int8"), unit="stream", dynamic=settings)
+    assert not (place / "out.jsonl.parts").exists(), "refused before anything is begun"
 
 
 def test_the_column_is_that_of_the_side_that_has_columns(tmp_path: pathlib.Path) -> None:

@@ -126,7 +126,9 @@ def test_alignments_and_maps_lie_beside_the_output(place: pathlib.Path) -> None:
     (place / "out.txt.alignments").write_text("precious\n")
     with pytest.raises(errors.LockedError, match="has other content"):
         _run(place, alignments=True)
+    (place / "out.txt.html").write_text("a page of somebody else")
     _run(place, alignments=True, overwrite=True)
+    assert (place / "out.txt.html").exists()
     assert _lines(place, "out.txt.alignments") == pairs
 
 

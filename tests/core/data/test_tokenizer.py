@@ -1,7 +1,6 @@
 """Laws of tokenizers, and the vocabularies that the documents print."""
 
 import json
-import lzma
 import pathlib
 import pickle
 from collections.abc import Iterable, Sequence
@@ -301,14 +300,3 @@ def test_the_time_machine_has_the_printed_ids(corpora: pathlib.Path) -> None:
     assert words.encode(lines[0]) == [1, 19, 50, 40, 2183, 2184, 400]
     assert characters.vocabulary_size == 28
     assert names(characters)[:4] == ["<unk>", " ", "e", "t"]
-
-
-@pytest.mark.data
-def test_fra_eng_has_the_vocabularies_of_the_documents(corpora: pathlib.Path) -> None:
-    text = lzma.decompress((corpora / "fra-eng" / "fra.txt.xz").read_bytes()).decode()
-    steps = ["spaces", "lower", "punctuation"]
-    rows = [[cleaning.clean(side, steps) for side in row.split("\t")] for row in text.removesuffix("\n").split("\n")]
-    for side, sizes in enumerate([(10012, 184), (17851, 201)]):
-        lines = [row[side] for row in rows]
-        found = [made("word", some, 2, None, tokenizer.RESERVED).vocabulary_size for some in (lines, lines[:600])]
-        assert tuple(found) == sizes

@@ -121,9 +121,14 @@ def test_a_restart_between_parts_goes_on_as_if_there_was_none(rule: str) -> None
     assert end.to_bytes() == other_end.to_bytes()
 
 
-def test_one_scorer_serves_streams_that_do_not_know_of_each_other() -> None:
+@pytest.mark.parametrize("initial_state", ["zero", "learned"])
+def test_one_scorer_serves_streams_that_do_not_know_of_each_other(initial_state: str) -> None:
     settings = inference_settings.ScoringConfig(unit="stream", dynamic=_config(rule="sgd", learning_rate=0.1, window=4))
-    ready = scorer.Scorer(samples.language_model(), settings, samples.FP32)
+    made = samples.language_model(initial_state=initial_state, cell="mgu")
+    for name, parameter in made.model.named_parameters():
+        if "start" in name:
+            torch.nn.init.normal_(parameter)
+    ready = scorer.Scorer(made, settings, samples.FP32)
     alone, _ = ready.score_stream(streaming.LINES, ready.stream_start())
     ready.score_stream(["something else entirely"] * 3, ready.stream_start())
     again, _ = ready.score_stream(streaming.LINES, ready.stream_start())

@@ -1,5 +1,6 @@
 """Laws of several models together: ensembles, averaged checkpoints, a language model beside."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -137,5 +138,9 @@ def test_a_language_model_that_says_nothing_changes_nothing() -> None:
 def test_a_language_model_of_other_words_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="other tokens"):
         _translated(samples.seq2seq(), beside=_language_model("some other words"), fusion={"run": "lm"})
+    beside = _language_model()
+    backward = {"text": dataclasses.replace(beside.codecs["text"], cleaning=("reverse_words",))}
+    with pytest.raises(errors.UsageError, match="reads backward"):
+        _translated(samples.seq2seq(), beside=dataclasses.replace(beside, codecs=backward), fusion={"run": "lm"})
     with pytest.raises(errors.UsageError, match="needs a language_model"):
         _translated(samples.seq2seq(), beside=samples.seq2seq(), fusion={"run": "lm"})

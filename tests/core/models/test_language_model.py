@@ -89,7 +89,7 @@ def test_the_loss_from_features_is_the_loss_from_logits(tied: bool) -> None:
 @pytest.mark.parametrize(("cutoffs", "size"), [((), 4), ((3,), 4)])
 def test_tied_rows_go_in_as_they_are_or_times_the_root_of_their_size(cutoffs: tuple[int, ...], size: int) -> None:
     tokens = torch.tensor([0, 2, 4])
-    ways = {"tie_embeddings": True, "embedding_size": size, "adaptive_cutoffs": cutoffs}
+    ways: dict[str, Any] = {"tie_embeddings": True, "embedding_size": size, "adaptive_cutoffs": cutoffs}
     scaled, plain = build(**ways), build(**ways, scale_tied=False)
     plain.load_state_dict(scaled.state_dict())
     torch.testing.assert_close(scaled.embed(tokens), 2 * plain.embed(tokens))
