@@ -157,14 +157,14 @@ No line was left out.
 {%- endif %}
 {%- if worker_rows %}
 <h3>Workers of the last start</h3>
-<table class="narrow"><tr><th>rank</th><th class="number">steps</th><th class="number">tokens</th>
+<div class="wide"><table class="narrow"><tr><th>rank</th><th class="number">steps</th><th class="number">tokens</th>
 <th class="number">tokens/s</th><th class="number">ms a step</th></tr>
 {%- for row in worker_rows %}
 <tr><td>{{ row.rank }}</td><td class="number">{{ row.steps|thousands }}</td>
 <td class="number">{{ row.tokens|thousands }}</td><td class="number">{{ row.tokens_per_s|thousands }}</td>
 <td class="number">{{ "%.1f"|format(row.step_ms) }}</td></tr>
 {%- endfor %}
-</table>
+</table></div>
 {%- endif %}
 {%- if speed_pictures %}
 {{ parts.plots(speed_pictures) }}
