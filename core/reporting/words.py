@@ -92,6 +92,7 @@ def zipf(column: Statistics) -> str:
             axes.plot(ranks, counts, color=colour, label=label, linewidth=1.6)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.set_xlabel("rank")
         axes.set_ylabel("occurrences")
         axes.legend(loc="best")

@@ -19,6 +19,8 @@ from jobs import console, held_out, prepare
 from tests.jobs import preparing
 from workers import fanout, inference, parts
 
+pytestmark = pytest.mark.e2e
+
 PART_BYTES = 131_072
 # Less than one number for each further line; a part of a few hundred lines may have a record of a few hundred bytes.
 LARGEST_GROWTH_BYTES = 8
@@ -60,7 +62,6 @@ def peak_bytes() -> int:
     return peak
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("tokenizer", ["word", "bpe"])
 def test_memory_does_not_grow_with_the_corpus(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str

@@ -76,9 +76,9 @@ def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_droppe
 
 def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
-    again(conftest.TRANSLATION, tmp_path)
+    again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     first = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
-    report = again(conftest.TRANSLATION, tmp_path, "training.epochs=2")
+    report = again(conftest.TRANSLATION, tmp_path, "training.epochs=2", "sharding.statistics=false")
     second = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
     assert second["nll_nats"] < first["nll_nats"]
     assert report["stages"]["train"]["epochs_done"] == 2  # type: ignore[index]
@@ -89,7 +89,9 @@ def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path
 
 def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
-    report = again(conftest.LANGUAGE, tmp_path, "corpus.split.valid=0", "corpus.split.test=0")
+    report = again(
+        conftest.LANGUAGE, tmp_path, "corpus.split.valid=0", "corpus.split.test=0", "sharding.statistics=false"
+    )
     assert report["held_out"] is None
     assert sorted(report["stages"]) == ["prepare", "report", "train"]  # type: ignore[call-overload]
 
