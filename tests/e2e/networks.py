@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Self
 
 from tests.e2e import driving, nodes
@@ -114,7 +115,9 @@ def network(num_nodes: int) -> Iterator[tuple[list[str], list[str], str, str]]:
 
 def main(folder: str, num_nodes: str) -> None:
     """Starts the cluster and waits."""
-    os.environ.update(ENVIRONMENT)
+    # What a job means by `python` is this one.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ.update(ENVIRONMENT, PATH=path)
     stop = threading.Event()
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: stop.set())
