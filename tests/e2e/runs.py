@@ -167,7 +167,7 @@ def check_went_on(run: Run, report: dict[str, Any], saved: int) -> None:
     first = next(row["step"] for row in run.rows(2) if row["kind"] == "step")
     assert first > saved
     at = first // 5 - 1
-    spans = (slice(at - 10, at), slice(at, at + 10), slice(-10, None))
+    spans = (slice(max(0, at - 10), at), slice(at, at + 10), slice(-10, None))
     before, after, end = (statistics.mean(losses[span]) for span in spans)
     assert end < 0.9 * before
     assert after < 1.1 * before
