@@ -146,16 +146,19 @@ def score(
 @app.command()
 def generate(
     run: cli.Run,
-    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")],
+    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")] = None,
+    ending: Annotated[
+        str | None, typer.Option("--ending", metavar="TEXT", help="what it ends with, for a model that reads backward")
+    ] = None,
     set_: cli.Overrides = None,
     print_config: cli.PrintConfig = False,
 ) -> cli.Job | str:
-    """Go on from a prefix with a language model."""
+    """Go on from a prefix with a language model, or with one that reads backward towards an ending."""
 
     def call(place: location.Location, use: settings.Use, _: int) -> cli.Report:
         from jobs import generate as verb
 
-        return verb.run(place, prefix, use.decoding, use.compute, use.cluster, settings.seed_of(place))
+        return verb.run(place, prefix, use.decoding, use.compute, use.cluster, settings.seed_of(place), ending)
 
     return cli.of_run(run, set_, print_config, call)
 

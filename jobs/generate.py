@@ -1,8 +1,9 @@
-"""Goes on from a prefix with a trained language model, in this process."""
+"""Goes on from a prefix, or towards an ending, with a trained language model, in this process."""
 
 from typing import Any
 
-from core.config import inference_settings, schema
+from core import errors
+from core.config import inference_settings, model_settings, schema
 from core.decoding import generator
 from core.models import averaging
 from core.models import bundle as bundles
@@ -12,24 +13,33 @@ from core.storage import location
 
 def run(
     run: location.Location,
-    prefix: str,
+    prefix: str | None,
     decoding: inference_settings.DecodingConfig,
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     seed: int = 1,
+    ending: str | None = None,
 ) -> dict[str, Any]:
     """Reads the prefix and adds `decoding.num_tokens` tokens; the same for the same seed, be it `decoding.seed`.
 
+    A model that reads backward has an ending instead, and what it adds stands before it.
+
     Raises:
-        UsageError: the run holds a seq2seq, or there is nothing to start from.
+        UsageError: the run holds a seq2seq, or there is nothing to start from that its model reads.
     """
+    if (prefix is None) == (ending is None):
+        raise errors.UsageError(
+            "--prefix, --ending: give one of them: what the text begins with, or to a model that reads backward its end"
+        )
     if decoding.seed is not None:
         seed = decoding.seed
     every = bundles.find_best(run, decoding.average_checkpoints)
     found, loaded = every[0], averaging.load([one.bundle for one in every])
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"
-    made = generator.Generator(loaded, decoding, compute, seed, device).continuation(prefix)
+    ready = generator.Generator(loaded, decoding, compute, seed, device)
+    flag, given = _given(model_settings.reads_backward(loaded.config), prefix, ending)
+    made = ready.continuation(given)
     report: dict[str, Any] = {
         "verb": "generate",
         "run": str(run),
@@ -38,10 +48,19 @@ def run(
         "passed_over": list(every[-1].passed_over),
         "method": decoding.method,
         "seed": seed,
-        "prefix": prefix,
+        flag: given,
         "text": made.text,
         "num_tokens": made.num_tokens,
     }
     if made.num_unknown:
-        report["warnings"] = [f"--prefix: {made.num_unknown} of its tokens are not in the vocabulary; read as <unk>"]
+        report["warnings"] = [f"--{flag}: {made.num_unknown} of its tokens are not in the vocabulary; read as <unk>"]
     return report
+
+
+def _given(backward: bool, prefix: str | None, ending: str | None) -> tuple[str, str]:
+    """Returns what there is to start from, and its name."""
+    name, given, way = ("ending", ending, "backward") if backward else ("prefix", prefix, "forward")
+    if given is None:
+        other = "prefix" if backward else "ending"
+        raise errors.UsageError(f"--{other}: this run's model reads {way}; give it a --{name} instead")
+    return name, given

@@ -29,8 +29,8 @@ class HeldOut(NamedTuple):
     files: dict[str, location.Location]
 
 
-def write(config: schema.RunConfig) -> HeldOut | None:
-    """Writes the held-out lines below `outputs/`, or finds them written; None if nothing is held out.
+def write(config: schema.RunConfig, task: str = "") -> HeldOut | None:
+    """Writes the held-out lines of a corpus below `outputs/`, or finds them written; None if nothing is held out.
 
     A split with a source of its own is taken whole, but for lines that are no text. Of a split that was set aside
     from the training source, the lines of the dataset are taken, so what a filter dropped is not among them.
@@ -41,31 +41,37 @@ def write(config: schema.RunConfig) -> HeldOut | None:
     root = location.Location.parse(config.root, "root")
     dataset = shards.Dataset.open(root.join("dataset"))
     for split in ("test", "valid"):
-        if dataset.split(split) is not None or getattr(config.corpus, split) is not None:
-            return _write_split(config, root, dataset, split)
+        if dataset.split(split, task) is not None or getattr(config.tasks[task], split) is not None:
+            return _write_split(config, task, root, dataset, split)
     return None
 
 
-def _write_split(config: schema.RunConfig, root: location.Location, dataset: shards.Dataset, split: str) -> HeldOut:
-    sides = ("text",) if config.corpus.kind == "text" else ("source", "target")
-    files = {side: root.join("outputs", f"{split}.{side}.txt") for side in sides}
+def _write_split(
+    config: schema.RunConfig, task: str, root: location.Location, dataset: shards.Dataset, split: str
+) -> HeldOut:
+    sides = ("text",) if config.corpus_kind == "text" else ("source", "target")
+    prefix = f"{task}." if task else ""
+    files = {side: root.join("outputs", f"{prefix}{split}.{side}.txt") for side in sides}
     if not all(file.exists() for file in files.values()):
         with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
-            lines = _lines_of(config, dataset, split, Path(scratch))
+            lines = _lines_of(config, task, dataset, split, Path(scratch))
             _write_sides(lines, list(files.values()), Path(scratch))
     with next(iter(files.values())).open() as file:
         num_lines = sum(1 for _ in file)
     return HeldOut(split, num_lines, files)
 
 
-def _lines_of(config: schema.RunConfig, dataset: shards.Dataset, split: str, scratch: Path) -> Iterator[corpus.Sides]:
-    own: corpus_settings.SourceConfig | None = getattr(config.corpus, split)
-    parts = _parts(own or config.corpus.train, f"corpus.{split if own else 'train'}", config.corpus, scratch)
+def _lines_of(
+    config: schema.RunConfig, task: str, dataset: shards.Dataset, split: str, scratch: Path
+) -> Iterator[corpus.Sides]:
+    settings, where = config.tasks[task], f"corpora.{task}" if task else "corpus"
+    own: corpus_settings.SourceConfig | None = getattr(settings, split)
+    parts = _parts(own or settings.train, f"{where}.{split if own else 'train'}", settings, scratch)
     if own is not None:
         lines = itertools.chain.from_iterable(map(corpus.read_lines, parts))
         yield from (sides for _, sides in lines if not isinstance(sides, corpus.BadLine))
         return
-    wanted = _numbers(dataset, split)
+    wanted = _numbers(dataset, split, task)
     line = next(wanted, None)
     for part in parts:
         if line is None or line >= part.first_line + part.num_lines:
@@ -77,11 +83,11 @@ def _lines_of(config: schema.RunConfig, dataset: shards.Dataset, split: str, scr
                     yield sides
 
 
-def _numbers(dataset: shards.Dataset, split: str) -> Iterator[int]:
+def _numbers(dataset: shards.Dataset, split: str, task: str) -> Iterator[int]:
     """Yields the numbers of the lines that a split has in the training source, smallest first."""
-    found = dataset.split(split)
+    found = dataset.split(split, task)
     assert found is not None
-    for number in range(len(dataset.index.splits[split])):
+    for number in range(len(dataset.index.shards(split, task))):
         yield from found.shard(number).lines.tolist()
 
 

@@ -72,6 +72,7 @@ def _dataset(folder: location.Location) -> Found:
             name: {"lines": content.rows(name), "tokens": content.tokens(name), "shards": len(records)}
             for name, records in content.splits.items()
         },
+        **({"tasks": tasks} if (tasks := content.by_task()) else {}),
         "drops": content.drops,
         "lines_read": content.lines_read,
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in content.tokenizers.items()},

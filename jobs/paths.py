@@ -54,14 +54,15 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
     """
     data = config.model_dump(mode="json")
     data["root"] = str(writable(config.root, "root"))
-    for name in ("train", "valid", "test"):
-        source = data["corpus"][name]
-        for form in _SOURCES if source else ():
-            where = f"corpus.{name}.{form}"
-            source[form] = [_located(text, where) for text in source[form]]
+    for task in config.tasks:
+        corpus, section = (data["corpora"][task], f"corpora.{task}") if task else (data["corpus"], "corpus")
+        for name in ("train", "valid", "test"):
+            source = corpus[name]
+            for form in _SOURCES if source else ():
+                where = f"{section}.{name}.{form}"
+                source[form] = [_located(text, where) for text in source[form]]
+        corpus["sha256"] = {str(locate(text, f"{section}.sha256")): value for text, value in corpus["sha256"].items()}
     data["tokenizer"]["load"] = [str(locate(text, "tokenizer.load")) for text in config.tokenizer.load]
-    hashes = data["corpus"]["sha256"]
-    data["corpus"]["sha256"] = {str(locate(text, "corpus.sha256")): value for text, value in hashes.items()}
     if config.training.init_from is not None:
         data["training"]["init_from"] = str(locate(config.training.init_from, "training.init_from"))
     for role, text in config.training.embeddings.items():
@@ -97,7 +98,9 @@ def _refuse_memory_of_others(config: schema.RunConfig) -> None:
 def _locations(config: schema.RunConfig) -> Iterator[tuple[str, str]]:
     yield "root", config.root
     yield from (("tokenizer.load", text) for text in config.tokenizer.load)
-    for name in ("train", "valid", "test"):
-        source = getattr(config.corpus, name)
-        for form in _SOURCES if source else ():
-            yield from ((f"corpus.{name}.{form}", archives.split(text)[1]) for text in getattr(source, form))
+    for task, corpus in config.tasks.items():
+        section = f"corpora.{task}" if task else "corpus"
+        for name in ("train", "valid", "test"):
+            source = getattr(corpus, name)
+            for form in _SOURCES if source else ():
+                yield from ((f"{section}.{name}.{form}", archives.split(text)[1]) for text in getattr(source, form))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import errors
-from core.config import loading, schema
+from core.config import loading, model_settings, schema
 from core.data import dataset_index
 from core.models import bundle
 from core.storage import commit, location
@@ -29,7 +29,7 @@ def run(config: schema.RunConfig, session: cluster.Session, reporter: console.Re
     Raises:
         RaycurrentError: what the stage raised that could not be done; those before it stay done.
     """
-    if config.corpus.kind == "series":
+    if config.corpus_kind == "series":
         raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
     root = location.Location.parse(config.root, "root")
     with commit.RunLock(root, "pipeline"):
@@ -59,18 +59,9 @@ class _Pipeline:
         self._session.release()
         self._train()
         used = str(bundle.find(root).checkpoint)
-        texts = held_out.write(config)
-        if texts is None:
-            _log.info(
-                "the corpus has neither a test nor a validation split: nothing is translated, scored or evaluated"
-            )
-        elif config.corpus.kind == "pairs":
-            self._translate(used, texts)
-            self._score(used, texts, texts.files["source"], texts.files["target"])
-            self._evaluate(texts)
-        else:
-            self._score(used, texts, texts.files["text"], None)
-        if config.corpus.kind == "text":
+        found = {task: self._use(used, task) for task in config.tasks}
+        texts = next(iter(found.values()))
+        if config.corpus_kind == "text":
             self._generate(used, texts)
         self._session.release()
         self._report()
@@ -79,6 +70,7 @@ class _Pipeline:
             "name": config.name,
             "root": str(root),
             "held_out": texts.split if texts else None,
+            **({"tasks": list(found)} if config.corpora else {}),
             "stages": self._stages,
         }
 
@@ -88,20 +80,44 @@ class _Pipeline:
         self._worked |= not done["already_done"]
         self._stages["train"] = done
 
-    def _translate(self, used: str, texts: held_out.HeldOut) -> None:
+    def _use(self, used: str, task: str) -> held_out.HeldOut | None:
+        """Translates, scores and evaluates what a corpus holds out."""
+        texts = held_out.write(self._config, task)
+        if texts is None:
+            of_task = f" {task}" if task else ""
+            _log.info(
+                "the corpus%s has neither a test nor a validation split: nothing is translated, scored or evaluated",
+                of_task,
+            )
+        elif self._config.corpus_kind == "pairs":
+            self._translate(used, texts, task)
+            self._score(used, texts, texts.files["source"], texts.files["target"], task)
+            self._evaluate(texts, task)
+        else:
+            self._score(used, texts, texts.files["text"], None, task)
+        return texts
+
+    def _told(self, task: str) -> dict[str, Any]:
+        """What is set for a task besides the settings: its direction."""
+        corpus = self._config.corpora.get(task)
+        return {} if corpus is None or corpus.target_token is None else {"target_token": corpus.target_token}
+
+    def _translate(self, used: str, texts: held_out.HeldOut, task: str) -> None:
         config = self._config
-        decoding = config.decoding.model_dump(mode="json")
+        settings = config.decoding.model_copy(update=self._told(task))
+        output = f"{_prefix(task)}translations.jsonl"
+        decoding = settings.model_dump(mode="json")
         made_with = loading.fingerprint([*self._averaged(used), texts.split, decoding, self._compute()])
         self._stage(
-            "translate",
+            _named("translate", task),
             made_with,
-            proof=self._manifest("translations.jsonl"),
+            proof=self._manifest(output),
             work=lambda is_outdated: translate.run(
                 run=self._root,
                 input=str(texts.files["source"]),
-                output=str(self._root.join("outputs", "translations.jsonl")),
+                output=str(self._root.join("outputs", output)),
                 column=None,
-                decoding=config.decoding,
+                decoding=settings,
                 compute=config.compute,
                 cluster=config.cluster,
                 session=self._session,
@@ -111,21 +127,22 @@ class _Pipeline:
         )
 
     def _score(
-        self, used: str, texts: held_out.HeldOut, source: location.Location, target: location.Location | None
+        self, used: str, texts: held_out.HeldOut, source: location.Location, target: location.Location | None, task: str
     ) -> None:
         config = self._config
-        made_with = loading.fingerprint([used, texts.split, config.scoring.model_dump(mode="json"), self._compute()])
+        settings, output = config.scoring.model_copy(update=self._told(task)), f"{_prefix(task)}scores.jsonl"
+        made_with = loading.fingerprint([used, texts.split, settings.model_dump(mode="json"), self._compute()])
         self._stage(
-            "score",
+            _named("score", task),
             made_with,
-            proof=self._manifest("scores.jsonl"),
+            proof=self._manifest(output),
             work=lambda is_outdated: score.run(
                 run=self._root,
                 input=str(source),
                 targets=None if target is None else str(target),
-                output=str(self._root.join("outputs", "scores.jsonl")),
+                output=str(self._root.join("outputs", output)),
                 column=None,
-                scoring=config.scoring,
+                scoring=settings,
                 compute=config.compute,
                 cluster=config.cluster,
                 session=self._session,
@@ -140,34 +157,41 @@ class _Pipeline:
         others = bundle.find_best(self._root, count)[1:] if count > 1 else []
         return [used, *(str(found.checkpoint) for found in others)]
 
-    def _evaluate(self, texts: held_out.HeldOut) -> None:
-        made_with = record.stage(self._root, "translate").get("made_with", "")
+    def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
+        made_with = record.stage(self._root, _named("translate", task)).get("made_with", "")
 
         def work(_: bool) -> Report:
-            hypotheses = str(self._root.join("outputs", "translations.jsonl"))
+            hypotheses = str(self._root.join("outputs", f"{_prefix(task)}translations.jsonl"))
             return evaluate.run(hypotheses, [str(texts.files["target"])], self._reporter)
 
-        self._stage("evaluate", made_with, work, None)
+        self._stage(_named("evaluate", task), made_with, work, None)
 
     def _generate(self, used: str, texts: held_out.HeldOut | None) -> None:
-        """Lets a language model go on from the beginnings of held-out lines, each time with another seed."""
+        """Lets a language model go on from the beginnings of held-out lines, each time with another seed.
+
+        One that reads backward is given their ends.
+        """
         config = self._config
-        prefixes = _beginnings(texts.files["text"]) if texts else []
+        backward = model_settings.reads_backward(config.model)
+        kind = "ending" if backward else "prefix"
+        given = _some_words(texts.files["text"], backward) if texts else []
         settings = config.decoding.model_dump(mode="json")
-        made_with = loading.fingerprint([*self._averaged(used), prefixes, settings, self._compute(), config.seed])
+        made_with = loading.fingerprint([*self._averaged(used), given, settings, self._compute(), config.seed])
 
         def work(_: bool) -> Report:
             samples = []
-            with self._reporter.stage("generate", len(prefixes), "samples") as stage:
-                for number, prefix in enumerate(prefixes):
+            with self._reporter.stage("generate", len(given), "samples") as stage:
+                for number, words in enumerate(given):
+                    prefix, ending = (None, words) if backward else (words, None)
+                    seed = config.seed + number
                     made = generate.run(
-                        self._root, prefix, config.decoding, config.compute, config.cluster, config.seed + number
+                        self._root, prefix, config.decoding, config.compute, config.cluster, seed, ending
                     )
-                    samples.append({"prefix": prefix, "text": made["text"]})
+                    samples.append({kind: words, "text": made["text"]})
                     stage.advance()
             return {"verb": "generate", "samples": samples}
 
-        if prefixes:
+        if given:
             self._stage("generate", made_with, work, None)
 
     def _report(self) -> None:
@@ -204,11 +228,12 @@ class _Pipeline:
         self._stages[name] = before["report"] if is_done else made
 
     def _measure(self, name: str, made: Report) -> None:
-        told = self._session.recorder
-        told.set(catalog.LAST_SUCCESS, time.time(), stage=name)
-        if name == "evaluate":
-            told.set(catalog.EVALUATE_BLEU, made["bleu"])
-        if name == "score" and "nll_nats_per_token" in made:
+        told, verb = self._session.recorder, name.partition(".")[0]
+        told.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
+        if verb == "evaluate":  # of several corpora the mean of those evaluated so far
+            others = [report["bleu"] for stage, report in self._stages.items() if stage.startswith(f"{verb}.")]
+            told.set(catalog.EVALUATE_BLEU, sum([*others, made["bleu"]]) / (len(others) + 1))
+        if verb == "score" and "nll_nats_per_token" in made:
             told.set(catalog.SCORE_LOSS, float(made["nll_nats_per_token"]))
 
     def _manifest(self, output: str) -> location.Location:
@@ -218,14 +243,23 @@ class _Pipeline:
         return self._config.compute.model_dump(mode="json")
 
 
-def _beginnings(text: location.Location) -> list[str]:
-    """The first words of the first lines that have more."""
+def _named(stage: str, task: str) -> str:
+    """The name of a stage of one of several corpora."""
+    return f"{stage}.{task}" if task else stage
+
+
+def _prefix(task: str) -> str:
+    return f"{task}." if task else ""
+
+
+def _some_words(text: location.Location, last: bool) -> list[str]:
+    """The first words of the first lines that have more, or the last words."""
     found = []
     with text.open() as file:
         for line in file:
             words = line.decode("utf-8", "replace").split()
             if len(words) > _PREFIX_WORDS:
-                found.append(" ".join(words[:_PREFIX_WORDS]))
+                found.append(" ".join(words[-_PREFIX_WORDS:] if last else words[:_PREFIX_WORDS]))
             if len(found) == NUM_SAMPLES:
                 break
     return found

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from core import errors
-from core.config import corpus_settings, schema, section
+from core.config import corpus_settings, schema
 from core.data import dataset_index, series, sources
 from core.storage import commit, location
 from core.telemetry import catalog
@@ -30,21 +30,30 @@ def plan(config: schema.RunConfig) -> preparing.Plan:
         DataError: a source names no file.
         UsageError: the settings do not fit together.
     """
-    if config.corpus.limit.tokens and not config.tokenizer.counts_words:
-        raise errors.UsageError("corpus.limit.tokens: counts characters or words; with subwords use limit.lines")
-    num_tokenizers = 1 if config.tokenizer.shared else len(dataset_index.COLUMNS[config.corpus.kind])
+    for task, corpus in config.tasks.items():
+        if corpus.limit.tokens and not config.tokenizer.counts_words:
+            where = f"{_where(task)}.limit.tokens"
+            raise errors.UsageError(f"{where}: counts characters or words; with subwords use limit.lines")
+    num_tokenizers = 1 if config.tokenizer.shared else len(dataset_index.COLUMNS[config.corpus_kind])
     if config.tokenizer.load and len(config.tokenizer.load) != num_tokenizers:
         raise errors.UsageError(
             f"tokenizer.load: names {len(config.tokenizer.load)} files for {num_tokenizers} vocabularies; "
             "of pairs name two, or one with shared: true"
         )
     groups = {
-        name: sources.resolve(source, f"corpus.{name}", config.corpus.sha256)
-        for name in dataset_index.SPLITS
-        if (source := getattr(config.corpus, name)) is not None
+        task: {
+            name: sources.resolve(source, f"{_where(task)}.{name}", corpus.sha256)
+            for name in dataset_index.SPLITS
+            if (source := getattr(corpus, name)) is not None
+        }
+        for task, corpus in config.tasks.items()
     }
     files = {
-        name: [[_described(file, config.corpus) for file in group] for group in found] for name, found in groups.items()
+        task: {
+            name: [[_described(file, config.tasks[task]) for file in group] for group in found]
+            for name, found in sources_of_task.items()
+        }
+        for task, sources_of_task in groups.items()
     }
     return preparing.Plan(_folder(config), _settings(config), groups, files)
 
@@ -62,7 +71,7 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
     """
     started_s = time.monotonic()
     folder = _folder(config)
-    if config.corpus.kind == "series":
+    if config.corpus_kind == "series":
         return _prepare_series(config, folder, reporter)
     store = commit.PartStore(folder, preparing.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
@@ -83,7 +92,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
     """Makes a dataset of numbers: read whole, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        made, already = series.prepare(config.corpus, _settings(config), folder)
+        made, already = series.prepare(config.tasks[""], _settings(config), folder)
         stage.advance()
     return {
         "path": str(folder),
@@ -98,7 +107,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
 def _passes(
     planned: preparing.Plan, config: schema.RunConfig, session: passes.Session, reporter: console.Reporter
 ) -> preparing.Passes:
-    return preparing.Passes(planned, config.corpus, config.tokenizer, config.seed, session, reporter)
+    return preparing.Passes(planned, config.tasks, config.tokenizer, config.seed, session, reporter)
 
 
 def _check_sources(
@@ -113,16 +122,18 @@ def _check_sources(
     except errors.DataError as error:
         _log.warning("%s; the dataset in %s is whole and does without", error, _folder(config))
         return
-    if {source["split"]: source["files"] for source in made.sources} == planned.files:
+    planned_files = [files for found in planned.files.values() for files in found.values()]
+    if [source["files"] for source in made.sources] == planned_files:
         return
     try:
         found = _passes(planned, config, session, reporter).read_again(config.sharding)
     finally:
         _clean_up(planned.folder)
     for source in made.sources:
-        if found[source["split"]] != source["sha256"]:
+        task, _, split = source["split"].rpartition(".")
+        if found[task][split] != source["sha256"]:
             raise errors.LockedError(
-                f"corpus.{source['split']}: is not the text that the dataset in {planned.folder} was made of; "
+                f"{_where(task)}.{split}: is not the text that the dataset in {planned.folder} was made of; "
                 "use another root, or name that text"
             )
 
@@ -132,15 +143,16 @@ def _folder(config: schema.RunConfig) -> location.Location:
 
 
 def _settings(config: schema.RunConfig) -> dict[str, Any]:
-    """The settings that decide a dataset, as it was begun with them; where its sources lie is not among them."""
+    """The settings that decide a dataset, as it was begun with them."""
     try:
         begun = commit.read_manifest(_folder(config), commit.PLAN, commit.PLAN_FORMAT, commit.PLAN_VERSION)
     except errors.NotFoundError:
-        deciding = section.deciding(config)
-    else:
-        deciding = section.deciding_then(config, (begun.get("plan") or {}).get("settings") or {})
-    names = ("corpus",) if config.corpus.kind == "series" else ("corpus", "tokenizer", "sharding", "seed")
-    return {name: deciding[name] for name in names if name in deciding}
+        return config.of_dataset()
+    return config.of_dataset((begun.get("plan") or {}).get("settings") or {})
+
+
+def _where(task: str) -> str:
+    return f"corpora.{task}" if task else "corpus"
 
 
 def _described(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
@@ -170,6 +182,7 @@ def _report(folder: location.Location, made: dataset_index.DatasetIndex, started
             name: {"lines": made.rows(name), "tokens": made.tokens(name), "shards": len(records)}
             for name, records in made.splits.items()
         },
+        **({"tasks": tasks} if (tasks := made.by_task()) else {}),
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in made.tokenizers.items()},
         "lines_read": made.lines_read,
         "drops": made.drops,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import errors
-from core.config import inference_settings, schema
+from core.config import inference_settings, model_settings, schema
 from core.data import shards
-from core.decoding import inputs, outputs, scorer
+from core.decoding import inputs, outputs, scorer, target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
@@ -66,7 +66,10 @@ def run(
     parts.check_streams(input, output, column)
     opened = parts.open_run("score", run)
     _check(opened.bundle, input, targets, scoring, compute)
-    dataset = _training_text(run, opened.bundle) if scoring.dynamic and scoring.dynamic.rule == "rms" else None
+    dataset = None
+    if scoring.dynamic is not None and scoring.dynamic.rule == "rms":
+        asked = "scoring.dynamic.rule: rms measures gradients on training text"
+        dataset = parts.open_dataset(run, opened.bundle, asked, "use rule: sgd")
     device = "cuda" if cluster.use_gpu else "cpu"
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
@@ -89,7 +92,8 @@ def run(
         dataset=None if dataset is None else dataset.folder.url,
     )
     with target.lock("score"):
-        figures = _do(spec, target, files, session, reporter, overwrite)
+        backward = model_settings.reads_backward(opened.bundle.config)
+        figures = _do(spec, target, files, backward, session, reporter, overwrite)
     place = str(paths.locate(input, "--input"))
     report = {**opened.report, "input": place, "output": str(target.file or target.folder), **figures}
     return {**report, **parts.speed(files[0].num_lines, started_s)}
@@ -99,6 +103,7 @@ def _do(
     spec: inference.Spec,
     target: outputs.Output,
     files: Sequence[inputs.Input],
+    backward: bool,
     session: clusters.Session,
     reporter: console.Reporter,
     overwrite: bool,
@@ -107,7 +112,7 @@ def _do(
     store = target.begin(spec.plan, overwrite)
     manifest = target.finished(store)
     if manifest is None:
-        rounds = _rounds(spec, inputs.pieces(files), session, reporter)
+        rounds = _rounds(spec, inputs.pieces(files), backward, session, reporter)
         with reporter.stage("score", files[0].num_lines, "lines") as stage:
             records = parts.do_parts(spec, "score", rounds, session, stage.advance)
             figures = summarise(parts.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
@@ -150,6 +155,7 @@ def _check(
     """Refuses what does not go together."""
     if bundle.config.kind == "autoregressive":
         raise errors.UsageError("--run: this run is an autoregressive, which scores no text: use forecast")
+    target_tokens.told(bundle, scoring.target_token, "scoring.target_token")
     is_seq2seq = bundle.config.kind == "seq2seq"
     if is_seq2seq and targets is None:
         raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")
@@ -169,23 +175,6 @@ def _check(
         raise errors.UsageError("--input: of standard input lines alone are scored; write it to a file first")
 
 
-def _training_text(run: location.Location, bundle: bundles.Bundle) -> shards.Dataset:
-    """Opens the dataset that the run was trained on."""
-    try:
-        dataset = shards.Dataset.open(run.join("dataset"))
-    except errors.UsageError as error:
-        raise errors.UsageError(
-            f"scoring.dynamic.rule: rms measures gradients on training text, and {run} holds no dataset; "
-            "name the root of the run, or use rule: sgd"
-        ) from error
-    found = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
-    if found != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
-        raise errors.IntegrityError(
-            f"{dataset.folder}: was made with another tokenizer than the model has; restore it, or use rule: sgd"
-        )
-    return dataset
-
-
 def _scan(
     source: str, targets: str | None, column: str | None, part_lines: int, target: outputs.Output
 ) -> list[inputs.Input]:
@@ -203,12 +192,19 @@ def _scan(
 
 
 def _rounds(
-    spec: inference.Spec, pieces: Sequence[inputs.Piece], session: clusters.Session, reporter: console.Reporter
+    spec: inference.Spec,
+    pieces: Sequence[inputs.Piece],
+    backward: bool,
+    session: clusters.Session,
+    reporter: console.Reporter,
 ) -> Sequence[Sequence[inference.Payload]]:
+    """The parts, in rounds; in a lane that is read backward the last part comes first."""
     if spec.scoring.unit == "line":
         return parts.of_lines(pieces)
+    order = -1 if backward else 1
     if spec.scoring.lanes == 1 or not pieces:
-        return parts.of_stream([pieces] if pieces else [])
+        return parts.of_stream([pieces[::order]] if pieces else [])
     with reporter.stage("count tokens", sum(piece.num_lines for piece in pieces), "lines") as stage:
         counts = parts.count_tokens(spec, "score", pieces, session, stage.advance)
-    return parts.of_stream(inputs.cut_lanes(pieces, spec.scoring.lanes, counts, inference.CountWorker(spec)))
+    lanes = inputs.cut_lanes(pieces, spec.scoring.lanes, counts, inference.CountWorker(spec))
+    return parts.of_stream([lane[::order] for lane in lanes])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from core import errors
-from core.config import autoregressive_settings, ngram_settings, schema, section
+from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
 from core.data import series, shards
 from core.storage import commit, location
 from core.telemetry import catalog
@@ -27,6 +27,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> loop.TrainingJob:
         training=config.training,
         compute=config.compute,
         dataset=root.join("dataset"),
+        weights={name: corpus.weight for name, corpus in config.corpora.items()},
         device="cuda" if config.cluster.use_gpu else "cpu",
         fresh=fresh,
     )
@@ -81,7 +82,9 @@ def run_locked(
 
 def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
     folder = location.Location.parse(config.root, "root").join("dataset")
-    return series.open_dataset(folder) if config.corpus.kind == "series" else shards.Dataset.open(folder)
+    if config.corpus_kind == "series":
+        return series.open_dataset(folder)
+    return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))
 
 
 def _make(
@@ -123,7 +126,7 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
     Where the text lay that it was made of is not asked; `prepare` compares the text itself.
     """
     settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
-    deciding = section.deciding_then(config, settings)
+    deciding = config.of_dataset(settings)
     for name, made_with in settings.items():
         now = deciding.get(name)
         for field in _differing(made_with, now, name):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import inference_settings, schema
 from core.data import corpus
-from core.decoding import alignments, inputs, outputs, translator
+from core.decoding import alignments, inputs, outputs, shortlist, target_tokens, translator
 from core.models import averaging
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -27,7 +27,7 @@ _OTHERS = {"alignments", "attention_maps", "average_checkpoints"}
 class Models(NamedTuple):
     """What translates: members of an ensemble, perhaps a language model beside them, and what a report says of them.
 
-    `urls` has for each member the bundles whose mean it is.
+    `urls` has for each member the bundles whose mean it is; `table` is the file that shortlists are made of.
     """
 
     members: Sequence[bundles.Bundle]
@@ -35,6 +35,14 @@ class Models(NamedTuple):
     beside: bundles.Bundle | None
     beside_url: str | None
     report: dict[str, Any]
+    table: location.Location | None = None
+
+    def translator(
+        self, decoding: inference_settings.DecodingConfig, compute: schema.ComputeConfig, device: str
+    ) -> translator.Translator:
+        """Makes them ready, in this process."""
+        table = None if self.table is None else shortlist.load(self.table, self.members[0])
+        return translator.Translator(self.members, decoding, compute, device, self.beside, table)
 
 
 def plan(
@@ -46,6 +54,8 @@ def plan(
     """Says all that the translations depend on; `sources` are the input and perhaps the prefixes."""
     prints = [member.fingerprint for member in models.members]
     unused = _OTHERS | ({"num_tokens"} if decoding.method == "sample" else _OF_DRAWS)
+    if models.table is None:
+        unused = unused | {"shortlist"}
     stated: dict[str, Any] = {
         "verb": "translate",
         "bundle": prints[0] if len(prints) == 1 else prints,
@@ -56,6 +66,8 @@ def plan(
     }
     if models.beside is not None:
         stated["decoding"]["fusion"]["run"] = models.beside.fingerprint
+    if models.table is not None:
+        stated["shortlist"] = models.table.name
     if len(sources) > 1:
         stated["prefixes"] = sources[1].identity()
     return stated
@@ -96,7 +108,7 @@ def run(
     models = _open([run, *others], decoding)
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
-        ready = translator.Translator(models.members, decoding, compute, _device(cluster), models.beside)
+        ready = models.translator(decoding, compute, _device(cluster))
         totals = parts.stream("translations", sys.stdin.buffer, stdout, decoding.part_lines, ready.translate)
         done = {**summarise(totals), **parts.speed(totals.lines, started_s)}
         return {**models.report, "input": input, "output": output, **done}
@@ -135,7 +147,8 @@ def _check_output(output: str, decoding: inference_settings.DecodingConfig, pref
 def _open(runs: Sequence[location.Location], decoding: inference_settings.DecodingConfig) -> Models:
     """Loads what translates, checked to fit together."""
     found = [bundles.find_best(run, decoding.average_checkpoints) for run in runs]
-    members = [averaging.load([one.bundle for one in every]) for every in found]
+    loaded_members = [averaging.load([one.bundle for one in every]) for every in found]
+    members = [target_tokens.told(one, decoding.target_token, "decoding.target_token") for one in loaded_members]
     beside = None
     if decoding.fusion is not None:
         beside = bundles.find(paths.locate(decoding.fusion.run, "decoding.fusion.run")).bundle
@@ -150,7 +163,12 @@ def _open(runs: Sequence[location.Location], decoding: inference_settings.Decodi
             for run, every in zip(runs, found, strict=True)
         ]
     urls = tuple(tuple(one.bundle.url for one in every) for every in found)
-    return Models(members, urls, loaded, None if beside is None else beside.url, report)
+    table = None
+    if decoding.shortlist is not None:
+        asked = "decoding.shortlist: is learnt from training pairs"
+        dataset = parts.open_dataset(runs[0], members[0], asked, "leave it out")
+        table = shortlist.prepare(runs[0], dataset, decoding.shortlist.candidates)
+    return Models(members, urls, loaded, None if beside is None else beside.url, report, table)
 
 
 def _device(cluster: schema.ClusterConfig) -> str:
@@ -178,6 +196,7 @@ def _spec(
         threads=cluster.cpus_per_worker,
         members=models.urls,
         beside=models.beside_url,
+        table=None if models.table is None else models.table.url,
     )
 
 
@@ -207,7 +226,7 @@ def _write_beside(
         first = list(itertools.islice(every, spec.decoding.attention_maps))
         lines = [("", "") if isinstance(line, corpus.BadLine) else (line[0], line[-1]) for line in first]
         begun = [prefix for _, prefix in lines] if pieces and len(pieces[0].sides) == 2 else None
-        ready = translator.Translator(models.members, spec.decoding, spec.compute, spec.device, models.beside)
+        ready = models.translator(spec.decoding, spec.compute, spec.device)
         maps = ready.attention_maps([line for line, _ in lines], begun)
         target.put_beside(outputs.ATTENTION, [alignments.to_json(maps)])
 

@@ -299,9 +299,9 @@ def _init(address: str, settings: Mapping[str, Any]) -> None:
             "cluster's, or set RAY_AUTH_MODE=disabled for a cluster that is open on purpose"
         ) from error
     except Exception as error:
-        # Ray raises a bare Exception when a node of a busy machine does not come up in time.
-        expected = (ConnectionError, OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
-        if type(error) is Exception or isinstance(error, expected):
+        # Of a node that does not come up in time Ray tells by a bare Exception, which nothing narrower catches.
+        told = (OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
+        if type(error) is Exception or isinstance(error, told):
             reason = str(error).strip().splitlines()
             raise errors.ClusterError(
                 f"cluster.address: {address}: {reason[0] if reason else type(error).__name__}; is the cluster up?"

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from core import errors
-from core.config import ngram_settings
-from core.data import ngram_counts, shards
+from core.config import model_settings, ngram_settings
+from core.data import lanes, ngram_counts, shards
 from core.models import bundle, ngram, smoothing
 from core.storage import commit, location
 from core.training import checkpoint, progress
@@ -31,10 +31,11 @@ _SCORED_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the counts depend on, for all parts: the dataset, the order, and where they go."""
+    """What the counts depend on, for all parts: the dataset, the order, the direction, and where they go."""
 
     dataset: location.Location
     order: int
+    backward: bool
     folder: location.Location
     plan: dict[str, Any]
 
@@ -68,7 +69,7 @@ def make(
         root: of the run.
         settings: what the checkpoint says that it was made with.
         config: the model.
-        dataset: of text.
+        dataset: of text, opened in the model's direction.
         session: who counts.
         reporter: shows how far they are.
         part_tokens: tokens of one part.
@@ -83,11 +84,13 @@ def make(
     started_s = time.monotonic()
     stream = _stream(dataset, "train")
     plan = {"dataset": dataset.index.fingerprint, "order": config.order, "part_tokens": part_tokens}
-    recipe = Recipe(dataset.folder, config.order, root.join(FOLDER), plan)
+    if model_settings.reads_backward(config):
+        plan["direction"] = config.direction
+    recipe = Recipe(dataset.folder, config.order, model_settings.reads_backward(config), root.join(FOLDER), plan)
     made = _estimate(config, dataset, stream, _count(recipe, len(stream), session, reporter, part_tokens))
     line_end: Any = dataset.index.line_end
     found = bundle.Bundle(made.model, config, dataset.codecs, line_end, "fp32")
-    state = progress.State(step=1, epoch=1, num_tokens=len(stream))
+    state = progress.State(step=1, tasks=[progress.Task(passes=1)], num_tokens=len(stream))
     epoch = checkpoint.take_epoch(root, world_size=1)
     snapshot = checkpoint.Snapshot(found, {}, None, state, settings, None)
     saved = checkpoint.save(root, epoch, snapshot, progress.Record(root, epoch))
@@ -105,11 +108,11 @@ def make(
 
 def counter(recipe: Recipe) -> Callable[[Part], dict[str, Any]]:
     """Opens the dataset, once for each worker, and returns what it calls with each part."""
-    dataset = shards.Dataset.open(recipe.dataset)
+    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
     return functools.partial(_count_part, recipe, _stream(dataset, "train"), _vocabulary_size(dataset))
 
 
-def _count_part(recipe: Recipe, stream: shards.Stream, end: int, part: Part) -> dict[str, Any]:
+def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: Part) -> dict[str, Any]:
     counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
     file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
     return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
@@ -152,7 +155,7 @@ def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
 def _estimate(
     config: ngram_settings.NgramConfig,
     dataset: shards.Dataset,
-    stream: shards.Stream,
+    stream: lanes.Stream,
     counted: list[ngram_counts.Counts],
 ) -> smoothing.Estimate:
     size = _vocabulary_size(dataset)
@@ -195,7 +198,7 @@ def _validate(model: ngram.Ngram, dataset: shards.Dataset) -> dict[str, Any] | N
     }
 
 
-def _stream(dataset: shards.Dataset, name: str) -> shards.Stream:
+def _stream(dataset: shards.Dataset, name: str) -> lanes.Stream:
     split = dataset.split(name)
     if split is None:
         raise errors.DataError(f"corpus.{name}: has no text to count; check corpus.split and corpus.limit")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from core.config import inference_settings, schema, training_settings
+from core.config import inference_settings, model_settings, schema, training_settings
 from core.data import shards
 from core.decoding import generator, translator
 from core.evaluation import quality
@@ -29,10 +29,15 @@ class Examiner:
         self._compute = schema.ComputeConfig(precision="auto", matmul=compute.matmul)
 
     def examine(
-        self, trained: bundle.Bundle, dataset: shards.Dataset, group: collective.Collective, device: torch.device
+        self,
+        trained: bundle.Bundle,
+        dataset: shards.Dataset,
+        task: str,
+        group: collective.Collective,
+        device: torch.device,
     ) -> validation.Examination:
         """See `core.training.validation.Validator`."""
-        split = dataset.split("valid")
+        split = dataset.split("valid", task)
         num_lines = max(self._settings.bleu_lines, self._settings.samples)
         if split is None or not num_lines:
             return validation.Examination()
@@ -42,13 +47,15 @@ class Examiner:
         own = range(min(num_lines, split.num_lines))[group.rank :: group.world_size]
         sources = _texts(split, own, trained, "source")
         references = _texts(split, own, trained, "target")
-        outputs = self._translated(trained, sources, device)
+        outputs = self._translated(trained, sources, dataset.target_token(task), device)
         shares = group.gather(list(zip(own, sources, outputs, references, strict=True)), "translated lines")
         examined = None if shares is None else self._judged([row for share in shares for row in share])
         return group.broadcast(examined, "what a validation found") or validation.Examination()
 
-    def _translated(self, trained: bundle.Bundle, sources: Sequence[str], device: torch.device) -> list[str]:
-        decoding = inference_settings.DecodingConfig(beam_size=1)
+    def _translated(
+        self, trained: bundle.Bundle, sources: Sequence[str], target_token: str | None, device: torch.device
+    ) -> list[str]:
+        decoding = inference_settings.DecodingConfig(beam_size=1, target_token=target_token)
         ready = translator.Translator(trained, decoding, self._compute, str(device))
         return [found.text for found in ready.translate(sources)]
 
@@ -63,23 +70,29 @@ class Examiner:
     def _continued(
         self, trained: bundle.Bundle, split: shards.Split, group: collective.Collective, device: torch.device
     ) -> validation.Examination:
-        """How the model goes on from the beginnings of lines, on rank 0: the others have nothing to wait for."""
+        """How the model goes on from the beginnings of lines, on rank 0: the others have nothing to wait for.
+
+        One that reads backward is given the ends of lines, and writes what stands before.
+        """
         if group.rank != 0:
             return validation.Examination()
         decoding = inference_settings.DecodingConfig(num_tokens=SAMPLE_TOKENS)
         ready = generator.Generator(trained, decoding, self._compute, self._seed, str(device))
         codec = trained.codecs["text"]
+        backward = model_settings.reads_backward(trained.config)
+        cut = str.removesuffix if backward else str.removeprefix
         samples = []
         for ids in _rows(split, range(min(self._settings.samples, split.num_lines)), "text"):
-            start = codec.decode(ids[:PREFIX_TOKENS])
+            start = codec.decode(ids[-PREFIX_TOKENS:] if backward else ids[:PREFIX_TOKENS])
             if start:
-                reference = codec.decode(ids[: PREFIX_TOKENS + SAMPLE_TOKENS]).removeprefix(start)
-                samples.append(validation.Sample(start, ready.generate(start).removeprefix(start), reference))
+                length = PREFIX_TOKENS + SAMPLE_TOKENS
+                reference = codec.decode(ids[-length:] if backward else ids[:length])
+                samples.append(validation.Sample(start, cut(ready.generate(start), start), cut(reference, start)))
         return validation.Examination(None, tuple(samples))
 
 
 def _as_cleaned(trained: bundle.Bundle) -> bundle.Bundle:
-    """Takes lines as they stand in the dataset: some steps of cleaning, such as `reverse`, must not be done twice."""
+    """Takes lines as they stand in the dataset: what was cleaned is not cleaned again."""
     codecs = {role: dataclasses.replace(codec, cleaning=()) for role, codec in trained.codecs.items()}
     return dataclasses.replace(trained, codecs=codecs)
 

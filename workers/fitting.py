@@ -57,7 +57,7 @@ def make(
         fitted = regression.fit(model, train, valid, training, seed, show, session.should_stop)
     names = {"inputs": dataset.inputs, "targets": dataset.targets}
     found = bundle.Bundle(model, config, {}, "none", "fp32", columns=names)
-    state = progress.State(step=fitted.steps, epoch=len(fitted.train_mse))
+    state = progress.State(step=fitted.steps, tasks=[progress.Task(passes=len(fitted.train_mse))])
     epoch = checkpoint.take_epoch(root, world_size=1)
     snapshot = checkpoint.Snapshot(found, {}, None, state, settings, None)
     saved = checkpoint.save(root, epoch, snapshot, progress.Record(root, epoch))

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from core.config import inference_settings, schema
+from core.config import inference_settings, model_settings, schema
 from core.data import corpus, lanes, shards
-from core.decoding import inputs, results, scorer, translator
+from core.decoding import inputs, results, scorer, shortlist, translator
 from core.decoding import stream as streams
 from core.models import averaging
 from core.models import bundle as bundles
@@ -39,6 +39,7 @@ class Spec:
         members: of an ensemble, or of checkpoints whose mean is used: for each member the URLs of its bundles; empty
             where `bundle` is all.
         beside: URL of the bundle of a language model that has a say in translations.
+        table: URL of the file that shortlists of target tokens are made of.
     """
 
     bundle: str
@@ -53,6 +54,7 @@ class Spec:
     dataset: str | None = None
     members: tuple[tuple[str, ...], ...] = ()
     beside: str | None = None
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ class TranslateWorker(PartWorker):
             averaging.load([location.Location(url) for url in urls]) for urls in spec.members or ((spec.bundle,),)
         ]
         beside = None if spec.beside is None else bundles.load(location.Location(spec.beside))
-        self.translator = translator.Translator(members, spec.decoding, spec.compute, spec.device, beside)
+        table = None if spec.table is None else shortlist.load(location.Location(spec.table), members[0])
+        self.translator = translator.Translator(members, spec.decoding, spec.compute, spec.device, beside, table)
 
     def compute(
         self,
@@ -151,7 +154,8 @@ class ScoreWorker(PartWorker):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         bundle = bundles.load(location.Location(spec.bundle))
-        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, training_text(spec))
+        text = training_text(spec, model_settings.reads_backward(bundle.config))
+        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text)
 
     def compute(
         self, lines: Sequence[tuple[str, ...]], payload: Payload
@@ -195,11 +199,11 @@ class CountWorker:
         return [0 if isinstance(line, corpus.BadLine) else len(next(counts)) for line in lines]
 
 
-def training_text(spec: Spec) -> lanes.Stream | None:
-    """Opens the training text that the spec names a dataset for."""
+def training_text(spec: Spec, backward: bool) -> lanes.Stream | None:
+    """Opens the training text that the spec names a dataset for, as the model reads it."""
     if spec.dataset is None:
         return None
-    train = shards.Dataset.open(location.Location(spec.dataset)).split("train")
+    train = shards.Dataset.open(location.Location(spec.dataset), backward=backward).split("train")
     return None if train is None else train.stream()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from core import errors
-from core.data import on_demand
+from core.data import on_demand, shards
 from core.decoding import inputs, results
 from core.models import bundle as bundles
 from core.storage import commit, location
@@ -94,6 +94,33 @@ def open_run(verb: str, run: location.Location) -> Opened:
     found = bundles.find(run)
     report = {"verb": verb, "run": str(run), "checkpoint": str(found.checkpoint), "step": found.step}
     return Opened(bundles.load(found.bundle), found.bundle.url, {**report, "passed_over": list(found.passed_over)})
+
+
+def open_dataset(run: location.Location, bundle: bundles.Bundle, asked: str, instead: str) -> shards.Dataset:
+    """Opens the dataset that a run was trained on.
+
+    Args:
+        run: its root.
+        bundle: the run's.
+        asked: what asks for it and why, as an error says it.
+        instead: what to do without it, likewise.
+
+    Raises:
+        UsageError: there is none.
+        IntegrityError: it is damaged, or of another tokenizer.
+    """
+    try:
+        dataset = shards.Dataset.open(run.join("dataset"))
+    except errors.UsageError as error:
+        raise errors.UsageError(
+            f"{asked}, and {run} holds no dataset; name the root of the run, or {instead}"
+        ) from error
+    found = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
+    if found != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
+        raise errors.IntegrityError(
+            f"{dataset.folder}: was made with another tokenizer than the model has; restore it, or {instead}"
+        )
+    return dataset
 
 
 class _Ledger:

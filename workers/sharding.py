@@ -32,6 +32,8 @@ class Recipe:
 
     Attributes:
         corpus: the settings of the corpus.
+        task: the name of the corpus, where it is one of several.
+        target_token, target_tokens: what stands before its source lines, if anything; those of all corpora.
         tokenizer: the settings of the tokenizer.
         seed: of splits and samples.
         dataset: the folder of the dataset.
@@ -49,6 +51,9 @@ class Recipe:
     seed: int
     dataset: location.Location
     plan: Mapping[str, Any]
+    task: str = ""
+    target_token: str | None = None
+    target_tokens: tuple[str, ...] = ()
     splitting: Mapping[str, selection.Splitting] = field(default_factory=dict)
     num_parts: Mapping[str, int] = field(default_factory=dict)
     num_partitions: Mapping[str, int] = field(default_factory=dict)
@@ -65,6 +70,11 @@ class Recipe:
     def columns(self) -> tuple[str, ...]:
         """The columns of the dataset."""
         return dataset_index.COLUMNS[self.corpus.kind]
+
+    @property
+    def prefix(self) -> str:
+        """What names of tasks and shards begin with, so that those of several corpora differ."""
+        return self.task and f"{self.task}."
 
     @property
     def num_ends(self) -> int:
@@ -200,8 +210,7 @@ def count_words(recipe: Recipe, task: PartTask) -> Record:
     # Columns that share their counts share the list too, so that units stand in the order of the lines.
     lists: dict[int, list[str]] = collections.defaultdict(list)
     waiting = {column: lists[id(found)] for column, found in counts.items()}
-    filters, num_ends = recipe.corpus.filters, recipe.num_ends
-    num_lines = num_tokens = 0
+    filters, num_ends, num_lines, num_tokens = recipe.corpus.filters, recipe.num_ends, 0, 0
     for line in itertools.chain.from_iterable(_read(recipe, task, collections.Counter())):
         if line.split != "train":
             continue
@@ -234,8 +243,8 @@ def _count_waiting(counts: Mapping[str, tokenizer.Counts], waiting: Mapping[str,
 
 def sample_lines(recipe: Recipe, task: PartTask) -> Record:
     """Writes a seeded sample of the training lines of a part."""
-    lines = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
-    usable = [line for line in lines if line.split == "train" and not line.repeated and any(line.sides)]
+    every = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
+    usable = [line for line in every if line.split == "train" and not line.repeated and any(line.sides)]
     chosen = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
     content = {column: [line.sides[side] for line in chosen] for side, column in enumerate(recipe.columns)}
     return commit_file(recipe, task.name, json_bytes(content), {"lines": len(usable), "tokens": 0})
@@ -246,6 +255,8 @@ def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
     settings = recipe.tokenizer
     covered: list[dict[str, float]] = []
     reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
+    if "source" in task.columns:
+        reserved += recipe.target_tokens
     if task.ready is not None:
         made = tokenizer.load(task.ready.read_bytes().decode("utf-8", "replace"), str(task.ready), reserved)
     elif settings.kind != "char" and settings.kind != "word":
@@ -269,6 +280,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
     drops: collections.Counter[str] = collections.Counter()
     pieces: dict[str, list[tuple[list[int], list[shards.Ragged]]]] = collections.defaultdict(list)
     ends = [[*one.encode(recipe.joint), *([one.eos_id] * recipe.num_ends)] for one in tokenizers.values()]
+    begin = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
     room, cut_at = task.max_tokens, recipe.cut_at
     filters, num_ends = recipe.corpus.filters, recipe.num_ends
     for chunk in _read(recipe, task, drops):
@@ -284,6 +296,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
                 drops[reason] += 1
                 continue
             rows = [(ids + end)[:cut_at] if cut_at else ids + end for ids, end in zip(sides, ends, strict=True)]
+            rows[0] = begin + rows[0] if sides[0] else rows[0]
             if room is not None and line.split == "train":
                 rows[0] = rows[0][:room]
                 room -= len(rows[0])
@@ -314,10 +327,10 @@ def _commit_shards(
             for place, column in enumerate(recipe.columns)
         }
         data = shards.encode_shard(columns, lines, sizes)
-        file = commit.put_content(recipe.dataset, f"{split}/part-{task.number:05d}", ".arrow", data)
+        file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
         files.append(file.to_json())
         tokens = {column: len(side.values) for column, side in columns.items()}
-        written[split] = {**file.to_json(), "rows": len(lines), "tokens": tokens}
+        written[split] = {**file.to_json(), "rows": len(lines), "tokens": tokens, "task": recipe.task}
     num_kept = sum(shard["rows"] for shard in written.values())
     assert num_kept + sum(drops.values()) == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
     record = {"files": files, "shards": written, "lines": task.part.num_lines, "drops": dict(sorted(drops.items()))}

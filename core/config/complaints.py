@@ -79,7 +79,7 @@ def _own_sentence(text: str, path: reading.Path, kind: type[section.Section]) ->
     """Splits a sentence of the schema's own validators into the setting that it begins with, if any, and the rest."""
     setting, colon, rest = text.partition(": ")
     full = (*path, *setting.split("."))
-    name = reading.dotted(full)
+    name = _declared(full, kind)
     if colon and any(known == name or known.startswith(f"{name}.") for known, _, _ in section.roles(kind)):
         return full, rest
     return path, text
@@ -95,7 +95,7 @@ def _sentence(
         case "extra_forbidden":
             return _unknown(path, kind, first)
         case "missing":
-            description = {name: text for name, _, text in section.roles(kind)}.get(reading.dotted(path), "")
+            description = {name: text for name, _, text in section.roles(kind)}.get(_declared(path, kind), "")
             return f"is missing; add it{f': {description}' if description else ''}"
         case "union_tag_not_found":
             return "has no kind; add it"
@@ -121,7 +121,7 @@ def _sentence(
 
 
 def _unknown(path: reading.Path, kind: type[section.Section], detail: ErrorDetails) -> str:
-    parent, name = reading.dotted(path[:-1]), str(path[-1])
+    parent, name = _declared(path[:-1], kind), str(path[-1])
     start = f"{parent}." if parent else ""
     every = [known for known, _, _ in section.roles(kind)]
     here = list(dict.fromkeys(known[len(start) :].partition(".")[0] for known in every if known.startswith(start)))
@@ -134,6 +134,16 @@ def _unknown(path: reading.Path, kind: type[section.Section], detail: ErrorDetai
     if elsewhere:
         return f"is not a setting here; did you mean {elsewhere[0]}?"
     return f"is not a setting; known here: {', '.join(here)}"
+
+
+def _declared(path: reading.Path, kind: type[section.Section]) -> str:
+    """The name of a setting as the schema has it: without the names that users choose."""
+    every = [known for known, _, _ in section.roles(kind)]
+    name = ""
+    for step in path:
+        is_chosen = any(known.startswith(f"{name}{section.ANY}.") for known in every)
+        name += f"{section.ANY if is_chosen else step}."
+    return name.removesuffix(".")
 
 
 def _not_one_of(value: str, context: Mapping[str, Any]) -> str:

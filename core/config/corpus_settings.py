@@ -1,5 +1,8 @@
 """Settings of the input text: where it is, how it is cleaned, split and cut into tokens and shards."""
 
+import itertools
+import re
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import pydantic
@@ -32,6 +35,11 @@ class SourceConfig(section.Section):
     )
     source: tuple[str, ...] = section.operational((), "source sides of line-aligned files")
     target: tuple[str, ...] = section.operational((), "target sides, in the order of the source sides")
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What the source names, whatever its form."""
+        return frozenset((*self.text, *self.tsv, *self.table, *self.csv, *self.source, *self.target))
 
     @property
     def places(self) -> tuple[int, int] | None:
@@ -108,8 +116,6 @@ CleaningStep = Literal[
     "digits",
     "punctuation",
     "strip",
-    "reverse",
-    "reverse_words",
 ]
 
 
@@ -123,11 +129,7 @@ class CorpusConfig(section.Section):
     valid: SourceConfig | None = section.identity(None, "the validation source, if it is not split off")
     test: SourceConfig | None = section.identity(None, "the test source, if it is not split off")
     split: SplitConfig = section.identity(SplitConfig(), "shares set aside from the training source")
-    cleaning: tuple[CleaningStep, ...] = section.identity(
-        (),
-        "steps, in this order; reverse or reverse_words as the last one makes a language model that reads each line "
-        "backward (scores are those of the line, generated text runs backward)",
-    )
+    cleaning: tuple[CleaningStep, ...] = section.identity((), "steps, in this order")
     filters: FiltersConfig = section.identity(FiltersConfig(), "lines and pairs that are dropped")
     line_end: Literal["none", "space", "eos"] = section.identity("eos", "of text: what stands between two lines")
     limit: LimitConfig = section.identity(LimitConfig(), "uses the beginning only")
@@ -176,6 +178,48 @@ class CorpusConfig(section.Section):
                 raise ValueError(f"{name}: csv and a corpus of series belong together")
         if self.kind == "series" and not (self.inputs and self.targets):
             raise ValueError("inputs, targets: a series needs the names of the columns that go in and are forecast")
+
+
+class TaskCorpusConfig(CorpusConfig):
+    """One of several corpora that one model learns from at the same time."""
+
+    weight: section.Float = section.identity(
+        1.0, "share of each batch, of its tokens, lines or lanes, against the weights of the other corpora", gt=0
+    )
+    target_token: str | None = section.identity(
+        None,
+        "of pairs: stands before each source line and so tells one model into which language, such as <2de>; it is a "
+        "token of its own, which no text has",
+        pattern=r"^<[A-Za-z0-9_-]{1,30}>$",
+    )
+
+
+def check_together(corpora: Mapping[str, TaskCorpusConfig]) -> None:
+    """Makes sure that one model can learn from several corpora.
+
+    Raises:
+        ValueError: they differ in what a model has one of, or what one holds out, another trains on.
+    """
+    first_name, first = next(iter(corpora.items()))
+    for name, corpus in corpora.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
+            raise ValueError(f"corpora: {name!r} is no name of a corpus; use small letters, digits and _")
+        for setting in ("kind", "cleaning", "line_end"):
+            if getattr(corpus, setting) != getattr(first, setting):
+                raise ValueError(f"corpora.{name}.{setting}: is not that of {first_name}; one model needs one")
+        if corpus.target_token is not None and corpus.kind != "pairs":
+            raise ValueError(f"corpora.{name}.target_token: stands before the source of a pair; drop it")
+        if (corpus.target_token is None) != (first.target_token is None):
+            raise ValueError("corpora: some have a target_token and others none; give one to each of them")
+    for (one_name, one), (name, other) in itertools.combinations(corpora.items(), 2):
+        is_split = any(corpus.split != SplitConfig(by=corpus.split.by) for corpus in (one, other))
+        by_line = one.kind == "text" or one.split.by == "line"
+        if is_split and one.train.files & other.train.files and not (one.split == other.split and by_line):
+            same = "shares" if one.kind == "text" else "shares and by: line"
+            raise ValueError(
+                f"corpora.{name}.split: its lines are also those of {one_name}; give both the same {same}, so that "
+                "neither trains on what the other holds out"
+            )
 
 
 class TokenizerConfig(section.Section):

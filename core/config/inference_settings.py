@@ -17,6 +17,15 @@ class FusionConfig(section.Section):
     )
 
 
+class ShortlistConfig(section.Section):
+    """The target tokens that a line may use, learnt once from the run's training pairs."""
+
+    candidates: int = section.operational(
+        50, "target tokens for each source token: its likeliest translations by IBM model 1", ge=1
+    )
+    always: int = section.operational(200, "so many of the most frequent target tokens besides", ge=1)
+
+
 class DecodingConfig(section.Section):
     """How translations and continuations are searched."""
 
@@ -48,10 +57,18 @@ class DecodingConfig(section.Section):
     repetition_penalty: section.Float = section.operational(
         1.0, "log-probabilities of tokens that the translation has already are multiplied by it", ge=1
     )
+    target_token: str | None = section.operational(
+        None, "of a model of several directions: the target_token of the corpus that has the wanted one"
+    )
     replace_unknown: bool = section.operational(
         False, "an unknown word becomes the source word that attention looked at most"
     )
     fusion: FusionConfig | None = section.operational(None, "a language model that has a say")
+    shortlist: ShortlistConfig | None = section.operational(
+        None,
+        "the output layer is computed for a line's likely tokens alone: faster where the vocabulary is large; "
+        "score_nats are then normalised over them",
+    )
     alignments: bool = section.operational(False, "write OUTPUT.alignments, in Pharaoh format, a line each")
     attention_maps: int = section.operational(
         0, "of so many first lines: write attention to OUTPUT.attention.json", ge=0, le=1000
@@ -112,6 +129,9 @@ class ScoringConfig(section.Section):
     part_lines: int = section.operational(2048, "lines of one part", ge=1)
     batch_tokens: int = section.operational(4096, "tokens that are computed together", ge=1)
     tokens: bool = section.operational(False, "store the score of each token")
+    target_token: str | None = section.operational(
+        None, "of translations by a model of several directions: the target_token of the corpus that has the wanted one"
+    )
     cache: CacheConfig | None = section.operational(None, "of stream: a neural cache; null: none")
     dynamic: DynamicConfig | None = section.operational(None, "of stream: dynamic evaluation; null: none")
 

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,13 +112,28 @@ def _changes(old: section.Section, new: section.Section, prefix: str, outer: sec
         before, after = getattr(old, name, None), getattr(new, name, None)
         if isinstance(before, section.Section) and isinstance(after, section.Section):
             yield from _changes(before, after, f"{prefix}{name}.", role)
+        elif isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+            yield from _changes_by_key(before, after, f"{prefix}{name}.", role)
         elif before != after or type(before) is not type(after):
             yield Change(f"{prefix}{name}", role, _plain(before), _plain(after))
+
+
+def _changes_by_key(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str, role: section.Role
+) -> Iterator[Change]:
+    for key, before in old.items():
+        after = new[key]
+        if isinstance(before, section.Section) and isinstance(after, section.Section):
+            yield from _changes(before, after, f"{prefix}{key}.", role)
+        elif before != after:
+            yield Change(f"{prefix}{key}", role, _plain(before), _plain(after))
 
 
 def _plain(value: object) -> Any:
     if isinstance(value, section.Section):
         return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -106,6 +106,7 @@ class LanguageModelConfig(RecurrentConfig):
     """A recurrent language model."""
 
     kind: Literal["language_model"] = section.identity(..., "language_model")
+    direction: ngram_settings.Direction = ngram_settings.direction()
     input: Literal["embedding", "one_hot"] = section.identity("embedding", "one_hot: as the documents feed characters")
     tie_embeddings: bool = section.identity(False, "the output layer uses the embedding's weights")
     adaptive_cutoffs: tuple[int, ...] = section.identity(
@@ -160,6 +161,11 @@ class Seq2SeqConfig(RecurrentConfig):
         "how the decoder looks at the source. additive: Bahdanau; dot: Luong, through a linear map where sizes differ; "
         "scaled_dot: divided by the root of the size; general: always through a linear map",
     )
+    coverage_attention: bool = section.identity(
+        False,
+        "the score of a source position depends on how much attention it has had so far (Tu et al.; See et al.); of "
+        "attention: additive or general",
+    )
     context: Literal["input", "output", "feed"] = section.identity(
         "output",
         "input: the context (without attention: the encoder's last state) enters every decoder step beside the "
@@ -177,6 +183,11 @@ class Seq2SeqConfig(RecurrentConfig):
             raise ValueError("bidirectional_layers, backward_hidden_size: belong to bidirectional: true; add it")
         if self.context == "feed" and self.attention == "none":
             raise ValueError("context: feed has nothing to feed without attention; choose one, or another context")
+        if self.coverage_attention and self.attention not in ("additive", "general"):
+            raise ValueError(
+                f"coverage_attention: a score of attention: {self.attention} has no weights that could take it; use "
+                "additive or general"
+            )
         if (self.bidirectional_layers or 0) > self.num_layers:
             raise ValueError(f"bidirectional_layers: the encoder has {self.num_layers} layers; use at most as many")
         sizes = self.decoder_hidden_size
@@ -193,3 +204,8 @@ class Seq2SeqConfig(RecurrentConfig):
 
 NetworkConfig = LanguageModelConfig | Seq2SeqConfig
 ModelConfig = NetworkConfig | ngram_settings.NgramConfig | autoregressive_settings.AutoregressiveConfig
+
+
+def reads_backward(config: ModelConfig) -> bool:
+    """Whether a model reads text from its end to its beginning."""
+    return isinstance(config, LanguageModelConfig | ngram_settings.NgramConfig) and config.direction == "backward"

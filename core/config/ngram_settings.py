@@ -1,10 +1,21 @@
-"""Settings of n-gram models."""
+"""Settings of n-gram models, and what they share with other language models."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
 from core.config import section
+
+Direction = Literal["forward", "backward"]
+
+
+def direction() -> Any:
+    """The setting of every language model that says from where it reads."""
+    return section.identity(
+        "forward",
+        "backward: text is read from its end to its beginning, each token given those after it; generate then writes "
+        "what stands before an --ending",
+    )
 
 
 class NgramConfig(section.Section):
@@ -14,6 +25,7 @@ class NgramConfig(section.Section):
     order: int = section.identity(
         5, "tokens of the longest run that is counted, the predicted one included", ge=1, le=5
     )
+    direction: Direction = direction()
     smoothing: Literal["kneser_ney", "laplace", "good_turing"] = section.identity(
         "kneser_ney",
         "kneser_ney: interpolated, modified (three discounts an order); laplace: small constants, falling back to "

@@ -1,6 +1,7 @@
 """A whole run's settings: typed, frozen and described. `section` says what the roles of a setting mean."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -81,7 +82,10 @@ class RunConfig(section.Section):
     name: str = section.identity(..., "identifies the run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     root: str = section.operational(..., "folder or URL that everything of this run lies below", min_length=1)
     seed: int = section.identity(1, "of every random choice", ge=0, lt=1 << 63)
-    corpus: corpus_settings.CorpusConfig = section.identity(..., "the input text")
+    corpus: corpus_settings.CorpusConfig | None = section.identity(None, "the input text")
+    corpora: dict[str, corpus_settings.TaskCorpusConfig] = section.identity(
+        {}, "instead of corpus: several, by name, that one model learns from at the same time; each is a task"
+    )
     tokenizer: corpus_settings.TokenizerConfig = section.identity(
         corpus_settings.TokenizerConfig(), "how text becomes token ids"
     )
@@ -105,17 +109,59 @@ class RunConfig(section.Section):
     compute: ComputeConfig = section.operational(ComputeConfig(), "how numbers are computed")
     telemetry: TelemetryConfig = section.operational(TelemetryConfig(), "what is exported")
 
+    @property
+    def tasks(self) -> dict[str, corpus_settings.CorpusConfig]:
+        """The corpora by name; a single one has an empty name."""
+        assert self.corpus is not None or self.corpora, "the schema asks for one of them"
+        return dict(self.corpora) if self.corpus is None else {"": self.corpus}
+
+    @property
+    def corpus_kind(self) -> str:
+        """The kind of the corpus, or of all corpora."""
+        return next(iter(self.tasks.values())).kind
+
+    def of_dataset(self, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The settings that decide a dataset, in the words of a program that has `stored` those of an older one.
+
+        Where its sources lie is not among them, nor how much of each corpus goes into a batch.
+        """
+        deciding = section.deciding(self) if stored is None else section.deciding_then(self, stored)
+        names = ("corpora" if self.corpora else "corpus", "tokenizer", "sharding", "seed")
+        found = {name: deciding[name] for name in names if name in deciding}
+        for corpus in found.get("corpora", {}).values():
+            corpus.pop("weight", None)
+        return {"corpus": found["corpus"]} if self.corpus_kind == "series" else found
+
+    @pydantic.model_validator(mode="after")
+    def _corpora_fit(self) -> Self:
+        if (self.corpus is None) == (not self.corpora):
+            raise ValueError("corpus: name one, or several as corpora; not both")
+        multitask = self.training.multitask
+        if self.corpus is not None:
+            if multitask.separates:
+                raise ValueError("training.multitask: means nothing with a single corpus; name several as corpora")
+            return self
+        corpus_settings.check_together(self.corpora)
+        if self.model.kind in ("ngram", "autoregressive"):
+            raise ValueError(f"corpora: a {self.model.kind} learns from a single corpus; name it as corpus")
+        if self.tokenizer.load and any(corpus.target_token is not None for corpus in self.corpora.values()):
+            raise ValueError("tokenizer.load: a ready tokenizer knows no target_token; have one learned")
+        if unknown := sorted(multitask.detached.keys() - self.corpora.keys()):
+            raise ValueError(f"training.multitask.detached: {unknown[0]!r} is none of {', '.join(self.corpora)}")
+        return self
+
     @pydantic.model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        if (self.model.kind == "seq2seq") != (self.corpus.kind == "pairs"):
-            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {self.corpus.kind}")
-        if (self.model.kind == "autoregressive") != (self.corpus.kind == "series"):
-            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {self.corpus.kind}")
-        if self.corpus.kind == "series" and self.training.batch_lines is None:
+        kind = self.corpus_kind
+        if (self.model.kind == "seq2seq") != (kind == "pairs"):
+            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
+        if (self.model.kind == "autoregressive") != (kind == "series"):
+            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
+        if kind == "series" and self.training.batch_lines is None:
             raise ValueError("training: a series needs batch_lines, the examples of a batch")
-        if foreign := self.training.foreign(self.corpus.kind):
-            raise ValueError(f"training.{foreign}: means nothing for a corpus of {self.corpus.kind}; drop it")
-        has_validation = self.corpus.valid is not None or self.corpus.split.valid > 0
+        if foreign := self.training.foreign(kind):
+            raise ValueError(f"training.{foreign}: means nothing for a corpus of {kind}; drop it")
+        has_validation = any(corpus.valid is not None or corpus.split.valid > 0 for corpus in self.tasks.values())
         if not has_validation and (asking := self.training.needs_validation):
             raise ValueError(f"training.{asking}: needs validation lines; name corpus.valid, or set corpus.split.valid")
         if self.compute.precision == "int8":
@@ -124,14 +170,17 @@ class RunConfig(section.Section):
         if is_adaptive and self.training.label_smoothing:
             raise ValueError("training.label_smoothing: an adaptive output layer has none; drop it or adaptive_cutoffs")
         batches = (self.training.batch_tokens, self.training.batch_lines)
-        if self.corpus.kind == "pairs" and batches == (None, None):
+        if kind == "pairs" and batches == (None, None):
             raise ValueError("training: pairs need batch_tokens or batch_lines")
-        if self.corpus.kind == "text" and batches != (None, None):
+        if kind == "text" and batches != (None, None):
             raise ValueError("training: text is batched by num_lanes and window; drop batch_tokens and batch_lines")
         if self.model.kind == "seq2seq" and self.model.tie_embeddings == "all" and not self.tokenizer.shared:
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
             raise ValueError("training: an ngram is counted, not trained step by step; leave the section out")
-        if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > self.training.num_lanes:
-            raise ValueError("training.num_lanes: every worker needs a lane; use more lanes or fewer workers")
+        weights = [corpus.weight for corpus in self.corpora.values()] or [1.0]
+        fewest = min(settings.num_lanes for settings in self.training.shared_out(weights))
+        if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > fewest:
+            of_each = " of each corpus" if self.corpora else ""
+            raise ValueError(f"training.num_lanes: every worker needs a lane{of_each}; use more lanes or fewer workers")
         return self

@@ -8,12 +8,13 @@ comes out, and is free.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import pydantic
 from pydantic.fields import FieldInfo
 
 Role = Literal["identity", "schedule", "operational"]
+ANY = "NAME"
 
 
 def _parse_float(value: object) -> object:
@@ -66,6 +67,8 @@ def deciding(settings: Section) -> dict[str, Any]:
             del content[name]
         elif isinstance(inner, Section):
             content[name] = deciding(inner)
+        elif isinstance(inner, dict):
+            content[name] |= {key: deciding(value) for key, value in inner.items() if isinstance(value, Section)}
     return content
 
 
@@ -80,19 +83,31 @@ def deciding_then(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any
         inner = getattr(settings, name)
         if name in content and name not in stored and inner == field.default:
             del content[name]
-        elif isinstance(inner, Section) and name in content and isinstance(stored.get(name), dict):
-            content[name] = deciding_then(inner, stored[name])
+        elif name in content and isinstance(stored.get(name), dict):
+            if isinstance(inner, Section):
+                content[name] = deciding_then(inner, stored[name])
+            elif isinstance(inner, dict):
+                known = {key: value for key, value in inner.items() if isinstance(stored[name].get(key), dict)}
+                content[name] |= {
+                    key: deciding_then(value, stored[name][key])
+                    for key, value in known.items()
+                    if isinstance(value, Section)
+                }
     return content
 
 
 def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Role, str]]:
-    """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration."""
+    """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration.
+
+    Sections that have names of the user's choice stand under `ANY`.
+    """
     for name, field in section.model_fields.items():
         inner = [kind for kind in _classes_in(field.annotation) if issubclass(kind, Section)]
         if not inner:
             yield f"{prefix}{name}", role_of(field), field.description or ""
         for kind in inner:
-            yield from roles(kind, f"{prefix}{name}.")
+            chosen = f"{ANY}." if get_origin(field.annotation) is dict else ""
+            yield from roles(kind, f"{prefix}{name}.{chosen}")
 
 
 def _classes_in(annotation: Any) -> Iterator[type]:

@@ -1,16 +1,19 @@
 """Settings of training."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import pydantic
 
-from core.config import section
+from core.config import multitask_settings, section
+
+Metric = Literal["perplexity", "bleu"]
 
 
 class EarlyStopConfig(section.Section):
     """Ends training when validation stops getting better."""
 
-    metric: Literal["perplexity", "bleu"] = section.schedule("perplexity", "what is watched")
+    metric: Metric = section.schedule("perplexity", "what is watched; the best checkpoint is the best by it")
     patience: int = section.schedule(5, "so many validations without a better value", ge=1)
 
 
@@ -122,6 +125,9 @@ class TrainingConfig(section.Section):
         None, "of pairs: null: the decoder is always fed the true words"
     )
     accumulate: int = section.identity(1, "micro-batches of one step", ge=1)
+    multitask: multitask_settings.MultitaskConfig = section.identity(
+        multitask_settings.MultitaskConfig(), "of several corpora: what is done where their gradients disagree"
+    )
     validate_every_steps: int | None = section.schedule(None, "null: at the end of each epoch", ge=1)
     validation: ValidationConfig = section.schedule(ValidationConfig(), "what it does besides the loss")
     early_stop: EarlyStopConfig | None = section.schedule(None, "null: train to the end")
@@ -156,6 +162,22 @@ class TrainingConfig(section.Section):
             "temporal_activation_regularization": self.temporal_activation_regularization,
         }
         return next((name for name, is_on in (of_text if corpus_kind == "pairs" else of_pairs).items() if is_on), None)
+
+    def shared_out(self, weights: Sequence[float]) -> list[Self]:
+        """The settings of each of several tasks: its share of a batch's lanes, tokens or lines."""
+        if len(weights) == 1:
+            return [self]
+        budgets = ("num_lanes", "batch_tokens", "batch_lines")
+        whole = {name: getattr(self, name) for name in budgets if getattr(self, name) is not None}
+        parts = {name: multitask_settings.shares(total, weights) for name, total in whole.items()}
+        return [
+            self.model_copy(update={name: found[task] for name, found in parts.items()}) for task in range(len(weights))
+        ]
+
+    @property
+    def best_by(self) -> Metric:
+        """What the best checkpoint is the best by: what early stopping watches, else perplexity."""
+        return "perplexity" if self.early_stop is None else self.early_stop.metric
 
     @property
     def needs_validation(self) -> str | None:

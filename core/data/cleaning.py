@@ -71,16 +71,6 @@ def _punctuation(text: str) -> str:
     return _UNSPACED_MARK.sub(lambda mark: " " + mark[0], text)
 
 
-def _reverse(text: str) -> str:
-    """The characters of a line from the last to the first: for a character model that reads backward."""
-    return text[::-1]
-
-
-def _reverse_words(text: str) -> str:
-    """The words of a line, between single spaces, from the last to the first: for a model that reads backward."""
-    return " ".join(reversed(text.split(" ")))
-
-
 def _strip(text: str) -> str:
     """No space is left at the ends, and one alone between words."""
     return _SPACE_RUN.sub(" ", text.strip(" "))
@@ -98,8 +88,6 @@ STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
         "digits": _digits,
         "punctuation": _punctuation,
         "strip": _strip,
-        "reverse": _reverse,
-        "reverse_words": _reverse_words,
     }
 )
 

@@ -1,6 +1,7 @@
 """The index of a dataset: what `index.json` says, written and read."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ _SHARD_NAME = re.compile(r"(train|valid|test)/[A-Za-z0-9_-][A-Za-z0-9._-]*\.arro
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard as the index lists it; `tokens` by column."""
+    """A shard as the index lists it; `tokens` by column; `task` names its corpus where there are several."""
 
     name: str
     rows: int
     tokens: dict[str, int]
     size_bytes: int
     sha256: str
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,42 @@ class DatasetIndex:
     fingerprint: str
     statistics: commit.FileRecord | None = None
 
-    def rows(self, split: str) -> int:
-        """Counts the rows of a split."""
-        return sum(record.rows for record in self.splits.get(split, ()))
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its corpora, in their order; of a single one an empty name."""
+        records = itertools.chain.from_iterable(self.splits.get(split, ()) for split in SPLITS)
+        return tuple(dict.fromkeys(record.task for record in records)) or ("",)
 
-    def tokens(self, split: str) -> dict[str, int]:
+    def shards(self, split: str, task: str | None = None) -> tuple[ShardRecord, ...]:
+        """The shards of a split: of one task, or of all."""
+        return tuple(record for record in self.splits.get(split, ()) if task in (None, record.task))
+
+    def by_task(self) -> dict[str, dict[str, Any]]:
+        """Lines and tokens of each split of each of several corpora; nothing of a single one."""
+        return {
+            task: {
+                split: {"lines": self.rows(split, task), "tokens": self.tokens(split, task)} for split in self.splits
+            }
+            for task in self.tasks
+            if task
+        }
+
+    def rows(self, split: str, task: str | None = None) -> int:
+        """Counts the rows of a split."""
+        return sum(record.rows for record in self.shards(split, task))
+
+    def tokens(self, split: str, task: str | None = None) -> dict[str, int]:
         """Counts the tokens of a split by column, `<eos>` included."""
-        records = self.splits.get(split, ())
+        records = self.shards(split, task)
         return {column: sum(record.tokens[column] for record in records) for column in COLUMNS[self.kind]}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `index.json`: the same for the same dataset, whoever made it and when."""
-        return {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        content = {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        for record in itertools.chain.from_iterable(content["splits"].values()):
+            if not record["task"]:
+                del record["task"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> "DatasetIndex":
@@ -124,7 +150,8 @@ def _parse_shard(record: Mapping[str, Any], split: str, kind: str, where: str) -
     if not _SHARD_NAME.fullmatch(name) or not name.startswith(f"{split}/"):
         raise errors.IntegrityError(f"{where}: {name!r} is no name of a shard of {split}; restore the index")
     tokens = {column: _count(record["tokens"][column]) for column in COLUMNS[kind]}
-    return ShardRecord(name, _count(record["rows"]), tokens, _count(record["size_bytes"]), _text(record["sha256"]))
+    size_bytes, sha256 = _count(record["size_bytes"]), _text(record["sha256"])
+    return ShardRecord(name, _count(record["rows"]), tokens, size_bytes, sha256, _text(record.get("task", "")))
 
 
 def _count(value: object) -> int:
@@ -141,7 +168,7 @@ def _text(value: object) -> str:
 
 def _check_sums(index: DatasetIndex, where: str) -> None:
     for split, records in index.splits.items():
-        for what, values in (("name", [r.name for r in records]), ("content", [r.sha256 for r in records])):
+        for what, values in (("name", [r.name for r in records]), ("content", [(r.task, r.sha256) for r in records])):
             if len(set(values)) < len(values):
                 raise errors.IntegrityError(f"{where}: {split} lists a shard twice (same {what}); restore the index")
     kept, dropped = sum(map(index.rows, index.splits)), sum(index.drops.values())

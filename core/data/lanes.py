@@ -22,6 +22,24 @@ class Stream(Protocol):
         """Returns the ids of a range of places."""
 
 
+class Backward:
+    """A stream from its end to its beginning: what a model that reads backward is given as a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __len__(self) -> int:
+        """Returns how many tokens there are."""
+        return len(self._stream)
+
+    def __getitem__(self, where: slice, /) -> npt.NDArray[Any]:
+        """Returns the ids of a range of places, counted from the end of the stream; a copy."""
+        size = len(self._stream)
+        start, stop, step = where.indices(size)
+        assert step == 1, "a stream is read token by token"
+        return np.ascontiguousarray(self._stream[size - max(start, stop) : size - start][::-1])
+
+
 class Window(NamedTuple):
     """The next T tokens of some lanes, and what follows each of them.
 

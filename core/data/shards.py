@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core import errors
-from core.data import arrow_file, dataset_index, tokenizer
+from core.data import arrow_file, dataset_index, lanes, tokenizer
 from core.storage import commit, location
 
 Array = npt.NDArray[np.int64]
@@ -69,10 +69,17 @@ def encode_shard(
 class Split:
     """The rows of one split, over all its shards; a shard is mapped and checked when it is first needed."""
 
-    def __init__(self, files: Sequence[location.Location], expected: Sequence[arrow_file.Expected], verify: bool):
+    def __init__(
+        self,
+        files: Sequence[location.Location],
+        expected: Sequence[arrow_file.Expected],
+        verify: bool,
+        backward: bool = False,
+    ) -> None:
         self._files = files
         self._expected = expected
         self._verify = verify
+        self._backward = backward
         self._opened: dict[int, arrow_file.Shard] = {}
         self._row_starts = np.cumsum([0, *(one.rows for one in expected)])
         self._columns = tuple(expected[0].vocabulary_sizes) if expected else ()
@@ -129,9 +136,9 @@ class Split:
         numbers = np.searchsorted(self._row_starts, indices, side="right") - 1
         return zip(numbers.tolist(), (indices - self._row_starts[numbers]).tolist(), strict=True)
 
-    def stream(self) -> "Stream":
-        """Returns the tokens of a text split end to end."""
-        return Stream(self)
+    def stream(self) -> lanes.Stream:
+        """Returns the tokens of a text split end to end, from the last to the first if it was opened so."""
+        return lanes.Backward(Stream(self)) if self._backward else Stream(self)
 
     def token_starts(self, column: str) -> Array:
         """Returns where each shard's tokens begin in the stream of a column, and where the last one's end."""
@@ -180,19 +187,22 @@ class Dataset:
         index: dataset_index.DatasetIndex,
         codecs: dict[str, tokenizer.Codec],
         verify: bool,
+        backward: bool = False,
     ) -> None:
         self.folder = folder
         self.index = index
         self.codecs = codecs
         self._verify = verify
+        self._backward = backward
 
     @classmethod
-    def open(cls, folder: location.Location, verify: bool = True) -> "Dataset":
+    def open(cls, folder: location.Location, verify: bool = True, backward: bool = False) -> "Dataset":
         """Opens a dataset: reads and checks its index and tokenizers, and that local shards have their sizes.
 
         Args:
             folder: where it is.
             verify: whether the hash of a shard is compared when it is first used.
+            backward: whether its streams run from their end to their beginning; its rows never do.
 
         Raises:
             UsageError: there is none.
@@ -207,16 +217,27 @@ class Dataset:
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
         if folder.is_local:
             _check_local(folder, index)
-        return cls(folder, index, _codecs(folder, index), verify)
+        return cls(folder, index, _codecs(folder, index), verify, backward)
 
     @property
     def kind(self) -> str:
         """`text` or `pairs`."""
         return self.index.kind
 
-    def split(self, name: str) -> Split | None:
-        """Returns a split, or None where the dataset has no such lines."""
-        records = self.index.splits.get(name, ())
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its corpora, in their order; of a single one an empty name."""
+        return self.index.tasks
+
+    def target_token(self, task: str) -> str | None:
+        """What stands before the source lines of a task, if anything."""
+        settings = self.index.settings.get("corpora", {}).get(task, {})
+        found: str | None = settings.get("target_token")
+        return found
+
+    def split(self, name: str, task: str | None = None) -> Split | None:
+        """Returns a split, of one task or of all, or None where the dataset has no such lines."""
+        records = self.index.shards(name, task)
         if not records:
             return None
         sizes = {column: self.index.tokenizers[column].vocabulary_size for column in dataset_index.COLUMNS[self.kind]}
@@ -225,7 +246,7 @@ class Dataset:
             arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
             for file, record in zip(files, records, strict=True)
         ]
-        return Split(files, expected, self._verify)
+        return Split(files, expected, self._verify, self._backward)
 
     def verify(self) -> None:
         """Reads and checks everything.

@@ -11,6 +11,7 @@ Byte-level `bpe` and `unigram` give any text back exactly; `wordpiece` gives wor
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,6 +106,11 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[[str, str], Self], tuple[str, str]]:
         return type(self).from_json, (self._text, "tokenizer")
+
+    @property
+    def target_tokens(self) -> tuple[str, ...]:
+        """The reserved names that tell a model of several directions into which language it is to translate."""
+        return tuple(name for name in self.reserved if name not in RESERVED)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of one line."""
@@ -229,12 +235,15 @@ def load(text: str, where: str, needed: Sequence[str]) -> Tokenizer:
 class Codec:
     """What turns a line of text into ids: the cleaning steps and the tokenizer of one side.
 
+    `begin` are reserved ids that stand before each line, but for an empty one.
+
     Raises:
         IntegrityError: a step is none of `cleaning.STEPS`.
     """
 
     cleaning: tuple[str, ...]
     tokenizer: Tokenizer
+    begin: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [step for step in self.cleaning if step not in cleaning.STEPS]
@@ -244,10 +253,15 @@ class Codec:
             )
 
     def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
-        """Cleans and encodes lines; no reserved ids are added."""
+        """Cleans and encodes lines; no reserved ids are added but those of `begin`."""
         if self.cleaning:
             lines = cleaning.clean_lines(lines, self.cleaning)
-        return self.tokenizer.encode_lines(lines)
+        encoded = self.tokenizer.encode_lines(lines)
+        return [[*self.begin, *ids] if ids else ids for ids in encoded] if self.begin else encoded
+
+    def told(self, target_token: str) -> "Codec":
+        """The codec that begins lines with a target token."""
+        return dataclasses.replace(self, begin=(self.tokenizer.reserved.index(target_token),))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; cleaning is not undone."""

@@ -85,7 +85,7 @@ def read(text: str, where: str) -> Content:
     except (ValueError, RecursionError) as error:
         raise _damaged(where, f"is no valid JSON ({error})") from error
     kind = _kind_of(content, where)
-    reserved = _reserved_of(content, where)
+    reserved = _reserved_of(content, kind, where)
     if kind == "loaded":
         return Content(kind, _names_of(_loaded_vocabulary(content, text, where), reserved, where), reserved)
     names = _names_of(_vocabulary_of(content["model"], where), reserved, where)
@@ -129,13 +129,18 @@ def _without_vocabulary(content: dict[str, Any]) -> dict[str, Any]:
     return flat | {f"model.{key}": value for key, value in model if key not in ("vocab", "merges")}
 
 
-def _reserved_of(content: dict[str, Any], where: str) -> tuple[str, ...]:
-    """Reads the reserved names; their ids are 0, 1, … in the order of `RESERVED`."""
+def _reserved_of(content: dict[str, Any], kind: Kind, where: str) -> tuple[str, ...]:
+    """Reads the reserved names; their ids are 0, 1, …, those of `RESERVED` first and in its order.
+
+    In our own files tokens may follow them that tell a model the direction of a translation.
+    """
     added = content.get("added_tokens")
     rows = added if isinstance(added, list) and all(isinstance(row, dict) for row in added) else []
     special = [row for row in rows if row.get("special", True)]
     found = tuple(row.get("content") for row in special)
     right = tuple(name for name in RESERVED if name in found)
+    if kind != "loaded":
+        right += tuple(name for name in dict.fromkeys(found) if name not in RESERVED and isinstance(name, str))
     if found != right or found[:1] != ("<unk>",) or [row.get("id") for row in special] != list(range(len(special))):
         raise _damaged(where, f"must reserve <unk> first and then of {', '.join(RESERVED[1:])}, with ids from 0")
     return right
@@ -147,8 +152,10 @@ def _loaded_vocabulary(content: dict[str, Any], text: str, where: str) -> dict[s
             raise _damaged(where, f"has {name}, which would change lines; set it to null")
     try:
         return tokenizers.Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the library raises nothing more special
-        raise _damaged(where, f"cannot be read by the tokenizers library ({error})") from error
+    except Exception as error:
+        if type(error) is Exception:  # the library raises a bare one, which nothing narrower catches
+            raise _damaged(where, f"cannot be read by the tokenizers library ({error})") from error
+        raise
 
 
 def _vocabulary_of(model: dict[str, Any], where: str) -> Any:

@@ -67,13 +67,17 @@ def with_source_words(
     """
     text = cleaning.clean(line, source.cleaning)
     kind = source.tokenizer.kind
-    written = [source.tokenizer.token(one) for one in ids] if kind == "bpe" else tokenizer.units(kind, text)
+    # What stands before the line is no word of it; an unknown token that looked there stays as it is.
+    own = ids[len(source.begin) :]
+    words = [source.tokenizer.token(one) for one in own] if kind == "bpe" else tokenizer.units(kind, text)
+    written = [*(None for _ in source.begin), *words]
     pieces: list[str] = []
     run: list[int] = []
     for token, position in zip(tokens, alignment, strict=True):
-        if token == target.tokenizer.unk_id and position < len(written):
+        word = written[position] if token == target.tokenizer.unk_id and position < len(written) else None
+        if word is not None:
             pieces += [target.decode(run)] * bool(run)
-            pieces.append(written[position])
+            pieces.append(word)
             run = []
         elif token not in (target.tokenizer.pad_id, target.tokenizer.bos_id, target.tokenizer.eos_id):
             run.append(token)

@@ -58,46 +58,88 @@ class Decoder(Protocol[M_contra]):
         """
 
 
-class Single:
-    """One encoder–decoder, in evaluation mode."""
+class Known(NamedTuple):
+    """What one model knows of the sources, and which tokens are refused to each line; None: none are."""
 
-    def __init__(self, model: seq2seq.Seq2Seq) -> None:
+    memory: seq2seq.Memory
+    refused_NV: Tensor | None = None
+
+    @property
+    def state(self) -> states.State:
+        """What the decoder starts from."""
+        return self.memory.state
+
+    def select(self, rows_B: Tensor) -> "Known":
+        """See `Memory`."""
+        refused_NV = self.refused_NV
+        return Known(self.memory.select(rows_B), None if refused_NV is None else refused_NV.index_select(0, rows_B))
+
+    def refusing(self, refused_NV: Tensor) -> "Known":
+        """Returns the memory of lines that may not use these tokens."""
+        return self._replace(refused_NV=refused_NV)
+
+
+class Single:
+    """One encoder–decoder, in evaluation mode; perhaps over some tokens alone, which then go by their places."""
+
+    def __init__(self, model: seq2seq.Seq2Seq, ids_V: Tensor | None = None) -> None:
+        """Takes a model, and the ids of the tokens that it may use if these are not all."""
         self._model = model
+        self._ids_V = ids_V
+        self.weight_VF, self.bias_V = model.output_weight_VF, model.output_bias_V
+        if ids_V is not None:
+            self.weight_VF, self.bias_V = (part.index_select(0, ids_V) for part in (self.weight_VF, self.bias_V))
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._model.output_weight_VF.device
+        return self.weight_VF.device
+
+    @property
+    def parts(self) -> "tuple[Single, ...]":
+        """The models in it."""
+        return (self,)
+
+    def narrowed(self, ids_V: Tensor) -> "Single":
+        """Returns the decoder over some tokens alone."""
+        return Single(self._model, ids_V)
 
     @property
     def attends(self) -> bool:
         """Whether it has attention."""
         return self._model.attends
 
-    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> seq2seq.Memory:
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Known:
         """Reads the sources."""
-        return self._model.encode(source_BS, lengths_B)
+        return Known(self._model.encode(source_BS, lengths_B))
 
-    def initial_state(self, memory: seq2seq.Memory) -> states.State:
+    def initial_state(self, memory: Known) -> states.State:
         """See `Decoder`."""
-        return self._model.initial_state(memory)
+        return self._model.initial_state(memory.memory)
 
-    def step(self, tokens_R: Tensor, memory: seq2seq.Memory, state: states.State) -> Predicted:
-        """See `Decoder`."""
-        features_RF, state, attention_RS = self._model.step(tokens_R, memory, state)
-        weight_VF, bias_V = self._model.output_weight_VF, self._model.output_bias_V
-        logits_RV = torch.nn.functional.linear(features_RF, weight_VF, bias_V).float()
+    def step(self, tokens_R: Tensor, memory: Known, state: states.State) -> Predicted:
+        """See `Decoder`; what is refused to a line has a logit of -inf, and no share in the others' norm."""
+        own_R = tokens_R if self._ids_V is None else self._ids_V[tokens_R]
+        features_RF, state, attention_RS = self._model.step(own_R, memory.memory, state)
+        logits_RV = torch.nn.functional.linear(features_RF, self.weight_VF, self.bias_V).float()
+        if memory.refused_NV is not None:
+            num_lines, size = memory.refused_NV.shape
+            logits_RV.view(num_lines, -1, size).masked_fill_(memory.refused_NV[:, None], -torch.inf)
         return Predicted(logits_RV, logits_RV.logsumexp(1, keepdim=True), state, attention_RS)
 
 
 class Memories(NamedTuple):
     """What each member of an ensemble knows of the sources."""
 
-    parts: tuple[seq2seq.Memory, ...]
+    parts: tuple[Known, ...]
 
     def select(self, rows_B: Tensor) -> "Memories":
         """See `Memory`."""
         return Memories(tuple(part.select(rows_B) for part in self.parts))
+
+    def refusing(self, refused_NV: Tensor) -> "Memories":
+        """See `Known`."""
+        return Memories(tuple(part.refusing(refused_NV) for part in self.parts))
 
 
 class Ensemble:
@@ -117,6 +159,15 @@ class Ensemble:
     def device(self) -> torch.device:
         """Where it computes."""
         return self._members[0].device
+
+    @property
+    def parts(self) -> tuple[Single, ...]:
+        """The models in it."""
+        return self._members
+
+    def narrowed(self, ids_V: Tensor) -> "Ensemble":
+        """Returns the ensemble over some tokens alone."""
+        return Ensemble([member.narrowed(ids_V) for member in self._members])
 
     @property
     def attends(self) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core import errors
+from core.config import model_settings
 from core.data import tokenizer
 from core.decoding import decoders, search
 from core.models import bundle as bundles
@@ -21,8 +22,8 @@ def check(beside: bundles.Bundle, target: tokenizer.Codec) -> None:
     where = "decoding.fusion.run"
     if not isinstance(beside.model, language_model.LanguageModel):
         raise errors.UsageError(f"{where}: fusion needs a language_model; this run is a {beside.config.kind}")
-    if any(step.startswith("reverse") for step in beside.codecs["text"].cleaning):
-        raise errors.UsageError(f"{where}: this language model reads backward; train one without cleaning: [reverse]")
+    if model_settings.reads_backward(beside.config):
+        raise errors.UsageError(f"{where}: this language model reads backward; train one with direction: forward")
     own = beside.codecs["text"].tokenizer
     if own.eos_id is None:
         raise errors.UsageError(f"{where}: this language model knows no end of a line; train one with an <eos>")
@@ -61,9 +62,9 @@ class Ranker:
         self._bos = target.tokenizer.bos_id
         self._ids_V = torch.tensor(_ids(beside.codecs["text"].tokenizer, target.tokenizer), device=device)
 
-    def beside(self, base: decoders.Decoder[decoders.M]) -> decoders.Fused:
-        """Returns the decoder with this model beside it."""
-        return decoders.Fused(base, self._model, self._ids_V, self._weight)
+    def beside(self, base: decoders.Decoder[decoders.M], ids_U: Tensor | None = None) -> decoders.Fused:
+        """Returns the decoder with this model beside it; `ids_U` are the tokens that it knows, if these are not all."""
+        return decoders.Fused(base, self._model, self._ids_V if ids_U is None else self._ids_V[ids_U], self._weight)
 
     def ranked(self, found: Sequence[search.Hypothesis], length_penalty: float) -> list[search.Hypothesis]:
         """Orders finished translations of a line anew, the language model's share added to their ranks."""

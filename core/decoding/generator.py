@@ -1,11 +1,11 @@
-"""Goes on from a prefix with a language model."""
+"""Goes on from a prefix with a language model, or with one that reads backward from an ending towards its beginning."""
 
 from typing import NamedTuple
 
 import torch
 
 from core import errors
-from core.config import inference_settings, schema
+from core.config import inference_settings, model_settings, schema
 from core.data import cleaning
 from core.decoding import device as devices
 from core.decoding import sampling
@@ -14,7 +14,7 @@ from core.models import language_model, ngram
 
 
 class Generated(NamedTuple):
-    """A prefix as the model read it and its continuation, and how much of the prefix it did not know."""
+    """What was given, as the model read it, with what was added, and how much of the given the model did not know."""
 
     text: str
     num_tokens: int
@@ -44,28 +44,31 @@ class Generator:
         self.placed = devices.place(bundle, compute, device)
         self._model = bundle.model
         self._codec = bundle.codecs["text"]
+        self._backward = model_settings.reads_backward(bundle.config)
         self._settings = decoding
         self._seed = seed
 
-    def generate(self, prefix: str) -> str:
-        """Returns the cleaned prefix and its continuation; the same for the same seed."""
-        return self.continuation(prefix).text
+    def generate(self, given: str) -> str:
+        """Returns the cleaned text that was given with what was added; the same for the same seed."""
+        return self.continuation(given).text
 
-    def continuation(self, prefix: str) -> Generated:
-        """Reads the prefix, then adds `num_tokens` tokens, each chosen given all before it.
+    def continuation(self, given: str) -> Generated:
+        """Reads what is given, then adds `num_tokens` tokens, each chosen given all that was read before it.
 
-        The state is warmed up over the prefix; in between, a generated `<eos>` is a line break.
+        What is given is a prefix, or to a model that reads backward an ending, which it reads from its last token on:
+        what it adds stands before. The state is warmed up over what is given; a generated `<eos>` is a line break.
 
         Raises:
-            UsageError: the prefix is empty, and the model has no `<eos>` to start from instead.
+            UsageError: nothing is given, and the model has no `<eos>` to start from instead.
 
         Source: document 000 section 8.5.4.
         """
         tokenizer = self._codec.tokenizer
-        known = self._codec.encode_lines([prefix])[0]
-        start = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + known
+        known = self._codec.encode_lines([given])[0]
+        start = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + (known[::-1] if self._backward else known)
         if not start:
-            raise errors.UsageError("--prefix: has no token that the model could start from; give it some text")
+            flag = "--ending" if self._backward else "--prefix"
+            raise errors.UsageError(f"{flag}: has no token that the model could start from; give it some text")
         random = torch.Generator().manual_seed(self._seed)
         added: list[int] = []
         with self.placed.inference():
@@ -78,16 +81,28 @@ class Generator:
                 if len(added) == self._settings.num_tokens:
                     break
                 features_BF, state = self._model.step(token_B, state)
-        text = cleaning.clean(prefix, self._codec.cleaning) + self._text_after(known, added)
-        return Generated(text, len(added), sum(token == tokenizer.unk_id for token in known))
+        cleaned = cleaning.clean(given, self._codec.cleaning)
+        before, after = (
+            (self._text_before(known, added[::-1]), "") if self._backward else ("", self._text_after(known, added))
+        )
+        return Generated(before + cleaned + after, len(added), sum(token == tokenizer.unk_id for token in known))
 
     def _text_after(self, known: list[int], added: list[int]) -> str:
         """The text of the added tokens, as it stands behind that of the known ones."""
-        lines = [list(known)]
-        for token in added:
+        first, *others = self._lines([*known, *added])
+        return "\n".join([first.removeprefix(self._codec.decode(known)), *others])
+
+    def _text_before(self, known: list[int], added: list[int]) -> str:
+        """The text of the added tokens, as it stands before that of the known ones."""
+        *others, last = self._lines([*added, *known])
+        return "\n".join([*others, last.removesuffix(self._codec.decode(known))])
+
+    def _lines(self, tokens: list[int]) -> list[str]:
+        """The text of tokens, cut where an `<eos>` ends a line."""
+        lines: list[list[int]] = [[]]
+        for token in tokens:
             if token == self._codec.tokenizer.eos_id:
                 lines.append([])
             else:
                 lines[-1].append(token)
-        first = self._codec.decode(lines[0]).removeprefix(self._codec.decode(known))
-        return "\n".join([first, *map(self._codec.decode, lines[1:])])
+        return [self._codec.decode(line) for line in lines]

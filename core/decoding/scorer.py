@@ -4,6 +4,9 @@ With `<eos>` in its vocabulary a language model reads each line after an `<eos>`
 the `<eos>` that ends it. Without one, the first token of a line (of a stream: of each lane) has nothing before it
 that it could depend on: it goes in, and is neither scored nor counted.
 
+A model that reads backward scores each token given those after it: a line is read from an `<eos>` at its end to the
+one before it, a stream from its last line to its first. What comes out stands in the order of the text all the same.
+
 Over a stream a neural cache may remember what followed like states, and dynamic evaluation may go on learning.
 """
 
@@ -14,10 +17,10 @@ import torch
 from torch import Tensor
 
 from core import errors
-from core.config import inference_settings, schema
+from core.config import inference_settings, model_settings, schema
 from core.data import cleaning, lanes
 from core.decoding import device as devices
-from core.decoding import likelihood, results
+from core.decoding import likelihood, results, target_tokens
 from core.decoding import stream as streams
 from core.models import autoregressive, language_model, ngram, seq2seq
 from core.models import bundle as bundles
@@ -41,7 +44,7 @@ class Scorer:
             scoring: how it scores.
             compute: how numbers are computed.
             device: where.
-            training_text: what dynamic evaluation of the rule `rms` measures gradients on.
+            training_text: what dynamic evaluation of the rule `rms` measures gradients on, as the model reads it.
 
         Raises:
             UsageError: the settings ask for what the model does not have.
@@ -49,10 +52,11 @@ class Scorer:
         self.placed = devices.place(bundle, compute, device)
         self._model = bundle.model
         self._settings = scoring
-        self._codecs = bundle.codecs
+        self._codecs = target_tokens.told(bundle, scoring.target_token, "scoring.target_token").codecs
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
         self._tokenizer = self._codec.tokenizer
         self._line_end = bundle.line_end
+        self._order = -1 if model_settings.reads_backward(bundle.config) else 1
         self._stream = None if isinstance(bundle.model, seq2seq.Seq2Seq) else self._follower(training_text)
 
     def score_lines(self, lines: Sequence[str]) -> list[results.Score]:
@@ -63,7 +67,8 @@ class Scorer:
         """
         model = self._language_model()
         eos = self._tokenizer.eos_id
-        rows = [ids if eos is None else [eos, *ids, eos] for ids in self._codec.encode_lines(lines)]
+        known = [ids[:: self._order] for ids in self._codec.encode_lines(lines)]
+        rows = [ids if eos is None else [eos, *ids, eos] for ids in known]
         judged = {index: likelihood.nothing() for index, row in enumerate(rows) if len(row) < 2}
         order = sorted(set(range(len(rows))) - judged.keys(), key=lambda index: (-len(rows[index]), index))
         with likelihood.reading(self.placed):
@@ -113,28 +118,33 @@ class Scorer:
         ]
 
     def stream_start(self) -> streams.Carried:
-        """What the first part of a lane starts from: the zero state, after an `<eos>` where there is one."""
+        """What the first part that is read of a lane starts from: the zero state, after an `<eos>` if there is one."""
         return self._along().start(self._tokenizer.eos_id)
 
     def stream_tokens(self, lines: Sequence[str]) -> list[list[int]]:
-        """The tokens of each line as they stand in a stream, with what ends a line."""
-        eos = self._tokenizer.eos_id
-        end = ([] if eos is None else [eos]) + (self._tokenizer.encode(" ") if self._line_end == "space" else [])
-        return [[*ids, *end] for ids in self._codec.encode_lines(lines)]
+        """The tokens of each line as they are read in a stream, with what divides it from the line read next."""
+        eos = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
+        space = self._tokenizer.encode(" ") if self._line_end == "space" else []
+        return [[*[*ids, *space][:: self._order], *eos] for ids in self._codec.encode_lines(lines)]
 
     def score_stream(
         self, lines: Sequence[str], carried: streams.Carried
     ) -> tuple[list[results.Score], streams.Carried]:
-        """Scores lines that go on where `carried` stands, each token given all of the stream before it.
+        """Scores lines that go on where `carried` stands, each token given all of the stream that was read before it.
+
+        Lines and scores are in the order of the text: of a model that reads backward `carried` is what the lines after
+        them left.
 
         Raises:
             UsageError: the bundle is a seq2seq.
         """
+        lines = lines[:: self._order]
         rows = self.stream_tokens(lines)
         stream = ([] if carried.last is None else [carried.last]) + [token for row in rows for token in row]
         if len(stream) < 2:
             nothing = likelihood.nothing()
-            return [self._score(line, [], nothing) for line in lines], carried._replace(last=next(iter(stream), None))
+            scores = [self._score(line, [], nothing) for line in lines]
+            return scores[:: self._order], carried._replace(last=next(iter(stream), None))
         judged, after = self._along().follow(stream, carried)
         scores = []
         end = len(stream) - 1
@@ -142,7 +152,7 @@ class Scorer:
             start = max(0, end - len(row))
             scores.append(self._score(line, row[len(row) - (end - start) :], judged.part(start, end)))
             end = start
-        return scores[::-1], after
+        return scores[:: -self._order], after
 
     def _language_model(self) -> language_model.LanguageModel | ngram.Ngram:
         if isinstance(self._model, seq2seq.Seq2Seq):
@@ -214,7 +224,7 @@ class Scorer:
         if self._settings.tokens:
             tokens = tuple(
                 results.TokenScore(self._tokenizer.token(token), float(nll))
-                for token, nll in zip(scored, nlls, strict=True)
+                for token, nll in zip(scored[:: self._order], nlls[:: self._order], strict=True)
             )
         return results.Score(
             nll_nats=float(np.sum(nlls)),

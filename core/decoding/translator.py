@@ -8,7 +8,18 @@ import torch
 
 from core import errors
 from core.config import inference_settings, schema
-from core.decoding import alignments, constraints, decoders, drawing, fusion, results, search
+from core.data import lexical
+from core.decoding import (
+    alignments,
+    constraints,
+    decoders,
+    drawing,
+    fusion,
+    results,
+    search,
+    shortlist,
+    target_tokens,
+)
 from core.decoding import device as devices
 from core.models import bundle as bundles
 from core.models import seq2seq
@@ -62,6 +73,7 @@ class Translator:
         compute: how numbers are computed.
         device: where.
         beside: the language model of `decoding.fusion`.
+        table: what goes with what, for `decoding.shortlist`.
 
     Raises:
         UsageError: see `check`.
@@ -74,8 +86,10 @@ class Translator:
         compute: schema.ComputeConfig,
         device: str = "cpu",
         beside: bundles.Bundle | None = None,
+        table: lexical.Table | None = None,
     ) -> None:
         every = [members] if isinstance(members, bundles.Bundle) else list(members)
+        every = [target_tokens.told(one, decoding.target_token, "decoding.target_token") for one in every]
         check(every, decoding, beside)
         self.placed = devices.place(every[0], compute, device, [*every[1:], *([beside] if beside else [])])
         self._settings = decoding
@@ -87,6 +101,10 @@ class Translator:
         self._special = constraints.Special(target.pad_id, target.bos_id, target.eos_id)
         singles = [decoders.Single(one.model) for one in every if isinstance(one.model, seq2seq.Seq2Seq)]
         self._base: Any = singles[0] if len(singles) == 1 else decoders.Ensemble(singles)
+        self._shortlist = None
+        if decoding.shortlist is not None:
+            assert table is not None, "whoever asks for a shortlist says what it is made of"
+            self._shortlist = shortlist.Shortlist(table, decoding.shortlist, [*self._special, target.unk_id])
         self._ranker = None
         if decoding.fusion is not None and beside is not None:
             self._ranker = fusion.Ranker(beside, self._target, decoding.fusion.weight, self.placed.device)
@@ -172,29 +190,38 @@ class Translator:
         begun: Sequence[Sequence[int]],
     ) -> Sequence[Found]:
         """Searches, or draws, for the lines of a batch."""
-        settings = self._settings
         memory, mask_NS = self._encoded([tokens[index] for index in batch])
         prefixes = [begun[index] for index in batch]
+        if self._shortlist is None:
+            whole = shortlist.Narrowed(self._base, memory, self._special, prefixes, None)
+            return self._searched(whole, mask_NS, [lines[index] for index in batch])
+        lists = [self._shortlist.of_line(tokens[index], begun[index]) for index in batch]
+        narrow = shortlist.narrow(self._base, memory, lists, self._special, prefixes, self.placed.mode)
+        return self._searched(narrow, mask_NS, [lines[index] for index in batch])
+
+    def _searched(self, asked: shortlist.Narrowed, mask_NS: torch.Tensor, lines: Sequence[str]) -> Sequence[Found]:
+        """Does what `_found` does, over the tokens that are asked for."""
+        settings, model, memory = self._settings, asked.model, asked.memory
         if settings.method == "sample":
             seed = 1 if settings.seed is None else settings.seed
             chances = [
-                [
-                    drawing.chances(seed, lines[index], number, settings.max_length)
-                    for number in range(settings.num_best)
-                ]
-                for index in batch
+                [drawing.chances(seed, line, number, settings.max_length) for number in range(settings.num_best)]
+                for line in lines
             ]
-            return drawing.draw(self._base, memory, np.array(chances), settings, self._special, prefixes)
-        model: Any = self._base
-        if self._ranker is None:
-            return search.beam_search(model, memory, mask_NS, settings, self._special, prefixes)
-        assert settings.fusion is not None
-        if settings.fusion.when == "search":
-            return search.beam_search(self._ranker.beside(model), memory, mask_NS, settings, self._special, prefixes)
-        # All that the beam finishes is ranked anew, so that the best does not depend on how many are asked for.
-        whole = settings.model_copy(update={"num_best": settings.beam_size})
-        found = search.beam_search(model, memory, mask_NS, whole, self._special, prefixes)
-        return [self._ranker.ranked(one, settings.length_penalty)[: settings.num_best] for one in found]
+            return asked.translated(
+                drawing.draw(model, memory, np.array(chances), settings, asked.special, asked.prefixes)
+            )
+        ranker = None
+        if self._ranker is not None and settings.fusion is not None:
+            if settings.fusion.when == "search":
+                model = self._ranker.beside(model, asked.ids_U)
+            else:
+                # All that the beam finishes is ranked anew: the best does not depend on how many are asked for.
+                ranker, settings = self._ranker, settings.model_copy(update={"num_best": settings.beam_size})
+        found = asked.translated(search.beam_search(model, memory, mask_NS, settings, asked.special, asked.prefixes))
+        if ranker is None:
+            return found
+        return [ranker.ranked(one, settings.length_penalty)[: self._settings.num_best] for one in found]
 
     def _translation(self, found: Found, line: str, ids: Sequence[int]) -> results.Translation:
         if not found:

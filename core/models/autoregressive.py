@@ -1,5 +1,7 @@
 """Regressors on the last values of a series: linear, one hidden layer, or a recurrent cell."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,8 @@ _CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 class Autoregressive(nn.Module):
     """Forecasts the next `horizon` values of each target from the last `lags` values of each input.
 
-    Dimensions: L lags, I inputs, O targets, K steps ahead.
+    Dimensions: L lags, I inputs, O targets, K steps ahead. With `horizon_by: models` each step has a network of its
+    own, in `models`, that forecasts it alone.
 
     Source: document 000 section 8.1; its latent-variable form is the recurrent cell, from the zero state.
     """
@@ -20,6 +23,10 @@ class Autoregressive(nn.Module):
         super().__init__()
         self.config = config
         self.num_inputs, self.num_targets = num_inputs, num_targets
+        if config.horizon_by == "models":
+            alone = config.model_copy(update={"horizon": 1, "horizon_by": "outputs"})
+            self.models = nn.ModuleList(Autoregressive(alone, num_inputs, num_targets) for _ in range(config.horizon))
+            return
         width = config.lags * num_inputs
         if config.network in _CELLS:
             self.cell: nn.RNNBase = _CELLS[config.network](num_inputs, config.hidden_size, batch_first=True)
@@ -32,8 +39,15 @@ class Autoregressive(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
 
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """What has no weight in common: the networks of the steps, or all of it."""
+        return list(self.models) if self.config.horizon_by == "models" else [self]
+
     def forward(self, values_BLI: Tensor) -> Tensor:
         """Returns the forecasts (B, K, O), the next step first."""
+        if self.config.horizon_by == "models":
+            return torch.cat([model(values_BLI) for model in self.models], dim=1)
         if self.config.network in _CELLS:
             features_BF = self.cell(values_BLI)[0][:, -1]
         elif self.config.network == "mlp":

@@ -32,6 +32,7 @@ CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
 
+Metric = Literal["perplexity", "bleu"]
 Model = factory.Model | ngram.Ngram | autoregressive.Autoregressive
 
 _CONFIGS: Mapping[str, type[model_settings.ModelConfig]] = {
@@ -242,8 +243,9 @@ def locate(run: location.Location) -> location.Location:
 def find(run: location.Location) -> Found:
     """Finds the checkpoint of a run that inference uses, with the files of its bundle verified.
 
-    Of a run's root: the one with the lowest validation loss; where none was validated the newest, by fencing
-    epoch and step. A damaged one is passed over, and told. A checkpoint folder is taken as it is.
+    Of a run's root: the one with the best validation (see `preference`), by the metric that its newest checkpoint
+    names; where none was validated the newest, by fencing epoch and step. A damaged one is passed over, and told. A
+    checkpoint folder is taken as it is.
 
     Raises:
         UsageError: there is no checkpoint.
@@ -264,26 +266,29 @@ def find_best(run: location.Location, count: int) -> list[Found]:
             raise errors.UsageError(f"{run}: is one checkpoint, {count} are asked for; name the root of the run")
         return [Found(run, run.join("bundle"), int(_verified(run)["step"]), ())]
     passed_over: list[str] = []
-    candidates: list[tuple[tuple[float, int, int], location.Location]] = []
+    candidates: list[tuple[int, int, dict[str, Any], location.Location]] = []
     for name in run.join("checkpoints").list_names():
         match = re.fullmatch(r"step-([0-9]{8,18})-e([0-9]{1,9})", name)
         folder = run.join("checkpoints", name) if match else run
         if match is None or not folder.join(CHECKPOINT_MANIFEST).exists():
             continue
         try:
-            loss = _validation_loss(_manifest(folder))
+            manifest = _manifest(folder)
         except errors.IntegrityError as error:
             passed_over.append(str(error))
         else:
-            candidates.append(((loss, -int(match[2]), -int(match[1])), folder))
+            candidates.append((int(match[2]), int(match[1]), manifest, folder))
+    candidates.sort(key=lambda one: one[:2], reverse=True)
+    metric: Metric = "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
+    candidates.sort(key=lambda one: preference(metric, _figures(one[2])))
     found: list[Found] = []
-    for (_, _, negative_step), folder in sorted(candidates):
+    for _, step, _, folder in candidates:
         try:
             _verified(folder)
         except errors.IntegrityError as error:
             passed_over.append(str(error))
         else:
-            found.append(Found(folder, folder.join("bundle"), -negative_step, tuple(passed_over)))
+            found.append(Found(folder, folder.join("bundle"), step, tuple(passed_over)))
         if len(found) == count:
             return found
     if found:
@@ -294,6 +299,22 @@ def find_best(run: location.Location, count: int) -> list[Found]:
     if passed_over:
         raise errors.IntegrityError(f"{run}: no checkpoint verifies, restore one from a copy; first: {passed_over[0]}")
     raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a run that was trained")
+
+
+def preference(metric: Metric, figures: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns what checkpoints are ordered by, the best first, given the figures of their validations.
+
+    By perplexity: the lower `nll_nats`, in nats a token. By BLEU: the higher `bleu`, of equal ones the lower
+    `nll_nats`. What has no such figure comes last.
+    """
+    loss, bleu = (
+        float(value) if isinstance(value := figures.get(name), int | float) and math.isfinite(value) else None
+        for name in ("nll_nats", "bleu")
+    )
+    last = math.inf if loss is None else loss
+    if metric == "perplexity":
+        return 0.0, last
+    return math.inf if bleu is None else -bleu, last
 
 
 def _manifest(folder: location.Location) -> dict[str, Any]:
@@ -316,8 +337,7 @@ def _verified(folder: location.Location) -> dict[str, Any]:
     return manifest
 
 
-def _validation_loss(manifest: Mapping[str, Any]) -> float:
-    """Returns the validation loss in nats a token; infinite where there is none."""
+def _figures(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what the validation of a checkpoint found; nothing where there was none."""
     validation = manifest.get("validation")
-    loss = validation.get("nll_nats") if isinstance(validation, dict) else None
-    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+    return validation if isinstance(validation, dict) else {}

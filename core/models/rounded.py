@@ -6,6 +6,7 @@ the products are whole numbers and exact. So what a row gives does not depend on
 Source: dynamic quantisation, Wu et al. 2016, section 6, and Jacob et al. 2018, here symmetric, by row and by channel.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -48,7 +49,7 @@ class Rounded(TorchFunctionMode):
 
     A copy is made when a weight is first used, and anew when it has changed. Autocast alone would round every
     weight at every step: it remembers nothing while gradients are off. What goes through torch's fused recurrent
-    kernels, and what is no parameter of the models, is computed as always.
+    kernels, and what is neither a parameter of the models nor was adopted, is computed as always.
     """
 
     def __init__(self, precision: Literal["bf16", "int8"], *models: nn.Module) -> None:
@@ -58,6 +59,16 @@ class Rounded(TorchFunctionMode):
         self._models = models
         self._own = {id(parameter) for model in models for parameter in model.parameters()}
         self._copies: dict[int, tuple[int, Any]] = {}
+
+    def adopt(self, *weights: Tensor) -> None:
+        """Takes more tensors for weights, such as some rows of one, for as long as they live; they may not change."""
+        for weight in weights:
+            self._own.add(id(weight))
+            weakref.finalize(weight, self._forget, id(weight))
+
+    def _forget(self, own: int) -> None:
+        self._own.discard(own)
+        self._copies.pop(own, None)
 
     def __torch_function__(
         self,
@@ -82,8 +93,9 @@ class Rounded(TorchFunctionMode):
 
     def _copy(self, parameter: Tensor, round_: Callable[[Tensor], Any]) -> Any:
         version, copy = self._copies.get(id(parameter), (-1, None))
-        if version != parameter._version:
+        now = 0 if parameter.is_inference() else parameter._version  # what was made in inference counts no changes
+        if version != now:
             copy = round_(parameter.detach())
             if id(parameter) in self._own:
-                self._copies[id(parameter)] = parameter._version, copy
+                self._copies[id(parameter)] = now, copy
         return copy

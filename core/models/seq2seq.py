@@ -92,6 +92,10 @@ class Seq2Seq(nn.Module):
       decoding (document 003 section 2.11; Cho et al. 2014).
     * `output`, without attention: the state alone carries the source (Sutskever et al. 2014).
 
+    With `model.coverage_attention` the attention knows how much of it each source position had in the steps before (Tu
+    et al. 2016): that sum is the last part of the state, (B, S), zero at first. With `output` the recurrence is still
+    one call; the attention of a step then waits for that of the step before.
+
     Features stop before the output layer, as in a language model. With a tied output layer they are as wide
     as the target embedding, through a linear map if need be.
     """
@@ -120,8 +124,9 @@ class Seq2Seq(nn.Module):
         fed_size = memory_size if self.feeds_context else self.feature_size if self.feeds_features else 0
         self.bridge = Bridge(config.bridge, cells.CELLS[design.cell].num_parts, self.encoder.sizes, sizes)
         self.decoder = layers.Stack(dataclasses.replace(design, sizes=sizes, learned_start=False), width + fed_size)
+        self.covers = config.coverage_attention
         if self.attends:
-            self.attention = attention.Attention(config.attention, self.hidden_size, memory_size)
+            self.attention = attention.Attention(config.attention, self.hidden_size, memory_size, self.covers)
         self.joins_context = self.attends and not self.feeds_context
         if self.joins_context:
             self.readout = nn.Linear(self.hidden_size + memory_size, self.feature_size)
@@ -149,6 +154,8 @@ class Seq2Seq(nn.Module):
         first = self.bridge(encoded, mask_BS)
         if self.feeds_features:
             first = (*first, (first[0][0].new_zeros(source_BS.shape[0], self.feature_size),))
+        if self.covers:
+            first = (*first, (first[0][0].new_zeros(source_BS.shape),))
         return Memory(encoded.outputs_BSC, keys_BSQ, mask_BS, encoded.state[-1][0], first)
 
     def initial_state(self, memory: Memory) -> states.State:
@@ -169,14 +176,19 @@ class Seq2Seq(nn.Module):
         x_BTE = self._embedded(self.target_embedding, inputs_BT)
         if self.feeds_features or (self.attends and self.feeds_context):
             return self._unroll(x_BTE, memory, state)
+        state, coverage_BS = self._without_coverage(state)
         if self.feeds_context:
             context_BTC = memory.context_BC.unsqueeze(1).expand(-1, x_BTE.shape[1], -1)
             x_BTE = torch.cat((x_BTE, context_BTC.to(x_BTE.dtype)), dim=-1)
         y_BTH, state = self.decoder(x_BTE, state)
         if self.joins_context:
-            context_BTC, _ = self.attention(y_BTH, memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS)
+            looked_at = memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS
+            if coverage_BS is None:
+                context_BTC, _ = self.attention(y_BTH, *looked_at)
+            else:
+                context_BTC, _, coverage_BS = self.attention.in_order(y_BTH, *looked_at, coverage_BS)
             y_BTH = torch.cat((y_BTH, context_BTC.to(y_BTH.dtype)), dim=-1)
-        return self._features(y_BTH), state
+        return self._features(y_BTH), _with_coverage(state, coverage_BS)
 
     def step(self, tokens_B: Tensor, memory: Memory, state: states.State) -> tuple[Tensor, states.State, Tensor | None]:
         """Takes one token of each row: features (B, F), the new state, and with attention its weights (B, S).
@@ -187,9 +199,10 @@ class Seq2Seq(nn.Module):
         group = max(tokens_B.shape[0], 1) // max(memory.mask_BS.shape[0], 1)
         x_BE = self._embedded(self.target_embedding, tokens_B)
         weights_BS: Tensor | None = None
+        state, coverage_BS = self._without_coverage(state)
         if self.feeds_context:
             if self.attends:
-                context_BC, weights_BS = self._look(state[-1][0], memory, group)
+                context_BC, weights_BS, coverage_BS = self._look(state[-1][0], memory, group, coverage_BS)
             else:
                 context_BC = memory.context_BC.repeat_interleave(group, dim=0)
             x_BE = torch.cat((x_BE, context_BC.to(x_BE.dtype)), dim=-1)
@@ -199,12 +212,12 @@ class Seq2Seq(nn.Module):
             x_BE = torch.cat((x_BE, fed_BF.to(x_BE.dtype)), dim=-1)
         y_BH, state = self.decoder.step(self.decoder.layer(0).project(x_BE), state)
         if self.joins_context:
-            context_BC, weights_BS = self._look(y_BH, memory, group)
+            context_BC, weights_BS, coverage_BS = self._look(y_BH, memory, group, coverage_BS)
             y_BH = torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1)
         features_BF = self._read_out(y_BH)
         if self.feeds_features:
             state = (*state, (features_BF.to(state[0][0].dtype),))
-        return self._drop(features_BF, self.config.output_dropout), state, weights_BS
+        return self._drop(features_BF, self.config.output_dropout), _with_coverage(state, coverage_BS), weights_BS
 
     def logits(self, features: Tensor) -> Tensor:
         """Applies the output layer."""
@@ -229,27 +242,39 @@ class Seq2Seq(nn.Module):
         fed_weight_GC = lowest.weight_ih[:, width:].contiguous()
         drawn = self.decoder.draw(x_BTE.shape[0])
         outputs = []
+        state, coverage_BS = self._without_coverage(state)
         if self.feeds_context:
             for embedded_BG in embedded_BTG.unbind(dim=1):
-                context_BC, _ = self._look(state[-1][0], memory, group=1)
+                context_BC, _, coverage_BS = self._look(state[-1][0], memory, 1, coverage_BS)
                 y_BH, state = self.decoder.step(embedded_BG + F.linear(context_BC, fed_weight_GC), state, drawn)
                 outputs.append(y_BH)
-            return self._features(torch.stack(outputs, dim=1)), state
+            return self._features(torch.stack(outputs, dim=1)), _with_coverage(state, coverage_BS)
         *recurrent, (fed_BF,) = state
         state = tuple(recurrent)
         for embedded_BG in embedded_BTG.unbind(dim=1):
             y_BH, state = self.decoder.step(embedded_BG + F.linear(fed_BF, fed_weight_GC), state, drawn)
-            context_BC, _ = self._look(y_BH, memory, group=1)
+            context_BC, _, coverage_BS = self._look(y_BH, memory, 1, coverage_BS)
             fed_BF = self._read_out(torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1))
             outputs.append(fed_BF)
         features_BTF = self._drop(torch.stack(outputs, dim=1), self.config.output_dropout)
-        return features_BTF, (*state, (fed_BF.to(state[0][0].dtype),))
+        return features_BTF, _with_coverage((*state, (fed_BF.to(state[0][0].dtype),)), coverage_BS)
 
-    def _look(self, query_BH: Tensor, memory: Memory, group: int) -> tuple[Tensor, Tensor]:
-        """Returns the contexts (B, C) and weights (B, S) of one query a row, `group` rows for each source."""
-        queries_BTH = query_BH.view(memory.mask_BS.shape[0], group, self.hidden_size)
-        contexts_BTC, weights_BTS = self.attention(queries_BTH, memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS)
-        return contexts_BTC.flatten(0, 1), weights_BTS.flatten(0, 1)
+    def _look(
+        self, query_BH: Tensor, memory: Memory, group: int, coverage_BS: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns contexts (B, C), weights (B, S) and coverage after one query a row, `group` rows for each source."""
+        num_sources, length = memory.mask_BS.shape
+        queries_BTH = query_BH.view(num_sources, group, self.hidden_size)
+        coverage_BTS = None if coverage_BS is None else coverage_BS.view(num_sources, group, length)
+        contexts_BTC, weights_BTS = self.attention(
+            queries_BTH, memory.keys_BSQ, memory.outputs_BSC, memory.mask_BS, coverage_BTS
+        )
+        weights_BS = weights_BTS.flatten(0, 1)
+        return contexts_BTC.flatten(0, 1), weights_BS, None if coverage_BS is None else coverage_BS + weights_BS
+
+    def _without_coverage(self, state: states.State) -> tuple[states.State, Tensor | None]:
+        """Takes the coverage (B, S) off the end of a state, if the decoder has one."""
+        return (state[:-1], state[-1][0]) if self.covers else (state, None)
 
     def _features(self, y: Tensor) -> Tensor:
         return self._drop(self._read_out(y), self.config.output_dropout)
@@ -268,3 +293,8 @@ class Seq2Seq(nn.Module):
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
         return layers.drop(x, rate, self.training, self.config.locked_dropout)
+
+
+def _with_coverage(state: states.State, coverage_BS: Tensor | None) -> states.State:
+    """Undoes `_without_coverage`."""
+    return state if coverage_BS is None else (*state, (coverage_BS,))

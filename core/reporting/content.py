@@ -42,7 +42,7 @@ def build(root: location.Location) -> Report:
     settings = config.model_dump(mode="json")
     run = _json(root.join("run.json")) or {}
     stages = run.get("stages", {})
-    data = None if config.corpus.kind == "series" else _json(root.join("dataset", "index.json"))
+    data = None if config.corpus_kind == "series" else _json(root.join("dataset", "index.json"))
     record = history.read_all(root)
     return {
         "format": FORMAT,
@@ -54,12 +54,13 @@ def build(root: location.Location) -> Report:
         "data": _data(data) if data else None,
         "words": words.read(root.join("dataset"), data) if data else None,
         "training": _training(record),
+        "tasks": [_task(task, stages, data, record.rows) for task in config.corpora],
         "gradients": _gradients(record.rows),
         "quality": _report_of(stages, "evaluate"),
         "scores": _report_of(stages, "score"),
-        "fitted": _report_of(stages, "train") if config.corpus.kind == "series" else None,
+        "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
-            "translations": list(itertools.islice(_translations(root.join("outputs")), MAX_SAMPLES)),
+            "translations": _first_translations(root.join("outputs"), list(config.tasks)),
             "generated": (_report_of(stages, "generate") or {}).get("samples", []),
             "training": _samples(record.rows),
         },
@@ -168,6 +169,26 @@ def _training(record: history.History) -> dict[str, Any] | None:
     }
 
 
+def _task(
+    task: str, stages: Mapping[str, Any], index: Mapping[str, Any] | None, rows: Sequence[history.Row]
+) -> dict[str, Any]:
+    """What is known of one of several corpora: its size, how it was learnt, and how good the model is at it."""
+    splits = index["splits"] if index else {}
+    learnt = [row["tasks"][task] | {"step": row["step"]} for row in rows if task in row.get("tasks", ())]
+    validations = [row for row in learnt if "accuracy" in row]
+    steps = [row for row in learnt if "accuracy" not in row]
+    quality, scores = (_report_of(stages, f"{verb}.{task}") or {} for verb in ("evaluate", "score"))
+    return {
+        "task": task,
+        "train_lines": sum(shard["rows"] for shard in splits.get("train", ()) if shard.get("task") == task),
+        "training_perplexity": steps[-1]["perplexity"] if steps else None,
+        "validation_perplexity": validations[-1]["perplexity"] if validations else None,
+        **{name: quality.get(name) for name in ("bleu", "chrf", "ter")},
+        "perplexity": scores.get("perplexity"),
+        "curves": {"training": _points(steps, "perplexity"), "validation": _points(validations, "perplexity")},
+    }
+
+
 def _points(rows: Sequence[history.Row], name: str | None) -> list[tuple[float, float]]:
     if name is None:
         return []
@@ -181,6 +202,7 @@ def _gradients(rows: Sequence[history.Row]) -> dict[str, Any] | None:
     found = _of_kind(rows, "gradients")
     content = {
         "layer_norms": _by_layer(_of_kind(rows, "step"), "layer_norms"),
+        "cosines": _by_layer(_of_kind(rows, "step"), "cosines"),
         "spectral_radii": _by_layer(found, "spectral_radii"),
         "forget_gates": _by_layer(found, "forget_gates"),
         "norms_by_lag": [
@@ -213,16 +235,22 @@ def _samples(rows: Sequence[history.Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _translations(outputs: location.Location) -> Iterator[dict[str, Any]]:
+def _first_translations(outputs: location.Location, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The first held-out lines with what they became, as many of each corpus."""
+    each = -(-MAX_SAMPLES // len(tasks))
+    prefixes = [f"{task}." if task else "" for task in tasks]
+    return [found for prefix in prefixes for found in itertools.islice(_translations(outputs, prefix), each)]
+
+
+def _translations(outputs: location.Location, prefix: str) -> Iterator[dict[str, Any]]:
     """Yields source, hypothesis, reference and attention of the first held-out lines, as far as each is there."""
-    place = outputs.join("translations.jsonl")
+    place = outputs.join(f"{prefix}translations.jsonl")
     if not place.exists():
         return
-    names = (outputs.join(f"{split}.source.txt") for split in ("test", "valid"))
-    source = next((name for name in names if name.exists()), None)
-    split = source.name.partition(".")[0] if source else "test"
-    sources, references = _lines(outputs.join(f"{split}.source.txt")), _lines(outputs.join(f"{split}.target.txt"))
-    maps = _maps(outputs.join("translations.jsonl.attention.json"))
+    splits = [split for split in ("test", "valid") if outputs.join(f"{prefix}{split}.source.txt").exists()]
+    split = next(iter(splits), "test")
+    sources, references = (_lines(outputs.join(f"{prefix}{split}.{side}.txt")) for side in ("source", "target"))
+    maps = _maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
     for number, line in enumerate(_lines(place)):
         row = json.loads(line)
         yield {

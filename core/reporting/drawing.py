@@ -11,6 +11,7 @@ Points = Sequence[Sequence[float]]
 
 THROUGHPUT = "Target tokens per second"
 _RADIUS, _FORGET = "Spectral radius of W_hh, largest gate", "Mean forget gate"
+_COSINES = "Cosine between the gradients of two corpora"
 _LAGS = "Gradient of the last loss, by lag"
 _ONLY_LINEAR = {
     "Next-token accuracy, validation",
@@ -19,6 +20,7 @@ _ONLY_LINEAR = {
     THROUGHPUT,
     _RADIUS,
     _FORGET,
+    _COSINES,
 }
 # Those whose changes are easier to see by ratio open logarithmic, the others linear.
 _LOGARITHMIC = {"Perplexity", "Gradient norm before clipping", "Gradient norm by layer", _LAGS}
@@ -74,7 +76,7 @@ def of_gradients(gradients: Mapping[str, Any] | None) -> list[Picture]:
     """Draws what was recorded of gradients: by layer, through time, and the recurrent weights that decide it."""
     if gradients is None:
         return []
-    found = {name: gradients[name] for name in ("layer_norms", "spectral_radii", "forget_gates")}
+    found = {name: gradients[name] for name in ("layer_norms", "cosines", "spectral_radii", "forget_gates")}
     by_layer = {name: [series(layer, points) for layer, points in layers.items()] for name, layers in found.items()}
     # Of many validations the first, the last and some between them, evenly.
     lags = gradients["norms_by_lag"]
@@ -90,10 +92,20 @@ def of_gradients(gradients: Mapping[str, Any] | None) -> list[Picture]:
     ]
     drawn = (
         lines("Gradient norm by layer", by_layer["layer_norms"]),
+        lines(_COSINES, by_layer["cosines"]),
         lines(_LAGS, by_lag, over="steps back"),
         lines(_RADIUS, by_layer["spectral_radii"]),
         lines(_FORGET, by_layer["forget_gates"]),
     )
+    return [picture for picture in drawn if picture]
+
+
+def of_tasks(tasks: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Draws how each of several corpora was learnt."""
+    drawn = [
+        lines(f"Perplexity by corpus, {which}", [series(one["task"], one["curves"][which]) for one in tasks])
+        for which in ("training", "validation")
+    ]
     return [picture for picture in drawn if picture]
 
 

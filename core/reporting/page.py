@@ -20,6 +20,7 @@ _FAULTS = {
 }
 _SECTIONS = (
     ("training", "Training"),
+    ("tasks", "Corpora"),
     ("gradients", "Gradients"),
     ("samples", "Samples"),
     ("translations", "Translations"),
@@ -41,6 +42,8 @@ def render(report: content.Report) -> str:
     found = report["words"]
     shown: dict[str, Any] = {
         "training_pictures": [picture for picture in training if picture not in speed],
+        "task_pictures": drawing.of_tasks(report["tasks"]),
+        "task_rows": _task_rows(report["tasks"]),
         "gradient_pictures": drawing.of_gradients(report["gradients"]),
         "translations": [_translation(one) for one in report["samples"]["translations"]],
         "quality_rows": _quality_rows(quality),
@@ -75,6 +78,7 @@ def render(report: content.Report) -> str:
 def _sections(report: content.Report, shown: Mapping[str, Any]) -> list[tuple[str, str]]:
     has = {
         "training": shown["training_pictures"],
+        "tasks": shown["task_rows"],
         "gradients": shown["gradient_pictures"],
         "samples": report["samples"]["training"],
         "translations": shown["translations"],
@@ -117,6 +121,15 @@ def figures(report: content.Report) -> dict[str, float | None]:
     found["training loss, nats"] = (training.get("last") or {}).get("loss_nats")
     found["tokens per second, median"] = training.get("median_tokens_per_s")
     return {label: _number(value) for label, value in found.items()}
+
+
+def _task_rows(tasks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each corpus; what it lacks stays blank."""
+    names = ("train_lines", "training_perplexity", "validation_perplexity", "perplexity", "bleu", "chrf", "ter")
+    return [
+        [one["task"], *("" if (value := _number(one[name])) is None else figure(value) for name in names)]
+        for one in tasks
+    ]
 
 
 def _number(value: Any) -> float | None:

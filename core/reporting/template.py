@@ -24,6 +24,18 @@ perplexities have not.</p>
 {%- endif %}
 {{ parts.plots(training_pictures) }}
 {%- endif %}
+{%- if task_rows %}
+<h2 id="tasks">Corpora</h2>
+<div class="wide"><table class="narrow">
+<tr><th>corpus</th><th class="number">lines</th><th class="number">training perplexity</th>
+<th class="number">validation</th><th class="number">held out</th><th class="number">BLEU</th>
+<th class="number">chrF</th><th class="number">TER</th></tr>
+{%- for row in task_rows %}
+<tr><td>{{ row[0] }}</td>{% for text in row[1:] %}<td class="number">{{ text }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div>
+{{ parts.plots(task_pictures) }}
+{%- endif %}
 {%- if gradient_pictures %}
 <h2 id="gradients">Gradients</h2>
 {{ parts.plots(gradient_pictures) }}
@@ -68,7 +80,9 @@ point at a cell to read its weight.{% endif %}</p>
 <h2 id="generated">Generated text</h2>
 <div class="cards">
 {%- for sample in report.samples.generated %}
-<div class="card"><dl><dt>after “{{ sample.prefix }}”</dt><dd>{{ sample.text }}</dd></dl></div>
+<div class="card"><dl>
+<dt>{% if "ending" in sample %}before “{{ sample.ending }}”{% else %}after “{{ sample.prefix }}”{% endif %}</dt>
+<dd>{{ sample.text }}</dd></dl></div>
 {%- endfor %}
 </div>
 {%- endif %}

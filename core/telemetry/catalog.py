@@ -1,7 +1,7 @@
 """Every metric, once: name, kind, unit in the name, labels, and what it says.
 
-Names are `raycurrent_<stage>_<what>_<unit>`. Labels are closed sets and `rank`; never a path, a shard, a step
-or text of the user, so the number of series is bounded by what is written here.
+Names are `raycurrent_<stage>_<what>_<unit>`. Labels are closed sets, `rank`, and of several corpora in a training the
+number of a `task`; never a path, a shard, a step or text of the user, so the number of series is bounded.
 """
 
 from typing import Literal, NamedTuple
@@ -31,6 +31,18 @@ TRAIN_GRAD_NORM = Metric("raycurrent_train_gradient_norm_ratio", "gauge", "Globa
 TRAIN_LEARNING_RATE = Metric("raycurrent_train_learning_rate_ratio", "gauge", "Learning rate of the last step")
 TRAIN_EPOCH = Metric("raycurrent_train_epoch_ratio", "gauge", "Epochs trained, with the fraction of the current one")
 TRAIN_VALID_LOSS = Metric("raycurrent_train_validation_loss_nats", "gauge", "Validation loss of a token")
+TRAIN_TASK_LOSS = Metric(
+    "raycurrent_train_task_loss_nats", "gauge", "Training loss of a token, by number of the corpus", ("task",)
+)
+TRAIN_TASK_VALID_LOSS = Metric(
+    "raycurrent_train_task_validation_loss_nats",
+    "gauge",
+    "Validation loss of a token, by number of the corpus",
+    ("task",),
+)
+TRAIN_COSINE = Metric(
+    "raycurrent_train_gradient_cosine_ratio", "gauge", "Smallest cosine between the gradients of two corpora"
+)
 TRAIN_NONFINITE = Metric("raycurrent_train_nonfinite_steps_total", "counter", "Steps skipped: gradient not finite")
 TRAIN_WORKERS = Metric("raycurrent_train_workers", "gauge", "Ranks of the current group")
 TRAIN_STARTS = Metric("raycurrent_train_group_starts_total", "counter", "Starts of the worker group in this run")

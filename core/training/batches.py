@@ -4,7 +4,6 @@ The order of data is that of all ranks together, so a place in it is a number th
 ranks there are.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from core import errors
 from core.config import training_settings
-from core.data import buckets, lanes, shards
-from core.training import truncation
+from core.data import buckets, lanes, shards, shuffling
+from core.training import progress, truncation
 
 
 class TextContent(NamedTuple):
@@ -45,7 +44,8 @@ class Batch(NamedTuple):
     `num_targets` counts the valid targets of all ranks. `num_own` are this rank's; with 0 of them the content is a
     row that counts for nothing, so that the rank takes part in what all ranks do. `consumed` is the place in the
     epoch after it, and `fraction` the part of the epoch that is done then. The learning rate of a step is multiplied
-    by the mean `rate_scale` of its batches.
+    by the mean `rate_scale` of its batches. Of several tasks, `task` is the number of the one that it belongs to;
+    `passes` are the passes over its data that are done after it, and `ends_pass` says that it is the last of one.
     """
 
     content: Content
@@ -54,6 +54,9 @@ class Batch(NamedTuple):
     consumed: int
     fraction: float
     rate_scale: float = 1.0
+    task: int = 0
+    passes: int = 0
+    ends_pass: bool = False
 
 
 class Source(Protocol):
@@ -156,13 +159,39 @@ class BucketedPairs:
             yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
 
 
-def grouped(found: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], bool]]:
-    """Yields the micro-batches of each step, and whether the epoch ends with it; what remains is a step too."""
-    step = list(itertools.islice(found, size))
-    while step:
-        following = list(itertools.islice(found, size))
-        yield step, not following
-        step = following
+def steps(sources: Sequence[Source], at: Sequence[progress.Task], accumulate: int) -> Iterator[list[Batch]]:
+    """Yields the micro-batches of each step, from where each task stands on, without an end.
+
+    A step has `accumulate` batches of every task, or fewer where an epoch ends with it. Each task goes round its own
+    data at its own pace; an epoch ends when the one that has gone round least often has gone round once more.
+
+    Raises:
+        DataError: there is no batch in the data of a task.
+    """
+    found = [
+        _round_and_round(source, number, where) for number, (source, where) in enumerate(zip(sources, at, strict=True))
+    ]
+    passes = [where.passes for where in at]
+    while True:
+        epoch, step = min(passes), list[Batch]()
+        while min(passes) == epoch and len(step) < accumulate * len(found):
+            step += [next(one) for one in found]
+            passes = [batch.passes for batch in step[-len(found) :]]
+        yield step
+
+
+def _round_and_round(source: Source, task: int, where: progress.Task) -> Iterator[Batch]:
+    passes, consumed = where.passes, where.consumed
+    while True:
+        found = source.epoch(passes, consumed)
+        batch = next(found, None)
+        if batch is None:
+            raise errors.DataError("the training split gives no batch; use more data")
+        for following in found:
+            yield batch._replace(task=task, passes=passes)
+            batch = following
+        passes, consumed = passes + 1, 0
+        yield batch._replace(consumed=0, fraction=0.0, task=task, passes=passes, ends_pass=True)
 
 
 class PairsSplit(buckets.Lengths, buckets.Rows, Protocol):
@@ -176,16 +205,38 @@ class PairsIds(NamedTuple):
     bos: int
 
 
-def source(
-    dataset: shards.Dataset, training: training_settings.TrainingConfig, seed: int, rank: int, world_size: int
-) -> Source:
-    """The training batches of a rank.
+def sources(
+    dataset: shards.Dataset,
+    training: training_settings.TrainingConfig,
+    weights: Sequence[float],
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> list[Source]:
+    """The training batches of a rank, for each task of the dataset: of every batch its share by weight.
 
     Raises:
         DataError: there is no training data.
-        UsageError: there are more ranks than lanes.
+        UsageError: there are more ranks than lanes of a task.
     """
-    split = dataset.split("train")
+    # Tasks may have the same lines, which are not to come in the same order; the first has the order of a single one.
+    seeds = [shuffling.key("task", seed, number) if number else seed for number in range(len(weights))]
+    return [
+        source(dataset, settings, own_seed, rank, world_size, task)
+        for task, settings, own_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
+    ]
+
+
+def source(
+    dataset: shards.Dataset,
+    training: training_settings.TrainingConfig,
+    seed: int,
+    rank: int,
+    world_size: int,
+    task: str | None = None,
+) -> Source:
+    """The training batches of a rank, of one task or of all data together; see `sources`."""
+    split = dataset.split("train", task)
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class CheckpointRef:
     """A committed checkpoint.
 
-    `is_best` says that no earlier validation of the run was better; a later one may have been since.
+    `is_best` says that no earlier validation of the run was better, by `best_by`; a later one may have been since.
     """
 
     folder: location.Location
@@ -43,6 +43,7 @@ class CheckpointRef:
     epoch: int
     validation: progress.Validation | None
     is_best: bool
+    best_by: bundle.Metric
     files: tuple[commit.FileRecord, ...]
 
     @property
@@ -61,6 +62,7 @@ class Snapshot(NamedTuple):
         state: where the run is.
         settings: what the run was made with; a resume compares them.
         validation: of this very step, if there was one.
+        best_by: what validations are compared by.
     """
 
     bundle: bundle.Bundle
@@ -69,6 +71,7 @@ class Snapshot(NamedTuple):
     state: progress.State
     settings: Mapping[str, Any]
     validation: progress.Validation | None
+    best_by: bundle.Metric = "perplexity"
 
 
 class Search(NamedTuple):
@@ -116,13 +119,13 @@ def save(root: location.Location, epoch: int, snapshot: Snapshot, record: progre
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
-    losses = state.losses
-    is_best = validation is not None and losses[-1] == min(losses)
+    is_best = validation is not None and validation == best(state.history[::-1], snapshot.best_by)
     about = {
         "step": state.step,
         "epoch": epoch,
         "validation": validation.to_json() if validation else None,
         "best": is_best,
+        "best_by": snapshot.best_by,
     }
     content[PROGRESS] = _document({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
     files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
@@ -134,7 +137,7 @@ def save(root: location.Location, epoch: int, snapshot: Snapshot, record: progre
         )
     manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
     commit.write_manifest(folder, MANIFEST, manifest)
-    return CheckpointRef(folder, state.step, epoch, validation, is_best, files)
+    return CheckpointRef(folder, state.step, epoch, validation, is_best, snapshot.best_by, files)
 
 
 def find_newest(root: location.Location) -> Search:
@@ -169,9 +172,11 @@ def committed(root: location.Location) -> list[location.Location]:
 
 
 def find_best(root: location.Location) -> CheckpointRef | None:
-    """Finds the checkpoint with the lowest validation loss that verifies, the newest of equal ones."""
-    candidates = [ref for ref in _readable(root) if ref.validation]
-    for ref in sorted(candidates, key=_validation_loss):
+    """Finds the checkpoint with the best validation that verifies, by what the newest one compares them by.
+
+    Of equal ones it is the newest.
+    """
+    for ref in _validated(_readable(root)):
         try:
             commit.verify(ref.folder, ref.files)
         except errors.IntegrityError as error:
@@ -194,11 +199,12 @@ def read(folder: location.Location) -> CheckpointRef:
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
         step, epoch, is_best = int(content["step"]), int(content["epoch"]), bool(content["best"])
+        best_by: bundle.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _key(folder) != (epoch, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
-    return CheckpointRef(folder, step, epoch, validation, is_best, files)
+    return CheckpointRef(folder, step, epoch, validation, is_best, best_by, files)
 
 
 class Restored(NamedTuple):
@@ -246,7 +252,7 @@ def retain(root: location.Location, keep: int, spared: Collection[location.Locat
     Those that were found damaged are `spared`, for whoever looks into it, and count for nothing.
     """
     readable = [ref for ref in _readable(root) if ref.folder not in spared]
-    best = min((ref for ref in readable if ref.validation), key=_validation_loss, default=None)
+    best = next(iter(_validated(readable)), None)
     for ref in readable[keep:]:
         if ref is best:
             continue
@@ -273,9 +279,19 @@ def _key(folder: location.Location) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _validation_loss(ref: CheckpointRef) -> float:
-    assert ref.validation is not None
-    return ref.validation.nll_nats
+def best(validations: Sequence[progress.Validation], metric: bundle.Metric) -> progress.Validation | None:
+    """Returns the best of some validations, the first of equal ones; None of none."""
+    return min(validations, key=lambda one: _place(one, metric), default=None)
+
+
+def _validated(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
+    """Those with a validation, the best first, of equal ones the newest."""
+    placed = [(_place(ref.validation, newest_first[0].best_by), ref) for ref in newest_first if ref.validation]
+    return [ref for _, ref in sorted(placed, key=lambda one: one[0])]
+
+
+def _place(validation: progress.Validation, metric: bundle.Metric) -> tuple[float, float]:
+    return bundle.preference(metric, validation.to_json())
 
 
 def _put(folder: location.Location, name: str, data: bytes) -> commit.FileRecord:

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from core import errors
+from core.config import model_settings, training_settings
 from core.data import shards
 from core.models import state as states
 from core.telemetry import catalog, recorder
@@ -93,16 +95,16 @@ def train(
         ClusterError: another rank is gone.
     """
     started_s = time.monotonic()
-    dataset = shards.Dataset.open(job.dataset)
+    dataset = shards.Dataset.open(job.dataset, backward=model_settings.reads_backward(job.model))
     claimed = collective.from_first(group, "where the run is", lambda: starting.claim(job, dataset, group.world_size))
     if group.rank == 0:
         told.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
     if claimed.is_finished:
-        return _summary(claimed.state, claimed, claimed.search.found, None, group, False, started_s)
+        return _summary(claimed.state, job.training, claimed, claimed.search.found, None, group, False, started_s)
     start = starting.begin(job, claimed, dataset, group)
     loop = _Loop(job, start, group, told, hooks, validator or validation.LossOnly())
     is_interrupted = loop.run()
-    return _summary(start.state, claimed, start.newest, loop.loss_nats, group, is_interrupted, started_s)
+    return _summary(start.state, job.training, claimed, start.newest, loop.loss_nats, group, is_interrupted, started_s)
 
 
 class _Loop:
@@ -120,25 +122,23 @@ class _Loop:
         self.start = start
         self.loss_nats: float | None = None
         self._job, self._group, self._told, self._hooks, self._validator = job, group, told, hooks, validator
-        self._meter = meter.Meter(start.state, job.training, group, told, start.learner.device)
+        tasks = start.dataset.tasks
+        self._meter = meter.Meter(start.state, job.training, group, told, start.learner.device, tasks)
         self._record = progress.Record(job.root, start.epoch)
-        self._has_validation = start.dataset.split("valid") is not None
+        self._validated = [task for task in tasks if start.dataset.split("valid", task) is not None]
 
     def run(self) -> bool:
         """Trains until the run is finished or asked to stop; returns whether it was."""
-        state, training = self.start.state, self._job.training
+        state = self.start.state
+        steps = batches.steps(self.start.sources, state.tasks, self._job.training.accumulate)
         while True:
-            found = self.start.source.epoch(state.epoch, state.consumed)
-            before = state.step
-            for micro_batches, ends_epoch in batches.grouped(found, training.accumulate):
-                self._step(micro_batches, ends_epoch)
-                is_finished, is_stopped = self._after_step(ends_epoch)
-                if is_finished or is_stopped:
-                    return not is_finished
-            if state.step == before:
-                raise errors.DataError(f"{self._job.dataset}: the training split gives no batch; use more data")
+            epoch = state.epoch
+            self._step(next(steps))
+            is_finished, is_stopped = self._after_step(ends_epoch=state.epoch > epoch)
+            if is_finished or is_stopped:
+                return not is_finished
 
-    def _step(self, micro_batches: list[batches.Batch], ends_epoch: bool) -> None:
+    def _step(self, micro_batches: list[batches.Batch]) -> None:
         start, state, training = self.start, self.start.state, self._job.training
         started_s = time.perf_counter()
         self._go_back_if_due()
@@ -147,18 +147,17 @@ class _Loop:
         optimization.prepare(start.learner.optimizer, rate, training, state.losses)
         randomness.seed_step(self._job.seed, state.step, self._group.rank)
         own_share = scheduled_sampling.share(training.scheduled_sampling, state.step)
-        outcome = start.learner.take(micro_batches, start.hidden, start.source.carries_state, own_share)
-        start.hidden = outcome.state if start.source.carries_state and not ends_epoch else None
-        num_targets = sum(batch.num_targets for batch in micro_batches)
-        num_own = sum(batch.num_own for batch in micro_batches)
+        carries_state = start.sources[0].carries_state
+        outcome = start.learner.take(micro_batches, start.hidden, carries_state, own_share, state.step)
+        start.hidden = outcome.states
         state.step += 1
-        state.num_tokens += num_targets
+        state.num_tokens += sum(batch.num_targets for batch in micro_batches)
         state.num_skipped += not outcome.is_applied
         state.num_skipped_in_row = 0 if outcome.is_applied else state.num_skipped_in_row + 1
-        state.consumed, state.fraction = micro_batches[-1].consumed, micro_batches[-1].fraction
-        if ends_epoch:
-            state.epoch, state.consumed, state.fraction = state.epoch + 1, 0, 0.0
-        self._meter.add(outcome, num_targets, num_own, rate, time.perf_counter() - started_s)
+        for batch in micro_batches:
+            task = state.tasks[batch.task]
+            task.passes, task.consumed, task.fraction = batch.passes, batch.consumed, batch.fraction
+        self._meter.add(outcome, micro_batches, rate, time.perf_counter() - started_s)
 
     def _go_back_if_due(self) -> None:
         """Takes the best weights again where a validation just now made a rate on plateau fall.
@@ -190,7 +189,7 @@ class _Loop:
         every = training.validate_every_steps
         is_due = ends_epoch if every is None else state.step % every == 0
         found = None
-        if self._has_validation and (is_due or is_last):
+        if self._validated and (is_due or is_last):
             with averaging.showing_averages(self.start.learner.optimizer):
                 found = self._validate()
         is_finished = starting.is_finished(state, training)
@@ -213,9 +212,29 @@ class _Loop:
 
     def _validate(self) -> progress.Validation:
         start, group = self.start, self._group
+        by_task: dict[str, progress.Validation] = {}
+        samples: list[validation.Sample] = []
+        for task in self._validated:
+            by_task[task], examined = self._validate_task(task)
+            samples += examined.samples
+        found = by_task[task] if len(start.dataset.tasks) == 1 else progress.Validation.together(by_task)
+        start.state.history.append(found)
+        if group.rank == 0:
+            self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
+            for row in recording.of_validation(start, self._job.training, samples):
+                self._record.add(row)
+            self._told.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
+            for task, one in by_task.items():
+                number = start.dataset.tasks.index(task)
+                self._told.set(catalog.TRAIN_TASK_VALID_LOSS, one.nll_nats, task=str(number))
+        return found
+
+    def _validate_task(self, task: str) -> tuple[progress.Validation, validation.Examination]:
+        """Scores the held-out lines of one task, and looks at what the model says to them."""
+        start, group = self.start, self._group
         found = validation.validate(
             start.learner.objective,
-            validation.pieces(start.dataset, self._job.training, group.rank, group.world_size),
+            validation.pieces(start.dataset, self._job.training, group.rank, group.world_size, task),
             start.learner.device,
             start.learner.precision,
             group,
@@ -223,16 +242,9 @@ class _Loop:
         )
         if not math.isfinite(found.nll_nats):
             raise self._diverged()
-        examined = self._validator.examine(start.bundle(self._job), start.dataset, group, start.learner.device)
+        examined = self._validator.examine(start.bundle(self._job), start.dataset, task, group, start.learner.device)
         start.learner.objective.train()
-        found = dataclasses.replace(found, bleu=examined.bleu)
-        start.state.history.append(found)
-        if group.rank == 0:
-            self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
-            for row in recording.of_validation(start, self._job.training, examined):
-                self._record.add(row)
-            self._told.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
-        return found
+        return dataclasses.replace(found, bleu=examined.bleu), examined
 
     def _save(self, found: progress.Validation | None) -> None:
         """Commits a checkpoint, all ranks together; older ones go."""
@@ -250,6 +262,7 @@ class _Loop:
                 start.state,
                 start.settings,
                 found,
+                self._job.training.best_by,
             )
             ref = checkpoint.save(self._job.root, start.epoch, snapshot, self._record)
             checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, start.damaged)
@@ -270,10 +283,16 @@ class _Loop:
         )
 
 
-def _gathered(own: states.State | None, group: collective.Collective) -> states.State | None:
-    """The state of all lanes in order, on rank 0; None where lanes start from zero."""
-    if own is None:
+def _gathered(hidden: Sequence[states.State | None], group: collective.Collective) -> states.State | None:
+    """The state of all lanes in order, task after task, on rank 0; those that start from zero have none."""
+    found = [_gathered_of_task(own, group) for own in hidden if own is not None]
+    tasks = [own for own in found if own is not None]
+    if not tasks:
         return None
+    return tuple(tuple(torch.cat(parts) for parts in zip(*layers, strict=True)) for layers in zip(*tasks, strict=True))
+
+
+def _gathered_of_task(own: states.State, group: collective.Collective) -> states.State | None:
     here = tuple(tuple(part.cpu() for part in layer) for layer in own)
     everywhere = group.gather(here, "the state of the lanes")
     if everywhere is None:
@@ -285,6 +304,7 @@ def _gathered(own: states.State | None, group: collective.Collective) -> states.
 
 def _summary(
     state: progress.State,
+    training: training_settings.TrainingConfig,
     claimed: starting.Claim,
     newest: checkpoint.CheckpointRef | None,
     loss_nats: float | None,
@@ -292,7 +312,6 @@ def _summary(
     is_interrupted: bool,
     started_s: float,
 ) -> TrainingSummary:
-    best = min(state.history, key=lambda found: found.nll_nats, default=None)
     return TrainingSummary(
         step=state.step,
         epochs_done=state.epochs_done,
@@ -300,7 +319,7 @@ def _summary(
         num_skipped=state.num_skipped,
         loss_nats=loss_nats,
         validation=state.history[-1] if state.history else None,
-        best_validation=best,
+        best_validation=checkpoint.best(state.history, training.best_by),
         checkpoint=newest.folder.url if newest else None,
         start=claimed.epoch,
         world_size=group.world_size,

@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from core.config import training_settings
 from core.telemetry import catalog, recorder
-from core.training import collective, progress, step
+from core.training import batches, collective, multitask, progress, step
 
 WATCH_EVERY_S = 0.5
 
@@ -24,15 +24,18 @@ class Meter:
         group: collective.Collective,
         told: recorder.Recorder,
         device: torch.device,
+        tasks: Sequence[str] = ("",),
     ) -> None:
         self._state, self._training, self._group, self._told = state, training, group, told
         self._rank = str(group.rank)
-        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=device)
+        self._tasks = tasks
+        self._sums_K2 = torch.zeros((len(tasks), 2), dtype=torch.float64, device=device)
         self._durations_s: list[float] = []
         self._num_tokens = self._num_own = self._num_applied = 0
         self._row: dict[str, Any] = {}
         self._rate, self._norm = 0.0, math.nan
         self._layer_norms: Mapping[str, float] = {}
+        self._cosines: Mapping[str, float] = {}
         self._watched_s = -math.inf
         told.count(catalog.TRAIN_STEPS, 0, rank=self._rank)
         if group.rank == 0:
@@ -40,38 +43,41 @@ class Meter:
             told.count(catalog.TRAIN_STARTS)
             told.count(catalog.TRAIN_NONFINITE, 0)
 
-    def add(self, outcome: step.Outcome, num_targets: int, num_own: int, rate: float, elapsed_s: float) -> None:
+    def add(self, outcome: step.Outcome, micro_batches: Sequence[batches.Batch], rate: float, elapsed_s: float) -> None:
         """Takes note of a step; reads nothing from the device."""
         self._durations_s.append(elapsed_s)
         self._rate, self._norm, self._layer_norms = rate, outcome.norm, outcome.layer_norms
-        self._num_tokens += num_targets
-        self._num_own += num_own
+        self._cosines = multitask.named(outcome.cosines, self._tasks)
+        self._num_tokens += sum(batch.num_targets for batch in micro_batches)
+        self._num_own += sum(batch.num_own for batch in micro_batches)
         if outcome.is_applied:
             self._num_applied += 1
-            self._state.num_stale_targets += num_targets
-            self._sums_2 += outcome.sums_2
+            for batch in micro_batches:
+                self._state.tasks[batch.task].num_stale_targets += batch.num_targets
+            self._sums_K2 += outcome.sums_K2
         elif self._group.rank == 0:
             self._told.count(catalog.TRAIN_NONFINITE)
 
     def settle(self) -> None:
         """Brings the sums of all ranks into the state, as a checkpoint keeps them; all ranks together."""
-        self._group.sum_(self._sums_2, "the training loss")
-        loss, nll = self._sums_2.tolist()
-        self._state.loss_sum += loss
-        self._state.nll_sum += nll
-        self._sums_2.zero_()
+        self._group.sum_(self._sums_K2, "the training loss")
+        for task, (loss, nll) in zip(self._state.tasks, self._sums_K2.tolist(), strict=True):
+            self._state.loss_sum += loss
+            task.nll_sum += nll
+        self._sums_K2.zero_()
 
     def row(self) -> dict[str, Any]:
         """The row of the steps since the last one, told to the recorder too; all ranks together."""
         self.settle()
-        state, count, elapsed_s = self._state, self._state.num_stale_targets, sum(self._durations_s)
+        state, elapsed_s = self._state, sum(self._durations_s)
+        count, nll_sum = sum(task.num_stale_targets for task in state.tasks), sum(task.nll_sum for task in state.tasks)
         self._row = {
             "kind": "step",
             "step": state.step,
             "epoch": state.epoch,
             "fraction": state.fraction,
             "loss_nats": state.loss_sum / count if count else None,
-            "perplexity": progress.perplexity(state.nll_sum / count) if count else None,
+            "perplexity": progress.perplexity(nll_sum / count) if count else None,
             "gradient_norm": self._norm if math.isfinite(self._norm) else None,
             "learning_rate": self._rate,
             "tokens_per_s": self._num_tokens / elapsed_s if elapsed_s > 0 else None,
@@ -80,9 +86,15 @@ class Meter:
         }
         if self._layer_norms and all(map(math.isfinite, self._layer_norms.values())):
             self._row["layer_norms"] = dict(self._layer_norms)
+        if len(self._tasks) > 1:
+            found = zip(self._tasks, map(_figures, state.tasks), strict=True)
+            self._row["tasks"] = {name: figures for name, figures in found if figures}
+        if self._cosines:
+            self._row["cosines"] = dict(self._cosines)
         self._tell()
-        state.loss_sum = state.nll_sum = 0.0
-        state.num_stale_targets = 0
+        state.loss_sum = 0.0
+        for task in state.tasks:
+            task.nll_sum, task.num_stale_targets = 0.0, 0
         self._num_tokens = self._num_own = self._num_applied = 0
         self._durations_s = []
         return self._row
@@ -122,3 +134,20 @@ class Meter:
                 told.set(catalog.TRAIN_LOSS, row["loss_nats"])
             if row["gradient_norm"] is not None:
                 told.set(catalog.TRAIN_GRAD_NORM, row["gradient_norm"])
+            for number, figures in enumerate(map(_figures, self._state.tasks)):
+                if figures:
+                    told.set(catalog.TRAIN_TASK_LOSS, figures["nll_nats"], task=str(number))
+            if self._cosines:
+                told.set(catalog.TRAIN_COSINE, min(self._cosines.values()))
+
+
+def _figures(task: progress.Task) -> dict[str, float]:
+    """The training loss of a task since the last row, nothing where it had no target."""
+    if not task.num_stale_targets:
+        return {}
+    nll_nats = task.nll_sum / task.num_stale_targets
+    return {
+        "nll_nats": nll_nats,
+        "perplexity": progress.perplexity(nll_nats),
+        "num_targets": task.num_stale_targets,
+    }

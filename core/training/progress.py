@@ -12,7 +12,7 @@ from core.storage import location
 
 RECORD_FOLDER = "metrics"
 _LARGEST_EXPONENT = 700.0
-_NUMBERS = ("step", "epoch", "consumed", "num_tokens", "num_skipped", "num_skipped_in_row", "num_stale_targets")
+_NUMBERS = ("step", "num_tokens", "num_skipped", "num_skipped_in_row")
 
 
 def perplexity(nll_nats: float) -> float:
@@ -24,7 +24,8 @@ def perplexity(nll_nats: float) -> float:
 class Validation:
     """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
 
-    `bleu` is that of the lines that were translated, in percent; None where none were.
+    `bleu` is that of the lines that were translated, in percent; None where none were. Of several tasks, `tasks` has
+    what was found for each; the whole is then the mean over the tokens of all, and the mean of the BLEUs.
     """
 
     step: int
@@ -32,12 +33,16 @@ class Validation:
     accuracy: float
     num_tokens: int
     bleu: float | None = None
+    tasks: Mapping[str, "Validation"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, perplexity among them, as they stand in manifests and in the record; BLEU where there is one."""
         content = {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
         if self.bleu is None:
             del content["bleu"]
+        content["tasks"] = {name: found.to_json() for name, found in self.tasks.items()}
+        if not self.tasks:
+            del content["tasks"]
         return content
 
     @classmethod
@@ -50,7 +55,39 @@ class Validation:
             float(value["accuracy"]),
             int(value["num_tokens"]),
             None if bleu is None else float(bleu),
+            {str(name): cls.from_json(found) for name, found in value.get("tasks", {}).items()},
         )
+
+    @classmethod
+    def together(cls, found: Mapping[str, Self]) -> Self:
+        """The validation of several tasks as one."""
+        num_tokens = sum(one.num_tokens for one in found.values())
+        nll_nats, accuracy = (
+            sum(getattr(one, name) * one.num_tokens for one in found.values()) / num_tokens
+            for name in ("nll_nats", "accuracy")
+        )
+        bleus = [one.bleu for one in found.values() if one.bleu is not None]
+        bleu = sum(bleus) / len(bleus) if bleus else None
+        return cls(next(iter(found.values())).step, nll_nats, accuracy, num_tokens, bleu, found)
+
+
+@dataclass
+class Task:
+    """Where a run is in the data of one of its tasks; most runs have one.
+
+    Attributes:
+        passes: whole passes over the data done.
+        consumed: the place in the current pass, as its batches count it.
+        fraction: the part of the current pass that is done.
+        nll_sum: since the last row of the record, in nats, without label smoothing.
+        num_stale_targets: the targets that it is over.
+    """
+
+    passes: int = 0
+    consumed: int = 0
+    fraction: float = 0.0
+    nll_sum: float = 0.0
+    num_stale_targets: int = 0
 
 
 @dataclass
@@ -59,29 +96,35 @@ class State:
 
     Attributes:
         step: steps done, those that were skipped included.
-        epoch: whole passes over the data done.
-        consumed: the place in the current pass, as its batches count it.
-        fraction: the part of the current pass that is done.
+        tasks: where it is in the data of each task, in the order of the dataset.
         num_tokens: valid targets trained on, of all ranks.
         num_skipped: steps whose gradient was not finite.
         num_skipped_in_row: how many of them were the last ones.
-        loss_sum: since the last row of the record, in nats; so are the next two.
-        nll_sum: without label smoothing.
-        num_stale_targets: the targets that they are over.
+        loss_sum: since the last row of the record, in nats.
         history: the validations so far.
     """
 
     step: int = 0
-    epoch: int = 0
-    consumed: int = 0
-    fraction: float = 0.0
+    tasks: list[Task] = field(default_factory=lambda: [Task()])
     num_tokens: int = 0
     num_skipped: int = 0
     num_skipped_in_row: int = 0
     loss_sum: float = 0.0
-    nll_sum: float = 0.0
-    num_stale_targets: int = 0
     history: list[Validation] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes done over the data of each task: of the task that has done the fewest."""
+        return self._slowest.passes
+
+    @property
+    def fraction(self) -> float:
+        """The part of the current pass that is done, of the same task."""
+        return self._slowest.fraction
+
+    @property
+    def _slowest(self) -> Task:
+        return min(self.tasks, key=lambda task: (task.passes, task.fraction))
 
     @property
     def epochs_done(self) -> float:
@@ -102,7 +145,8 @@ class State:
     def to_json(self) -> dict[str, Any]:
         """The state as a checkpoint keeps it; floats are kept to the bit."""
         content = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
-        return {**content, "history": [validation.to_json() for validation in self.history]}
+        tasks = [dataclasses.asdict(task) for task in self.tasks]
+        return {**content, "tasks": tasks, "history": [validation.to_json() for validation in self.history]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
@@ -113,11 +157,24 @@ class State:
         """
         try:
             numbers = {name: int(value[name]) for name in _NUMBERS}
-            sums = {name: float(value[name]) for name in ("fraction", "loss_sum", "nll_sum")}
+            # Before there were tasks, what is said of the only one stood in the state itself, an epoch for a pass.
+            entries = value["tasks"] if "tasks" in value else [{**value, "passes": value["epoch"]}]
+            tasks = [_task(entry) for entry in entries]
+            loss_sum = float(value["loss_sum"])
             history = [Validation.from_json(entry) for entry in value["history"]]
         except (KeyError, TypeError, ValueError) as error:
             raise errors.IntegrityError(f"{where}: does not say how far the run was ({error}); restore it") from error
-        return cls(**numbers, **sums, history=history)  # type: ignore[arg-type]
+        return cls(tasks=tasks, loss_sum=loss_sum, history=history, **numbers)
+
+
+def _task(value: Mapping[str, Any]) -> Task:
+    return Task(
+        passes=int(value["passes"]),
+        consumed=int(value["consumed"]),
+        fraction=float(value["fraction"]),
+        nll_sum=float(value["nll_sum"]),
+        num_stale_targets=int(value["num_stale_targets"]),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a validation adds to the run record besides its figures: samples, and how gradients fare in time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.config import training_settings
@@ -12,12 +12,12 @@ MOST_ROWS = 8
 
 
 def of_validation(
-    start: starting.Start, training: training_settings.TrainingConfig, examined: validation.Examination
+    start: starting.Start, training: training_settings.TrainingConfig, seen: Sequence[validation.Sample]
 ) -> Iterator[dict[str, Any]]:
     """The further rows of a validation, on one rank; the model is left as it is."""
     where = {"step": start.state.step, "epoch": start.state.epoch}
-    if examined.samples:
-        samples = [sample._asdict() for sample in examined.samples]
+    if seen:
+        samples = [sample._asdict() for sample in seen]
         yield {"kind": "samples", **where, "samples": samples}
     if training.record_gradients:
         model = start.learner.objective.model

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from core import errors
 from core.config import training_settings
 from core.data import series
+from core.models import autoregressive
 from core.training import optimization, randomness
 
 
@@ -26,7 +27,7 @@ class Trained(NamedTuple):
 
 
 def fit(
-    model: nn.Module,
+    model: autoregressive.Autoregressive,
     train: series.Examples,
     valid: series.Examples,
     training: training_settings.TrainingConfig,
@@ -40,7 +41,8 @@ def fit(
         model: takes features (B, L, I) and gives forecasts (B, K, O).
         train: what it learns from.
         valid: what it is judged by beside; may be empty.
-        training: batch_lines, epochs, max_steps, optimiser, rates, clipping; nothing else of it counts here.
+        training: batch_lines, epochs, max_steps, optimiser, rates, clipping (of each model alone, where steps have
+            their own); nothing else of it counts here.
         seed: of the order of examples.
         on_epoch: is told the training error after each epoch.
         should_stop: asked before each epoch.
@@ -85,7 +87,7 @@ def mean_squared_error(model: nn.Module, examples: series.Examples) -> float:
 
 
 def _step(
-    model: nn.Module,
+    model: autoregressive.Autoregressive,
     optimizer: torch.optim.Optimizer,
     features_BLI: Tensor,
     labels_BKO: Tensor,
@@ -94,7 +96,8 @@ def _step(
     optimizer.zero_grad()
     F.mse_loss(model(features_BLI), labels_BKO).backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        for part in model.parts:
+            nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
     optimizer.step()
 
 

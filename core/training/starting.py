@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from core.training import (
     checkpoint,
     collective,
     gradients,
+    multitask,
     objective,
     optimization,
     progress,
@@ -34,8 +35,9 @@ _log = logging.getLogger(__name__)
 class TrainingJob:
     """A run to train; the same on all ranks but for `device`.
 
-    `fresh` refuses a root that holds a checkpoint of another attempt. `attempt` names one call of the driver, so that
-    a group that it starts again goes on from its own checkpoints.
+    `weights` are those of the dataset's corpora by name, 1 where none is given. `fresh` refuses a root that holds a
+    checkpoint of another attempt. `attempt` names one call of the driver, so that a group that it starts again goes on
+    from its own checkpoints.
     """
 
     root: location.Location
@@ -46,6 +48,7 @@ class TrainingJob:
     compute: schema.ComputeConfig
     dataset: location.Location
     device: str = "cpu"
+    weights: Mapping[str, float] = field(default_factory=dict)
     fresh: bool = False
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -62,14 +65,17 @@ class Claim(NamedTuple):
 
 @dataclass
 class Start:
-    """All that the loop works on; `state`, `hidden` and `newest` change as it goes."""
+    """All that the loop works on; `state`, `hidden` and `newest` change as it goes.
+
+    There is a source for each task of the dataset, and in `hidden` the state of its lanes.
+    """
 
     learner: step.Learner
-    source: batches.Source
+    sources: Sequence[batches.Source]
     dataset: shards.Dataset
     epoch: int
     state: progress.State
-    hidden: states.State | None
+    hidden: Sequence[states.State | None]
     newest: checkpoint.CheckpointRef | None
     damaged: tuple[location.Location, ...]
     settings: dict[str, Any]
@@ -109,7 +115,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     }
     before = checkpoint.committed(job.root)
     search = checkpoint.find_newest(job.root)
-    state, theirs = _read(search)
+    state, theirs = _read(search, dataset)
     _compare(job, search.found, ours, theirs)
     precision = (job.compute.precision == "auto" and theirs.get("precision")) or compute.resolve_precision(
         job.compute.precision, job.device
@@ -121,7 +127,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     if checkpoint.committed(job.root) != before:
         # A group that was believed dead has committed until now, and cannot from now on.
         search = checkpoint.find_newest(job.root)
-        state, _ = _read(search)
+        state, _ = _read(search, dataset)
     return Claim(epoch, search, state, ours, is_finished(state, job.training) and search.found is not None)
 
 
@@ -144,25 +150,31 @@ def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
         precision,
         gradients.limits(job.training),
         job.training.record_gradients,
+        multitask.plan(learned.model, job.training, dataset.tasks, job.seed),
     )
     learner.warm_up(batches.blank(dataset.kind))
-    found, hidden = claimed.search.found, None
+    weights = [job.weights.get(task, 1.0) for task in dataset.tasks]
+    num_lanes = [settings.num_lanes for settings in job.training.shared_out(weights)]
+    found = claimed.search.found
+    hidden: Sequence[states.State | None] = [None] * len(weights)
     if found is not None:
-        hidden = _restore(job, learner, found, group)
+        hidden = _restore(learner, found, group, num_lanes)
     elif job.training.init_from is not None:
         _load_weights(learner, _other_run(job, dataset, job.training.init_from))
     _log.info(
         "start %d: step %d, %d ranks, %s on %s, matmul %s",
         claimed.epoch, claimed.state.step, group.world_size, precision, device, matmul,
     )  # fmt: skip
-    source = batches.source(dataset, job.training, job.seed, group.rank, group.world_size)
+    sources = batches.sources(dataset, job.training, weights, job.seed, group.rank, group.world_size)
     return Start(
-        learner, source, dataset, claimed.epoch, claimed.state, hidden, found, claimed.search.damaged, claimed.settings
+        learner, sources, dataset, claimed.epoch, claimed.state, hidden, found, claimed.search.damaged, claimed.settings
     )
 
 
-def _read(search: checkpoint.Search) -> tuple[progress.State, dict[str, Any]]:
-    return (progress.State(), {}) if search.found is None else checkpoint.load_state(search.found)
+def _read(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
+    if search.found is None:
+        return progress.State(tasks=[progress.Task() for _ in dataset.tasks]), {}
+    return checkpoint.load_state(search.found)
 
 
 def _compare(
@@ -204,20 +216,28 @@ def _first_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> fac
 
 
 def _restore(
-    job: TrainingJob, learner: step.Learner, found: checkpoint.CheckpointRef, group: collective.Collective
-) -> states.State | None:
-    """Loads weights and optimiser; returns the state of this rank's lanes."""
+    learner: step.Learner, found: checkpoint.CheckpointRef, group: collective.Collective, num_lanes: Sequence[int]
+) -> Sequence[states.State | None]:
+    """Loads weights and optimiser; returns the state of this rank's lanes of each task.
+
+    Of a task at the beginning of its data no lane has a state.
+    """
     restored = reload(learner, found)
     if restored.hidden is None:
-        return None
-    own = lanes.lanes_of_rank(group.rank, group.world_size, job.training.num_lanes)
-    if restored.hidden[0][0].shape[0] != job.training.num_lanes:
+        return [None] * len(num_lanes)
+    going = [count if task.consumed else 0 for count, task in zip(num_lanes, restored.state.tasks, strict=True)]
+    if restored.hidden[0][0].shape[0] != sum(going):
         raise errors.LockedError(
-            f"{found.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, training.num_lanes is "
-            f"{job.training.num_lanes}; use another root, or the settings that this one was begun with"
+            f"{found.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, by training.num_lanes it is "
+            f"{sum(going)}; use another root, or the settings that this one was begun with"
         )
-    rows = torch.arange(own.start, own.stop)
-    return tuple(tuple(part.to(learner.device) for part in layer) for layer in states.select(restored.hidden, rows))
+    hidden: list[states.State | None] = []
+    for number, count in enumerate(going):
+        own, first = lanes.lanes_of_rank(group.rank, group.world_size, num_lanes[number]), sum(going[:number])
+        rows = torch.arange(first + own.start, first + own.stop)
+        selected = states.select(restored.hidden, rows) if count else None
+        hidden.append(selected and tuple(tuple(part.to(learner.device) for part in layer) for layer in selected))
+    return hidden
 
 
 def reload(learner: step.Learner, found: checkpoint.CheckpointRef) -> checkpoint.Restored:

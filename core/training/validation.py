@@ -40,9 +40,14 @@ class Validator(Protocol):
     """Looks at what a model says, not only at its loss; training is handed one, for it knows no decoding."""
 
     def examine(
-        self, trained: bundle.Bundle, dataset: shards.Dataset, group: collective.Collective, device: torch.device
+        self,
+        trained: bundle.Bundle,
+        dataset: shards.Dataset,
+        task: str,
+        group: collective.Collective,
+        device: torch.device,
     ) -> Examination:
-        """What the model says to lines of the validation split; all ranks together, and all get the same."""
+        """What the model says to a task's lines of the validation split; all ranks together, and all get the same."""
 
 
 class LossOnly:
@@ -87,10 +92,14 @@ def validate(
 
 
 def pieces(
-    dataset: shards.Dataset, training: training_settings.TrainingConfig, rank: int, world_size: int
+    dataset: shards.Dataset,
+    training: training_settings.TrainingConfig,
+    rank: int,
+    world_size: int,
+    task: str | None = None,
 ) -> Iterator[Piece]:
-    """The share of the validation split that a rank scores; nothing where there is no such split."""
-    split = dataset.split("valid")
+    """The share of the validation split, of one task or of all, that a rank scores; nothing where there is none."""
+    split = dataset.split("valid", task)
     if split is None:
         return iter(())
     if dataset.kind == "text":

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
+from core.config import autoregressive_settings, corpus_settings, model_settings, ngram_settings, schema, section
 from core.telemetry import catalog
 from tests.architecture import source
 
@@ -39,6 +39,10 @@ def sections() -> Sections:
                 ("model (kind ngram)", "model.", ngram_settings.NgramConfig, set()),
                 ("model (kind autoregressive)", "model.", autoregressive_settings.AutoregressiveConfig, set()),
             ]
+        elif name == "corpora":
+            alike = set(corpus_settings.CorpusConfig.model_fields)
+            prefix = f"corpora.{section.ANY}."
+            groups.append(("corpora (besides the settings of corpus)", prefix, corpus_settings.TaskCorpusConfig, alike))
         elif inner := _sections_in(field.annotation):
             groups.append((name, f"{name}.", inner[0], set()))
     return groups

@@ -53,7 +53,7 @@ VERBS = {
     *("demo", "report", "inspect", "submit"),
 }
 # the last: what the tokenizers library says of a bad file is a bare Exception
-BROAD_EXCEPT = {"jobs.__main__", "workers.fanout", "core.storage.location", "core.data.tokenizer_file"}
+BROAD_EXCEPT = {"jobs.__main__", "workers.fanout", "core.storage.location"}
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

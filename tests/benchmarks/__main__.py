@@ -25,6 +25,7 @@ def main() -> None:
         ),
         ("translation, beam 5", "one line at a time", workloads.translation, 4.0, 10.0),
         ("scoring lines", "one line at a time", workloads.scoring, 1.5, 4.0),
+        ("a shortlist of 32,000 words, beam 5", "the whole vocabulary", workloads.shortlist, 2.0, 2.0),
     ]
     sizes = [
         ("lstm", 2, 650, 10_000, 20, 1.0, 1.8),

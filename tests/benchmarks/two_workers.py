@@ -60,7 +60,7 @@ def _rank(rank: int, store: str, rounds: int, results: Any) -> None:
             dist.barrier()
             started_s = time.perf_counter()
             for _ in range(STEPS):
-                learner.take([batch], None, carries_state=False)
+                learner.take([batch], [None], carries_state=False)
             dist.barrier()
             if number:
                 durations[name].append(time.perf_counter() - started_s)

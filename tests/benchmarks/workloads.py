@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from core.config import inference_settings, model_settings, schema, training_settings
-from core.data import shards, tokenizer
+from core.data import lexical, shards, tokenizer
 from core.decoding import scorer, translator
 from core.models import bundle, factory, language_model, seq2seq
 from core.models import compute as computing
@@ -84,7 +84,7 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
         computing.use_matmul("auto", precision)
         done = 0
         for batch in itertools.islice(stream, 12):
-            ours.take([batch], None, carries_state=False)
+            ours.take([batch], [None], carries_state=False)
             done += batch.num_targets
         return harness.Done(done)
 
@@ -126,7 +126,7 @@ def language_training(
         computing.use_matmul("auto", precision)
         state = None
         for _ in range(steps):
-            state = ours.take([batch], state, carries_state=True).state
+            state = ours.take([batch], [state], carries_state=True).states[0]
         return harness.Done(steps * targets_BT.numel())
 
     def run_baseline() -> harness.Done:
@@ -181,6 +181,65 @@ def translation(precision: computing.Precision) -> Variants:
         )
 
     return {"ours": run_ours, "baseline": run_baseline}
+
+
+class ZipfPairs(Pairs):
+    """Pairs whose words are as frequent as those of a language, the n-th in proportion to 1 / (n + 2.7).
+
+    A word is translated by the one of the same number, three times in four.
+    """
+
+    def __init__(self, num_lines: int, vocabulary_size: int) -> None:
+        super().__init__(num_lines, vocabulary_size)
+        draw = np.random.default_rng(2)
+        size = vocabulary_size - RESERVED
+        chances = 1 / (np.arange(1, size + 1) + 2.7)
+
+        def drawn(length: int) -> npt.NDArray[np.int64]:
+            return RESERVED + draw.choice(size, length, p=chances / chances.sum())
+
+        rows = [(len(source), len(target)) for source, target in zip(*self.columns.values(), strict=True)]
+        sources = [drawn(length - 1) for length, _ in rows]
+        targets = [
+            np.where(draw.random(length - 1) < 0.75, np.resize(source, length - 1), drawn(length - 1))
+            for source, (_, length) in zip(sources, rows, strict=True)
+        ]
+        self.columns = {
+            name: [np.append(row, EOS) for row in side] for name, side in (("source", sources), ("target", targets))
+        }
+
+
+def shortlist(precision: computing.Precision) -> Variants:
+    """Beam 5 over 32,000 words with Zipf's frequencies, GRU 2×512: a shortlist against the whole vocabulary."""
+    size, pairs = 32_000, ZipfPairs(8_000, 32_000)
+    torch.manual_seed(1)
+    config = model_settings.Seq2SeqConfig(
+        kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=512
+    )
+    codec = tokenizer.Codec((), words(size))
+    packed = bundle.Bundle(
+        factory.build(config, {"source": size, "target": size}, PAD),
+        config,
+        {"source": codec, "target": codec},
+        "eos",
+        "fp32",
+    )
+    table = lexical.table(pairs, size, size, 50)
+    lines = [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in pairs.columns["source"][:102]]
+    compute = schema.ComputeConfig(precision=precision)
+
+    def run(listed: inference_settings.ShortlistConfig | None) -> Callable[[], harness.Done]:
+        # Without a trained sense for the end of a line, lines of one length: both sides take as many steps.
+        decoding = inference_settings.DecodingConfig(beam_size=5, min_length=19, max_length=20, shortlist=listed)
+        ready = translator.Translator(packed, decoding, compute, table=table)
+
+        def call() -> harness.Done:
+            computing.use_matmul("auto", precision)
+            return harness.Done(sum(found.num_tokens for found in ready.translate(lines)))
+
+        return call
+
+    return {"ours": run(inference_settings.ShortlistConfig()), "baseline": run(None)}
 
 
 def scoring(precision: computing.Precision) -> Variants:

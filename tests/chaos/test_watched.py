@@ -49,7 +49,8 @@ def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path,
         cluster.program.workers("_Host")[0].signal(signal.SIGKILL)
         driver.until(lambda: (root / "report.html").exists(), "the report")
         time.sleep(2)
-        watching.check_everything_is_measured(server, alerts={"RaycurrentPartsRetried", "RaycurrentFanoutErrors"})
+        alerts = {"RaycurrentPartsRetried", "RaycurrentFanoutErrors"}
+        watching.check_everything_is_measured(server, watching.OF_SEVERAL_CORPORA, alerts)
         assert len(server.series("up")) == 3, "each node exports"
         report = driver.end().document()
     assert report["stages"]["train"]["world_size"] == 3

@@ -13,8 +13,8 @@ def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
     root, configs = settings.of_demo(["root=s3://bucket/demo/"])
     assert root == "s3://bucket/demo"
     assert [config.root for config in configs] == ["s3://bucket/demo/translation", "s3://bucket/demo/language"]
-    assert configs[0].corpus.train.tsv == ("s3://bucket/demo/corpus/pairs.tsv",)
-    assert configs[1].corpus.train.text == ("s3://bucket/demo/corpus/english.txt",)
+    assert configs[0].tasks[""].train.tsv == ("s3://bucket/demo/corpus/pairs.tsv",)
+    assert configs[1].tasks[""].train.text == ("s3://bucket/demo/corpus/english.txt",)
 
 
 def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() -> None:
@@ -26,8 +26,8 @@ def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() ->
     assert translation.cluster == language.cluster  # one session serves both
     assert translation.cluster.num_workers == 2
     # Held-out sentences never have their source side in the training part.
-    assert translation.corpus.split.by in (None, "source")
-    assert translation.corpus.split.test > 0
+    assert translation.tasks[""].split.by in (None, "source")
+    assert translation.tasks[""].split.test > 0
 
 
 def test_overrides_reach_both_runs(tmp_path: pathlib.Path) -> None:

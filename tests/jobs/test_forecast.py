@@ -59,8 +59,10 @@ def test_the_sine_is_learnt_as_the_documents_print(tmp_path: pathlib.Path) -> No
     assert _forecast(config, tmp_path, "forecasts.parquet")["errors"] == report["errors"]
 
 
-def test_direct_forecasts_and_recurrent_cells(tmp_path: pathlib.Path) -> None:
-    overrides = ["model.horizon=4", "model.network=gru", "forecasting.method=direct", "forecasting.horizons=[1, 4]"]
+@pytest.mark.parametrize("by", ["outputs", "models"])
+def test_direct_forecasts_and_recurrent_cells(tmp_path: pathlib.Path, by: str) -> None:
+    overrides = ["model.horizon=4", f"model.horizon_by={by}", "model.network=gru"]
+    overrides += ["forecasting.method=direct", "forecasting.horizons=[1, 4]"]
     config, made = _train(tmp_path, *overrides)
     assert made["examples"] == 597
     report = _forecast(config, tmp_path, "forecasts.jsonl")

@@ -94,7 +94,7 @@ def test_printed_settings_are_a_file_of_the_same_settings(tmp_path: pathlib.Path
     config = loading.parse(printed.stdout, "printed")
     assert config.training.learning_rate == 5e-4
     assert config.root == f"{tmp_path}/runs/x"
-    assert config.corpus.train.text == (f"{tmp_path}/book.txt",)
+    assert config.tasks[""].train.text == (f"{tmp_path}/book.txt",)
     (tmp_path / "again.yaml").write_text(printed.stdout)
     assert jobs("train", "again.yaml", "--print-config", cwd=tmp_path).stdout == printed.stdout
     assert printed.stderr == "\n"

@@ -52,7 +52,7 @@ def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any])
 
 def _of_an_older_program(config: schema.RunConfig) -> dict[str, Any]:
     """The settings of a dataset as a program says them that had neither `seed` nor `corpus.filters.duplicates`."""
-    corpus = section.deciding(config.corpus)
+    corpus = section.deciding(config.tasks[""])
     del corpus["filters"]["duplicates"]
     return {"corpus": corpus, **{name: section.deciding(getattr(config, name)) for name in ("tokenizer", "sharding")}}
 

@@ -48,7 +48,7 @@ def test_settings_travel_resolved_and_overrides_with_them(here: pathlib.Path) ->
     assert order.command == ("train", "--fresh", "--", "submitted.yaml")
     config = loading.parse(order.files["submitted.yaml"], "submitted.yaml")
     assert (config.training.epochs, config.root) == (7, f"{here}/runs/x")
-    assert config.corpus.train.text == (f"{here}/book.txt",)
+    assert config.tasks[""].train.text == (f"{here}/book.txt",)
 
 
 def test_locations_of_other_verbs_become_absolute_and_all_else_stays(here: pathlib.Path) -> None:

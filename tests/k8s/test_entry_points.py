@@ -27,7 +27,7 @@ SMALLER = {
     "telemetry.linger_s=30": f"telemetry.linger_s={LINGER_S}",
 }
 # Nothing dies in this run, so these have nothing to say.
-SILENT = {catalog.FANOUT_WORKER_DEATHS.name, "Workers that died"}
+SILENT = {catalog.FANOUT_WORKER_DEATHS.name, "Workers that died", *watching.OF_SEVERAL_CORPORA}
 
 
 @pytest.fixture

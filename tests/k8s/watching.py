@@ -20,6 +20,7 @@ from tests.k8s import manifests
 
 MONITORING = manifests.KUBERNETES / "base" / "platform" / "monitoring"
 RATE_INTERVAL = "10s"
+OF_SEVERAL_CORPORA = (catalog.TRAIN_COSINE.name, "Cosine between gradients of corpora")  # silent where there is one
 START_S = 30.0
 
 

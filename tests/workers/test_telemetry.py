@@ -101,7 +101,7 @@ def test_the_number_of_series_does_not_grow_with_what_callers_say(own_folder: Pa
 def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None:
     recorder = telemetry.PrometheusRecorder(own_folder, rank="3")
     for metric in catalog.ALL:
-        labels = {"stage": "train", "outcome": "done"}
+        labels = {"stage": "train", "outcome": "done", "task": "0"}
         given = {name: labels[name] for name in metric.labels if name != "rank"}
         measure: Any = {"counter": recorder.count, "gauge": recorder.set, "histogram": recorder.observe}[metric.kind]
         measure(metric, 1.0, **given)

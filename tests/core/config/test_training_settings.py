@@ -35,6 +35,11 @@ PAIRS = (
             "decoding.coverage_penalty=0.2 decoding.fusion.run=lm decoding.fusion.when=after",
             "decoding.coverage_penalty: what is ranked anew knows of no coverage; use fusion.when: search",
         ),
+        (
+            PAIRS,
+            "model.attention=dot model.coverage_attention=true",
+            "model.coverage_attention: a score of attention: dot has no weights that could take it; use additive",
+        ),
         (TEXT, "training.cut_probability=1", "training.cut_probability: must be less than 1"),
     ],
 )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from core import errors
-from core.data import arrow_file, shards
+from core.data import arrow_file, lanes, shards
 from core.storage import commit, location
 
 ROWS = [[5, 6, 7], [], [300], [1, 2]]
@@ -64,10 +64,12 @@ def test_lengths_are_those_of_the_rows_over_borders_of_shards(tmp_path: Path) ->
 def test_a_stream_is_all_rows_end_to_end_whatever_range_is_asked(tmp_path: Path) -> None:
     stream = text_split(tmp_path, [ROWS, [[], []], [[9], [8, 8]], [[4]]]).stream()
     whole = [5, 6, 7, 300, 1, 2, 9, 8, 8, 4]
-    assert len(stream) == len(whole)
+    backward = lanes.Backward(stream)
+    assert len(stream) == len(backward) == len(whole)
     for start in range(len(whole) + 1):
         for stop in range(start, len(whole) + 2):
             assert stream[start:stop].tolist() == whole[start:stop]
+            assert backward[start:stop].tolist() == whole[::-1][start:stop]
 
 
 def test_within_a_shard_the_stream_is_the_map_itself(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def _forced(made: bundle.Bundle, found: list[results.Translation]) -> list[float
     return [-(score.nll_nats or 0.0) for score in scores]
 
 
-def test_the_score_of_an_ensemble_is_the_mean_of_its_members_scores() -> None:
-    members = [samples.seq2seq(), _second()]
+@pytest.mark.parametrize("covers", [False, True])
+def test_the_score_of_an_ensemble_is_the_mean_of_its_members_scores(covers: bool) -> None:
+    members = [samples.seq2seq(coverage_attention=covers), _second()]
     found = _translated(members)
     means = [sum(pair) / 2 for pair in zip(*(_forced(member, found) for member in members), strict=True)]
     assert [row.score_nats for row in found] == pytest.approx(means, abs=1e-4)
@@ -139,8 +140,8 @@ def test_a_language_model_of_other_words_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="other tokens"):
         _translated(samples.seq2seq(), beside=_language_model("some other words"), fusion={"run": "lm"})
     beside = _language_model()
-    backward = {"text": dataclasses.replace(beside.codecs["text"], cleaning=("reverse_words",))}
+    backward = dataclasses.replace(beside, config=beside.config.model_copy(update={"direction": "backward"}))
     with pytest.raises(errors.UsageError, match="reads backward"):
-        _translated(samples.seq2seq(), beside=dataclasses.replace(beside, codecs=backward), fusion={"run": "lm"})
+        _translated(samples.seq2seq(), beside=backward, fusion={"run": "lm"})
     with pytest.raises(errors.UsageError, match="needs a language_model"):
         _translated(samples.seq2seq(), beside=samples.seq2seq(), fusion={"run": "lm"})

@@ -1,5 +1,7 @@
 """Forecasts of models whose weights one can read."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tests.core.decoding import samples
 
 
 def _bundle(
-    weights: list[list[float]], inputs: tuple[str, ...] = ("x",), targets: tuple[str, ...] = ("x",), **settings: int
+    weights: list[list[float]], inputs: tuple[str, ...] = ("x",), targets: tuple[str, ...] = ("x",), **settings: Any
 ) -> bundle.Bundle:
     """A linear model: a row of weights for each step and target, a column for each lag and input."""
     config = autoregressive_settings.AutoregressiveConfig(kind="autoregressive", network="linear", **settings)

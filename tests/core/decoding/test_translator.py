@@ -15,6 +15,8 @@ MODELS: list[dict[str, Any]] = [
     {"attention": "none", "context": "input"},
     {"attention": "additive", "context": "output", "bidirectional": True},
     {"attention": "dot", "context": "input", "cell": "lstm", "num_layers": 2, "bridge": "mean"},
+    {"attention": "additive", "context": "output", "coverage_attention": True},
+    {"attention": "general", "context": "feed", "coverage_attention": True},
 ]
 
 
@@ -102,14 +104,15 @@ def test_weights_that_overflow_give_error_rows() -> None:
     assert row.error.startswith("not_finite")
 
 
-def test_bf16_translates_and_its_scores_are_near() -> None:
-    lines = samples.sentences(10)
+@pytest.mark.parametrize("model", [{}, *MODELS[-2:]])
+def test_bf16_translates_and_its_scores_are_near(model: dict[str, Any]) -> None:
+    lines, made = samples.sentences(10), samples.seq2seq(**model)
     bf16 = translator.Translator(
-        samples.seq2seq(),
+        made,
         inference_settings.DecodingConfig(max_length=8),
         schema.ComputeConfig(precision="bf16", matmul="default"),
     ).translate(lines)
-    for row, exact in zip(bf16, _translator().translate(lines), strict=True):
+    for row, exact in zip(bf16, _translator(made).translate(lines), strict=True):
         if row.text == exact.text:
             assert row.score_nats == pytest.approx(exact.score_nats, rel=0.1)
 

@@ -53,6 +53,85 @@ def test_additive_attention_by_hand() -> None:
     torch.testing.assert_close(contexts_BTC.flatten(), torch.tensor([4.0 * first - 2.0 * (1 - first)]))
 
 
+def covering(kind: str, query_size: int, memory_size: int) -> attention.Attention:
+    torch.manual_seed(1)
+    looks = attention.Attention(kind, query_size, memory_size, covers=True)
+    torch.nn.init.normal_(looks.coverage_Q, std=3.0)
+    return looks
+
+
+def test_additive_attention_with_coverage_by_hand() -> None:
+    looks = covering("additive", 1, 1)
+    with torch.no_grad():
+        looks.coverage_Q.fill_(-1.5)
+        for linear, weight in ((looks.query, 2.0), (looks.key, 0.5), (looks.score, 3.0)):
+            linear.weight.fill_(weight)
+    values_BSC, coverage_BTS = torch.tensor([[[4.0], [-2.0]]]), torch.tensor([[[0.9, 0.1]]])
+    _, weights_BTS = looks(
+        torch.tensor([[[0.5]]]), looks.keys(values_BSC), values_BSC, torch.ones(1, 2) > 0, coverage_BTS
+    )
+    scores = [3 * math.tanh(2 * 0.5 + 0.5 * value - 1.5 * had) for value, had in ((4.0, 0.9), (-2.0, 0.1))]
+    first = 1 / (1 + math.exp(scores[1] - scores[0]))
+    torch.testing.assert_close(weights_BTS.flatten(), torch.tensor([first, 1 - first]))
+
+
+def test_to_general_attention_coverage_is_one_more_feature_of_the_position() -> None:
+    looks = covering("general", 6, 10)
+    wider = attention.Attention("general", 6, 11)
+    with torch.no_grad():
+        wider.key.weight.copy_(torch.cat((looks.key.weight, looks.coverage_Q[:, None]), dim=1))
+    values_BSC, queries_BTQ, coverage_BTS = torch.randn(3, 4, 10), torch.randn(3, 1, 6), torch.rand(3, 1, 4)
+    features_BSC = torch.cat((values_BSC, coverage_BTS.transpose(1, 2)), dim=-1)
+    _, weights_BTS = looks(queries_BTQ, looks.keys(values_BSC), values_BSC, MASK, coverage_BTS)
+    _, expected_BTS = wider(queries_BTQ, wider.keys(features_BSC), features_BSC, MASK)
+    torch.testing.assert_close(weights_BTS, expected_BTS)
+
+
+@pytest.mark.parametrize("kind", ["additive", "general"])
+def test_coverage_is_the_sum_of_the_weights_before(kind: str) -> None:
+    looks = covering(kind, 6, 10)
+    values_BSC, queries_BTQ, coverage_BS = torch.randn(3, 4, 10), torch.randn(3, 5, 6) * 3, torch.zeros(3, 4)
+    contexts_BTC, weights_BTS, after_BS = looks.in_order(
+        queries_BTQ, looks.keys(values_BSC), values_BSC, MASK, coverage_BS
+    )
+    for time in range(5):
+        expected_BTC, expected_BTS = looks(
+            queries_BTQ[:, time : time + 1], looks.keys(values_BSC), values_BSC, MASK, coverage_BS.unsqueeze(1)
+        )
+        torch.testing.assert_close(weights_BTS[:, time], expected_BTS[:, 0])
+        torch.testing.assert_close(contexts_BTC[:, time], expected_BTC[:, 0])
+        coverage_BS = weights_BTS[:, : time + 1].sum(dim=1)
+    torch.testing.assert_close(after_BS, coverage_BS)
+    torch.testing.assert_close(weights_BTS.sum(-1), torch.ones(3, 5))
+    assert not weights_BTS.masked_select(~MASK[:, None]).any()
+    plain_BTS = looks(queries_BTQ, looks.keys(values_BSC), values_BSC, MASK)[1]
+    assert (plain_BTS[:2, 1:] - weights_BTS[:2, 1:]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["additive", "general"])
+def test_coverage_without_a_weight_changes_no_bit(kind: str) -> None:
+    looks = attention.Attention(kind, 6, 10, covers=True)
+    values_BSC, queries_BTQ, coverage_BTS = torch.randn(3, 4, 10), torch.randn(3, 5, 6), torch.rand(3, 5, 4) * 9
+    asked = queries_BTQ, looks.keys(values_BSC), values_BSC, MASK
+    assert all(map(torch.equal, looks(*asked, coverage_BTS), looks(*asked)))
+
+
+@pytest.mark.parametrize("kind", ["additive", "general"])
+def test_gradients_go_through_coverage_to_all_steps_before(kind: str) -> None:
+    looks = covering(kind, 2, 3).double()
+    values_BSC, queries_BTQ = (
+        torch.randn(2, size, width).double().requires_grad_() for size, width in ((3, 3), (4, 2))
+    )
+    mask_BS, start_BS = MASK[:2, :3], torch.rand(2, 3).double().requires_grad_()
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        queries, values, start, *_ = inputs
+        found: tuple[torch.Tensor, ...] = looks.in_order(queries, looks.keys(values), values, mask_BS, start)
+        return found
+
+    assert torch.autograd.gradcheck(run, (queries_BTQ, values_BSC, start_BS, *looks.parameters()))
+
+
 @pytest.mark.parametrize("kind", ["additive", "dot"])
 def test_weights_are_fp32_in_bf16(kind: str) -> None:
     looks = attention.Attention(kind, 6, 10)

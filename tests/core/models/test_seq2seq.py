@@ -30,6 +30,8 @@ def build(**settings: Any) -> seq2seq.Seq2Seq:
     config = model_settings.Seq2SeqConfig(kind="seq2seq", **(sizes | settings))
     model = factory.build(config, {"source": 10, "target": 10}, pad_id=1)
     assert isinstance(model, seq2seq.Seq2Seq)
+    if model.covers:
+        nn.init.normal_(model.attention.coverage_Q)  # it is zero at first, which no law would notice
     return model.eval()
 
 
@@ -231,6 +233,76 @@ def test_steps_are_the_target_and_every_weight_learns_in_any_structure(structure
     torch.testing.assert_close(stepped(model, memory, inputs_BT)[0], whole_BTF)
     torch.autograd.backward(model.logits(whole_BTF).square().sum())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+COVERING = list(itertools.product(("additive", "general"), ("input", "output", "feed")))
+
+
+@pytest.mark.parametrize(("attention", "context"), COVERING)
+def test_the_state_holds_the_sum_of_the_attention_so_far(attention: str, context: str) -> None:
+    """Step by step, in whole, and in pieces of a target, whose state goes from one into the next."""
+    model = build(attention=attention, context=context, coverage_attention=True, cell="lstm", bidirectional=True)
+    source_BS, inputs_BT = batch()
+    memory = model.encode(source_BS, LENGTHS)
+    state, features, coverage_BS = model.initial_state(memory), [], torch.zeros(4, 7)
+    for tokens_B in inputs_BT.unbind(dim=1):
+        torch.testing.assert_close(state[-1][0], coverage_BS)
+        features_BF, state, weights_BS = model.step(tokens_B, memory, state)
+        assert weights_BS is not None
+        torch.testing.assert_close(weights_BS.sum(-1), torch.ones(4))
+        assert not weights_BS.masked_select(~memory.mask_BS).any()
+        coverage_BS = coverage_BS + weights_BS
+        features.append(features_BF)
+    whole_BTF, after = model.decode(inputs_BT, memory, model.initial_state(memory))
+    first_BTF, between = model.decode(inputs_BT[:, :2], memory, model.initial_state(memory))
+    second_BTF, after_pieces = model.decode(inputs_BT[:, 2:], memory, between)
+    for found_BTF in (torch.stack(features, dim=1), torch.cat((first_BTF, second_BTF), dim=1)):
+        torch.testing.assert_close(found_BTF, whole_BTF)
+    for found in (after, after_pieces):
+        torch.testing.assert_close(found[-1][0], coverage_BS)
+
+
+@pytest.mark.parametrize(("attention", "context"), COVERING)
+def test_coverage_without_a_weight_is_plain_attention(attention: str, context: str) -> None:
+    """To the bit, the first weights too; only general's scores of a whole target come from another product."""
+    covering, plain = (build(attention=attention, context=context, coverage_attention=flag) for flag in (True, False))
+    nn.init.zeros_(covering.attention.coverage_Q)
+    assert all(torch.equal(covering.state_dict()[name], weight) for name, weight in plain.state_dict().items())
+    source_BS, inputs_BT = batch()
+    found, expected = (model(source_BS, LENGTHS, inputs_BT) for model in (covering, plain))
+    if (attention, context) == ("general", "output"):
+        torch.testing.assert_close(found, expected)
+    else:
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("attention", "context"), COVERING)
+def test_each_hypothesis_of_a_source_has_its_own_coverage(attention: str, context: str) -> None:
+    model, (source_BS, _) = build(attention=attention, context=context, coverage_attention=True), batch()
+    memory = model.encode(source_BS, LENGTHS)
+    copied = memory.select(torch.arange(4).repeat_interleave(3))
+    state = (*copied.state[:-1], (torch.rand(12, 7) * 3 * copied.mask_BS,))
+    tokens = torch.randint(0, 10, (12,))
+    (shared_BF, after, _), (copied_BF, copied_after, _) = (model.step(tokens, one, state) for one in (memory, copied))
+    torch.testing.assert_close(shared_BF, copied_BF)
+    torch.testing.assert_close(after[-1][0], copied_after[-1][0])
+
+
+@pytest.mark.parametrize(("attention", "context"), COVERING)
+def test_coverage_learns_and_stays_fp32_beside_bf16(attention: str, context: str) -> None:
+    model = build(attention=attention, context=context, coverage_attention=True)
+    source_BS, inputs_BT = batch()
+    exact_BTF = model(source_BS, LENGTHS, inputs_BT)
+    torch.autograd.backward(model.logits(exact_BTF).square().sum())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        memory = model.encode(source_BS, LENGTHS)
+        rough_BTF, state = model.decode(inputs_BT, memory, memory.state)
+    assert state[-1][0].dtype == torch.float32
+    torch.testing.assert_close(rough_BTF.float(), exact_BTF, atol=0.05, rtol=0.05)
+    model.zero_grad()
+    torch.autograd.backward(model(source_BS[:0], LENGTHS[:0], inputs_BT[:0]).sum())
+    assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("output"))
 
 
 @pytest.mark.parametrize("context", ["input", "output", "feed"])

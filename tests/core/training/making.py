@@ -1,5 +1,6 @@
 """Small datasets, jobs and groups of ranks for the tests of training."""
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable, Sequence
@@ -27,8 +28,11 @@ def place(path: Path) -> location.Location:
     return location.Location.parse(str(path))
 
 
-def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90) -> location.Location:
-    """A stream of characters in which each has a habitual successor, so that there is something to learn."""
+def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90, order: int = 1) -> location.Location:
+    """A stream of characters in which each has a habitual successor, so that there is something to learn.
+
+    Of `order` -1 each split is written from its end to its beginning.
+    """
     chance = random.Random(7)
     letters = "abcdefgh"
     text = ["a"]
@@ -38,7 +42,7 @@ def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90) -> loc
     counts = tokenizer.Counts()
     counts.add(letters)
     made = tokenizer.from_counts("char", counts, 1, None, ("<unk>",))
-    lines = {"train": "".join(text[:num_train]), "valid": "".join(text[num_train:])}
+    lines = {"train": "".join(text[:num_train])[::order], "valid": "".join(text[num_train:])[::order]}
     rows = {
         split: {"text": [made.encode(line[start : start + 50]) for start in range(0, len(line), 50)]}
         for split, line in lines.items()
@@ -61,6 +65,27 @@ def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> loc
             for side, shift in (("source", 0), ("target", 1))
         }
     return _write(folder, "pairs", rows, {"source": made, "target": made}, "eos")
+
+
+def several(folder: Path, **corpora: location.Location) -> location.Location:
+    """One dataset of the corpora of several, which have the same tokenizers."""
+    root = place(folder)
+    splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
+    indices = {name: shards.Dataset.open(dataset).index for name, dataset in corpora.items()}
+    for name, index in indices.items():
+        for split, records in index.splits.items():
+            for record in records:
+                data = corpora[name].join(record.name).read_bytes()
+                copied = commit.put_content(root, f"{split}/{name}", ".arrow", data)
+                own = dataclasses.replace(record, name=copied.name, task=name)
+                splits[split] = (*splits.get(split, ()), own)
+    for made in index.tokenizers.values():
+        commit.put_content(root, "tokenizer", ".json", corpora[name].join(made.file.name).read_bytes())
+    lines_read = sum(one.lines_read for one in indices.values())
+    fingerprint = hashlib.sha256("".join(one.fingerprint for one in indices.values()).encode()).hexdigest()
+    joined = dataclasses.replace(index, splits=splits, lines_read=lines_read, fingerprint=fingerprint)
+    commit.write_manifest(root, dataset_index.NAME, joined.to_json())
+    return root
 
 
 def _write(

@@ -1,6 +1,7 @@
 """Laws of what ranks compute and of how held-out data is scored."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core import errors
 from core.config import training_settings
 from core.data import shards
 from core.models import factory
-from core.training import batches, collective, objective, randomness, validation
+from core.training import batches, collective, objective, progress, randomness, validation
 from tests.core.training import making
 
 
@@ -90,10 +91,39 @@ def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_remains_of_an_epoch_is_a_step_too() -> None:
-    made = [batches.Batch(batches.blank("text"), 1, 1, number, 0.0) for number in range(5)]
-    steps = [([batch.consumed for batch in step], ends) for step, ends in batches.grouped(iter(made), 2)]
-    assert steps == [([0, 1], False), ([2, 3], False), ([4], True)]
-    assert list(batches.grouped(iter(()), 2)) == []
+    found = batches.steps([Batches(5)], [progress.Task(passes=3, consumed=1)], 2)
+    taken = [[(batch.passes, batch.consumed) for batch in next(found)] for _ in range(4)]
+    assert taken == [[(3, 2), (3, 3)], [(3, 4), (4, 0)], [(4, 1), (4, 2)], [(4, 3), (4, 4)]]
+    assert [(batch.passes, batch.ends_pass) for batch in next(found)] == [(5, True)]
+    with pytest.raises(errors.DataError, match="gives no batch"):
+        next(batches.steps([Batches(0)], [progress.Task()], 1))
+
+
+def test_each_task_goes_round_at_its_own_pace() -> None:
+    """Three batches beside five: after two epochs, which are passes of the longer, the shorter has begun a fourth."""
+    found = batches.steps([Batches(3), Batches(5)], [progress.Task(), progress.Task()], 1)
+    taken = [next(found) for _ in range(10)]
+    assert all([batch.task for batch in step] == [0, 1] for step in taken)
+    assert [step[0].consumed for step in taken] == [1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
+    assert [step[1].consumed for step in taken] == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
+    assert [batch.passes for batch in taken[-1]] == [3, 2]
+    at = [progress.Task(batch.passes, batch.consumed) for batch in taken[3]]
+    again = batches.steps([Batches(3), Batches(5)], at, 1)
+    assert [next(again) for _ in range(6)] == taken[4:]
+
+
+class Batches:
+    """So many batches in each pass."""
+
+    carries_state = False
+    content = batches.blank("text")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def epoch(self, epoch: int, consumed: int) -> Iterator[batches.Batch]:
+        for number in range(consumed + 1, self._count + 1):
+            yield batches.Batch(self.content, epoch, 1, number, number / self._count)
 
 
 def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:

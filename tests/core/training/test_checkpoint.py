@@ -1,5 +1,6 @@
 """Laws of checkpoints: whole or absent, verified, and the last good one is never lost."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -26,7 +27,8 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
     torch.manual_seed(step)
     model = factory.build(making.TEXT, {"text": 9}, None)
     found = None if nll is None else progress.Validation(step, nll, 0.5, 10)
-    state = progress.State(step=step, epoch=1, fraction=0.3, history=[progress.Validation(1, 3.0, 0.1, 10)])
+    tasks = [progress.Task(passes=1, fraction=0.3)]
+    state = progress.State(step=step, tasks=tasks, history=[progress.Validation(1, 3.0, 0.1, 10)])
     if found:
         state.history.append(found)
     optimizer = {"exp_avg/output.weight": torch.rand(9, 12)}
@@ -74,6 +76,39 @@ def test_best_is_by_validation_and_marked_when_it_is_written(tmp_path: Path, dat
     assert best is not None
     assert best.step == 1
     assert bundle.locate(root) == best.bundle
+
+
+# Losses and BLEU in the order of validations. By BLEU: 40 three times, of which the loss of 1.4 is the lowest; the last
+# was not translated and comes last, though its loss is the lowest of all.
+BLEUS = [(2.0, 30.0), (1.5, 40.0), (1.0, 20.0), (1.4, 40.0), (1.6, 40.0), (0.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "marks", "order"),
+    [
+        ("bleu", 4, [True, True, False, True, False, False], [4, 2, 5, 1, 3, 6]),
+        ("perplexity", 6, [True, True, True, False, False, True], [6, 3, 4, 2, 5, 1]),
+    ],
+)
+def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
+    tmp_path: Path, dataset: shards.Dataset, metric: Any, best: int, marks: list[bool], order: list[int]
+) -> None:
+    root = making.place(tmp_path)
+    history: list[progress.Validation] = []
+    found = []
+    for step, (nll, bleu) in enumerate(BLEUS, 1):
+        history.append(progress.Validation(step, nll, 0.5, 10, bleu))
+        snapshot = _snapshot(dataset, step, nll)
+        state = dataclasses.replace(snapshot.state, history=list(history))
+        snapshot = snapshot._replace(state=state, validation=history[-1], best_by=metric)
+        found.append(checkpoint.save(root, 1, snapshot, progress.Record(root, 1)).is_best)
+    assert found == marks
+    taken = checkpoint.find_best(root)
+    assert taken is not None
+    assert taken.step == best
+    assert [one.step for one in bundle.find_best(root, 6)] == order
+    checkpoint.retain(root, keep=1)
+    assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
 def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, dataset: shards.Dataset) -> None:
@@ -216,9 +251,20 @@ def test_a_write_that_fails_leaves_the_one_before(
 
 
 def test_the_state_survives_json_to_the_bit() -> None:
-    state = progress.State(3, 1, 35, 0.1 + 0.2, 999, 2, 1, 1e300, 1 / 3, 7, [progress.Validation(2, 1 / 7, 0.1, 5)])
+    tasks = [progress.Task(1, 35, 0.1 + 0.2, 1 / 3, 7), progress.Task(2, 5, 0.5, 1e-300, 3)]
+    one = progress.Validation(2, 1 / 7, 0.1, 5)
+    state = progress.State(3, tasks, 999, 2, 1, 1e300, [one, progress.Validation.together({"a": one, "b": one})])
     assert progress.State.from_json(json.loads(json.dumps(state.to_json())), "x") == state
     broken: dict[str, Any]
     for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}):
         with pytest.raises(errors.IntegrityError, match="how far"):
             progress.State.from_json(broken, "progress.json")
+
+
+def test_a_state_from_before_there_were_tasks_is_read() -> None:
+    before = {
+        **{"step": 3, "epoch": 1, "consumed": 35, "fraction": 0.25, "num_tokens": 999, "num_skipped": 2},
+        **{"num_skipped_in_row": 1, "loss_sum": 2.5, "nll_sum": 2.0, "num_stale_targets": 7, "history": []},
+    }
+    tasks = [progress.Task(1, 35, 0.25, 2.0, 7)]
+    assert progress.State.from_json(before, "x") == progress.State(3, tasks, 999, 2, 1, 2.5)

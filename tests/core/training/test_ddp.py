@@ -98,13 +98,13 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         micro.append(batches.Batch(batches.blank("text"), 0, 0, 0, 0.0))
     else:
         micro[1] = micro[1]._replace(num_targets=0)
-    together = learner(group).take(micro, None, carries_state=False)
+    together = learner(group).take(micro, [None], carries_state=False)
     whole = [batches.Batch(one, 3, 3, 0, 0.0) for one in content]
-    alone = learner(collective.Alone()).take(whole, None, carries_state=False)
+    alone = learner(collective.Alone()).take(whole, [None], carries_state=False)
     assert together.norm == pytest.approx(alone.norm, rel=1e-6)
-    sums = together.sums_2.clone()
+    sums = together.sums_K2.clone()
     group.sum_(sums, "a test")
-    torch.testing.assert_close(sums, alone.sums_2)
+    torch.testing.assert_close(sums, alone.sums_K2)
 
 
 def _check_agreement(rank: int, group: collective.Collective) -> None:

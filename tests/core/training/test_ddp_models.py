@@ -33,6 +33,7 @@ PAIRS = model_settings.Seq2SeqConfig(
     bidirectional_layers=1,
     attention="general",
     context="feed",
+    coverage_attention=True,
     **SIZES,
 )
 WET: dict[str, Any] = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "locked_dropout": True}

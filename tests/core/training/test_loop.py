@@ -122,7 +122,7 @@ def test_every_part_of_the_state_matters(
     def lossy_claim(*arguments: Any) -> starting.Claim:
         claimed = claim(*arguments)
         parts: dict[str, dict[str, Any]] = {
-            "position": {"consumed": 0},
+            "position": {"tasks": [dataclasses.replace(task, consumed=0) for task in claimed.state.tasks]},
             "schedule": {"step": 0},
             "history": {"history": []},
         }
@@ -176,7 +176,7 @@ def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.L
 
 
 def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Location) -> None:
-    """BLEU 10, 30, 20, 25: two validations after the best one. The loss gets better all the while."""
+    """BLEU 10, 30, 20, 25: two validations after the best one, which is kept. The loss gets better all the while."""
 
     class Scripted:
         def __init__(self) -> None:
@@ -188,11 +188,14 @@ def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Lo
 
     stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
     settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
-    one = making.job(tmp_path, pairs, making.PAIRS, **settings)
+    one = making.job(tmp_path, pairs, making.PAIRS, keep_checkpoints=1, **settings)
     summary = loop.train(one, collective.Alone(), recorder.NullRecorder(), making.Watch(), Scripted())
     assert summary.epochs_done == 4
     assert summary.validation is not None
     assert summary.validation.bleu == 25.0
+    assert summary.best_validation is not None
+    assert summary.best_validation.bleu == 30.0
+    assert bundle.find(making.place(tmp_path)).step == summary.best_validation.step
     rows = history.read(making.place(tmp_path))
     assert [row["bleu"] for row in rows if row["kind"] == "validation"] == [10.0, 30.0, 20.0, 25.0]
     samples = [row["samples"] for row in rows if row["kind"] == "samples"]

@@ -19,7 +19,7 @@ def _stepped(
     training = making.job(Path("/x"), making.place(Path("/x")), optimizer="sgd", learning_rate=0.5).training
     optimizer = optimization.build(learned.model, training)
     learner = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", gradients.limits(training))
-    outcome = learner.take(micro_batches, None, carries_state=False)
+    outcome = learner.take(micro_batches, [None], carries_state=False)
     return outcome, torch.cat([parameter.detach().flatten() for parameter in learned.parameters()])
 
 
@@ -33,7 +33,7 @@ def test_accumulated_windows_are_one_large_batch() -> None:
     whole = [batches.Batch(batches.TextContent(rows, rows.flatten() + 1), 24, 24, 0, 0.0)]
     (one, weights), (other, expected) = (_stepped(found, making.TEXT, {"text": 9}) for found in (micro, whole))
     assert one.norm == pytest.approx(other.norm, rel=1e-5)
-    torch.testing.assert_close(one.sums_2, other.sums_2)
+    torch.testing.assert_close(one.sums_K2, other.sums_K2)
     torch.testing.assert_close(weights, expected)
 
 

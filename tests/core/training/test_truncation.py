@@ -208,6 +208,20 @@ def test_windows_of_a_target_see_the_same_numbers_and_all_of_them_reach_the_enco
     assert 0 < cut.norm() < 0.5 * full["model.source_embedding.weight"].norm()
 
 
+def test_the_windows_of_a_target_share_its_coverage() -> None:
+    config = model_settings.Seq2SeqConfig.model_validate({**making.PAIRS.model_dump(), "coverage_attention": True})
+    losses = []
+    for window, weight in ((None, 2.0), (2, 2.0), (None, 0.0)):
+        torch.manual_seed(0)
+        model = factory.build(config, {"source": 9, "target": 9}, 1).double()
+        assert isinstance(model, seq2seq.Seq2Seq)
+        torch.nn.init.constant_(model.attention.coverage_Q, weight)
+        torch.nn.init.constant_(model.attention.score.weight, 2.0)
+        losses.append(objective.Objective(model, target_window=window)(CONTENT, None).loss)
+    torch.testing.assert_close(losses[1], losses[0])
+    assert abs(losses[2] - losses[0]) > 1e-4 * losses[0]
+
+
 def test_a_windowed_target_keeps_fewer_activations() -> None:
     kept = {}
     for window in (None, 4):

@@ -1,0 +1,278 @@
+"""Laws of several tasks on one model: their shares, their gradients, and a run that goes on as if never stopped."""
+
+import dataclasses
+import itertools
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core import errors
+from core.config import multitask_settings
+from core.data import shards
+from core.reporting import history
+from core.storage import location
+from core.telemetry import recorder
+from core.training import batches, collective, loop, multitask, starting, validation
+from tests.core.training import making
+
+PCGRAD = {"projection": "pcgrad", "record_cosines": True}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    """A long stream and one of a third of its length."""
+    folder = tmp_path_factory.mktemp("text")
+    long, short = making.text_dataset(folder / "long"), making.text_dataset(folder / "short", 150, 40)
+    return making.several(folder / "both", long=long, short=short)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    folder = tmp_path_factory.mktemp("pairs")
+    many, few = making.pairs_dataset(folder / "many"), making.pairs_dataset(folder / "few", 25, 6)
+    return making.several(folder / "both", many=many, few=few)
+
+
+def _gradients(*rows: list[float]) -> list[list[torch.Tensor]]:
+    """Each in two pieces, as of two weights."""
+    return [[torch.tensor(row[:1]), torch.tensor(row[1:])] for row in rows]
+
+
+def _flat(gradient: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.flatten() for part in gradient])
+
+
+def test_two_tasks_by_hand() -> None:
+    """A = (1, 0), B = (−1, 1): the cosine is −1/√2; A keeps (½, ½), B keeps (0, 1)."""
+    found = _gradients([1.0, 0.0], [-1.0, 1.0])
+    table = multitask.inner_products(found)
+    assert table == [[1.0, -1.0], [-1.0, 2.0]]
+    assert multitask.cosines(table) == {(0, 1): pytest.approx(-1 / math.sqrt(2))}
+    rows = multitask.projected(table, 1)
+    assert rows == [[1.0, 0.5], [1.0, 1.0]]
+    left = [_flat(multitask.weighted_sum(found, row)).tolist() for row in rows]
+    assert left == [[0.5, 0.5], [0.0, 1.0]]
+    surgery = multitask.Surgery(True, True, (frozenset(), frozenset()), 1)
+    combined = multitask.combine(found, surgery, 0)
+    assert _flat(combined.gradient).tolist() == [0.5, 1.5]
+    plain = multitask.combine(found, surgery._replace(projects=False), 0)
+    assert _flat(plain.gradient).tolist() == [0.0, 1.0]
+
+
+def test_gradients_that_agree_are_left_as_they_are() -> None:
+    found = _gradients([1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.5, 0.0, 0.0])
+    rows = multitask.projected(multitask.inner_products(found), 3)
+    assert rows == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert multitask.cosines([[0.0, 0.0], [0.0, 1.0]]) == {}
+
+
+def test_projection_is_the_algorithm_of_the_paper() -> None:
+    """Vector by vector, as algorithm 1 says it, for some order of the others; two conflict no more afterwards."""
+    for seed in range(30):
+        chance = torch.Generator().manual_seed(seed)
+        rows_KP = torch.randn(3, 7, generator=chance, dtype=torch.float64)
+        factors = multitask.projected((rows_KP @ rows_KP.T).tolist(), seed)
+        for one in range(3):
+            others = [place for place in range(3) if place != one]
+            expected = [_plainly(rows_KP, one, order) for order in itertools.permutations(others)]
+            ours = torch.tensor(factors[one], dtype=torch.float64) @ rows_KP
+            assert any(torch.allclose(ours, wanted) for wanted in expected)
+        pair = rows_KP[:2]
+        first, second = torch.tensor(multitask.projected((pair @ pair.T).tolist(), seed), dtype=torch.float64) @ pair
+        assert float(first @ pair[1]) > -1e-9
+        assert float(second @ pair[0]) > -1e-9
+
+
+def _plainly(rows_KP: torch.Tensor, one: int, order: tuple[int, ...]) -> torch.Tensor:
+    left = rows_KP[one].clone()
+    for other in order:
+        against = left @ rows_KP[other]
+        if against < 0:
+            left -= against / rows_KP[other].square().sum() * rows_KP[other]
+    return left
+
+
+def test_the_order_of_projections_changes_from_step_to_step() -> None:
+    """Three gradients in a plane, each against the others: what is left depends on the order."""
+    table = [[1.0, -0.5, -0.5], [-0.5, 1.0, -0.4], [-0.5, -0.4, 1.0]]
+    found = {repr(multitask.projected(table, key)) for key in range(40)}
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "expected"),
+    [
+        (10, [1, 1], [5, 5]),
+        (32, [3, 1], [24, 8]),
+        (10, [1, 1, 1], [4, 3, 3]),
+        (7, [1000, 1], [6, 1]),
+        (1, [1, 1], [1, 1]),
+    ],
+)
+def test_shares_are_by_weight_and_none_is_empty(total: int, weights: list[float], expected: list[int]) -> None:
+    assert multitask_settings.shares(total, weights) == expected
+
+
+def test_shares_are_nearly_exact() -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        weights = [chance.uniform(0.1, 5) for _ in range(chance.randint(1, 6))]
+        total = chance.randint(200, 900)
+        found = multitask_settings.shares(total, weights)
+        assert sum(found) == total
+        assert all(abs(one - total * weight / sum(weights)) < 1 for one, weight in zip(found, weights, strict=True))
+
+
+def test_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
+    dataset = shards.Dataset.open(pairs)
+    training = making.job(Path("/x"), pairs, making.PAIRS, batch_tokens=80).training
+    sources = batches.sources(dataset, training, [3.0, 1.0], 1, 0, 1)
+    for number, budget in enumerate((60, 20)):
+        every = list(sources[number].epoch(0, 0))[:-1]
+        sizes = [max(batch.num_targets, int(batch.content.source_lengths_B.sum())) for batch in every]  # type: ignore[union-attr]
+        assert budget * 0.6 < sum(sizes) / len(sizes)
+        assert max(sizes) <= budget
+
+
+def test_one_corpus_among_several_is_a_single_one_to_the_bit(tmp_path: Path) -> None:
+    for name, dataset, model in (
+        ("text", making.text_dataset(tmp_path / "a"), making.TEXT),
+        ("pairs", making.pairs_dataset(tmp_path / "b"), making.PAIRS),
+    ):
+        named = making.several(tmp_path / f"{name}-named", only=dataset)
+        for root, place in (("plain", dataset), ("named", named)):
+            making.train(making.job(tmp_path / root / name, place, model, accumulate=2))
+        assert making.digest(tmp_path / "plain" / name) == making.digest(tmp_path / "named" / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("text", {"multitask": PCGRAD}),
+        ("text", {"accumulate": 2, "truncation": "variable"}),
+        ("pairs", {"multitask": {**PCGRAD, "detached": {"few": ("encoder",)}}, "accumulate": 2}),
+        ("pairs", {"label_smoothing": 0.1}),
+    ],
+)
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
+    tmp_path: Path, text: location.Location, pairs: location.Location, kind: str, settings: dict[str, Any]
+) -> None:
+    wet = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
+    model = (making.TEXT if kind == "text" else making.PAIRS).model_copy(update=wet)
+    one = making.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
+    one = dataclasses.replace(one, weights={"long": 2.0, "short": 1.0})
+    whole = making.train(one)
+    stopped = dataclasses.replace(one, root=making.place(tmp_path / "stopped"))
+    assert all(making.train(stopped, after).is_interrupted for after in (2, 1, 1, 2, 1))
+    assert making.train(stopped).step == whole.step
+    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
+    rows, again = (history.read(making.place(tmp_path / root)) for root in ("whole", "stopped"))
+    for row, other in zip(rows, again, strict=True):
+        assert other.get("cosines") == row.get("cosines")
+        for name, figures in row.get("tasks", {}).items():
+            assert other["tasks"][name] == pytest.approx(figures, rel=1e-6)
+
+
+def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, pairs: location.Location) -> None:
+    """With both tasks detached the encoder stays as it was drawn; with one, it learns from the other alone."""
+
+    def trained(name: str, detached: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
+        settings: dict[str, Any] = {"optimizer": "sgd", "clip_norm": None, "max_steps": 1}
+        settings["multitask"] = {"detached": detached, "record_cosines": True}
+        job = making.job(tmp_path / name, pairs, making.PAIRS, **settings)
+        group = collective.Alone()
+        dataset = shards.Dataset.open(pairs)
+        start = starting.begin(job, starting.claim(job, dataset, 1), dataset, group)
+        model = start.learner.objective.model
+        before = {key: value.detach().clone() for key, value in model.named_parameters()}
+        found = loop._Loop(job, start, group, recorder.NullRecorder(), making.Watch(), validation.LossOnly())
+        found.run()
+        return {key: value.detach() - before[key] for key, value in model.named_parameters()}
+
+    free = trained("free", {})
+    one, other = trained("one", {"many": ("encoder",)}), trained("other", {"few": ("encoder",)})
+    both = trained("both", {"many": ("encoder",), "few": ("encoder",)})
+    for name, change in free.items():
+        if name.startswith("encoder."):
+            assert float(change.abs().sum()) > 0
+            assert float(both[name].abs().sum()) == 0
+            torch.testing.assert_close(one[name] + other[name], change, rtol=1e-3, atol=1e-7)
+        else:
+            torch.testing.assert_close(both[name], change)
+
+
+def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Location) -> None:
+    told = recorder.ListRecorder()
+    one = making.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
+    loop.train(one, collective.Alone(), told, making.Watch())
+    rows = history.read(making.place(tmp_path))
+    steps = [row for row in rows if row["kind"] == "step"]
+    for row in steps:
+        sums = [(found["nll_nats"] * found["num_targets"], found["num_targets"]) for found in row["tasks"].values()]
+        mean = sum(nll for nll, _ in sums) / sum(count for _, count in sums)
+        assert row["perplexity"] == pytest.approx(math.exp(mean))
+        assert set(row["tasks"]) == {"long", "short"}
+        assert -1 <= row["cosines"]["long/short"] <= 1
+    found = next(row for row in rows if row["kind"] == "validation")
+    assert found["tasks"]["long"]["num_tokens"] + found["tasks"]["short"]["num_tokens"] == found["num_tokens"]
+    names = {(name, labels.get("task")) for name, _, labels in told.calls}
+    assert {("raycurrent_train_task_loss_nats", "0"), ("raycurrent_train_task_loss_nats", "1")} <= names
+    assert ("raycurrent_train_gradient_cosine_ratio", None) in names
+
+
+@pytest.mark.parametrize(
+    ("detached", "match"),
+    [
+        ({"other": ("encoder",)}, "detached: other is no corpus of this dataset; it has many, few"),
+        ({"many": ("encode",)}, "no weight's name begins with 'encode'; they begin with encoder, decoder"),
+        ({"many": ("a", "b")}, "nothing is left to train"),
+    ],
+)
+def test_what_cannot_be_detached_is_said(detached: dict[str, tuple[str, ...]], match: str) -> None:
+    parts = ("encoder", "decoder") if "encode" in detached.get("many", ()) else ("a", "b")
+    model = nn.ModuleDict({part: nn.Linear(2, 2) for part in parts})
+    training = making.job(Path("/x"), making.place(Path("/x")), multitask={"detached": detached}).training
+    with pytest.raises(errors.UsageError, match=match):
+        multitask.plan(model, training, ["many", "few"], 1)
+
+
+@pytest.mark.ddp
+def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
+    tmp_path: Path, text: location.Location, pairs: location.Location
+) -> None:
+    settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 50, "max_steps": 30, "multitask": PCGRAD}
+
+    def jobs(world_size: int) -> list[tuple[loop.TrainingJob, None]]:
+        root = tmp_path / str(world_size)
+        return [
+            (making.job(root / "text", text, **settings), None),
+            (making.job(root / "pairs", pairs, making.PAIRS, accumulate=2, **settings), None),
+        ]
+
+    for one, _ in jobs(1):
+        making.train(one)
+    making.on_ranks(2, tmp_path, making.train_rank, jobs(2))
+    for name in ("text", "pairs"):
+        alone, together = (history.read(making.place(tmp_path / size / name)) for size in ("1", "2"))
+        for row, other in zip(alone, together, strict=True):
+            if row["kind"] != "step":
+                continue
+            assert other["loss_nats"] == pytest.approx(row["loss_nats"], rel=1e-5)
+            assert other["cosines"] == pytest.approx(row["cosines"], rel=1e-3, abs=1e-5)
+            assert other["gradient_norm"] == pytest.approx(row["gradient_norm"], rel=1e-4)
+
+
+@pytest.mark.ddp
+def test_ranks_resume_several_tasks_with_the_same_bits(tmp_path: Path, text: location.Location) -> None:
+    runs = [
+        (making.job(tmp_path / name, text, epochs=2, multitask=PCGRAD), stop)
+        for name, stops in (("whole", [None]), ("stopped", [5, 3, None]))
+        for stop in stops
+    ]
+    making.on_ranks(2, tmp_path, making.train_rank, runs)
+    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
