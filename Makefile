@@ -50,7 +50,8 @@ check: setup ## ruff, mypy --strict, architecture
 	$(BIN)/python -m pytest -q tests/architecture
 
 test: setup ## every test but the slow tiers
-	$(BIN)/python -m pytest -q -m 'not (ray or ddp or e2e or chaos or bench or gpu)'
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile \
+	    -m 'not (ray or ddp or e2e or chaos or bench or gpu)'
 	$(BIN)/python -m pytest -q -m '(ray or ddp or e2e) and not (chaos or bench or gpu)'
 
 chaos: setup ## kill things and compare bytes (many minutes)
