@@ -18,6 +18,13 @@ from workers import cluster
 NUM_PAIRS = 20_000
 SEED = 1
 _SAMPLES = 4
+_MEASURES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "perplexity": "perplexity of a token",
+    "bits_per_character": "bits per character",
+}
 
 Report = dict[str, Any]
 
@@ -46,7 +53,9 @@ def run(
     runs = {config.name: pipeline.run(config, session, reporter) for config in configs}
     elapsed_s = time.monotonic() - started_s
     _show(root, runs, elapsed_s)
-    return {"verb": "demo", "root": str(root), "elapsed_s": round(elapsed_s, 1), "runs": runs}
+    # Short, for on a terminal it follows what is to be read; each run's own files have the rest.
+    made = {name: {"root": report["root"], **_measured(report)} for name, report in runs.items()}
+    return {"verb": "demo", "root": str(root), "elapsed_s": round(elapsed_s, 1), "runs": made}
 
 
 def _show(root: location.Location, runs: dict[str, Report], elapsed_s: float) -> None:
@@ -71,20 +80,23 @@ def _show(root: location.Location, runs: dict[str, Report], elapsed_s: float) ->
 def _figures(runs: dict[str, Report]) -> rich.table.Table:
     table = rich.table.Table("run", "measure", rich.table.Column("value", justify="right"), "on")
     for name, report in runs.items():
-        stages = report["stages"]
-        quality, scores = stages.get("evaluate", {}), stages.get("score", {})
-        lines = f"{scores.get('lines', 0)} held-out lines"
-        for measure, value in (
-            ("BLEU", quality.get("bleu")),
-            ("chrF", quality.get("chrf")),
-            ("TER", quality.get("ter")),
-            ("perplexity of a token", scores.get("perplexity")),
-            ("bits per character", scores.get("bits_per_character") if not quality else None),
-        ):
-            if isinstance(value, int | float):
-                table.add_row(name, measure, f"{value:.2f}", lines)
-        table.add_row(name, "steps", f"{stages['train']['step']}", "training")
+        measured = _measured(report)
+        for key, label in _MEASURES.items():
+            if key in measured:
+                table.add_row(name, label, f"{measured[key]:.2f}", f"{measured['held_out_lines']} held-out lines")
+        table.add_row(name, "steps", f"{measured['steps']}", "training")
     return table
+
+
+def _measured(report: Report) -> dict[str, float]:
+    """What a run came to: of a translation model its quality, of a language model its bits for each character."""
+    stages = report["stages"]
+    quality, scores = stages.get("evaluate", {}), stages.get("score", {})
+    found = {**scores, **quality}
+    if quality:
+        found.pop("bits_per_character", None)
+    measures = {key: found[key] for key in _MEASURES if isinstance(found.get(key), int | float)}
+    return {"steps": stages["train"]["step"], "held_out_lines": scores.get("lines", 0), **measures}
 
 
 def _times(runs: dict[str, Report], elapsed_s: float) -> rich.table.Table:

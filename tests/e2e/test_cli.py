@@ -147,7 +147,11 @@ def test_the_demo_runs_on_a_cluster_of_its_own(tmp_path: pathlib.Path) -> None:
     small = ["--set", "corpus.limit.lines=1000", "--set", "training.max_steps=4", "--set", "decoding.max_length=12"]
     done = jobs("demo", "--set", f"root={tmp_path}/demo", *small, timeout_s=280)
     runs = json.loads(done.stdout)["runs"]
-    assert {run["stages"]["train"]["world_size"] for run in runs.values()} == {2}
+    assert {run["steps"] for run in runs.values()} == {4}
+    assert "bleu" in runs["demo-translation"]
+    assert "bits_per_character" in runs["demo-language"]
+    records = [json.loads(pathlib.Path(run["root"], "run.json").read_text()) for run in runs.values()]
+    assert {record["stages"]["train"]["report"]["world_size"] for record in records} == {2}
     assert (tmp_path / "demo" / "language" / "report.html").exists()
     for text in ("BLEU", "bits per character", "where the time went", "reference", "report.html"):
         assert text in done.stderr, text
