@@ -74,14 +74,18 @@ def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text\n".encode("utf-16"), "UTF-16"),
-        ("text\n".encode("utf-16-le") * 9, "binary"),
-        (b"\0" * 1000, "binary"),
-        (gzip.compress(b"text"), r"gzip; give it the ending \.gz"),
-        (lzma.compress(b"text"), "xz"),
-        (bz2.compress(b"text"), "bzip2"),
-        (b"PK\x03\x04rest", r"zip; give it the ending \.zip"),
-        ("déjà vu\n".encode("latin-1") * 6 + b"plain\n" * 50, r"not UTF-8\? 10\.7 % invalid lines"),
+        pytest.param("text\n".encode("utf-16"), "UTF-16", id="UTF-16"),
+        pytest.param("text\n".encode("utf-16-le") * 9, "binary", id="UTF-16 without a mark"),
+        pytest.param(b"\0" * 1000, "binary", id="zeros"),
+        pytest.param(gzip.compress(b"text"), r"gzip; give it the ending \.gz", id="gzip"),
+        pytest.param(lzma.compress(b"text"), "xz", id="xz"),
+        pytest.param(bz2.compress(b"text"), "bzip2", id="bzip2"),
+        pytest.param(b"PK\x03\x04rest", r"zip; give it the ending \.zip", id="zip"),
+        pytest.param(
+            "déjà vu\n".encode("latin-1") * 6 + b"plain\n" * 50,
+            r"not UTF-8\? 10\.7 % invalid lines",
+            id="Latin-1",
+        ),
     ],
 )
 def test_files_that_are_no_text_are_refused(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
