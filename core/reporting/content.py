@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core import errors
-from core.config import loading, schema
+from core.config import loading, schema, training_settings
 from core.reporting import curves, history, measured, words
 from core.storage import location
 
@@ -53,7 +54,7 @@ def build(root: location.Location) -> Report:
         "started_unix_s": run.get("started_unix_s"),
         "data": _data(data) if data else None,
         "words": words.read(root.join("dataset"), data) if data else None,
-        "training": _training(record),
+        "training": _training(record, config.training.best_by),
         "tasks": [_task(task, stages, data, record.rows) for task in config.corpora],
         "gradients": _gradients(record.rows),
         "quality": _report_of(stages, "evaluate"),
@@ -150,12 +151,20 @@ def _of_kind(rows: Sequence[history.Row], kind: str) -> list[history.Row]:
     return [row for row in rows if row.get("kind") == kind]
 
 
-def _training(record: history.History) -> dict[str, Any] | None:
+def _best(validations: Sequence[history.Row], metric: training_settings.Metric) -> history.Row | None:
+    """Finds the validation that training took for the best one, so the one whose weights translate."""
+    ordered = sorted(validations, key=lambda row: float(row["nll_nats"]))
+    if metric == "bleu":
+        ordered.sort(key=lambda row: -float(row.get("bleu", -math.inf)))
+    return next(iter(ordered), None)
+
+
+def _training(record: history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
     rows = record.rows
     if not rows:
         return None
     steps, validations = _of_kind(rows, "step"), _of_kind(rows, "validation")
-    best = min(validations, key=lambda row: float(row["nll_nats"]), default=None)
+    best = _best(validations, best_by)
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,

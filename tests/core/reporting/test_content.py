@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+import yaml
 
 from core import errors
 from core.reporting import content
@@ -48,6 +49,18 @@ def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.
         "training": [(1.0, 4.0), (2.0, 2.0), (4.0, 1.0)],
         "validation": [(2.0, 1.5), (4.0, 1.0)],
     }
+
+
+def test_where_bleu_decides_the_best_validation_is_the_one_with_the_best_bleu(root: location.Location) -> None:
+    making.complete(root.path)
+    settings = yaml.safe_load((root.path / "config.yaml").read_text())
+    watching = {"validation": {"bleu_lines": 8}, "early_stop": {"metric": "bleu"}}
+    settings["training"] |= watching
+    settings["corpus"]["split"] = {"valid": 0.5}
+    (root.path / "config.yaml").write_text(yaml.safe_dump(settings))
+    written = root.path / "metrics" / "e1-00000004.jsonl"
+    written.write_text(written.read_text().replace('"bleu": 9.0', '"bleu": 9.5', 1))
+    assert content.build(root)["training"]["best_validation"]["step"] == 2, "of steps 2 and 4, whose loss is lower"
 
 
 def test_each_translation_has_its_source_its_reference_and_its_own_map(root: location.Location) -> None:
