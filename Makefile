@@ -13,7 +13,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train pipeline check format reference test test-all chaos bench reproduce clean \
+.PHONY: help setup demo prepare train pipeline check format reference test chaos soak bench reproduce clean \
         k8s-render k8s-check k8s-run monitoring
 
 help: ## show this list
@@ -51,11 +51,14 @@ check: setup ## ruff, mypy --strict, architecture
 
 test: setup ## every test but the slow tiers
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile \
-	    -m 'not (ray or ddp or e2e or chaos or bench or gpu)'
-	$(BIN)/python -m pytest -q -m '(ray or ddp or e2e) and not (chaos or bench or gpu)'
+	    -m 'not (ray or ddp or e2e or chaos or soak or bench or gpu)'
+	$(BIN)/python -m pytest -q -m '(ray or ddp or e2e) and not (chaos or soak or bench or gpu)'
 
 chaos: setup ## kill things and compare bytes (many minutes)
 	$(BIN)/python -m pytest -q -m chaos
+
+soak: setup ## a pipeline in which something dies every minute (an hour and a half)
+	$(BIN)/python -m pytest -q -rP -m soak
 
 bench: setup ## the table of ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks
@@ -94,7 +97,7 @@ k8s-run: ## start CONFIG=… VERB=pipeline on kubectl's cluster, again: go on (O
 	    --for jsonpath='{.status.jobDeploymentStatus}'=Running
 	kubectl --namespace raycurrent logs --follow job/raycurrent-$(VERB)
 
-RUN ?= runs/demo/translation runs/demo/language
+RUN ?= runs/demo
 PROMETHEUS_PORT ?= 9090
 WATCH := $(VENV)/monitoring
 

@@ -149,6 +149,14 @@ class Driver:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
+    def runs_for(self, seconds: float) -> bool:
+        """Waits so long, or until the command ends; says whether it still runs."""
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
     def end(self, timeout_s: float = 280.0) -> Ended:
         """Waits for the end of the command."""
         before_s = _cpu_s()
