@@ -40,8 +40,8 @@ train: setup ## dataset → checkpoints (CONFIG=…); again: goes on where it st
 pipeline: setup ## prepare → train → translate and score → evaluate → report (CONFIG=…)
 	$(RAYCURRENT) pipeline $(CONFIG) $(SETTINGS)
 
-submit-%: setup ## prepare, train or pipeline as a Ray job (CONFIG=… ADDRESS=http://…:8265)
-	$(RAYCURRENT) submit $* $(CONFIG) $(SETTINGS) $(if $(ADDRESS),--address $(ADDRESS))
+submit-%: setup ## a verb as a Ray job (CONFIG=… or, of other verbs, ARGS="--run …"; ADDRESS=http://…:8265)
+	$(RAYCURRENT) submit $* $(or $(ARGS),$(if $(filter demo,$*),,$(CONFIG)) $(SETTINGS)) $(if $(ADDRESS),--address $(ADDRESS))
 
 check: setup ## ruff, mypy --strict, architecture
 	$(BIN)/ruff format --check .

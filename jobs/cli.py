@@ -85,12 +85,12 @@ def reads(job: Job | str, texts: Mapping[str, str | None]) -> Job | str:
 
 @contextlib.contextmanager
 def session_of(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["cluster.Session"]:
-    """A session for a run; its metrics lie below its root."""
+    """A session for a run, or for several below one root; their metrics lie below it, under its name."""
     from workers import telemetry
 
     telemetry.check_tensorboard(config.telemetry)
-    place = root or location.Location.parse(config.root, "root")
-    with _session(config.cluster, config.telemetry, [place], place.join("metrics"), config.name) as session:
+    place, name = (location.Location.parse(config.root, "root"), config.name) if root is None else (root, root.name)
+    with _session(config.cluster, config.telemetry, [place], place.join("metrics"), name) as session:
         yield session
 
 

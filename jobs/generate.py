@@ -52,6 +52,8 @@ def run(
         "text": made.text,
         "num_tokens": made.num_tokens,
     }
+    if decoding.steps_ahead is not None:
+        report["ahead"] = [list(one) for one in ready.ahead(given, decoding.steps_ahead)]
     if made.num_unknown:
         report["warnings"] = [f"--{flag}: {made.num_unknown} of its tokens are not in the vocabulary; read as <unk>"]
     return report

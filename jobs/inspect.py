@@ -5,6 +5,7 @@ from typing import Any
 
 from core import errors
 from core.data import dataset_index, series, shards
+from core.decoding import shortlist
 from core.models import bundle
 from core.storage import commit, location
 from jobs import console
@@ -118,18 +119,24 @@ def _output(folder: location.Location) -> Found:
 
 
 def _run(root: location.Location, stage: console.Stage) -> Found:
-    """Checks all that lies below a root: dataset, every checkpoint, every output."""
+    """Checks all that lies below a root: dataset, every checkpoint, every shortlist, every output."""
     has_dataset = root.join("dataset", dataset_index.NAME).exists()
     found: Found = {
         "kind": "run",
         "dataset": _inspect(root.join("dataset"), stage) if has_dataset else None,
         "checkpoints": {},
+        "shortlists": {},
         "outputs": {},
     }
     for name in root.join("checkpoints").list_names():
         folder = root.join("checkpoints", name)
         if folder.join(bundle.CHECKPOINT_MANIFEST).exists():
             found["checkpoints"][name] = _inspect(folder, stage)
+    for name in (name for name in root.join(shortlist.FOLDER).list_names() if name.endswith(".safetensors")):
+        table = shortlist.read(root.join(shortlist.FOLDER, name))
+        sizes = {"source": len(table.candidates_SC), "target": len(table.frequent_V)}
+        found["shortlists"][name] = {"candidates": table.candidates_SC.shape[1], "vocabulary_sizes": sizes}
+        stage.advance()
     for name in root.join("outputs").list_names():
         folder = root.join("outputs", name)
         if folder.join(commit.PLAN).exists() or folder.join(commit.MANIFEST).exists():

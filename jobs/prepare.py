@@ -95,6 +95,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
         made, already = series.prepare(config.tasks[""], _settings(config), folder)
         stage.advance()
     return {
+        "verb": "prepare",
         "path": str(folder),
         "already": already,
         "kind": "series",
@@ -175,6 +176,7 @@ def _clean_up(folder: location.Location) -> None:
 
 def _report(folder: location.Location, made: dataset_index.DatasetIndex, started_s: float, already: bool) -> Report:
     return {
+        "verb": "prepare",
         "path": str(folder),
         "already": already,
         "kind": made.kind,

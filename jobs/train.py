@@ -68,7 +68,9 @@ def run_locked(
     in_one_go = config.model.kind in ("ngram", "autoregressive")
     if search.found is not None and (in_one_go or starting.is_finished(state, config.training)):
         kept: dict[str, Any] = record.stage(root, "train").get("report") or {"step": state.step}
-        return {"verb": "train", "root": str(root), **kept, "already_done": True}
+        # It may have moved since then.
+        here = {"root": str(root), "checkpoint": str(search.found.folder)}
+        return {"verb": "train", **kept, **here, "already_done": True}
     started_s = time.monotonic()
     if in_one_go:
         made = _make(config, root, dataset, session, reporter)

@@ -202,7 +202,7 @@ def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
 
 def count_words(recipe: Recipe, task: PartTask) -> Record:
     """Counts the words or characters of the training lines of a part, as `encode` will keep them."""
-    kind = recipe.tokenizer.kind
+    kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
     assert kind in ("char", "word"), kind
     counts = {column: tokenizer.Counts() for column in recipe.columns}
     if recipe.tokenizer.shared:
@@ -214,7 +214,7 @@ def count_words(recipe: Recipe, task: PartTask) -> Record:
     for line in itertools.chain.from_iterable(_read(recipe, task, collections.Counter())):
         if line.split != "train":
             continue
-        sides = [tokenizer.units(kind, side) for side in line.sides]
+        sides = [tokenizer.units(kind, side, symbols) for side in line.sides]
         if _reason(filters, num_ends, line, [len(units) for units in sides]):
             continue
         if recipe.corpus.kind == "text":
@@ -252,7 +252,7 @@ def sample_lines(recipe: Recipe, task: PartTask) -> Record:
 
 def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
     """Makes or loads the tokenizer of one column, or of several that share it."""
-    settings = recipe.tokenizer
+    settings, symbols = recipe.tokenizer, recipe.tokenizer.symbols
     covered: list[dict[str, float]] = []
     reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
     if "source" in task.columns:
@@ -261,14 +261,14 @@ def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
         made = tokenizer.load(task.ready.read_bytes().decode("utf-8", "replace"), str(task.ready), reserved)
     elif settings.kind != "char" and settings.kind != "word":
         assert settings.max_size is not None
-        made = tokenizer.train_subwords(settings.kind, _sampled(recipe, task), settings.max_size, reserved)
+        made = tokenizer.train_subwords(settings.kind, _sampled(recipe, task), settings.max_size, reserved, symbols)
     else:
         counts = tokenizer.Counts()
         for file in task.files:
             content = recipe.dataset.join(file).read_json()
             counts.merge(tokenizer.Counts(collections.Counter(dict(content[task.columns[0]]))))
         covered = statistics.coverage(counts)
-        made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved)
+        made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved, symbols)
     stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
     file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
     record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size, "coverage": covered}

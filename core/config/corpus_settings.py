@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 
@@ -222,6 +222,9 @@ def check_together(corpora: Mapping[str, TaskCorpusConfig]) -> None:
             )
 
 
+Symbol = Annotated[str, pydantic.Field(pattern=r"^<[A-Za-z0-9_-]{1,30}>$")]
+
+
 class TokenizerConfig(section.Section):
     """How text becomes token ids."""
 
@@ -238,6 +241,11 @@ class TokenizerConfig(section.Section):
     )
     min_freq: int = section.identity(1, "rarer words become <unk> (char, word)", ge=1)
     max_size: int | None = section.identity(None, "most entries, reserved ones included; subwords require it", ge=8)
+    symbols: tuple[Symbol, ...] = section.identity(
+        (),
+        "names such as [<num>, <url>] that are one token each wherever they stand in the text, and have an entry even "
+        "if they are rare; their ids follow the reserved ones",
+    )
     shared: bool = section.identity(False, "of pairs: one vocabulary for both sides")
     sample_bytes: int = section.identity(
         1 << 26, "subwords are learnt from a seeded sample of at most so many bytes a side", ge=1024
@@ -250,8 +258,10 @@ class TokenizerConfig(section.Section):
 
     @pydantic.model_validator(mode="after")
     def _subwords_have_a_size(self) -> Self:
-        if self.load and (self.min_freq > 1 or self.max_size is not None or self.kind != "word"):
-            raise ValueError("load: the vocabulary is that of the file; leave out kind, min_freq and max_size")
+        if self.load and (self.min_freq > 1 or self.max_size is not None or self.kind != "word" or self.symbols):
+            raise ValueError("load: the vocabulary is that of the file; leave out kind, min_freq, max_size and symbols")
+        if len({*self.symbols, "<unk>", "<pad>", "<bos>", "<eos>"}) < len(self.symbols) + 4:
+            raise ValueError("symbols: name each once, and none of <unk>, <pad>, <bos>, <eos>, which are reserved")
         if self.kind not in ("char", "word") and self.max_size is None:
             raise ValueError(f"max_size: {self.kind} needs the size of its vocabulary, for example 5000")
         if self.kind in ("bpe", "unigram") and self.max_size is not None and self.max_size < 300:

@@ -39,6 +39,12 @@ class DecodingConfig(section.Section):
     part_lines: int = section.operational(512, "lines of one part", ge=1)
     batch_rows: int = section.operational(256, "rows (lines times beam) that are computed together", ge=1)
     num_tokens: int = section.operational(200, "of generate: tokens to add", ge=1)
+    steps_ahead: int | None = section.operational(
+        None,
+        "of generate by an ngram of order 1 or 2: also the likeliest tokens so many steps on, whatever comes between",
+        ge=1,
+        le=10_000,
+    )
     method: Literal["greedy", "sample"] = section.operational(
         "greedy", "of generate: the likeliest token, or a draw; of translate: beam search, or num_best draws"
     )

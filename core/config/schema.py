@@ -146,6 +146,8 @@ class RunConfig(section.Section):
             raise ValueError(f"corpora: a {self.model.kind} learns from a single corpus; name it as corpus")
         if self.tokenizer.load and any(corpus.target_token is not None for corpus in self.corpora.values()):
             raise ValueError("tokenizer.load: a ready tokenizer knows no target_token; have one learned")
+        if any(corpus.target_token in self.tokenizer.symbols for corpus in self.corpora.values()):
+            raise ValueError("tokenizer.symbols: a target_token is no part of a text; give the symbol another name")
         if unknown := sorted(multitask.detached.keys() - self.corpora.keys()):
             raise ValueError(f"training.multitask.detached: {unknown[0]!r} is none of {', '.join(self.corpora)}")
         return self

@@ -137,7 +137,9 @@ class TrainingConfig(section.Section):
     keep_checkpoints: int = section.operational(3, "the newest so many are kept, and the best", ge=1)
     log_every_steps: int = section.operational(10, "steps between two rows of the run record", ge=1)
     record_gradients: bool = section.operational(
-        False, "the run record has norms by layer; at validations norms by time lag and spectral radii; costs time"
+        False,
+        "the run record has norms by layer; at validations spectral radii, and of text norms by time lag and how much "
+        "of its memory a layer keeps; costs time",
     )
     init_from: str | None = section.identity(None, "starts from the weights of another run's root")
     embeddings: dict[Literal["text", "source", "target"], str] = section.identity(

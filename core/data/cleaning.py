@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _ALL_SPACES = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000]")
 _NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 _DIGITS = re.compile(r"\d+")
@@ -27,7 +27,7 @@ def _nfkc(text: str) -> str:
 
 
 def _controls(text: str) -> str:
-    """C0 controls other than the tab become spaces; a line stays one line."""
+    """Controls of Unicode (category Cc) other than the tab become spaces; a line stays one line."""
     return _CONTROLS.sub(" ", text)
 
 

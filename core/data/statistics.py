@@ -1,8 +1,8 @@
 """What the words of a corpus are like: how often they and their n-grams occur, how long lines are, what is rare.
 
 Shards are counted one by one, then added up; a summary is what the report draws. Units are the entries of the
-vocabulary: words, characters or pieces of words. `<eos>` ends a line and is no unit; no n-gram goes over it, and
-none holds an unknown word.
+vocabulary: words, characters or pieces of words. Reserved names are no units, but for `<unk>`, which stands for one; no
+n-gram goes over them, and none holds an unknown word.
 """
 
 import functools
@@ -63,13 +63,9 @@ def count(
         separate: whether n-grams end with their line; else lines follow each other without a gap.
         with_ngrams: whether those of orders 2 and 3 are counted.
     """
-    lengths = np.diff(offsets)
-    if made.eos_id is not None:
-        lengths = lengths - _per_row(values == made.eos_id, offsets)
     ids = values.astype(np.int64)
-    usable = ids != made.unk_id
-    if made.eos_id is not None:
-        usable &= ids != made.eos_id
+    usable = ids >= len(made.reserved)
+    lengths = np.diff(offsets) - _per_row(~usable & (ids != made.unk_id), offsets)
     if made.vocabulary_size > 1 << _ID_BITS:
         usable &= ids < 1 << _ID_BITS
     found = [_ngrams(ids, usable, offsets if separate else None, order) for order in ORDERS[1:] if with_ngrams]

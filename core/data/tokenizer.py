@@ -2,7 +2,8 @@
 
 A tokenizer is kept as the `tokenizers` library's own `tokenizer.json`. Ids of reserved names come first, in the
 order of `RESERVED`; text that is equal to one of these names is ordinary text and never gives the id of `<pad>`,
-`<bos>` or `<eos>`.
+`<bos>` or `<eos>`. The ids after them are those of the symbols that a user adds, each of which is one token wherever
+it stands in a text.
 
 Words are what stands between single spaces, as in the documents: a doubled space inside a line makes an empty
 word, which `decode` gives back; spaces at the ends of a line make none. The cleaning step `strip` avoids both.
@@ -13,12 +14,14 @@ Byte-level `bpe` and `unigram` give any text back exactly; `wordpiece` gives wor
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import AddedToken, pre_tokenizers, trainers
 
 from core import errors
 from core.data import cleaning, tokenizer_file
@@ -36,9 +39,13 @@ def reserved_for(kind: str, line_end: str = "eos") -> tuple[str, ...]:
     return ("<unk>", "<eos>") if line_end == "eos" else ("<unk>",)
 
 
-def units(kind: str, line: str) -> list[str]:
-    """Cuts a cleaned line into the units that a `char` or `word` tokenizer counts and knows."""
+def units(kind: str, line: str, symbols: Sequence[str] = ()) -> list[str]:
+    """Cuts a cleaned line into the units that a `char` or `word` tokenizer counts and knows; a symbol is one."""
     assert kind in ("char", "word"), kind
+    if symbols:
+        pieces = re.split(f"({'|'.join(map(re.escape, symbols))})", line)
+        found = (units(kind, text) if number % 2 == 0 else [text] for number, text in enumerate(pieces))
+        return list(itertools.chain.from_iterable(found))
     if kind == "char":
         return list(line)
     stripped = line.strip(" ")
@@ -80,11 +87,12 @@ class Tokenizer:
         vocabulary_size: number of ids, reserved ones included; ids are 0 … `vocabulary_size - 1`.
         fingerprint: SHA-256 of `to_json()`.
         reserved: the reserved names.
+        symbols: the names that a user added.
         unk_id, pad_id, bos_id, eos_id: ids of the reserved names; None where a name is not reserved.
     """
 
     def __init__(self, text: str, content: tokenizer_file.Content) -> None:
-        self.kind, names, reserved = content
+        self.kind, names, reserved, self.symbols = content
         self.vocabulary_size = len(names)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self.unk_id = 0
@@ -119,10 +127,10 @@ class Tokenizer:
     def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each line; of the reserved ids only that of `<unk>` occurs."""
         id_of = self._ids.__getitem__
-        if self.kind == "char":
+        if self.kind == "char" and not self.symbols:
             return [list(map(id_of, line)) for line in lines]
         if self._library is None:
-            return [list(map(id_of, units("word", line))) for line in lines]
+            return [list(map(id_of, units(self.kind, line, self.symbols))) for line in lines]
         encoded: list[list[int]] = []
         for start in range(0, len(lines), BATCH_LINES):
             batch = list(lines[start : start + BATCH_LINES])
@@ -162,27 +170,38 @@ class Tokenizer:
 
 
 def from_counts(
-    kind: Literal["char", "word"], counts: Counts, min_freq: int, max_size: int | None, reserved: Sequence[str]
+    kind: Literal["char", "word"],
+    counts: Counts,
+    min_freq: int,
+    max_size: int | None,
+    reserved: Sequence[str],
+    symbols: Sequence[str] = (),
 ) -> Tokenizer:
-    """Makes a vocabulary: reserved names, then units from the most frequent down, ties in first-seen order.
+    """Makes a vocabulary: reserved names, symbols, then units from the most frequent down, ties in first-seen order.
 
-    A unit that is equal to a reserved name gets no entry of its own. `max_size` includes the reserved names.
+    A unit that is equal to a reserved name or symbol gets no entry of its own. `max_size` includes both.
 
     Source: document 000 section 8.2.3.
     """
-    frequent = [(unit, count) for unit, count in counts.by_unit.items() if count >= min_freq and unit not in reserved]
+    added = (*reserved, *symbols)
+    frequent = [(unit, count) for unit, count in counts.by_unit.items() if count >= min_freq and unit not in added]
     frequent.sort(key=lambda row: row[1], reverse=True)
-    names = [*reserved, *(unit for unit, _ in frequent)][:max_size]
+    names = [*added, *(unit for unit, _ in frequent)][:max_size]
     model = tokenizer_file.word_level({name: position for position, name in enumerate(names)})
     library = tokenizer_file.skeleton(kind, model)
     library.add_special_tokens(list(reserved))
-    return Tokenizer(library.to_str(), tokenizer_file.Content(kind, names, tuple(reserved)))
+    library.add_tokens([AddedToken(name, normalized=False) for name in symbols])
+    return Tokenizer(library.to_str(), tokenizer_file.Content(kind, names, tuple(reserved), tuple(symbols)))
 
 
 def train_subwords(
-    kind: Literal["bpe", "unigram", "wordpiece"], lines: Iterator[str], size: int, reserved: Sequence[str]
+    kind: Literal["bpe", "unigram", "wordpiece"],
+    lines: Iterator[str],
+    size: int,
+    reserved: Sequence[str],
+    symbols: Sequence[str] = (),
 ) -> Tokenizer:
-    """Learns at most `size` ids from lines: reserved names, then bytes or letters, then pieces of words.
+    """Learns at most `size` ids from lines: reserved names, symbols, then bytes or letters, then pieces of words.
 
     Equal lines give an equal `bpe`; the library's other two trainers may differ from run to run.
 
@@ -190,11 +209,14 @@ def train_subwords(
     bytes; wordpiece: Schuster and Nakajima 2012, cut at spaces.
     """
     library = tokenizer_file.skeleton(kind, tokenizer_file.empty_model(kind))
-    library.train_from_iterator(lines, _trainer(kind, size, list(reserved)))
+    added = [*reserved, *symbols]
+    library.train_from_iterator(lines, _trainer(kind, size, added))
     text = library.to_str()
-    if kind == "unigram":
+    if kind == "unigram" or symbols:
         content = json.loads(text)
-        for row in content["model"]["vocab"][: len(reserved)]:
+        for row in content["added_tokens"]:  # a trainer knows special ones only, which text never gives
+            row["special"] = row["content"] not in symbols
+        for row in content["model"]["vocab"][: len(added)] if kind == "unigram" else ():
             row[1] = tokenizer_file.NEVER
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return Tokenizer.from_json(text, "tokenizer")

@@ -26,11 +26,12 @@ _BYTE_LEVEL = ("bpe", "unigram")
 
 
 class Content(NamedTuple):
-    """What a file says: its kind, the text of each id, and the reserved names, which are the first."""
+    """What a file says: its kind, the text of each id, the reserved names, which are the first, then the symbols."""
 
     kind: Kind
     names: list[str]
     reserved: tuple[str, ...]
+    symbols: tuple[str, ...] = ()
 
 
 def skeleton(kind: Kind, model: Any) -> tokenizers.Tokenizer:
@@ -88,13 +89,15 @@ def read(text: str, where: str) -> Content:
     reserved = _reserved_of(content, kind, where)
     if kind == "loaded":
         return Content(kind, _names_of(_loaded_vocabulary(content, text, where), reserved, where), reserved)
-    names = _names_of(_vocabulary_of(content["model"], where), reserved, where)
-    _check_units(kind, names[len(reserved) :], where)
+    symbols = _symbols_of(content, len(reserved), where)
+    added = (*reserved, *symbols)
+    names = _names_of(_vocabulary_of(content["model"], where), added, where)
+    _check_units(kind, names[len(added) :], where)
     if kind == "bpe":
-        _check_merges(content["model"].get("merges"), set(names), reserved, where)
+        _check_merges(content["model"].get("merges"), set(names), added, where)
     if kind == "unigram":
-        _check_scores(content["model"], len(reserved), where)
-    return Content(kind, names, reserved)
+        _check_scores(content["model"], len(added), where)
+    return Content(kind, names, reserved, symbols)
 
 
 def _damaged(where: str, what: str) -> errors.IntegrityError:
@@ -144,6 +147,15 @@ def _reserved_of(content: dict[str, Any], kind: Kind, where: str) -> tuple[str, 
     if found != right or found[:1] != ("<unk>",) or [row.get("id") for row in special] != list(range(len(special))):
         raise _damaged(where, f"must reserve <unk> first and then of {', '.join(RESERVED[1:])}, with ids from 0")
     return right
+
+
+def _symbols_of(content: dict[str, Any], num_reserved: int, where: str) -> tuple[str, ...]:
+    """Reads the symbols of a user from one of our own files: added tokens that are not special, behind those."""
+    rows = [row for row in content["added_tokens"] if not row.get("special", True)]
+    expected = list(range(num_reserved, num_reserved + len(rows)))
+    if [row.get("id") for row in rows] != expected or not all(isinstance(row.get("content"), str) for row in rows):
+        raise _damaged(where, "must give its symbols the ids that follow those of the reserved names")
+    return tuple(row["content"] for row in rows)
 
 
 def _loaded_vocabulary(content: dict[str, Any], text: str, where: str) -> dict[str, int]:

@@ -69,7 +69,10 @@ def with_source_words(
     kind = source.tokenizer.kind
     # What stands before the line is no word of it; an unknown token that looked there stays as it is.
     own = ids[len(source.begin) :]
-    words = [source.tokenizer.token(one) for one in own] if kind == "bpe" else tokenizer.units(kind, text)
+    if kind in ("char", "word"):
+        words = tokenizer.units(kind, text, source.tokenizer.symbols)
+    else:
+        words = [source.tokenizer.token(one) for one in own]
     written = [*(None for _ in source.begin), *words]
     pieces: list[str] = []
     run: list[int] = []

@@ -12,6 +12,8 @@ from core.decoding import sampling
 from core.models import bundle as bundles
 from core.models import language_model, ngram
 
+SHOWN_TOKENS = 10
+
 
 class Generated(NamedTuple):
     """What was given, as the model read it, with what was added, and how much of the given the model did not know."""
@@ -65,10 +67,7 @@ class Generator:
         """
         tokenizer = self._codec.tokenizer
         known = self._codec.encode_lines([given])[0]
-        start = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + (known[::-1] if self._backward else known)
-        if not start:
-            flag = "--ending" if self._backward else "--prefix"
-            raise errors.UsageError(f"{flag}: has no token that the model could start from; give it some text")
+        start = self._start(known)
         random = torch.Generator().manual_seed(self._seed)
         added: list[int] = []
         with self.placed.inference():
@@ -86,6 +85,30 @@ class Generator:
             (self._text_before(known, added[::-1]), "") if self._backward else ("", self._text_after(known, added))
         )
         return Generated(before + cleaned + after, len(added), sum(token == tokenizer.unk_id for token in known))
+
+    def ahead(self, given: str, steps: int) -> list[tuple[str, float]]:
+        """Returns the likeliest tokens so many steps after what is given, whatever comes between, and how likely.
+
+        Raises:
+            UsageError: the model is no n-gram of order 1 or 2, or there is nothing to start from.
+        """
+        if not isinstance(self._model, ngram.Ngram):
+            raise errors.UsageError("decoding.steps_ahead: needs a model of kind ngram, of order 1 or 2; leave it out")
+        start = self._start(self._codec.encode_lines([given])[0])
+        probabilities, tokens = (
+            self._model.after(start[-1], steps).cpu().topk(min(SHOWN_TOKENS, self._model.vocabulary_size))
+        )
+        found = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+        return [(self._codec.tokenizer.token(token), probability) for token, probability in found if probability > 0]
+
+    def _start(self, known: list[int]) -> list[int]:
+        """The tokens that a model reads before it adds the first one: the end of the line before, then those given."""
+        end = self._codec.tokenizer.eos_id
+        start = ([] if end is None else [end]) + (known[::-1] if self._backward else known)
+        if not start:
+            flag = "--ending" if self._backward else "--prefix"
+            raise errors.UsageError(f"{flag}: has no token that the model could start from; give it some text")
+        return start
 
     def _text_after(self, known: list[int], added: list[int]) -> str:
         """The text of the added tokens, as it stands behind that of the known ones."""

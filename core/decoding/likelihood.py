@@ -23,15 +23,14 @@ class Judged(NamedTuple):
     """Of each token its negative log-probability, and whether it is the one that the model held for the likeliest.
 
     Of tokens that are equally likely the one with the lowest id counts as the likeliest, as in greedy decoding.
-    `is_best_N` is None where nobody asked what else there was.
     """
 
     nlls_N: Array
-    is_best_N: npt.NDArray[np.bool_] | None
+    is_best_N: npt.NDArray[np.bool_]
 
     def part(self, start: int, stop: int) -> "Judged":
         """Returns a run of it."""
-        return Judged(self.nlls_N[start:stop], None if self.is_best_N is None else self.is_best_N[start:stop])
+        return Judged(self.nlls_N[start:stop], self.is_best_N[start:stop])
 
     def split(self, lengths: Sequence[int]) -> "list[Judged]":
         """Cuts it into runs of these lengths."""
@@ -46,9 +45,9 @@ def nothing() -> Judged:
 
 def join(pieces: Sequence[Judged]) -> Judged:
     """Puts runs one after another; at least one."""
-    is_best = [piece.is_best_N for piece in pieces if piece.is_best_N is not None]
-    whole = np.concatenate(is_best) if len(is_best) == len(pieces) else None
-    return Judged(np.concatenate([piece.nlls_N for piece in pieces]), whole)
+    return Judged(
+        np.concatenate([piece.nlls_N for piece in pieces]), np.concatenate([piece.is_best_N for piece in pieces])
+    )
 
 
 def slices(num_tokens: int, vocabulary_size: int, most: int = _LOGITS_AT_ONCE) -> Iterator[slice]:

@@ -185,9 +185,9 @@ class Scorer:
     ) -> list[likelihood.Judged]:
         """Runs the model over rows of inputs, window by window, so that long rows take no more memory than short."""
         state = model.initial_state(len(targets))
-        if isinstance(model, ngram.Ngram):
-            looked_up, _ = model.score(inputs_BT, targets, state)
-            return [likelihood.Judged(nlls_T.double().cpu().numpy(), None) for nlls_T in looked_up]
+        if isinstance(self._stream, streams.Lookup):
+            return self._stream.judge(inputs_BT, targets, state)[0]
+        assert isinstance(model, language_model.LanguageModel), "tables are looked up"
         window = max(1, self._settings.batch_tokens // len(targets))
         pieces: list[list[likelihood.Judged]] = [[] for _ in targets]
         for start in range(0, inputs_BT.shape[1], window):
@@ -231,7 +231,7 @@ class Scorer:
             num_tokens=len(scored),
             num_unk=sum(token == self._tokenizer.unk_id for token in scored),
             num_infinite=int(np.isinf(nlls).sum()),
-            num_correct=None if judged.is_best_N is None else int(judged.is_best_N.sum()),
+            num_correct=int(judged.is_best_N.sum()),
             num_characters=self._num_characters(line, len(scored)),
             tokens=tokens,
         )

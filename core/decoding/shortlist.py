@@ -111,16 +111,27 @@ def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) ->
     return folder.join(commit.put_content(folder, stem, ".safetensors", data).name)
 
 
+def read(place: location.Location) -> lexical.Table:
+    """Reads a table that `prepare` wrote; its name tells its hash.
+
+    Raises:
+        IntegrityError: it is damaged.
+    """
+    data = place.read_bytes()
+    named = weights.from_bytes(data, str(place))
+    if not place.name.endswith(f"-{commit.sha256_hex(data)[:16]}.safetensors") or set(named) != set(_NAMES):
+        raise errors.IntegrityError(f"{place}: is damaged; remove it, it is made anew")
+    return lexical.Table(*(named[name].numpy() for name in _NAMES))
+
+
 def load(place: location.Location, bundle: bundles.Bundle) -> lexical.Table:
-    """Reads the table that `prepare` wrote, for a bundle with the dataset's vocabularies.
+    """Reads a table for a bundle with the dataset's vocabularies.
 
     Raises:
         IntegrityError: it is damaged, or of other vocabularies.
     """
-    data = place.read_bytes()
-    named = weights.from_bytes(data, str(place))
-    is_whole = place.name.endswith(f"-{commit.sha256_hex(data)[:16]}.safetensors") and set(named) == set(_NAMES)
+    table = read(place)
     sizes = [bundle.codecs[side].tokenizer.vocabulary_size for side in ("source", "target")]
-    if not is_whole or [len(named[name]) for name in _NAMES] != sizes:
-        raise errors.IntegrityError(f"{place}: is damaged, or of other vocabularies; remove it, it is made anew")
-    return lexical.Table(*(named[name].numpy() for name in _NAMES))
+    if [len(part) for part in table] != sizes:
+        raise errors.IntegrityError(f"{place}: is of other vocabularies; remove it, it is made anew")
+    return table

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -200,6 +201,7 @@ class Lookup:
 
     def __init__(self, model: ngram.Ngram, placed: devices.Placed) -> None:
         self._model = model
+        self._followers = model.followers()
         self._device = placed.device
 
     def start(self, first: int | None) -> Carried:
@@ -209,8 +211,20 @@ class Lookup:
     def follow(self, stream: Sequence[int], carried: Carried) -> tuple[likelihood.Judged, Carried]:
         """Judges every token of a stream but the first, which is the one that was carried."""
         inputs_1T = torch.tensor([stream[:-1]], device=self._device)
-        (nlls_T,), state = self._model.score(inputs_1T, [stream[1:]], carried.to(self._device).state)
-        return likelihood.Judged(nlls_T.double().cpu().numpy(), None), Carried(stream[-1], state)
+        (judged,), state = self.judge(inputs_1T, [stream[1:]], carried.to(self._device).state)
+        return judged, Carried(stream[-1], state)
+
+    def judge(
+        self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
+    ) -> tuple[list[likelihood.Judged], states.State]:
+        """Judges the targets of each row, of which there may be fewer than inputs."""
+        guesses_BT = self._model.guesses(inputs_BT, state, self._followers).cpu().numpy()
+        nlls, after = self._model.score(inputs_BT, targets, state)
+        found = [
+            likelihood.Judged(nlls_T.double().cpu().numpy(), guesses_T[: len(own)] == np.array(own, dtype=np.int64))
+            for nlls_T, guesses_T, own in zip(nlls, guesses_BT, targets, strict=True)
+        ]
+        return found, after
 
 
 def _take(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ class Cell:
         num_gates: blocks of the weights, each as tall as the layer is wide.
         num_parts: 1 for `h`, 2 for `h` and a memory cell `c`.
         num_peepholes: gates that see the memory cell.
-        forget_gate: the block that decides what the memory keeps, if there is one.
+        forget_gate: the block that decides what the memory, or the state, keeps of itself, if there is one.
+        forgets: whether that gate says what goes instead of what stays.
         fused: torch's module with the same formula and weights.
     """
 
@@ -45,6 +46,7 @@ class Cell:
     num_parts: int = 1
     num_peepholes: int = 0
     forget_gate: int | None = None
+    forgets: bool = False
     fused: Callable[[int, int], nn.RNNBase] | None = None
 
 
@@ -144,10 +146,10 @@ CELLS: dict[str, Cell] = {
     "rnn_relu": Cell(_plain(torch.relu), 1, fused=lambda e, h: nn.RNN(e, h, nonlinearity="relu", batch_first=True)),
     "rnn_sigmoid": Cell(_plain(torch.sigmoid), 1),
     "rnn_identity": Cell(_plain(lambda x: x), 1),
-    "gru": Cell(_gru, 3, fused=lambda e, h: nn.GRU(e, h, batch_first=True)),
-    "gru_before": Cell(_gru_before, 3),
-    "gru_coupled": Cell(_gru_coupled, 2),
-    "mgu": Cell(_mgu, 2),
+    "gru": Cell(_gru, 3, forget_gate=1, fused=lambda e, h: nn.GRU(e, h, batch_first=True)),
+    "gru_before": Cell(_gru_before, 3, forget_gate=1),
+    "gru_coupled": Cell(_gru_coupled, 2, forget_gate=0),
+    "mgu": Cell(_mgu, 2, forget_gate=0, forgets=True),
     "lstm": Cell(_lstm, 4, num_parts=2, forget_gate=1, fused=lambda e, h: nn.LSTM(e, h, batch_first=True)),
     "lstm_peephole": Cell(_lstm_peephole, 4, num_parts=2, num_peepholes=3, forget_gate=1),
     "lstm_coupled": Cell(_lstm_coupled, 3, num_parts=2, forget_gate=0),

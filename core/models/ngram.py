@@ -6,6 +6,7 @@ shorter one by one binary search, for all places of a text at a time.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,13 @@ def find(keys_G: Tensor, wanted: Tensor) -> Tensor:
         return torch.full_like(wanted, -1)
     place = torch.searchsorted(keys_G, wanted).clamp(max=len(keys_G) - 1)
     return torch.where(keys_G[place] == wanted, place, -1)
+
+
+class Followers(NamedTuple):
+    """Of each context of a level: the likeliest token that was seen after it, and its probability; 0 without one."""
+
+    tokens_R: Tensor
+    probabilities_R: Tensor
 
 
 class Ngram(nn.Module):
@@ -123,6 +131,52 @@ class Ngram(nn.Module):
         last = seen_BL[:, seen_BL.shape[1] - width :]
         return [nlls_BT[row, : len(ids)] for row, ids in enumerate(targets)], ((last,),)
 
+    def followers(self) -> list[Followers]:
+        """The likeliest follower of every context, for `guesses`: first of the empty one, then by level."""
+        single_V = self.probability(1)
+        found = [Followers(_first_of_greatest(single_V)[None], single_V.max()[None])]
+        for level in range(2, self.config.order + 1):
+            keys_G, own_G = self.keys(level), self.probability(level)
+            rows_G, tokens_G = keys_G // self.vocabulary_size, keys_G % self.vocabulary_size
+            best_R = own_G.new_zeros(len(self.probability(level - 1))).scatter_reduce(0, rows_G, own_G, "amax")
+            is_best_G = own_G == best_R[rows_G]
+            tokens_R = torch.full_like(best_R, self.vocabulary_size, dtype=torch.int64)
+            found.append(Followers(tokens_R.scatter_reduce(0, rows_G[is_best_G], tokens_G[is_best_G], "amin"), best_R))
+        return found
+
+    def guesses(self, inputs_BT: Tensor, state: states.State, followers: Sequence[Followers]) -> Tensor:
+        """Returns the likeliest token after each input (B, T); of equally likely ones that with the lowest id.
+
+        It is the likeliest seen follower of the context, or what is likeliest after the shorter context where that
+        was not seen here. Where the latter was seen, and less likely than backing off to it would be, all entries are
+        looked at.
+        """
+        seen_BL = torch.cat([state[0][0], inputs_BT], dim=1)
+        width = self.config.order - 1
+        first, *others = followers
+        single_BT, most_BT = (part.expand(inputs_BT.shape) for part in first)
+        token_BT, bound_BT = single_BT, most_BT
+        unsure_BT = torch.zeros_like(inputs_BT, dtype=torch.bool)
+        contexts = [rows_BL[:, width:] for rows_BL in self._contexts(seen_BL)]
+        for level, (own, rows_BT) in enumerate(zip(others, contexts, strict=True), start=2):
+            if self._forgets:
+                token_BT, bound_BT, unsure_BT = single_BT, most_BT, torch.zeros_like(unsure_BT)
+            weight_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
+            bound_BT = bound_BT * weight_BT
+            own_token_BT = torch.where(rows_BT < 0, self.vocabulary_size, own.tokens_R[rows_BT])
+            own_most_BT = torch.where(rows_BT < 0, -1.0, own.probabilities_R[rows_BT])
+            is_seen_BT = (
+                find(self.keys(level), torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + token_BT)) >= 0
+            )
+            takes_own_BT = (own_most_BT > bound_BT) | ((own_most_BT == bound_BT) & (own_token_BT < token_BT))
+            unsure_BT = (unsure_BT | is_seen_BT) & (own_most_BT <= bound_BT)
+            token_BT = torch.where(takes_own_BT, own_token_BT, token_BT)
+            bound_BT = torch.maximum(own_most_BT, bound_BT)
+        token_BT = token_BT.clone()
+        for row, place in unsure_BT.nonzero().tolist():
+            token_BT[row, place] = _first_of_greatest(self.distribution(seen_BL[row, place + 1 : place + 1 + width]))
+        return token_BT
+
     def after(self, token: int, steps: int) -> Tensor:
         """Returns the probability of every entry so many steps after a token, whatever comes in between.
 
@@ -170,6 +224,10 @@ class Ngram(nn.Module):
     def _key_range(self, row: int) -> tuple[int, int]:
         """The keys of all runs that go on from a row."""
         return row * self.vocabulary_size, (row + 1) * self.vocabulary_size
+
+
+def _first_of_greatest(values_V: Tensor) -> Tensor:
+    return (values_V == values_V.max()).nonzero()[0, 0]
 
 
 def from_tables(

@@ -69,6 +69,9 @@ class Source(Protocol):
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the batches of an epoch from a place on."""
 
+    def left_out(self, epoch: int) -> int:
+        """The targets of all ranks that no batch of an epoch has."""
+
 
 class SequentialLanes:
     """Windows of lanes in order: the state of one batch is that before the next."""
@@ -98,6 +101,11 @@ class SequentialLanes:
             yield _truncated(batch, training, seed, epoch, begin)._replace(rate_scale=size_at(begin) / base)
             begin = found.stop
 
+    def left_out(self, epoch: int) -> int:
+        """Those before the offset, and what does not fill all lanes."""
+        offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
+        return lanes.left_out(len(self._stream), self._training.num_lanes, offset)
+
 
 class RandomWindows:
     """Windows from all over the stream; each row starts from the zero state."""
@@ -119,6 +127,11 @@ class RandomWindows:
         for found in found_windows:
             batch = text_batch(found, found.stop / (num_batches * window))
             yield _truncated(batch, self._training, self._seed, epoch, found.stop - window)
+
+    def left_out(self, epoch: int) -> int:
+        """Those before the offset, and what does not fill a window."""
+        offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
+        return offset + (len(self._stream) - 1 - offset) % self._training.window
 
 
 def _truncated(batch: Batch, training: training_settings.TrainingConfig, seed: int, epoch: int, start: int) -> Batch:
@@ -157,6 +170,10 @@ class BucketedPairs:
             pairs = buckets.collate(self._split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
             content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
             yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
+
+    def left_out(self, epoch: int) -> int:  # noqa: ARG002
+        """None: an epoch has every pair."""
+        return 0
 
 
 def steps(sources: Sequence[Source], at: Sequence[progress.Task], accumulate: int) -> Iterator[list[Batch]]:

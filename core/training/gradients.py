@@ -85,9 +85,10 @@ def spectral_radii(model: nn.Module) -> dict[str, list[float]]:
 
 
 def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict[str, float]:
-    """The mean of each layer's forget gate over a window from the initial state: what the memory keeps of a step.
+    """The mean share of its memory that each layer keeps in a step, over a window from the initial state.
 
-    Only layers whose cell has such a gate, and whose gates do not look at the memory, are told.
+    That is the forget gate of an LSTM and the update gate of a GRU: what the gradient of the memory is multiplied by
+    on its way back. Layers without such a gate are left out.
 
     Source: document 003 section 2.2.
     """
@@ -95,9 +96,7 @@ def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict
     gated = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, recurrence.Layer)
-        and module.kind.forget_gate is not None
-        and not module.kind.num_peepholes
+        if isinstance(module, recurrence.Layer) and module.kind.forget_gate is not None
     ]
     handles = [layer.register_forward_hook(functools.partial(_note_forget_gate, found, name)) for name, layer in gated]
     with torch.no_grad():
@@ -107,15 +106,21 @@ def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict
     return found
 
 
-def _note_forget_gate(found: dict[str, float], name: str, layer: recurrence.Layer, inputs: Any, outputs: Any) -> None:
-    """Computes the gate of all steps anew: the kernels do not give it away."""
-    x_BTE, before = inputs[:2]
-    y_BTH, _ = outputs
-    before_BTH = torch.cat((before[0].unsqueeze(1), y_BTH[:, :-1]), dim=1)
-    gates_BTG = layer.project(x_BTE) + layer.weights.product(before_BTH)
-    forget = layer.kind.forget_gate
-    assert forget is not None
-    found[name] = float(gates_BTG.chunk(layer.kind.num_gates, dim=-1)[forget].sigmoid().mean())
+def _note_forget_gate(found: dict[str, float], name: str, layer: recurrence.Layer, inputs: Any, _: Any) -> None:
+    """Takes the steps anew, for the kernels give no gate away."""
+    x_BTE, state = inputs[:2]
+    kind, weights = layer.kind, layer.weights
+    place = kind.forget_gate
+    assert place is not None
+    gates = []
+    for gates_BG in layer.project(x_BTE).unbind(dim=1):
+        gate_BH = (gates_BG + weights.product(state[0])).chunk(kind.num_gates, dim=-1)[place]
+        if weights.peephole_PH is not None:  # of i, f and o: the first two stand where their blocks do
+            gate_BH = gate_BH + weights.peephole_PH[place] * state[1]
+        gates.append(gate_BH.sigmoid())
+        state = layer.step(gates_BG, state, weights)
+    mean = float(torch.stack(gates).mean())
+    found[name] = 1.0 - mean if kind.forgets else mean
 
 
 def by_time_lag(model: language_model.LanguageModel, inputs_BT: Tensor, targets_B: Tensor) -> list[float]:

@@ -49,11 +49,16 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a run came to. Folders are URLs; `is_interrupted` says that it was asked to stop before its end."""
+    """What a run came to. Folders are URLs; `is_interrupted` says that it was asked to stop before its end.
+
+    `num_left_out` are the targets that its passes over a text did without: those before the offset of each, and the
+    remainder that fills no lanes or window.
+    """
 
     step: int
     epochs_done: float
     num_tokens: int
+    num_left_out: int
     num_skipped: int
     loss_nats: float | None
     validation: progress.Validation | None
@@ -100,11 +105,17 @@ def train(
     if group.rank == 0:
         told.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
     if claimed.is_finished:
-        return _summary(claimed.state, job.training, claimed, claimed.search.found, None, group, False, started_s)
+        num_left_out = starting.left_out(job, dataset, claimed.state)
+        return _summary(
+            claimed.state, job.training, claimed, claimed.search.found, None, num_left_out, group, False, started_s
+        )
     start = starting.begin(job, claimed, dataset, group)
     loop = _Loop(job, start, group, told, hooks, validator or validation.LossOnly())
     is_interrupted = loop.run()
-    return _summary(start.state, job.training, claimed, start.newest, loop.loss_nats, group, is_interrupted, started_s)
+    num_left_out = starting.left_out(job, dataset, start.state)
+    return _summary(
+        start.state, job.training, claimed, start.newest, loop.loss_nats, num_left_out, group, is_interrupted, started_s
+    )
 
 
 class _Loop:
@@ -308,6 +319,7 @@ def _summary(
     claimed: starting.Claim,
     newest: checkpoint.CheckpointRef | None,
     loss_nats: float | None,
+    num_left_out: int,
     group: collective.Collective,
     is_interrupted: bool,
     started_s: float,
@@ -316,11 +328,12 @@ def _summary(
         step=state.step,
         epochs_done=state.epochs_done,
         num_tokens=state.num_tokens,
+        num_left_out=num_left_out,
         num_skipped=state.num_skipped,
         loss_nats=loss_nats,
         validation=state.history[-1] if state.history else None,
         best_validation=checkpoint.best(state.history, training.best_by),
-        checkpoint=newest.folder.url if newest else None,
+        checkpoint=str(newest.folder) if newest else None,
         start=claimed.epoch,
         world_size=group.world_size,
         precision=claimed.settings["precision"],

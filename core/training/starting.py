@@ -153,7 +153,7 @@ def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
         multitask.plan(learned.model, job.training, dataset.tasks, job.seed),
     )
     learner.warm_up(batches.blank(dataset.kind))
-    weights = [job.weights.get(task, 1.0) for task in dataset.tasks]
+    weights = _weights(job, dataset)
     num_lanes = [settings.num_lanes for settings in job.training.shared_out(weights)]
     found = claimed.search.found
     hidden: Sequence[states.State | None] = [None] * len(weights)
@@ -169,6 +169,20 @@ def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     return Start(
         learner, sources, dataset, claimed.epoch, claimed.state, hidden, found, claimed.search.damaged, claimed.settings
     )
+
+
+def left_out(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
+    """How many targets the passes that are done did without: see `Source.left_out`."""
+    sources = batches.sources(dataset, job.training, _weights(job, dataset), job.seed, 0, 1)
+    return sum(
+        source.left_out(epoch)
+        for source, task in zip(sources, state.tasks, strict=True)
+        for epoch in range(task.passes)
+    )
+
+
+def _weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
+    return [job.weights.get(task, 1.0) for task in dataset.tasks]
 
 
 def _read(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 import ast
 import re
+from typing import Any
 
 import pytest
+import typer
 
 from core.config import schema
+from jobs import __main__ as main
 from tests.architecture import reference, source
 
 TEXT = reference.README.read_text()
@@ -55,6 +58,25 @@ def test_every_configuration_that_comes_along_is_listed() -> None:
     there = {path.name for path in (source.REPOSITORY / "jobs" / "configs").glob("*.yaml")}
     listed = set(re.findall(r"^\| `([a-z0-9-]+\.yaml)` \|", TEXT, re.MULTILINE))
     assert listed == there
+
+
+def test_commands_on_the_page_exist_with_their_options() -> None:
+    verbs: Any = typer.main.get_command(main.app)
+    shown = re.findall(r"python -m jobs ([a-z]+)((?:[^\n`\\]|\\\n)*)", TEXT)
+    assert {verb for verb, _ in shown} == set(verbs.commands)
+    for verb, words in shown:
+        own = {option for parameter in verbs.commands[verb].params for option in parameter.opts}
+        inner = {"--hypotheses", "--references"} if verb == "submit" else set()  # the example submits `evaluate`
+        assert set(re.findall(r"--[a-z-]+", words)) <= own | inner, f"{verb}{words}"
+
+
+def test_targets_and_files_on_the_page_exist() -> None:
+    targets = re.findall(r"^([a-z0-9-]+)(%?):", (source.REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for name in re.findall(r"(?:`|^)make ([a-z0-9-]+)", TEXT, re.MULTILINE):
+        assert any(name == target or (any_ and name.startswith(target)) for target, any_ in targets), name
+    named = re.findall(r"`((?:core|workers|jobs|k8s|tests)/[a-z0-9_./-]+)`", TEXT)
+    assert len(named) > 5
+    assert [path for path in named if not (source.REPOSITORY / path).exists()] == []
 
 
 def test_links_within_the_page_lead_somewhere() -> None:

@@ -52,8 +52,7 @@ VERBS = {
     *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
-# the last: what the tokenizers library says of a bad file is a bare Exception
-BROAD_EXCEPT = {"jobs.__main__", "workers.fanout", "core.storage.location"}
+BROAD_EXCEPT = {"jobs.__main__", "core.storage.location"}  # all others hand on what they did not mean
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
@@ -127,7 +126,7 @@ def test_files_and_functions_are_short(module: source.Module) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
-def test_broad_excepts_are_in_three_places(module: source.Module) -> None:
+def test_what_is_caught_broadly_is_handed_on_but_in_two_places(module: source.Module) -> None:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"

@@ -60,6 +60,15 @@ def test_a_failing_job_ends_with_its_own_exit_code(server: nodes.Nodes, tmp_path
     assert ended.stdout == ""
 
 
+def test_rays_own_command_submits_a_verb_too(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
+    (tmp_path / "lines.txt").write_text("Cette robe que le père achètera est grande.\n")
+    verb = ("evaluate", f"--hypotheses={tmp_path}/lines.txt", f"--references={tmp_path}/lines.txt")
+    reach = ("--address", server.job_server, "--working-dir", ".")
+    ended = drive("job", "submit", *reach, "--", sys.executable, "-m", "jobs", *verb, program=nodes.RAY).end()
+    assert ended.code == 0, ended.log
+    assert '"bleu": 100' in ended.stdout + ended.log
+
+
 def test_without_waiting_one_is_told_where_the_job_is(server: nodes.Nodes, drive: driving.Drive) -> None:
     told = drive("submit", "--no-wait", "--address", server.job_server, "inspect", "/nowhere/at/all").end().document()
     assert told["submission_id"] in jobs_of(server)

@@ -1,8 +1,13 @@
 """What a person sees: lines at most every few seconds, escaped text, repeated warnings counted."""
 
+import io
 import logging
+import re
+import threading
+import time
 
 import pytest
+import rich.console
 
 from jobs import console
 
@@ -37,6 +42,57 @@ def test_a_stage_that_fails_does_not_say_done() -> None:
     with pytest.raises(ZeroDivisionError), console.LineReporter(lines.append, Clock()).stage("score", None, "lines"):
         raise ZeroDivisionError
     assert lines == ["score: stopped, 0 lines, 0.0 s"]
+
+
+def test_a_stage_that_stands_still_says_so() -> None:
+    """Twenty seconds, and not sooner, after the last thing that happened."""
+    clock, lines, moved, ended = Clock(), list[str](), threading.Event(), threading.Event()
+
+    def write(line: str) -> None:
+        lines.append(line)
+        moved.set()
+
+    with console.LineReporter(write, clock, every_s=0.01).stage("train", 40, "steps") as stage:
+        stage.advance(0)
+        clock.now_s += console.SILENT_S - 1
+        assert not ended.wait(0.1)
+        assert lines == []
+        clock.now_s += 1
+        assert moved.wait(5)
+    assert lines[0] == "train: 0 of 40 steps, 0%, nothing new for 20 s"
+
+
+def screen() -> rich.console.Console:
+    """A terminal of 100 columns that keeps what it shows."""
+    return rich.console.Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def shown_by(terminal: rich.console.Console) -> str:
+    assert isinstance(terminal.file, io.StringIO)
+    return terminal.file.getvalue()
+
+
+def test_on_a_terminal_a_bar_has_pace_rest_and_loss_and_makes_room_for_a_line() -> None:
+    terminal = screen()
+    with console.BarReporter(terminal).stage("train", 4, "epochs", done=1) as stage:
+        stage.advance(0)
+        time.sleep(0.02)
+        stage.advance(1, step=20, loss=2.5)
+    drawn = shown_by(terminal)
+    assert re.search(r"train .*50% 2 of 4 epochs · \S+ epochs/s · \d+ s left", drawn), drawn
+    assert "step 20 · loss 2.5" in drawn
+    assert re.search(r"✓ train: ended at 2 of 4 epochs, \d+ s  step 20 · loss 2\.5", drawn)
+
+
+def test_on_a_terminal_the_last_line_says_how_it_went() -> None:
+    terminal = screen()
+    with console.BarReporter(terminal).stage("score", 2, "parts") as stage:
+        stage.advance(2)
+    with pytest.raises(ZeroDivisionError), console.BarReporter(terminal).stage("[bold]x", 2, "parts"):
+        raise ZeroDivisionError
+    shown = shown_by(terminal)
+    assert "✓ score: done, 2 parts, " in shown
+    assert "✗ [bold]x: stopped at 0 of 2 parts, " in shown, "a name is no markup"
 
 
 def test_untrusted_text_is_one_printable_line_of_200_characters() -> None:

@@ -1,12 +1,14 @@
 """The demo's settings: packaged, below one root, open to overrides."""
 
+import json
 import pathlib
 
 import pytest
 
 from core import errors
 from core.config import model_settings
-from jobs import paths, settings
+from core.storage import location
+from jobs import cli, paths, settings
 
 
 def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
@@ -39,3 +41,12 @@ def test_overrides_reach_both_runs(tmp_path: pathlib.Path) -> None:
 def test_an_override_that_fits_neither_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="epoch"):
         settings.of_demo(["training.epoch=1"])
+
+
+def test_both_runs_are_measured_together_below_the_root(tmp_path: pathlib.Path) -> None:
+    root, configs = settings.of_demo([f"root={tmp_path}/demo"])
+    with cli.session_of(configs[0], location.Location.parse(root)) as session:
+        session.measure()
+        (entry,) = json.loads((tmp_path / "demo" / "metrics" / "targets.json").read_text())
+    assert entry["labels"]["run"] == "demo"
+    assert len(entry["targets"]) == 1

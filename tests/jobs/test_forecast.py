@@ -83,6 +83,11 @@ def test_equal_seeds_make_equal_models(tmp_path: pathlib.Path) -> None:
     assert prints[0] == prints[1]
 
 
+def test_zeros_may_stand_before_the_first_values(tmp_path: pathlib.Path) -> None:
+    _, made = _train(tmp_path, "corpus.padding=zeros", "training.epochs=1")
+    assert made["examples"] == 604
+
+
 def test_validation_is_reported(tmp_path: pathlib.Path) -> None:
     _, made = _train(tmp_path, "corpus.split={valid: 0.1, test: 0.2}", "training.epochs=2")
     assert len(made["valid_mse"]) == 2

@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from core import errors
+from core.data import shards
+from core.decoding import shortlist
 from core.storage import location
 from jobs import console, inspect
 
@@ -66,6 +68,20 @@ def test_a_damaged_file_is_named(pattern: str, how: str, copy: pathlib.Path) -> 
     with pytest.raises(errors.IntegrityError) as caught:
         look(copy)
     assert path.name in str(caught.value)
+
+
+def test_shortlists_are_part_of_a_run_and_a_damaged_one_is_named(copy: pathlib.Path) -> None:
+    sizes = look(copy / "dataset")["vocabulary_sizes"]
+    place = shortlist.prepare(
+        location.Location.parse(str(copy)), shards.Dataset.open(location.Location.parse(str(copy / "dataset"))), 3
+    )
+    assert look(copy)["shortlists"] == {place.name: {"candidates": 3, "vocabulary_sizes": sizes}}
+    path = copy / "shortlists" / place.name
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(errors.IntegrityError, match=place.name):
+            look(copy)
 
 
 def test_a_merged_output_is_found_by_its_own_name(runs: pathlib.Path) -> None:

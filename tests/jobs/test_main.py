@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from core import errors
 from core.config import loading
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -39,7 +40,10 @@ def write_config(folder: pathlib.Path, text: str = CONFIG) -> str:
     return "x.yaml"
 
 
-VERBS = ("prepare", "train", "translate", "score", "generate", "evaluate", "pipeline", "report", "inspect", "demo")
+VERBS = {
+    *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
+    *("demo", "report", "inspect", "submit"),
+}
 MISTAKES = {
     "no verb": ([], "command line: Missing command; see python -m jobs --help"),
     "a verb mistyped": (["trian", "x.yaml"], "command line: .*Did you mean 'train'"),
@@ -76,6 +80,34 @@ def test_a_mistake_is_told_in_one_line_at_once_and_with_code_2(name: str, tmp_pa
     # A machine that is busy with other tests is given more than the two seconds that a user waits.
     assert elapsed_s < 6
     assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]
+
+
+def test_each_kind_of_error_has_the_code_of_the_manual() -> None:
+    kinds = {
+        errors.UsageError: 2,
+        errors.DataError: 3,
+        errors.IntegrityError: 4,
+        errors.StorageError: 5,
+        errors.LockedError: 6,
+        errors.DivergedError: 7,
+        errors.ClusterError: 8,
+    }
+    assert {kind: kind.exit_code for kind in kinds} == kinds
+    listed = re.findall(r"\| (\d+(?:, \d+)?) \| [a-z]", (REPOSITORY / "README.md").read_text().partition("## Words")[2])
+    assert {int(code) for cell in listed for code in cell.split(", ")} == {0, 1, *kinds.values(), 130, 143}
+
+
+@pytest.mark.parametrize("kind", ["StorageError", "DivergedError", "ClusterError"])
+def test_an_error_while_a_job_runs_is_one_line_and_its_code(kind: str) -> None:
+    code = (
+        "import sys\nfrom core import errors\nfrom jobs import __main__ as main, cli\n"
+        f"def fails(stdout): print('chatter'); raise errors.{kind}('root: what is wrong; what to\\ndo')\n"
+        "main.app = lambda **_: cli.Job(fails)\nsys.exit(main.main([]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == getattr(errors, kind).exit_code
+    assert done.stderr.splitlines() == ["chatter", "root: what is wrong; what to\\ndo", f"exit={done.returncode}"]
+    assert done.stdout == ""
 
 
 def test_help_is_on_stdout_and_loads_nothing_heavy() -> None:

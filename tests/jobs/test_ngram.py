@@ -12,6 +12,7 @@ from core.config import loading
 from core.data import synthetic
 from core.storage import location
 from jobs import console, generate, inspect, pipeline, score, train
+from tests.core.decoding import samples
 from tests.jobs import conftest, trained
 
 COUNTED = """
@@ -40,6 +41,7 @@ def test_the_pipeline_counts_scores_generates_and_reports(tmp_path: pathlib.Path
     stages = report["stages"]
     assert stages["train"]["num_runs"][0] > 50
     assert 1 < stages["score"]["perplexity"] < 60
+    assert 0.2 < stages["score"]["accuracy"] < 1
     assert "infinite" not in stages["score"]
     assert stages["train"]["validation"]["perplexity"] == pytest.approx(stages["score"]["perplexity"], rel=0.3)
     assert len(stages["generate"]["samples"]) == 3
@@ -97,6 +99,24 @@ def test_the_documents_example(tmp_path: pathlib.Path) -> None:
     root = location.Location.parse(config.root)
     made = generate.run(root, "love", config.decoding, config.compute, config.cluster)
     assert made["text"] in ("love you I", "love coding I", "love AI I")
+    assert "ahead" not in made
+    third = pytest.approx(1 / 3)
+    expected = {1: {"love": 1}, 2: {"you": third, "coding": third, "AI": third}, 3: {"I": 1}}
+    for steps, likely in expected.items():
+        decoding = config.decoding.model_copy(update={"steps_ahead": steps})
+        assert dict(generate.run(root, "I", decoding, config.compute, config.cluster)["ahead"]) == likely
+
+
+def test_steps_ahead_need_a_chain(tmp_path: pathlib.Path) -> None:
+    _, root = _pipeline(tmp_path)
+    config = conftest.configured(COUNTED, tmp_path, "decoding.steps_ahead=2")
+    with pytest.raises(errors.UsageError, match="need order 1 or 2, this model has 3"):
+        generate.run(root, "the", config.decoding, config.compute, config.cluster)
+    (tmp_path / "neural").mkdir()
+    trained.save(samples.language_model(line_end="none"), tmp_path / "neural")
+    place = location.Location.parse(str(tmp_path / "neural"))
+    with pytest.raises(errors.UsageError, match=r"decoding\.steps_ahead: needs a model of kind ngram"):
+        generate.run(place, "the", config.decoding, config.compute, config.cluster)
 
 
 def test_settings_of_training_are_refused(tmp_path: pathlib.Path) -> None:

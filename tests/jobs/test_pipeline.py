@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
 from core import errors
 from core.storage import commit, location
-from jobs import console, held_out, pipeline, prepare, record
+from jobs import console, held_out, pipeline, prepare, record, train
 from tests.jobs import conftest
 from workers import cluster
 
@@ -36,6 +37,24 @@ def test_a_finished_pipeline_run_again_changes_no_file(text: str, name: str, run
     assert contents(runs / name) == before
     assert json.loads((runs / name / "run.json").read_text())["stages"] == kept
     assert "report" not in report["stages"]  # type: ignore[operator]
+
+
+def test_each_stage_has_the_report_of_its_verb(runs: pathlib.Path) -> None:
+    stages = json.loads((runs / "translation" / "run.json").read_text())["stages"]
+    assert set(stages) == {"prepare", "train", "translate", "score", "evaluate"}
+    assert {name: kept["report"]["verb"] for name, kept in stages.items()} == {name: name for name in stages}
+
+
+def test_a_finished_run_that_was_moved_says_where_it_is(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "moved"
+    shutil.copytree(runs / "language", root)
+    config = conftest.configured(conftest.LANGUAGE, runs, f"root={root}")
+    with cluster.Session(config.cluster) as session:
+        report = train.run(config, session, console.SilentReporter())
+    assert report["already_done"]
+    assert report["root"] == str(root)
+    assert pathlib.Path(report["checkpoint"]).parent == root / "checkpoints"
+    assert pathlib.Path(report["checkpoint"]).is_dir()
 
 
 def test_every_held_out_pair_is_translated_and_scored(runs: pathlib.Path) -> None:

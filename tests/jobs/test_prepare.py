@@ -2,6 +2,8 @@
 
 import collections
 import gzip
+import itertools
+import lzma
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.data import cleaning
 from core.storage import location
 from jobs import console, prepare
 from tests.jobs import preparing
@@ -55,6 +58,9 @@ def test_lines_read_are_lines_kept_and_lines_dropped_by_reason(tmp_path: Path, p
     assert report["drops"]["empty"] == 1
     assert report["drops"]["too_long"] == 1
     assert report["drops"]["duplicate"] >= 1
+    index = preparing.opened(settings).index
+    rows = sum(shard.rows for records in index.splits.values() for shard in records)
+    assert index.lines_read == 300 == rows + sum(index.drops.values())
     counted = collections.Counter[tuple[str, str | None]]()
     for name, amount, labels in session.recorder.calls:
         counted[name, labels.get("outcome")] += int(amount)
@@ -340,3 +346,26 @@ def test_fra_eng_has_the_vocabularies_of_the_documents(
         preparing.config(tmp_path / "run", corpus, {"kind": "word", "min_freq": 2}, sharding=sharding)
     )
     assert report["vocabulary_sizes"] == {"source": sizes[0], "target": sizes[1]}
+
+
+@pytest.mark.data
+def test_no_english_side_of_fra_eng_is_in_two_splits(tmp_path: Path, corpora: Path) -> None:
+    corpus = {
+        "kind": "pairs",
+        "train": {"tsv": [str(corpora / "fra-eng" / "fra.txt.xz")]},
+        "cleaning": ["spaces", "lower", "punctuation"],
+        "split": {"valid": 0.02, "test": 0.02},
+        "limit": {"lines": 30_000},
+    }
+    settings = preparing.config(tmp_path / "run", corpus, sharding={"part_size_bytes": 1 << 20, "statistics": False})
+    preparing.run(settings)
+    dataset = preparing.opened(settings)
+    with lzma.open(corpora / "fra-eng" / "fra.txt.xz", "rt", encoding="utf-8", newline="\n") as file:
+        english = [line.split("\t")[0] for line in itertools.islice(file, 30_000)]
+    english = cleaning.clean_lines(english, ["spaces", "lower", "punctuation"])
+    sides: list[set[str]] = []
+    for name in ("train", "valid", "test"):
+        split = dataset.split(name)
+        assert split is not None
+        sides.append({english[line] for line in split.line_numbers(preparing.range_of(split.num_lines)).tolist()})
+    assert sum(map(len, sides)) == len(set(english)) < 0.7 * len(english), "every side is in one split, many repeat"

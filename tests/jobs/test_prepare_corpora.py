@@ -192,6 +192,7 @@ def test_a_target_token_is_no_word_of_a_text(tmp_path: Path) -> None:
         ("corpora.up.weight=0", r"corpora\.up\.weight: must be greater than 0"),
         ("training.multitask={detached: {ab: [x]}}", r"multitask\.detached: 'ab' is none of up, down, few"),
         ("tokenizer={load: [x, y]}", r"tokenizer\.load: a ready tokenizer knows no target_token"),
+        ("tokenizer.symbols=[<2UP>]", r"tokenizer\.symbols: a target_token is no part of a text"),
         ("model={kind: ngram}", r"corpora: a ngram learns from a single corpus; name it as corpus"),
         ("corpus={kind: pairs, train: {tsv: [x]}}", "corpus: name one, or several as corpora; not both"),
     ],

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core import errors
@@ -67,6 +68,41 @@ def test_learnt_subwords_give_the_lines_back(tmp_path: Path, kind: str) -> None:
     assert dataset.codecs["text"].tokenizer.kind == kind
     assert [line for (line,) in preparing.texts(dataset, "train")] == lines
     assert found(dataset)["text"]["coverage"] == []
+
+
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [(False, {"source": ["b", "a"], "target": ["c", "b", "d"]}), (True, dict.fromkeys(("source", "target"), "bcad"))],
+)
+def test_a_vocabulary_is_of_one_side_or_of_both(tmp_path: Path, shared: bool, words: dict[str, Any]) -> None:
+    """Shared, b and c occur four and three times, a and d once each; a was seen first."""
+    file = preparing.write(tmp_path / "a.tsv", ["b a\tc b", "b\tc d", "b\tc"])
+    settings = preparing.config(
+        tmp_path / "run", {"kind": "pairs", "train": {"tsv": [file]}}, {"kind": "word", "shared": shared}
+    )
+    preparing.run(settings)
+    for column, codec in preparing.opened(settings).codecs.items():
+        every = [codec.tokenizer.token(one) for one in range(codec.tokenizer.vocabulary_size)]
+        assert every == ["<unk>", "<pad>", "<bos>", "<eos>", *words[column]]
+
+
+@pytest.mark.parametrize("tokenizing", [{"kind": "word"}, {"kind": "char"}, {"kind": "bpe", "max_size": 300}])
+def test_symbols_of_a_user_are_tokens_wherever_they_stand(tmp_path: Path, tokenizing: dict[str, Any]) -> None:
+    lines = [*preparing.sentences(50), "the <num> dogs"]
+    corpus = {"kind": "text", "train": {"text": [preparing.write(tmp_path / "a.txt", lines)]}}
+    settings = preparing.config(tmp_path / "run", corpus, {**tokenizing, "symbols": ["<num>", "<url>"]})
+    preparing.run(settings)
+    dataset = preparing.opened(settings)
+    codec, split = dataset.codecs["text"], dataset.split("train")
+    assert split is not None
+    assert [codec.tokenizer.token(one) for one in range(4)] == ["<unk>", "<eos>", "<num>", "<url>"]
+    (last,) = split.rows(np.array([50]), "text")
+    assert last.tolist().count(2) == 1
+    assert codec.decode(last.tolist()) == lines[-1]
+    assert {tuple(units) for units, _ in found(dataset)["text"]["orders"][0]["top"]} >= {("<num>",)}
+    for wrong in (["<num>", "<num>"], ["<eos>"], ["num"]):
+        with pytest.raises(errors.UsageError, match=r"tokenizer.*symbols"):
+            preparing.config(tmp_path / "run", corpus, {**tokenizing, "symbols": wrong})
 
 
 def test_a_ready_tokenizer_is_the_one_of_the_dataset(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What is handed to a cluster, what is refused before, and how a job's log becomes the end of `submit`."""
 
+import io
 import pathlib
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ from jobs import __main__ as main
 from jobs import submit
 from workers import stopping, submission
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VERBS: Any = typer.main.get_command(main.app)
 CONFIG = """
 name: x
@@ -135,6 +139,27 @@ def test_a_package_is_the_code_and_the_settings_alone(here: pathlib.Path, tmp_pa
     assert size < 3_000_000
 
 
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        (("submit-train", "CONFIG=x.yaml", "SET=seed=2 name=y"), "train x.yaml --set seed=2 --set name=y"),
+        (("submit-demo", "ADDRESS=http://h:1"), "demo --address http://h:1"),
+        (("submit-inspect", "ARGS=s3://bucket/run"), "inspect s3://bucket/run"),
+    ],
+)
+def test_make_submits_any_verb(words: tuple[str, ...], order: str) -> None:
+    command = ["make", "--dry-run", "--old-file=setup", "BIN=bin", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert " ".join(done.stdout.split()) == f"bin/python -m jobs submit {order}"
+
+
+def test_of_the_repository_rays_own_command_sends_little_else() -> None:
+    ignored = {line.strip("/") for line in (REPOSITORY / ".rayignore").read_text().splitlines()}
+    sent = {path.name for path in REPOSITORY.iterdir() if path.is_dir()} - ignored
+    assert {"tests", "k8s", "runs", "data", ".git", ".venv"} <= ignored
+    assert set(submit.PACKAGES) <= sent
+
+
 LOG = 'train: 1 of 2\ttrain\x1b[1m\x1b[2J\nexit=0\n{"verb": "train",\n "text": "exit=1"}\nsome daemon says bye\n'
 
 
@@ -214,3 +239,26 @@ def test_a_job_is_left_alone_if_the_answer_says_so() -> None:
         follow(server, signal.SIGINT, "detach")
     assert follow(server, signal.SIGINT, "follow") == ({}, ["a"])
     assert server.stopped == []
+
+
+class Terminal(io.StringIO):
+    """Text that somebody types, or reads, at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"), [("s\n", "stop"), ("Detach\n", "detach"), ("f\n", "follow"), ("\n", "follow"), ("", "follow")]
+)
+def test_at_a_terminal_an_interrupt_asks_and_elsewhere_it_stops(
+    typed: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdin", "stderr"):
+        monkeypatch.setattr(sys, name, Terminal(typed))
+    assert submit.ask_at_terminal() == answer
+    asked = sys.stderr
+    assert isinstance(asked, io.StringIO)
+    assert "Stop the job (it saves first), detach (it goes on), or follow?" in asked.getvalue()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert submit.ask_at_terminal() == "stop"

@@ -4,6 +4,8 @@ import concurrent.futures as futures
 import json
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,20 @@ def complaints(documents: list[manifests.Document]) -> list[str]:
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_nothing_is_wrong(overlay: str) -> None:
     assert complaints(manifests.rendered(overlay)) == []
+
+
+def test_the_command_says_where_a_fault_is_and_ends_with_1(tmp_path: Path) -> None:
+    sound = manifests.KUBERNETES / "rendered" / "local.yaml"
+    faulty = tmp_path / "faulty.yaml"
+    faulty.write_text(sound.read_text().replace("mode: token", "mode: disabled", 1))
+    command = [sys.executable, "-m", "tests.k8s", str(sound), str(faulty)]
+    done = subprocess.run(command, cwd=manifests.KUBERNETES.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    first, second, *complaints = done.stdout.splitlines()
+    assert first.startswith(f"{sound}: ")
+    assert first.endswith(", 0 complaints")
+    assert second.endswith(", 1 complaints")
+    assert "authOptions.mode must be token" in complaints[0]
 
 
 def test_the_rendered_copies_are_what_the_sources_say() -> None:

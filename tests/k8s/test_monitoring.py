@@ -1,8 +1,14 @@
 """Alert rules and the dashboard: what they name exists, and each alert fires when it should and not before."""
 
+import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,8 @@ import pytest
 import yaml
 
 from core.telemetry import catalog
-from tests.k8s import watching
+from jobs import settings
+from tests.k8s import manifests, watching
 
 ALERTS = watching.rules()["groups"][0]["rules"]
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="Debian's package prometheus is not installed")
@@ -103,3 +110,35 @@ def test_panels_do_not_overlap_and_are_described() -> None:
     assert all(panel["description"] for panel in watching.panels())
     numbers = [panel["id"] for panel in watching.dashboard()["panels"]]
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
+def test_make_monitoring_watches_the_demo_by_default(tmp_path: Path) -> None:
+    """The target as it stands, in a folder where the demo runs."""
+    root, _ = settings.of_demo([])
+    (tmp_path / root / "metrics").mkdir(parents=True)
+    entry = {"targets": ["127.0.0.1:9"], "labels": {"job": "raycurrent", "run": "demo"}}
+    (tmp_path / root / "metrics" / "targets.json").write_text(json.dumps([entry]))
+    (tmp_path / "k8s").symlink_to(manifests.KUBERNETES)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    makefile = manifests.KUBERNETES.parent / "Makefile"
+    own = (f"BIN={Path(sys.executable).parent}", f"WATCH={tmp_path}/watch", f"PROMETHEUS_PORT={port}")
+    command = ["make", f"--file={makefile}", "--old-file=setup", "monitoring", *own]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
+        try:
+            server = watching.Prometheus(port)
+            server.wait()
+            deadline_s = time.monotonic() + watching.START_S
+            while not (found := server.ask("targets")["activeTargets"]):
+                assert time.monotonic() < deadline_s, "it watches nothing"
+                time.sleep(0.2)
+            assert [target["labels"]["run"] for target in found] == ["demo"]
+            (group,) = server.ask("rules")["groups"]
+            assert [rule["name"] for rule in group["rules"]] == [alert["alert"] for alert in ALERTS]
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)

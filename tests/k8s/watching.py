@@ -63,6 +63,18 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline_s = time.monotonic() + START_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5).close()
+            except OSError:  # nobody listens, or it says that it is not ready
+                assert time.monotonic() < deadline_s, "Prometheus does not answer"
+                time.sleep(0.2)
+            else:
+                return
+
     def series(self, expression: str) -> list[list[float]]:
         """The finite values of each series that an expression had, second by second, since the server was started."""
         span = {"start": f"{self.started_s:.0f}", "end": f"{time.time():.0f}", "step": "1"}
@@ -114,19 +126,7 @@ def prometheus(folder: Path, targets: Sequence[Path]) -> Iterator[Prometheus]:
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             server = Prometheus(port)
-            _wait(server)
+            server.wait()
             yield server
         finally:
             process.terminate()
-
-
-def _wait(server: Prometheus) -> None:
-    deadline_s = time.monotonic() + START_S
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/-/ready", timeout=5).close()
-        except OSError:  # nobody listens, or it says that it is not ready
-            assert time.monotonic() < deadline_s, "Prometheus does not answer"
-            time.sleep(0.2)
-        else:
-            return

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import http.server
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -186,6 +188,26 @@ def test_an_exporter_that_fails_does_not_disturb_the_run(own_folder: Path, tmp_p
         exporter.recorder.count(catalog.PREPARE_TOKENS)
         assert exporter.targets() == []
         exporter.close(linger=True)
+
+
+def test_a_run_that_ends_hands_its_metrics_to_a_gateway_under_its_name(own_folder: Path, tmp_path: Path) -> None:
+    taken = []
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            taken.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        exporter = exporters(own_folder, tmp_path / "run", pushgateway=f"http://127.0.0.1:{gateway.server_port}")
+        exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+        exporter.close(linger=True)
+        gateway.shutdown()
+    ((path, body),) = taken
+    assert path == f"/metrics/job/raycurrent/instance/{socket.gethostname()}/run/demo"
+    assert samples(body) == {"raycurrent_prepare_tokens_total": 7}
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from core.data import cleaning
     [
         ("nfc", "e\u0301", "é"),
         ("nfkc", "ﬁn²\u2009x", "fin2 x"),
-        ("controls", "a\x1b[0m\x0bb\tc\x00", "a [0m b\tc "),
+        ("controls", "a\x1b[0m\x0bb\tc\x00d\x7fe\x85f\xa0", "a [0m b\tc d e f\xa0"),
         ("spaces", "a\u202f!\xa0b\u2009c\u200bd", "a ! b\u2009c\u200bd"),
         ("all_spaces", "a\u202f!\xa0b\u2009c\u200bd\u3000e", "a ! b c d e"),
         ("lower", "ÉCOLE", "école"),

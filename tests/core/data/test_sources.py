@@ -154,6 +154,21 @@ def test_a_wrong_checksum_is_refused(tmp_path: pathlib.Path, name: str) -> None:
         )
 
 
+def test_the_checksum_of_a_member_is_that_of_its_archive(tmp_path: pathlib.Path) -> None:
+    archive, folder = zipped(tmp_path / "a.zip", a=b"a\n", b=b"b\n"), place(tmp_path / "staged")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    source = corpus_settings.SourceConfig(text=("zip://folder/b::a.zip",))
+    for given, is_right in ((sha256, True), (hashlib.sha256(b"b\n").hexdigest(), False)):
+        settings = {str(archive): given}
+        ((file,),) = sources.resolve(source, "corpus.train", settings, str(tmp_path))
+        expected = sources.expected_sha256(file, settings, str(tmp_path))
+        if is_right:
+            assert sources.stage(file, folder, expected).read_bytes() == b"b\n"
+        else:
+            with pytest.raises(errors.DataError, match=f"its SHA-256 is {sha256}"):
+                sources.stage(file, folder, expected)
+
+
 @pytest.mark.parametrize("ending", unpacking.COMPRESSED)
 def test_damaged_archives_are_refused_and_leave_nothing(tmp_path: pathlib.Path, ending: str) -> None:
     whole = COMPRESSORS[ending](os.urandom(100_000))

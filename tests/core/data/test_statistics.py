@@ -48,6 +48,15 @@ def test_by_hand() -> None:
     assert found["orders"][0]["zipf_exponent"] is None
 
 
+def test_what_tells_the_direction_of_a_translation_is_no_word() -> None:
+    made = vocabulary(["a b"], (*tokenizer.RESERVED, "<2de>"))
+    told = tokenizer.Codec((), made).told("<2de>")
+    rows = shards.ragged([[*ids, 3] for ids in told.encode_lines(["a b", "b"])])
+    found = statistics.summary(statistics.count(rows.values, np.array([0, 4, 7]), made, True, True), made, ())
+    assert (found["tokens"], found["lengths"]) == (3, [[1, 1], [2, 1]])
+    assert tops(found) == [{("b",): 2, ("a",): 1}, {("a", "b"): 1}, {}]
+
+
 def test_lines_that_follow_each_other_have_ngrams_over_their_ends() -> None:
     made = vocabulary(["a b"], ("<unk>",))
     joined = statistics.summary(counted(["a b", "a"], made, separate=False), made, ())
@@ -108,3 +117,6 @@ def test_the_time_machine_has_the_printed_ngrams_and_exponents(corpora: pathlib.
         expected = {tuple(words): int(count) for *words, count in (entry.split() for entry in row.split(", "))}
         assert dict(itertools.islice(top.items(), 10)) == expected
     assert [round(order["zipf_exponent"], 2) for order in found["orders"]] == [1.04, 0.69, 0.47]
+    assert found["orders"][0]["ranks"][:2] == [[1, 2261], [2, 1267]]
+    # The ten words above, which are stop words, are 9,415 of the 32,775.
+    assert found["head_shares"][0] == {"units": 10, "share": pytest.approx(9_415 / 32_775)}

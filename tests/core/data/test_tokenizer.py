@@ -137,6 +137,56 @@ def test_learnt_subwords_survive_json_and_hide_no_reserved_name(
     assert len(made.encode("the time")) < len("the time")
 
 
+SYMBOLS = ("<num>", "<url>")
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_symbols_follow_the_reserved_names_and_stand_in_the_vocabulary_unseen(kind: Literal["char", "word"]) -> None:
+    counts = tokenizer.Counts()
+    counts.add(tokenizer.units(kind, "b b a <num>", SYMBOLS))
+    made = tokenizer.from_counts(kind, counts, 2, None, ("<unk>", "<eos>"), SYMBOLS)
+    assert names(made)[:5] == ["<unk>", "<eos>", "<num>", "<url>", "b" if kind == "word" else " "]
+    assert "<" not in names(made), "no character of a symbol was counted"
+    assert made.symbols == SYMBOLS
+    assert made.reserved == ("<unk>", "<eos>")
+    line = "b <url> b"
+    ids = made.encode(line)
+    assert ids == ([4, 3, 4] if kind == "word" else [5, 4, 3, 4, 5])
+    assert made.decode(ids) == line
+    assert tokenizers.Tokenizer.from_str(made.to_json()).encode(line).ids == ids
+    assert tokenizer.Tokenizer.from_json(made.to_json(), "file").encode(line) == ids
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
+def test_no_subword_cuts_a_symbol(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
+    lines = ["the <num> time <num> the time", "a time of<num> the"] * 20
+    made = tokenizer.train_subwords(kind, iter(lines), 320, tokenizer.RESERVED, SYMBOLS)
+    assert names(made)[:6] == [*tokenizer.RESERVED, *SYMBOLS]
+    for text in ("the <num> time", "the <url> <eos> <num>"):
+        ids = made.encode(text)
+        assert [made.token(one) for one in ids if one in (4, 5)] == [word for word in text.split() if word in SYMBOLS]
+        assert not set(ids) & {made.pad_id, made.bos_id, made.eos_id}
+        assert made.decode(ids) == (text.replace("<eos>", "<unk>") if kind == "wordpiece" else text)
+    assert tokenizer.Tokenizer.from_json(made.to_json(), "file") == made == pickle.loads(pickle.dumps(made))
+
+
+@pytest.fixture(scope="module")
+def with_symbols() -> dict[str, tokenizer.Tokenizer]:
+    kinds: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
+    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, tokenizer.RESERVED, SYMBOLS) for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@hypothesis.given(pieces=st.lists(st.sampled_from((*SYMBOLS, "<eos>", "<nu", "m>", " ", "time", "é\u0301", "☃"))))
+def test_bytes_give_text_with_symbols_back(
+    with_symbols: dict[str, tokenizer.Tokenizer], kind: str, pieces: list[str]
+) -> None:
+    made, text = with_symbols[kind], "".join(pieces)
+    ids = made.encode(text)
+    assert made.decode(ids) == text
+    assert [ids.count(4), ids.count(5)] == [text.count(name) for name in SYMBOLS]
+
+
 def foreign(names: Sequence[str] = ("<unk>", "<eos>"), **changes: Any) -> str:
     """A file as another program might make it: lower-cased, cut at white space and punctuation."""
     library = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -257,6 +307,7 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
         (broken(lambda content: content["added_tokens"].pop(1)), "reserve"),
         (broken(lambda content: content["added_tokens"].reverse()), "reserve"),
         (broken(lambda content: content.update(added_tokens=None)), "reserve"),
+        (broken(lambda content: content["added_tokens"].append({"id": 9, "special": False})), "symbols"),
         (broken(lambda content: content["model"]["vocab"].update(d=9)), "gap"),
         (broken(lambda content: content["model"]["vocab"].update(d=-1)), "gap"),
         (broken(lambda content: content["model"]["vocab"].update(d=4)), "gap or a repeated"),
@@ -298,5 +349,6 @@ def test_the_time_machine_has_the_printed_ids(corpora: pathlib.Path) -> None:
     assert words.vocabulary_size == 4580
     assert names(words)[:10] == ["<unk>", "the", "i", "and", "of", "a", "to", "was", "in", "that"]
     assert words.encode(lines[0]) == [1, 19, 50, 40, 2183, 2184, 400]
+    assert words.encode(lines[10]) == [2186, 3, 25, 1044, 362, 113, 7, 1421, 3, 1045, 1]
     assert characters.vocabulary_size == 28
     assert names(characters)[:4] == ["<unk>", " ", "e", "t"]

@@ -1,43 +1,19 @@
 """What attention says of translations, on a model that has learnt to copy."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from core import errors
 from core.config import inference_settings
+from core.data import tokenizer
 from core.decoding import alignments, translator
 from core.models import bundle
 from tests.core.decoding import samples
 
 LINES = ["the cat sees a dog", "a big old house", "not the small dog or cat", "dog"]
-
-
-@pytest.fixture(scope="module")
-def copier() -> bundle.Bundle:
-    """Learns in half a second to write each word, unknown ones too, as its counterpart (spelt backwards)."""
-    made = samples.seq2seq(attention="dot", context="output", bidirectional=True, hidden_size=32, embedding_size=32)
-    model: Any = made.model
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            torch.nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else torch.nn.init.zeros_(parameter)
-        optimizer = torch.optim.Adam(model.parameters(), 0.01)
-        for step in range(90):
-            length = 1 + step % 6
-            words_BS = torch.rand(64, 15).argsort(1)[:, :length] + 3
-            words_BS[words_BS == 3] = 0  # <unk> is a word like others
-            source_BS = F.pad(words_BS, (0, 1), value=3)
-            inputs_BT = F.pad(words_BS, (1, 0), value=2)
-            features_BTF = model(source_BS, torch.full((64,), length + 1), inputs_BT)
-            loss = F.cross_entropy(model.logits(features_BTF).flatten(0, 1), source_BS.flatten())
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return made
 
 
 def _translator(made: bundle.Bundle, **settings: Any) -> translator.Translator:
@@ -70,6 +46,26 @@ def test_an_unknown_word_is_taken_from_the_source(copier: bundle.Bundle) -> None
     replaced = _translator(copier, replace_unknown=True, num_best=3).translate(lines)
     assert [row.text for row in replaced] == ["eht zebra sees a god", "a tac sees quux"]  # as cleaning left it
     assert [row.score_nats for row in replaced] == [row.score_nats for row in kept]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
+def test_of_words_in_pieces_the_piece_is_taken(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
+    made = tokenizer.train_subwords(kind, iter(["the cat sees the dog"] * 20), 300, tokenizer.RESERVED)
+    source, target = tokenizer.Codec((), made), samples.codec("word", "a b", tokenizer.RESERVED)
+    ids = made.encode("the cat")
+    found = alignments.with_source_words(
+        [4, target.tokenizer.unk_id], [0, len(ids) - 1], "the cat", ids, source, target
+    )
+    assert found == f"a {made.token(ids[-1])}"
+
+
+def test_a_symbol_is_a_word_of_its_own() -> None:
+    counts = tokenizer.Counts()
+    counts.add(["x", "y"])
+    symbols = tokenizer.from_counts("char", counts, 1, None, tokenizer.RESERVED, ("<num>",))
+    source, target = tokenizer.Codec((), symbols), samples.codec("char", "ab", tokenizer.RESERVED)
+    ids = symbols.encode("x<num>y")
+    assert alignments.with_source_words([5, 0], [0, 1], "x<num>y", ids, source, target) == "b<num>"
 
 
 def test_pairs_leave_ends_of_line_out() -> None:

@@ -10,10 +10,12 @@ import torch
 
 from core import errors
 from core.config import inference_settings
+from core.data import tokenizer
 from core.decoding import scorer
 from core.decoding import stream as streams
-from core.models import language_model
+from core.models import bundle, language_model
 from tests.core.decoding import samples
+from tests.core.models import counted
 
 LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
 
@@ -127,6 +129,21 @@ def test_a_large_vocabulary_in_bands_is_scored_by_its_exact_probabilities() -> N
     for row, line in zip(_scorer(made).score_lines(LINES), LINES, strict=True):
         expected = _by_hand(made, [tokenizer.eos_id or 0, *tokenizer.encode(line), tokenizer.eos_id or 0])
         assert row.nll_nats == pytest.approx(sum(expected), abs=1e-4)
+
+
+def test_lines_by_an_n_gram_model_have_its_probabilities_and_an_impossible_token_makes_its_line_infinite() -> None:
+    """Of `a b`, `a c`, `a b`: P(b | a) = 2/3, P(c | a) = 1/3, what is never seen after a word has no chance."""
+    codec = samples.codec("word", "a b c", tokenizer.reserved_for("text", "eos"))
+    eos, size = codec.tokenizer.eos_id or 0, codec.tokenizer.vocabulary_size
+    stream = [eos, *(token for line in ("a b", "a c", "a b") for token in [*codec.tokenizer.encode(line), eos])]
+    model = counted.estimate(stream, size, 2, "laplace", epsilons=(0.0,)).model
+    made = bundle.Bundle(model, model.config, {"text": codec}, "eos", "fp32")
+    rows = _scorer(made, tokens=True).score_lines(["a b", "a c", "b a", "a zebra"])
+    assert [row.nll_nats for row in rows] == pytest.approx([math.log(1.5), math.log(3), math.inf, math.inf])
+    assert [row.num_infinite for row in rows] == [0, 0, 3, 1]
+    assert [row.num_unk for row in rows] == [0, 0, 0, 1]
+    assert [row.num_correct for row in rows[:2]] == [3, 2], "after a it says b, and everything else is sure"
+    assert [one.nll_nats for one in rows[1].tokens or ()] == pytest.approx([0, math.log(3), 0])
 
 
 def test_unknown_tokens_are_counted_and_scored() -> None:

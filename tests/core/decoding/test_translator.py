@@ -9,6 +9,8 @@ import torch
 from core import errors
 from core.config import inference_settings, schema
 from core.decoding import results, scorer, translator
+from core.evaluation import quality
+from core.models import bundle
 from tests.core.decoding import samples
 
 MODELS: list[dict[str, Any]] = [
@@ -137,6 +139,21 @@ def test_int8_gives_each_line_exactly_what_it_gives_alone() -> None:
         if row.text == other.text:
             assert row.score_nats == pytest.approx(other.score_nats, rel=0.05)
     assert sum(row.text == other.text for row, other in zip(together, exact, strict=True)) >= 12
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_rounded_numbers_cost_less_than_a_fifth_of_a_bleu(copier: bundle.Bundle, precision: Any) -> None:
+    """On lines that say words twice, which the copier has not learnt: there are mistakes to make."""
+    lines = samples.sentences(300, longest=6)
+    references = [" ".join(word[::-1] for word in line.split()) for line in lines]
+    decoding = inference_settings.DecodingConfig(max_length=16, beam_size=4)
+    found = {}
+    for name in ("fp32", precision):
+        compute = schema.ComputeConfig(precision=name, matmul="default")
+        rows = translator.Translator(copier, decoding, compute).translate(lines)
+        found[name] = quality.corpus([row.text for row in rows], [references]).bleu
+    assert 80 < found["fp32"] < 100
+    assert found[precision] == pytest.approx(found["fp32"], abs=0.2)
 
 
 def test_int8_is_not_for_gpus() -> None:

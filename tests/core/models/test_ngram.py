@@ -27,6 +27,19 @@ def test_a_score_is_the_logarithm_of_the_distribution(order: int, how: str) -> N
     torch.testing.assert_close(nlls, expected)
 
 
+@pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_a_guess_is_the_likeliest_of_the_distribution_and_of_equals_the_first(order: int, how: str) -> None:
+    settings = {"epsilons": (0.3, 0.5)} if how == "laplace" else {}
+    for seed in range(3):
+        stream = np.random.default_rng(seed).zipf(1.6, size=250).clip(max=9).tolist()
+        model = counted.estimate(stream, 11, order, how, **settings).model
+        inputs = torch.tensor([stream[:60], np.random.default_rng(seed + 9).integers(0, 11, size=60).tolist()])
+        features, _ = model(inputs, model.initial_state(2))
+        expected = [[row.index(max(row)) for row in model.logits(line).tolist()] for line in features]
+        assert model.guesses(inputs, model.initial_state(2), model.followers()).tolist() == expected
+
+
 def test_a_stream_in_pieces_scores_as_whole() -> None:
     model = counted.estimate(STREAM, 6, 4, "kneser_ney").model
     text = torch.tensor([STREAM[40:80]])

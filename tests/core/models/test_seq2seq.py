@@ -150,6 +150,13 @@ def test_final_bridge_copies_where_sizes_agree_and_maps_where_not() -> None:
     assert [layer[0].shape for layer in other.encode(source_BS, LENGTHS).state] == [(4, 12), (4, 12)]
 
 
+def test_a_narrower_backward_direction_makes_narrower_layers_where_there_is_one() -> None:
+    sizes: dict[str, Any] = {"bidirectional": True, "bidirectional_layers": 1, "backward_hidden_size": 4}
+    model, (source_BS, _) = build(**sizes), batch()
+    assert model.encoder.sizes == (16 + 4, 16)
+    assert [layer[0].shape for layer in model.encode(source_BS, LENGTHS).state] == [(4, 16), (4, 16)]
+
+
 @pytest.mark.parametrize("tie", ["target", "all"])
 @pytest.mark.parametrize("context", ["input", "output"])
 def test_tied_features_are_as_wide_as_the_embedding(tie: str, context: str) -> None:

@@ -35,6 +35,11 @@ def test_the_documents_smoothing_worked_by_hand() -> None:
     assert _after(made, NEVER, LOVE)[YOU] == pytest.approx(you)  # this pair was never seen: nothing but n = 0
     assert _after(made, ME, LOVE)[YOU] == pytest.approx((1 + 1 * you) / (3 + 1))
     assert _after(made, ME, LOVE)[NEVER] == pytest.approx(never / (3 + 1))  # of the single word, not of the pair
+    longer = counted.estimate(DOCUMENT, 6, 4, "laplace", epsilons=(3.0, 2.0, 1.0))
+    # By the same rule: the triple "you I love" was seen once, before "coding", and goes back to the single word.
+    assert _after(longer, YOU, ME, LOVE)[CODING] == pytest.approx((1 + 1 * you) / (1 + 1))
+    assert _after(longer, YOU, ME, LOVE)[YOU] == pytest.approx((0 + 1 * you) / (1 + 1))
+    assert _after(longer, AI, ME, LOVE)[YOU] == pytest.approx(you)  # never seen
     pair = counted.estimate(DOCUMENT, 6, 2, "laplace", epsilons=(3.0, 2.0))
     assert _after(pair, LOVE)[YOU] == pytest.approx((1 + 2 * you) / (3 + 2))
 

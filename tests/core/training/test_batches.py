@@ -62,6 +62,17 @@ def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
                 seen += [tuple(row[:length]) for row, length in rows]
     everything = [tuple(row.tolist()) for row in split.rows(np.arange(split.num_lines), "source")]
     assert sorted(seen) == sorted(everything)
+    assert len(set(everything)) < len(everything), "some sources come twice, and none is lost for that"
+    assert batches.source(dataset, config, 1, 0, 1).left_out(4) == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}, {"truncation": "variable"}])
+def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
+    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_train=130))
+    (source,) = _sources(dataset, _config(**settings), 1)
+    for epoch in range(4):
+        served = sum(batch.num_targets for batch in source.epoch(epoch, 0))
+        assert served + source.left_out(epoch) == 130 - 1
 
 
 @pytest.mark.parametrize("kind", ["sequential", "random", "variable", "cuts", "pairs"])
@@ -124,6 +135,9 @@ class Batches:
     def epoch(self, epoch: int, consumed: int) -> Iterator[batches.Batch]:
         for number in range(consumed + 1, self._count + 1):
             yield batches.Batch(self.content, epoch, 1, number, number / self._count)
+
+    def left_out(self, epoch: int) -> int:
+        return 0
 
 
 def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:

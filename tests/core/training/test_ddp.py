@@ -12,7 +12,7 @@ from core import errors
 from core.models import factory
 from core.reporting import history
 from core.telemetry import recorder
-from core.training import batches, collective, loop, objective, optimization, step
+from core.training import batches, collective, gradients, loop, objective, optimization, step
 from tests.core.training import making
 
 pytestmark = pytest.mark.ddp
@@ -82,13 +82,14 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         for row in range(3)
     ]
 
-    def learner(group: collective.Collective) -> step.Learner:
+    def learner(group: collective.Collective, limits: gradients.Limits) -> step.Learner:
         torch.manual_seed(0)
         learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
-        optimizer = optimization.build(learned.model, making.job(Path("/x"), making.place(Path("/x"))).training)
+        training = making.job(Path("/x"), making.place(Path("/x")), optimizer="sgd", learning_rate=1.0).training
         replica = step.replicate(learned, group)
         assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
-        made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32")
+        optimizer = optimization.build(learned.model, training)
+        made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", limits)
         made.warm_up(batches.blank("text"))
         return made
 
@@ -98,13 +99,26 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         micro.append(batches.Batch(batches.blank("text"), 0, 0, 0, 0.0))
     else:
         micro[1] = micro[1]._replace(num_targets=0)
-    together = learner(group).take(micro, [None], carries_state=False)
     whole = [batches.Batch(one, 3, 3, 0, 0.0) for one in content]
-    alone = learner(collective.Alone()).take(whole, [None], carries_state=False)
-    assert together.norm == pytest.approx(alone.norm, rel=1e-6)
-    sums = together.sums_K2.clone()
-    group.sum_(sums, "a test")
-    torch.testing.assert_close(sums, alone.sums_K2)
+    norms = set()
+    # The limits are below what is there, and what two ranks have is clipped once, after it is summed.
+    for limits in (
+        gradients.Limits(),
+        gradients.Limits(0.1),
+        gradients.Limits(0.05, by_layer=True),
+        gradients.Limits(value=0.01),
+    ):
+        ours, one = learner(group, limits), learner(collective.Alone(), limits)
+        together, alone = (made.take(found, [None], False) for made, found in ((ours, micro), (one, whole)))
+        assert together.norm == pytest.approx(alone.norm, rel=1e-6)
+        norms.add(round(alone.norm, 5))
+        sums = together.sums_K2.clone()
+        group.sum_(sums, "a test")
+        torch.testing.assert_close(sums, alone.sums_K2)
+        for weight, expected in zip(ours.objective.parameters(), one.objective.parameters(), strict=True):
+            torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-7)
+    assert len(norms) == 1, "the norm that is told is that before clipping"
+    assert norms.pop() > 0.1
 
 
 def _check_agreement(rank: int, group: collective.Collective) -> None:

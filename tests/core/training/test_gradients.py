@@ -76,31 +76,63 @@ def test_spectral_radii_of_each_gate() -> None:
     assert radii == pytest.approx([2.0, 0.7, 0.0])
 
 
-def test_forget_gates_are_the_mean_of_the_formula() -> None:
-    """With nothing but biases, ln 3 in both together, the gate is 3/4; else it is what a loop over steps finds."""
-    model = _tiny("lstm")
-    inputs_BT = torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]])
-    weights = dict(model.named_parameters())
-    (u,), (w,), (b,), (c,) = (
-        [value for name, value in weights.items() if kind in name]
-        for kind in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
+def _kept(model: language_model.LanguageModel, cell: str, inputs_BT: torch.Tensor) -> float:
+    """The mean gate of the formulas: forget of an LSTM (looking at c through a peephole), update z of a GRU."""
+    own = {name.rpartition(".")[2]: value.detach() for name, value in model.named_parameters() if "stack" in name}
+    w, u, b, d = (
+        next(value for name, value in own.items() if kind in name)
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
-    gates = []
-    x_BTE, ((h, memory),) = model.embed(inputs_BT), model.initial_state(2)
-    for x in x_BTE.unbind(dim=1):
-        i, f, g, o = (x @ w.T + b + h @ u.T + c).chunk(4, dim=1)
-        gates.append(f.sigmoid())
-        memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * memory.tanh()
+    gates, h, c = [], torch.zeros(2, 2), torch.zeros(2, 2)
+    for x in model.embed(inputs_BT).detach().unbind(dim=1):
+        inputs, recurrent = x @ w.T + b, h @ u.T + d
+        if cell == "gru":
+            z = (inputs + recurrent)[:, 2:4].sigmoid()
+            r = (inputs + recurrent)[:, :2].sigmoid()
+            h = (1 - z) * (inputs[:, 4:] + r * recurrent[:, 4:]).tanh() + z * h
+            gates.append(z)
+            continue
+        i, f, g, o = (inputs + recurrent).chunk(4, dim=1)
+        see_i, see_f, see_o = own["weight_peephole"] if cell == "lstm_peephole" else torch.zeros(3, 2)
+        gates.append((f + see_f * c).sigmoid())
+        i, o = (i + see_i * c).sigmoid(), (o + see_o * c).sigmoid()
+        c = gates[-1] * c + i * g.tanh()
+        h = o * c.tanh()
+    return torch.stack(gates).mean().item()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru"])
+def test_what_a_memory_keeps_is_the_mean_of_the_gate_of_the_formula(cell: str) -> None:
+    model, inputs_BT = _tiny(cell), torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]])
     ((_, found),) = gradients.forget_gates(model, inputs_BT).items()
-    assert found == pytest.approx(torch.stack(gates).mean().item(), rel=1e-5)
+    assert found == pytest.approx(_kept(model, cell, inputs_BT), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "gate", "kept"),
+    [
+        ("lstm", 1, 0.75),
+        ("lstm_peephole", 1, 0.75),
+        ("lstm_coupled", 0, 0.75),
+        ("lstm_no_output", 1, 0.75),
+        ("gru", 1, 0.75),
+        ("gru_before", 1, 0.75),
+        ("gru_coupled", 0, 0.75),
+        ("mgu", 0, 0.25),  # h' = (1 - f) h + f n
+    ],
+)
+def test_a_gate_of_three_quarters(cell: str, gate: int, kept: float) -> None:
+    """With nothing but a bias of ln 3 the gate is 3/4 in every step."""
+    model = _tiny(cell)
     with torch.no_grad():
-        for value in (u, w):
-            value.zero_()
-        b[2:4], c[2:4] = math.log(3), 0.0
-    ((_, found),) = gradients.forget_gates(model, inputs_BT).items()
-    assert found == pytest.approx(0.75)
-    assert gradients.forget_gates(_tiny("gru"), inputs_BT) == {}
+        for name, parameter in model.named_parameters():
+            if "stack" in name:
+                parameter.zero_()
+                if "bias_ih" in name:
+                    parameter[2 * gate : 2 * gate + 2] = math.log(3)
+    ((_, found),) = gradients.forget_gates(model, torch.zeros((2, 3), dtype=torch.int64)).items()
+    assert found == pytest.approx(kept)
+    assert gradients.forget_gates(_tiny("rnn"), torch.zeros((2, 3), dtype=torch.int64)) == {}
 
 
 def test_what_reaches_a_state_is_a_power_of_the_recurrent_matrix() -> None:

@@ -1,6 +1,7 @@
 """Laws of a whole run on one rank: it goes on as if never stopped, and ends where it should."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
     assert counted["raycurrent_train_steps_total"] == summary.step
     assert counted["raycurrent_train_tokens_total"] == summary.num_tokens
     assert sum(name == "raycurrent_train_step_seconds" for name, _, _ in told.calls) == summary.step
+    gauges = {name: value for name, value, _ in told.calls}
+    for name, column in (
+        ("loss_nats", "loss_nats"),
+        ("gradient_norm_ratio", "gradient_norm"),
+        ("learning_rate_ratio", "learning_rate"),
+    ):
+        assert gauges[f"raycurrent_train_{name}"] == rows[-1][column]
+    assert gauges["raycurrent_train_validation_loss_nats"] == summary.validation.nll_nats
+    assert rows[-1]["perplexity"] == pytest.approx(math.exp(rows[-1]["loss_nats"]))
+    assert rows[-1]["tokens_per_s"] > 0
     last = watch.seen[-1]
     assert (last.step, last.epoch, last.epochs, last.validation) == (summary.step, 12, 12, summary.validation)
     assert summary.to_json()["validation"]["perplexity"] == pytest.approx(2.718281828**summary.validation.nll_nats)
@@ -310,15 +321,21 @@ def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: 
         making.train(making.job(tmp_path / "third", text, wider, init_from=str(tmp_path / "first")))
 
 
-def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path, text: location.Location) -> None:
-    one = making.job(tmp_path, text)
-    half = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "bf16"}))
-    assert making.train(half, stop_after=3).precision == "bf16"
-    automatic = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "auto"}))
-    assert making.train(automatic).precision == "bf16"
-    loaded = bundle.load(bundle.locate(making.place(tmp_path)))
-    assert loaded.precision == "bf16"
-    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+def test_what_passes_over_a_text_leave_out_is_told(tmp_path: Path, text: location.Location) -> None:
+    for sampling in ("sequential", "random"):
+        one = making.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
+        summary = making.train(one)
+        assert summary.num_left_out > 0
+        assert summary.num_tokens + summary.num_left_out == 3 * 399
+        assert making.train(one).num_left_out == summary.num_left_out
+
+
+def test_random_windows_carry_no_state(tmp_path: Path, text: location.Location) -> None:
+    for sampling, has_state in (("sequential", True), ("random", False)):
+        making.train(making.job(tmp_path / sampling, text, sampling=sampling), stop_after=3)
+        found = checkpoint.find_newest(making.place(tmp_path / sampling)).found
+        assert found is not None
+        assert (checkpoint.load(found).hidden is not None) == has_state
 
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run(

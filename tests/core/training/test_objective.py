@@ -1,6 +1,7 @@
 """Laws of the loss: a sum over valid targets, the same however it is computed."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -92,15 +93,15 @@ def test_scores_are_the_sums_of_the_loss_and_count_the_likeliest_tokens() -> Non
     assert scores.num_right.item() == int(right.sum())
 
 
-def _lane_gradient(window: int) -> Tensor:
-    """The gradient of the loss of a lane of 12 tokens, taken in windows."""
+def _lane_gradient(window: int, weights_T: Sequence[float] = ()) -> Tensor:
+    """The gradient of the loss of a lane of 12 tokens, taken in windows, or in one with cuts."""
     torch.manual_seed(0)
     learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
     tokens = torch.arange(13).remainder(7)
     state = None
     for start in range(0, 12, window):
         inputs, targets = tokens[start : start + window], tokens[start + 1 : start + window + 1]
-        sums = learned(batches.TextContent(inputs[None], targets), state)
+        sums = learned(batches.TextContent(inputs[None], targets, weights_T), state)
         sums.loss.backward()
         state = sums.state
         assert state is not None
@@ -111,6 +112,7 @@ def _lane_gradient(window: int) -> Tensor:
 def test_windows_see_the_same_numbers_but_cut_the_gradient() -> None:
     whole, cut = _lane_gradient(12), _lane_gradient(3)
     assert 0.001 < (whole - cut).norm() / whole.norm() < 0.5
+    torch.testing.assert_close(_lane_gradient(12, [0.0 if place in (3, 6, 9) else 1.0 for place in range(12)]), cut)
 
 
 def test_without_truncation_a_lane_is_one_window() -> None:

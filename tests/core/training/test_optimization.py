@@ -1,6 +1,6 @@
 """Rates worked by hand, and optimisers that go on where they were."""
 
-import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +9,9 @@ from torch import nn
 
 from core import errors
 from core.config import training_settings
+from core.reporting import history
 from core.training import optimization
+from tests.core.training import making
 
 
 def _config(**settings: Any) -> training_settings.TrainingConfig:
@@ -125,8 +127,14 @@ def test_tensors_of_another_model_are_refused() -> None:
             optimization.load_named(model, optimizer, {name: torch.zeros(5)})
 
 
-def test_weight_decay_and_step_schedule_run_together() -> None:
-    config = _config(optimizer="adam", weight_decay=1e-5, schedule="step", decay_every_epochs=100, learning_rate=0.1)
-    rates = [optimization.rate(config, epoch, epoch, ()) for epoch in (0, 99, 100, 200)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
-    assert math.isclose(config.weight_decay, 1e-5)
+def test_weight_decay_and_a_rate_that_falls_after_a_hundred_epochs_run(tmp_path: Path) -> None:
+    """The documents' StepLR(100, 0.1) with weight decay 1e-5; an epoch is a step, and weights end elsewhere without."""
+    text = making.text_dataset(tmp_path / "text", num_train=40, num_valid=10)
+    settings: dict[str, Any] = {"schedule": "step", "decay_every_epochs": 100, "decay_factor": 0.1, "epochs": 201}
+    settings |= {"num_lanes": 1, "window": 5, "truncation": "none", "validate_every_steps": 1000, "log_every_steps": 1}
+    for name, decay in (("decayed", 1e-5), ("plain", 0.0)):
+        summary = making.train(making.job(tmp_path / name, text, weight_decay=decay, **settings))
+        assert summary.step == 201
+    rates = [row["learning_rate"] for row in history.read(making.place(tmp_path / "decayed")) if row["kind"] == "step"]
+    assert rates == pytest.approx([0.01] * 100 + [0.001] * 100 + [0.0001])
+    assert making.digest(tmp_path / "decayed") != making.digest(tmp_path / "plain")

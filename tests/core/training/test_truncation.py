@@ -109,8 +109,11 @@ class _Linear:
         return list(torch.autograd.grad(loss, (self.W_hx, self.W_hh, self.W_qh)))
 
     @torch.no_grad()
-    def closed_form(self) -> list[Tensor]:
-        """The document's: dL/dh_t = Σ_{i=t}^{T} (W_hh^T)^(T-i) W_qh^T dL/do_(T+t-i)."""
+    def closed_form(self, window: int | None = None) -> list[Tensor]:
+        """The document's: dL/dh_t = Σ_{s=t}^{T} (W_hh^T)^(s-t) W_qh^T dL/do_s; cut, T is the end of the window of t.
+
+        The document counts by i = T + t - s.
+        """
         length = len(self.x_Td)
         h = [torch.zeros(3, dtype=torch.float64)]
         for x in self.x_Td:
@@ -119,7 +122,8 @@ class _Linear:
         power = torch.linalg.matrix_power
         dW_hx, dW_hh = torch.zeros_like(self.W_hx), torch.zeros_like(self.W_hh)
         for t in range(1, length + 1):
-            dh = sum_(power(self.W_hh.T, length - i) @ self.W_qh.T @ do[length + t - i] for i in range(t, length + 1))
+            end = length if window is None else min(length, -(-t // window) * window)
+            dh = sum_(power(self.W_hh.T, s - t) @ self.W_qh.T @ do[s] for s in range(t, end + 1))
             dW_hx += torch.outer(dh, self.x_Td[t - 1])
             dW_hh += torch.outer(dh, h[t - 1])
         return [dW_hx, dW_hh, sum_(torch.outer(do[t], h[t]) for t in range(1, length + 1))]
@@ -128,6 +132,13 @@ class _Linear:
 def test_without_a_cut_the_gradient_is_the_closed_form_of_the_linear_network() -> None:
     problem = _Linear(8)
     torch.testing.assert_close(problem.gradient([1.0] * 8), problem.closed_form())
+
+
+def test_cut_at_every_third_step_the_sums_of_the_closed_form_end_there() -> None:
+    problem = _Linear(8)
+    torch.testing.assert_close(
+        problem.gradient([0.0 if t in (3, 6) else 1.0 for t in range(8)]), problem.closed_form(3)
+    )
 
 
 def test_the_mean_over_all_random_cuts_is_the_closed_form_of_the_linear_network() -> None:

@@ -1,0 +1,34 @@
+"""A model that has learnt something, for the tests of what is lost on the way to a translation."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from core.models import bundle
+from tests.core.decoding import samples
+
+
+@pytest.fixture(scope="session")
+def copier() -> bundle.Bundle:
+    """Learns in half a second to write each word, unknown ones too, as its counterpart (spelt backwards)."""
+    made = samples.seq2seq(attention="dot", context="output", bidirectional=True, hidden_size=32, embedding_size=32)
+    model: Any = made.model
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            torch.nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else torch.nn.init.zeros_(parameter)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for step in range(90):
+            length = 1 + step % 6
+            words_BS = torch.rand(64, 15).argsort(1)[:, :length] + 3
+            words_BS[words_BS == 3] = 0  # <unk> is a word like others
+            source_BS = F.pad(words_BS, (0, 1), value=3)
+            inputs_BT = F.pad(words_BS, (1, 0), value=2)
+            features_BTF = model(source_BS, torch.full((64,), length + 1), inputs_BT)
+            loss = F.cross_entropy(model.logits(features_BTF).flatten(0, 1), source_BS.flatten())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return made

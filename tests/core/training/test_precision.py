@@ -1,0 +1,46 @@
+"""Laws of training in bf16: it ends where fp32 does, and a run keeps to the precision that it was begun with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import model_settings
+from core.models import bundle
+from core.training import progress
+from tests.core.training import making
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_bf16_ends_within_a_hundredth_of_the_perplexity_of_fp32(tmp_path: Path, kind: str) -> None:
+    model: model_settings.NetworkConfig
+    settings: dict[str, Any]
+    if kind == "text":
+        data, model, settings = making.text_dataset(tmp_path / "data"), making.TEXT, {"learning_rate": 0.03}
+    else:
+        data, model = making.pairs_dataset(tmp_path / "data", 300, 60), making.PAIRS
+        settings = {"learning_rate": 0.02, "batch_tokens": 120}
+    found = {}
+    for precision in ("fp32", "bf16"):
+        one = making.job(tmp_path / precision, data, model, epochs=4, **settings)
+        compute = one.compute.model_copy(update={"precision": precision})
+        summary = making.train(dataclasses.replace(one, compute=compute))
+        assert summary.precision == precision
+        assert summary.validation is not None
+        found[precision] = progress.perplexity(summary.validation.nll_nats)
+    assert found["fp32"] < 4, "of 9 and 13 entries: it has learnt"
+    assert found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.01)
+
+
+def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path) -> None:
+    one = making.job(tmp_path / "run", making.text_dataset(tmp_path / "text"))
+    half = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "bf16"}))
+    assert making.train(half, stop_after=3).precision == "bf16"
+    automatic = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "auto"}))
+    assert making.train(automatic).precision == "bf16"
+    loaded = bundle.load(bundle.locate(making.place(tmp_path / "run")))
+    assert loaded.precision == "bf16"
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
