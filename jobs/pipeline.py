@@ -58,7 +58,7 @@ class _Pipeline:
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
         self._train()
-        used = str(bundle.find(root).checkpoint)
+        used = bundle.find(root).checkpoint.name
         found = {task: self._use(used, task) for task in config.tasks}
         texts = next(iter(found.values()))
         if config.corpus_kind == "text":
@@ -155,7 +155,7 @@ class _Pipeline:
         """The checkpoints that decoding uses: the one that all else uses, and those that are averaged with it."""
         count = self._config.decoding.average_checkpoints
         others = bundle.find_best(self._root, count)[1:] if count > 1 else []
-        return [used, *(str(found.checkpoint) for found in others)]
+        return [used, *(found.checkpoint.name for found in others)]
 
     def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
         made_with = record.stage(self._root, _named("translate", task)).get("made_with", "")

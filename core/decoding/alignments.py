@@ -8,7 +8,6 @@ import torch
 
 from core.data import cleaning, tokenizer
 from core.decoding import decoders
-from core.decoding.decoders import M
 
 
 class Map(NamedTuple):
@@ -19,7 +18,9 @@ class Map(NamedTuple):
     weights: list[list[float]]
 
 
-def attention(model: decoders.Decoder[M], memory: M, tokens: Sequence[int], bos: int) -> list[list[float]]:
+def attention(
+    model: decoders.Decoder[decoders.M], memory: decoders.M, tokens: Sequence[int], bos: int
+) -> list[list[float]]:
     """Returns the attention with which given tokens are produced for the one source in memory."""
     state, rows = model.initial_state(memory), []
     for token in (bos, *tokens[:-1]):

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from core.config import inference_settings
 from core.decoding import constraints, decoders, sampling, search
-from core.decoding.decoders import M
 
 
 def chances(seed: int, line: str, draw: int, length: int) -> npt.NDArray[np.float64]:
@@ -26,8 +25,8 @@ def chances(seed: int, line: str, draw: int, length: int) -> npt.NDArray[np.floa
 
 @torch.inference_mode()
 def draw(
-    model: decoders.Decoder[M],
-    memory: M,
+    model: decoders.Decoder[decoders.M],
+    memory: decoders.M,
     chances_NDT: npt.NDArray[np.float64],
     settings: inference_settings.DecodingConfig,
     special: constraints.Special,

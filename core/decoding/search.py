@@ -28,7 +28,6 @@ from torch import Tensor
 
 from core.config import inference_settings
 from core.decoding import constraints, decoders
-from core.decoding.decoders import M
 from core.models import state as states
 
 # Rows are laid out anew when fewer than this share of them is still needed: a new layout copies what the
@@ -99,20 +98,20 @@ def _moved(held_NKX: Tensor, origins_NK: Tensor) -> Tensor:
     return held_NKX.gather(1, origins_NK[:, :, None].expand(-1, -1, held_NKX.shape[2]))
 
 
-class _Rows(NamedTuple, Generic[M]):
+class _Rows(NamedTuple, Generic[decoders.M]):
     """What the network computes: for each line a row for each of its first slots, R in all."""
 
     widths_N: npt.NDArray[np.int64]
     slots_R: Tensor
     tokens_R: Tensor
-    memory: M
+    memory: decoders.M
     state: states.State
 
 
 @torch.inference_mode()
 def beam_search(
-    model: decoders.Decoder[M],
-    memory: M,
+    model: decoders.Decoder[decoders.M],
+    memory: decoders.M,
     mask_NS: Tensor,
     settings: inference_settings.DecodingConfig,
     special: constraints.Special,
@@ -272,7 +271,9 @@ def _choose(
     )
 
 
-def _next_rows(rows: _Rows[M], state: states.State, chosen: _Step, live_NK: Tensor, memory: M) -> _Rows[M] | None:
+def _next_rows(
+    rows: _Rows[decoders.M], state: states.State, chosen: _Step, live_NK: Tensor, memory: decoders.M
+) -> _Rows[decoders.M] | None:
     """Moves each unfinished hypothesis to the row of its slot; None when there is none left.
 
     The unfinished ones are in the first slots of their line, so how many each line has says where they are: that

@@ -10,7 +10,7 @@ from core.reporting import curves, words
 Points = Sequence[Sequence[float]]
 
 THROUGHPUT = "Target tokens per second"
-_RADIUS, _FORGET = "Spectral radius of W_hh, largest gate", "Mean forget gate"
+_RADIUS, _FORGET = "Spectral radius of W_hh, largest gate", "Share of its memory that a layer keeps"
 _COSINES = "Cosine between the gradients of two corpora"
 _LAGS = "Gradient of the last loss, by lag"
 _ONLY_LINEAR = {

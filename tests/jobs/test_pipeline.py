@@ -57,6 +57,17 @@ def test_a_finished_run_that_was_moved_says_where_it_is(runs: pathlib.Path, tmp_
     assert pathlib.Path(report["checkpoint"]).is_dir()
 
 
+@pytest.mark.parametrize(("text", "name"), [(conftest.TRANSLATION, "translation"), (conftest.LANGUAGE, "language")])
+def test_a_finished_run_that_was_moved_is_not_used_again(
+    text: str, name: str, runs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    root = tmp_path / "moved"
+    shutil.copytree(runs / name, root)
+    made = contents(root / "outputs")
+    again(text, runs, f"root={root}")
+    assert contents(root / "outputs") == made
+
+
 def test_every_held_out_pair_is_translated_and_scored(runs: pathlib.Path) -> None:
     outputs = runs / "translation" / "outputs"
     index = json.loads((runs / "translation" / "dataset" / "index.json").read_text())

@@ -92,4 +92,4 @@ def test_what_was_recorded_is_on_the_page(pages: pathlib.Path, shown: browser.Br
     shown.open(pages / "language.html")
     titles = shown.value("[...document.querySelectorAll('figcaption')].map(one => one.innerText).join()")
     assert "Gradient of the last loss, by lag" in titles
-    assert "Mean forget gate" in titles
+    assert "Share of its memory that a layer keeps" in titles
