@@ -9,6 +9,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# `make test` runs tests that run make, which is to behave as one that a user starts.
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(name, None)
+
 pytest_plugins = ["tests.s3"]
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
