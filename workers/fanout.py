@@ -202,6 +202,7 @@ class _Run:
         self._open: dict[str, Task] = {}  # taken from the source and not done
         self._history = attempts.History(pool.max_failures)
         self._last_alive_s = pool.clock()
+        recorder.count(catalog.FANOUT_WORKER_DEATHS, 0, stage=stage)  # so that the first death is seen as a rise
 
     def unfinished(self) -> bool:
         """Is there anything left to do?"""

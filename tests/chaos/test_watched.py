@@ -1,4 +1,4 @@
-"""The demo's translation, small, as one job on three nodes, watched by a real Prometheus while a worker dies."""
+"""The demo, and its translation alone while a worker dies, each as one job on three nodes before a real Prometheus."""
 
 import json
 import shutil
@@ -12,7 +12,11 @@ from core.data import synthetic
 from tests.e2e import driving, nodes
 from tests.k8s import watching
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed"),
+]
 
 LINGER_S = 12
 SMALLER = {
@@ -32,7 +36,6 @@ SMALLER = {
 }
 
 
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
 def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "run"
     synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
@@ -56,3 +59,18 @@ def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path,
     assert report["stages"]["train"]["world_size"] == 3
     assert set(report["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
     assert json.loads((root / "run.json").read_text())["exit_code"] == 0
+
+
+def test_the_demo_is_one_job_on_three_nodes_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
+    root = tmp_path / "demo"
+    settings = {"root": str(root), "cluster.num_workers": "3", "telemetry.linger_s": f"{LINGER_S}"}
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    (tmp_path / "prometheus").mkdir()
+    with (
+        nodes.started(drive, 3) as cluster,
+        watching.prometheus(tmp_path / "prometheus", [root / "metrics" / "targets.json"]) as server,
+    ):
+        report = drive("submit", "demo", *words, "--address", cluster.job_server).end(1500).document()
+        watching.check_everything_is_measured(server, watching.OF_SEVERAL_CORPORA)
+    assert report["runs"]["demo-translation"]["bleu"] >= 90
+    assert report["runs"]["demo-language"]["perplexity"] < 2

@@ -97,7 +97,8 @@ def check_everything_is_measured(
     empty = [name for name in sorted(names) if not any(server.series(name))]
     asked = [(panel["title"], text) for panel in panels() for text in expressions(panel)]
     empty += [title for title, text in asked if not any(server.series(text))]
-    assert [found for found in empty if found not in silent] == []
+    missing = [found for found in empty if found not in silent]
+    assert not missing, missing
     (group,) = server.ask("rules")["groups"]
     health = {rule["name"]: rule["health"] for rule in group["rules"]}
     assert health == {rule["alert"]: "ok" for rule in rules()["groups"][0]["rules"]}
