@@ -49,8 +49,8 @@ check: setup ## ruff, mypy --strict, architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 
-test: setup ## every test but the slow tiers
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile \
+test: setup ## every test but those of make check and the slow tiers
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/architecture \
 	    -m 'not (ray or ddp or e2e or chaos or soak or bench or gpu)'
 	$(BIN)/python -m pytest -q -m '(ray or ddp or e2e) and not (chaos or soak or bench or gpu)'
 
