@@ -153,10 +153,11 @@ def _of_kind(rows: Sequence[history.Row], kind: str) -> list[history.Row]:
 
 def _best(validations: Sequence[history.Row], metric: training_settings.Metric) -> history.Row | None:
     """Finds the validation that training took for the best one, so the one whose weights translate."""
-    ordered = sorted(validations, key=lambda row: float(row["nll_nats"]))
-    if metric == "bleu":
-        ordered.sort(key=lambda row: -float(row.get("bleu", -math.inf)))
-    return next(iter(ordered), None)
+    return min(
+        validations,
+        key=lambda row: (-float(row.get("bleu", -math.inf)) if metric == "bleu" else 0.0, float(row["nll_nats"])),
+        default=None,
+    )
 
 
 def _training(record: history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:

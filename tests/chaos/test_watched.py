@@ -36,17 +36,27 @@ SMALLER = {
 }
 
 
+def _words(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+
 def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "run"
     synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
     settings = {**SMALLER, "root": str(root), "corpus.train.tsv": f"[{tmp_path}/pairs.tsv]"}
-    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     (tmp_path / "prometheus").mkdir()
     with (
         nodes.started(drive, 3) as cluster,
         watching.prometheus(tmp_path / "prometheus", [root / "metrics" / "targets.json"]) as server,
     ):
-        command = ("submit", "pipeline", "jobs/configs/demo-translation.yaml", *words, "--address", cluster.job_server)
+        command = (
+            "submit",
+            "pipeline",
+            "jobs/configs/demo-translation.yaml",
+            *_words(settings),
+            "--address",
+            cluster.job_server,
+        )
         driver = drive(*command)
         driver.until(lambda: list(root.glob("outputs/**/_commits/*.json")), "a part of the translation")
         cluster.program.workers("_Host")[0].signal(signal.SIGKILL)
@@ -64,13 +74,12 @@ def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path,
 def test_the_demo_is_one_job_on_three_nodes_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "demo"
     settings = {"root": str(root), "cluster.num_workers": "3", "telemetry.linger_s": f"{LINGER_S}"}
-    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     (tmp_path / "prometheus").mkdir()
     with (
         nodes.started(drive, 3) as cluster,
         watching.prometheus(tmp_path / "prometheus", [root / "metrics" / "targets.json"]) as server,
     ):
-        driver = drive("submit", "demo", *words, "--address", cluster.job_server)
+        driver = drive("submit", "demo", *_words(settings), "--address", cluster.job_server)
         driver.until(lambda: (root / "language" / "report.html").exists(), "the last report", 1500)
         time.sleep(2)
         # Nodes of one machine share a folder of measurements: the second model's only start is seen by all three.
