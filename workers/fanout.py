@@ -75,6 +75,13 @@ class Executor(Protocol):
         """
 
 
+def _begin(recorder: recorder.Recorder, stage: str) -> None:
+    """Has what a stage counts stand at 0 before its first part, which may be over before anybody looks again."""
+    recorder.begin(catalog.FANOUT_PARTS, stage=stage, outcome="done")
+    for metric in (catalog.FANOUT_PART_SECONDS, catalog.FANOUT_WORKER_DEATHS):
+        recorder.begin(metric, stage=stage)
+
+
 class InProcess:
     """Does tasks one after the other in this process; the work itself keeps to so many threads."""
 
@@ -94,6 +101,7 @@ class InProcess:
     ) -> None:
         """See `Executor`."""
         work: Work[Result] | None = None
+        _begin(recorder, stage)
         for num_done, task in enumerate(tasks, 1):
             if should_stop():
                 raise errors.InterruptedRunError(f"{stage}: stopped before part {task.name}; run it again to go on")
@@ -202,7 +210,7 @@ class _Run:
         self._open: dict[str, Task] = {}  # taken from the source and not done
         self._history = attempts.History(pool.max_failures)
         self._last_alive_s = pool.clock()
-        recorder.count(catalog.FANOUT_WORKER_DEATHS, 0, stage=stage)  # so that the first death is seen as a rise
+        _begin(recorder, stage)
 
     def unfinished(self) -> bool:
         """Is there anything left to do?"""

@@ -56,6 +56,10 @@ class PrometheusRecorder:
         self._collectors: dict[str, Any] = {}
         self._children: dict[tuple[str, ...], Any] = {}
 
+    def begin(self, metric: catalog.Metric, **labels: str) -> None:
+        """See `recorder.Recorder`."""
+        self._child(metric, labels)
+
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
         """See `recorder.Recorder`."""
         self._child(metric, labels).inc(amount)

@@ -8,6 +8,9 @@ from core.telemetry import catalog
 class Recorder(Protocol):
     """Takes measurements of the metrics in the catalogue; labels are those that the metric declares."""
 
+    def begin(self, metric: catalog.Metric, **labels: str) -> None:
+        """Has a series stand at 0, so that its first measurement is seen as a rise."""
+
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
         """Adds to a counter."""
 
@@ -20,6 +23,9 @@ class Recorder(Protocol):
 
 class NullRecorder:
     """Forgets everything: the recorder of code that nobody watches."""
+
+    def begin(self, metric: catalog.Metric, **labels: str) -> None:
+        """Does nothing."""
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
         """Does nothing."""
@@ -36,6 +42,10 @@ class ListRecorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, float, dict[str, str]]] = []
+
+    def begin(self, metric: catalog.Metric, **labels: str) -> None:
+        """Remembers a 0."""
+        self.calls.append((metric.name, 0.0, labels))
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
         """Remembers the amount."""

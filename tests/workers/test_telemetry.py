@@ -100,6 +100,16 @@ def test_the_number_of_series_does_not_grow_with_what_callers_say(own_folder: Pa
     assert found == {'raycurrent_fanout_worker_deaths_total{stage="other"}': 200}
 
 
+def test_a_series_can_stand_at_0_before_it_is_measured(own_folder: Path) -> None:
+    recorder = telemetry.PrometheusRecorder(own_folder)
+    recorder.begin(catalog.FANOUT_PART_SECONDS, stage="translate")
+    recorder.begin(catalog.FANOUT_PARTS, stage="translate", outcome="done")
+    found = samples(telemetry.render(own_folder))
+    assert found['raycurrent_fanout_part_seconds_count{stage="translate"}'] == 0
+    assert found['raycurrent_fanout_part_seconds_sum{stage="translate"}'] == 0
+    assert found['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 0
+
+
 def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None:
     recorder = telemetry.PrometheusRecorder(own_folder, rank="3")
     for metric in catalog.ALL:
