@@ -176,6 +176,8 @@ class RunConfig(section.Section):
             raise ValueError("training: pairs need batch_tokens or batch_lines")
         if kind == "text" and batches != (None, None):
             raise ValueError("training: text is batched by num_lanes and window; drop batch_tokens and batch_lines")
+        if self.training.bpe_dropout and self.tokenizer.kind != "bpe" and not self.tokenizer.load:
+            raise ValueError("training.bpe_dropout: only merges can be left out; use tokenizer.kind: bpe")
         if self.model.kind == "seq2seq" and self.model.tie_embeddings == "all" and not self.tokenizer.shared:
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():

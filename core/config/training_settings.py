@@ -115,6 +115,12 @@ class TrainingConfig(section.Section):
     label_smoothing: section.Float = section.schedule(
         0.0, "share of the target's probability spread evenly", ge=0, lt=1
     )
+    bpe_dropout: section.Float = section.schedule(
+        0.0,
+        "of pairs: BPE-dropout, the chance that a merge of a training word is left out, anew in each epoch",
+        ge=0,
+        lt=1,
+    )
     activation_regularization: section.Float = section.schedule(
         0.0, "of text: AR, weight of the mean square of the features after dropout", ge=0
     )
@@ -155,6 +161,7 @@ class TrainingConfig(section.Section):
         of_pairs = {
             "target_window": self.target_window,
             "scheduled_sampling": self.scheduled_sampling,
+            "bpe_dropout": self.bpe_dropout,
             "validation.bleu_lines": self.validation.bleu_lines,
         }
         of_text = {

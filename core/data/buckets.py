@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Returns the token ids of each line."""
 
 
+class Split(Lengths, Rows, Protocol):
+    """A split of pairs, as planning and collation see it."""
+
+
 class BatchPlan(NamedTuple):
     """The lines of one step, over all ranks; longest source first.
 

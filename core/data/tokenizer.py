@@ -149,6 +149,11 @@ class Tokenizer:
             return str(self._library.decode(kept, skip_special_tokens=False))
         return ("" if self.kind == "char" else " ").join([self._names[one] for one in kept])
 
+    def words(self, ids: Iterable[int]) -> list[str]:
+        """Returns the words that pieces make, as merges see them: of bytes, each written as one letter."""
+        assert self._library is not None, f"a tokenizer of kind {self.kind} has no pieces of words"
+        return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(self.decode(ids))]
+
     def token(self, one: int) -> str:
         """Returns the text that one id stands for; of subwords, bytes that are no whole character show as U+FFFD."""
         if self._library is None or one < len(self.reserved):

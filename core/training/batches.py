@@ -4,7 +4,7 @@ The order of data is that of all ranks together, so a place in it is a number th
 ranks there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core import errors
 from core.config import training_settings
-from core.data import buckets, lanes, shards, shuffling
+from core.data import buckets, lanes, segmentation, shards, shuffling
 from core.training import progress, truncation
 
 
@@ -143,31 +143,34 @@ def _truncated(batch: Batch, training: training_settings.TrainingConfig, seed: i
 
 
 class BucketedPairs:
-    """Pairs of like length; `consumed` counts batches."""
+    """Pairs of like length; `consumed` counts batches. With cutters, words are cut otherwise in each epoch."""
 
     carries_state = False
 
     def __init__(
         self,
-        split: "PairsSplit",
+        split: buckets.Split,
         training: training_settings.TrainingConfig,
         ids: "PairsIds",
         seed: int,
         rank: int,
         world_size: int,
+        cutters: Mapping[str, segmentation.Cutter] | None = None,
     ) -> None:
         self._split, self._training, self._ids, self._seed = split, training, ids, seed
         self._rank, self._world_size = rank, world_size
+        self._cutters = cutters
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields this rank's share of each planned batch from number `consumed` on."""
-        plans = buckets.plan(self._split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
+        split = segmentation.Recut(self._split, self._cutters, self._seed, epoch) if self._cutters else self._split
+        plans = buckets.plan(split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
         for number, plan in enumerate(plans):
             if number < consumed:
                 continue
             own = buckets.share(plan, self._rank, self._world_size)
             # Recurrent calls want at least one row: a rank without its own computes one that counts for nothing.
-            pairs = buckets.collate(self._split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
+            pairs = buckets.collate(split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
             content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
             yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
 
@@ -209,10 +212,6 @@ def _round_and_round(source: Source, task: int, where: progress.Task) -> Iterato
             batch = following
         passes, consumed = passes + 1, 0
         yield batch._replace(consumed=0, fraction=0.0, task=task, passes=passes, ends_pass=True)
-
-
-class PairsSplit(buckets.Lengths, buckets.Rows, Protocol):
-    """A split of pairs, as the plan and the collation see it."""
 
 
 class PairsIds(NamedTuple):
@@ -257,9 +256,17 @@ def source(
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":
-        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size)
+        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, _cutters(dataset, training))
     kind = RandomWindows if training.sampling == "random" else SequentialLanes
     return kind(split.stream(), training, seed, rank, world_size)
+
+
+def _cutters(
+    dataset: shards.Dataset, training: training_settings.TrainingConfig
+) -> dict[str, segmentation.Cutter] | None:
+    if not training.bpe_dropout:
+        return None
+    return {side: segmentation.Cutter(codec.tokenizer, training.bpe_dropout) for side, codec in dataset.codecs.items()}
 
 
 def pairs_ids(dataset: shards.Dataset) -> PairsIds:

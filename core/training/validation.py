@@ -125,7 +125,7 @@ def of_text(
 
 
 def of_pairs(
-    split: batches.PairsSplit,
+    split: buckets.Split,
     training: training_settings.TrainingConfig,
     ids: batches.PairsIds,
     rank: int,

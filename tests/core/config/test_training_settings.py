@@ -16,6 +16,8 @@ PAIRS = (
     [
         (TEXT, "training.target_window=5", "training.target_window: means nothing for a corpus of text; drop it"),
         (TEXT, "training.scheduled_sampling.end=0.5", "training.scheduled_sampling: means nothing for a corpus of te"),
+        (TEXT, "training.bpe_dropout=0.1", "training.bpe_dropout: means nothing for a corpus of text; drop it"),
+        (PAIRS, "training.bpe_dropout=0.1", "training.bpe_dropout: only merges can be left out; use tokenizer.kind: b"),
         (TEXT, "training.validation.bleu_lines=5", "training.validation.bleu_lines: means nothing for a corpus of te"),
         (PAIRS, "training.truncation=variable", "training.truncation: means nothing for a corpus of pairs; drop it"),
         (PAIRS, "training.activation_regularization=1", "training.activation_regularization: means nothing for a co"),

@@ -67,6 +67,17 @@ def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> loc
     return _write(folder, "pairs", rows, {"source": made, "target": made}, "eos")
 
 
+def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
+    """Pairs in byte-pair pieces, of words that have some letters in common."""
+    chance = random.Random(5)
+    words = [first + last for first in ("travel", "time", "mach") for last in ("led", "ler", "ine", "s")]
+    lines = [" ".join(chance.choices(words, k=chance.randint(1, 7))) for _ in range(num_train)]
+    made = tokenizer.train_subwords("bpe", iter(lines), 300, tokenizer.RESERVED)
+    rows = [[*ids, made.eos_id or 0] for ids in made.encode_lines(lines)]
+    sides = {"source": rows, "target": rows[::-1]}
+    return _write(folder, "pairs", {"train": sides}, dict.fromkeys(sides, made), "eos")
+
+
 def several(folder: Path, **corpora: location.Location) -> location.Location:
     """One dataset of the corpora of several, which have the same tokenizers."""
     root = place(folder)

@@ -66,6 +66,29 @@ def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
     assert batches.source(dataset, config, 1, 0, 1).left_out(4) == 0
 
 
+def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(making.subwords_dataset(tmp_path))
+    made = dataset.codecs["source"].tokenizer
+    config = _config(batch_tokens=60, bpe_dropout=0.2)
+    num_targets = []
+    for epoch in range(3):
+        ranks = [list(source.epoch(epoch, 0)) for source in _sources(dataset, config, 3)]
+        lines = []
+        for batch in zip(*ranks, strict=True):
+            assert {one.num_targets for one in batch} == {sum(one.num_own for one in batch)}
+            for one in batch:
+                assert isinstance(one.content, batches.PairsContent)
+                rows = one.content.source_BS.tolist() if one.num_own else []
+                lines += [made.decode(row) for row in rows]
+        num_targets.append(sum(batch.num_targets for batch in ranks[0]))
+        split = dataset.split("train")
+        assert split is not None
+        plain = [row.tolist() for row in split.rows(np.arange(60), "source")]
+        assert sorted(lines) == sorted(map(made.decode, plain))
+    assert len(set(num_targets)) == 3, "each epoch has pieces of its own"
+    assert min(num_targets) > sum(map(len, plain))
+
+
 @pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}, {"truncation": "variable"}])
 def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
     dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_train=130))
@@ -75,7 +98,7 @@ def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: d
         assert served + source.left_out(epoch) == 130 - 1
 
 
-@pytest.mark.parametrize("kind", ["sequential", "random", "variable", "cuts", "pairs"])
+@pytest.mark.parametrize("kind", ["sequential", "random", "variable", "cuts", "pairs", "subwords"])
 def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
     settings: dict[str, dict[str, Any]] = {
         "random": {"sampling": "random"},
@@ -84,6 +107,8 @@ def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
     }
     if kind == "pairs":
         dataset, config = making.pairs_dataset(tmp_path), _config(batch_lines=4)
+    elif kind == "subwords":
+        dataset, config = making.subwords_dataset(tmp_path), _config(batch_tokens=60, bpe_dropout=0.2)
     else:
         dataset, config = making.text_dataset(tmp_path, num_train=130), _config(**settings.get(kind, {}))
     (source,) = _sources(shards.Dataset.open(dataset), config, 1)
