@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol, TypeVar
 
 from core import errors
-from core.telemetry import catalog, recorder
-from workers import attempts, environment
+from core.telemetry import recorder
+from workers import attempts, environment, part_meter
 
 POLL_S = 0.2  # how late a stop, a timeout or a straggler may be noticed
 START_TIMEOUT_S = 300.0  # without a single worker for so long, a run ends
@@ -75,13 +75,6 @@ class Executor(Protocol):
         """
 
 
-def _begin(recorder: recorder.Recorder, stage: str) -> None:
-    """Has what a stage counts stand at 0 before its first part, which may be over before anybody looks again."""
-    recorder.begin(catalog.FANOUT_PARTS, stage=stage, outcome="done")
-    for metric in (catalog.FANOUT_PART_SECONDS, catalog.FANOUT_WORKER_DEATHS):
-        recorder.begin(metric, stage=stage)
-
-
 class InProcess:
     """Does tasks one after the other in this process; the work itself keeps to so many threads."""
 
@@ -101,16 +94,15 @@ class InProcess:
     ) -> None:
         """See `Executor`."""
         work: Work[Result] | None = None
-        _begin(recorder, stage)
+        meter = part_meter.PartMeter(recorder, stage)
         for num_done, task in enumerate(tasks, 1):
             if should_stop():
                 raise errors.InterruptedRunError(f"{stage}: stopped before part {task.name}; run it again to go on")
             work = work or factory()
             started_s = time.monotonic()
             result = work(task.payload)
-            recorder.count(catalog.FANOUT_PARTS, stage=stage, outcome="done")
-            recorder.observe(catalog.FANOUT_PART_SECONDS, time.monotonic() - started_s, stage=stage)
-            recorder.set(catalog.FANOUT_PENDING, len(tasks) - num_done if isinstance(tasks, Sized) else 0, stage=stage)
+            num_pending = len(tasks) - num_done if isinstance(tasks, Sized) else 0
+            meter.done(time.monotonic() - started_s, num_pending)
             on_done(task, result)
             progress(task.weight)
 
@@ -203,14 +195,13 @@ class _Run:
         self._source: Iterator[Task] = iter(tasks)
         self._num_left = len(tasks) if isinstance(tasks, Sized) else None
         self._factory = factory
-        self._recorder = recorder
+        self._meter = part_meter.PartMeter(recorder, stage)
         self._number = number
         self._exhausted = False
         self._waiting: collections.deque[Task] = collections.deque()  # taken from the source, or to be done again
         self._open: dict[str, Task] = {}  # taken from the source and not done
         self._history = attempts.History(pool.max_failures)
         self._last_alive_s = pool.clock()
-        _begin(recorder, stage)
 
     def unfinished(self) -> bool:
         """Is there anything left to do?"""
@@ -263,7 +254,7 @@ class _Run:
             task, worker.task, worker.ticket = worker.task, None, None
             if isinstance(outcome, attempts.Lost):
                 pool.discard(worker)
-                self._recorder.count(catalog.FANOUT_WORKER_DEATHS, stage=self._stage)
+                self._meter.died()
             if task is None:
                 self._history.started(outcome)
                 worker.ready = True
@@ -277,19 +268,16 @@ class _Run:
         del self._open[task.name]
         self._history.done(task.name, elapsed_s)
         self._num_left = None if self._num_left is None else self._num_left - 1
-        self._recorder.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="done")
-        self._recorder.observe(catalog.FANOUT_PART_SECONDS, elapsed_s, stage=self._stage)
-        num_pending = len(self._open) if self._num_left is None else self._num_left
-        self._recorder.set(catalog.FANOUT_PENDING, num_pending, stage=self._stage)
+        self._meter.done(elapsed_s, len(self._open) if self._num_left is None else self._num_left)
 
     def _failed(self, task: Task, outcome: attempts.Outcome) -> None:
         """Queues a task again, in front, unless its other attempt is still running; raises what no retry helps."""
         try:
             self._history.failed(task.name, outcome)
         except (errors.RaycurrentError, RuntimeError):
-            self._recorder.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="failed")
+            self._meter.failed(is_retried=False)
             raise
-        self._recorder.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="retried")
+        self._meter.failed(is_retried=True)
         if not any(worker.task is task for worker in self._pool.workers):
             self._waiting.appendleft(task)
 
