@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn, overrides
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings
@@ -179,7 +179,7 @@ def _read_model(
         tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
         return ngram.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
     # What the settings ask for is compared with what the file holds before any memory is taken for it.
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         expected = unique_parameters(_build(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
     weights.check_finite(stored, where)
@@ -189,6 +189,16 @@ def _read_model(
         for name, parameter in unique_parameters(model).items():
             parameter.copy_(stored[name])
     return model.eval()
+
+
+class _Undrawn(overrides.TorchFunctionMode):
+    """Leaves out draws on the meta device, which has no values: torch loads its compiler for them, 3 s of CPU time."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if function is nn.init.normal_ else function(*args, **given)
 
 
 def _build(

@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -222,6 +224,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) ->
     (tmp_path / "checkpoints" / "step-00000100-e1" / "bundle" / "model.json").unlink()
     with pytest.raises(errors.IntegrityError, match="no checkpoint verifies"):
         bundle.find(run)
+
+
+@pytest.mark.e2e
+def test_a_bundle_is_read_without_torchs_compiler(tmp_path: pathlib.Path) -> None:
+    """Three seconds of each command and of each worker that reads a model."""
+    folder = write(tmp_path, bundle.to_files(translation_bundle(shared=True)))
+    program = (
+        "import sys\nfrom core.models import bundle\nfrom core.storage import location\n"
+        f"bundle.load(location.Location.parse({str(folder)!r}))\nassert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_one_checkpoint_folder_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:
