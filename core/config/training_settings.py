@@ -115,7 +115,7 @@ class TrainingConfig(section.Section):
     label_smoothing: section.Float = section.schedule(
         0.0, "share of the target's probability spread evenly", ge=0, lt=1
     )
-    bpe_dropout: section.Float = section.schedule(
+    bpe_dropout: section.Float = section.identity(
         0.0,
         "of pairs: BPE-dropout, the chance that a merge of a training word is left out, anew in each epoch",
         ge=0,
