@@ -72,7 +72,8 @@ def resolve(
 
     Raises:
         DataError: nothing is there.
-        UsageError: something is there that is no file, sides do not pair, or a web address has no checksum.
+        UsageError: something is there that is no file or is named twice, sides do not pair, or a web address has no
+            checksum.
     """
     form = next(name for name in ("text", "tsv", "table", "source") if getattr(source, name))
     columns = tuple(map(str, source.columns)) if form == "table" else ()
@@ -81,7 +82,7 @@ def resolve(
         if file.is_web and expected_sha256(file, sha256, base) is None:
             raise errors.UsageError(f"corpus.sha256: has no entry for {file.place}; a web source needs its checksum")
     if form != "source":
-        return [(file,) for file in files]
+        return _distinct([(file,) for file in files], f"{where}.{form}")
     targets = _files(source.target, f"{where}.target", base)
     if len(files) != len(targets):
         rest = (files if len(files) > len(targets) else targets)[min(len(files), len(targets)) :]
@@ -89,7 +90,7 @@ def resolve(
             f"{where}: {len(files)} source files but {len(targets)} target files; these have no partner: "
             + ", ".join(str(file) for file in rest[:5])
         )
-    return list(zip(files, targets, strict=True))
+    return _distinct(list(zip(files, targets, strict=True)), where)
 
 
 def expected_sha256(file: File, sha256: Mapping[str, str], base: str | None = None) -> str | None:
@@ -109,10 +110,15 @@ def _files(patterns: tuple[str, ...], where: str, base: str | None, columns: tup
             if file.is_local and not stat.S_ISREG(file.path.stat().st_mode):
                 raise errors.UsageError(f"{where}: {str(file)!a} is not a regular file; name files")
         files += [File(file, member, columns) for file in found]
-    repeated = {str(file) for file in files if files.count(file) > 1}
-    if repeated:
-        raise errors.UsageError(f"{where}: {min(repeated)!a} is named twice; name each file once")
     return files
+
+
+def _distinct(groups: list[tuple[File, ...]], where: str) -> list[tuple[File, ...]]:
+    """Refuses a group that is there twice; one source beside two targets is two groups."""
+    repeated = {" with ".join(ascii(str(file)) for file in group) for group in groups if groups.count(group) > 1}
+    if repeated:
+        raise errors.UsageError(f"{where}: {min(repeated)} is named twice; name it once")
+    return groups
 
 
 def _below(place: location.Location) -> list[location.Location]:

@@ -50,6 +50,16 @@ def test_wildcards_give_sorted_files_and_sides_are_paired(tmp_path: pathlib.Path
     assert resolved(pairs, tmp_path) == [["a.en", "a.fr"], ["b.en", "b.fr"]]
 
 
+def test_a_source_may_have_several_targets_but_a_pair_is_named_once(tmp_path: pathlib.Path) -> None:
+    for name in ("a.en", "a.fr", "b.fr"):
+        (tmp_path / name).write_text("x\n")
+    several = corpus_settings.SourceConfig(source=("a.en", "a.en"), target=("a.fr", "b.fr"))
+    assert resolved(several, tmp_path) == [["a.en", "a.fr"], ["a.en", "b.fr"]]
+    twice = corpus_settings.SourceConfig(source=("a.en", "a.en"), target=("a.fr", "a.fr"))
+    with pytest.raises(errors.UsageError, match=r"a\.en' with '.*a\.fr' is named twice"):
+        resolved(twice, tmp_path)
+
+
 def test_what_cannot_be_a_source_is_refused_with_its_setting(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     os.mkfifo(tmp_path / "pipe")
