@@ -99,10 +99,10 @@ class Pace:
             self._samples.popleft()
 
     def rate(self) -> float:
-        """Units for each second; 0 while nobody knows."""
+        """Units for each second; 0 while nobody knows: what came at once with the beginning says nothing yet."""
         since_s, before = self._samples[0]
         elapsed_s = self._clock() - since_s
-        return (self.done - before) / elapsed_s if elapsed_s > 0 else 0.0
+        return (self.done - before) / elapsed_s if elapsed_s >= SAMPLE_S else 0.0
 
     def words(self, total: float | None, unit: str) -> list[str]:
         """How fast, and how much longer, as people say it."""

@@ -62,6 +62,18 @@ def test_a_stage_that_stands_still_says_so() -> None:
     assert lines[0] == "train: 0 of 40 steps, 0%, nothing new for 20 s"
 
 
+def test_what_comes_with_the_beginning_says_nothing_of_the_pace() -> None:
+    """The first step of a training is told together with its beginning, which is no time at all."""
+    clock = Clock()
+    pace = console.Pace(clock=clock)
+    pace.add(0)
+    clock.now_s += 0.001
+    pace.add(1)
+    assert pace.words(40, "steps") == []
+    clock.now_s += 4
+    assert pace.words(41, "steps") == ["4 s/step", "2 min 40 s left"]
+
+
 def screen() -> rich.console.Console:
     """A terminal of 100 columns that keeps what it shows."""
     return rich.console.Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
@@ -76,7 +88,7 @@ def test_on_a_terminal_a_bar_has_pace_rest_and_loss_and_makes_room_for_a_line() 
     terminal = screen()
     with console.BarReporter(terminal).stage("train", 4, "epochs", done=1) as stage:
         stage.advance(0)
-        time.sleep(0.02)
+        time.sleep(console.SAMPLE_S)
         stage.advance(1, step=20, loss=2.5)
     drawn = shown_by(terminal)
     assert re.search(r"train .*50% 2 of 4 epochs · \S+ epochs/s · \d+ s left", drawn), drawn
