@@ -6,7 +6,7 @@ from typing import Any
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
-from core.data import series, shards
+from core.data import segmentation, series, shards
 from core.storage import commit, location
 from core.telemetry import catalog
 from core.training import checkpoint, loop, progress, starting
@@ -123,7 +123,7 @@ def _train_steps(
 
 
 def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
-    """Refuses a dataset that was prepared with other settings: it does not hold what the configuration says.
+    """Refuses a dataset that was prepared with other settings, or that training cannot use as they say.
 
     Where the text lay that it was made of is not asked; `prepare` compares the text itself.
     """
@@ -136,6 +136,9 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
                 f"{field}: the dataset in {dataset.folder} was prepared with another value; "
                 "use another root, or prepare's settings"
             )
+    if config.training.bpe_dropout and isinstance(dataset, shards.Dataset):
+        for codec in dataset.codecs.values():
+            segmentation.check(codec.tokenizer)
 
 
 def _differing(old: Any, new: Any, name: str) -> Iterator[str]:

@@ -17,30 +17,40 @@ import numpy as np
 import numpy.typing as npt
 
 from core import errors
-from core.data import buckets, shuffling, tokenizer
+from core.data import buckets, shuffling, tokenizer, tokenizer_file
 
 NUM_CUTS = 16
 """Ways that are drawn of cutting one word, of which each place that it stands at gets one."""
 _CACHED_CUTS = 1 << 18
 
 
+def check(made: tokenizer.Tokenizer) -> None:
+    """Refuses a tokenizer whose merges cannot be left out.
+
+    Raises:
+        UsageError: it is no byte-level BPE as `tokenizer.kind: bpe` learns one.
+    """
+    if made.kind != "bpe":
+        raise errors.UsageError(
+            f"training.bpe_dropout: this tokenizer ({made.kind}) is no byte-level BPE like those that "
+            "tokenizer.kind: bpe learns; learn one, or leave out bpe_dropout"
+        )
+
+
 class Cutter:
     """Cuts the words of a `bpe` tokenizer at random: each merge is left out with some probability.
 
     Raises:
-        DataError: the tokenizer is of another kind.
+        UsageError: the tokenizer is of another kind.
     """
 
     def __init__(self, made: tokenizer.Tokenizer, probability: float) -> None:
-        if made.kind != "bpe":
-            raise errors.DataError(
-                f"training.bpe_dropout: a tokenizer of kind {made.kind} has no merges; use kind: bpe"
-            )
+        check(made)
         content = json.loads(made.to_json())
         self._tokenizer = made
         self._probability = probability
         self._ids: dict[str, int] = content["model"]["vocab"]
-        self._ranks = {tuple(pair): rank for rank, pair in enumerate(content["model"]["merges"])}
+        self._ranks = {pair: rank for rank, pair in enumerate(tokenizer_file.merges_of(content))}
         self._num_added = len(made.reserved) + len(made.symbols)
         self._cached = functools.lru_cache(_CACHED_CUTS)(self.cut)
 

@@ -27,7 +27,6 @@ from core import errors
 from core.data import cleaning, tokenizer_file
 
 Kind = tokenizer_file.Kind
-SUBWORDS = ("bpe", "unigram", "wordpiece")
 RESERVED = tokenizer_file.RESERVED
 BATCH_LINES = 4096
 

@@ -202,11 +202,21 @@ def _check_units(kind: Kind, names: list[str], where: str) -> None:
         raise _damaged(where, "lacks some of the 256 bytes")
 
 
+def merges_of(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the merges of a checked BPE file, first learnt first, whichever way they are written."""
+    return [(left, right) for left, right in map(_pair, content["model"]["merges"])]
+
+
+def _pair(merge: Any) -> Any:
+    """A merge as a list of its halves; older files have them in one string, a space between."""
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
 def _check_merges(merges: Any, names: set[str], reserved: tuple[str, ...], where: str) -> None:
     if not isinstance(merges, list):
         raise _damaged(where, "has no list of merges")
     for number, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
+        pair = _pair(merge)
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) and half for half in pair):
             raise _damaged(where, f"merge {number} is not a pair")
         joined = "".join(pair)

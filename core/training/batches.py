@@ -237,8 +237,9 @@ def sources(
     """
     # Tasks may have the same lines, which are not to come in the same order; the first has the order of a single one.
     seeds = [shuffling.key("task", seed, number) if number else seed for number in range(len(weights))]
+    cutters = _cutters(dataset, training)
     return [
-        source(dataset, settings, own_seed, rank, world_size, task)
+        source(dataset, settings, own_seed, rank, world_size, task, cutters)
         for task, settings, own_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
     ]
 
@@ -250,13 +251,18 @@ def source(
     rank: int,
     world_size: int,
     task: str | None = None,
+    cutters: Mapping[str, segmentation.Cutter] | None = None,
 ) -> Source:
-    """The training batches of a rank, of one task or of all data together; see `sources`."""
+    """The training batches of a rank, of one task or of all data together; see `sources`.
+
+    `cutters`, of each side, serve several tasks; without them a task has its own.
+    """
     split = dataset.split("train", task)
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":
-        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, _cutters(dataset, training))
+        cutters = cutters or _cutters(dataset, training)
+        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, cutters)
     kind = RandomWindows if training.sampling == "random" else SequentialLanes
     return kind(split.stream(), training, seed, rank, world_size)
 
@@ -266,7 +272,10 @@ def _cutters(
 ) -> dict[str, segmentation.Cutter] | None:
     if not training.bpe_dropout:
         return None
-    return {side: segmentation.Cutter(codec.tokenizer, training.bpe_dropout) for side, codec in dataset.codecs.items()}
+    used = {side: codec.tokenizer for side, codec in dataset.codecs.items()}
+    # Sides that share a tokenizer share what it has cut.
+    made = {one: segmentation.Cutter(one, training.bpe_dropout) for one in dict.fromkeys(used.values())}
+    return {side: made[one] for side, one in used.items()}
 
 
 def pairs_ids(dataset: shards.Dataset) -> PairsIds:

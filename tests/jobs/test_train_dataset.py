@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from core import errors
+from core.data import tokenizer
 from jobs import console, prepare, train
 from tests.jobs import conftest
 from workers import cluster
@@ -24,3 +25,16 @@ def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_pat
         assert train.run(moved, session, reporter)["step"] == 2
         with pytest.raises(errors.LockedError, match=r"corpus\.cleaning: the dataset in .* with another value"):
             train.run(other, session, reporter)
+
+
+def test_merges_cannot_be_left_out_of_a_ready_tokenizer_that_has_none_of_ours(tmp_path: pathlib.Path) -> None:
+    """Told before any worker starts: the settings alone do not say of what kind the file is."""
+    conftest.write_corpus(tmp_path)
+    words = tokenizer.train_subwords("unigram", iter(["to be or not to be"] * 9), 300, tokenizer.RESERVED)
+    (tmp_path / "ready.json").write_text(words.to_json())
+    text = conftest.TRANSLATION.replace("{{kind: word}}", "{{shared: true, load: [{folder}/ready.json]}}")
+    config = conftest.configured(text, tmp_path, "training.bpe_dropout=0.1", "sharding.statistics=false")
+    with cluster.Session(config.cluster) as session:
+        prepare.run(config, session, console.SilentReporter())
+        with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is no byte-level BPE"):
+            train.run(config, session, console.SilentReporter())

@@ -1,6 +1,7 @@
 """Laws of BPE-dropout."""
 
 import collections
+import json
 
 import hypothesis
 import numpy as np
@@ -42,6 +43,15 @@ def made() -> tokenizer.Tokenizer:
 def test_with_all_merges_words_are_cut_as_the_library_does(made: tokenizer.Tokenizer, text: str, number: int) -> None:
     ids = made.encode(text)
     assert segmentation.Cutter(made, 0.0).recut(ids, number) == ids
+
+
+def test_merges_may_be_written_as_older_files_have_them(made: tokenizer.Tokenizer) -> None:
+    content = json.loads(made.to_json())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    older = tokenizer.load(json.dumps(content), "older.json", made.reserved)
+    ids = older.encode(LINES[0])
+    assert len(ids) < len(LINES[0]), "some letters are joined"
+    assert segmentation.Cutter(older, 0.0).recut(ids, 1) == ids
 
 
 @hypothesis.given(text=st.text() | st.sampled_from(LINES), number=st.integers(0, 99))
@@ -98,5 +108,5 @@ def test_only_merges_can_be_left_out() -> None:
     counts = tokenizer.Counts()
     counts.add("abc")
     chars = tokenizer.from_counts("char", counts, 1, None, tokenizer.RESERVED)
-    with pytest.raises(errors.DataError, match="a tokenizer of kind char has no merges"):
+    with pytest.raises(errors.UsageError, match=r"this tokenizer \(char\) is no byte-level BPE"):
         segmentation.Cutter(chars, 0.1)
