@@ -9,7 +9,8 @@ from pyarrow import parquet
 
 from core import errors
 
-ENDINGS = (".jsonl", ".ndjson", ".parquet")
+JSON_ENDINGS = (".jsonl", ".ndjson")
+ENDINGS = (*JSON_ENDINGS, ".parquet")
 _BATCH_ROWS = 4096
 _BREAKS = str.maketrans("\n\r\t", "   ")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
-from core.data import corpus, on_demand, sources, unpacking
+from core.data import corpus, on_demand, sources, tables, unpacking
 from core.storage import location
 
 Form = Literal["text", "jsonl", "parquet"]
@@ -84,7 +84,7 @@ def form_of(place: location.Location) -> Form:
     name = place.name
     for ending in unpacking.COMPRESSED:
         name = name.removesuffix(ending)
-    return "jsonl" if name.endswith(".jsonl") else "parquet" if name.endswith(".parquet") else "text"
+    return "jsonl" if name.endswith(tables.JSON_ENDINGS) else "parquet" if name.endswith(".parquet") else "text"
 
 
 def scan(place: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:

@@ -23,7 +23,7 @@ def _write(folder: pathlib.Path, form: str) -> location.Location:
         path.write_text(text, newline="\n")
     elif form == "txt.gz":
         path.write_bytes(gzip.compress(text.encode()))
-    elif form == "jsonl":
+    elif form in ("jsonl", "ndjson"):
         path.write_text("".join(json.dumps({"id": 1, "said": line}) + "\n" for line in LINES))
     else:
         parquet.write_table(pa.table({"id": range(7), "said": LINES}), path, row_group_size=3)
@@ -35,7 +35,7 @@ def _scan(place: location.Location, part_lines: int = 2, column: str | None = No
 
 
 @pytest.mark.parametrize("part_lines", [1, 2, 7, 100])
-@pytest.mark.parametrize("form", ["txt", "txt.gz", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["txt", "txt.gz", "jsonl", "ndjson", "parquet"])
 def test_pieces_cover_every_form_once_in_order(form: str, part_lines: int, tmp_path: pathlib.Path) -> None:
     found = _scan(_write(tmp_path, form), part_lines, None if form.startswith("txt") else "said")
     pieces = inputs.pieces([found])
