@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from core import errors
 from core.config import corpus_settings, schema
 from core.data import corpus, shards, sources
 from core.storage import location
@@ -36,7 +37,7 @@ def write(config: schema.RunConfig, task: str = "") -> HeldOut | None:
     from the training source, the lines of the dataset are taken, so what a filter dropped is not among them.
 
     Raises:
-        DataError: the corpus has changed since it was prepared.
+        DataError: the corpus is gone, or has fewer lines than it was prepared with.
     """
     root = location.Location.parse(config.root, "root")
     dataset = shards.Dataset.open(root.join("dataset"))
@@ -81,6 +82,10 @@ def _lines_of(
                 line = next(wanted, None)
                 if not isinstance(sides, corpus.BadLine):
                     yield sides
+    if line is not None:
+        raise errors.DataError(
+            f"{where}.train: has no line {line + 1}, which the dataset holds out; name the text that was prepared"
+        )
 
 
 def _numbers(dataset: shards.Dataset, split: str, task: str) -> Iterator[int]:

@@ -57,9 +57,12 @@ class _Pipeline:
         index = root.join("dataset", dataset_index.NAME)
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
+        # Written now, that a corpus which is gone is missed before hours of training and not after.
+        found = {task: held_out.write(config, task) for task in config.tasks}
         self._train()
         used = bundle.find(root).checkpoint.name
-        found = {task: self._use(used, task) for task in config.tasks}
+        for task, held in found.items():
+            self._use(used, held, task)
         texts = next(iter(found.values()))
         if config.corpus_kind == "text":
             self._generate(used, texts)
@@ -80,9 +83,8 @@ class _Pipeline:
         self._worked |= not done["already_done"]
         self._stages["train"] = done
 
-    def _use(self, used: str, task: str) -> held_out.HeldOut | None:
+    def _use(self, used: str, texts: held_out.HeldOut | None, task: str) -> None:
         """Translates, scores and evaluates what a corpus holds out."""
-        texts = held_out.write(self._config, task)
         if texts is None:
             of_task = f" {task}" if task else ""
             _log.info(
@@ -95,7 +97,6 @@ class _Pipeline:
             self._evaluate(texts, task)
         else:
             self._score(used, texts, texts.files["text"], None, task)
-        return texts
 
     def _told(self, task: str) -> dict[str, Any]:
         """What is set for a task besides the settings: its direction."""

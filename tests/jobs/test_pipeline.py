@@ -104,6 +104,28 @@ def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_droppe
     assert texts.files["target"].read_bytes() == b"b\nc\n"
 
 
+def test_a_corpus_that_is_gone_is_missed_before_the_training(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
+    with cluster.Session(config.cluster) as session:
+        prepare.run(config, session, console.SilentReporter())
+    (tmp_path / "pairs.tsv").unlink()
+    with pytest.raises(errors.DataError, match="names no file"):
+        again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
+    assert not (tmp_path / "translation" / "checkpoints").exists()
+
+
+def test_held_out_lines_that_the_corpus_no_longer_has_are_missed(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
+    with cluster.Session(config.cluster) as session:
+        prepare.run(config, session, console.SilentReporter())
+    pairs = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "pairs.tsv").write_text("".join(pairs[:10]))
+    with pytest.raises(errors.DataError, match=r"corpus\.train: has no line \d+, which the dataset holds out"):
+        held_out.write(config)
+
+
 def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
