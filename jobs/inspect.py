@@ -86,7 +86,7 @@ def _checkpoint(folder: location.Location) -> Found:
     )
     records = _records(manifest, folder.join(bundle.CHECKPOINT_MANIFEST))
     commit.verify(folder, records)
-    loaded = bundle.load(folder.join("bundle"))
+    loaded = bundle.load(folder.join(bundle.FOLDER))
     parameters = bundle.stored_tensors(loaded.model).values()
     return {
         "kind": "checkpoint",
@@ -128,8 +128,8 @@ def _run(root: location.Location, stage: console.Stage) -> Found:
         "shortlists": {},
         "outputs": {},
     }
-    for name in root.join("checkpoints").list_names():
-        folder = root.join("checkpoints", name)
+    for name in root.join(bundle.CHECKPOINTS).list_names():
+        folder = root.join(bundle.CHECKPOINTS, name)
         if folder.join(bundle.CHECKPOINT_MANIFEST).exists():
             found["checkpoints"][name] = _inspect(folder, stage)
     for name in (name for name in root.join(shortlist.FOLDER).list_names() if name.endswith(".safetensors")):

@@ -28,6 +28,9 @@ VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "model.json"
 
+CHECKPOINTS, FOLDER = "checkpoints", "bundle"
+"""Where checkpoints are below the root of a run, and where the bundle is in each."""
+CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
@@ -274,12 +277,12 @@ def find_best(run: location.Location, count: int) -> list[Found]:
     if run.join(CHECKPOINT_MANIFEST).exists():
         if count > 1:
             raise errors.UsageError(f"{run}: is one checkpoint, {count} are asked for; name the root of the run")
-        return [Found(run, run.join("bundle"), int(_verified(run)["step"]), ())]
+        return [Found(run, run.join(FOLDER), int(_verified(run)["step"]), ())]
     passed_over: list[str] = []
     candidates: list[tuple[int, int, dict[str, Any], location.Location]] = []
-    for name in run.join("checkpoints").list_names():
-        match = re.fullmatch(r"step-([0-9]{8,18})-e([0-9]{1,9})", name)
-        folder = run.join("checkpoints", name) if match else run
+    for name in run.join(CHECKPOINTS).list_names():
+        match = CHECKPOINT_NAME.fullmatch(name)
+        folder = run.join(CHECKPOINTS, name) if match else run
         if match is None or not folder.join(CHECKPOINT_MANIFEST).exists():
             continue
         try:
@@ -298,7 +301,7 @@ def find_best(run: location.Location, count: int) -> list[Found]:
         except errors.IntegrityError as error:
             passed_over.append(str(error))
         else:
-            found.append(Found(folder, folder.join("bundle"), step, tuple(passed_over)))
+            found.append(Found(folder, folder.join(FOLDER), step, tuple(passed_over)))
         if len(found) == count:
             return found
     if found:
@@ -339,9 +342,9 @@ def _verified(folder: location.Location) -> dict[str, Any]:
     if not isinstance(files, list) or type(step) is not int:
         _refuse(where, "does not say its step and its files")
     every = [commit.FileRecord.from_json(file, where) for file in files]
-    records = [record for record in every if record.name.startswith("bundle/")]
+    records = [record for record in every if record.name.startswith(f"{FOLDER}/")]
     names = {record.name for record in records}
-    if not {f"bundle/{SETTINGS_FILE}", f"bundle/{WEIGHTS_FILE}"} <= names:
+    if not {f"{FOLDER}/{SETTINGS_FILE}", f"{FOLDER}/{WEIGHTS_FILE}"} <= names:
         _refuse(where, "lists no bundle")
     commit.verify(folder, records)
     return manifest

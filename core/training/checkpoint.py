@@ -23,11 +23,10 @@ from core.models import state as states
 from core.storage import commit, location
 from core.training import progress
 
-FOLDER, EPOCHS = "checkpoints", "epochs"
+EPOCHS = "epochs"
 FORMAT, VERSION, MANIFEST = bundle.CHECKPOINT_FORMAT, bundle.CHECKPOINT_VERSION, bundle.CHECKPOINT_MANIFEST
-BUNDLE, PROGRESS = "bundle", "training/progress.json"
+PROGRESS = "training/progress.json"
 OPTIMIZER, HIDDEN = "training/optimizer.safetensors", "training/hidden.safetensors"
-_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +48,7 @@ class CheckpointRef:
     @property
     def bundle(self) -> location.Location:
         """Where its bundle is."""
-        return self.folder.join(BUNDLE)
+        return self.folder.join(bundle.FOLDER)
 
 
 class Snapshot(NamedTuple):
@@ -114,8 +113,8 @@ def save(root: location.Location, epoch: int, snapshot: Snapshot, record: progre
     hidden = {} if snapshot.hidden is None else states.to_named(snapshot.hidden)
     _refuse_infinite(snapshot, hidden)
     state, validation = snapshot.state, snapshot.validation
-    folder = root.join(FOLDER, f"step-{state.step:08d}-e{epoch}")
-    content = {f"{BUNDLE}/{name}": data for name, data in bundle.to_files(snapshot.bundle).items()}
+    folder = root.join(bundle.CHECKPOINTS, f"step-{state.step:08d}-e{epoch}")
+    content = {f"{bundle.FOLDER}/{name}": data for name, data in bundle.to_files(snapshot.bundle).items()}
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
@@ -166,7 +165,8 @@ def find_newest(root: location.Location) -> Search:
 
 def committed(root: location.Location) -> list[location.Location]:
     """The folders of checkpoints that were finished, newest first."""
-    folders = [root.join(FOLDER, name) for name in root.join(FOLDER).list_names() if _NAME.fullmatch(name)]
+    every = root.join(bundle.CHECKPOINTS)
+    folders = [every.join(name) for name in every.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
     folders.sort(key=_key, reverse=True)
     return [folder for folder in folders if folder.join(MANIFEST).exists()]
 
@@ -274,7 +274,7 @@ def _readable(root: location.Location) -> list[CheckpointRef]:
 
 
 def _key(folder: location.Location) -> tuple[int, int]:
-    match = _NAME.fullmatch(folder.name)
+    match = bundle.CHECKPOINT_NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[2]), int(match[1])
 
@@ -328,7 +328,7 @@ def _refuse_infinite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:
 def _remove_empty(folder: location.Location) -> None:
     """Removes the folders of a removed checkpoint; an object store has none."""
     if folder.is_local:
-        for place in (folder.join(BUNDLE).path, folder.join("training").path, folder.path):
+        for place in (folder.join(bundle.FOLDER).path, folder.join("training").path, folder.path):
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
 
