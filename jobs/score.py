@@ -93,10 +93,10 @@ def run(
     )
     with target.lock("score"):
         backward = model_settings.reads_backward(opened.bundle.config)
-        figures = _do(spec, target, files, backward, session, reporter, overwrite)
+        figures, num_done = _do(spec, target, files, backward, session, reporter, overwrite)
     place = str(paths.locate(input, "--input"))
     report = {**opened.report, "input": place, "output": str(target.file or target.folder), **figures}
-    return {**report, **parts.speed(files[0].num_lines, started_s)}
+    return {**report, **parts.speed(num_done, started_s)}
 
 
 def _do(
@@ -107,17 +107,18 @@ def _do(
     session: clusters.Session,
     reporter: console.Reporter,
     overwrite: bool,
-) -> dict[str, Any]:
-    """Does what is not done yet and returns the figures of all."""
+) -> tuple[dict[str, Any], int]:
+    """Does what is not done yet; returns the figures of all, and how many lines were done now."""
+    num_done = 0
     store = target.begin(spec.plan, overwrite)
     manifest = target.finished(store)
     if manifest is None:
         rounds = _rounds(spec, inputs.pieces(files), backward, session, reporter)
         with reporter.stage("score", files[0].num_lines, "lines") as stage:
-            records = parts.do_parts(spec, "score", rounds, session, stage.advance)
+            records, num_done = parts.do_parts(spec, "score", rounds, session, stage.advance)
             figures = summarise(parts.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
             manifest = target.finish(store, records, {"summary": figures})
-    return dict(manifest["summary"])
+    return dict(manifest["summary"]), num_done
 
 
 def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:

@@ -116,17 +116,18 @@ def run(
     files = _scan(input, prefixes, column, decoding.part_lines, target)
     spec = _spec(models, files, decoding, compute, cluster, target)
     pieces = inputs.pieces(files)
+    num_done = 0
     with target.lock("translate"):
         store = target.begin(spec.plan, overwrite)
         manifest = target.finished(store)
         if manifest is None:
             with reporter.stage("translate", files[0].num_lines, "lines") as stage:
-                records = parts.do_parts(spec, "translate", parts.of_lines(pieces), session, stage.advance)
+                records, num_done = parts.do_parts(spec, "translate", parts.of_lines(pieces), session, stage.advance)
                 manifest = target.finish(store, records, {"summary": summarise(parts.Totals.of(records))})
         _write_beside(target, manifest, pieces, models, spec)
     place = paths.locate(input, "--input")
     report = {**models.report, "input": str(place), "output": str(target.file or target.folder), **manifest["summary"]}
-    return {**report, **parts.speed(files[0].num_lines, started_s)}
+    return {**report, **parts.speed(num_done, started_s)}
 
 
 def summarise(totals: parts.Totals) -> dict[str, Any]:

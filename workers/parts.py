@@ -136,6 +136,7 @@ class _Ledger:
         self._measures = measures
         self._allowed = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
         self._num_errors = 0
+        self.num_lines_done = 0
 
     def enter(self, first_line: int, record: dict[str, Any]) -> None:
         """Takes the record of a part in; raises DataError when too many lines have failed."""
@@ -156,6 +157,7 @@ class _Ledger:
         count(record["lines"] - record["errors"], outcome="done")
         count(record["errors"], outcome="failed")
         self._measures.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
+        self.num_lines_done += record["lines"]
         self.enter(task.payload.piece.first_line, record)
 
     def in_order(self) -> Sequence[dict[str, Any]]:
@@ -170,8 +172,10 @@ def do_parts(
     rounds: Sequence[Sequence[inference.Payload]],
     workforce: Workforce,
     progress: Callable[[int], None],
-) -> Sequence[dict[str, Any]]:
-    """Does the parts that are not committed yet, round after round, and returns all records in order of lines.
+) -> tuple[Sequence[dict[str, Any]], int]:
+    """Does the parts that are not committed yet, round after round.
+
+    Returns all records in order of lines, and how many lines were done in this call.
 
     Args:
         spec: what the workers need.
@@ -195,7 +199,7 @@ def do_parts(
                 stage, tasks, factory, ledger.on_done, workforce.recorder, progress, workforce.should_stop
             )
     workforce.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
-    return ledger.in_order()
+    return ledger.in_order(), ledger.num_lines_done
 
 
 def _not_done(
@@ -286,8 +290,8 @@ def stream(
     num_lines = 0
     records = []
     with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
-        while chunk := list(itertools.islice(source, part_lines)):
-            lines = [_decoded(raw) for raw in chunk]
+        while read := list(itertools.islice(source, part_lines)):
+            lines = [_decoded(raw) for raw in read]
             answers = iter(compute([line for line in lines if line is not None]))
             rows = [results.failed(kind, "invalid_utf8") if line is None else next(answers) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
@@ -306,6 +310,6 @@ def _decoded(raw: bytes) -> str | None:
 
 
 def speed(num_lines: int, started_s: float) -> dict[str, float]:
-    """How long a job took, and how fast it was."""
+    """How long a job took, and how fast it did so many lines; those that were there before are not among them."""
     elapsed_s = time.monotonic() - started_s
     return {"elapsed_s": elapsed_s, "lines_per_s": num_lines / max(elapsed_s, 1e-9)}

@@ -147,7 +147,7 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         found = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
         session = preparing.Session(Committing(store))
         session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
-        records = parts.do_parts(spec, "score", parts.of_lines(inputs.pieces([found])), session, lambda lines: None)
+        records, _ = parts.do_parts(spec, "score", parts.of_lines(inputs.pieces([found])), session, lambda lines: None)
         assert parts.Totals.of(records).tokens == 99 * num_parts
         target.finish(store, records, {})
         in_store = sum(

@@ -85,7 +85,8 @@ def test_the_second_time_nothing_is_done(place: pathlib.Path, monkeypatch: pytes
     _run(place)
     before = (place / "out.txt").stat().st_mtime_ns
     monkeypatch.setattr(inference.TranslateWorker, "__init__", lambda *_: pytest.fail("a worker was made"))
-    assert _run(place)["lines"] == 5
+    report = _run(place)
+    assert (report["lines"], report["lines_per_s"]) == (5, 0), "none of the five was done now"
     assert (place / "out.txt").stat().st_mtime_ns == before
 
 

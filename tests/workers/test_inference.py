@@ -71,7 +71,8 @@ class Workforce:
 
 
 def _do(spec: inference.Spec, rounds: Sequence[Sequence[inference.Payload]], executor: Any = None) -> list[Any]:
-    return [*parts.do_parts(spec, "translate", rounds, Workforce(executor or fanout.InProcess()), lambda _: None)]
+    records, _ = parts.do_parts(spec, "translate", rounds, Workforce(executor or fanout.InProcess()), lambda _: None)
+    return [*records]
 
 
 def _rows(spec: inference.Spec, records: Sequence[Any]) -> list[results.Result]:
