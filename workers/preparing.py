@@ -109,9 +109,7 @@ class Passes:
         """Makes the tokenizer of each column, or the one that they share."""
         recipe, columns = self._recipe, self._recipe.columns
         groups = [columns] if self._tokenizing.shared else [(column,) for column in columns]
-        ready: list[location.Location | None] = [
-            location.Location.parse(text, "tokenizer.load") for text in self._tokenizing.load
-        ]
+        ready: list[location.Location | None] = [_ready(text) for text in self._tokenizing.load]
         tasks = [
             (sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file), 1)
             for group, file in zip(groups, ready or [None] * len(groups), strict=True)
@@ -199,6 +197,16 @@ class Passes:
                 )
         sources.check_share(where, num_lines, drops["invalid_utf8"])
         return splits
+
+
+def _ready(text: str) -> location.Location:
+    """The file of a ready tokenizer; a wildcard stands for the hash in the name of one that `prepare` made."""
+    found = location.Location.parse(text, "tokenizer.load").glob()
+    if not found:
+        raise errors.DataError(f"tokenizer.load: {text!a} names no file; check the path")
+    if len(found) > 1:
+        raise errors.UsageError(f"tokenizer.load: {text!a} names {len(found)} files; name one")
+    return found[0]
 
 
 def _name(task: str, split: str) -> str:

@@ -235,9 +235,9 @@ class TokenizerConfig(section.Section):
     )
     load: tuple[str, ...] = section.identity(
         (),
-        "a ready tokenizer.json of the tokenizers library, in place of learning one: one file, or of pairs that "
-        "share none the source's and the target's; it must reserve <unk>, <pad>, <bos>, <eos> (of text <unk> and, "
-        "with line_end: eos, <eos>) in this order as special tokens with ids from 0",
+        "a ready tokenizer.json of the tokenizers library (wildcards allowed), in place of learning one: one file, or "
+        "of pairs that share none the source's and the target's; it must reserve <unk>, <pad>, <bos>, <eos> (of text "
+        "<unk> and, with line_end: eos, <eos>) in this order as special tokens with ids from 0",
     )
     min_freq: int = section.identity(1, "rarer words become <unk> (char, word)", ge=1)
     max_size: int | None = section.identity(None, "most entries, reserved ones included; subwords require it", ge=8)

@@ -111,7 +111,7 @@ def test_a_ready_tokenizer_is_the_one_of_the_dataset(tmp_path: Path) -> None:
     made = tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
     (tmp_path / "words.json").write_text(made.to_json())
     corpus = preparing.pairs(tmp_path)
-    ready = {"load": [str(tmp_path / "words.json")], "shared": True}
+    ready = {"load": [str(tmp_path / "word*.json")], "shared": True}
     settings = preparing.config(tmp_path / "run", corpus, ready)
     preparing.run(settings)
     dataset = preparing.opened(settings)
@@ -119,6 +119,12 @@ def test_a_ready_tokenizer_is_the_one_of_the_dataset(tmp_path: Path) -> None:
     assert found(dataset)["source"]["unknown"] > 0
     with pytest.raises(errors.UsageError, match="names 1 files for 2 vocabularies"):
         preparing.run(preparing.config(tmp_path / "two", corpus, {**ready, "shared": False}))
+    (tmp_path / "words-2.json").write_text(made.to_json())
+    with pytest.raises(errors.UsageError, match=r"tokenizer\.load: .*word\*\.json' names 2 files; name one"):
+        preparing.run(preparing.config(tmp_path / "several", corpus, ready))
+    with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*none\.json' names no file; check the path"):
+        preparing.run(preparing.config(tmp_path / "none", corpus, {**ready, "load": [str(tmp_path / "none.json")]}))
+    (tmp_path / "words-2.json").unlink()
     (tmp_path / "words.json").write_text(json.dumps({"model": {}}))
     with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*words\.json"):
         preparing.run(preparing.config(tmp_path / "bad", corpus, ready))
