@@ -19,7 +19,7 @@ from core.data import cleaning, corpus, dataset_index, duplicates, selection, sh
 from core.storage import commit, location
 
 STAGING = ".staging"
-CHUNK_LINES = 1024
+READ_LINES = 1024
 _REASONS = {"too_long": "too_many_bytes"}  # `too_long` is said of tokens
 
 Record = dict[str, Any]
@@ -227,7 +227,7 @@ def count_words(recipe: Recipe, task: PartTask) -> Record:
         num_lines += 1
         for column, units in zip(recipe.columns, sides, strict=True):
             waiting[column] += units
-        if num_lines % CHUNK_LINES == 0:
+        if num_lines % READ_LINES == 0:
             _count_waiting(counts, waiting)
     _count_waiting(counts, waiting)
     columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
@@ -283,12 +283,12 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
     begin = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
     room, cut_at = task.max_tokens, recipe.cut_at
     filters, num_ends = recipe.corpus.filters, recipe.num_ends
-    for chunk in _read(recipe, task, drops):
+    for read in _read(recipe, task, drops):
         sides_of = [
-            one.encode_lines([line.sides[side] for line in chunk]) for side, one in enumerate(tokenizers.values())
+            one.encode_lines([line.sides[side] for line in read]) for side, one in enumerate(tokenizers.values())
         ]
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
-        for line, *sides in zip(chunk, *sides_of, strict=True):
+        for line, *sides in zip(read, *sides_of, strict=True):
             reason = _reason(filters, num_ends, line, [len(ids) for ids in sides])
             if reason is None and line.split == "train" and room == 0:
                 reason = "limit"
@@ -342,7 +342,7 @@ def _read(recipe: Recipe, task: PartTask, drops: collections.Counter[str]) -> It
     settings, splitting = recipe.corpus, recipe.splitting[task.source]
     repeated = _repeated(recipe, task)
     lines = corpus.read_lines(task.part)
-    while read := list(itertools.islice(lines, CHUNK_LINES)):
+    while read := list(itertools.islice(lines, READ_LINES)):
         usable: list[tuple[int, corpus.Sides]] = []
         for number, sides in read:
             if isinstance(sides, corpus.BadLine):

@@ -4,6 +4,7 @@
 cannot be read in ranges (compressed, in an archive, a table, or on the web) a plain one that can.
 """
 
+import collections
 import contextlib
 import hashlib
 import stat
@@ -115,9 +116,10 @@ def _files(patterns: tuple[str, ...], where: str, base: str | None, columns: tup
 
 def _distinct(groups: list[tuple[File, ...]], where: str) -> list[tuple[File, ...]]:
     """Refuses a group that is there twice; one source beside two targets is two groups."""
-    repeated = {" with ".join(ascii(str(file)) for file in group) for group in groups if groups.count(group) > 1}
+    repeated = [group for group, count in collections.Counter(groups).items() if count > 1]
     if repeated:
-        raise errors.UsageError(f"{where}: {min(repeated)} is named twice; name it once")
+        named = " with ".join(ascii(str(file)) for file in repeated[0])
+        raise errors.UsageError(f"{where}: {named} is named twice; name it once")
     return groups
 
 

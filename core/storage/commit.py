@@ -28,6 +28,7 @@ LOCKS = "_lock"
 HEARTBEAT_S, LOCK_TTL_S = 3.0, 60.0
 _READ_BYTES = 1 << 22
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_INSTEAD = "use another place, or --overwrite of a verb that has it"
 _SHOWN_DIFFERENCES = 5
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def write_manifest(folder: location.Location, name: str, content: Mapping[str, A
     """
     place = folder.join(name)
     if not place.put_if_absent(_document(content)) and place.read_json() != json.loads(_document(content)):
-        raise errors.LockedError(f"{place}: another run has finished here; use another place or --overwrite")
+        raise errors.LockedError(f"{place}: another run has finished here; {_INSTEAD}")
 
 
 def read_manifest(folder: location.Location, name: str, format_name: str, max_version: int) -> dict[str, Any]:
@@ -239,9 +240,7 @@ class PartStore:
         differences = list(_differences(found.get("plan"), self.plan, ""))
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) or "another plan"
         more = f"; and {len(differences) - _SHOWN_DIFFERENCES} more" if len(differences) > _SHOWN_DIFFERENCES else ""
-        raise errors.LockedError(
-            f"{place.parent}: was begun with other settings ({shown}{more}); use another place or --overwrite"
-        )
+        raise errors.LockedError(f"{place.parent}: was begun with other settings ({shown}{more}); {_INSTEAD}")
 
 
 class RunLock:

@@ -189,7 +189,7 @@ class _Loop:
         """Records, validates and saves what is due; returns whether the run is finished, and whether to stop."""
         state, training = self.start.state, self._job.training
         if state.num_skipped_in_row >= MOST_SKIPPED_IN_ROW:
-            raise self._diverged()
+            raise self._diverged(f"loss or gradient is not finite ({state.num_skipped_in_row} steps in a row)")
         save_now, is_stopped = self._wishes()
         is_last = starting.is_finished(state, training)
         if state.step % training.log_every_steps == 0 or is_last:
@@ -252,7 +252,7 @@ class _Loop:
             start.state.step,
         )
         if not math.isfinite(found.nll_nats):
-            raise self._diverged()
+            raise self._diverged("the validation loss is not finite")
         examined = self._validator.examine(start.bundle(self._job), start.dataset, task, group, start.learner.device)
         start.learner.objective.train()
         return dataclasses.replace(found, bleu=examined.bleu), examined
@@ -285,12 +285,11 @@ class _Loop:
             self._told.set(catalog.CHECKPOINT_STEP, start.state.step)
             self._told.set(catalog.CHECKPOINT_TIME, time.time())
 
-    def _diverged(self) -> errors.DivergedError:
-        newest, state = self.start.newest, self.start.state
+    def _diverged(self, what: str) -> errors.DivergedError:
+        newest = self.start.newest
         kept = f"the last good checkpoint is {newest.folder}" if newest else "there is no checkpoint yet"
         return errors.DivergedError(
-            f"step {state.step}: loss or gradient is not finite ({state.num_skipped_in_row} steps in a row); {kept}; "
-            "use a lower learning_rate or clip_norm"
+            f"step {self.start.state.step}: {what}; {kept}; use a lower learning_rate or clip_norm"
         )
 
 
