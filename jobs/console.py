@@ -105,9 +105,9 @@ class Pace:
         return (self.done - before) / elapsed_s if elapsed_s >= SAMPLE_S else 0.0
 
     def words(self, total: float | None, unit: str) -> list[str]:
-        """How fast, and how much longer, as people say it."""
+        """How fast, and how much longer, as people say it; nothing when all is done."""
         rate = self.rate()
-        if rate <= 0:
+        if rate <= 0 or self.done == total:
             return []
         speed = f"{_speed(rate)} {unit}/s" if rate >= SLOW else f"{1 / rate:.3g} s/{unit.removesuffix('s')}"
         left = [] if total is None else [f"{duration(max(0.0, total - self.done) / rate)} left"]

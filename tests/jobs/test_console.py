@@ -72,6 +72,7 @@ def test_what_comes_with_the_beginning_says_nothing_of_the_pace() -> None:
     assert pace.words(40, "steps") == []
     clock.now_s += 4
     assert pace.words(41, "steps") == ["4 s/step", "2 min 40 s left"]
+    assert pace.words(1, "steps") == [], "all is done"
 
 
 def screen() -> rich.console.Console:
