@@ -75,6 +75,7 @@ def _dataset(folder: location.Location) -> Found:
         },
         **({"tasks": tasks} if (tasks := content.by_task()) else {}),
         "drops": content.drops,
+        "repairs": content.repairs,
         "lines_read": content.lines_read,
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in content.tokenizers.items()},
     }

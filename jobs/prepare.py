@@ -188,5 +188,6 @@ def _report(folder: location.Location, made: dataset_index.DatasetIndex, started
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in made.tokenizers.items()},
         "lines_read": made.lines_read,
         "drops": made.drops,
+        "repairs": made.repairs,
         "seconds": round(time.monotonic() - started_s, 3),
     }

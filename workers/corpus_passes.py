@@ -14,7 +14,7 @@ from core import errors
 from core.config import corpus_settings, loading
 from core.data import corpus, duplicates, selection, sources
 from core.storage import commit, location
-from workers import fanout, passes, sharding
+from workers import fanout, passes, sharding, vocabularies
 
 Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
 
@@ -101,7 +101,7 @@ class CorpusPasses:
         for task, weight in every:
             room = counted.rooms[task.number] if task.source == "train" else None
             if room == 0 and recipe.splitting[task.source].by == "none":
-                beyond[task.name] = {"shards": {}, "lines": weight, "drops": {"limit": weight}}
+                beyond[task.name] = {"shards": {}, "lines": weight, "drops": {"limit": weight}, "repairs": {}}
             else:
                 tasks.append((dataclasses.replace(task, max_tokens=room), weight))
         records = beyond | self._fan_out("encode", "lines", tasks, functools.partial(sharding.encoder, recipe))
@@ -206,9 +206,9 @@ class CorpusPasses:
             line_bytes = _num_bytes(everything) / _num_lines(everything)
             share = self._sample_bytes / (line_bytes * _num_lines(counted))
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
-            what, title, function = "sample", "sample lines", sharding.sample_lines
+            what, title, function = "sample", "sample lines", vocabularies.sample_lines
         else:
-            what, title, function = "count", "count words", sharding.count_words
+            what, title, function = "count", "count words", vocabularies.count_words
         tasks = self._part_tasks(what, "train", counted)
         records = self._fan_out(title, "lines", tasks, doing(function, recipe))
         ordered = [records[task.name] for task, _ in tasks]
@@ -229,7 +229,7 @@ class CorpusPasses:
                 for (task, weight), room in zip(tasks, rooms, strict=True)
                 if room
             ]
-            records = self._fan_out(title, "lines", recounted, doing(sharding.count_words, recipe))
+            records = self._fan_out(title, "lines", recounted, doing(vocabularies.count_words, recipe))
             files = [file(records[task.name]) for task, _ in recounted]
         return rooms, files
 

@@ -13,7 +13,7 @@ from core import errors
 from core.config import corpus_settings, loading
 from core.data import dataset_index, sources
 from core.storage import commit, location
-from workers import corpus_passes, describing, passes, sharding
+from workers import corpus_passes, describing, passes, sharding, vocabularies
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class Passes:
         groups = [columns] if self._tokenizing.shared else [(column,) for column in columns]
         ready: list[location.Location | None] = [_ready(text) for text in self._tokenizing.load]
         tasks = [
-            (sharding.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file), 1)
+            (vocabularies.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file), 1)
             for group, file in zip(groups, ready or [None] * len(groups), strict=True)
         ]
         records = self._runner.fan_out(
-            "prepare: tokenizers", "tokenizers", tasks, corpus_passes.doing(sharding.make_tokenizer, recipe)
+            "prepare: tokenizers", "tokenizers", tasks, corpus_passes.doing(vocabularies.make_tokenizer, recipe)
         )
         made: dict[str, dataset_index.TokenizerRecord] = {}
         for task, _ in tasks:
@@ -154,17 +154,20 @@ class Passes:
     ) -> dataset_index.DatasetIndex:
         splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
         drops: collections.Counter[str] = collections.Counter()
+        repairs: collections.Counter[str] = collections.Counter()
         for task, found in records.items():
             for split, written in self._shards(task, found).items():
                 splits[split] += written
             for record in found:
                 drops.update(record["drops"])
+                repairs.update(record.get("repairs", {}))  # a dataset begun by an older release lacks them
         settings, first = self._plan.settings, self._recipe.corpus
         return dataset_index.DatasetIndex(
             kind=first.kind,
             splits={split: tuple(found) for split, found in splits.items() if found},
             lines_read=sum(record["lines"] for found in records.values() for record in found),
             drops=dict(sorted(drops.items())),
+            repairs=dict(sorted(repairs.items())),
             sources=tuple(
                 {"split": _name(task, split), "files": files, "sha256": hashes[task][split]}
                 for task, found in self._plan.files.items()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import corpus_settings
-from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, statistics, tokenizer
+from core.data import cleaning, corpus, dataset_index, duplicates, selection, shards, sources, tokenizer
 from core.storage import commit, location
 
 STAGING = ".staging"
@@ -132,16 +132,6 @@ class RepeatsTask:
     part_starts: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class VocabularyTask:
-    """The columns that get a tokenizer, and the files of counts or samples of all parts, in order, or a ready one."""
-
-    name: str
-    columns: tuple[str, ...]
-    files: tuple[str, ...]
-    ready: location.Location | None = None
-
-
 class Line(NamedTuple):
     """A cleaned line, the split that it belongs to, and whether it repeats an earlier one."""
 
@@ -187,8 +177,7 @@ def count_block(recipe: Recipe, task: BlockTask) -> corpus.BlockCount:
 
 def hash_lines(recipe: Recipe, task: PartTask) -> Record:
     """Writes the hashes of all usable lines of a part, by partition."""
-    lines = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
-    hashes = duplicates.hash_lines((line.number, line.sides) for line in lines)
+    hashes = duplicates.hash_lines((line.number, line.sides) for line in lines(recipe, task))
     return commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
 
 
@@ -200,96 +189,21 @@ def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
     return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(pieces), task.part_starts))
 
 
-def count_words(recipe: Recipe, task: PartTask) -> Record:
-    """Counts the words or characters of the training lines of a part, as `encode` will keep them."""
-    kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
-    assert kind in ("char", "word"), kind
-    counts = {column: tokenizer.Counts() for column in recipe.columns}
-    if recipe.tokenizer.shared:
-        counts = dict.fromkeys(recipe.columns, tokenizer.Counts())
-    # Columns that share their counts share the list too, so that units stand in the order of the lines.
-    lists: dict[int, list[str]] = collections.defaultdict(list)
-    waiting = {column: lists[id(found)] for column, found in counts.items()}
-    filters, num_ends, num_lines, num_tokens = recipe.corpus.filters, recipe.num_ends, 0, 0
-    for line in itertools.chain.from_iterable(_read(recipe, task, collections.Counter())):
-        if line.split != "train":
-            continue
-        sides = [tokenizer.units(kind, side, symbols) for side in line.sides]
-        if _reason(filters, num_ends, line, [len(units) for units in sides]):
-            continue
-        if recipe.corpus.kind == "text":
-            sides[0] += tokenizer.units(kind, recipe.joint)
-            room = None if task.max_tokens is None else task.max_tokens - num_tokens
-            if room is not None and room <= 0:
-                break
-            num_tokens += min(limit for limit in (len(sides[0]) + num_ends, recipe.cut_at, room) if limit is not None)
-            sides[0] = sides[0][:room]
-        num_lines += 1
-        for column, units in zip(recipe.columns, sides, strict=True):
-            waiting[column] += units
-        if num_lines % READ_LINES == 0:
-            _count_waiting(counts, waiting)
-    _count_waiting(counts, waiting)
-    columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
-    content = {column: list(counts[column].by_unit.items()) for column in columns}
-    return commit_file(recipe, task.name, json_bytes(content), {"lines": num_lines, "tokens": num_tokens})
-
-
-def _count_waiting(counts: Mapping[str, tokenizer.Counts], waiting: Mapping[str, list[str]]) -> None:
-    for column, units in waiting.items():
-        counts[column].add(units)
-        units.clear()
-
-
-def sample_lines(recipe: Recipe, task: PartTask) -> Record:
-    """Writes a seeded sample of the training lines of a part."""
-    every = itertools.chain.from_iterable(_read(recipe, task, collections.Counter()))
-    usable = [line for line in every if line.split == "train" and not line.repeated and any(line.sides)]
-    chosen = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
-    content = {column: [line.sides[side] for line in chosen] for side, column in enumerate(recipe.columns)}
-    return commit_file(recipe, task.name, json_bytes(content), {"lines": len(usable), "tokens": 0})
-
-
-def make_tokenizer(recipe: Recipe, task: VocabularyTask) -> Record:
-    """Makes or loads the tokenizer of one column, or of several that share it."""
-    settings, symbols = recipe.tokenizer, recipe.tokenizer.symbols
-    covered: list[dict[str, float]] = []
-    reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
-    if "source" in task.columns:
-        reserved += recipe.target_tokens
-    if task.ready is not None:
-        made = tokenizer.load(task.ready.read_bytes().decode("utf-8", "replace"), str(task.ready), reserved)
-    elif settings.kind != "char" and settings.kind != "word":
-        assert settings.max_size is not None
-        made = tokenizer.train_subwords(settings.kind, _sampled(recipe, task), settings.max_size, reserved, symbols)
-    else:
-        counts = tokenizer.Counts()
-        for file in task.files:
-            content = recipe.dataset.join(file).read_json()
-            counts.merge(tokenizer.Counts(collections.Counter(dict(content[task.columns[0]]))))
-        covered = statistics.coverage(counts)
-        made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved, symbols)
-    stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
-    file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
-    record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size, "coverage": covered}
-    return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
-
-
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:
     """Writes the shards of a part: one for each split that has a line in it."""
     drops: collections.Counter[str] = collections.Counter()
+    repairs: collections.Counter[str] = collections.Counter()
     pieces: dict[str, list[tuple[list[int], list[shards.Ragged]]]] = collections.defaultdict(list)
     ends = [[*one.encode(recipe.joint), *([one.eos_id] * recipe.num_ends)] for one in tokenizers.values()]
     begin = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
     room, cut_at = task.max_tokens, recipe.cut_at
-    filters, num_ends = recipe.corpus.filters, recipe.num_ends
-    for read in _read(recipe, task, drops):
+    for read in _read(recipe, task, drops, repairs):
         sides_of = [
             one.encode_lines([line.sides[side] for line in read]) for side, one in enumerate(tokenizers.values())
         ]
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
         for line, *sides in zip(read, *sides_of, strict=True):
-            reason = _reason(filters, num_ends, line, [len(ids) for ids in sides])
+            reason = reason_to_drop(recipe, line, [len(ids) for ids in sides])
             if reason is None and line.split == "train" and room == 0:
                 reason = "limit"
             if reason is not None:
@@ -306,7 +220,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
                 column.append(row)
         for split, (numbers, columns) in kept.items():  # arrays take a tenth of what lists of numbers take
             pieces[split].append((numbers, [shards.ragged(rows) for rows in columns]))
-    return _commit_shards(recipe, tokenizers, task, pieces, drops)
+    return _commit_shards(recipe, tokenizers, task, pieces, {"drops": drops, "repairs": repairs})
 
 
 def _commit_shards(
@@ -314,7 +228,7 @@ def _commit_shards(
     tokenizers: Mapping[str, tokenizer.Tokenizer],
     task: PartTask,
     pieces: Mapping[str, Sequence[tuple[list[int], list[shards.Ragged]]]],
-    drops: Mapping[str, int],
+    counted: Mapping[str, Mapping[str, int]],
 ) -> Record:
     sizes = {column: one.vocabulary_size for column, one in tokenizers.items()}
     files, written = [], {}
@@ -332,17 +246,25 @@ def _commit_shards(
         tokens = {column: len(side.values) for column, side in columns.items()}
         written[split] = {**file.to_json(), "rows": len(lines), "tokens": tokens, "task": recipe.task}
     num_kept = sum(shard["rows"] for shard in written.values())
-    assert num_kept + sum(drops.values()) == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
-    record = {"files": files, "shards": written, "lines": task.part.num_lines, "drops": dict(sorted(drops.items()))}
-    return recipe.store.commit(task.name, record)
+    num_dropped = sum(counted["drops"].values())
+    assert num_kept + num_dropped == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
+    counts = {what: dict(sorted(found.items())) for what, found in counted.items()}
+    return recipe.store.commit(task.name, {"files": files, "shards": written, "lines": task.part.num_lines, **counts})
 
 
-def _read(recipe: Recipe, task: PartTask, drops: collections.Counter[str]) -> Iterator[list[Line]]:
-    """Yields the usable lines of a part, cleaned, some at a time; counts the others by reason."""
+def lines(recipe: Recipe, task: PartTask) -> Iterator[Line]:
+    """Yields the usable lines of a part, cleaned."""
+    return itertools.chain.from_iterable(_read(recipe, task, collections.Counter(), collections.Counter()))
+
+
+def _read(
+    recipe: Recipe, task: PartTask, drops: collections.Counter[str], repairs: collections.Counter[str]
+) -> Iterator[list[Line]]:
+    """Yields the usable lines of a part, cleaned, some at a time; counts the others, and what was repaired."""
     settings, splitting = recipe.corpus, recipe.splitting[task.source]
     repeated = _repeated(recipe, task)
-    lines = corpus.read_lines(task.part)
-    while read := list(itertools.islice(lines, READ_LINES)):
+    every = corpus.read_lines(task.part, repairs)
+    while read := list(itertools.islice(every, READ_LINES)):
         usable: list[tuple[int, corpus.Sides]] = []
         for number, sides in read:
             if isinstance(sides, corpus.BadLine):
@@ -371,22 +293,10 @@ def _repeated(recipe: Recipe, task: PartTask) -> frozenset[int]:
     return frozenset(itertools.chain.from_iterable(found))
 
 
-def _reason(filters: corpus_settings.FiltersConfig, num_ends: int, line: Line, lengths: Sequence[int]) -> str | None:
-    reason = selection.reason_to_drop(filters, lengths, num_ends)
+def reason_to_drop(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
+    """Says why a usable line is in no shard, or None; `lengths` are those of its sides, without `<eos>`."""
+    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_ends)
     return reason or ("duplicate" if line.repeated else None)
-
-
-def _sampled(recipe: Recipe, task: VocabularyTask) -> Iterator[str]:
-    """Yields the sampled lines of all parts, up to the limit of each column."""
-    room = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
-    for file in task.files:
-        content = recipe.dataset.join(file).read_json()
-        for column in task.columns:
-            for line in content[column]:
-                room[column] -= len(line.encode())
-                if room[column] < 0:
-                    break
-                yield line
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -43,9 +43,10 @@ class TokenizerRecord:
 class DatasetIndex:
     """What a dataset holds and where it came from.
 
-    `drops` counts by reason the lines that are in no shard: `lines_read` = rows of all splits + drops.
-    `settings` are those that decided the content, and `fingerprint` is their hash. `statistics` is the file of word
-    statistics, where they were asked for.
+    `drops` counts by reason the lines that are in no shard: `lines_read` = rows of all splits + drops. `repairs`
+    counts what reading removed: `bom`, byte order marks that begin a file, and `crlf`, carriage returns that end a
+    line of one. `settings` are those that decided the content, and `fingerprint` is their hash. `statistics` is the
+    file of word statistics, where they were asked for.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class DatasetIndex:
     settings: dict[str, Any]
     fingerprint: str
     statistics: commit.FileRecord | None = None
+    repairs: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -142,6 +144,7 @@ def _parse(content: Mapping[str, Any], where: str) -> DatasetIndex:
         settings=dict(content["settings"]),
         fingerprint=_text(content["fingerprint"]),
         statistics=commit.FileRecord.from_json(content["statistics"], where) if content.get("statistics") else None,
+        repairs={_text(what): _count(number) for what, number in content.get("repairs", {}).items()},
     )
 
 

@@ -143,6 +143,7 @@ def _data(index: Mapping[str, Any]) -> dict[str, Any]:
         "lines_read": index.get("lines_read"),
         "splits": splits,
         "drops": drops,
+        "repairs": {what: count for what, count in index.get("repairs", {}).items() if count},
         "vocabulary_sizes": sizes,
     }
 

@@ -139,6 +139,11 @@ Left out: {% for reason, count in report.data.drops.items() -%}
 {{ count|thousands }} {{ reason }}{{ "" if loop.last else ", " }}{% endfor %}.
 {%- else -%}
 No line was left out.
+{%- endif %}
+{%- if report.data.repairs %}
+Reading removed {% for what, count in report.data.repairs.items() -%}
+{{ count|thousands }} {{ {"bom": "byte order marks", "crlf": "carriage returns"}[what] -}}
+{{ "" if loop.last else " and " }}{% endfor %}.
 {%- endif %}</p>
 {%- if word_pictures %}
 {{ parts.plots(word_pictures) }}

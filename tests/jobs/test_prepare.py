@@ -3,6 +3,7 @@
 import collections
 import gzip
 import itertools
+import json
 import lzma
 import random
 from pathlib import Path
@@ -279,6 +280,20 @@ def test_a_bad_line_is_skipped_and_counted_or_ends_the_run(tmp_path: Path) -> No
     assert preparing.run(preparing.config(tmp_path / "run", corpus))["drops"] == {"control_char": 1, "invalid_utf8": 1}
     with pytest.raises(errors.DataError, match=r"a\.txt:2:3: is a bad line \(invalid_utf8\)"):
         preparing.run(preparing.config(tmp_path / "other", {**corpus, "on_bad_line": "fail"}))
+
+
+def test_marks_and_carriage_returns_are_counted_and_change_no_shard(tmp_path: Path) -> None:
+    """The text of another system's editor: the dataset of the same lines, and a report that says what was removed."""
+    reports = {}
+    for name, content in {"plain": b"one two\nthree\n", "marked": b"\xef\xbb\xbfone two\r\nthree\r\n"}.items():
+        (tmp_path / name).write_bytes(content)
+        corpus = {"kind": "text", "train": {"text": [str(tmp_path / name)]}}
+        reports[name] = preparing.run(preparing.config(tmp_path / "run" / name, corpus))
+    assert reports["plain"]["repairs"] == {}
+    assert reports["marked"]["repairs"] == {"bom": 1, "crlf": 2}
+    plain, marked = (json.loads((tmp_path / "run" / name / "dataset/index.json").read_text()) for name in reports)
+    assert marked["splits"] == plain["splits"]
+    assert marked["repairs"] == reports["marked"]["repairs"]
 
 
 def test_files_that_do_not_pair_are_refused(tmp_path: Path) -> None:

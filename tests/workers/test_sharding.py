@@ -11,7 +11,7 @@ from core import errors
 from core.config import corpus_settings
 from core.data import corpus, selection
 from core.storage import commit, location
-from workers import sharding
+from workers import sharding, vocabularies
 
 
 def recipe(folder: Path, kind: str = "word", **more: Any) -> sharding.Recipe:
@@ -40,15 +40,15 @@ def task(folder: Path, name: str, text: str, max_tokens: int | None = None) -> s
 
 def with_tokenizer(made: sharding.Recipe, counted: dict[str, Any]) -> sharding.Recipe:
     files = (counted["files"][0]["name"],)
-    record = sharding.make_tokenizer(made, sharding.VocabularyTask("tokenizer-text", ("text",), files))
+    record = vocabularies.make_tokenizer(made, vocabularies.VocabularyTask("tokenizer-text", ("text",), files))
     file = commit.FileRecord.from_json(record["files"][0], "test")
     return dataclasses.replace(made, tokenizers={"text": file})
 
 
 def test_a_task_done_twice_commits_once_and_gives_the_record_that_won(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    counted = sharding.count_words(made, task(tmp_path, "count", "a b\nb\n"))
-    assert counted == sharding.count_words(made, task(tmp_path, "count", "a b\nb\n"))
+    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
+    assert counted == vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
     assert (counted["lines"], counted["tokens"]) == (2, 5)
     ready = with_tokenizer(made, counted)
     work = task(tmp_path, "encode", "a b\nb\n")
@@ -68,7 +68,7 @@ def test_the_count_of_tokens_is_what_encode_writes(
     filters = {"max_length": max_length, "too_long": "cut"}
     made = recipe(tmp_path, kind, line_end=line_end, filters=filters)
     text = "one two  three\n\nfour\nfive six seven eight nine\n"
-    counted = sharding.count_words(made, task(tmp_path, "count", text, max_tokens))
+    counted = vocabularies.count_words(made, task(tmp_path, "count", text, max_tokens))
     ready = with_tokenizer(made, counted)
     record = sharding.encoder(ready)(task(tmp_path, "encode", text, max_tokens))
     assert record["shards"]["train"]["tokens"]["text"] == counted["tokens"]
@@ -80,15 +80,15 @@ def test_a_sample_stays_within_its_bytes_for_each_column(tmp_path: Path) -> None
     made = recipe(tmp_path, "bpe")
     settings = made.tokenizer.model_copy(update={"sample_bytes": 10})
     made = dataclasses.replace(made, tokenizer=settings)
-    record = sharding.sample_lines(made, task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n"))
+    record = vocabularies.sample_lines(made, task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n"))
     assert record["lines"] == 3
-    vocabulary = sharding.VocabularyTask("tokenizer-text", ("text",), (record["files"][0]["name"],))
-    assert list(sharding._sampled(made, vocabulary)) == ["abcd", "abcd"]
+    vocabulary = vocabularies.VocabularyTask("tokenizer-text", ("text",), (record["files"][0]["name"],))
+    assert list(vocabularies._sampled(made, vocabulary)) == ["abcd", "abcd"]
 
 
 def test_bad_lines_are_counted_by_reason_and_words_too_many_are_not_bytes_too_many(tmp_path: Path) -> None:
     made = recipe(tmp_path, filters={"max_length": 3})
-    counted = sharding.count_words(made, task(tmp_path, "count", "a b\n"))
+    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\n"))
     file = tmp_path / "text.txt"
     work = task(tmp_path, "encode", "a b\na b c d\n" + "x" * 40 + "\n")
     work = dataclasses.replace(work, part=dataclasses.replace(work.part, max_line_bytes=20))
@@ -100,7 +100,7 @@ def test_bad_lines_are_counted_by_reason_and_words_too_many_are_not_bytes_too_ma
 
 def test_a_worker_that_finds_a_damaged_tokenizer_says_so(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    ready = with_tokenizer(made, sharding.count_words(made, task(tmp_path, "count", "a\n")))
+    ready = with_tokenizer(made, vocabularies.count_words(made, task(tmp_path, "count", "a\n")))
     place = tmp_path / "dataset" / ready.tokenizers["text"].name
     place.write_bytes(place.read_bytes().replace(b'"a"', b'"b"'))
     with pytest.raises(errors.IntegrityError, match="is damaged"):
@@ -109,5 +109,5 @@ def test_a_worker_that_finds_a_damaged_tokenizer_says_so(tmp_path: Path) -> None
 
 def test_all_that_travels_to_a_worker_can_be_pickled(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    for one in (made, task(tmp_path, "count", "a\n"), sharding.worker(sharding.count_words, made)):
+    for one in (made, task(tmp_path, "count", "a\n"), sharding.worker(vocabularies.count_words, made)):
         assert pickle.loads(pickle.dumps(one))

@@ -23,6 +23,7 @@ INDEX: dict[str, Any] = {
         "test": [{"rows": 2, "tokens": {"source": 9, "target": 11}}],
     },
     "drops": {"too_long": 3, "empty": 0},
+    "repairs": {"crlf": 1200},
     "tokenizers": {"source": {"vocabulary_size": 1234}, "target": {"vocabulary_size": 99}},
 }
 BY_LENGTH = [

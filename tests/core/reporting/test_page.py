@@ -47,7 +47,16 @@ def test_the_page_shows_the_figures_and_escapes_text(read: Reader) -> None:
     assert "script" not in [tag for tag, _ in read.tags]
     assert "<script>alert(1)</script>" in read.text
     assert "6.50" in read.text  # of the held-out tokens unknown, %: 13 of 200
-    for figure in ("91.25", "nrefs:1", "2.72", "3 too_long", "1\N{NARROW NO-BREAK SPACE}234", "2.13.0", "-0.50 nats"):
+    for figure in (
+        "91.25",
+        "nrefs:1",
+        "2.72",
+        "3 too_long",
+        "200 carriage returns",
+        "1\N{NARROW NO-BREAK SPACE}234",
+        "2.13.0",
+        "-0.50 nats",
+    ):
         assert figure in read.text, figure
     assert "1970-01-02 00:00 UTC" in read.text
 
