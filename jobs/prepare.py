@@ -85,23 +85,23 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
         store.finish(made.to_json(), dataset_index.NAME)
         session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
     _clean_up(folder)
-    return _report(folder, made, started_s, already=content is not None)
+    return _report(folder, made, started_s, already_done=content is not None)
 
 
 def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: console.Reporter) -> Report:
     """Makes a dataset of numbers: read whole, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        made, already = series.prepare(config.tasks[""], _settings(config), folder)
+        made, already_done = series.prepare(config.tasks[""], _settings(config), folder)
         stage.advance()
     return {
         "verb": "prepare",
         "path": str(folder),
-        "already": already,
+        "already_done": already_done,
         "kind": "series",
         "columns": {"inputs": list(made.inputs), "targets": list(made.targets)},
         "splits": {name: {"rows": len(values_TC)} for name, values_TC in made.splits.items()},
-        "seconds": round(time.monotonic() - started_s, 3),
+        "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 
 
@@ -174,11 +174,13 @@ def _clean_up(folder: location.Location) -> None:
                 place.path.rmdir()
 
 
-def _report(folder: location.Location, made: dataset_index.DatasetIndex, started_s: float, already: bool) -> Report:
+def _report(
+    folder: location.Location, made: dataset_index.DatasetIndex, started_s: float, already_done: bool
+) -> Report:
     return {
         "verb": "prepare",
         "path": str(folder),
-        "already": already,
+        "already_done": already_done,
         "kind": made.kind,
         "splits": {
             name: {"lines": made.rows(name), "tokens": made.tokens(name), "shards": len(records)}
@@ -189,5 +191,5 @@ def _report(folder: location.Location, made: dataset_index.DatasetIndex, started
         "lines_read": made.lines_read,
         "drops": made.drops,
         "repairs": made.repairs,
-        "seconds": round(time.monotonic() - started_s, 3),
+        "elapsed_s": round(time.monotonic() - started_s, 3),
     }

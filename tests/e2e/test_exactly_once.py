@@ -61,5 +61,5 @@ def test_a_dataset_whose_driver_is_killed_is_finished_by_the_same_command(tmp_pa
     assert not (dataset / "index.json").exists()
     done = place.records("killed")
     report = drive(*command).end().document()
-    assert (report["lines_read"], report["already"]) == (place.num_lines, False)
+    assert (report["lines_read"], report["already_done"]) == (place.num_lines, False)
     place.check_same("killed", "whole", done)

@@ -36,12 +36,12 @@ def test_done_is_done(tmp_path: Path, pairs: dict[str, Any]) -> None:
     before = preparing.content(tmp_path / "run")
     session = preparing.Session()
     second = prepare.run(settings, session, console.SilentReporter())
-    assert second["already"]
+    assert second["already_done"]
     assert session.asked == []
     assert preparing.content(tmp_path / "run") == before
-    assert {**second, "seconds": 0, "already": False} == {**first, "seconds": 0}
+    assert {**second, "elapsed_s": 0, "already_done": False} == {**first, "elapsed_s": 0}
     Path(pairs["train"]["tsv"][0]).unlink()
-    assert preparing.run(settings)["already"], "a finished dataset does without its sources"
+    assert preparing.run(settings)["already_done"], "a finished dataset does without its sources"
 
 
 def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def test_a_dataset_of_an_older_program_stands_for_the_defaults_of_younger_settin
         older.setattr(prepare, "_settings", _of_an_older_program)
         with pytest.raises(errors.InterruptedRunError) if stop_after else contextlib.nullcontext():
             preparing.run(settings, preparing.Shuffling(0, stop_after=stop_after))
-    assert preparing.run(settings)["already"] is (stop_after is None)
+    assert preparing.run(settings)["already_done"] is (stop_after is None)
     train.check_dataset(settings, preparing.opened(settings))
     other = preparing.config(tmp_path / "run", {**pairs, "filters": {"duplicates": "drop"}})
     with pytest.raises(errors.LockedError, match=r"corpus\.filters\.duplicates: was null, now \"drop\""):
@@ -90,7 +90,7 @@ def test_the_same_text_elsewhere_is_the_same_source_and_other_text_is_another(
     before = preparing.content(tmp_path / "run")
     session = preparing.Session()
     found = prepare.run(preparing.config(tmp_path / "run", moved), session, console.SilentReporter())
-    assert found["already"]
+    assert found["already_done"]
     assert session.asked, "text that lies elsewhere is read"
     for other in others:
         with pytest.raises(errors.LockedError, match=r"corpus\.train: is not the text that the dataset in .*run"):

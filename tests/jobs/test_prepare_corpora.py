@@ -83,7 +83,7 @@ def test_each_corpus_has_its_own_lines_and_all_share_their_tokenizers(
     assert total == sum(one["lines"] for one in report["splits"].values())
     assert report["lines_read"] == 200 + 200 + 40 + 40
     assert set(report["tasks"]) == {"up", "down", "few"}
-    assert preparing.run(settings)["already"]
+    assert preparing.run(settings)["already_done"]
 
 
 def test_the_bytes_do_not_depend_on_the_order_of_work_or_on_stops(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_weight_is_no_setting_of_the_dataset_and_the_token_is(tmp_path: Path) ->
     dataset = preparing.opened(settings)
     heavier = {**several, "up": {**several["up"], "weight": 5.0}}
     changed = config(tmp_path / "run", heavier)
-    assert preparing.run(changed)["already"]
+    assert preparing.run(changed)["already_done"]
     train.check_dataset(changed, dataset)
     told = config(tmp_path / "run", {**several, "up": {**several["up"], "target_token": "<2X>"}})
     with pytest.raises(errors.LockedError, match=r"corpora\.up\.target_token"):

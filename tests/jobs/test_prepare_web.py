@@ -83,9 +83,9 @@ def test_a_corpus_on_the_web_gives_the_dataset_of_its_text_and_is_not_fetched_ag
     assert (there.splits, there.tokenizers, there.fingerprint) == (here.splits, here.tokenizers, here.fingerprint)
     assert there.sources[0]["files"] == [[{"url": url, "size_bytes": None, "sha256": sha256.upper()}]]
     num_asked = len(asked)
-    assert preparing.run(found)["already"]
+    assert preparing.run(found)["already_done"]
     assert len(asked) == num_asked
-    assert preparing.run(settings(tmp_path / "local", url, sha256))["already"], "the same text, now on the web"
+    assert preparing.run(settings(tmp_path / "local", url, sha256))["already_done"], "the same text, now on the web"
 
 
 @pytest.mark.usefixtures("public")
