@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core import errors
 from core.config import inference_settings, model_settings, schema
-from core.data import cleaning, lanes
+from core.data import cleaning, lanes, tokenizer
 from core.decoding import device as devices
 from core.decoding import likelihood, results, target_tokens
 from core.decoding import stream as streams
@@ -55,7 +55,7 @@ class Scorer:
         self._codecs = target_tokens.told(bundle, scoring.target_token, "scoring.target_token").codecs
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
         self._tokenizer = self._codec.tokenizer
-        self._line_end = bundle.line_end
+        self._joint = " " if bundle.line_end == "space" else ""
         self._order = -1 if model_settings.reads_backward(bundle.config) else 1
         self._stream = None if isinstance(bundle.model, seq2seq.Seq2Seq) else self._follower(training_text)
 
@@ -77,7 +77,7 @@ class Scorer:
                 inputs_BT = self._padded([rows[index][:-1] for index in batch])
                 judged.update(zip(batch, self._walk(model, inputs_BT, targets), strict=True))
         return [
-            self._score(line, row[1:], judged[index]) for index, (line, row) in enumerate(zip(lines, rows, strict=True))
+            self._score(line, row, judged[index]) for index, (line, row) in enumerate(zip(lines, rows, strict=True))
         ]
 
     def score_pairs(self, lines: Sequence[str], targets: Sequence[str]) -> list[results.Score]:
@@ -124,8 +124,8 @@ class Scorer:
     def stream_tokens(self, lines: Sequence[str]) -> list[list[int]]:
         """The tokens of each line as they are read in a stream, with what divides it from the line read next."""
         eos = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
-        space = self._tokenizer.encode(" ") if self._line_end == "space" else []
-        return [[*[*ids, *space][:: self._order], *eos] for ids in self._codec.encode_lines(lines)]
+        ends = self._tokenizer.encode(self._joint) if self._joint else []
+        return [[*[*ids, *ends][:: self._order], *eos] for ids in self._codec.encode_lines(lines)]
 
     def score_stream(
         self, lines: Sequence[str], carried: streams.Carried
@@ -143,14 +143,14 @@ class Scorer:
         stream = ([] if carried.last is None else [carried.last]) + [token for row in rows for token in row]
         if len(stream) < 2:
             nothing = likelihood.nothing()
-            scores = [self._score(line, [], nothing) for line in lines]
+            scores = [self._score(line, row, nothing) for line, row in zip(lines, rows, strict=True)]
             return scores[:: self._order], carried._replace(last=next(iter(stream), None))
         judged, after = self._along().follow(stream, carried)
         scores = []
         end = len(stream) - 1
         for line, row in zip(reversed(lines), reversed(rows), strict=True):
             start = max(0, end - len(row))
-            scores.append(self._score(line, row[len(row) - (end - start) :], judged.part(start, end)))
+            scores.append(self._score(line, row, judged.part(start, end), self._joint))
             end = start
         return scores[:: -self._order], after
 
@@ -218,8 +218,10 @@ class Scorer:
             padded[index, : len(row)] = row
         return torch.from_numpy(padded).to(self.placed.device)
 
-    def _score(self, line: str, scored: Sequence[int], judged: likelihood.Judged) -> results.Score:
+    def _score(self, line: str, row: Sequence[int], judged: likelihood.Judged, joint: str = "") -> results.Score:
+        """The score of a line that is read as this row of tokens; those that nothing stands before are not judged."""
         nlls = judged.nlls_N
+        unjudged, scored = row[: len(row) - len(nlls)], row[len(row) - len(nlls) :]
         tokens = None
         if self._settings.tokens:
             tokens = tuple(
@@ -232,15 +234,21 @@ class Scorer:
             num_unk=sum(token == self._tokenizer.unk_id for token in scored),
             num_infinite=int(np.isinf(nlls).sum()),
             num_correct=int(judged.is_best_N.sum()),
-            num_characters=self._num_characters(line, len(scored)),
+            num_characters=self._num_characters(line, joint, unjudged, scored),
             tokens=tokens,
         )
 
-    def _num_characters(self, line: str, num_scored: int) -> int:
-        """Characters of the cleaned line, and one for an end that is scored; of characters, what is scored."""
-        if self._tokenizer.kind == "char":
-            return num_scored
-        return len(cleaning.clean(line, self._codec.cleaning)) + (num_scored > 0 and self._tokenizer.eos_id is not None)
+    def _num_characters(self, line: str, joint: str, unjudged: Sequence[int], scored: Sequence[int]) -> int:
+        """Characters of what is scored of a cleaned line and of what joins it to the next; an `<eos>` is one more."""
+        if self._tokenizer.kind == "char" or not scored:
+            return len(scored)
+        text = cleaning.clean(line, self._codec.cleaning)
+        if self._tokenizer.eos_id is not None:
+            return len(text) + 1
+        if self._tokenizer.kind == "word":  # the text of an unknown one is in the line alone
+            words = tokenizer.units("word", text, self._tokenizer.symbols)[:: self._order]
+            return len(text + joint) - sum(map(len, words[: len(unjudged)]))
+        return len(text + joint) - len(self._tokenizer.decode(unjudged))
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[Sequence[int]]:

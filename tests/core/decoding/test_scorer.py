@@ -152,10 +152,24 @@ def test_unknown_tokens_are_counted_and_scored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "line_end", "expected"), [("char", "eos", 8), ("char", "none", 6), ("word", "eos", 8)]
+    ("kind", "line_end", "direction", "alone", "stream"),
+    [
+        ("char", "eos", "forward", [8, 5, 1], [8, 5, 1]),
+        ("char", "none", "forward", [6, 3, 0], [6, 4, 0]),
+        ("word", "eos", "forward", [8, 5, 1], [8, 5, 1]),
+        ("word", "none", "forward", [4, 0, 0], [4, 4, 0]),
+        ("word", "none", "backward", [4, 0, 0], [7, 0, 0]),
+        ("word", "space", "forward", [4, 0, 0], [5, 5, 0]),
+    ],
 )
-def test_characters_that_the_score_is_shared_over(kind: Any, line_end: str, expected: int) -> None:
-    assert _scorer(samples.language_model(kind, line_end)).score_lines(["the dog"])[0].num_characters == expected
+def test_characters_that_the_score_is_shared_over(
+    kind: Any, line_end: str, direction: Any, alone: list[int], stream: list[int]
+) -> None:
+    """Those of the tokens that are scored, one for an `<eos>`; without one nothing stands before the first."""
+    scorer = _scorer(samples.language_model(kind, line_end, direction=direction))
+    lines = ["the dog", "kiwi", ""]
+    assert [row.num_characters for row in scorer.score_lines(lines)] == alone
+    assert [row.num_characters for row in scorer.score_stream(lines, scorer.stream_start())[0]] == stream
 
 
 def test_the_wrong_kind_of_model_is_refused_with_what_to_do() -> None:
