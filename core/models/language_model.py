@@ -63,15 +63,24 @@ class LanguageModel(nn.Module):
 
     def outputs(self, tokens_BT: Tensor, state: states.State) -> Outputs:
         """Runs a window: what `forward` gives, and the recurrent outputs that regularisation looks at."""
-        x_BTE = self._drop(self._embedded(tokens_BT), self.config.embedding_dropout)
-        y_BTH, state = self.stack(x_BTE, state)
-        return Outputs(self._features(y_BTH), y_BTH, state)
+        y_BTH, state = self.stack(self.enter(tokens_BT), state)
+        return Outputs(self.leave(y_BTH), y_BTH, state)
 
     def step(self, tokens_B: Tensor, state: states.State) -> tuple[Tensor, states.State]:
         """Returns the features after one more token of each row, (B, F), and the new state."""
-        x_BE = self._drop(self._embedded(tokens_B), self.config.embedding_dropout)
-        y_BH, state = self.stack.step(self.stack.layer(0).project(x_BE), state)
-        return self._features(y_BH), state
+        y_BH, state = self.stack.step(self.stack.layer(0).project(self.enter(tokens_B)), state)
+        return self.leave(y_BH), state
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Returns what enters the stack for tokens, (B, T) or (B,); in training with what chance leaves of it."""
+        x = layers.drop_words(self.embed(tokens), tokens, self.vocabulary_size, self.config.word_dropout, self.training)
+        return self._drop(x, self.config.embedding_dropout)
+
+    def leave(self, y: Tensor) -> Tensor:
+        """Returns the features that the output layer reads, from what leaves the stack."""
+        if self.feature_size != self.stack.output_size:
+            y = self.readout(y)
+        return self._drop(y, self.config.output_dropout)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Returns the input of the lowest layer; a one-hot row times the weights is a row of the weights."""
@@ -98,15 +107,6 @@ class LanguageModel(nn.Module):
         """Bias of the output layer. An adaptive one has none."""
         assert self.adaptive is None, "an adaptive output layer has no single bias: use logits() or adaptive.nll()"
         return self.output.bias
-
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        return layers.drop_words(x, tokens, self.vocabulary_size, self.config.word_dropout, self.training)
-
-    def _features(self, y: Tensor) -> Tensor:
-        if self.feature_size != self.stack.output_size:
-            y = self.readout(y)
-        return self._drop(y, self.config.output_dropout)
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
         return layers.drop(x, rate, self.training, self.config.locked_dropout)

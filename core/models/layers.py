@@ -167,8 +167,14 @@ class Stack(nn.Module):
                 masks[index] = F.dropout(weights[0].recurrent_GH.new_ones(batch_size, size), self.design.dropout)
         return Drawn(weights, tuple(masks))
 
-    def forward(self, x_BTE: Tensor, state: states.State) -> tuple[Tensor, states.State]:
-        """Returns the outputs of the last layer and the state after the last step."""
+    def forward(self, x_BTE: Tensor, state: states.State, drawn: Drawn | None = None) -> tuple[Tensor, states.State]:
+        """Returns the outputs of the last layer and the state after the last step.
+
+        Args:
+            x_BTE: the input of a window, or of a piece of one.
+            state: before the first step.
+            drawn: what chance decided for the window that this is a piece of; None draws for this piece alone.
+        """
         if self.design.learned_start:
             # DDP waits for every gradient, in windows that go on from another's state too.
             starts = [layer.start.sum() for layer in self._in_order()]
@@ -180,7 +186,7 @@ class Stack(nn.Module):
             ran: _Ran = layer(x_BTE if entering is None else entering, before, weights)
             return ran
 
-        return self._climb(state, self.draw(x_BTE.shape[0]), run)
+        return self._climb(state, drawn or self.draw(x_BTE.shape[0]), run)
 
     def step(self, gates_BG: Tensor, state: states.State, drawn: Drawn | None = None) -> tuple[Tensor, states.State]:
         """Takes one step: the output of the last layer and the new state.

@@ -152,14 +152,23 @@ def test_the_mean_over_all_random_cuts_is_the_closed_form_of_the_linear_network(
     assert (fixed[1] - problem.closed_form()[1]).norm() > 0.01  # a cut that nothing makes up for is another gradient
 
 
-def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window() -> None:
-    model = making.TEXT.model_copy(update={"num_layers": 2})
+LOCKED = {
+    "locked_dropout": True, "word_dropout": 0.2, "embedding_dropout": 0.3, "dropout": 0.3, "weight_dropout": 0.4,
+    "output_dropout": 0.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("regularised", [{}, LOCKED])
+def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regularised: dict[str, object]) -> None:
+    """With masks that are locked for a window too: a cut draws no others."""
+    model = making.TEXT.model_copy(update={"num_layers": 2, **regularised})
     torch.manual_seed(0)
     learned = objective.Objective(factory.build(model, {"text": 9}, None), temporal=0.5).double()
     inputs_BT = torch.arange(2 * 8).remainder(7).view(2, 8)
     targets_N = (inputs_BT.flatten() + 1) % 9
 
     def gradient(weights: list[float]) -> Tensor:
+        torch.manual_seed(5)  # dropout masks
         loss = learned(batches.TextContent(inputs_BT, targets_N, weights), None).loss
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(learned.parameters()))])
 
