@@ -17,7 +17,7 @@ import torch
 
 from core import errors
 from core.config import model_settings, ngram_settings
-from core.data import lanes, ngram_counts, shards
+from core.data import lanes, ngram_counts, shards, tokenizer
 from core.models import bundle, ngram, smoothing
 from core.storage import commit, location
 from core.training import checkpoint, progress
@@ -194,6 +194,7 @@ def _validate(model: ngram.Ngram, dataset: shards.Dataset) -> dict[str, Any] | N
         "nll_nats": inference.spelt(mean),
         "perplexity": inference.spelt(progress.perplexity(mean) if num_infinite == 0 else math.inf),
         "num_tokens": len(stream) - 1,
+        "num_unk": int((stream[1:] == tokenizer.UNK_ID).sum()),
         "infinite": num_infinite,
     }
 

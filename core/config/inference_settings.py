@@ -51,7 +51,6 @@ class DecodingConfig(section.Section):
     temperature: section.Float = section.operational(1.0, "of sample: logits are divided by it", gt=0)
     top_k: int | None = section.operational(None, "of sample: among the k likeliest only", ge=1)
     top_p: section.Float | None = section.operational(None, "of sample: among the likeliest that sum to p", gt=0, le=1)
-
     seed: int | None = section.operational(None, "of draws; none: that of the run", ge=0, lt=1 << 63)
     average_checkpoints: int = section.operational(
         1, "mean of the weights of so many checkpoints of a run, the best by validation, else the newest", ge=1
@@ -59,9 +58,13 @@ class DecodingConfig(section.Section):
     coverage_penalty: section.Float = section.operational(
         0.0, "weight of what attention left out of the source, in ranking", ge=0
     )
-    no_repeat_ngram: int | None = section.operational(None, "no n tokens in a row occur twice in a translation", ge=1)
+    no_repeat_ngram: int | None = section.operational(
+        None, "no n tokens in a row occur twice in a translation, or in what generate goes on with", ge=1
+    )
     repetition_penalty: section.Float = section.operational(
-        1.0, "log-probabilities of tokens that the translation has already are multiplied by it", ge=1
+        1.0,
+        "log-probabilities of tokens that the translation, or the text so far, has already are multiplied by it",
+        ge=1,
     )
     target_token: str | None = section.operational(
         None, "of a model of several directions: the target_token of the corpus that has the wanted one"
@@ -99,6 +102,10 @@ class DecodingConfig(section.Section):
             for name in ("coverage_penalty", "fusion"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: ranks the translations of a search; draws are not ranked, leave it out")
+        else:
+            for name in ("temperature", "top_k", "top_p"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: means nothing with method: greedy; use method: sample")
         return self
 
 

@@ -218,6 +218,8 @@ class TrainingConfig(section.Section):
             raise ValueError("clip_value: excludes clip_norm; set clip_norm: null")
         if self.truncation == "variable" and self.sampling == "random":
             raise ValueError("truncation: variable windows are cut from continuous lanes; use sampling: sequential")
+        if self.truncation == "none" and self.sampling == "random":
+            raise ValueError("truncation: none is for whole lanes; gradients run through a random window, use fixed")
         if self.reload_best and (self.schedule != "plateau" or self.optimizer == "asgd"):
             raise ValueError("reload_best: belongs to schedule: plateau, and to optimisers that keep no averages")
         if self.early_stop and self.early_stop.metric == "bleu" and not self.validation.bleu_lines:

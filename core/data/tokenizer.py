@@ -28,6 +28,7 @@ from core.data import cleaning, tokenizer_file
 
 Kind = tokenizer_file.Kind
 RESERVED = tokenizer_file.RESERVED
+UNK_ID = RESERVED.index("<unk>")
 BATCH_LINES = 4096
 
 
@@ -94,7 +95,7 @@ class Tokenizer:
         self.kind, names, reserved, self.symbols = content
         self.vocabulary_size = len(names)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.unk_id = 0
+        self.unk_id = UNK_ID
         self.pad_id, self.bos_id, self.eos_id = (
             reserved.index(name) if name in reserved else None for name in RESERVED[1:]
         )

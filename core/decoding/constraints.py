@@ -55,9 +55,7 @@ def apply(
     """
     values_RV = said.logits_RV
     if history_RT is not None and settings.repetition_penalty != 1.0 and history_RT.shape[1]:
-        # Log-probabilities are multiplied, not logits, which may have any sign.
-        repeated_RT = (values_RV.gather(1, history_RT) - said.norm_R1) * settings.repetition_penalty
-        values_RV.scatter_(1, history_RT, repeated_RT + said.norm_R1)
+        _penalise(values_RV, history_RT, said.norm_R1, settings.repetition_penalty)
     if said.bonus_RV is not None:
         values_RV = values_RV + said.bonus_RV
     given_R1 = None if forced_R is None else values_RV.gather(1, forced_R.clamp(min=0)[:, None])
@@ -75,6 +73,30 @@ def apply(
         alone_RV = torch.full_like(values_RV, -torch.inf).scatter_(1, forced_R.clamp(min=0)[:, None], given_R1)
         values_RV = torch.where(is_forced_R1, alone_RV, values_RV)
     return values_RV
+
+
+def follow(logits_RV: Tensor, history_RT: Tensor, settings: inference_settings.DecodingConfig) -> Tensor:
+    """Returns what a language model says next as the settings change it: without what would repeat.
+
+    Where all tokens are refused, none is.
+    """
+    values_RV = logits_RV.float().log_softmax(dim=-1)
+    if settings.repetition_penalty != 1.0:
+        _penalise(values_RV, history_RT, values_RV.new_zeros(len(values_RV), 1), settings.repetition_penalty)
+    if settings.no_repeat_ngram is not None:
+        blocked_RV = values_RV.clone()
+        _block_repeats(blocked_RV, history_RT, settings.no_repeat_ngram)
+        values_RV = torch.where((blocked_RV == -torch.inf).all(dim=-1, keepdim=True), values_RV, blocked_RV)
+    return values_RV
+
+
+def _penalise(values_RV: Tensor, history_RT: Tensor, norm_R1: Tensor, penalty: float) -> None:
+    """Multiplies the log-probabilities of tokens that a row has already; not logits, which may have any sign.
+
+    Source: Keskar et al. 2019, section 4.1 (there logits are divided).
+    """
+    repeated_RT = (values_RV.gather(1, history_RT) - norm_R1) * penalty
+    values_RV.scatter_(1, history_RT, repeated_RT + norm_R1)
 
 
 def _block_repeats(values_RV: Tensor, history_RT: Tensor, n: int) -> None:

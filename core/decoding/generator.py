@@ -7,8 +7,8 @@ import torch
 from core import errors
 from core.config import inference_settings, model_settings, schema
 from core.data import cleaning
+from core.decoding import constraints, sampling
 from core.decoding import device as devices
-from core.decoding import sampling
 from core.models import bundle as bundles
 from core.models import language_model, ngram
 
@@ -75,7 +75,11 @@ class Generator:
             features_BTF, state = self._model(inputs_BT, self._model.initial_state(1))
             features_BF = features_BTF[:, -1]
             while True:
-                token_B = sampling.choose(self._model.logits(features_BF), self._settings, random)
+                logits_BV = self._model.logits(features_BF)
+                if self._settings.repetition_penalty != 1.0 or self._settings.no_repeat_ngram is not None:
+                    history_BT = torch.tensor([[*start, *added]], device=self.placed.device)
+                    logits_BV = constraints.follow(logits_BV, history_BT, self._settings)
+                token_B = sampling.choose(logits_BV, self._settings, random)
                 added.append(int(token_B))
                 if len(added) == self._settings.num_tokens:
                     break

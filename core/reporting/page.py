@@ -117,7 +117,10 @@ def figures(report: content.Report) -> dict[str, float | None]:
     found["of the held-out tokens unknown, %"] = 100 * scores.get("unk", 0) / known if known else None
     found["bits per character"] = None if quality else scores.get("bits_per_character")
     found |= {f"{name} error, MSE": (fitted.get(f"{name}_mse") or [None])[-1] for name in ("train", "valid")}
-    found["validation perplexity"] = (training.get("best_validation") or {}).get("perplexity")
+    best = training.get("best_validation") or {}
+    found["validation perplexity"] = best.get("perplexity")
+    if (num_unk := best.get("num_unk")) is not None:
+        found["of the validation tokens unknown, %"] = 100 * num_unk / best["num_tokens"]
     found["training loss, nats"] = (training.get("last") or {}).get("loss_nats")
     found["tokens per second, median"] = training.get("median_tokens_per_s")
     return {label: _number(value) for label, value in found.items()}

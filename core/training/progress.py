@@ -24,6 +24,7 @@ def perplexity(nll_nats: float) -> float:
 class Validation:
     """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
 
+    `num_unk` of them are words that the vocabulary lacks, scored as `<unk>`; None where an older release did not count.
     `bleu` is that of the lines that were translated, in percent; None where none were. Of several tasks, `tasks` has
     what was found for each; the whole is then the mean over the tokens of all, and the mean of the BLEUs.
     """
@@ -34,12 +35,14 @@ class Validation:
     num_tokens: int
     bleu: float | None = None
     tasks: Mapping[str, "Validation"] = field(default_factory=dict)
+    num_unk: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, perplexity among them, as they stand in manifests and in the record; BLEU where there is one."""
+        """The figures, perplexity among them, as they stand in manifests and in the record; those that there are."""
         content = {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
-        if self.bleu is None:
-            del content["bleu"]
+        for name in ("bleu", "num_unk"):
+            if content[name] is None:
+                del content[name]
         content["tasks"] = {name: found.to_json() for name, found in self.tasks.items()}
         if not self.tasks:
             del content["tasks"]
@@ -48,7 +51,7 @@ class Validation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote."""
-        bleu = value.get("bleu")
+        bleu, num_unk = value.get("bleu"), value.get("num_unk")
         return cls(
             int(value["step"]),
             float(value["nll_nats"]),
@@ -56,6 +59,7 @@ class Validation:
             int(value["num_tokens"]),
             None if bleu is None else float(bleu),
             {str(name): cls.from_json(found) for name, found in value.get("tasks", {}).items()},
+            None if num_unk is None else int(num_unk),
         )
 
     @classmethod
@@ -68,7 +72,8 @@ class Validation:
         )
         bleus = [one.bleu for one in found.values() if one.bleu is not None]
         bleu = sum(bleus) / len(bleus) if bleus else None
-        return cls(next(iter(found.values())).step, nll_nats, accuracy, num_tokens, bleu, found)
+        num_unk = sum(one.num_unk or 0 for one in found.values())
+        return cls(next(iter(found.values())).step, nll_nats, accuracy, num_tokens, bleu, found, num_unk)
 
 
 @dataclass

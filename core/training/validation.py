@@ -8,7 +8,7 @@ import torch
 
 from core import errors
 from core.config import training_settings
-from core.data import buckets, lanes, shards
+from core.data import buckets, lanes, shards, tokenizer
 from core.models import bundle, compute
 from core.models import state as states
 from core.training import batches, collective, objective, progress
@@ -71,7 +71,7 @@ def validate(
     Raises:
         DataError: there is no token to score.
     """
-    sums_3 = torch.zeros(3, dtype=torch.float64, device=device)
+    sums_4 = torch.zeros(4, dtype=torch.float64, device=device)
     state: states.State | None = None
     learned.eval()
     with torch.inference_mode(), compute.autocast(str(device), precision):
@@ -80,15 +80,16 @@ def validate(
                 state = states.select(state, torch.tensor([state[0][0].shape[0] - 1], device=device))
             scores = learned.score(batches.to_device(piece.content, device), state)
             state = scores.state
-            sums_3[0] += scores.nll
-            sums_3[1] += scores.num_right
-            sums_3[2] += piece.content.targets_N.numel()
+            sums_4[0] += scores.nll
+            sums_4[1] += scores.num_right
+            sums_4[2] += (piece.content.targets_N == tokenizer.UNK_ID).sum().item()
+            sums_4[3] += piece.content.targets_N.numel()
     learned.train()
-    group.sum_(sums_3, "the validation loss")
-    nll, num_right, count = sums_3.tolist()
+    group.sum_(sums_4, "the validation loss")
+    nll, num_right, num_unk, count = sums_4.tolist()
     if not count:
         raise errors.DataError("corpus.valid: has no token to score; use more validation text, or none")
-    return progress.Validation(step, nll / count, num_right / count, int(count))
+    return progress.Validation(step, nll / count, num_right / count, int(count), num_unk=int(num_unk))
 
 
 def pieces(

@@ -42,6 +42,9 @@ PAIRS = (
             "model.attention=dot model.coverage_attention=true",
             "model.coverage_attention: a score of attention: dot has no weights that could take it; use additive",
         ),
+        (TEXT, "training.truncation=none training.sampling=random", "training.truncation: none is for whole lanes"),
+        (TEXT, "decoding.temperature=0.7", "decoding.temperature: means nothing with method: greedy; use method: sam"),
+        (PAIRS, "decoding.top_k=10", "decoding.top_k: means nothing with method: greedy; use method: sample"),
         (TEXT, "training.cut_probability=1", "training.cut_probability: must be less than 1"),
     ],
 )

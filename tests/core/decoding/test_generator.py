@@ -86,6 +86,34 @@ def test_words_are_set_off_and_unknown_ones_counted() -> None:
     assert found == generator.Generated("the zebra dog dog", 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "the dog dog dog dog"),
+        ({"repetition_penalty": 2.0}, "the dog cat dog dog"),
+        ({"no_repeat_ngram": 2}, "the dog dog cat dog"),
+    ],
+)
+def test_repetitions_cost_or_are_refused(settings: dict[str, Any], expected: str) -> None:
+    """To begin with log p(dog) = -0.64 and log p(cat) = -0.74; doubled -1.29 and -1.49; all others are below -9."""
+    made = samples.silence(samples.language_model("word", "eos"))
+    with torch.no_grad():
+        for word, bias in (("dog", 9.0), ("cat", 8.9)):
+            samples.output(made).bias[made.codecs["text"].tokenizer.encode(word)[0]] = bias
+    assert _generator(made, num_tokens=4, **settings).generate("the") == expected
+
+
+def test_where_every_token_would_repeat_none_is_refused() -> None:
+    made = samples.language_model("word", "eos")
+    size = made.codecs["text"].tokenizer.vocabulary_size
+    choices: list[dict[str, Any]] = [{}, {"method": "sample"}]
+    for settings in choices:
+        assert (
+            _generator(made, num_tokens=size + 5, no_repeat_ngram=1, **settings).continuation("the").num_tokens
+            == size + 5
+        )
+
+
 def test_nothing_to_start_from_is_refused_unless_there_is_an_end_of_line() -> None:
     with pytest.raises(errors.UsageError, match="--prefix"):
         _generator().generate("")

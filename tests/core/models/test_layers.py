@@ -230,6 +230,16 @@ def test_a_dropped_word_is_zero_wherever_it_occurs_and_the_others_make_up_for_it
     assert torch.equal(x_BTE[:, :200], x_BTE[:, 200:])
     assert torch.equal(x_BTE[0], x_BTE[1])
     assert 0.1 < (x_BTE[0] == 0).double().mean() < 0.4
+    assert not torch.equal(x_BTE, layers.drop_words(torch.ones(2, 400, 3), tokens_BT, 200, 0.25, is_training=True))
+
+
+def test_what_locked_dropout_takes_of_a_row_it_takes_at_all_its_positions_until_the_next_call() -> None:
+    torch.manual_seed(1)
+    first, second = (layers.drop(torch.ones(2, 9, 400), 0.25, is_training=True, is_locked=True) for _ in range(2))
+    assert sorted(set(first.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert (first == first[:, :1]).all()
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
 
 
 def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> None:

@@ -1,6 +1,7 @@
 """Laws of what ranks compute and of how held-out data is scored."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,15 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
     assert whole[2] == split.num_tokens("target")
     shares = [score(rank, 2, 3) for rank in range(2)]
     assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx(list(whole), rel=1e-5)
+
+
+def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
+    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    content = batches.TextContent(torch.tensor([[0, 3, 0, 5]]), torch.tensor([3, 0, 5, 0]))
+    pieces = iter([validation.Piece(content)])
+    found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+    assert (found.num_unk, found.num_tokens) == (2, 4)
+    assert progress.Validation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:

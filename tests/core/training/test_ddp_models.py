@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from core.config import model_settings
+from core.config import loading, model_settings
 from core.reporting import history
+from core.training import loop
 from tests.core.training import making
 
 pytestmark = pytest.mark.ddp
+
+CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 
 SIZES: dict[str, Any] = {"hidden_size": 8, "embedding_size": 8, "num_layers": 2}
 TEXT = model_settings.LanguageModelConfig(
@@ -71,3 +74,21 @@ def test_masks_are_drawn_again_after_a_stop(tmp_path: Path) -> None:
     making.on_ranks(2, tmp_path, making.train_rank, runs)
     for kind in ("text", "pairs"):
         assert making.digest(tmp_path / "stopped" / kind) == making.digest(tmp_path / "whole" / kind)
+
+
+def test_the_awd_recipe_trains_on_two_ranks_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    """The configuration as it comes along, but for its sizes; so soon a trigger that averages begin on the way."""
+    smaller = ["model.hidden_size=[8,8,6]", "model.embedding_size=6", "training.num_lanes=6", "training.window=8"]
+    recipe = loading.load(str(CONFIGS / "wikitext-2-awd.yaml"), smaller)
+    model = recipe.model
+    assert isinstance(model, model_settings.LanguageModelConfig)
+    text = making.text_dataset(tmp_path / "text", 400, 60)
+    settings = {**recipe.training.model_dump(exclude_unset=True), "epochs": 6, "non_monotone_interval": 1}
+
+    def job(name: str) -> loop.TrainingJob:
+        return making.job(tmp_path / name, text, model, **settings)
+
+    making.on_ranks(
+        2, tmp_path, making.train_rank, [(job("whole"), None), (job("stopped"), 17), (job("stopped"), None)]
+    )
+    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
