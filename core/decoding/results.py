@@ -206,21 +206,21 @@ def text_lines(table: pa.Table) -> Iterator[str]:
 
 
 def json_lines(table: pa.Table) -> Iterator[str]:
-    """Yields each row as a JSON object; a number that is not finite, which JSON lacks, is null."""
+    """Yields each row as a JSON object; an infinite number, which JSON lacks, is the word `inf`."""
     for row in table.to_pylist():
-        yield json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
+        yield json.dumps(_spelt(row), ensure_ascii=False, allow_nan=False)
 
 
 def _one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def _finite(value: Any) -> Any:
+def _spelt(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: _spelt(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_spelt(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _Write = Callable[[pa.Table], Any]

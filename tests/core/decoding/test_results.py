@@ -51,7 +51,7 @@ def test_a_merged_file_has_the_rows_of_all_parts_in_order(ending: str, tmp_path:
 def test_scores_as_text_and_json(tmp_path: pathlib.Path) -> None:
     table = results.to_table("scores", 0, SCORES)
     assert list(results.text_lines(table)) == ["1.500000", "inf", ""]
-    assert [json.loads(line)["nll_nats"] for line in results.json_lines(table)] == [1.5, None, None]
+    assert [json.loads(line)["nll_nats"] for line in results.json_lines(table)] == [1.5, "inf", None]
 
 
 def test_an_empty_output_is_a_valid_file(tmp_path: pathlib.Path) -> None:
