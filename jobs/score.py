@@ -80,7 +80,7 @@ def run(
     target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
     files = _scan(input, targets, column, scoring.part_lines, target)
     spec = inference.Spec(
-        bundle=opened.url,
+        bundle=opened.urls[0],
         kind="scores",
         decoding=inference_settings.DecodingConfig(),
         scoring=scoring,
