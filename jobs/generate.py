@@ -5,10 +5,9 @@ from typing import Any
 from core import errors
 from core.config import inference_settings, model_settings, schema
 from core.decoding import generator
-from core.models import averaging
-from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
+from workers import parts
 
 
 def run(
@@ -33,19 +32,14 @@ def run(
         )
     if decoding.seed is not None:
         seed = decoding.seed
-    every = bundles.find_best(run, decoding.average_checkpoints)
-    found, loaded = every[0], averaging.load([one.bundle for one in every])
+    opened = parts.open_run("generate", run, decoding.average_checkpoints)
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"
-    ready = generator.Generator(loaded, decoding, compute, seed, device)
-    flag, given = _given(model_settings.reads_backward(loaded.config), prefix, ending)
+    ready = generator.Generator(opened.bundle, decoding, compute, seed, device)
+    flag, given = _given(model_settings.reads_backward(opened.bundle.config), prefix, ending)
     made = ready.continuation(given)
     report: dict[str, Any] = {
-        "verb": "generate",
-        "run": str(run),
-        "checkpoint": str(found.checkpoint),
-        "step": found.step,
-        "passed_over": list(every[-1].passed_over),
+        **opened.report,
         "method": decoding.method,
         "seed": seed,
         flag: given,

@@ -54,6 +54,9 @@ class _Pipeline:
     def run(self) -> Report:
         """Does all stages and returns their reports."""
         config, root = self._config, self._root
+        warnings = _warnings(config)
+        for warning in warnings:
+            _log.warning("%s", warning)
         index = root.join("dataset", dataset_index.NAME)
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
@@ -74,6 +77,7 @@ class _Pipeline:
             "root": str(root),
             "held_out": texts.split if texts else None,
             **({"tasks": list(found)} if config.corpora else {}),
+            **({"warnings": warnings} if warnings else {}),
             "stages": self._stages,
         }
 
@@ -108,7 +112,8 @@ class _Pipeline:
         settings = config.decoding.model_copy(update=self._told(task))
         output = f"{_prefix(task)}translations.jsonl"
         decoding = settings.model_dump(mode="json")
-        made_with = loading.fingerprint([*self._averaged(used), texts.split, decoding, self._compute()])
+        checkpoints = self._averaged(used, settings.average_checkpoints)
+        made_with = loading.fingerprint([*checkpoints, texts.split, decoding, self._compute()])
         self._stage(
             _named("translate", task),
             made_with,
@@ -132,7 +137,10 @@ class _Pipeline:
     ) -> None:
         config = self._config
         settings, output = config.scoring.model_copy(update=self._told(task)), f"{_prefix(task)}scores.jsonl"
-        made_with = loading.fingerprint([used, texts.split, settings.model_dump(mode="json"), self._compute()])
+        checkpoints = self._averaged(used, settings.average_checkpoints)
+        # Their number is said by their names: so what was made before it could be set stays as it is.
+        scoring = settings.model_dump(mode="json", exclude={"average_checkpoints"})
+        made_with = loading.fingerprint([*checkpoints, texts.split, scoring, self._compute()])
         self._stage(
             _named("score", task),
             made_with,
@@ -152,9 +160,8 @@ class _Pipeline:
             ),
         )
 
-    def _averaged(self, used: str) -> list[str]:
-        """The checkpoints that decoding uses: the one that all else uses, and those that are averaged with it."""
-        count = self._config.decoding.average_checkpoints
+    def _averaged(self, used: str, count: int) -> list[str]:
+        """So many checkpoints: the one that is used alone, and those that are averaged with it."""
         others = bundle.find_best(self._root, count)[1:] if count > 1 else []
         return [used, *(found.checkpoint.name for found in others)]
 
@@ -177,7 +184,8 @@ class _Pipeline:
         kind = "ending" if backward else "prefix"
         given = _some_words(texts.files["text"], backward) if texts else []
         settings = config.decoding.model_dump(mode="json")
-        made_with = loading.fingerprint([*self._averaged(used), given, settings, self._compute(), config.seed])
+        checkpoints = self._averaged(used, config.decoding.average_checkpoints)
+        made_with = loading.fingerprint([*checkpoints, given, settings, self._compute(), config.seed])
 
         def work(_: bool) -> Report:
             samples = []
@@ -242,6 +250,17 @@ class _Pipeline:
 
     def _compute(self) -> Any:
         return self._config.compute.model_dump(mode="json")
+
+
+def _warnings(config: schema.RunConfig) -> list[str]:
+    """What a reader of the figures would not expect of these settings."""
+    decoded, scored = config.decoding.average_checkpoints, config.scoring.average_checkpoints
+    if decoded == scored:
+        return []
+    return [
+        f"scoring.average_checkpoints: is {scored} and decoding.average_checkpoints {decoded}, so scores are of other "
+        f"weights than what is translated or generated; set both alike"
+    ]
 
 
 def _named(stage: str, task: str) -> str:

@@ -17,6 +17,9 @@ from jobs import console, paths
 from workers import cluster as clusters
 from workers import inference, parts
 
+# What the fingerprint of the bundle says.
+_OTHERS = {"average_checkpoints"}
+
 
 def plan(
     bundle: bundles.Bundle,
@@ -31,7 +34,7 @@ def plan(
         "bundle": bundle.fingerprint,
         "input": sources[0].identity(),
         "targets": sources[1].identity() if len(sources) > 1 else None,
-        "scoring": scoring.model_dump(mode="json"),
+        "scoring": scoring.model_dump(mode="json", exclude=_OTHERS),
         "precision": bundle.precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
@@ -64,7 +67,7 @@ def run(
     """
     started_s = time.monotonic()
     parts.check_streams(input, output, column)
-    opened = parts.open_run("score", run)
+    opened = parts.open_run("score", run, scoring.average_checkpoints)
     _check(opened.bundle, input, targets, scoring, compute)
     dataset = None
     if scoring.dynamic is not None and scoring.dynamic.rule == "rms":
@@ -80,7 +83,7 @@ def run(
     target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
     files = _scan(input, targets, column, scoring.part_lines, target)
     spec = inference.Spec(
-        bundle=opened.url,
+        bundle=opened.urls[0],
         kind="scores",
         decoding=inference_settings.DecodingConfig(),
         scoring=scoring,
@@ -89,6 +92,7 @@ def run(
         plan=plan(opened.bundle, files, scoring, compute, dataset),
         device=device,
         threads=cluster.cpus_per_worker,
+        members=(opened.urls,),
         dataset=None if dataset is None else dataset.folder.url,
     )
     with target.lock("score"):

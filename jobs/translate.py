@@ -10,7 +10,6 @@ from core import errors
 from core.config import inference_settings, schema
 from core.data import corpus
 from core.decoding import alignments, inputs, outputs, shortlist, target_tokens, translator
-from core.models import averaging
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
@@ -147,28 +146,22 @@ def _check_output(output: str, decoding: inference_settings.DecodingConfig, pref
 
 def _open(runs: Sequence[location.Location], decoding: inference_settings.DecodingConfig) -> Models:
     """Loads what translates, checked to fit together."""
-    found = [bundles.find_best(run, decoding.average_checkpoints) for run in runs]
-    loaded_members = [averaging.load([one.bundle for one in every]) for every in found]
-    members = [target_tokens.told(one, decoding.target_token, "decoding.target_token") for one in loaded_members]
+    opened = [parts.open_run("translate", run, decoding.average_checkpoints) for run in runs]
+    members = [target_tokens.told(one.bundle, decoding.target_token, "decoding.target_token") for one in opened]
     beside = None
     if decoding.fusion is not None:
         beside = bundles.find(paths.locate(decoding.fusion.run, "decoding.fusion.run")).bundle
     loaded = None if beside is None else bundles.load(beside)
     translator.check(members, decoding, loaded)
-    first = found[0][0]
-    report: dict[str, Any] = {"verb": "translate", "run": str(runs[0]), "checkpoint": str(first.checkpoint)}
-    report |= {"step": first.step, "passed_over": list(found[0][-1].passed_over)}
-    if len(runs) > 1 or decoding.average_checkpoints > 1:
-        report["members"] = [
-            {"run": str(run), "checkpoints": [str(one.checkpoint) for one in every]}
-            for run, every in zip(runs, found, strict=True)
-        ]
-    urls = tuple(tuple(one.bundle.url for one in every) for every in found)
+    report = opened[0].report
+    if len(opened) > 1:
+        report = {**report, "members": [one.member for one in opened]}
     table = None
     if decoding.shortlist is not None:
         asked = "decoding.shortlist: is learnt from training pairs"
         dataset = parts.open_dataset(runs[0], members[0], asked, "leave it out")
         table = shortlist.prepare(runs[0], dataset, decoding.shortlist.candidates)
+    urls = tuple(one.urls for one in opened)
     return Models(members, urls, loaded, None if beside is None else beside.url, report, table)
 
 

@@ -127,9 +127,7 @@ class TranslateWorker(PartWorker):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        members = [
-            averaging.load([location.Location(url) for url in urls]) for urls in spec.members or ((spec.bundle,),)
-        ]
+        members = load_members(spec)
         beside = None if spec.beside is None else bundles.load(location.Location(spec.beside))
         table = None if spec.table is None else shortlist.load(location.Location(spec.table), members[0])
         self.translator = translator.Translator(members, spec.decoding, spec.compute, spec.device, beside, table)
@@ -153,7 +151,7 @@ class ScoreWorker(PartWorker):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        bundle = bundles.load(location.Location(spec.bundle))
+        (bundle,) = load_members(spec)
         text = training_text(spec, model_settings.reads_backward(bundle.config))
         self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text)
 
@@ -188,6 +186,7 @@ class CountWorker:
     """Counts the tokens that lines have in a stream: to cut it into lanes of like size."""
 
     def __init__(self, spec: Spec) -> None:
+        # Tokens do not depend on weights: of checkpoints whose mean is used one will do.
         bundle = bundles.load(location.Location(spec.bundle))
         plain = spec.scoring.model_copy(update={"dynamic": None})
         self.scorer = scorer.Scorer(bundle, plain, spec.compute)
@@ -197,6 +196,12 @@ class CountWorker:
         lines = inputs.read(piece)
         counts = iter(self.scorer.stream_tokens([line[0] for line in lines if not isinstance(line, corpus.BadLine)]))
         return [0 if isinstance(line, corpus.BadLine) else len(next(counts)) for line in lines]
+
+
+def load_members(spec: Spec) -> list[bundles.Bundle]:
+    """Loads the models that a spec names, each the mean of its checkpoints."""
+    every = spec.members or ((spec.bundle,),)
+    return [averaging.load([location.Location(url) for url in urls]) for urls in every]
 
 
 def training_text(spec: Spec, backward: bool) -> lanes.Stream | None:

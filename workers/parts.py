@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 from core import errors
 from core.data import on_demand, shards
 from core.decoding import inputs, results
+from core.models import averaging
 from core.models import bundle as bundles
 from core.storage import commit, location
 from core.telemetry import catalog, recorder
@@ -82,18 +83,32 @@ class Workforce(Protocol):
 
 
 class Opened(NamedTuple):
-    """A run's bundle, where it is, and what a report says of it."""
+    """A run's model: the bundles whose mean it is, the best first, and what a report says of it.
+
+    `member` is what a report says of the run where that is more than one checkpoint, or one run of an ensemble.
+    """
 
     bundle: bundles.Bundle
-    url: str
+    urls: tuple[str, ...]
     report: dict[str, Any]
+    member: dict[str, Any]
 
 
-def open_run(verb: str, run: location.Location) -> Opened:
-    """Loads the bundle of a run, or of one checkpoint folder."""
-    found = bundles.find(run)
-    report = {"verb": verb, "run": str(run), "checkpoint": str(found.checkpoint), "step": found.step}
-    return Opened(bundles.load(found.bundle), found.bundle.url, {**report, "passed_over": list(found.passed_over)})
+def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> Opened:
+    """Loads the mean of a run's best checkpoints, so many of them; or the bundle of one checkpoint folder.
+
+    Raises:
+        UsageError: there are fewer checkpoints, or the model has no weights to average.
+        IntegrityError: none of them verifies.
+    """
+    every = bundles.find_best(run, num_checkpoints)
+    loaded = averaging.load([found.bundle for found in every])
+    report: dict[str, Any] = {"verb": verb, "run": str(run), "checkpoint": str(every[0].checkpoint)}
+    report |= {"step": every[0].step, "passed_over": list(every[-1].passed_over)}
+    member = {"run": str(run), "checkpoints": [str(found.checkpoint) for found in every]}
+    if num_checkpoints > 1:
+        report["members"] = [member]
+    return Opened(loaded, tuple(found.bundle.url for found in every), report, member)
 
 
 def open_dataset(run: location.Location, bundle: bundles.Bundle, asked: str, instead: str) -> shards.Dataset:

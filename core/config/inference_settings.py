@@ -142,6 +142,12 @@ class ScoringConfig(section.Section):
     part_lines: int = section.operational(2048, "lines of one part", ge=1)
     batch_tokens: int = section.operational(4096, "tokens that are computed together", ge=1)
     tokens: bool = section.operational(False, "store the score of each token")
+    average_checkpoints: int = section.operational(
+        1,
+        "mean of the weights of so many checkpoints of a run, as decoding.average_checkpoints has it; "
+        "set both alike to score with the weights that translate or generate",
+        ge=1,
+    )
     target_token: str | None = section.operational(
         None, "of translations by a model of several directions: the target_token of the corpus that has the wanted one"
     )

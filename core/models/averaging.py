@@ -28,7 +28,7 @@ def load(folders: Sequence[location.Location]) -> bundles.Bundle:
     parameters = bundles.unique_parameters(first.model)
     if not parameters:
         raise errors.UsageError(
-            f"decoding.average_checkpoints: {folders[0]} holds a {first.config.kind}, which has no weights; use 1"
+            f"{folders[0]}: holds a {first.config.kind}, which has no weights to average; use average_checkpoints: 1"
         )
     sums = {name: parameter.detach().double() for name, parameter in parameters.items()}
     fingerprints = [first.fingerprint]
@@ -36,7 +36,7 @@ def load(folders: Sequence[location.Location]) -> bundles.Bundle:
         other = bundles.load(folder)
         if other.config != first.config or other.codecs != first.codecs:
             raise errors.UsageError(
-                f"decoding.average_checkpoints: {folder} holds another model than {folders[0]}; average one run's"
+                f"{folder}: holds another model than {folders[0]}; average the checkpoints of one run"
             )
         fingerprints.append(other.fingerprint)
         for name, parameter in bundles.unique_parameters(other.model).items():

@@ -47,7 +47,9 @@ def test_checkpoints_are_averaged(tmp_path: pathlib.Path) -> None:
         samples.output(half).weight.mul_(0.5)
         samples.output(half).bias.mul_(0.5)
     expected = generator.Generator(half, inference_settings.DecodingConfig(num_tokens=10), samples.FP32, 1)
-    assert _run(tmp_path, "the cat", average_checkpoints=2)["text"] == expected.generate("the cat")
+    report = _run(tmp_path, "the cat", average_checkpoints=2)
+    assert report["text"] == expected.generate("the cat")
+    assert len(report["members"][0]["checkpoints"]) == 2
 
 
 def test_a_seq2seq_does_not_generate(tmp_path: pathlib.Path) -> None:

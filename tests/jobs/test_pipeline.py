@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.jobs import conftest
 from workers import cluster
 
 
-def again(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, object]:
+def again(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, Any]:
     config = conftest.configured(text, folder, *overrides)
     with cluster.Session(config.cluster) as session:
         return pipeline.run(config, session, console.SilentReporter())
@@ -36,7 +37,7 @@ def test_a_finished_pipeline_run_again_changes_no_file(text: str, name: str, run
     report = again(text, runs)
     assert contents(runs / name) == before
     assert json.loads((runs / name / "run.json").read_text())["stages"] == kept
-    assert "report" not in report["stages"]  # type: ignore[operator]
+    assert "report" not in report["stages"]
 
 
 def test_each_stage_has_the_report_of_its_verb(runs: pathlib.Path) -> None:
@@ -133,10 +134,30 @@ def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path
     report = again(conftest.TRANSLATION, tmp_path, "training.epochs=2", "sharding.statistics=false")
     second = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
     assert second["nll_nats"] < first["nll_nats"]
-    assert report["stages"]["train"]["epochs_done"] == 2  # type: ignore[index]
+    assert report["stages"]["train"]["epochs_done"] == 2
     run = json.loads((tmp_path / "translation" / "run.json").read_text())
     assert [(change["name"], change["old"], change["new"]) for change in run["changes"]] == [("training.epochs", 1, 2)]
     assert run["exit_code"] == 0
+
+
+def test_scores_are_of_so_many_checkpoints_as_are_set(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "averaged"
+    shutil.copytree(runs / "translation", root)
+    alone = again(conftest.TRANSLATION, runs, f"root={root}")
+    averaging = ["decoding.average_checkpoints=2", f"root={root}"]
+    both = again(conftest.TRANSLATION, runs, "scoring.average_checkpoints=2", *averaging)
+    stages = both["stages"]
+    assert stages["score"]["members"] == stages["translate"]["members"]
+    assert len(stages["score"]["members"][0]["checkpoints"]) == 2
+    assert stages["score"]["perplexity"] != alone["stages"]["score"]["perplexity"]
+    assert "warnings" not in both
+
+    # Scored by the best alone, beside translations by the mean: so it is said.
+    mixed = again(conftest.TRANSLATION, runs, *averaging)
+    assert "set both alike" in mixed["warnings"][0]
+    assert mixed["stages"]["translate"] == stages["translate"]
+    assert mixed["stages"]["score"]["perplexity"] == alone["stages"]["score"]["perplexity"]
+    assert "members" not in mixed["stages"]["score"]
 
 
 def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) -> None:
@@ -145,7 +166,7 @@ def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) ->
         conftest.LANGUAGE, tmp_path, "corpus.split.valid=0", "corpus.split.test=0", "sharding.statistics=false"
     )
     assert report["held_out"] is None
-    assert sorted(report["stages"]) == ["prepare", "report", "train"]  # type: ignore[call-overload]
+    assert sorted(report["stages"]) == ["prepare", "report", "train"]
 
 
 def test_a_second_driver_is_refused_and_changes_nothing(runs: pathlib.Path) -> None:

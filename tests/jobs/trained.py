@@ -13,15 +13,15 @@ from workers import cluster
 NONE = schema.ClusterConfig(address="none")
 
 
-def save(made: bundles.Bundle, root: pathlib.Path) -> location.Location:
-    """Writes a run's root with one checkpoint."""
-    folder = root / "checkpoints" / "step-00000005-e1"
+def save(made: bundles.Bundle, root: pathlib.Path, step: int = 5) -> location.Location:
+    """Writes a run's root with one checkpoint, or a further one into it."""
+    folder = root / "checkpoints" / f"step-{step:08d}-e1"
     (folder / "bundle").mkdir(parents=True)
     files = []
     for name, data in bundles.to_files(made).items():
         (folder / "bundle" / name).write_bytes(data)
         files.append(commit.FileRecord(f"bundle/{name}", commit.sha256_hex(data), len(data)).to_json())
-    manifest = {"format": "raycurrent-checkpoint", "version": 1, "step": 5, "epoch": 1, "best": True}
+    manifest = {"format": "raycurrent-checkpoint", "version": 1, "step": step, "epoch": 1, "best": True}
     (folder / "MANIFEST.json").write_text(json.dumps({**manifest, "validation": None, "files": files}))
     return location.Location.parse(str(root))
 
