@@ -3,9 +3,11 @@
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from core.config import inference_settings
 from tests.e2e import driving, inference
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
@@ -52,3 +54,32 @@ def test_a_driver_that_is_killed_leaves_nobody_and_the_same_command_finishes(
     after = place.parts("driver-killed")
     assert {part: after[part] for part in before} == before
     assert place.outcome("driver-killed") == place.outcome("whole")
+
+
+def test_a_stream_has_the_same_scores_when_a_worker_then_all_and_then_the_driver_die(
+    tmp_path: Path, drive: driving.Drive, chance: random.Random
+) -> None:
+    """What travels from part to part is all that there can be: state, memory, and weights that learn on the way."""
+    learning = inference_settings.DynamicConfig(rule="sgd", learning_rate=0.1, window=20)
+    place = inference.StreamPlace(tmp_path, num_lines=1200, hidden_size=64, lanes=3, dynamic=learning)
+    place.score("whole")
+    command = place.arguments("killed", num_workers=2)
+    driver = drive(*command)
+    for some, dying in ((6, slice(1)), (15, slice(None))):
+        driver.until(lambda: place.committed("killed") >= some, f"{some} parts")  # noqa: B023
+        time.sleep(chance.uniform(0, 0.3))
+        driver.until(lambda: driver.workers("_Host.work"), "a worker at a part")
+        for worker in driver.workers("_Host")[dying]:
+            worker.signal(signal.SIGKILL)
+    driver.until(lambda: place.committed("killed") >= 24, "24 parts")
+    time.sleep(chance.uniform(0, 0.3))
+    driver.kill()
+    before, num_done = place.parts("killed"), place.committed("killed")
+    driver = drive(*command)
+    driver.until(lambda: place.committed("killed") >= num_done + 6, "6 more parts")
+    driver.kill_at_work("_Host.work", chance)
+    driver.end().document()
+    assert place.outcome("killed") == place.outcome("whole")
+    after = place.parts("killed")
+    assert {part: after[part] for part in before} == before
+    assert place.counted() == {"done": place.committed("whole") - num_done, "retried": 1, "worker_deaths": 1}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -136,6 +137,23 @@ class Driver:
         """The living workers of Ray whose title begins so, oldest first."""
         found = [process for process in self.family() if process.title().startswith(f"ray::{title}")]
         return sorted(found, key=lambda process: int(process.born))
+
+    def kill_at_work(self, title: str, chance: random.Random) -> None:
+        """Waits for a worker that is at a task, whose title begins so, and kills it there."""
+
+        def kill() -> bool:
+            busy = self.workers(title)
+            if not busy:
+                return False
+            worker = chance.choice(busy)
+            worker.signal(signal.SIGSTOP)
+            if not worker.title().startswith(f"ray::{title}"):  # it has just ended
+                worker.signal(signal.SIGCONT)
+                return False
+            worker.signal(signal.SIGKILL)
+            return True
+
+        self.until(kill, f"a {title}")
 
     def until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 280.0) -> T:
         """Waits for a condition while the command runs; returns what it gave."""

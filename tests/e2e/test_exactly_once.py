@@ -30,6 +30,29 @@ def test_a_translation_whose_worker_is_killed_has_the_same_bytes(
     assert place.outcome("killed") == place.outcome("whole")
 
 
+@pytest.mark.ray
+def test_a_stream_whose_worker_is_killed_has_the_same_scores(
+    tmp_path: Path, drive: driving.Drive, chance: random.Random
+) -> None:
+    place = inference.StreamPlace(tmp_path)
+    whole = place.score("whole")
+    # With one part for each lane nothing is carried.
+    uncut = place.score("uncut", part_lines=place.num_lines)
+    assert whole["nll_nats"] == pytest.approx(uncut["nll_nats"], rel=1e-6)
+    driver = drive(*place.arguments("killed", num_workers=2))
+    driver.until(lambda: place.committed("killed") >= 6, "6 parts")
+    before = place.parts("killed")
+    time.sleep(chance.uniform(0, 0.2))
+    driver.kill_at_work("_Host.work", chance)
+    report = driver.end().document()
+    assert (report["lines"], report["errors"], report["lanes"]) == (place.num_lines, 1, 2)
+    assert place.outcome("killed") == place.outcome("whole")
+    after = place.parts("killed")
+    assert {name: after[name] for name in before} == before
+    # One part was begun twice; each was done once.
+    assert place.counted() == {"done": place.committed("whole"), "retried": 1, "worker_deaths": 1}
+
+
 @pytest.mark.e2e
 def test_a_translation_whose_driver_is_killed_is_finished_by_the_same_command(
     place: inference.Place, drive: driving.Drive
