@@ -187,6 +187,9 @@ def forecast(
 def evaluate(
     hypotheses: Annotated[str, typer.Option("--hypotheses", metavar="URI", help="translations, a line each")],
     references: Annotated[list[str], typer.Option("--references", metavar="URI", help="references; repeatable")],
+    documents_k: Annotated[
+        int | None, typer.Option("--documents-k", min=1, help="longest n-grams of the documents' BLEU; without it 2")
+    ] = None,
 ) -> cli.Job:
     """Compare translations with references: BLEU, chrF, TER."""
     places = [paths.locate(text, "--references") for text in references]
@@ -195,7 +198,8 @@ def evaluate(
     def call(_: int) -> cli.Report:
         from jobs import evaluate as verb
 
-        return verb.run(str(place), [str(reference) for reference in places], console.reporter())
+        k = documents_k or verb.DOCUMENTS_K
+        return verb.run(str(place), [str(reference) for reference in places], console.reporter(), k)
 
     return cli.Job(call)
 

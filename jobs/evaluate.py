@@ -13,10 +13,13 @@ from jobs import console, paths
 
 _PART_LINES = 4096
 _TEXT_COLUMN = "text"
-_DOCUMENTS_K = 2
+DOCUMENTS_K = 2
+"""Up to which n-grams the documents' BLEU looks where nobody says: as they print it."""
 
 
-def run(hypotheses: str, references: Sequence[str], reporter: console.Reporter) -> dict[str, Any]:
+def run(
+    hypotheses: str, references: Sequence[str], reporter: console.Reporter, documents_k: int = DOCUMENTS_K
+) -> dict[str, Any]:
     """Reads all files and compares; JSONL and Parquet give their column `text`, as `translate` writes it.
 
     Raises:
@@ -40,8 +43,8 @@ def run(hypotheses: str, references: Sequence[str], reporter: console.Reporter) 
         "chrf": found.chrf,
         "ter": found.ter,
         "signatures": found.signatures,
-        "documents_bleu": [quality.documents_corpus(lines, reference, _DOCUMENTS_K) for reference in against],
-        "documents_bleu_k": _DOCUMENTS_K,
+        "documents_bleu": [quality.documents_corpus(lines, reference, documents_k) for reference in against],
+        "documents_bleu_k": documents_k,
         "by_length": [bucket._asdict() for bucket in analysis.by_length(lines, against)],
         "faults": analysis.faults(lines, against[0]).to_json(),
     }

@@ -67,7 +67,8 @@ class TrainingConfig(section.Section):
     truncation: Literal["fixed", "variable", "random", "none"] = section.identity(
         "fixed",
         "of text: fixed: gradients stop at the window; variable: windows of drawn lengths, the rate scaled by them; "
-        "random: gradients also stop inside the window, where chance says, and what goes on is weighted (unbiased); "
+        "random: gradients also stop inside the window, where chance says, and what goes on is weighted, so that their "
+        "mean is the gradient of the window; "
         "none: they run through a whole lane",
     )
     cut_every: int = section.identity(5, "of random truncation: tokens between two places of a possible cut", ge=1)

@@ -54,7 +54,9 @@ def weights(
     """Draws ξ for each token of a window: what the gradient that goes from it to the token before is multiplied by.
 
     At every `cut_every`-th token it is 0 with `cut_probability` p, else 1 / (1 - p): 1 on average, so that the mean of
-    the gradient over all draws is that of the whole window. At the other tokens it is 1. Empty: no cut anywhere.
+    the gradient over all draws is that of the whole window. It is unbiased for that gradient alone: between windows the
+    state is always detached, and what lies before this one counts in no draw. At the other tokens it is 1. Empty: no
+    cut anywhere.
 
     Source: document 000 section 8.7.1.3 with π = 1 - p there, and 1 elsewhere; Tallec and Ollivier 2017.
     """

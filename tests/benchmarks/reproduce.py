@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.reproduce --data FOLDER [--runs FOLDER] [--only multi30k wikitext-2 …]
 
-Prints a Markdown table; the runs stay where they are and a second call goes on from what is there.
+Prints a Markdown table; the runs stay where they are and a second call goes on from what is there. Ends with 1 where a
+model that has learnt the book by heart does not go on with it.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from core.data import cleaning
 from core.evaluation import quality
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -56,6 +59,7 @@ UNREGULARISED = (
 )
 WIKITEXT_2 = {
     "wikitext-2-kneser-ney-3": ("wikitext-2-kneser-ney.yaml", ("model.order=3",), "reported"),
+    "wikitext-2-kneser-ney-4": ("wikitext-2-kneser-ney.yaml", ("model.order=4",), "reported"),
     "wikitext-2-kneser-ney": ("wikitext-2-kneser-ney.yaml", (), "reported"),
     "wikitext-2-plain-rnn": (
         "wikitext-2.yaml",
@@ -71,16 +75,21 @@ SEARCHES = {
     "beam 10": ("decoding.beam_size=10",),
     "beam 5, mean of 3 checkpoints": ("decoding.average_checkpoints=3",),
 }
+PRECISIONS = {
+    precision: (f"compute.precision={precision}", "cluster.address=none", "cluster.num_workers=1")
+    for precision in ("fp32", "bf16", "int8")
+}
 # the documents' own translations of these lines; the fourth is not among the 600 pairs
 PRINTED = {"go .": "va !", "i lost .": "j'ai perdu .", "i'm home .": "je suis chez moi .", "he's calm .": None}
 
 
 class Figure(NamedTuple):
-    """One row of the table."""
+    """One row of the table; `holds` is false where what must be true is not."""
 
     what: str
     found: str
     asked: str
+    holds: bool = True
 
 
 def jobs(*arguments: str, stdin: str | None = None) -> str:
@@ -116,6 +125,23 @@ def recorded(root: pathlib.Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == "step"]
 
 
+def book(data: pathlib.Path) -> str:
+    """The Time Machine as a model reads it: cleaned, its lines joined with nothing between them."""
+    lines = (data / "timemachine" / "timemachine.txt").read_text().splitlines()
+    return "".join(cleaning.clean(line, ("letters", "lower")) for line in lines)
+
+
+def continued(data: pathlib.Path, name: str, root: pathlib.Path) -> list[Figure]:
+    """What a model adds to two beginnings, and whether it is text of the book."""
+    figures, whole = [], book(data)
+    for prefix in ("time traveller", "traveller"):
+        text = json.loads(jobs("generate", "--run", str(root), "--prefix", prefix))["text"]
+        holds = text.removeprefix(prefix) in whole
+        found = f"“{text}”: {'is' if holds else 'is not'} text of the book"
+        figures.append(Figure(f"{name}: goes on from “{prefix}”", found, "text of the book", holds))
+    return figures
+
+
 def time_machine(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     """Learns 10,000 characters by heart with each cell."""
     figures = []
@@ -128,9 +154,7 @@ def time_machine(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
         found = mean if settings else math.exp(rows[-1]["loss_nats"])
         figures.append(Figure(f"The Time Machine, {name} 512: {what}", f"{found:.3f} ({report['precision']})", asked))
         if not settings:
-            for prefix in ("time traveller", "traveller"):
-                text = json.loads(jobs("generate", "--run", str(root), "--prefix", prefix))["text"]
-                figures.append(Figure(f"{name}: goes on from “{prefix}”", f"“{text}”", "text of the book"))
+            figures += continued(data, name, root)
     return figures
 
 
@@ -210,7 +234,19 @@ def multi30k(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     """English to German in half an hour of two workers."""
     report = train("multi30k.yaml", runs / "multi30k", multi30k_sources(data))
     found = multi30k_quality(data, runs / "multi30k.hypotheses.txt", [runs / "multi30k"])
-    return multi30k_figures("Multi30k en→de", report, found, minutes=30, bleu=37.5)
+    figures = multi30k_figures("Multi30k en→de", report, found, minutes=30, bleu=37.5)
+    return [*figures, *varied("… one process", data, runs, "multi30k", PRECISIONS)]
+
+
+def varied(
+    what: str, data: pathlib.Path, runs: pathlib.Path, name: str, variants: Mapping[str, tuple[str, ...]]
+) -> list[Figure]:
+    """BLEU of one model by other searches, or computed otherwise."""
+    figures = []
+    for variant, settings in variants.items():
+        bleu = multi30k_quality(data, runs / f"{name}.varied.txt", [runs / name], *settings)["bleu"]
+        figures.append(Figure(f"{what}, {variant}: BLEU", f"{bleu:.2f}", "reported"))
+    return figures
 
 
 def multi30k_figures(
@@ -236,13 +272,15 @@ def multi30k_distilled(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
         train("multi30k.yaml", runs / name, [*sources, *settings, *further])
     roots = [runs / name for name in TEACHERS]
     figures = []
-    for count in (2, 3, 4):
-        bleu = multi30k_quality(data, runs / "multi30k-ensemble.txt", roots[:count])["bleu"]
-        figures.append(Figure(f"Multi30k en→de, {count} models together: BLEU", f"{bleu:.1f}", "reported"))
+    for members in ([0], [1], [2], [3], [0, 1], [0, 1, 2], [0, 1, 2, 3]):
+        chosen = [roots[number] for number in members]
+        bleu = multi30k_quality(data, runs / "multi30k-ensemble.txt", chosen)["bleu"]
+        names = ", ".join(root.name for root in chosen)
+        figures.append(Figure(f"Multi30k en→de, {names}: BLEU", f"{bleu:.1f}", "reported"))
     figures += multi30k_student(data, runs, roots)
-    together = [runs / name for name in TOGETHER]
-    bleu = multi30k_quality(data, runs / "multi30k-together.txt", together)["bleu"]
-    return [*figures, Figure("Multi30k en→de, the student and two of the four: BLEU", f"{bleu:.1f}", "≥ 40.5")]
+    found = multi30k_quality(data, runs / "multi30k-together.txt", [runs / name for name in TOGETHER])
+    what = "Multi30k en→de, the student and two of the four: BLEU"
+    return [*figures, Figure(what, f"{found['bleu']:.1f}", "≥ 40.5"), by_length("…", found)]
 
 
 def multi30k_student(data: pathlib.Path, runs: pathlib.Path, teachers: list[pathlib.Path]) -> list[Figure]:
@@ -260,7 +298,8 @@ def multi30k_student(data: pathlib.Path, runs: pathlib.Path, teachers: list[path
     student = runs / "multi30k-distilled"
     report = train("multi30k-distilled.yaml", student, settings)
     found = multi30k_quality(data, runs / "multi30k-distilled.hypotheses.txt", [student])
-    return multi30k_figures("Multi30k en→de, a student of the four", report, found, minutes=45, bleu=39)
+    figures = multi30k_figures("Multi30k en→de, a student of the four", report, found, minutes=45, bleu=39)
+    return [*figures, *varied("… the student", data, runs, student.name, SEARCHES)]
 
 
 def multi30k_ablation(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
@@ -271,12 +310,8 @@ def multi30k_ablation(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
         report = train("multi30k.yaml", root, [*multi30k_sources(data), "training.epochs=8", *settings])
         bleu = multi30k_quality(data, runs / "multi30k-ablation.txt", [root])["bleu"]
         figures.append(Figure(f"Multi30k, 8 epochs, {what}", f"{bleu:.1f} ({report['elapsed_s']:.0f} s)", "reported"))
-    root = runs / "multi30k"
-    train("multi30k.yaml", root, multi30k_sources(data))
-    for what, settings in SEARCHES.items():
-        bleu = multi30k_quality(data, runs / "multi30k-ablation.txt", [root], *settings)["bleu"]
-        figures.append(Figure(f"Multi30k, as configured, {what}", f"{bleu:.1f}", "reported"))
-    return figures
+    train("multi30k.yaml", runs / "multi30k", multi30k_sources(data))
+    return [*figures, *varied("Multi30k, as configured", data, runs, "multi30k", SEARCHES)]
 
 
 def fra_eng_all(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
@@ -294,19 +329,20 @@ def fra_eng_all(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
 
 
 def wikitext_2(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
-    """The same words counted and learnt."""
+    """The same words counted and learnt; the last model also with a neural cache."""
     figures = []
+    files = {split: data / "wikitext-2" / f"wiki.{split}.tokens.xz" for split in ("train", "valid", "test")}
     for name, (config, settings, asked) in WIKITEXT_2.items():
-        folder = data / "wikitext-2"
-        sources = [
-            f"corpus.{split}.text=[{folder / f'wiki.{split}.tokens.xz'}]" for split in ("train", "valid", "test")
-        ]
+        sources = [f"corpus.{split}.text=[{file}]" for split, file in files.items()]
         changes = [f"--set={setting}" for setting in (f"root={runs / name}", *sources, *settings)]
         stages = json.loads(jobs("pipeline", str(CONFIGS / config), *changes))["stages"]
-        minutes = stages["train"]["elapsed_s"] / 60
-        found = f"{stages['score']['perplexity']:.2f} ({minutes:.1f} minutes)"
-        figures.append(Figure(f"{name}: test perplexity", found, asked))
-    return figures
+        training = stages["train"]
+        valid = (training.get("best_validation") or training["validation"])["perplexity"]  # an n-gram has only one
+        found = f"{valid:.2f}, {stages['score']['perplexity']:.2f} ({training['elapsed_s'] / 60:.1f} minutes)"
+        figures.append(Figure(f"{name}: validation and test perplexity", found, asked))
+    output = ("--output", str(runs / "wikitext-2-cached.jsonl"), "--overwrite", "--set=scoring.cache.size=2000")
+    cached = json.loads(jobs("score", "--run", str(runs / "wikitext-2"), "--input", str(files["test"]), *output))
+    return [*figures, Figure("… with a neural cache of 2,000: test", f"{cached['perplexity']:.2f}", "reported")]
 
 
 def main() -> None:
@@ -330,6 +366,7 @@ def main() -> None:
     figures = [figure for name in chosen.only for figure in makers[name](chosen.data.resolve(), chosen.runs.resolve())]
     sys.stdout.write("| what | found | asked |\n| --- | --- | --- |\n")
     sys.stdout.writelines(f"| {figure.what} | {figure.found} | {figure.asked} |\n" for figure in figures)
+    sys.exit(not all(figure.holds for figure in figures))
 
 
 if __name__ == "__main__":

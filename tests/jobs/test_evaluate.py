@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from core import errors
+from jobs import __main__ as main
 from jobs import console, evaluate
 
 LINES = ["the cat sat on the mat", "a dog barks at the door", "un \u2028 deux trois quatre"]
@@ -31,6 +32,25 @@ def test_rows_of_translate_are_read_by_their_text(tmp_path: pathlib.Path) -> Non
     report = evaluate.run(hypotheses, references, console.SilentReporter())
     assert report["bleu"] == pytest.approx(100.0)
     assert report["documents_bleu"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["--documents-k", "1"], (3 / 4) ** (1 / 2)),  # a, b and c are right
+        ([], (3 / 4) ** (1 / 2) * (2 / 3) ** (1 / 4)),  # k = 2; so are "a b" and "b c"
+        (["--documents-k", "3"], (3 / 4) ** (1 / 2) * (2 / 3) ** (1 / 4) * (1 / 2) ** (1 / 8)),  # and "a b c"
+        (["--documents-k", "4"], 0.0),  # the only n-gram of four is wrong
+    ],
+)
+def test_the_documents_bleu_has_the_k_that_is_asked_for(
+    tmp_path: pathlib.Path, asked: list[str], expected: float
+) -> None:
+    hypotheses, reference = _write(tmp_path / "h.txt", ["a b c d"]), _write(tmp_path / "r.txt", ["a b c x"])
+    job = main.app(["evaluate", "--hypotheses", hypotheses, "--references", reference, *asked], standalone_mode=False)
+    report = job.call(1)
+    assert report["documents_bleu"] == [pytest.approx(expected, abs=1e-12)]
+    assert report["documents_bleu_k"] == (int(asked[1]) if asked else 2)
 
 
 def test_unequal_files_are_refused_with_both_counts(tmp_path: pathlib.Path) -> None:

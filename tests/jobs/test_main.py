@@ -61,6 +61,10 @@ MISTAKES = {
         "--set model.cell=gru: belongs to the run as it was trained; here one may set decoding",
     ),
     "an empty location": (["inspect", ""], "PATH: the location is empty"),
+    "a k of no n-gram": (
+        ["evaluate", "--hypotheses", "a", "--references", "b", "--documents-k", "0"],
+        "command line: .*--documents-k.* 1; see",
+    ),
     "nothing there": (["inspect", "nope/nope"], "PATH: there is nothing at /.*nope/nope"),
     "no value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
     "bytes that are no text": (["train", "x.yaml", "--set", "root=\udcff"], r".*\\udcff"),
