@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # `make test` runs tests that run make, which is to behave as one that a user starts.
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(name, None)
+
+# What is measured is what comes out: a busy machine may stop a test for longer than hypothesis waits.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 pytest_plugins = ["tests.s3"]
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
