@@ -12,11 +12,16 @@ from tests.core.decoding import samples
 
 @pytest.fixture(scope="session")
 def copier() -> bundle.Bundle:
-    """Learns in half a second to write each word, unknown ones too, as its counterpart (spelt backwards)."""
+    """A model that writes each word, unknown ones too, as its counterpart (spelt backwards)."""
+    return trained_copier(seed=1)
+
+
+def trained_copier(seed: int) -> bundle.Bundle:
+    """Trains a copier, in about a second."""
     made = samples.seq2seq(attention="dot", context="output", bidirectional=True, hidden_size=32, embedding_size=32)
     model: Any = made.model
     with torch.random.fork_rng():
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         for parameter in model.parameters():
             torch.nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else torch.nn.init.zeros_(parameter)
         optimizer = torch.optim.Adam(model.parameters(), 0.01)

@@ -21,11 +21,11 @@ def codec(kind: Literal["char", "word"], text: str, reserved: tuple[str, ...], *
 
 
 def build(
-    config: model_settings.NetworkConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos"
+    config: model_settings.NetworkConfig, codecs: dict[str, tokenizer.Codec], line_end: Any = "eos", seed: int = 7
 ) -> bundle.Bundle:
     sizes = {role: side.tokenizer.vocabulary_size for role, side in codecs.items()}
     with torch.random.fork_rng():
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         model = factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,12 +36,13 @@ def build(
     return bundle.Bundle(model, config, codecs, line_end, "fp32")
 
 
-def seq2seq(**settings: Any) -> bundle.Bundle:
+def seq2seq(seed: int = 7, **settings: Any) -> bundle.Bundle:
     """Translates the words into themselves written backwards, or would if it had learnt to."""
     source = codec("word", " ".join(WORDS), tokenizer.RESERVED, "lower")
     target = codec("word", " ".join(word[::-1] for word in WORDS), tokenizer.RESERVED)
     config = {"kind": "seq2seq", "cell": "gru", "hidden_size": 12, "embedding_size": 8, "attention": "additive"}
-    return build(model_settings.Seq2SeqConfig(**{**config, **settings}), {"source": source, "target": target})
+    codecs = {"source": source, "target": target}
+    return build(model_settings.Seq2SeqConfig(**{**config, **settings}), codecs, seed=seed)
 
 
 def language_model(

@@ -1,6 +1,7 @@
 """Laws of translating lines."""
 
 import itertools
+import statistics
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ from core import errors
 from core.config import inference_settings, schema
 from core.decoding import results, scorer, translator
 from core.evaluation import quality
-from core.models import bundle
-from tests.core.decoding import samples
+from tests.core.decoding import conftest, samples
 
 MODELS: list[dict[str, Any]] = [
     {"attention": "none", "context": "input"},
@@ -107,16 +107,20 @@ def test_weights_that_overflow_give_error_rows() -> None:
 
 
 @pytest.mark.parametrize("model", [{}, *MODELS[-2:]])
-def test_bf16_translates_and_its_scores_are_near(model: dict[str, Any]) -> None:
-    lines, made = samples.sentences(10), samples.seq2seq(**model)
-    bf16 = translator.Translator(
-        made,
-        inference_settings.DecodingConfig(max_length=8),
-        schema.ComputeConfig(precision="bf16", matmul="default"),
-    ).translate(lines)
-    for row, exact in zip(bf16, _translator(made).translate(lines), strict=True):
-        if row.text == exact.text:
-            assert row.score_nats == pytest.approx(exact.score_nats, rel=0.1)
+def test_bf16_scores_differ_from_fp32_by_a_few_roundings_on_average(model: dict[str, Any]) -> None:
+    """Averages over models and lines: how far a single row may be off depends on the CPU's own bf16 arithmetic."""
+    lines, bf16 = samples.sentences(10), schema.ComputeConfig(precision="bf16", matmul="default")
+    differences = []
+    for seed in range(10):
+        made = samples.seq2seq(seed=seed, **model)
+        rounded = translator.Translator(made, inference_settings.DecodingConfig(max_length=8), bf16).translate(lines)
+        for row, exact in zip(rounded, _translator(made).translate(lines), strict=True):
+            if row.text == exact.text:
+                assert row.score_nats is not None
+                assert exact.score_nats is not None
+                differences.append(abs(row.score_nats / exact.score_nats - 1))
+    assert len(differences) > 80
+    assert statistics.mean(differences) < 4 * torch.finfo(torch.bfloat16).eps  # measured without AMX: 0.3 to 0.4 eps
 
 
 def test_a_language_model_is_refused() -> None:
@@ -141,19 +145,25 @@ def test_int8_gives_each_line_exactly_what_it_gives_alone() -> None:
     assert sum(row.text == other.text for row, other in zip(together, exact, strict=True)) >= 12
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_rounded_numbers_cost_less_than_a_fifth_of_a_bleu(copier: bundle.Bundle, precision: Any) -> None:
-    """On lines that say words twice, which the copier has not learnt: there are mistakes to make."""
+def test_rounded_numbers_cost_less_than_a_fifth_of_a_bleu() -> None:
+    """On lines that say words twice, which copiers have not learnt: there are mistakes to make.
+
+    One model alone may win or lose half a point by chance; the mean of eight has a standard error of 0.06.
+    """
     lines = samples.sentences(300, longest=6)
     references = [" ".join(word[::-1] for word in line.split()) for line in lines]
     decoding = inference_settings.DecodingConfig(max_length=16, beam_size=4)
-    found = {}
-    for name in ("fp32", precision):
-        compute = schema.ComputeConfig(precision=name, matmul="default")
-        rows = translator.Translator(copier, decoding, compute).translate(lines)
-        found[name] = quality.corpus([row.text for row in rows], [references]).bleu
-    assert 80 < found["fp32"] < 100
-    assert found[precision] == pytest.approx(found["fp32"], abs=0.2)
+    bleu: dict[str, list[float]] = {"fp32": [], "bf16": [], "int8": []}
+    for seed in range(1, 9):
+        copier = conftest.trained_copier(seed)
+        for precision, values in bleu.items():
+            compute = schema.ComputeConfig.model_validate({"precision": precision, "matmul": "default"})
+            rows = translator.Translator(copier, decoding, compute).translate(lines)
+            values.append(quality.corpus([row.text for row in rows], [references]).bleu)
+    exact = statistics.mean(bleu["fp32"])
+    assert 80 < exact < 100
+    assert statistics.mean(bleu["bf16"]) == pytest.approx(exact, abs=0.2)
+    assert statistics.mean(bleu["int8"]) == pytest.approx(exact, abs=0.2)
 
 
 def test_int8_is_not_for_gpus() -> None:
