@@ -1,6 +1,6 @@
 """`python -m jobs VERB …`: reads the command line, starts the job, prints its report, ends with its exit code.
 
-A command checks everything that can be checked without torch and Ray and returns a `cli.Job`; only then is a
+A command checks everything that can be checked without torch and Ray and returns a `options.Job`; only then is a
 job started. So a wrong setting is told within a second or two, and `--help` loads nothing heavy.
 """
 
@@ -18,7 +18,7 @@ import typer
 from core import errors
 from core.config import loading, schema
 from core.storage import commit, location
-from jobs import cli, console, document, paths, settings
+from jobs import console, json_documents, options, paths, settings
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
@@ -28,34 +28,36 @@ app = typer.Typer(
 
 
 @app.command()
-def prepare(config: cli.Config, set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
+def prepare(
+    config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
+) -> options.Job | str:
     """Turn corpora into an Arrow dataset."""
 
-    def call(resolved: schema.RunConfig) -> cli.Report:
+    def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import prepare as verb
 
-        with cli.session_of(resolved) as session, commit.RunLock(location.Location.parse(resolved.root), "prepare"):
+        with options.session_of(resolved) as session, commit.RunLock(location.Location.parse(resolved.root), "prepare"):
             return verb.run(resolved, session, console.reporter())
 
-    return cli.of_config(config, set_, print_config, call)
+    return options.of_config(config, set_, print_config, call)
 
 
 @app.command()
 def train(
-    config: cli.Config,
-    set_: cli.Overrides = None,
-    print_config: cli.PrintConfig = False,
+    config: options.Config,
+    set_: options.Overrides = None,
+    print_config: options.PrintConfig = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="refuse to go on from a checkpoint")] = False,
-) -> cli.Job | str:
+) -> options.Job | str:
     """Train a model on a dataset; run again, go on where it stopped."""
 
-    def call(resolved: schema.RunConfig) -> cli.Report:
+    def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import train as verb
 
-        with cli.session_of(resolved) as session:
+        with options.session_of(resolved) as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
-    return cli.of_config(config, set_, print_config, call)
+    return options.of_config(config, set_, print_config, call)
 
 
 @app.command()
@@ -64,25 +66,25 @@ def translate(
         list[str],
         typer.Option("--run", metavar="RUN", help="root of a run, or one checkpoint folder; repeated: an ensemble"),
     ],
-    input_: cli.Input,
-    output: cli.Output,
-    column: cli.Column = None,
+    input_: options.Input,
+    output: options.Output,
+    column: options.Column = None,
     prefixes: Annotated[
         str | None, typer.Option("--prefixes", metavar="URI", help="text: what each line's translation begins with")
     ] = None,
-    overwrite: cli.Overwrite = False,
-    set_: cli.Overrides = None,
-    print_config: cli.PrintConfig = False,
-) -> cli.Job | str:
+    overwrite: options.Overwrite = False,
+    set_: options.Overrides = None,
+    print_config: options.PrintConfig = False,
+) -> options.Job | str:
     """Translate a file, or standard input, with a trained model."""
-    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
+    source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
     begun = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
     others = [paths.locate(text, "--run") for text in runs[1:]]
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> cli.Report:
+    def call(place: location.Location, use: settings.Use, stdout: int) -> options.Report:
         from jobs import translate as verb
 
-        with cli.session_of_use(use, place, target) as session:
+        with options.session_of_use(use, place, target) as session:
             return verb.run(
                 run=place,
                 input=source,
@@ -99,31 +101,31 @@ def translate(
                 prefixes=begun,
             )
 
-    job = cli.of_run(runs[0], set_, print_config, call, streams=target == "-")
+    job = options.of_run(runs[0], set_, print_config, call, streams=target == "-")
     for other in others:
-        cli.reads(job, {"--run": str(other)})
-    return cli.reads(job, {"--input": source, "--prefixes": begun})
+        options.reads(job, {"--run": str(other)})
+    return options.reads(job, {"--input": source, "--prefixes": begun})
 
 
 @app.command()
 def score(
-    run: cli.Run,
-    input_: cli.Input,
-    output: cli.Output,
+    run: options.Run,
+    input_: options.Input,
+    output: options.Output,
     targets: Annotated[str | None, typer.Option("--targets", metavar="URI", help="given translations to score")] = None,
-    column: cli.Column = None,
-    overwrite: cli.Overwrite = False,
-    set_: cli.Overrides = None,
-    print_config: cli.PrintConfig = False,
-) -> cli.Job | str:
+    column: options.Column = None,
+    overwrite: options.Overwrite = False,
+    set_: options.Overrides = None,
+    print_config: options.PrintConfig = False,
+) -> options.Job | str:
     """Score text (perplexity), or given translations, with a trained model."""
-    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
-    sides = None if targets is None else cli.absolute(targets, "--targets")
+    source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
+    sides = None if targets is None else options.absolute(targets, "--targets")
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> cli.Report:
+    def call(place: location.Location, use: settings.Use, stdout: int) -> options.Report:
         from jobs import score as verb
 
-        with cli.session_of_use(use, place, target) as session:
+        with options.session_of_use(use, place, target) as session:
             return verb.run(
                 run=place,
                 input=source,
@@ -139,48 +141,48 @@ def score(
                 stdout=stdout,
             )
 
-    job = cli.of_run(run, set_, print_config, call, streams=target == "-")
-    return cli.reads(job, {"--input": source, "--targets": sides})
+    job = options.of_run(run, set_, print_config, call, streams=target == "-")
+    return options.reads(job, {"--input": source, "--targets": sides})
 
 
 @app.command()
 def generate(
-    run: cli.Run,
+    run: options.Run,
     prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")] = None,
     ending: Annotated[
         str | None, typer.Option("--ending", metavar="TEXT", help="what it ends with, for a model that reads backward")
     ] = None,
-    set_: cli.Overrides = None,
-    print_config: cli.PrintConfig = False,
-) -> cli.Job | str:
+    set_: options.Overrides = None,
+    print_config: options.PrintConfig = False,
+) -> options.Job | str:
     """Go on from a prefix with a language model, or with one that reads backward towards an ending."""
 
-    def call(place: location.Location, use: settings.Use, _: int) -> cli.Report:
+    def call(place: location.Location, use: settings.Use, _: int) -> options.Report:
         from jobs import generate as verb
 
         return verb.run(place, prefix, use.decoding, use.compute, use.cluster, settings.seed_of(place), ending)
 
-    return cli.of_run(run, set_, print_config, call)
+    return options.of_run(run, set_, print_config, call)
 
 
 @app.command()
 def forecast(
-    run: cli.Run,
+    run: options.Run,
     input_: Annotated[str, typer.Option("--input", metavar="URI", help="CSV with a header line, or Parquet")],
-    output: cli.Output,
-    overwrite: cli.Overwrite = False,
-    set_: cli.Overrides = None,
-    print_config: cli.PrintConfig = False,
-) -> cli.Job | str:
+    output: options.Output,
+    overwrite: options.Overwrite = False,
+    set_: options.Overrides = None,
+    print_config: options.PrintConfig = False,
+) -> options.Job | str:
     """Forecast a numeric series, one or several steps ahead, and say how far off that was."""
-    source, target = cli.absolute(input_, "--input"), cli.absolute(output, "--output")
+    source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
 
-    def call(place: location.Location, use: settings.Use, _: int) -> cli.Report:
+    def call(place: location.Location, use: settings.Use, _: int) -> options.Report:
         from jobs import forecast as verb
 
         return verb.run(place, source, target, use.forecasting, use.cluster, console.reporter(), overwrite)
 
-    return cli.reads(cli.of_run(run, set_, print_config, call), {"--input": source})
+    return options.reads(options.of_run(run, set_, print_config, call), {"--input": source})
 
 
 @app.command()
@@ -190,48 +192,50 @@ def evaluate(
     documents_k: Annotated[
         int | None, typer.Option("--documents-k", min=1, help="longest n-grams of the documents' BLEU; without it 2")
     ] = None,
-) -> cli.Job:
+) -> options.Job:
     """Compare translations with references: BLEU, chrF, TER."""
     places = [paths.locate(text, "--references") for text in references]
     place = paths.locate(hypotheses, "--hypotheses")
 
-    def call(_: int) -> cli.Report:
+    def call(_: int) -> options.Report:
         from jobs import evaluate as verb
 
         k = documents_k or verb.DOCUMENTS_K
         return verb.run(str(place), [str(reference) for reference in places], console.reporter(), k)
 
-    return cli.Job(call)
+    return options.Job(call)
 
 
 @app.command()
-def pipeline(config: cli.Config, set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
+def pipeline(
+    config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
+) -> options.Job | str:
     """Prepare, train, translate and score, evaluate, and report."""
 
-    def call(resolved: schema.RunConfig) -> cli.Report:
+    def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import pipeline as verb
 
-        with cli.session_of(resolved) as session:
+        with options.session_of(resolved) as session:
             return verb.run(resolved, session, console.reporter())
 
-    return cli.of_config(config, set_, print_config, call)
+    return options.of_config(config, set_, print_config, call)
 
 
 @app.command()
-def demo(set_: cli.Overrides = None, print_config: cli.PrintConfig = False) -> cli.Job | str:
+def demo(set_: options.Overrides = None, print_config: options.PrintConfig = False) -> options.Job | str:
     """Run the pipeline on generated text: a translation model and a language model, in a few minutes."""
     text, unresolved = settings.of_demo(set_ or [])
     root, configs = paths.writable(text, "root"), [paths.absolute(config) for config in unresolved]
     if print_config:
         return "---\n".join(loading.dump(config) for config in configs)
 
-    def call(_: int) -> cli.Report:
+    def call(_: int) -> options.Report:
         from jobs import demo as verb
 
-        with cli.session_of(configs[0], root) as session:
+        with options.session_of(configs[0], root) as session:
             return verb.run(root, configs, session, console.reporter())
 
-    return cli.Job(call)
+    return options.Job(call)
 
 
 @app.command()
@@ -240,32 +244,34 @@ def report(
     output: Annotated[
         str | None, typer.Option("--output", metavar="URI", help="the page; of one run else RUN/report.html")
     ] = None,
-) -> cli.Job:
+) -> options.Job:
     """Write the HTML page of a run, or one that compares several."""
     place = None if output is None else paths.writable(output, "--output")
     roots = [paths.locate(run, "RUN") if place else paths.writable(run, "RUN") for run in runs]
 
-    def call(_: int) -> cli.Report:
+    def call(_: int) -> options.Report:
         from jobs import report as verb
 
         return verb.run(roots, console.reporter(), place)
 
-    return cli.Job(call)
+    return options.Job(call)
 
 
 @app.command()
-def inspect(path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output")]) -> cli.Job:
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output")],
+) -> options.Job:
     """Say what a dataset, checkpoint, run or output folder holds, and verify it."""
     place = paths.locate(path, "PATH")
     if not place.exists() and not place.parent.exists():
         raise errors.UsageError(f"PATH: there is nothing at {place}; check the name")
 
-    def call(_: int) -> cli.Report:
+    def call(_: int) -> options.Report:
         from jobs import inspect as verb
 
         return verb.run(place, console.reporter())
 
-    return cli.Job(call)
+    return options.Job(call)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -281,7 +287,7 @@ def submit(
     python: Annotated[
         str | None, typer.Option("--python", help="interpreter there; this one on this machine, else python")
     ] = None,
-) -> cli.Job:
+) -> options.Job:
     """Do any of these as a Ray job on a cluster: logs followed, its own exit code returned."""
     from jobs import submit as verb_module
 
@@ -293,13 +299,13 @@ def submit(
     order = verb_module.plan(group.commands[verb], context.args, is_local)
     resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus}
     interpreter = python or (sys.executable if is_local else "python")
-    return cli.Job(lambda _: verb_module.run(order, place, interpreter, resources, wait=not no_wait))
+    return options.Job(lambda _: verb_module.run(order, place, interpreter, resources, wait=not no_wait))
 
 
-def _do(job: cli.Job) -> None:
+def _do(job: options.Job) -> None:
     """Does a job and prints its report, with everything else that anybody prints on stderr."""
     stdout = console.take_stdout()
-    text = document.encode(job.call(stdout), one_line=job.streams)
+    text = json_documents.encode(job.call(stdout), one_line=job.streams)
     console.write_line("exit=0")
     # The work is done and committed: a reader that has gone away makes it no failure.
     with contextlib.suppress(BrokenPipeError):
@@ -317,7 +323,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     """
     try:
         job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
-        if isinstance(job, cli.Job):
+        if isinstance(job, options.Job):
             _do(job)
         elif isinstance(job, str):
             sys.stdout.write(job)

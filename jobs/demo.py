@@ -10,10 +10,10 @@ import rich.console
 import rich.table
 
 from core.config import schema
-from core.data import synthetic
+from core.data.builtin import sentences
 from core.storage import location
-from jobs import console, pipeline, record
-from workers import cluster
+from jobs import console, pipeline, run_state
+from workers.cluster import session as sessions
 
 NUM_PAIRS = 20_000
 SEED = 1
@@ -32,7 +32,7 @@ Report = dict[str, Any]
 def run(
     root: location.Location,
     configs: Sequence[schema.RunConfig],
-    session: cluster.Session,
+    session: sessions.Session,
     reporter: console.Reporter,
 ) -> Report:
     """Makes the corpora, runs each configuration's pipeline, and shows what came out.
@@ -42,7 +42,7 @@ def run(
     """
     started_s = time.monotonic()
     with reporter.stage("corpus", 2, "files") as stage:
-        for name, write in (("pairs.tsv", synthetic.write_pairs), ("english.txt", synthetic.write_english)):
+        for name, write in (("pairs.tsv", sentences.write_pairs), ("english.txt", sentences.write_english)):
             place = root.join("corpus", name)
             if not place.exists():
                 with tempfile.TemporaryDirectory(prefix="rc-demo-") as folder:
@@ -103,7 +103,7 @@ def _times(runs: dict[str, Report], elapsed_s: float) -> rich.table.Table:
     """Where the time went: what each stage took when it was done, and the rest of this call."""
     table = rich.table.Table("where the time went", rich.table.Column("seconds", justify="right"))
     for name, report in runs.items():
-        stages = record.read(location.Location.parse(report["root"]))["stages"]
+        stages = run_state.read(location.Location.parse(report["root"]))["stages"]
         for stage, kept in stages.items():
             table.add_row(f"{name}: {stage}", f"{kept.get('elapsed_s', 0.0):.1f}")
     table.add_row("this call in all", f"{elapsed_s:.1f}")

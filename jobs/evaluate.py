@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import errors
-from core.data import corpus
-from core.decoding import inputs
-from core.evaluation import analysis, quality
+from core.data.text import corpus
+from core.decoding.lines import inputs
+from core.evaluation import error_analysis, quality
 from core.storage import location
 from jobs import console, paths
 
@@ -45,8 +45,8 @@ def run(
         "signatures": found.signatures,
         "documents_bleu": [quality.documents_corpus(lines, reference, documents_k) for reference in against],
         "documents_bleu_k": documents_k,
-        "by_length": [bucket._asdict() for bucket in analysis.by_length(lines, against)],
-        "faults": analysis.faults(lines, against[0]).to_json(),
+        "by_length": [bucket._asdict() for bucket in error_analysis.by_length(lines, against)],
+        "faults": error_analysis.faults(lines, against[0]).to_json(),
     }
 
 

@@ -6,13 +6,14 @@ from typing import Any
 from core import errors
 from core.config import inference_settings, schema
 from core.data import series
-from core.decoding import forecaster, outputs, results
+from core.decoding.generation import forecaster
+from core.decoding.lines import outputs, results
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.reporting import curves, forecasts
+from core.reporting import curves, forecast_page
 from core.storage import commit, location
 from jobs import console, paths
-from workers import parts
+from workers.infer import driver
 
 PART = "part-000000"
 
@@ -60,7 +61,7 @@ def run(
     if "-" in (input, output):
         raise errors.UsageError("--input, --output: a series is read whole; name files, not -")
     computing.set_threads(cluster.cpus_per_worker)
-    opened = parts.open_run("forecast", run)
+    opened = driver.open_run("forecast", run)
     ready = forecaster.Forecaster(opened.bundle, forecasting)
     source = paths.locate(input, "--input")
     target = outputs.Output.at("forecasts", paths.writable(output, "--output"), output.endswith("/"), "--output")
@@ -113,6 +114,6 @@ def _page(made: list[forecaster.Forecast], method: str) -> str:
         actual = curves.Series("actual", one.times_N[known_N].tolist(), one.actuals_N[known_N].tolist())
         mse = f"{figures['mse']:.4g}" if "mse" in figures else "–"
         shown.append(
-            forecasts.Shown(one.target, one.horizon, mse, str(figures.get("anomalies", "–")), forecast, actual)
+            forecast_page.Shown(one.target, one.horizon, mse, str(figures.get("anomalies", "–")), forecast, actual)
         )
-    return forecasts.render(method, shown)
+    return forecast_page.render(method, shown)

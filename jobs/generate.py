@@ -4,10 +4,10 @@ from typing import Any
 
 from core import errors
 from core.config import inference_settings, model_settings, schema
-from core.decoding import generator
+from core.decoding.generation import generator
 from core.models import compute as computing
 from core.storage import location
-from workers import parts
+from workers.infer import driver
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
         )
     if decoding.seed is not None:
         seed = decoding.seed
-    opened = parts.open_run("generate", run, decoding.average_checkpoints)
+    opened = driver.open_run("generate", run, decoding.average_checkpoints)
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"
     ready = generator.Generator(opened.bundle, decoding, compute, seed, device)

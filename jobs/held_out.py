@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data import corpus, shards, sources
+from core.data.dataset import shards
+from core.data.text import corpus, sources
 from core.storage import location
 
 _EVERY_LINES = 1 << 16

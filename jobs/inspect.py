@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from core import errors
-from core.data import dataset_index, series, shards
-from core.decoding import shortlist
+from core.data import series
+from core.data.dataset import dataset_index, shards
+from core.decoding.translation import shortlist
 from core.models import bundle
 from core.storage import commit, location
 from jobs import console

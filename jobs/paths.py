@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from core import errors
 from core.config import schema
-from core.data import archives
+from core.data.text import archives
 from core.storage import location
 
 HOME = "RAYCURRENT_HOME"

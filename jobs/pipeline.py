@@ -7,12 +7,12 @@ from typing import Any
 
 from core import errors
 from core.config import loading, model_settings, schema
-from core.data import dataset_index
+from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location
 from core.telemetry import catalog
-from jobs import console, evaluate, generate, held_out, prepare, record, report, score, train, translate
-from workers import cluster
+from jobs import console, evaluate, generate, held_out, prepare, report, run_state, score, train, translate
+from workers.cluster import session as sessions
 
 NUM_SAMPLES = 3
 _PREFIX_WORDS = 2
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 Report = dict[str, Any]
 
 
-def run(config: schema.RunConfig, session: cluster.Session, reporter: console.Reporter) -> Report:
+def run(config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter) -> Report:
     """Takes a configuration from its corpus to a report; what is done already is left as it is.
 
     A split that the corpus does not have is not translated, scored or evaluated; the report says so.
@@ -33,8 +33,8 @@ def run(config: schema.RunConfig, session: cluster.Session, reporter: console.Re
         raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
     root = location.Location.parse(config.root, "root")
     with commit.RunLock(root, "pipeline"):
-        record.started(config)
-        with record.ending(root, session):
+        run_state.started(config)
+        with run_state.ending(root, session):
             return _Pipeline(config, root, session, reporter).run()
 
 
@@ -42,7 +42,7 @@ class _Pipeline:
     """One run of the pipeline; keeps the report of each stage in `run.json`."""
 
     def __init__(
-        self, config: schema.RunConfig, root: location.Location, session: cluster.Session, reporter: console.Reporter
+        self, config: schema.RunConfig, root: location.Location, session: sessions.Session, reporter: console.Reporter
     ) -> None:
         self._config = config
         self._root = root
@@ -166,7 +166,7 @@ class _Pipeline:
         return [used, *(found.checkpoint.name for found in others)]
 
     def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
-        made_with = record.stage(self._root, _named("translate", task)).get("made_with", "")
+        made_with = run_state.stage(self._root, _named("translate", task)).get("made_with", "")
 
         def work(_: bool) -> Report:
             hypotheses = str(self._root.join("outputs", f"{_prefix(task)}translations.jsonl"))
@@ -220,7 +220,7 @@ class _Pipeline:
             proof: a file that is written last, with which there is nothing left to do; None where the report is all
                 that the stage makes.
         """
-        before = record.stage(self._root, name)
+        before = run_state.stage(self._root, name)
         is_same = before.get("outcome") == "done" and before.get("made_with") == made_with
         if is_same and proof is None:
             self._stages[name] = before["report"]
@@ -228,12 +228,12 @@ class _Pipeline:
         is_outdated = any(before.get(key, made_with) != made_with for key in ("begun_with", "made_with"))
         is_done = is_same and proof is not None and proof.exists()
         if not is_same:
-            record.stage_begun(self._root, name, made_with)
+            run_state.stage_begun(self._root, name, made_with)
         started_s = time.monotonic()
         made = work(is_outdated)
         self._measure(name, made)
         self._worked |= not is_done
-        record.stage_done(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
+        run_state.stage_done(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
         self._stages[name] = before["report"] if is_done else made
 
     def _measure(self, name: str, made: Report) -> None:

@@ -1,6 +1,6 @@
 """`prepare`: corpora become an Arrow dataset, by passes over parts of lines.
 
-Each pass is a fan-out of one kind of task (`workers.sharding`); a task that is committed is not done again. The
+Each pass is a fan-out of one kind of task (`workers.prepare.sharding`); a task that is committed is not done again. The
 driver holds a small record of each part, never lines; the index, written last, makes the dataset visible.
 """
 
@@ -11,11 +11,13 @@ from typing import Any
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data import dataset_index, series, sources
+from core.data import series
+from core.data.dataset import dataset_index
+from core.data.text import sources
 from core.storage import commit, location
 from core.telemetry import catalog
 from jobs import console
-from workers import passes, preparing, sharding
+from workers.prepare import dataset_passes, passes, sharding
 
 FOLDER = "dataset"
 _log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ _log = logging.getLogger(__name__)
 Report = dict[str, Any]
 
 
-def plan(config: schema.RunConfig) -> preparing.Plan:
+def plan(config: schema.RunConfig) -> dataset_passes.Plan:
     """Finds the files of all sources; reads none of them.
 
     Raises:
@@ -55,7 +57,7 @@ def plan(config: schema.RunConfig) -> preparing.Plan:
         }
         for task, sources_of_task in groups.items()
     }
-    return preparing.Plan(_folder(config), _settings(config), groups, files)
+    return dataset_passes.Plan(_folder(config), _settings(config), groups, files)
 
 
 def run(config: schema.RunConfig, session: passes.Session, reporter: console.Reporter) -> Report:
@@ -73,7 +75,7 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
     folder = _folder(config)
     if config.corpus_kind == "series":
         return _prepare_series(config, folder, reporter)
-    store = commit.PartStore(folder, preparing.content(_settings(config)))
+    store = commit.PartStore(folder, dataset_passes.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
         made = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
@@ -106,9 +108,9 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
 
 
 def _passes(
-    planned: preparing.Plan, config: schema.RunConfig, session: passes.Session, reporter: console.Reporter
-) -> preparing.Passes:
-    return preparing.Passes(planned, config.tasks, config.tokenizer, config.seed, session, reporter)
+    planned: dataset_passes.Plan, config: schema.RunConfig, session: passes.Session, reporter: console.Reporter
+) -> dataset_passes.Passes:
+    return dataset_passes.Passes(planned, config.tasks, config.tokenizer, config.seed, session, reporter)
 
 
 def _check_sources(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import errors
-from core.reporting import comparison, content, frame, page
+from core.reporting import comparison, content, page, page_frame
 from core.storage import location
-from jobs import console, document
+from jobs import console, json_documents
 
 _HEAD_BYTES = 1024
 
@@ -42,7 +42,7 @@ def run(
 def _beside(root: location.Location, reporter: console.Reporter) -> dict[str, Any]:
     with reporter.stage("report", 2, "files") as stage:
         report = content.build(root)
-        root.join("report.json").replace(document.encode(report).encode())
+        root.join("report.json").replace(json_documents.encode(report).encode())
         stage.advance()
         html = page.render(report)
         root.join("report.html").replace(html.encode())
@@ -62,5 +62,5 @@ def _refuse_others_page(output: location.Location) -> None:
     if not output.exists():
         return
     head = output.read_range(0, min(_HEAD_BYTES, output.size_bytes()))
-    if f'<meta name="generator" content="{frame.GENERATOR}">'.encode() not in head:
+    if f'<meta name="generator" content="{page_frame.GENERATOR}">'.encode() not in head:
         raise errors.LockedError(f"--output: {output} exists and is no report of ours; name another file")

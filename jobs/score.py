@@ -8,14 +8,16 @@ from typing import Any
 
 from core import errors
 from core.config import inference_settings, model_settings, schema
-from core.data import shards
-from core.decoding import inputs, outputs, scorer, target_tokens
+from core.data.dataset import shards
+from core.decoding.lines import inputs, outputs
+from core.decoding.scoring import scorer
+from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
 from jobs import console, paths
-from workers import cluster as clusters
-from workers import inference, parts
+from workers.cluster import session as clusters
+from workers.infer import driver, part_worker
 
 # What the fingerprint of the bundle says.
 _OTHERS = {"average_checkpoints"}
@@ -66,23 +68,23 @@ def run(
         LockedError: the output was begun with another plan, or is somebody else's.
     """
     started_s = time.monotonic()
-    parts.check_streams(input, output, column)
-    opened = parts.open_run("score", run, scoring.average_checkpoints)
+    driver.check_streams(input, output, column)
+    opened = driver.open_run("score", run, scoring.average_checkpoints)
     _check(opened.bundle, input, targets, scoring, compute)
     dataset = None
     if scoring.dynamic is not None and scoring.dynamic.rule == "rms":
         asked = "scoring.dynamic.rule: rms measures gradients on training text"
-        dataset = parts.open_dataset(run, opened.bundle, asked, "use rule: sgd")
+        dataset = driver.open_dataset(run, opened.bundle, asked, "use rule: sgd")
     device = "cuda" if cluster.use_gpu else "cpu"
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
         ready = scorer.Scorer(opened.bundle, scoring, compute, device)
-        totals = parts.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
-        done = {**summarise(totals, scoring, 1), **parts.speed(totals.lines, started_s)}
+        totals = driver.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
+        done = {**summarise(totals, scoring, 1), **driver.speed(totals.lines, started_s)}
         return {**opened.report, "input": input, "output": output, **done}
     target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
     files = _scan(input, targets, column, scoring.part_lines, target)
-    spec = inference.Spec(
+    spec = part_worker.Spec(
         bundle=opened.urls[0],
         kind="scores",
         decoding=inference_settings.DecodingConfig(),
@@ -100,11 +102,11 @@ def run(
         figures, num_done = _do(spec, target, files, backward, session, reporter, overwrite)
     place = str(paths.locate(input, "--input"))
     report = {**opened.report, "input": place, "output": str(target.file or target.folder), **figures}
-    return {**report, **parts.speed(num_done, started_s)}
+    return {**report, **driver.speed(num_done, started_s)}
 
 
 def _do(
-    spec: inference.Spec,
+    spec: part_worker.Spec,
     target: outputs.Output,
     files: Sequence[inputs.Input],
     backward: bool,
@@ -119,13 +121,13 @@ def _do(
     if manifest is None:
         rounds = _rounds(spec, inputs.pieces(files), backward, session, reporter)
         with reporter.stage("score", files[0].num_lines, "lines") as stage:
-            records, num_done = parts.do_parts(spec, "score", rounds, session, stage.advance)
-            figures = summarise(parts.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
+            records, num_done = driver.do_parts(spec, "score", rounds, session, stage.advance)
+            figures = summarise(driver.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
             manifest = target.finish(store, records, {"summary": figures})
     return dict(manifest["summary"]), num_done
 
 
-def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
+def summarise(totals: driver.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
     """The figures of the corpus; `<eos>` is a token like any other, where the model has one.
 
     `infinite` counts tokens that the model holds impossible: with one of them all sums are infinite, and none is left
@@ -138,15 +140,15 @@ def summarise(totals: parts.Totals, scoring: inference_settings.ScoringConfig, n
     figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
     if totals.infinite:
         figures["infinite"] = totals.infinite
-    figures["nll_nats"] = inference.spelt(totals.nats)
+    figures["nll_nats"] = part_worker.spelt(totals.nats)
     if totals.tokens and totals.correct is not None:
         figures["accuracy"] = totals.correct / totals.tokens
     if totals.tokens:
         mean = totals.nats / totals.tokens
-        figures["nll_nats_per_token"] = inference.spelt(mean)
-        figures["perplexity"] = inference.spelt(math.exp(mean) if mean < 700 else math.inf)
+        figures["nll_nats_per_token"] = part_worker.spelt(mean)
+        figures["perplexity"] = part_worker.spelt(math.exp(mean) if mean < 700 else math.inf)
     if totals.characters:
-        figures["bits_per_character"] = inference.spelt(totals.nats / math.log(2) / totals.characters)
+        figures["bits_per_character"] = part_worker.spelt(totals.nats / math.log(2) / totals.characters)
     return figures
 
 
@@ -197,19 +199,19 @@ def _scan(
 
 
 def _rounds(
-    spec: inference.Spec,
+    spec: part_worker.Spec,
     pieces: Sequence[inputs.Piece],
     backward: bool,
     session: clusters.Session,
     reporter: console.Reporter,
-) -> Sequence[Sequence[inference.Payload]]:
+) -> Sequence[Sequence[part_worker.Payload]]:
     """The parts, in rounds; in a lane that is read backward the last part comes first."""
     if spec.scoring.unit == "line":
-        return parts.of_lines(pieces)
+        return driver.of_lines(pieces)
     order = -1 if backward else 1
     if spec.scoring.lanes == 1 or not pieces:
-        return parts.of_stream([pieces[::order]] if pieces else [])
+        return driver.of_stream([pieces[::order]] if pieces else [])
     with reporter.stage("count tokens", sum(piece.num_lines for piece in pieces), "lines") as stage:
-        counts = parts.count_tokens(spec, "score", pieces, session, stage.advance)
-    lanes = inputs.cut_lanes(pieces, spec.scoring.lanes, counts, inference.CountWorker(spec))
-    return parts.of_stream([lane[::order] for lane in lanes])
+        counts = driver.count_tokens(spec, "score", pieces, session, stage.advance)
+    lanes = inputs.cut_lanes(pieces, spec.scoring.lanes, counts, part_worker.CountWorker(spec))
+    return driver.of_stream([lane[::order] for lane in lanes])

@@ -26,8 +26,8 @@ import typer
 
 from core import errors
 from core.config import loading
-from jobs import cli, console, paths, settings
-from workers import access, stopping, submission
+from jobs import console, options, paths, settings
+from workers.cluster import authentication, signals, submission
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 110  # a run that is stopped finishes its step, or a validation, and writes a checkpoint
@@ -64,7 +64,7 @@ def address_of(given: str | None) -> str:
     if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query:
         raise errors.UsageError(f"--address: {found!r} is no job server; write http://HOST:8265")
     if not is_loopback(found):
-        if not access.has_token():
+        if not authentication.has_token():
             raise errors.UsageError(
                 f"--address: {found} is another machine, and there is no token: a cluster that takes jobs from anybody "
                 "runs anybody's code; point RAY_AUTH_TOKEN_PATH to the token of the cluster"
@@ -146,7 +146,7 @@ def _location(text: str, where: str, is_local: bool) -> str:
             f"{where}: {text!r} is relative to this machine, and the job runs on another; "
             "write an absolute path or URL as the cluster sees it"
         )
-    return cli.absolute(text, where)
+    return options.absolute(text, where)
 
 
 def _settings(path: str, overrides: list[str], is_local: bool) -> str:
@@ -183,7 +183,7 @@ def run(order: Order, address: str, python: str, resources: Mapping[str, float |
         InterruptedRunError: the caller left; the job goes on.
         typer.Exit: the job ended with another code than 0.
     """
-    access.prepare_client()
+    authentication.prepare_client()
     server = submission.Server(address)
     name = f"raycurrent-{order.verb}-{secrets.token_hex(6)}"
     with tempfile.TemporaryDirectory(prefix="rc-submit-") as text:
@@ -199,7 +199,7 @@ def run(order: Order, address: str, python: str, resources: Mapping[str, float |
     _log.info("submitted as %s to %s (%.1f MB of code and settings)", name, address, size / 1e6)
     if not wait:
         return {"verb": "submit", "submitted": order.verb, "address": address, "submission_id": name}
-    flag = stopping.StopFlag()
+    flag = signals.StopFlag()
     flag.install()
     try:
         return Follower(server, name, flag, console.write_line, ask_at_terminal).follow()
@@ -270,7 +270,7 @@ class Follower:
         self,
         server: submission.Server,
         name: str,
-        flag: stopping.StopFlag,
+        flag: signals.StopFlag,
         write: Callable[[str], None],
         ask: Callable[[], str],
     ) -> None:

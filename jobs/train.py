@@ -6,20 +6,23 @@ from typing import Any
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
-from core.data import segmentation, series, shards
+from core.data import series
+from core.data.dataset import shards
+from core.data.tokens import bpe_dropout
 from core.storage import commit, location
 from core.telemetry import catalog
-from core.training import checkpoint, loop, progress, starting
-from jobs import console, record
-from workers import cluster, counting, fitting, launch
+from core.training import checkpoint, progress, resume, trainer
+from jobs import console, run_state
+from workers.cluster import session as sessions
+from workers.train import autoregressive_training, launch, ngram_training
 
 
-def plan(config: schema.RunConfig, fresh: bool = False) -> loop.TrainingJob:
+def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
     """Says what is trained step by step, where; what counts, or fits a series, is not."""
     assert config.model.kind in ("language_model", "seq2seq")
     assert not isinstance(config.model, ngram_settings.NgramConfig | autoregressive_settings.AutoregressiveConfig)
     root = location.Location.parse(config.root, "root")
-    return loop.TrainingJob(
+    return trainer.TrainingJob(
         root=root,
         name=config.name,
         seed=config.seed,
@@ -34,7 +37,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> loop.TrainingJob:
 
 
 def run(
-    config: schema.RunConfig, session: cluster.Session, reporter: console.Reporter, fresh: bool = False
+    config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
     """Trains until the run's end, or until it is stopped with its state saved.
 
@@ -50,24 +53,24 @@ def run(
     with commit.RunLock(root, "train"):
         check_dataset(config, dataset)
         _reached(root, fresh)
-        record.started(config)
-        with record.ending(root, session):
+        run_state.started(config)
+        with run_state.ending(root, session):
             return run_locked(config, session, reporter, fresh)
 
 
 def run_locked(
-    config: schema.RunConfig, session: cluster.Session, reporter: console.Reporter, fresh: bool = False
+    config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
     """Does what `run` does for a caller who holds the lock of the root and has started its record."""
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
     check_dataset(config, dataset)
-    record.changed(root, record.begin(config))
+    run_state.changed(root, run_state.begin(config))
     search, state = _reached(root, fresh)
-    record.faults(root, search.passed_over)
+    run_state.faults(root, search.passed_over)
     in_one_go = config.model.kind in ("ngram", "autoregressive")
-    if search.found is not None and (in_one_go or starting.is_finished(state, config.training)):
-        kept: dict[str, Any] = record.stage(root, "train").get("report") or {"step": state.step}
+    if search.found is not None and (in_one_go or resume.is_finished(state, config.training)):
+        kept: dict[str, Any] = run_state.stage(root, "train").get("report") or {"step": state.step}
         # It may have moved since then.
         here = {"root": str(root), "checkpoint": str(search.found.folder)}
         return {"verb": "train", **kept, **here, "already_done": True}
@@ -78,7 +81,7 @@ def run_locked(
     else:
         report = _train_steps(plan(config, fresh), session, reporter, state)
     session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage="train")
-    record.stage_done(root, "train", time.monotonic() - started_s, report, worked=True)
+    run_state.stage_done(root, "train", time.monotonic() - started_s, report, worked=True)
     return report
 
 
@@ -93,7 +96,7 @@ def _make(
     config: schema.RunConfig,
     root: location.Location,
     dataset: shards.Dataset | series.Dataset,
-    session: cluster.Session,
+    session: sessions.Session,
     reporter: console.Reporter,
 ) -> dict[str, Any]:
     """Makes a model that has no steps to resume from: counts an n-gram, or fits the regressor of a series."""
@@ -101,20 +104,22 @@ def _make(
     if isinstance(dataset, shards.Dataset):
         assert isinstance(config.model, ngram_settings.NgramConfig)
         settings["dataset"] = dataset.index.fingerprint
-        return counting.make(root, settings, config.model, dataset, session, reporter)
+        return ngram_training.make(root, settings, config.model, dataset, session, reporter)
     assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
     settings["dataset"] = dataset.fingerprint
     threads = config.cluster.cpus_per_worker
-    return fitting.make(root, settings, config.model, config.training, config.seed, threads, dataset, session, reporter)
+    return autoregressive_training.make(
+        root, settings, config.model, config.training, config.seed, threads, dataset, session, reporter
+    )
 
 
 def _train_steps(
-    job: loop.TrainingJob, session: cluster.Session, reporter: console.Reporter, state: progress.State
+    job: trainer.TrainingJob, session: sessions.Session, reporter: console.Reporter, state: progress.State
 ) -> dict[str, Any]:
     """Trains from where the run is."""
     done = state.step if job.training.max_steps is not None else state.epochs_done
     summary = _train(job, session, reporter, done)
-    record.faults(job.root, summary.passed_over)
+    run_state.faults(job.root, summary.passed_over)
     if summary.is_interrupted:
         raise errors.InterruptedRunError(
             f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to go on"
@@ -138,7 +143,7 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
             )
     if config.training.bpe_dropout and isinstance(dataset, shards.Dataset):
         for codec in dataset.codecs.values():
-            segmentation.check(codec.tokenizer)
+            bpe_dropout.check(codec.tokenizer)
 
 
 def _differing(old: Any, new: Any, name: str) -> Iterator[str]:
@@ -150,8 +155,8 @@ def _differing(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _train(
-    job: loop.TrainingJob, session: cluster.Session, reporter: console.Reporter, done: float
-) -> loop.TrainingSummary:
+    job: trainer.TrainingJob, session: sessions.Session, reporter: console.Reporter, done: float
+) -> trainer.TrainingSummary:
     """Trains with progress shown, in steps where the run ends after so many, else in epochs."""
     in_steps = job.training.max_steps is not None
     total = job.training.max_steps if in_steps else job.training.epochs

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import inference_settings, schema
-from core.data import corpus
-from core.decoding import alignments, inputs, outputs, shortlist, target_tokens, translator
+from core.data.text import corpus
+from core.decoding.lines import inputs, outputs
+from core.decoding.translation import alignments, shortlist, target_tokens, translator
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
 from jobs import console, paths, settings
-from workers import cluster as clusters
-from workers import inference, parts
+from workers.cluster import session as clusters
+from workers.infer import driver, part_worker
 
 # Settings of `generate` and of draws: what a search finds does not depend on them.
 _OF_DRAWS = {"num_tokens", "method", "temperature", "top_k", "top_p", "seed"}
@@ -100,7 +101,7 @@ def run(
         LockedError: the output was begun with another plan, or is somebody else's.
     """
     started_s = time.monotonic()
-    parts.check_streams(input, output, column)
+    driver.check_streams(input, output, column)
     _check_output(output, decoding, prefixes)
     if decoding.method == "sample" and decoding.seed is None:
         decoding = decoding.model_copy(update={"seed": settings.seed_of(run)})
@@ -108,8 +109,8 @@ def run(
     if input == "-":
         computing.set_threads(cluster.cpus_per_worker)
         ready = models.translator(decoding, compute, _device(cluster))
-        totals = parts.stream("translations", sys.stdin.buffer, stdout, decoding.part_lines, ready.translate)
-        done = {**summarise(totals), **parts.speed(totals.lines, started_s)}
+        totals = driver.stream("translations", sys.stdin.buffer, stdout, decoding.part_lines, ready.translate)
+        done = {**summarise(totals), **driver.speed(totals.lines, started_s)}
         return {**models.report, "input": input, "output": output, **done}
     target = outputs.Output.at("translations", paths.writable(output, "--output"), output.endswith("/"), "--output")
     files = _scan(input, prefixes, column, decoding.part_lines, target)
@@ -121,17 +122,17 @@ def run(
         manifest = target.finished(store)
         if manifest is None:
             with reporter.stage("translate", files[0].num_lines, "lines") as stage:
-                records, num_done = parts.do_parts(spec, "translate", parts.of_lines(pieces), session, stage.advance)
-                manifest = target.finish(store, records, {"summary": summarise(parts.Totals.of(records))})
+                records, num_done = driver.do_parts(spec, "translate", driver.of_lines(pieces), session, stage.advance)
+                manifest = target.finish(store, records, {"summary": summarise(driver.Totals.of(records))})
         _write_beside(target, manifest, pieces, models, spec)
     place = paths.locate(input, "--input")
     report = {**models.report, "input": str(place), "output": str(target.file or target.folder), **manifest["summary"]}
-    return {**report, **parts.speed(num_done, started_s)}
+    return {**report, **driver.speed(num_done, started_s)}
 
 
-def summarise(totals: parts.Totals) -> dict[str, Any]:
+def summarise(totals: driver.Totals) -> dict[str, Any]:
     """The figures of the corpus."""
-    nats = inference.spelt(totals.nats)
+    nats = part_worker.spelt(totals.nats)
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}
 
 
@@ -146,7 +147,7 @@ def _check_output(output: str, decoding: inference_settings.DecodingConfig, pref
 
 def _open(runs: Sequence[location.Location], decoding: inference_settings.DecodingConfig) -> Models:
     """Loads what translates, checked to fit together."""
-    opened = [parts.open_run("translate", run, decoding.average_checkpoints) for run in runs]
+    opened = [driver.open_run("translate", run, decoding.average_checkpoints) for run in runs]
     members = [target_tokens.told(one.bundle, decoding.target_token, "decoding.target_token") for one in opened]
     beside = None
     if decoding.fusion is not None:
@@ -159,7 +160,7 @@ def _open(runs: Sequence[location.Location], decoding: inference_settings.Decodi
     table = None
     if decoding.shortlist is not None:
         asked = "decoding.shortlist: is learnt from training pairs"
-        dataset = parts.open_dataset(runs[0], members[0], asked, "leave it out")
+        dataset = driver.open_dataset(runs[0], members[0], asked, "leave it out")
         table = shortlist.prepare(runs[0], dataset, decoding.shortlist.candidates)
     urls = tuple(one.urls for one in opened)
     return Models(members, urls, loaded, None if beside is None else beside.url, report, table)
@@ -176,9 +177,9 @@ def _spec(
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     target: outputs.Output,
-) -> inference.Spec:
+) -> part_worker.Spec:
     """Says what the workers need to know."""
-    return inference.Spec(
+    return part_worker.Spec(
         bundle=models.urls[0][0],
         kind="translations",
         decoding=decoding,
@@ -209,7 +210,7 @@ def _write_beside(
     manifest: Mapping[str, Any],
     pieces: Sequence[inputs.Piece],
     models: Models,
-    spec: inference.Spec,
+    spec: part_worker.Spec,
 ) -> None:
     """Writes the alignments of all lines and the attention of the first, as the settings ask."""
     if spec.decoding.alignments:

@@ -12,7 +12,7 @@ import pydantic
 import yaml
 
 from core import errors
-from core.config import complaints, reading, schema, section
+from core.config import error_messages, schema, section, yaml_reader
 
 _Section = TypeVar("_Section", bound=section.Section)
 
@@ -35,7 +35,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
     """
     try:
         with Path(path).open("rb") as file:
-            data = file.read(reading.MAX_BYTES + 1)
+            data = file.read(yaml_reader.MAX_BYTES + 1)
     except IsADirectoryError:
         raise errors.UsageError(f"{path}: is a folder; name a YAML file") from None
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
     Raises:
         UsageError: anything in the text or in the overrides is wrong.
     """
-    document = reading.read(text, where)
+    document = yaml_reader.read(text, where)
     if document.data is None:
         raise errors.UsageError(f"{where}: is empty; write at least name, root, corpus and model")
     if not isinstance(document.data, dict):
@@ -74,7 +74,7 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
         UsageError: an override is wrong, or names a section that does not exist.
     """
     data = base.model_dump(mode="json")
-    document = reading.Document(data, {(): reading.Mark("--set", "")})
+    document = yaml_reader.Document(data, {(): yaml_reader.Mark("--set", "")})
     for override in overrides:
         top = _target(override)[0]
         if top not in (known := list(schema.RunConfig.model_fields)) and top != prefix:
@@ -137,12 +137,12 @@ def _plain(value: object) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked(kind: type[_Section], document: reading.Document, prefix: str) -> _Section:
+def _checked(kind: type[_Section], document: yaml_reader.Document, prefix: str) -> _Section:
     # Through JSON a list becomes a tuple, and yet nothing else is converted.
     try:
         return kind.model_validate_json(json.dumps(document.data), strict=True)
     except pydantic.ValidationError as invalid:
-        raise complaints.refusal(invalid, kind, document, prefix) from None
+        raise error_messages.refusal(invalid, kind, document, prefix) from None
 
 
 def _target(override: str) -> tuple[str, ...]:
@@ -153,14 +153,14 @@ def _target(override: str) -> tuple[str, ...]:
     return steps
 
 
-def _apply(document: reading.Document, override: str, prefix: str) -> None:
+def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
     """Puts the value of an override, which is YAML too, in its place; sections that are missing are made."""
     where = f"--set {override}" if override.isprintable() else f"--set {override!a}"
     path = _target(override)
     text = override.partition("=")[2]
     if not text.strip():
         raise errors.UsageError(f"{where}: has no value; write null for none, '' for empty text")
-    value = reading.read(text, where, numbered=False)
+    value = yaml_reader.read(text, where, numbered=False)
     if prefix:
         path = path[1:]
     if not path:
@@ -169,10 +169,10 @@ def _apply(document: reading.Document, override: str, prefix: str) -> None:
     for depth, step in enumerate(path[:-1]):
         if holder.get(step) is None:
             holder[step] = {}
-            document.marks[path[: depth + 1]] = reading.Mark(where, "")
+            document.marks[path[: depth + 1]] = yaml_reader.Mark(where, "")
         holder = holder[step]
         if not isinstance(holder, dict):
-            name = prefix + reading.dotted(path[: depth + 1])
+            name = prefix + yaml_reader.dotted(path[: depth + 1])
             raise errors.UsageError(f"{where}: {name} is a single value, not a section; set {name} itself")
     holder[path[-1]] = value.data
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:

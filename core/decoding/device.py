@@ -10,7 +10,7 @@ from core import errors
 from core.config import schema
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.models import rounded
+from core.models import quantization
 
 
 class Placed(NamedTuple):
@@ -18,7 +18,7 @@ class Placed(NamedTuple):
 
     device: str
     precision: Literal["fp32", "bf16", "int8"]
-    mode: rounded.Rounded | None = None
+    mode: quantization.Rounded | None = None
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -46,4 +46,4 @@ def place(
     every = [one.model for one in (bundle, *others)]
     for model in every:
         model.to(device).eval()
-    return Placed(device, precision, None if precision == "fp32" else rounded.Rounded(precision, *every))
+    return Placed(device, precision, None if precision == "fp32" else quantization.Rounded(precision, *every))

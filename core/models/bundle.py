@@ -19,8 +19,9 @@ from torch import Tensor, nn, overrides
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings
-from core.data import tokenizer
-from core.models import autoregressive, factory, ngram, weights
+from core.data.tokens import tokenizer
+from core.models import autoregressive, factory, weights
+from core.models.ngram import ngram_model
 from core.storage import commit, location
 
 FORMAT = "raycurrent-bundle"
@@ -36,7 +37,7 @@ CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
 
 Metric = Literal["perplexity", "bleu"]
-Model = factory.Model | ngram.Ngram | autoregressive.Autoregressive
+Model = factory.Model | ngram_model.Ngram | autoregressive.Autoregressive
 
 _CONFIGS: Mapping[str, type[model_settings.ModelConfig]] = {
     "language_model": model_settings.LanguageModelConfig,
@@ -125,7 +126,7 @@ def load(folder: location.Location) -> Bundle:
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """Returns what a bundle keeps of a model: its parameters, or the tables of one that counts."""
-    return model.tables if isinstance(model, ngram.Ngram) else unique_parameters(model)
+    return model.tables if isinstance(model, ngram_model.Ngram) else unique_parameters(model)
 
 
 def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -180,7 +181,7 @@ def _read_model(
     where = str(folder.join(WEIGHTS_FILE))
     if config.kind == "ngram":
         tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
-        return ngram.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
+        return ngram_model.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
     # What the settings ask for is compared with what the file holds before any memory is taken for it.
     with torch.device("meta"), _Undrawn():
         expected = unique_parameters(_build(config, codecs, columns))

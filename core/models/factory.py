@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from core import errors
 from core.config import model_settings
-from core.models import language_model, recurrence, seq2seq
+from core.models import language_model, recurrent_layer, seq2seq
 
 Model = language_model.LanguageModel | seq2seq.Seq2Seq
 
@@ -87,9 +87,9 @@ def initialise_recurrent(model: nn.Module, how: str, forget_bias: float | None) 
                     layer.weights.bias_G[own] = 0.0
 
 
-def recurrent_layers(model: nn.Module) -> list[recurrence.Layer]:
+def recurrent_layers(model: nn.Module) -> list[recurrent_layer.Layer]:
     """Returns every recurrent layer of a model."""
-    return [module for module in model.modules() if isinstance(module, recurrence.Layer)]
+    return [module for module in model.modules() if isinstance(module, recurrent_layer.Layer)]
 
 
 def _draw(matrix: Tensor, how: str, height: int) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import model_settings
-from core.models import adaptive, layers
+from core.models import adaptive_softmax, recurrent_stack
 from core.models import state as states
 
 
@@ -34,20 +34,22 @@ class LanguageModel(nn.Module):
         self.vocabulary_size = vocabulary_size
         one_hot = config.input == "one_hot"
         input_size = vocabulary_size if one_hot else config.embedding_size
-        self.stack = layers.Stack(layers.design_of(config), input_size)
+        self.stack = recurrent_stack.Stack(recurrent_stack.design_of(config), input_size)
         self.feature_size = config.embedding_size if config.tie_embeddings else self.stack.output_size
         if self.feature_size != self.stack.output_size:
             self.readout = nn.Linear(self.stack.output_size, self.feature_size)
-        self.adaptive: adaptive.AdaptiveSoftmax | None = None
+        self.adaptive: adaptive_softmax.AdaptiveSoftmax | None = None
         if config.adaptive_cutoffs:
-            self.adaptive = adaptive.AdaptiveSoftmax(self.feature_size, vocabulary_size, config.adaptive_cutoffs)
+            self.adaptive = adaptive_softmax.AdaptiveSoftmax(
+                self.feature_size, vocabulary_size, config.adaptive_cutoffs
+            )
         else:
             self.output = nn.Linear(self.feature_size, vocabulary_size)
         if config.tie_embeddings:
             self.embedding: nn.Module = (
-                layers.TiedEmbedding(self.output, None, config.scale_tied)
+                recurrent_stack.TiedEmbedding(self.output, None, config.scale_tied)
                 if self.adaptive is None
-                else adaptive.TiedAdaptiveEmbedding(self.adaptive, config.scale_tied)
+                else adaptive_softmax.TiedAdaptiveEmbedding(self.adaptive, config.scale_tied)
             )
         elif not one_hot:
             self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
@@ -73,7 +75,9 @@ class LanguageModel(nn.Module):
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Returns what enters the stack for tokens, (B, T) or (B,); in training with what chance leaves of it."""
-        x = layers.drop_words(self.embed(tokens), tokens, self.vocabulary_size, self.config.word_dropout, self.training)
+        x = recurrent_stack.drop_words(
+            self.embed(tokens), tokens, self.vocabulary_size, self.config.word_dropout, self.training
+        )
         return self._drop(x, self.config.embedding_dropout)
 
     def leave(self, y: Tensor) -> Tensor:
@@ -109,4 +113,4 @@ class LanguageModel(nn.Module):
         return self.output.bias
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
-        return layers.drop(x, rate, self.training, self.config.locked_dropout)
+        return recurrent_stack.drop(x, rate, self.training, self.config.locked_dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import model_settings
-from core.models import attention, cells, layers
+from core.models import attention, cells, recurrent_stack
 from core.models import state as states
 
 
@@ -58,7 +58,7 @@ class Bridge(nn.Module):
                 for _ in range(num_parts)
             )
 
-    def forward(self, encoded: layers.Encoded, mask_BS: Tensor) -> states.State:
+    def forward(self, encoded: recurrent_stack.Encoded, mask_BS: Tensor) -> states.State:
         """Returns one layer state for each decoder layer, in the precision of the weights."""
         if self.kind == "mean":
             lengths_B1 = mask_BS.sum(dim=1, keepdim=True).clamp(min=1)
@@ -106,12 +106,12 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         width = config.embedding_size
-        design = layers.design_of(config)
+        design = recurrent_stack.design_of(config)
         num_bidirectional = (config.bidirectional_layers or config.num_layers) if config.bidirectional else 0
         back = (config.backward_hidden_size,) * config.num_layers if config.backward_hidden_size else ()
         self.attends = config.attention != "none"
         is_state_enough = not self.attends and config.bridge == "final"
-        self.encoder = layers.Encoder(design, width, num_bidirectional, back, is_state_enough)
+        self.encoder = recurrent_stack.Encoder(design, width, num_bidirectional, back, is_state_enough)
         memory_size = self.encoder.output_size
         sizes = config.decoder_hidden_size or memory_size
         if isinstance(sizes, int):
@@ -123,7 +123,9 @@ class Seq2Seq(nn.Module):
         self.feature_size = width if tied else self.hidden_size
         fed_size = memory_size if self.feeds_context else self.feature_size if self.feeds_features else 0
         self.bridge = Bridge(config.bridge, cells.CELLS[design.cell].num_parts, self.encoder.sizes, sizes)
-        self.decoder = layers.Stack(dataclasses.replace(design, sizes=sizes, learned_start=False), width + fed_size)
+        self.decoder = recurrent_stack.Stack(
+            dataclasses.replace(design, sizes=sizes, learned_start=False), width + fed_size
+        )
         self.covers = config.coverage_attention
         if self.attends:
             self.attention = attention.Attention(config.attention, self.hidden_size, memory_size, self.covers)
@@ -138,7 +140,7 @@ class Seq2Seq(nn.Module):
 
     def _embedding(self, size: int, pad_id: int | None, tied: bool) -> nn.Embedding:
         if tied:
-            return layers.TiedEmbedding(self.output, pad_id, self.config.scale_tied)
+            return recurrent_stack.TiedEmbedding(self.output, pad_id, self.config.scale_tied)
         return nn.Embedding(size, self.config.embedding_size, padding_idx=pad_id)
 
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> Memory:
@@ -286,13 +288,13 @@ class Seq2Seq(nn.Module):
         return self.readout(y) if self.feature_size != self.hidden_size else y
 
     def _embedded(self, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
-        x = layers.drop_words(
+        x = recurrent_stack.drop_words(
             embedding(tokens), tokens, embedding.num_embeddings, self.config.word_dropout, self.training
         )
         return self._drop(x, self.config.embedding_dropout)
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
-        return layers.drop(x, rate, self.training, self.config.locked_dropout)
+        return recurrent_stack.drop(x, rate, self.training, self.config.locked_dropout)
 
 
 def _with_coverage(state: states.State, coverage_BS: Tensor | None) -> states.State:

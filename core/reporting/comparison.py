@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from core.reporting import content, drawing, frame, page
+from core.reporting import content, page, page_frame, plots
 
 _LOWEST, _HIGHEST = min, max
 # Which end of a figure is the good one; of those that are not here, none is.
@@ -20,7 +20,7 @@ _OF_TRANSLATIONS = ("BLEU", "chrF", "TER")
 _OF_TOKENS = ("held-out perplexity", "validation perplexity")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
-_OTHERS = ("Gradient norm before clipping", "Learning rate", drawing.THROUGHPUT)
+_OTHERS = ("Gradient norm before clipping", "Learning rate", plots.THROUGHPUT)
 # Where a run lies and what it is called differs always, and says nothing.
 _NAMES = ("name", "root")
 
@@ -94,9 +94,9 @@ def render(reports: Sequence[content.Report]) -> str:
     quality = {
         name: (report["quality"] or {}).get("by_length", ()) for name, report in zip(names, reports, strict=True)
     }
-    by_length = drawing.by_length(quality)
+    by_length = plots.by_length(quality)
     table = rows(reports)
-    return frame.page(
+    return page_frame.page(
         TEMPLATE,
         names=names,
         warnings=warnings(reports),
@@ -172,7 +172,7 @@ def differing(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     every = list(dict.fromkeys(name for settings in found for name in settings))
     sections = list(dict.fromkeys(map(_section, every)))
     for name in sorted(every, key=lambda name: sections.index(_section(name))):
-        values = [frame.setting(settings[name]) if name in settings else "–" for settings in found]
+        values = [page_frame.setting(settings[name]) if name in settings else "–" for settings in found]
         if name not in _NAMES and len(set(values)) > 1:
             table.append({"name": name, "cells": values})
     return table
@@ -208,16 +208,16 @@ def _differ(values: Sequence[object]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _curves(names: Sequence[str], reports: Sequence[content.Report]) -> list[drawing.Picture]:
+def _curves(names: Sequence[str], reports: Sequence[content.Report]) -> list[plots.Picture]:
     """Draws each curve with all runs in it: of the validation where there is one, else of training."""
     drawn = []
     for title in (*_TITLES, *_OTHERS):
         by_run = [(report["training"] or {}).get("curves", {}).get(title, {}) for report in reports]
         for which in ("training", "validation"):
-            series = [drawing.series(name, named.get(which, ())) for name, named in zip(names, by_run, strict=True)]
+            series = [plots.series(name, named.get(which, ())) for name, named in zip(names, by_run, strict=True)]
             both = all(named.get("training") and named.get("validation") for named in by_run if named)
             shown = f"{title}, {which}" if both else title
-            drawn.append(drawing.lines(title, series, called=shown))
+            drawn.append(plots.lines(title, series, called=shown))
     return [picture for picture in drawn if picture]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import errors
 from core.config import loading, schema, training_settings
-from core.reporting import curves, history, measured, words
+from core.reporting import curves, metrics_summary, training_history, word_statistics
 from core.storage import location
 
 FORMAT, VERSION = "raycurrent-report", 1
@@ -44,7 +44,7 @@ def build(root: location.Location) -> Report:
     run = _json(root.join("run.json")) or {}
     stages = run.get("stages", {})
     data = None if config.corpus_kind == "series" else _json(root.join("dataset", "index.json"))
-    record = history.read_all(root)
+    record = training_history.read_all(root)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -53,7 +53,7 @@ def build(root: location.Location) -> Report:
         "kind": settings["model"]["kind"],
         "started_unix_s": run.get("started_unix_s"),
         "data": _data(data) if data else None,
-        "words": words.read(root.join("dataset"), data) if data else None,
+        "words": word_statistics.read(root.join("dataset"), data) if data else None,
         "training": _training(record, config.training.best_by),
         "tasks": [_task(task, stages, data, record.rows) for task in config.corpora],
         "gradients": _gradients(record.rows),
@@ -66,7 +66,7 @@ def build(root: location.Location) -> Report:
             "training": _samples(record.rows),
         },
         "stages": [{"name": name, **_timing(stage)} for name, stage in stages.items()],
-        "measured": measured.read(root),
+        "measured": metrics_summary.read(root),
         "starts": run.get("starts"),
         "exit_code": run.get("exit_code"),
         "faults": run.get("faults", []),
@@ -148,11 +148,11 @@ def _data(index: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_kind(rows: Sequence[history.Row], kind: str) -> list[history.Row]:
+def _of_kind(rows: Sequence[training_history.Row], kind: str) -> list[training_history.Row]:
     return [row for row in rows if row.get("kind") == kind]
 
 
-def _best(validations: Sequence[history.Row], metric: training_settings.Metric) -> history.Row | None:
+def _best(validations: Sequence[training_history.Row], metric: training_settings.Metric) -> training_history.Row | None:
     """Finds the validation that training took for the best one, so the one whose weights translate."""
     return min(
         validations,
@@ -161,7 +161,7 @@ def _best(validations: Sequence[history.Row], metric: training_settings.Metric) 
     )
 
 
-def _training(record: history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
+def _training(record: training_history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
     rows = record.rows
     if not rows:
         return None
@@ -170,7 +170,7 @@ def _training(record: history.History, best_by: training_settings.Metric) -> dic
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,
-        "median_tokens_per_s": statistics.median(history.points(steps, "tokens_per_s")[1] or [0.0]),
+        "median_tokens_per_s": statistics.median(training_history.points(steps, "tokens_per_s")[1] or [0.0]),
         "best_validation": dict(best) if best else None,
         "restarts": record.restarts,
         "curves": {
@@ -181,7 +181,7 @@ def _training(record: history.History, best_by: training_settings.Metric) -> dic
 
 
 def _task(
-    task: str, stages: Mapping[str, Any], index: Mapping[str, Any] | None, rows: Sequence[history.Row]
+    task: str, stages: Mapping[str, Any], index: Mapping[str, Any] | None, rows: Sequence[training_history.Row]
 ) -> dict[str, Any]:
     """What is known of one of several corpora: its size, how it was learnt, and how good the model is at it."""
     splits = index["splits"] if index else {}
@@ -200,15 +200,15 @@ def _task(
     }
 
 
-def _points(rows: Sequence[history.Row], name: str | None) -> list[tuple[float, float]]:
+def _points(rows: Sequence[training_history.Row], name: str | None) -> list[tuple[float, float]]:
     if name is None:
         return []
-    steps, values = history.points(rows, name)
+    steps, values = training_history.points(rows, name)
     few = curves.thinned(curves.Series(name, steps, values))
     return list(zip(few.steps, few.values, strict=True))
 
 
-def _gradients(rows: Sequence[history.Row]) -> dict[str, Any] | None:
+def _gradients(rows: Sequence[training_history.Row]) -> dict[str, Any] | None:
     """What was recorded of gradients by layer, of recurrent weights and through time; None where nothing was."""
     found = _of_kind(rows, "gradients")
     content = {
@@ -223,9 +223,9 @@ def _gradients(rows: Sequence[history.Row]) -> dict[str, Any] | None:
     return content if any(content.values()) else None
 
 
-def _by_layer(rows: Sequence[history.Row], name: str) -> dict[str, list[tuple[float, float]]]:
+def _by_layer(rows: Sequence[training_history.Row], name: str) -> dict[str, list[tuple[float, float]]]:
     """The points of each layer; of a list, one value for each gate, the largest."""
-    layers: dict[str, list[history.Row]] = {}
+    layers: dict[str, list[training_history.Row]] = {}
     for row in rows:
         for layer, value in (row.get(name) or {}).items():
             largest = max(value) if isinstance(value, list) else value
@@ -233,7 +233,7 @@ def _by_layer(rows: Sequence[history.Row], name: str) -> dict[str, list[tuple[fl
     return {layer: _points(own, "value") for layer, own in layers.items()}
 
 
-def _samples(rows: Sequence[history.Row]) -> list[dict[str, Any]]:
+def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
     """What the model made of the same lines at each validation."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _of_kind(rows, "samples"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import markupsafe
 
-from core.reporting import attention, content, drawing, frame, template, words
+from core.reporting import attention_map, content, page_frame, plots, template, word_statistics
 
 _PIECE = re.compile(r"\s+|\S+")
 _FAULTS = {
@@ -36,23 +36,23 @@ _SECTIONS = (
 
 def render(report: content.Report) -> str:
     """Returns the HTML page of a report; every text in it is escaped. What a run lacks has no section."""
-    training = drawing.of_training(report["training"])
-    speed = [picture for picture in training if picture.title == drawing.THROUGHPUT]
+    training = plots.of_training(report["training"])
+    speed = [picture for picture in training if picture.title == plots.THROUGHPUT]
     quality = report["quality"] or {}
     found = report["words"]
     shown: dict[str, Any] = {
         "training_pictures": [picture for picture in training if picture not in speed],
-        "task_pictures": drawing.of_tasks(report["tasks"]),
+        "task_pictures": plots.of_tasks(report["tasks"]),
         "task_rows": _task_rows(report["tasks"]),
-        "gradient_pictures": drawing.of_gradients(report["gradients"]),
+        "gradient_pictures": plots.of_gradients(report["gradients"]),
         "translations": [_translation(one) for one in report["samples"]["translations"]],
         "quality_rows": _quality_rows(quality),
-        "length_picture": drawing.by_length({"BLEU": quality.get("by_length", ())}),
+        "length_picture": plots.by_length({"BLEU": quality.get("by_length", ())}),
         "length_rows": _length_rows(quality),
         "fault_rows": _fault_rows(quality.get("faults", {})),
-        "word_pictures": drawing.of_words(found),
-        "word_sentences": words.sentences(found) if found else [],
-        "word_tables": words.tables(found) if found else [],
+        "word_pictures": plots.of_words(found),
+        "word_sentences": word_statistics.sentences(found) if found else [],
+        "word_tables": word_statistics.tables(found) if found else [],
         "stage_rows": _stage_rows(report),
         "worker_rows": _worker_rows(report["measured"] or {}),
         "speed_pictures": speed,
@@ -60,7 +60,7 @@ def render(report: content.Report) -> str:
         "chosen": _spelt(report["chosen"]),
         "settings": _spelt(content.flat(report["settings"])),
     }
-    return frame.page(
+    return page_frame.page(
         template.PAGE,
         report=report,
         sentence=sentence(report),
@@ -104,7 +104,7 @@ def sentence(report: content.Report) -> str:
     size = f"{model['cell'].upper()}, {model['num_layers']} × {model['hidden_size']} units"
     if report["training"] is None:
         return f"{kind} ({size}); not trained yet."
-    return f"{kind} ({size}), {frame.thousands(report['training']['steps'])} steps."
+    return f"{kind} ({size}), {page_frame.thousands(report['training']['steps'])} steps."
 
 
 def figures(report: content.Report) -> dict[str, float | None]:
@@ -147,7 +147,7 @@ def figure(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
-        return frame.thousands(value)
+        return page_frame.thousands(value)
     return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
 
 
@@ -164,12 +164,12 @@ def marked(text: str, other: str) -> list[tuple[str, bool]]:
 
 def _translation(one: Mapping[str, Any]) -> dict[str, Any]:
     hypothesis, reference, found = one["hypothesis"] or "", one["reference"], one["attention"]
-    picture = attention.draw(f"attention of: {hypothesis}", found) if found else None
+    picture = attention_map.draw(f"attention of: {hypothesis}", found) if found else None
     return {
         **one,
         "hypothesis": [(hypothesis, False)] if reference is None else marked(hypothesis, reference),
         "reference": None if reference is None else marked(reference, hypothesis),
-        "is_same": found is None or attention.is_of(hypothesis, found),
+        "is_same": found is None or attention_map.is_of(hypothesis, found),
         "map": markupsafe.Markup(picture) if picture else None,  # noqa: S704 (its texts are escaped)
     }
 
@@ -190,7 +190,7 @@ def _quality_rows(quality: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _length_rows(quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {**bucket, "words": drawing.words_from_to(bucket["shortest"], bucket["longest"])}
+        {**bucket, "words": plots.words_from_to(bucket["shortest"], bucket["longest"])}
         for bucket in quality.get("by_length", ())
     ]
 
@@ -214,8 +214,8 @@ def _stage_rows(report: content.Report) -> list[dict[str, Any]]:
             # Training counts the tokens of all its starts, and the seconds of the last.
             if stage["name"] == "train" and count and report["training"]:
                 rate = report["training"]["median_tokens_per_s"]
-            row[name] = "" if count is None else frame.thousands(count)
-            row[f"{name}_per_s"] = frame.thousands(rate) if rate else ""
+            row[name] = "" if count is None else page_frame.thousands(count)
+            row[f"{name}_per_s"] = page_frame.thousands(rate) if rate else ""
         rows.append(row)
     return rows
 
@@ -237,7 +237,7 @@ def _troubles(report: content.Report) -> Iterator[str]:
     if (report["starts"] or 1) > 1:
         yield f"The run was started {report['starts']} times."
     if training.get("restarts"):
-        places = ", ".join(frame.thousands(step) for step in training["restarts"])
+        places = ", ".join(page_frame.thousands(step) for step in training["restarts"])
         yield f"Training went on from a checkpoint; first recorded steps afterwards: {places}."
     skipped = (training.get("last") or {}).get("num_skipped", 0)
     if skipped:
@@ -257,11 +257,11 @@ def _troubles(report: content.Report) -> Iterator[str]:
 
 
 def _counted(number: float, one: str, many: str) -> str:
-    return f"{frame.thousands(number)} {one if number == 1 else many}"
+    return f"{page_frame.thousands(number)} {one if number == 1 else many}"
 
 
 def _spelt(settings: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    return [(name, frame.setting(value)) for name, value in settings.items()]
+    return [(name, page_frame.setting(value)) for name, value in settings.items()]
 
 
 def _instant(unix_s: float | None) -> str | None:

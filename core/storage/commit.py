@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from core import errors
-from core.storage import location, owner
+from core.storage import location, lock_owner
 
 MANIFEST = "_MANIFEST.json"
 PLAN = "_PLAN.json"
@@ -263,7 +263,7 @@ class RunLock:
         self.epoch = 0
         self._ttl_s = ttl_s
         self._heartbeat_s = heartbeat_s
-        self._me = owner.this_process(stage)
+        self._me = lock_owner.this_process(stage)
         self._lost = threading.Event()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_left, name="lock-heartbeat", daemon=True)
@@ -314,14 +314,14 @@ class RunLock:
         while True:
             silent_s = time.monotonic() - since_s
             now = self._heartbeat(epoch)
-            if (now or {}).get("left") or (owner.is_here(holder) and owner.is_dead(holder)):
+            if (now or {}).get("left") or (lock_owner.is_here(holder) and lock_owner.is_dead(holder)):
                 return
-            if owner.is_here(holder) or now != first:
+            if lock_owner.is_here(holder) or now != first:
                 raise errors.LockedError(
-                    f"{self.root}: is in use by {owner.describe(holder)}; wait for it, end it, or use another root"
+                    f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
                 )
             if silent_s > self._ttl_s:
-                _log.warning("%s: %s is silent, taking over", self.root, owner.describe(holder))
+                _log.warning("%s: %s is silent, taking over", self.root, lock_owner.describe(holder))
                 return
             time.sleep(self._heartbeat_s / 2)
 

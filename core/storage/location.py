@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import local, stores, urls
+from core.storage import filesystems, local_files, urls
 
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
@@ -102,13 +102,13 @@ class Location:
         if stop <= start:
             return b""
         if self.is_local:
-            return self._call(lambda: local.read(self.path, start, stop))
+            return self._call(lambda: local_files.read(self.path, start, stop))
         return self._fetch(start, stop)
 
     def size_bytes(self) -> int:
         """Returns the size of the file."""
         if self.is_local:
-            return self._call(lambda: local.size_bytes(self.path))
+            return self._call(lambda: local_files.size_bytes(self.path))
         size = self._call(lambda: self._remote().size(self.url))
         if size is None:
             raise errors.StorageError(f"{self}: the server does not tell its size; download it first")
@@ -120,9 +120,9 @@ class Location:
         if self.is_local:
             file: BinaryIO = self._call(lambda: self.path.open("rb"))
         elif self._is_web:
-            file = self._call(lambda: stores.download(self._remote(), self.url))
+            file = self._call(lambda: filesystems.download(self._remote(), self.url))
         else:
-            reader = stores.RangeReader(self._fetch, self.size_bytes())
+            reader = filesystems.RangeReader(self._fetch, self.size_bytes())
             file = cast(BinaryIO, io.BufferedReader(reader, READ_AHEAD_BYTES))
         with file:
             yield file
@@ -153,7 +153,7 @@ class Location:
                 names = self._call(lambda: self._list_remote())
         except errors.NotFoundError:
             return []
-        return sorted(name for name in names if name and not local.is_temporary(name))
+        return sorted(name for name in names if name and not local_files.is_temporary(name))
 
     def glob(self) -> list["Location"]:
         """Returns the files that this URL means, sorted: wildcards are followed unless a file has this very name."""
@@ -178,20 +178,20 @@ class Location:
             False if something is there already.
         """
         if self.is_local:
-            return self._call(lambda: local.create(self.path, lambda file: file.write(data)))
+            return self._call(lambda: local_files.create(self.path, lambda file: file.write(data)))
         return self._create(lambda options: self._remote().pipe_file(self.url, data, **options), lambda: data)
 
     def put_file_if_absent(self, path: Path) -> bool:
         """Copies a local file here, as `put_if_absent` does."""
         if self.is_local:
-            return self._call(lambda: local.create(self.path, lambda file: local.copy(path, file)))
+            return self._call(lambda: local_files.create(self.path, lambda file: local_files.copy(path, file)))
         return self._create(lambda options: self._remote().put_file(str(path), self.url, **options), path.read_bytes)
 
     def replace(self, data: bytes) -> None:
         """Writes the file, whole and durably, in place of the one that is there, if any."""
         self._refuse_read_only()
         if self.is_local:
-            self._call(lambda: local.replace(self.path, lambda file: file.write(data)))
+            self._call(lambda: local_files.replace(self.path, lambda file: file.write(data)))
             return
         with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
             self._call(lambda: self._remote().pipe_file(self.url, data))
@@ -201,7 +201,7 @@ class Location:
         self._refuse_read_only()
         try:
             if self.is_local:
-                self._call(lambda: local.remove(self.path))
+                self._call(lambda: local_files.remove(self.path))
             else:
                 self._call(lambda: self._remote().rm_file(self.url))
         except errors.NotFoundError:
@@ -222,8 +222,8 @@ class Location:
     def _remote(self) -> Any:
         scheme, authority, _ = urls.split(self.url)
         if self._is_web:
-            stores.refuse_private_host(authority)
-        return stores.filesystem(scheme, authority)
+            filesystems.refuse_private_host(authority)
+        return filesystems.filesystem(scheme, authority)
 
     def _fetch(self, start: int, stop: int) -> bytes:
         def fetch() -> bytes:

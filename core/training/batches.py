@@ -13,7 +13,9 @@ from torch import Tensor
 
 from core import errors
 from core.config import training_settings
-from core.data import buckets, lanes, segmentation, shards, shuffling
+from core.data.batching import buckets, lanes, shuffling
+from core.data.dataset import shards
+from core.data.tokens import bpe_dropout
 from core.training import progress, truncation
 
 
@@ -155,7 +157,7 @@ class BucketedPairs:
         seed: int,
         rank: int,
         world_size: int,
-        cutters: Mapping[str, segmentation.Cutter] | None = None,
+        cutters: Mapping[str, bpe_dropout.Cutter] | None = None,
     ) -> None:
         self._split, self._training, self._ids, self._seed = split, training, ids, seed
         self._rank, self._world_size = rank, world_size
@@ -163,7 +165,7 @@ class BucketedPairs:
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields this rank's share of each planned batch from number `consumed` on."""
-        split = segmentation.Recut(self._split, self._cutters, self._seed, epoch) if self._cutters else self._split
+        split = bpe_dropout.Recut(self._split, self._cutters, self._seed, epoch) if self._cutters else self._split
         plans = buckets.plan(split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
         for number, plan in enumerate(plans):
             if number < consumed:
@@ -251,7 +253,7 @@ def source(
     rank: int,
     world_size: int,
     task: str | None = None,
-    cutters: Mapping[str, segmentation.Cutter] | None = None,
+    cutters: Mapping[str, bpe_dropout.Cutter] | None = None,
 ) -> Source:
     """The training batches of a rank, of one task or of all data together; see `sources`.
 
@@ -269,12 +271,12 @@ def source(
 
 def _cutters(
     dataset: shards.Dataset, training: training_settings.TrainingConfig
-) -> dict[str, segmentation.Cutter] | None:
+) -> dict[str, bpe_dropout.Cutter] | None:
     if not training.bpe_dropout:
         return None
     used = {side: codec.tokenizer for side, codec in dataset.codecs.items()}
     # Sides that share a tokenizer share what it has cut.
-    made = {one: segmentation.Cutter(one, training.bpe_dropout) for one in dict.fromkeys(used.values())}
+    made = {one: bpe_dropout.Cutter(one, training.bpe_dropout) for one in dict.fromkeys(used.values())}
     return {side: made[one] for side, one in used.items()}
 
 

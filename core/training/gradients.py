@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import training_settings
-from core.models import language_model, recurrence
+from core.models import language_model, recurrent_layer
 
 
 class Limits(NamedTuple):
@@ -96,7 +96,7 @@ def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict
     gated = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, recurrence.Layer) and module.kind.forget_gate is not None
+        if isinstance(module, recurrent_layer.Layer) and module.kind.forget_gate is not None
     ]
     handles = [layer.register_forward_hook(functools.partial(_note_forget_gate, found, name)) for name, layer in gated]
     with torch.no_grad():
@@ -106,7 +106,7 @@ def forget_gates(model: language_model.LanguageModel, inputs_BT: Tensor) -> dict
     return found
 
 
-def _note_forget_gate(found: dict[str, float], name: str, layer: recurrence.Layer, inputs: Any, _: Any) -> None:
+def _note_forget_gate(found: dict[str, float], name: str, layer: recurrent_layer.Layer, inputs: Any, _: Any) -> None:
     """Takes the steps anew, for the kernels give no gate away."""
     x_BTE, state = inputs[:2]
     kind, weights = layer.kind, layer.weights

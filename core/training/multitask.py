@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core import errors
 from core.config import training_settings
-from core.data import shuffling
+from core.data.batching import shuffling
 
 Gradient = Sequence[Tensor]  # of one task, a tensor for each weight
 Table = Sequence[Sequence[float]]  # the inner product of each gradient with each

@@ -15,7 +15,7 @@ from core import errors
 from core.config import training_settings
 from core.data import series
 from core.models import autoregressive
-from core.training import optimization, randomness
+from core.training import optimizers, randomness
 
 
 class Trained(NamedTuple):
@@ -56,7 +56,7 @@ def fit(
     if not len(features_NLI):
         raise errors.DataError("corpus.train: is shorter than model.lags and model.horizon; use a longer series")
     assert training.batch_lines is not None
-    optimizer = optimization.build(model, training)
+    optimizer = optimizers.build(model, training)
     done = Trained(0, [], [])
     for epoch in range(training.epochs):
         if should_stop():
@@ -67,7 +67,7 @@ def fit(
             if done.steps == training.max_steps:
                 break
             epochs_done = epoch + number / len(batches)
-            optimization.set_rate(optimizer, optimization.rate(training, done.steps, epochs_done, done.valid_mse))
+            optimizers.set_rate(optimizer, optimizers.rate(training, done.steps, epochs_done, done.valid_mse))
             _step(model, optimizer, features_NLI[rows], labels_NKO[rows], training.clip_norm)
             done = done._replace(steps=done.steps + 1)
         done.train_mse.append(mean_squared_error(model, train))

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.models import compute
 from core.models import state as states
-from core.training import batches, collective, gradients, multitask, objective
+from core.training import batches, collective, gradients, losses, multitask
 
 
 class Outcome(NamedTuple):
@@ -39,7 +39,7 @@ class Learner:
     With `surgery` the gradients of tasks are computed apart from each other; else all micro-batches are one batch.
     """
 
-    objective: objective.Objective
+    objective: losses.Objective
     replica: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
@@ -123,7 +123,7 @@ class Learner:
         return contextlib.nullcontext()
 
 
-def replicate(model: objective.Objective, group: collective.Collective) -> nn.Module:
+def replicate(model: losses.Objective, group: collective.Collective) -> nn.Module:
     """Wraps the objective so that backward leaves each rank with the sum of all ranks' gradients."""
     if group.world_size == 1:
         return model

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core.config import training_settings
-from core.data import shuffling
+from core.data.batching import shuffling
 from core.models import state as states
 
 HALVED_SHARE = 0.05

@@ -8,10 +8,12 @@ import torch
 
 from core import errors
 from core.config import training_settings
-from core.data import buckets, lanes, shards, tokenizer
+from core.data.batching import buckets, lanes
+from core.data.dataset import shards
+from core.data.tokens import tokenizer
 from core.models import bundle, compute
 from core.models import state as states
-from core.training import batches, collective, objective, progress
+from core.training import batches, collective, losses, progress
 
 
 class Piece(NamedTuple):
@@ -59,7 +61,7 @@ class LossOnly:
 
 
 def validate(
-    learned: objective.Objective,
+    learned: losses.Objective,
     pieces: Iterator[Piece],
     device: torch.device,
     precision: compute.Precision,

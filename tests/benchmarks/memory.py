@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from core.data import synthetic
+from core.data.builtin import sentences
 
 SEED = 1
 PIECE_PAIRS = 100_000
@@ -116,7 +116,7 @@ def write_corpus(path: pathlib.Path, size_bytes: int) -> int:
     written = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         while file.tell() < size_bytes:
-            pairs = synthetic.pairs(SEED, written, PIECE_PAIRS)
+            pairs = sentences.pairs(SEED, written, PIECE_PAIRS)
             file.writelines(f"{english}\t{french}\n" for english, french in pairs)
             written += PIECE_PAIRS
     return written
@@ -143,8 +143,8 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
     num_pairs = write_corpus(folder / "pairs.tsv", size_bytes)
     inputs = {"translate": int(num_pairs * TRANSLATED_SHARE), "score": int(num_pairs * SCORED_SHARE)}
     for verb, count in inputs.items():
-        synthetic.write_english(folder / f"{verb}.en", SEED, 0, count)
-        synthetic.write_french(folder / f"{verb}.fr", SEED, 0, count)
+        sentences.write_english(folder / f"{verb}.en", SEED, 0, count)
+        sentences.write_french(folder / f"{verb}.fr", SEED, 0, count)
     root = folder / "run"
     corpus = {**CONFIG["corpus"], "train": {"tsv": [str(folder / "pairs.tsv")]}}
     content = {**CONFIG, "name": "memory", "root": str(root), "corpus": corpus}

@@ -10,7 +10,9 @@ import tempfile
 import tokenizers
 
 from core.config import loading
-from core.data import cleaning, shards, synthetic
+from core.data.builtin import sentences
+from core.data.dataset import shards
+from core.data.text import cleaning
 from core.storage import location
 from jobs import console, prepare
 from tests.benchmarks import harness, workloads
@@ -25,7 +27,7 @@ def variants(tokenizer: dict[str, object]) -> workloads.Variants:
     """One task, of pairs; the amount of work is the tokens of both sides."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="rc-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_PAIRS)
+    sentences.write_pairs(folder / "pairs.tsv", 1, 0, NUM_PAIRS)
     runs = itertools.count()
 
     def ours() -> harness.Done:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from core.data import cleaning
+from core.data.text import cleaning
 from core.evaluation import quality
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 
 from core.config import model_settings, training_settings
 from core.models import compute, factory
-from core.training import batches, collective, objective, optimization, step
+from core.training import batches, collective, losses, optimizers, step
 from tests.benchmarks import harness
 
 STEPS = 4
@@ -45,8 +45,8 @@ def _rank(rank: int, store: str, rounds: int, results: Any) -> None:
         kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
     )
     training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1)
-    learned = objective.Objective(factory.build(config, {"text": VOCABULARY}, None), 0.0).train()
-    optimizer = optimization.build(learned.model, training)
+    learned = losses.Objective(factory.build(config, {"text": VOCABULARY}, None), 0.0).train()
+    optimizer = optimizers.build(learned.model, training)
     replica = step.replicate(learned, collective.Torch())
     settings = (optimizer, torch.device("cpu"), "fp32", 1.0)
     together = step.Learner(learned, replica, *settings)  # type: ignore[arg-type]

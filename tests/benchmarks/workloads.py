@@ -14,14 +14,17 @@ import torch
 from torch.nn import functional as F
 
 from core.config import inference_settings, model_settings, schema, training_settings
-from core.data import lexical, shards, tokenizer
-from core.decoding import scorer, translator
+from core.data import translation_table
+from core.data.dataset import shards
+from core.data.tokens import tokenizer
+from core.decoding.scoring import scorer
+from core.decoding.translation import translator
 from core.models import bundle, factory, language_model, seq2seq
 from core.models import compute as computing
-from core.telemetry import recorder
-from core.training import batches, collective, gradients, loop, objective, optimization, progress, step
+from core.telemetry import metrics
+from core.training import batches, collective, gradients, losses, optimizers, progress, step, trainer
 from tests.benchmarks import harness, plain
-from tests.core.training import making
+from tests.core.training import builders
 
 Variants = Mapping[str, Callable[[], harness.Done]]
 RESERVED = 4
@@ -65,8 +68,8 @@ def learner(
     model: factory.Model, training: training_settings.TrainingConfig, precision: computing.Precision
 ) -> step.Learner:
     """Our step over a model, alone on the CPU."""
-    learned = objective.Objective(model, training.label_smoothing).train()
-    optimizer = optimization.build(model, training)
+    learned = losses.Objective(model, training.label_smoothing).train()
+    optimizer = optimizers.build(model, training)
     return step.Learner(learned, learned, optimizer, torch.device("cpu"), precision, gradients.limits(training))
 
 
@@ -224,7 +227,7 @@ def shortlist(precision: computing.Precision) -> Variants:
         "eos",
         "fp32",
     )
-    table = lexical.table(pairs, size, size, 50)
+    table = translation_table.table(pairs, size, size, 50)
     lines = [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in pairs.columns["source"][:102]]
     compute = schema.ComputeConfig(precision=precision)
 
@@ -294,7 +297,7 @@ class _Clock:
 def bare() -> Variants:
     """Whole runs of a character LSTM 1×256, record and metrics and all, beside the same model in a bare loop."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="raycurrent-bench-"))
-    dataset = making.text_dataset(folder / "dataset", num_train=200_000, num_valid=100)
+    dataset = builders.text_dataset(folder / "dataset", num_train=200_000, num_valid=100)
     config = model_settings.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=256, embedding_size=256)
     training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1, max_steps=80)
     runs = itertools.count()
@@ -302,14 +305,14 @@ def bare() -> Variants:
 
     def run_ours() -> harness.Done:
         clock = _Clock()
-        root = making.place(folder / f"run-{next(runs)}")
-        job = loop.TrainingJob(root, "bench", 1, config, training, making.FP32, dataset)
-        loop.train(job, collective.Alone(), recorder.NullRecorder(), clock)
+        root = builders.place(folder / f"run-{next(runs)}")
+        job = trainer.TrainingJob(root, "bench", 1, config, training, builders.FP32, dataset)
+        trainer.train(job, collective.Alone(), metrics.NullRecorder(), clock)
         steps_s = [after - before for before, after in itertools.pairwise(clock.read_s)]
         return harness.Done(tokens, statistics.median(steps_s))
 
     torch.manual_seed(1)
-    model = objective.Objective(factory.build(config, {"text": 9}, None), 0.0).train()
+    model = losses.Objective(factory.build(config, {"text": 9}, None), 0.0).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     split = shards.Dataset.open(dataset).split("train")
     assert split is not None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.training import making
+from tests.core.training import builders
 from tests.e2e import driving, inference, runs
-from workers import cluster
+from workers.cluster import session as sessions
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
@@ -22,7 +22,7 @@ OURS = ("RayTrainWorker", "TrainController", "Board", "_Host")
 @pytest.fixture
 def head(drive: driving.Drive) -> Iterator[tuple[driving.Driver, str]]:
     """A cluster of four cores, and its address."""
-    folder = cluster.private_folder()
+    folder = sessions.private_folder()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -56,7 +56,7 @@ def test_training_goes_on_under_the_next_driver(
     report = drive(*command).end().document()
     assert (report["start"], report["world_size"]) == (2, 2)
     wait_until_left(started)
-    making.on_ranks(2, tmp_path, making.train_rank, [(bare.job(), None)])
+    builders.on_ranks(2, tmp_path, builders.train_rank, [(bare.job(), None)])
     runs.check_same(run, bare)
 
 

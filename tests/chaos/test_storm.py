@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from core.data import synthetic
-from tests.core.training import making
+from core.data.builtin import sentences
+from tests.core.training import builders
 from tests.e2e import driving
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * 3600)]
@@ -40,7 +40,7 @@ cluster: {{address: auto, num_workers: 2, max_failures: 1000, collective_timeout
 def test_a_storm_of_deaths_costs_less_than_half_of_the_time_and_changes_no_byte(
     tmp_path: pathlib.Path, drive: driving.Drive, chance: random.Random
 ) -> None:
-    synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 20_000)
+    sentences.write_pairs(tmp_path / "pairs.tsv", 1, 0, 20_000)
     commands = {}
     for name in ("quiet", "storm"):
         config = tmp_path / f"{name}.yaml"
@@ -53,7 +53,7 @@ def test_a_storm_of_deaths_costs_less_than_half_of_the_time_and_changes_no_byte(
     effective = quiet.elapsed_s / (time.monotonic() - began_s)
     print(f"quiet {quiet.elapsed_s:.0f} s; deaths {dict(deaths)}; effective {effective:.2f}")
     assert drive("inspect", str(tmp_path / "storm")).end().document()["verified"]
-    assert making.digest(tmp_path / "storm") == making.digest(tmp_path / "quiet")
+    assert builders.digest(tmp_path / "storm") == builders.digest(tmp_path / "quiet")
     assert _outputs(tmp_path / "storm") == _outputs(tmp_path / "quiet")
     assert effective >= LEAST_EFFECTIVE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.data import synthetic
+from core.data.builtin import sentences
 from tests.e2e import driving, nodes
 from tests.k8s import watching
 
@@ -42,7 +42,7 @@ def _words(settings: dict[str, str]) -> list[str]:
 
 def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "run"
-    synthetic.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
+    sentences.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
     settings = {**SMALLER, "root": str(root), "corpus.train.tsv": f"[{tmp_path}/pairs.tsv]"}
     (tmp_path / "prometheus").mkdir()
     with (

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.config import inference_settings, section
 from core.models import bundle as bundles
-from core.reporting import measured
+from core.reporting import metrics_summary
 from core.storage import location
 from jobs import console, score, translate
 from tests.core.decoding import samples
@@ -117,7 +117,7 @@ class StreamPlace(_Place):
 
         Before the parts of lanes it did others, that count tokens to cut the lanes by; these are left out.
         """
-        found = measured.read(location.Location.parse(str(self.folder)))
+        found = metrics_summary.read(location.Location.parse(str(self.folder)))
         assert found is not None
         found["stages"]["score"]["done"] -= math.ceil(self.num_lines / PART_LINES)
         return {what: count for what, count in found["stages"]["score"].items() if count}

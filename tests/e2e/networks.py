@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.e2e import driving, nodes
-from workers import cluster
+from workers.cluster import session as sessions
 
 # All processes of the cluster ping each other, and notice within seconds who does not answer.
 ENVIRONMENT = {
@@ -76,7 +76,7 @@ def ip(*words: str) -> None:
 @contextlib.contextmanager
 def started(drive: driving.Drive, num_nodes: int) -> Iterator[Nodes]:
     """A cluster of so many nodes, gone afterwards, and its network with it."""
-    folder = cluster.private_folder()
+    folder = sessions.private_folder()
     program = drive(str(folder), str(num_nodes), program=(sys.executable, "-m", "tests.e2e.networks"))
     try:
         yield Nodes.at(program)

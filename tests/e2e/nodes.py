@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tests.e2e import driving
-from workers import cluster
+from workers.cluster import session as sessions
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # A node that is gone is noticed within seconds.
@@ -65,7 +65,7 @@ class Nodes:
 @contextlib.contextmanager
 def started(drive: driving.Drive, num_nodes: int, unseen: str = "") -> Iterator[Nodes]:
     """A cluster of so many nodes, gone afterwards."""
-    folder = cluster.private_folder()
+    folder = sessions.private_folder()
     arguments = (str(folder), str(num_nodes), *([unseen] if unseen else []))
     program = drive(*arguments, program=(sys.executable, "-m", "tests.e2e.nodes"))
     try:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from core.config import loading
-from core.data import synthetic
-from core.storage import local
+from core.data.builtin import sentences
+from core.storage import local_files
 from jobs import console, paths, prepare
 from tests.jobs import preparing
-from workers import cluster
+from workers.cluster import session as sessions
 
 CONFIG = """
 name: pairs
@@ -26,7 +26,7 @@ class Place:
 
     def __init__(self, folder: Path, num_lines: int = 2500) -> None:
         self.folder, self.num_lines = folder, num_lines
-        synthetic.write_pairs(folder / "pairs.tsv", 1, 0, num_lines)
+        sentences.write_pairs(folder / "pairs.tsv", 1, 0, num_lines)
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
         """The command line that prepares below this root."""
@@ -38,7 +38,7 @@ class Place:
     def prepare(self, name: str) -> None:
         """Prepares in this process, undisturbed."""
         config = paths.absolute(loading.load(self.arguments(name)[1], ["cluster.address=none"]))
-        with cluster.Session(config.cluster) as session:
+        with sessions.Session(config.cluster) as session:
             prepare.run(config, session, console.SilentReporter())
 
     def dataset(self, name: str) -> Path:
@@ -57,5 +57,5 @@ class Place:
         assert {path: now[path] for path in shards} == shards
         found = preparing.content(self.dataset(name))
         # What a writer that was killed was writing stays, under a name that no reader looks at.
-        found = {path: data for path, data in found.items() if not local.is_temporary(Path(path).name)}
+        found = {path: data for path, data in found.items() if not local_files.is_temporary(Path(path).name)}
         assert found == preparing.content(self.dataset(whole))

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from core.config import loading, schema
-from core.data import synthetic
-from core.reporting import history
-from core.training import loop
+from core.data.builtin import sentences
+from core.reporting import training_history
+from core.training import trainer
 from jobs import console, paths, prepare, train
-from tests.core.training import making
+from tests.core.training import builders
 from tests.e2e import driving
-from workers import cluster
+from workers.cluster import session as sessions
 
 # Dropout everywhere, a schedule, checkpoints all the time: whatever a resume forgot would change the bits.
 TEXT = """
@@ -58,8 +58,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        synthetic.write_english(folder / "english.txt", 1, 0, NUM_LINES)
-        synthetic.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
+        sentences.write_english(folder / "english.txt", 1, 0, NUM_LINES)
+        sentences.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
 
     def run(self, kind: str, name: str) -> "Run":
         """A new run on the dataset of this kind."""
@@ -72,7 +72,7 @@ class Place:
         root = self.folder / f"{kind}-prepared"
         if not root.exists():
             config = paths.absolute(loading.load(self._write(kind, root.name), ["cluster.address=none"]))
-            with cluster.Session(config.cluster) as session:
+            with sessions.Session(config.cluster) as session:
                 prepare.run(config, session, console.SilentReporter())
         return root / "dataset"
 
@@ -91,7 +91,7 @@ class Run:
     def settings(self, *overrides: str) -> schema.RunConfig:
         return paths.absolute(loading.load(self.config, overrides))
 
-    def job(self) -> loop.TrainingJob:
+    def job(self) -> trainer.TrainingJob:
         """What the command would train."""
         return train.plan(self.settings())
 
@@ -133,7 +133,7 @@ class Run:
     def rows(self, start: int | None = None) -> list[dict[str, Any]]:
         """The history of the run, or what one start of the ranks wrote of it."""
         if start is None:
-            return [dict(row) for row in history.read(making.place(self.root))]
+            return [dict(row) for row in training_history.read(builders.place(self.root))]
         segments = sorted(self.root.glob(f"metrics/e{start}-*.jsonl"))
         return [json.loads(line) for segment in segments for line in segment.read_text().splitlines()]
 
@@ -149,7 +149,7 @@ def check_same(run: Run, whole: Run) -> None:
     Weights, optimiser and hidden state are the same bits, the counts and validations the same numbers; the record
     has each step once, with the same figures but for the order of a sum.
     """
-    assert making.digest(run.root) == making.digest(whole.root)
+    assert builders.digest(run.root) == builders.digest(whole.root)
     assert run.state() == whole.state()
     rows, expected = run.rows(), whole.rows()
     assert [(row["kind"], row["step"]) for row in rows] == [(row["kind"], row["step"]) for row in expected]

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from core.config import inference_settings, schema
-from core.data import buckets, corpus, duplicates, shards, sources, statistics, synthetic
-from core.decoding import inputs, outputs
+from core.data.batching import buckets
+from core.data.builtin import sentences
+from core.data.dataset import duplicates, shards, statistics
+from core.data.text import corpus, sources
+from core.decoding.lines import inputs, outputs
 from core.storage import commit, location
-from core.telemetry import recorder
+from core.telemetry import metrics
 from jobs import console, held_out, prepare
 from tests.jobs import preparing
-from workers import fanout, inference, parts
+from workers.fanout import pool as pools
+from workers.infer import driver, part_worker
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +48,7 @@ def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConf
     """Settings of a corpus of so many pairs; all of its words are in the first of them."""
     file = folder / f"{num_pairs}.tsv"
     if not file.exists():
-        synthetic.write_pairs(file, 1, 0, num_pairs)
+        sentences.write_pairs(file, 1, 0, num_pairs)
     settings = {"kind": "pairs", "train": {"tsv": [str(file)]}, "split": {"valid": 0.05}}
     return preparing.config(
         folder / f"{num_pairs}-{tokenizer}",
@@ -74,7 +78,7 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
     monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
     session, reporter = preparing.Session(), console.SilentReporter()
-    session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
+    session.recorder = metrics.NullRecorder()  # type: ignore[assignment]
     corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
     prepare.run(corpora[0], session, reporter)  # what is loaded once is loaded now
     peaks: dict[str, list[int]] = {}
@@ -106,12 +110,12 @@ class Committing:
     def run(
         self,
         stage: str,
-        tasks: Iterable[fanout.Task],
+        tasks: Iterable[pools.Task],
         factory: Callable[[], Callable[[Any], Any]],
-        on_done: Callable[[fanout.Task, Any], None],
-        recorder: recorder.Recorder = preparing.NOBODY,
-        progress: Callable[[int], None] = fanout.unseen,
-        should_stop: Callable[[], bool] = fanout.never,
+        on_done: Callable[[pools.Task, Any], None],
+        recorder: metrics.Recorder = preparing.NOBODY,
+        progress: Callable[[int], None] = pools.unseen,
+        should_stop: Callable[[], bool] = pools.never,
     ) -> None:
         made_by = {"device": "cpu AuthenticAMD AVX2", "threads": 1, "precision": "fp32", "torch": "2.13.0"}
         for task in tasks:
@@ -130,7 +134,7 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         file.write_text("a b c\n" * num_parts)
         place = location.Location.parse(f"memory://{uuid.uuid4().hex}/out")
         target = outputs.Output.at("scores", place, is_folder=True, where="--output")
-        spec = inference.Spec(
+        spec = part_worker.Spec(
             bundle="",
             kind="scores",
             decoding=inference_settings.DecodingConfig(),
@@ -146,9 +150,11 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         before = tracemalloc.get_traced_memory()[0]
         found = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
         session = preparing.Session(Committing(store))
-        session.recorder = recorder.NullRecorder()  # type: ignore[assignment]
-        records, _ = parts.do_parts(spec, "score", parts.of_lines(inputs.pieces([found])), session, lambda lines: None)
-        assert parts.Totals.of(records).tokens == 99 * num_parts
+        session.recorder = metrics.NullRecorder()  # type: ignore[assignment]
+        records, _ = driver.do_parts(
+            spec, "score", driver.of_lines(inputs.pieces([found])), session, lambda lines: None
+        )
+        assert driver.Totals.of(records).tokens == 99 * num_parts
         target.finish(store, records, {})
         in_store = sum(
             len(place.join(commit.RECORDS, name).read_bytes()) for name in place.join(commit.RECORDS).list_names()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.training import making
+from tests.core.training import builders
 from tests.e2e import driving, runs
 
 ALONE = ("--set", "cluster.address=none")
@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> runs.Place:
 def whole(place: runs.Place) -> runs.Run:
     """A run of one rank, in this process, that nothing happens to."""
     run = place.run("text", "whole")
-    making.train(run.job())
+    builders.train(run.job())
     return run
 
 
@@ -45,7 +45,7 @@ def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
     runs.kill_twice_in_an_epoch(driver, killed, chance, world_size=2)
     report = driver.end().document()
     assert (report["start"], report["world_size"], killed.starts()) == (3, 2, 3)
-    making.on_ranks(2, place.folder, making.train_rank, [(bare.job(), None)])
+    builders.on_ranks(2, place.folder, builders.train_rank, [(bare.job(), None)])
     runs.check_same(killed, bare)
     assert killed.record()["exit_code"] == 0
     assert not (killed.root / ".ray").exists()

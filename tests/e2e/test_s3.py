@@ -19,10 +19,10 @@ import pytest
 from pyarrow import parquet
 
 from core.config import loading, schema
-from core.data import synthetic
-from core.storage import location, stores
+from core.data.builtin import sentences
+from core.storage import filesystems, location
 from jobs import console, paths, prepare, score, train, translate
-from workers import cluster
+from workers.cluster import session as sessions
 
 pytestmark = pytest.mark.e2e
 
@@ -57,11 +57,11 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
     """200 pairs and their sides, plain and compressed in each way."""
     folder = tmp_path / "corpus"
     folder.mkdir()
-    synthetic.write_pairs(folder / "a.tsv", 1, 0, 150)
-    synthetic.write_pairs(folder / "b.tsv", 1, 150, 50)
+    sentences.write_pairs(folder / "a.tsv", 1, 0, 150)
+    sentences.write_pairs(folder / "b.tsv", 1, 150, 50)
     for name, start in (("1", 0), ("2", 100)):
-        synthetic.write_english(folder / f"{name}.en", 1, start, 100)
-        synthetic.write_french(folder / f"{name}.fr", 1, start, 100)
+        sentences.write_english(folder / f"{name}.en", 1, start, 100)
+        sentences.write_french(folder / f"{name}.fr", 1, start, 100)
     pack: dict[str, Callable[[bytes], bytes]] = {
         "b.tsv.gz": gzip.compress,
         "en-1.txt.xz": lzma.compress,
@@ -72,7 +72,7 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
         (folder / name).write_bytes(compress(plain.read_bytes()))
     with zipfile.ZipFile(folder / "b.zip", "w") as archive:
         archive.write(folder / "b.tsv", "inner/b.tsv")
-    rows = [dict(zip(("en", "fr"), pair, strict=True)) for pair in synthetic.pairs(1, 0, 200)]
+    rows = [dict(zip(("en", "fr"), pair, strict=True)) for pair in sentences.pairs(1, 0, 200)]
     (folder / "tables").mkdir()
     jsonl = "".join(f"{json.dumps(row)}\n" for row in rows[:100]).encode()
     (folder / "tables" / "1.jsonl.zst").write_bytes(pa.compress(jsonl, codec="zstd", asbytes=True))
@@ -105,7 +105,7 @@ def stored(root: location.Location) -> dict[str, bytes]:
     if root.is_local:
         found = [location.Location.parse(str(path)) for path in root.path.rglob("*") if path.is_file()]
     else:
-        found = [location.Location(f"s3://{name}") for name in stores.filesystem("s3", "").find(root.url)]
+        found = [location.Location(f"s3://{name}") for name in filesystems.filesystem("s3", "").find(root.url)]
     return {place.url.removeprefix(f"{root.url}/"): place.read_bytes() for place in found}
 
 
@@ -134,7 +134,7 @@ def test_a_dataset_from_a_store_in_a_store_has_the_bytes_of_a_local_one(
     there = configured(what, f"{s3_root}/corpus", f"{s3_root}/run")
     reports = []
     for config in (here, there):
-        with cluster.Session(config.cluster) as session:
+        with sessions.Session(config.cluster) as session:
             reports.append(prepare.run(config, session, console.SilentReporter()))
     assert reports[0]["splits"] == reports[1]["splits"]
     assert reports[0]["splits"]["train"]["shards"] > 1
@@ -154,7 +154,7 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
         "cluster": config.cluster,
     }
     reporter = console.SilentReporter()
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         common |= {"session": session, "reporter": reporter}
         made = {
             "prepare": prepare.run(config, session, reporter),
@@ -224,7 +224,7 @@ def test_workers_of_a_cluster_prepare_in_a_store_too(
     here = configured("two files", str(corpus), str(tmp_path / "run"))
     there = configured("two files", f"{s3_root}/corpus", f"{s3_root}/run")
     (tmp_path / "run.yaml").write_text(loading.dump(there))
-    with cluster.Session(here.cluster) as session:
+    with sessions.Session(here.cluster) as session:
         prepare.run(here, session, console.SilentReporter())
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as scratch, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", scratch)

@@ -13,7 +13,7 @@ from core.config import loading
 from jobs import console, paths, train
 from tests.e2e import driving, nodes, runs
 from tests.jobs import conftest
-from workers import cluster
+from workers.cluster import session as sessions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
@@ -105,7 +105,7 @@ def test_a_stopped_job_is_saved_and_submitted_again_loses_no_step(
     assert report["start"] == 2
     assert run.rows(2)[0]["step"] <= stopped_at + 5, "it went on where it had stopped"
     config = paths.absolute(loading.load(whole.config, settings))
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         train.run(config, session, console.SilentReporter())
     runs.check_same(run, whole)
     assert json.loads((run.root / "run.json").read_text())["exit_code"] == 0

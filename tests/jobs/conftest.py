@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from core.config import loading, schema
-from core.data import synthetic
+from core.data.builtin import sentences
 from core.storage import location
 from jobs import console, paths, pipeline
-from workers import cluster
+from workers.cluster import session as sessions
 
 TRANSLATION = """
 name: tiny-translation
@@ -44,8 +44,8 @@ Run = Callable[[schema.RunConfig], location.Location]
 
 def write_corpus(folder: pathlib.Path) -> None:
     """Writes 200 pairs and their English sides."""
-    synthetic.write_pairs(folder / "pairs.tsv", 1, 0, 200)
-    synthetic.write_english(folder / "english.txt", 1, 0, 200)
+    sentences.write_pairs(folder / "pairs.tsv", 1, 0, 200)
+    sentences.write_english(folder / "english.txt", 1, 0, 200)
 
 
 def configured(text: str, folder: pathlib.Path, *overrides: str) -> schema.RunConfig:
@@ -60,6 +60,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     write_corpus(folder)
     for text in (TRANSLATION, LANGUAGE):
         config = configured(text, folder)
-        with cluster.Session(config.cluster) as session:
+        with sessions.Session(config.cluster) as session:
             pipeline.run(config, session, console.SilentReporter())
     return folder

@@ -10,11 +10,11 @@ import numpy as np
 
 from core import errors
 from core.config import loading, schema
-from core.data import shards
+from core.data.dataset import shards
 from core.storage import location
-from core.telemetry import recorder
+from core.telemetry import metrics
 from jobs import console, prepare
-from workers import fanout
+from workers.fanout import pool as pools
 
 Result = TypeVar("Result")
 WORDS = [
@@ -34,7 +34,7 @@ WORDS = [
     "or",
     "not",
 ]
-NOBODY = recorder.NullRecorder()
+NOBODY = metrics.NullRecorder()
 
 
 class Shuffling:
@@ -48,12 +48,12 @@ class Shuffling:
     def run(
         self,
         stage: str,
-        tasks: Iterable[fanout.Task],
+        tasks: Iterable[pools.Task],
         factory: Callable[[], Callable[[Any], Result]],
-        on_done: Callable[[fanout.Task, Result], None],
-        recorder: recorder.Recorder = NOBODY,
-        progress: Callable[[int], None] = fanout.unseen,
-        should_stop: Callable[[], bool] = fanout.never,
+        on_done: Callable[[pools.Task, Result], None],
+        recorder: metrics.Recorder = NOBODY,
+        progress: Callable[[int], None] = pools.unseen,
+        should_stop: Callable[[], bool] = pools.never,
     ) -> None:
         mixed = list(tasks)
         self.chance.shuffle(mixed)
@@ -73,13 +73,13 @@ class Shuffling:
 class Session:
     """A session of one executor, which remembers what was measured."""
 
-    def __init__(self, executor: fanout.Executor | None = None) -> None:
-        self.recorder = recorder.ListRecorder()
-        self.should_stop: Callable[[], bool] = fanout.never
-        self.used = executor or fanout.InProcess()
+    def __init__(self, executor: pools.Executor | None = None) -> None:
+        self.recorder = metrics.ListRecorder()
+        self.should_stop: Callable[[], bool] = pools.never
+        self.used = executor or pools.InProcess()
         self.asked: list[int | None] = []
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> fanout.Executor:
+    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
         self.asked.append(num_tasks)
         return self.used
 
@@ -101,7 +101,7 @@ def config(
     return loading.parse(json.dumps(content), "test", [])
 
 
-def run(settings: schema.RunConfig, executor: fanout.Executor | None = None) -> dict[str, Any]:
+def run(settings: schema.RunConfig, executor: pools.Executor | None = None) -> dict[str, Any]:
     return prepare.run(settings, Session(executor), console.SilentReporter())
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from core.config import autoregressive_settings, loading, model_settings, reading
+from core.config import autoregressive_settings, loading, model_settings, yaml_reader
 from core.models import autoregressive, factory, seq2seq
 from tests.architecture import reference
 
@@ -94,7 +94,7 @@ def test_every_setting_and_every_value_of_a_choice_stands_in_some_configuration(
     shown: set[tuple[str, str]] = set()
     for text in [path.read_text() for path in PATHS]:
         for version in [text, *(choice.text for choice in choices(text))]:
-            shown |= set(leaves(reading.read(version, "").data))
+            shown |= set(leaves(yaml_reader.read(version, "").data))
         shown |= set(commands(text))
     missing = set()
     for _, prefix, kind, elsewhere in reference.sections():

@@ -11,7 +11,7 @@ from core.reporting import content
 from core.storage import location
 from jobs import console, pipeline, score, translate
 from tests.jobs import conftest, trained
-from workers import cluster
+from workers.cluster import session as sessions
 
 BOTH_WAYS = """
 name: both-ways
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("corpora")
     conftest.write_corpus(folder)
     config = conftest.configured(BOTH_WAYS, folder)
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         pipeline.run(config, session, console.SilentReporter())
     return folder / "run"
 

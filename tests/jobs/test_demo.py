@@ -8,7 +8,7 @@ import pytest
 from core import errors
 from core.config import model_settings
 from core.storage import location
-from jobs import cli, paths, settings
+from jobs import options, paths, settings
 
 
 def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
@@ -45,7 +45,7 @@ def test_an_override_that_fits_neither_is_refused() -> None:
 
 def test_both_runs_are_measured_together_below_the_root(tmp_path: pathlib.Path) -> None:
     root, configs = settings.of_demo([f"root={tmp_path}/demo"])
-    with cli.session_of(configs[0], location.Location.parse(root)) as session:
+    with options.session_of(configs[0], location.Location.parse(root)) as session:
         session.measure()
         (entry,) = json.loads((tmp_path / "demo" / "metrics" / "targets.json").read_text())
     assert entry["labels"]["run"] == "demo"

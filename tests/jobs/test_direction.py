@@ -8,7 +8,7 @@ import pytest
 
 from core import errors
 from core.config import inference_settings
-from core.decoding import scorer
+from core.decoding.scoring import scorer
 from core.storage import location
 from jobs import console, generate, pipeline, score
 from tests.core.decoding import samples

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import loading, schema
-from core.data import sine
+from core.data.builtin import sine
 from core.storage import location
 from jobs import console, forecast, generate, inspect, paths, pipeline, prepare, score, train
 from tests.jobs import trained

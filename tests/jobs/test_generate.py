@@ -8,7 +8,7 @@ import torch
 
 from core import errors
 from core.config import inference_settings
-from core.decoding import generator
+from core.decoding.generation import generator
 from core.storage import location
 from jobs import generate
 from tests.core.decoding import samples

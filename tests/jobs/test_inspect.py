@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from core import errors
-from core.data import shards
-from core.decoding import shortlist
+from core.data.dataset import shards
+from core.decoding.translation import shortlist
 from core.storage import location
 from jobs import console, inspect
 

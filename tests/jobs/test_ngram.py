@@ -9,7 +9,7 @@ import pytest
 
 from core import errors
 from core.config import loading
-from core.data import synthetic
+from core.data.builtin import sentences
 from core.storage import location
 from jobs import console, generate, inspect, pipeline, score, train
 from tests.core.decoding import samples
@@ -28,7 +28,7 @@ cluster: {{address: none}}
 
 
 def _pipeline(folder: pathlib.Path, *overrides: str) -> tuple[Any, location.Location]:
-    synthetic.write_english(folder / "english.txt", 1, 0, 200)
+    sentences.write_english(folder / "english.txt", 1, 0, 200)
     config = conftest.configured(COUNTED, folder, *overrides)
     with trained.session() as session:
         report = pipeline.run(config, session, console.SilentReporter())

@@ -9,14 +9,14 @@ import pytest
 
 from core import errors
 from core.storage import commit, location
-from jobs import console, held_out, pipeline, prepare, record, train
+from jobs import console, held_out, pipeline, prepare, run_state, train
 from tests.jobs import conftest
-from workers import cluster
+from workers.cluster import session as sessions
 
 
 def again(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, Any]:
     config = conftest.configured(text, folder, *overrides)
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         return pipeline.run(config, session, console.SilentReporter())
 
 
@@ -50,7 +50,7 @@ def test_a_finished_run_that_was_moved_says_where_it_is(runs: pathlib.Path, tmp_
     root = tmp_path / "moved"
     shutil.copytree(runs / "language", root)
     config = conftest.configured(conftest.LANGUAGE, runs, f"root={root}")
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         report = train.run(config, session, console.SilentReporter())
     assert report["already_done"]
     assert report["root"] == str(root)
@@ -96,7 +96,7 @@ def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_droppe
         conftest.TRANSLATION, tmp_path, f"corpus.test={{tsv: [{tmp_path}/test.tsv]}}", "corpus.split.test=0",
         "corpus.filters.max_length=12",
     )  # fmt: skip
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
     texts = held_out.write(config)
     assert texts is not None
@@ -108,7 +108,7 @@ def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_droppe
 def test_a_corpus_that_is_gone_is_missed_before_the_training(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
     (tmp_path / "pairs.tsv").unlink()
     with pytest.raises(errors.DataError, match="names no file"):
@@ -119,7 +119,7 @@ def test_a_corpus_that_is_gone_is_missed_before_the_training(tmp_path: pathlib.P
 def test_held_out_lines_that_the_corpus_no_longer_has_are_missed(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
     pairs = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "pairs.tsv").write_text("".join(pairs[:10]))
@@ -171,13 +171,13 @@ def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) ->
 
 def test_a_second_driver_is_refused_and_changes_nothing(runs: pathlib.Path) -> None:
     root = location.Location.parse(str(runs / "language"))
-    before = record.read(root)
+    before = run_state.read(root)
     with commit.RunLock(root, "train"), pytest.raises(errors.LockedError, match="train on host"):
         again(conftest.LANGUAGE, runs)
-    assert record.read(root) == before
+    assert run_state.read(root) == before
 
 
 def test_how_a_pipeline_ended_badly_is_in_its_record(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.DataError):
         again(conftest.LANGUAGE, tmp_path)
-    assert record.read(location.Location.parse(str(tmp_path / "language")))["exit_code"] == 3
+    assert run_state.read(location.Location.parse(str(tmp_path / "language")))["exit_code"] == 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.data import cleaning
+from core.data.text import cleaning
 from core.storage import location
 from jobs import console, prepare
 from tests.jobs import preparing

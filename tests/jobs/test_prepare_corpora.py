@@ -9,7 +9,7 @@ import pytest
 
 from core import errors
 from core.config import loading, schema
-from core.data import tokenizer
+from core.data.tokens import tokenizer
 from jobs import held_out, train
 from tests.jobs import preparing
 

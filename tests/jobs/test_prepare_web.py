@@ -12,7 +12,7 @@ import pytest
 
 from core import errors
 from core.config import schema
-from core.storage import location, stores
+from core.storage import filesystems, location
 from tests.jobs import preparing
 
 PAGE = gzip.compress("".join(f"{line}\n" for line in preparing.sentences(300)).encode(), mtime=0)
@@ -58,7 +58,7 @@ def web(asked: list[str]) -> Iterator[str]:
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes this machine for one on the internet."""
-    monkeypatch.setattr(stores, "refuse_private_host", lambda authority: None)
+    monkeypatch.setattr(filesystems, "refuse_private_host", lambda authority: None)
     monkeypatch.setattr(location, "DEADLINE_S", 0.3)
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from core import errors
-from core.data import shards, tokenizer
-from core.reporting import words
+from core.data.dataset import shards
+from core.data.tokens import tokenizer
+from core.reporting import word_statistics
 from core.storage import location
 from tests.jobs import preparing
 
 
 def found(dataset: shards.Dataset) -> dict[str, Any]:
-    content = words.read(dataset.folder, dataset.index.to_json())
+    content = word_statistics.read(dataset.folder, dataset.index.to_json())
     assert content is not None
     columns: dict[str, Any] = content["columns"]
     return columns

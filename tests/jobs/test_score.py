@@ -10,7 +10,7 @@ import pytest
 
 from core import errors
 from core.config import inference_settings, model_settings, schema
-from core.decoding import scorer
+from core.decoding.scoring import scorer
 from core.storage import location
 from jobs import console, score, translate
 from tests.core.decoding import samples

@@ -15,7 +15,7 @@ from core import errors
 from core.config import loading
 from jobs import __main__ as main
 from jobs import submit
-from workers import stopping, submission
+from workers.cluster import signals, submission
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 VERBS: Any = typer.main.get_command(main.app)
@@ -198,7 +198,7 @@ class Server(submission.Server):
 
 def follow(server: Server, number: int | None = None, answer: str = "follow") -> tuple[dict[str, Any], list[str]]:
     lines: list[str] = []
-    flag = stopping.StopFlag()
+    flag = signals.StopFlag()
     flag.signal = number
     return submit.Follower(server, "job", flag, lines.append, lambda: answer).follow(), lines
 

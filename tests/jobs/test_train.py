@@ -8,9 +8,10 @@ import pytest
 
 from core import errors
 from core.storage import location
-from jobs import console, record, train
+from jobs import console, run_state, train
 from tests.jobs import conftest
-from workers import cluster, launch
+from workers.cluster import session as sessions
+from workers.train import launch
 
 
 def test_damage_is_noted_although_the_run_then_fails(
@@ -26,8 +27,8 @@ def test_damage_is_noted_although_the_run_then_fails(
         raise errors.ClusterError("train: rank 1: died too often")
 
     monkeypatch.setattr(launch, "run_training", fail)
-    with cluster.Session(config.cluster) as session, pytest.raises(errors.ClusterError):
+    with sessions.Session(config.cluster) as session, pytest.raises(errors.ClusterError):
         train.run(config, session, console.SilentReporter())
-    noted = record.read(location.Location.parse(config.root))
+    noted = run_state.read(location.Location.parse(config.root))
     assert noted["exit_code"] == 8
     assert [fault.partition(": ")[0] for fault in noted["faults"]] == [str(weights)]

@@ -5,10 +5,10 @@ import pathlib
 import pytest
 
 from core import errors
-from core.data import tokenizer
+from core.data.tokens import tokenizer
 from jobs import console, prepare, train
 from tests.jobs import conftest
-from workers import cluster
+from workers.cluster import session as sessions
 
 
 def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_path: pathlib.Path) -> None:
@@ -18,7 +18,7 @@ def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_pat
         conftest.LANGUAGE, tmp_path, "training.max_steps=2", f"corpus.train.text=[{tmp_path}/elsewhere/book.txt]"
     )
     other = conftest.configured(conftest.LANGUAGE, tmp_path, "corpus.cleaning=[lower]")
-    with cluster.Session(before.cluster) as session:
+    with sessions.Session(before.cluster) as session:
         reporter = console.SilentReporter()
         prepare.run(before, session, reporter)
         assert train.run(before, session, reporter)["step"] == 1
@@ -34,7 +34,7 @@ def test_merges_cannot_be_left_out_of_a_ready_tokenizer_that_has_none_of_ours(tm
     (tmp_path / "ready.json").write_text(words.to_json())
     text = conftest.TRANSLATION.replace("{{kind: word}}", "{{shared: true, load: [{folder}/ready.json]}}")
     config = conftest.configured(text, tmp_path, "training.bpe_dropout=0.1", "sharding.statistics=false")
-    with cluster.Session(config.cluster) as session:
+    with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
         with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is no byte-level BPE"):
             train.run(config, session, console.SilentReporter())

@@ -11,12 +11,13 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import inference_settings, schema
-from core.decoding import results, translator
+from core.decoding.lines import results
+from core.decoding.translation import translator
 from core.storage import commit, location
 from jobs import console, translate
 from tests.core.decoding import samples
 from tests.jobs import trained
-from workers import inference
+from workers.infer import part_worker
 
 LINES = ["the cat", "", "a dog sees the house", "the zebra", "big cat"]
 DECODING = inference_settings.DecodingConfig(beam_size=3, num_best=2, max_length=6, part_lines=2)
@@ -84,7 +85,7 @@ def test_a_folder_keeps_the_parts_and_their_manifest(place: pathlib.Path) -> Non
 def test_the_second_time_nothing_is_done(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(place)
     before = (place / "out.txt").stat().st_mtime_ns
-    monkeypatch.setattr(inference.TranslateWorker, "__init__", lambda *_: pytest.fail("a worker was made"))
+    monkeypatch.setattr(part_worker.TranslateWorker, "__init__", lambda *_: pytest.fail("a worker was made"))
     report = _run(place)
     assert (report["lines"], report["lines_per_s"]) == (5, 0), "none of the five was done now"
     assert (place / "out.txt").stat().st_mtime_ns == before
@@ -93,7 +94,7 @@ def test_the_second_time_nothing_is_done(place: pathlib.Path, monkeypatch: pytes
 def test_a_run_that_was_cut_short_goes_on(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _run(place, "whole.txt")
     done: list[str] = []
-    original = inference.PartWorker.__call__
+    original = part_worker.PartWorker.__call__
 
     def twice(self: Any, payload: Any) -> Any:
         if len(done) == 2:
@@ -102,12 +103,12 @@ def test_a_run_that_was_cut_short_goes_on(place: pathlib.Path, monkeypatch: pyte
         return original(self, payload)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference.PartWorker, "__call__", twice)
+        patch.setattr(part_worker.PartWorker, "__call__", twice)
         with pytest.raises(KeyboardInterrupt):
             _run(place)
     assert not (place / "out.txt").exists()
     done.clear()
-    monkeypatch.setattr(inference.PartWorker, "__call__", twice)
+    monkeypatch.setattr(part_worker.PartWorker, "__call__", twice)
     report = _run(place)
     assert done == ["part-000002"]
     assert (place / "out.txt").read_bytes() == (place / "whole.txt").read_bytes()

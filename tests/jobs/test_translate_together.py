@@ -10,7 +10,7 @@ import torch
 
 from core import errors
 from core.config import inference_settings
-from core.decoding import translator
+from core.decoding.translation import translator
 from core.models import bundle as bundles
 from core.storage import location
 from jobs import console, translate

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from core.config import schema
 from core.models import bundle as bundles
 from core.storage import commit, location
-from workers import cluster
+from workers.cluster import session as sessions
 
 NONE = schema.ClusterConfig(address="none")
 
@@ -27,6 +27,6 @@ def save(made: bundles.Bundle, root: pathlib.Path, step: int = 5) -> location.Lo
 
 
 @contextlib.contextmanager
-def session(settings: schema.ClusterConfig = NONE) -> Iterator[cluster.Session]:
-    with cluster.Session(settings) as opened:
+def session(settings: schema.ClusterConfig = NONE) -> Iterator[sessions.Session]:
+    with sessions.Session(settings) as opened:
         yield opened

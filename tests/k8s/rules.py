@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from tests.k8s import manifests
-from workers import launch
+from workers.train import launch
 
 Complaints = Iterator[str]
 LONGEST_NAMES = {"RayJob": 47, "RayCluster": 53}

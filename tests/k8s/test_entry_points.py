@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core.data import synthetic
+from core.data.builtin import sentences
 from core.telemetry import catalog
 from tests.e2e import driving, nodes
 from tests.k8s import manifests, watching
@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     (folder / "corpus").mkdir(parents=True)
     (folder / "inputs").mkdir()
-    synthetic.write_pairs(folder / "corpus" / "pairs.tsv", 1, 0, 600)
+    sentences.write_pairs(folder / "corpus" / "pairs.tsv", 1, 0, 600)
     pairs = [line.split("\t") for line in (folder / "corpus" / "pairs.tsv").read_text().splitlines()[:40]]
     for side, name in enumerate(("source", "target")):
         (folder / "inputs" / f"{name}.txt").write_text("".join(f"{pair[side]}\n" for pair in pairs))

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from core.config import schema
-from workers import cluster
+from workers.cluster import session as sessions
 
 NUM_CPUS = 3
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[cluster.Session]:
+def ray_session() -> Iterator[sessions.Session]:
     """A session that has started a local cluster with cores for three workers."""
     before = dict(os.environ)
     os.environ.pop("RAY_ADDRESS", None)
     settings = schema.ClusterConfig(address="local", num_workers=NUM_CPUS)
-    with cluster.Session(settings) as session:
+    with sessions.Session(settings) as session:
         session.start_ray()
         session.should_stop.restore()  # Ctrl-C belongs to pytest
         yield session

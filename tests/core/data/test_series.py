@@ -9,7 +9,8 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import corpus_settings
-from core.data import series, sine
+from core.data import series
+from core.data.builtin import sine
 from core.storage import location
 
 

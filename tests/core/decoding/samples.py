@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 
 from core.config import model_settings, schema
-from core.data import tokenizer
+from core.data.tokens import tokenizer
 from core.models import bundle, factory
 from core.models import language_model as lm
 from core.models import seq2seq as s2s

@@ -7,7 +7,9 @@ import pytest
 
 from core import errors
 from core.config import inference_settings
-from core.decoding import generator, results, scorer
+from core.decoding.generation import generator
+from core.decoding.lines import results
+from core.decoding.scoring import scorer
 from core.models import bundle as bundles
 from tests.core.decoding import samples
 

@@ -8,7 +8,7 @@ import torch
 
 from core.config import ngram_settings
 from core.data import ngram_counts
-from core.models import smoothing
+from core.models.ngram import smoothing
 
 
 def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings: Any) -> smoothing.Estimate:

@@ -13,7 +13,7 @@ import torch
 
 from core import errors
 from core.config import model_settings
-from core.data import tokenizer
+from core.data.tokens import tokenizer
 from core.models import bundle, factory, language_model, seq2seq, weights
 from core.storage import commit, location
 

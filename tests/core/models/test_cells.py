@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from core.config import model_settings
-from core.models import cells, recurrence
+from core.models import cells, recurrent_layer
 from core.models import state as states
 
 CELLS = tuple(cells.CELLS)
 Gate = Callable[[int, Tensor | None], Tensor]
 
 
-def reference_step(layer: recurrence.Layer, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+def reference_step(layer: recurrent_layer.Layer, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
     """One step from the formulas of the documents, each gate on its own; gates in the order of the weights."""
     size, h = layer.hidden_size, state[0]
     weights = layer.weights
@@ -76,14 +76,14 @@ def reference_step(layer: recurrence.Layer, x: Tensor, state: Sequence[Tensor]) 
     raise AssertionError(layer.cell)
 
 
-def example(cell: str) -> tuple[recurrence.Layer, Tensor, states.LayerState]:
+def example(cell: str) -> tuple[recurrent_layer.Layer, Tensor, states.LayerState]:
     torch.manual_seed(3)
-    layer = recurrence.build_layer(cell, 4, 5).double()
+    layer = recurrent_layer.build_layer(cell, 4, 5).double()
     x_BTE = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
     return layer, x_BTE, tuple(torch.randn_like(part).requires_grad_() for part in layer.initial_state(3))
 
 
-def in_steps(layer: recurrence.Layer, x_BTE: Tensor, state: states.LayerState) -> tuple[Tensor, states.LayerState]:
+def in_steps(layer: recurrent_layer.Layer, x_BTE: Tensor, state: states.LayerState) -> tuple[Tensor, states.LayerState]:
     outputs = []
     for gates_BG in layer.project(x_BTE).unbind(dim=1):
         state = layer.step(gates_BG, state)
@@ -91,7 +91,9 @@ def in_steps(layer: recurrence.Layer, x_BTE: Tensor, state: states.LayerState) -
     return torch.stack(outputs, dim=1), state
 
 
-def from_formula(layer: recurrence.Layer, x_BTE: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+def from_formula(
+    layer: recurrent_layer.Layer, x_BTE: Tensor, state: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
     outputs = []
     for x_BE in x_BTE.unbind(dim=1):
         state = reference_step(layer, x_BE, state)
@@ -122,7 +124,7 @@ def test_gradients_are_the_slopes_of_the_function(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_bf16_keeps_the_state_in_fp32(cell: str) -> None:
-    layer = recurrence.build_layer(cell, 4, 5)
+    layer = recurrent_layer.build_layer(cell, 4, 5)
     zero = layer.initial_state(3)
     with torch.autocast("cpu", torch.bfloat16):
         _, after = layer(torch.randn(3, 6, 4), zero)
@@ -132,7 +134,7 @@ def test_bf16_keeps_the_state_in_fp32(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_batch_without_rows_has_zero_gradients(cell: str) -> None:
-    layer = recurrence.build_layer(cell, 4, 5)
+    layer = recurrent_layer.build_layer(cell, 4, 5)
     y_BTH, _ = layer(torch.zeros(0, 6, 4), layer.initial_state(0))
     y_BTH.sum().backward()
     assert y_BTH.shape == (0, 6, 5)
@@ -142,7 +144,7 @@ def test_a_batch_without_rows_has_zero_gradients(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_bias_is_two_whose_second_is_zero(cell: str) -> None:
     torch.manual_seed(2)
-    one, two = (recurrence.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
+    one, two = (recurrent_layer.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
     assert sum(part.numel() for part in two.parameters()) - sum(part.numel() for part in one.parameters()) == len(
         one.bias_ih
     )
@@ -159,7 +161,7 @@ def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str)
     layer, x_BTE, state = example(cell)
     torch.manual_seed(1)
     dropped = cells.drop_recurrent(layer.weights, 0.5)
-    twin = recurrence.build_layer(cell, 4, 5).double()
+    twin = recurrent_layer.build_layer(cell, 4, 5).double()
     twin.load_state_dict(layer.state_dict())
     with torch.no_grad():
         twin.weight_hh.copy_(dropped.recurrent_GH)

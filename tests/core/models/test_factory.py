@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core import errors
 from core.config import model_settings
-from core.models import factory, recurrence, seq2seq
+from core.models import factory, recurrent_layer, seq2seq
 from core.models import language_model as language_models
 
 SIZES = {"text": 40, "source": 40, "target": 30}
@@ -71,7 +71,7 @@ def test_a_tied_embedding_enters_with_size_1_and_leaves_small() -> None:
     assert nll == pytest.approx(math.log(500), abs=0.2)
 
 
-def gates(layer: recurrence.Layer) -> list[Tensor]:
+def gates(layer: recurrent_layer.Layer) -> list[Tensor]:
     return [block.detach() for block in torch.split(layer.weight_hh, layer.hidden_size)]
 
 

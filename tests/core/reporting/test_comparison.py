@@ -6,7 +6,7 @@ import pytest
 
 from core.reporting import comparison, content
 from core.storage import location
-from tests.core.reporting import making
+from tests.core.reporting import run_folders
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[content.Report]:
     made = []
     for name, cell, bleu in (("first", "gru", 91.25), ("second", "lstm", 92.5)):
         folder = tmp_path_factory.mktemp(name)
-        making.complete(folder, name, cell, bleu)
+        run_folders.complete(folder, name, cell, bleu)
         made.append(content.build(location.Location.parse(str(folder))))
     return made
 

@@ -9,7 +9,7 @@ import yaml
 from core import errors
 from core.reporting import content
 from core.storage import location
-from tests.core.reporting import making
+from tests.core.reporting import run_folders
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def root(tmp_path: pathlib.Path) -> location.Location:
 
 
 def test_a_run_that_has_only_begun_has_a_report(root: location.Location) -> None:
-    making.begin(root.path)
+    run_folders.begin(root.path)
     report = content.build(root)
     parts = ("data", "words", "training", "gradients", "quality", "measured")
     assert [report[name] for name in parts] == [None] * len(parts)
@@ -31,14 +31,14 @@ def test_what_is_no_run_is_refused(root: location.Location) -> None:
 
 
 def test_a_damaged_file_of_the_run_is_named(root: location.Location) -> None:
-    making.begin(root.path)
+    run_folders.begin(root.path)
     (root.path / "run.json").write_text("{")
     with pytest.raises(errors.IntegrityError, match=r"run\.json"):
         content.build(root)
 
 
 def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     report = content.build(root)
     assert report["data"]["splits"]["train"] == {"lines": 100, "shards": 2, "tokens": {"source": 1000, "target": 1000}}
     assert report["data"]["drops"] == {"too_long": 3}
@@ -52,7 +52,7 @@ def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.
 
 
 def test_where_bleu_decides_the_best_validation_is_the_one_with_the_best_bleu(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     settings = yaml.safe_load((root.path / "config.yaml").read_text())
     watching = {"validation": {"bleu_lines": 8}, "early_stop": {"metric": "bleu"}}
     settings["training"] |= watching
@@ -64,7 +64,7 @@ def test_where_bleu_decides_the_best_validation_is_the_one_with_the_best_bleu(ro
 
 
 def test_each_translation_has_its_source_its_reference_and_its_own_map(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     first, second = content.build(root)["samples"]["translations"]
     assert first == {
         "source": "a cat", "hypothesis": "un chat", "reference": "un chat", "score_nats": -0.5, "attention": None
@@ -73,7 +73,7 @@ def test_each_translation_has_its_source_its_reference_and_its_own_map(root: loc
 
 
 def test_held_out_lines_of_the_validation_split_are_found_too(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     for side in ("source", "target"):
         (root.path / "outputs" / f"test.{side}.txt").rename(root.path / "outputs" / f"valid.{side}.txt")
     first = content.build(root)["samples"]["translations"][0]
@@ -81,14 +81,14 @@ def test_held_out_lines_of_the_validation_split_are_found_too(root: location.Loc
 
 
 def test_samples_of_a_line_are_together_in_order_of_steps(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     outputs = [{"step": 2, "output": "un"}, {"step": 4, "output": "un chat"}]
     expected = [{"source": "a cat", "reference": "un chat", "outputs": outputs}]
     assert content.build(root)["samples"]["training"] == expected
 
 
 def test_of_the_radii_of_a_layer_the_largest_counts(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     gradients = content.build(root)["gradients"]
     assert gradients["spectral_radii"] == {"encoder": [(2.0, 0.9), (4.0, 0.9)]}
     assert gradients["layer_norms"]["decoder"] == [(1.0, 0.4), (2.0, 0.4), (4.0, 0.4)]
@@ -96,7 +96,7 @@ def test_of_the_radii_of_a_layer_the_largest_counts(root: location.Location) -> 
 
 
 def test_a_second_start_is_told_by_the_step_from_which_it_wrote(root: location.Location) -> None:
-    making.complete(root.path)
+    run_folders.complete(root.path)
     row = {"kind": "step", "step": 3, "loss_nats": 0.5}
     (root.path / "metrics" / "e2-00000003.jsonl").write_text(json.dumps(row) + "\n")
     training = content.build(root)["training"]
@@ -105,7 +105,7 @@ def test_a_second_start_is_told_by_the_step_from_which_it_wrote(root: location.L
 
 
 def test_chosen_settings_are_those_that_are_not_at_their_default(root: location.Location) -> None:
-    making.begin(root.path)
+    run_folders.begin(root.path)
     report = content.build(root)
     chosen = report["chosen"]
     assert chosen["model.hidden_size"] == 16

@@ -8,7 +8,7 @@ import pytest
 
 from core.reporting import content, page
 from core.storage import location
-from tests.core.reporting import making
+from tests.core.reporting import run_folders
 
 
 class Reader(html.parser.HTMLParser):
@@ -39,7 +39,7 @@ class Reader(html.parser.HTMLParser):
 def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """The page of a run that has everything."""
     folder = tmp_path_factory.mktemp("run")
-    making.complete(folder)
+    run_folders.complete(folder)
     return Reader(page.render(content.build(location.Location.parse(str(folder)))))
 
 
@@ -76,7 +76,7 @@ def test_every_section_that_there_is_is_linked_in_order(read: Reader) -> None:
 
 
 def test_what_a_run_lacks_has_no_section(tmp_path: pathlib.Path) -> None:
-    making.begin(tmp_path)
+    run_folders.begin(tmp_path)
     begun = Reader(page.render(content.build(location.Location.parse(str(tmp_path)))))
     assert begun.sections == begun.links == ["faults", "settings"]
     assert "not trained yet" in begun.text
@@ -119,7 +119,7 @@ def test_words_that_the_other_side_has_not_are_marked_as_often_as_that_is_so() -
 
 
 def test_an_infinite_perplexity_is_shown(tmp_path: pathlib.Path) -> None:
-    making.complete(tmp_path)
+    run_folders.complete(tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     run["stages"]["score"]["report"]["perplexity"] = "inf"
     (tmp_path / "run.json").write_text(json.dumps(run))

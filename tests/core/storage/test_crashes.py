@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from core import errors
-from core.storage import commit, local, location
+from core.storage import commit, local_files, location
 
 
 class Operation(NamedTuple):
@@ -132,7 +132,7 @@ def _apply(operation: Operation, names: dict[str, int]) -> None:
 def test_a_replaced_file_is_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"old!")
     recording = Recording(tmp_path)
-    recording.run(lambda: local.replace(tmp_path / "x", lambda file: file.write(b"new!")), monkeypatch)
+    recording.run(lambda: local_files.replace(tmp_path / "x", lambda file: file.write(b"new!")), monkeypatch)
     states = list(recording.states({"x": b"old!"}))
     assert {state["x"] for _, state in states} == {b"old!", b"new!"}
     assert {state["x"] for done, state in states if done} == {b"new!"}
@@ -140,7 +140,7 @@ def test_a_replaced_file_is_the_old_or_the_new(tmp_path: Path, monkeypatch: pyte
 
 def test_a_created_file_is_absent_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = Recording(tmp_path)
-    recording.run(lambda: local.create(tmp_path / "x", lambda file: file.write(b"new!")), monkeypatch)
+    recording.run(lambda: local_files.create(tmp_path / "x", lambda file: file.write(b"new!")), monkeypatch)
     states = list(recording.states({}))
     assert {state.get("x") for _, state in states} == {None, b"new!"}
     assert {state.get("x") for done, state in states if done} == {b"new!"}

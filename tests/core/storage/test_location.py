@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from core import errors
-from core.storage import local, location, stores
+from core.storage import filesystems, local_files, location
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_every_failing_step_of_a_local_write_leaves_old_or_new(
         while _fails_at(failing, number, monkeypatch, lambda w=write, p=place: getattr(p, w)(b"new"), expected):
             assert not place.exists() or place.read_bytes() in (b"old", b"new")
             assert place.exists() or write == "put_if_absent"
-            assert [name for name in names_in(tmp_path) if local.is_temporary(name)] == []
+            assert [name for name in names_in(tmp_path) if local_files.is_temporary(name)] == []
             place.remove()
             place.replace(b"old") if write == "replace" else None
             failing += 1
@@ -213,7 +213,7 @@ def test_data_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         file.write(b"half")
         raise OSError(errno.EIO, "the source is gone")
 
-    for write in (local.create, local.replace):
+    for write in (local_files.create, local_files.replace):
         with pytest.raises(OSError, match="the source is gone"):
             write(tmp_path / "x", breaks_off)
     assert names_in(tmp_path) == []
@@ -234,14 +234,14 @@ def test_without_links_a_name_is_still_taken_once(tmp_path: Path, monkeypatch: p
     place = location.Location.parse(str(tmp_path / "x"))
     assert place.put_if_absent(b"one")
     monkeypatch.setattr(Path, "exists", lambda self: False)
-    monkeypatch.setattr(local, "make_folder", lambda folder: None)
+    monkeypatch.setattr(local_files, "make_folder", lambda folder: None)
     assert not place.put_if_absent(b"two")
     assert place.read_bytes() == b"one"
     assert names_in(tmp_path) == ["x"]
 
 
 def test_what_a_killed_writer_left_is_never_listed(tmp_path: Path) -> None:
-    local._write_beside(tmp_path / "x", lambda file: file.write(b"half"))
+    local_files._write_beside(tmp_path / "x", lambda file: file.write(b"half"))
     assert len(names_in(tmp_path)) == 1
     assert location.Location.parse(str(tmp_path)).list_names() == []
 
@@ -332,7 +332,7 @@ def test_the_web_is_read_only_and_public(web: str, monkeypatch: pytest.MonkeyPat
     for write in (lambda: page.put_if_absent(b""), lambda: page.replace(b""), page.remove):
         with pytest.raises(errors.UsageError, match="can only be read"):
             write()
-    monkeypatch.setattr(stores, "refuse_private_host", lambda authority: None)
+    monkeypatch.setattr(filesystems, "refuse_private_host", lambda authority: None)
     with page.open() as file:
         assert file.read() == b"words"
     with pytest.raises(errors.NotFoundError):
@@ -344,4 +344,4 @@ def test_the_web_is_read_only_and_public(web: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("host", ["169.254.169.254", "localhost:80", "[::1]:8080", "10.0.0.1"])
 def test_addresses_of_this_network_are_refused(host: str) -> None:
     with pytest.raises(errors.UsageError, match="public"):
-        stores.refuse_private_host(host)
+        filesystems.refuse_private_host(host)

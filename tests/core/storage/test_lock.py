@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.storage import commit, location, owner
+from core.storage import commit, location, lock_owner
 
 TTL_S, HEARTBEAT_S = 0.4, 0.05
 
@@ -23,7 +23,7 @@ def lock(root: location.Location, stage: str = "train") -> commit.RunLock:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody's life can be looked up: every holder might be on another machine."""
-    monkeypatch.setattr(owner, "is_here", lambda holder: False)
+    monkeypatch.setattr(lock_owner, "is_here", lambda holder: False)
 
 
 def test_the_second_is_refused_and_told_by_whom(root: location.Location) -> None:
@@ -72,7 +72,7 @@ def test_a_heartbeat_that_stops_after_a_takeover_leaves_the_new_one_alone(root: 
 
 def test_a_dead_process_of_this_machine_is_taken_over_at_once(root: location.Location) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    holder = {**owner.this_process("train"), "pid": child.pid, "born": owner._born(child.pid)}
+    holder = {**lock_owner.this_process("train"), "pid": child.pid, "born": lock_owner._born(child.pid)}
     root.join("_lock/epoch-000001.json").put_if_absent(json.dumps(holder).encode())
     slow = {"ttl_s": 60.0, "heartbeat_s": HEARTBEAT_S}
     with pytest.raises(errors.LockedError, match=str(child.pid)):
@@ -85,11 +85,11 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once(root: location.Loc
 
 
 def test_a_process_id_that_was_given_away_is_no_sign_of_life() -> None:
-    me = owner.this_process("train")
-    assert owner.is_here(me)
-    assert not owner.is_dead(me)
-    assert owner.is_dead({**me, "born": "1"})
-    assert not owner.is_here({**me, "machine": "another"})
+    me = lock_owner.this_process("train")
+    assert lock_owner.is_here(me)
+    assert not lock_owner.is_dead(me)
+    assert lock_owner.is_dead({**me, "born": "1"})
+    assert not lock_owner.is_here({**me, "machine": "another"})
 
 
 def test_of_many_drivers_one_gets_in(root: location.Location) -> None:

@@ -12,10 +12,10 @@ import torch
 
 from core import errors
 from core.config import training_settings
-from core.data import shards
+from core.data.dataset import shards
 from core.models import factory
-from core.training import batches, collective, objective, progress, randomness, validation
-from tests.core.training import making
+from core.training import batches, collective, losses, progress, randomness, validation
+from tests.core.training import builders
 
 
 def _config(**settings: object) -> training_settings.TrainingConfig:
@@ -31,7 +31,7 @@ def _sources(
 @pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}])
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
-    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_train=217))
+    dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=217))
     alone, *others = (_sources(dataset, _config(**settings), size) for size in (1, world_size))
     for epoch in range(2):
         whole = list(alone[0].epoch(epoch, 0))
@@ -48,7 +48,7 @@ def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[st
 
 
 def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
-    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path))
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
     config = _config(batch_tokens=20)
     split = dataset.split("train")
     assert split is not None
@@ -68,7 +68,7 @@ def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
 
 
 def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Path) -> None:
-    dataset = shards.Dataset.open(making.subwords_dataset(tmp_path))
+    dataset = shards.Dataset.open(builders.subwords_dataset(tmp_path))
     made = dataset.codecs["source"].tokenizer
     config = _config(batch_tokens=60, bpe_dropout=0.2)
     num_targets = []
@@ -92,7 +92,7 @@ def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Pat
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}, {"truncation": "variable"}])
 def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
-    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_train=130))
+    dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=130))
     (source,) = _sources(dataset, _config(**settings), 1)
     for epoch in range(4):
         served = sum(batch.num_targets for batch in source.epoch(epoch, 0))
@@ -107,11 +107,11 @@ def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
         "cuts": {"truncation": "random", "cut_every": 2, "cut_probability": 0.5},
     }
     if kind == "pairs":
-        dataset, config = making.pairs_dataset(tmp_path), _config(batch_lines=4)
+        dataset, config = builders.pairs_dataset(tmp_path), _config(batch_lines=4)
     elif kind == "subwords":
-        dataset, config = making.subwords_dataset(tmp_path), _config(batch_tokens=60, bpe_dropout=0.2)
+        dataset, config = builders.subwords_dataset(tmp_path), _config(batch_tokens=60, bpe_dropout=0.2)
     else:
-        dataset, config = making.text_dataset(tmp_path, num_train=130), _config(**settings.get(kind, {}))
+        dataset, config = builders.text_dataset(tmp_path, num_train=130), _config(**settings.get(kind, {}))
     (source,) = _sources(shards.Dataset.open(dataset), config, 1)
     for epoch in (0, 3):
         whole = list(source.epoch(epoch, 0))
@@ -167,7 +167,7 @@ class Batches:
 
 
 def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:
-    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path, num_train=0))
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path, num_train=0))
     with pytest.raises(errors.DataError, match="training split"):
         _sources(dataset, _config(batch_lines=2), 1)
 
@@ -176,11 +176,11 @@ def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num_valid: int, world_size: int) -> None:
     """Against the same lanes scored one by one: the last one also holds what does not fill all lanes."""
-    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_valid=num_valid))
+    dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_valid=num_valid))
     split = dataset.split("valid")
     assert split is not None
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     length = (num_valid - 1) // 5
     tokens = torch.from_numpy(split.stream()[:].astype(np.int64))
     nll = 0.0
@@ -199,9 +199,9 @@ def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num
 
 
 def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
-    dataset = shards.Dataset.open(making.pairs_dataset(tmp_path))
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(making.PAIRS, {"source": 13, "target": 13}, 1))
+    learned = losses.Objective(factory.build(builders.PAIRS, {"source": 13, "target": 13}, 1))
 
     def score(rank: int, world_size: int, batch_lines: int) -> tuple[float, float, int]:
         config = _config(batch_lines=batch_lines)
@@ -218,7 +218,7 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
 
 
 def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
-    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     content = batches.TextContent(torch.tensor([[0, 3, 0, 5]]), torch.tensor([3, 0, 5, 0]))
     pieces = iter([validation.Piece(content)])
     found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
@@ -227,8 +227,8 @@ def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
 
 
 def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:
-    dataset = shards.Dataset.open(making.text_dataset(tmp_path, num_valid=1))
-    learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
+    dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_valid=1))
+    learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     pieces = validation.pieces(dataset, _config(), 0, 1)
     with pytest.raises(errors.DataError, match="no token to score"):
         validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)

@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from core import errors
-from core.data import shards
+from core.data.dataset import shards
 from core.models import bundle, factory
 from core.models import state as states
 from core.storage import location
 from core.training import checkpoint, progress
-from tests.core.training import making
+from tests.core.training import builders
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
-    return shards.Dataset.open(making.text_dataset(tmp_path_factory.mktemp("dataset")))
+    return shards.Dataset.open(builders.text_dataset(tmp_path_factory.mktemp("dataset")))
 
 
 def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> checkpoint.Snapshot:
     torch.manual_seed(step)
-    model = factory.build(making.TEXT, {"text": 9}, None)
+    model = factory.build(builders.TEXT, {"text": 9}, None)
     found = None if nll is None else progress.Validation(step, nll, 0.5, 10)
     tasks = [progress.Task(passes=1, fraction=0.3)]
     state = progress.State(step=step, tasks=tasks, history=[progress.Validation(1, 3.0, 0.1, 10)])
@@ -33,7 +33,7 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
         state.history.append(found)
     optimizer = {"exp_avg/output.weight": torch.rand(9, 12)}
     hidden = ((torch.rand(6, 12), torch.rand(6, 12)),)
-    made = bundle.Bundle(model, making.TEXT, dataset.codecs, "none", "fp32")
+    made = bundle.Bundle(model, builders.TEXT, dataset.codecs, "none", "fp32")
     return checkpoint.Snapshot(made, optimizer, hidden, state, {"seed": 1}, found)
 
 
@@ -42,7 +42,7 @@ def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: in
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
     found = checkpoint.find_newest(root).found
     assert found == saved
@@ -58,7 +58,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dat
 
 
 def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     assert checkpoint.find_newest(root) == (None, (), ())
     for step, epoch in ((30, 1), (10, 2), (20, 2)):
         _save(root, dataset, step, epoch)
@@ -68,7 +68,7 @@ def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dat
 
 
 def test_best_is_by_validation_and_marked_when_it_is_written(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     assert checkpoint.find_best(root) is None
     marks = [_save(root, dataset, step, 1, nll).is_best for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
     best = checkpoint.find_best(root)
@@ -93,7 +93,7 @@ BLEUS = [(2.0, 30.0), (1.5, 40.0), (1.0, 20.0), (1.4, 40.0), (1.6, 40.0), (0.5, 
 def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
     tmp_path: Path, dataset: shards.Dataset, metric: Any, best: int, marks: list[bool], order: list[int]
 ) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     history: list[progress.Validation] = []
     found = []
     for step, (nll, bleu) in enumerate(BLEUS, 1):
@@ -112,7 +112,7 @@ def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
 
 
 def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     _save(root, dataset, 1, 1)
     newest = _save(root, dataset, 2, 1)
     chance = random.Random(0)
@@ -137,7 +137,7 @@ def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, da
 
 
 def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     for step in (1, 2):
         saved = _save(root, dataset, step, 1)
         saved.folder.join(checkpoint.OPTIMIZER).path.write_bytes(b"gone")
@@ -146,7 +146,7 @@ def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Datas
 
 
 def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     _save(root, dataset, 1, 1)
     _save(root, dataset, 2, 1).folder.join(checkpoint.MANIFEST).remove()
     search = checkpoint.find_newest(root)
@@ -155,7 +155,7 @@ def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.D
 
 
 def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     epochs = [checkpoint.take_epoch(root, 1) for _ in range(3)]
     assert epochs == [1, 2, 3]
     with pytest.raises(errors.LockedError, match=r"start 3 .* has taken over from start 2"):
@@ -166,7 +166,7 @@ def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.D
 
 @pytest.mark.parametrize("what", ["weights", "optimizer", "hidden"])
 def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     snapshot = _snapshot(dataset, 5)
     assert snapshot.hidden is not None
     tensors = {
@@ -181,7 +181,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Datas
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = making.place(tmp_path)
+    root = builders.place(tmp_path)
     for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
         _save(root, dataset, step, 1, nll)
         checkpoint.retain(root, keep=2)
@@ -195,7 +195,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
     """However many removals succeed, what can be read verifies, and two are left."""
     remove = location.Location.remove
     for allowed in (0, 1, 4, 7):
-        root = making.place(tmp_path / str(allowed))
+        root = builders.place(tmp_path / str(allowed))
         for step in (1, 2, 3):
             _save(root, dataset, step, 1)
         left = allowed
@@ -226,7 +226,7 @@ def test_a_write_that_fails_leaves_the_one_before(
     """The disk is full at the n-th file, for every n."""
     put = location.Location.put_if_absent
     for allowed in range(0, 9, 2):
-        root = making.place(tmp_path / str(allowed))
+        root = builders.place(tmp_path / str(allowed))
         _save(root, dataset, 1, 1)
         left = allowed
 

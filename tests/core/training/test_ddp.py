@@ -10,36 +10,36 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core import errors
 from core.models import factory
-from core.reporting import history
-from core.telemetry import recorder
-from core.training import batches, collective, gradients, loop, objective, optimization, step
-from tests.core.training import making
+from core.reporting import training_history
+from core.telemetry import metrics
+from core.training import batches, collective, gradients, losses, optimizers, step, trainer
+from tests.core.training import builders
 
 pytestmark = pytest.mark.ddp
 
 
 def _losses(root: Path, name: str = "loss_nats") -> list[float]:
-    return [row[name] for row in history.read(making.place(root)) if name in row]
+    return [row[name] for row in training_history.read(builders.place(root)) if name in row]
 
 
 def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
-    text = making.text_dataset(tmp_path / "text", num_train=1500)
-    pairs = making.pairs_dataset(tmp_path / "pairs")
+    text = builders.text_dataset(tmp_path / "text", num_train=1500)
+    pairs = builders.pairs_dataset(tmp_path / "pairs")
     settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 50, "max_steps": 100}
 
-    def jobs(world_size: int) -> list[tuple[loop.TrainingJob, None]]:
+    def jobs(world_size: int) -> list[tuple[trainer.TrainingJob, None]]:
         root = tmp_path / str(world_size)
         # Batches of one pair leave ranks without a share.
         return [
-            (making.job(root / "text", text, **settings), None),
-            (making.job(root / "pairs", pairs, making.PAIRS, **settings), None),
-            (making.job(root / "few", pairs, making.PAIRS, batch_tokens=9, accumulate=2, **settings), None),
+            (builders.job(root / "text", text, **settings), None),
+            (builders.job(root / "pairs", pairs, builders.PAIRS, **settings), None),
+            (builders.job(root / "few", pairs, builders.PAIRS, batch_tokens=9, accumulate=2, **settings), None),
         ]
 
     for one, _ in jobs(1):
-        making.train(one)
+        builders.train(one)
     for world_size in (2, 3):
-        making.on_ranks(world_size, tmp_path, making.train_rank, jobs(world_size))
+        builders.on_ranks(world_size, tmp_path, builders.train_rank, jobs(world_size))
         for name in ("text", "pairs", "few"):
             for column in ("loss_nats", "nll_nats", "gradient_norm"):
                 alone = _losses(tmp_path / "1" / name, column)
@@ -49,29 +49,29 @@ def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_a_run_stopped_twice_in_an_epoch_ends_with_the_same_bits(tmp_path: Path, world_size: int) -> None:
-    text = making.text_dataset(tmp_path / "text")
-    pairs = making.pairs_dataset(tmp_path / "pairs")
-    wet_text = making.TEXT.model_copy(update={"dropout": 0.3, "output_dropout": 0.3, "num_layers": 2})
-    wet_pairs = making.PAIRS.model_copy(update={"embedding_dropout": 0.3})
+    text = builders.text_dataset(tmp_path / "text")
+    pairs = builders.pairs_dataset(tmp_path / "pairs")
+    wet_text = builders.TEXT.model_copy(update={"dropout": 0.3, "output_dropout": 0.3, "num_layers": 2})
+    wet_pairs = builders.PAIRS.model_copy(update={"embedding_dropout": 0.3})
     runs = []
     for name, stops in (("whole", [None]), ("stopped", [16, 3, 4, None])):
         for stop in stops:
-            runs.append((making.job(tmp_path / name / "text", text, wet_text, epochs=3), stop))
-            runs.append((making.job(tmp_path / name / "pairs", pairs, wet_pairs, epochs=4), stop))
-    making.on_ranks(world_size, tmp_path, making.train_rank, runs)
+            runs.append((builders.job(tmp_path / name / "text", text, wet_text, epochs=3), stop))
+            runs.append((builders.job(tmp_path / name / "pairs", pairs, wet_pairs, epochs=4), stop))
+    builders.on_ranks(world_size, tmp_path, builders.train_rank, runs)
     for kind in ("text", "pairs"):
-        assert making.digest(tmp_path / "stopped" / kind) == making.digest(tmp_path / "whole" / kind)
+        assert builders.digest(tmp_path / "stopped" / kind) == builders.digest(tmp_path / "whole" / kind)
         assert len(list((tmp_path / "stopped" / kind / "epochs").iterdir())) == 4
 
 
 def test_a_run_goes_on_with_more_or_fewer_ranks(tmp_path: Path) -> None:
-    text = making.text_dataset(tmp_path / "text")
+    text = builders.text_dataset(tmp_path / "text")
     settings: dict[str, Any] = {"epochs": 3, "log_every_steps": 1}
-    making.train(making.job(tmp_path / "whole", text, **settings))
-    changing = making.job(tmp_path / "changing", text, **settings)
-    making.train(changing, stop_after=7)
-    making.on_ranks(3, tmp_path, making.train_rank, [(changing, 5)])
-    making.train(changing)
+    builders.train(builders.job(tmp_path / "whole", text, **settings))
+    changing = builders.job(tmp_path / "changing", text, **settings)
+    builders.train(changing, stop_after=7)
+    builders.on_ranks(3, tmp_path, builders.train_rank, [(changing, 5)])
+    builders.train(changing)
     assert _losses(tmp_path / "changing") == pytest.approx(_losses(tmp_path / "whole"), rel=1e-5)
 
 
@@ -84,11 +84,11 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
 
     def learner(group: collective.Collective, limits: gradients.Limits) -> step.Learner:
         torch.manual_seed(0)
-        learned = objective.Objective(factory.build(making.TEXT, {"text": 9}, None))
-        training = making.job(Path("/x"), making.place(Path("/x")), optimizer="sgd", learning_rate=1.0).training
+        learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
+        training = builders.job(Path("/x"), builders.place(Path("/x")), optimizer="sgd", learning_rate=1.0).training
         replica = step.replicate(learned, group)
         assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
-        optimizer = optimization.build(learned.model, training)
+        optimizer = optimizers.build(learned.model, training)
         made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", limits)
         made.warm_up(batches.blank("text"))
         return made
@@ -135,11 +135,11 @@ def _check_agreement(rank: int, group: collective.Collective) -> None:
         collective.from_first(group, "a write", fail)
 
 
-def _check_save(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+def _check_save(rank: int, group: collective.Collective, job: trainer.TrainingJob) -> None:
     """Rank 0 alone is asked whether to save, and all ranks do."""
-    hooks = making.Watch(stop_after=6, save_after=[4] if rank == 0 else [1, 2, 3])
+    hooks = builders.Watch(stop_after=6, save_after=[4] if rank == 0 else [1, 2, 3])
     saving = dataclasses.replace(job, root=job.root.join("saving"))
-    summary = loop.train(saving, group, recorder.NullRecorder(), hooks)
+    summary = trainer.train(saving, group, metrics.NullRecorder(), hooks)
     assert (summary.step, summary.is_interrupted) == (6, True)
     group.barrier("the end of the test")
     assert sorted(path.name for path in saving.root.join("checkpoints").path.iterdir()) == [
@@ -148,7 +148,7 @@ def _check_save(rank: int, group: collective.Collective, job: loop.TrainingJob) 
     ]
 
 
-def _check_skips(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJob) -> None:
     """One rank's loss is not a number in two steps, then in three: all skip, and all end."""
     take = step.Learner.take
     bad = {3, 4, 8, 9, 10}
@@ -173,14 +173,14 @@ def _check_skips(rank: int, group: collective.Collective, job: loop.TrainingJob)
         return outcome
 
     step.Learner.take = spoiled  # type: ignore[method-assign]
-    told = recorder.ListRecorder()
+    told = metrics.ListRecorder()
     with pytest.raises(errors.DivergedError, match=r"step 10: .*3 steps in a row.*step-00000006-e1"):
-        loop.train(job, group, told, making.Watch())
+        trainer.train(job, group, told, builders.Watch())
     skipped = sum(value for name, value, _ in told.calls if name == "raycurrent_train_nonfinite_steps_total")
     assert skipped == (5 if rank == 0 else 0)
 
 
-def _all_checks(rank: int, group: collective.Collective, job: loop.TrainingJob) -> None:
+def _all_checks(rank: int, group: collective.Collective, job: trainer.TrainingJob) -> None:
     _check_agreement(rank, group)
     _check_sum(rank, group)
     _check_save(rank, group, job)
@@ -188,6 +188,6 @@ def _all_checks(rank: int, group: collective.Collective, job: loop.TrainingJob) 
 
 
 def test_two_ranks_agree_add_up_save_and_skip_together(tmp_path: Path) -> None:
-    text = making.text_dataset(tmp_path / "text")
-    one = making.job(tmp_path / "run", text, checkpoint_every_steps=6)
-    making.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))
+    text = builders.text_dataset(tmp_path / "text")
+    one = builders.job(tmp_path / "run", text, checkpoint_every_steps=6)
+    builders.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))

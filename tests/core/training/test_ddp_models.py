@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from core.config import loading, model_settings
-from core.reporting import history
-from core.training import loop
-from tests.core.training import making
+from core.reporting import training_history
+from core.training import trainer
+from tests.core.training import builders
 
 pytestmark = pytest.mark.ddp
 
@@ -43,21 +43,25 @@ WET: dict[str, Any] = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.
 
 
 def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
-    text, pairs = making.text_dataset(tmp_path / "text", 200, 40), making.pairs_dataset(tmp_path / "pairs", 30, 6)
+    text, pairs = builders.text_dataset(tmp_path / "text", 200, 40), builders.pairs_dataset(tmp_path / "pairs", 30, 6)
 
     def jobs(name: str) -> list[Any]:
         settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 2}
         return [
-            (making.job(tmp_path / name / "text", text, TEXT, **settings), None),
-            (making.job(tmp_path / name / "pairs", pairs, PAIRS, **settings), None),
+            (builders.job(tmp_path / name / "text", text, TEXT, **settings), None),
+            (builders.job(tmp_path / name / "pairs", pairs, PAIRS, **settings), None),
         ]
 
     for job, _ in jobs("one"):
-        making.train(job)
-    making.on_ranks(2, tmp_path, making.train_rank, jobs("two"))
+        builders.train(job)
+    builders.on_ranks(2, tmp_path, builders.train_rank, jobs("two"))
     for kind in ("text", "pairs"):
         one, two = (
-            [row["loss_nats"] for row in history.read(making.place(tmp_path / name / kind)) if "loss_nats" in row]
+            [
+                row["loss_nats"]
+                for row in training_history.read(builders.place(tmp_path / name / kind))
+                if "loss_nats" in row
+            ]
             for name in ("one", "two")
         )
         assert len(one) > 5
@@ -65,15 +69,15 @@ def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
 
 
 def test_masks_are_drawn_again_after_a_stop(tmp_path: Path) -> None:
-    text, pairs = making.text_dataset(tmp_path / "text", 200, 40), making.pairs_dataset(tmp_path / "pairs", 30, 6)
+    text, pairs = builders.text_dataset(tmp_path / "text", 200, 40), builders.pairs_dataset(tmp_path / "pairs", 30, 6)
     runs = []
     for name, stops in (("whole", [None]), ("stopped", [4, None])):
         for stop in stops:
             for kind, data, model in (("text", text, TEXT), ("pairs", pairs, PAIRS)):
-                runs.append((making.job(tmp_path / name / kind, data, model.model_copy(update=WET)), stop))
-    making.on_ranks(2, tmp_path, making.train_rank, runs)
+                runs.append((builders.job(tmp_path / name / kind, data, model.model_copy(update=WET)), stop))
+    builders.on_ranks(2, tmp_path, builders.train_rank, runs)
     for kind in ("text", "pairs"):
-        assert making.digest(tmp_path / "stopped" / kind) == making.digest(tmp_path / "whole" / kind)
+        assert builders.digest(tmp_path / "stopped" / kind) == builders.digest(tmp_path / "whole" / kind)
 
 
 def test_the_awd_recipe_trains_on_two_ranks_and_goes_on_after_a_stop(tmp_path: Path) -> None:
@@ -82,13 +86,13 @@ def test_the_awd_recipe_trains_on_two_ranks_and_goes_on_after_a_stop(tmp_path: P
     recipe = loading.load(str(CONFIGS / "wikitext-2-awd.yaml"), smaller)
     model = recipe.model
     assert isinstance(model, model_settings.LanguageModelConfig)
-    text = making.text_dataset(tmp_path / "text", 400, 60)
+    text = builders.text_dataset(tmp_path / "text", 400, 60)
     settings = {**recipe.training.model_dump(exclude_unset=True), "epochs": 6, "non_monotone_interval": 1}
 
-    def job(name: str) -> loop.TrainingJob:
-        return making.job(tmp_path / name, text, model, **settings)
+    def job(name: str) -> trainer.TrainingJob:
+        return builders.job(tmp_path / name, text, model, **settings)
 
-    making.on_ranks(
-        2, tmp_path, making.train_rank, [(job("whole"), None), (job("stopped"), 17), (job("stopped"), None)]
+    builders.on_ranks(
+        2, tmp_path, builders.train_rank, [(job("whole"), None), (job("stopped"), 17), (job("stopped"), None)]
     )
-    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
+    assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from core.reporting import history
-from tests.core.training import making
+from core.reporting import training_history
+from tests.core.training import builders
 
-BACKWARD = making.TEXT.model_copy(update={"direction": "backward"})
+BACKWARD = builders.TEXT.model_copy(update={"direction": "backward"})
 
 
 def _losses(root: Path) -> list[tuple[str, Any]]:
-    rows = [dict(row) for row in history.read(making.place(root))]
+    rows = [dict(row) for row in training_history.read(builders.place(root))]
     return [(row["kind"], row.get("loss_nats", row.get("nll_nats"))) for row in rows]
 
 
@@ -27,15 +27,15 @@ def _losses(root: Path) -> list[tuple[str, Any]]:
 )
 def test_a_backward_model_is_a_forward_model_on_the_reversed_text(tmp_path: Path, settings: dict[str, Any]) -> None:
     stopped, settings = settings.get("stopped"), {name: one for name, one in settings.items() if name != "stopped"}
-    text = making.text_dataset(tmp_path / "text")
-    reversed_text = making.text_dataset(tmp_path / "reversed", order=-1)
+    text = builders.text_dataset(tmp_path / "text")
+    reversed_text = builders.text_dataset(tmp_path / "reversed", order=-1)
     if stopped:
-        making.train(making.job(tmp_path / "backward", text, BACKWARD, **settings), stopped)
-    making.train(making.job(tmp_path / "backward", text, BACKWARD, **settings))
-    making.train(making.job(tmp_path / "twin", reversed_text, **settings))
-    making.train(making.job(tmp_path / "forward", text, **settings))
+        builders.train(builders.job(tmp_path / "backward", text, BACKWARD, **settings), stopped)
+    builders.train(builders.job(tmp_path / "backward", text, BACKWARD, **settings))
+    builders.train(builders.job(tmp_path / "twin", reversed_text, **settings))
+    builders.train(builders.job(tmp_path / "forward", text, **settings))
     names = ("backward", "twin", "forward")
-    found, twin, forward = ({**making.digest(tmp_path / name)} for name in names)
+    found, twin, forward = ({**builders.digest(tmp_path / name)} for name in names)
     assert found == twin
     assert found != forward
     assert _losses(tmp_path / "backward") == _losses(tmp_path / "twin") != _losses(tmp_path / "forward")

@@ -7,13 +7,13 @@ import torch
 
 from core import errors
 from core.models import bundle, language_model
-from tests.core.training import making
+from tests.core.training import builders
 
 VECTORS = "2 8\na 1 2 3 4 5 6 7 8\nzebra 0 0 0 0 0 0 0 0\n"
 
 
 def _row_of_a(root: Path) -> torch.Tensor:
-    found = bundle.load(bundle.find_best(making.place(root), 1)[0].bundle)
+    found = bundle.load(bundle.find_best(builders.place(root), 1)[0].bundle)
     assert isinstance(found.model, language_model.LanguageModel)
     return found.model.embed(torch.tensor(found.codecs["text"].tokenizer.encode("a"))).detach().flatten()
 
@@ -21,17 +21,17 @@ def _row_of_a(root: Path) -> torch.Tensor:
 def test_training_begins_from_the_vectors_of_the_file_once(tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_text(VECTORS)
     given = {"text": str(tmp_path / "vectors.txt")}
-    job = making.job(
-        tmp_path / "run", making.text_dataset(tmp_path / "text"), embeddings=given, learning_rate=1e-6, epochs=1
+    job = builders.job(
+        tmp_path / "run", builders.text_dataset(tmp_path / "text"), embeddings=given, learning_rate=1e-6, epochs=1
     )
-    making.train(job, stop_after=2)
+    builders.train(job, stop_after=2)
     (tmp_path / "vectors.txt").write_text(VECTORS.replace("a 1 2", "a 9 9"))
-    making.train(job)
+    builders.train(job)
     torch.testing.assert_close(_row_of_a(tmp_path / "run"), torch.arange(1.0, 9.0), atol=1e-3, rtol=0)
 
 
 def test_a_side_that_the_corpus_has_not_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_text(VECTORS)
-    text = making.text_dataset(tmp_path / "text")
+    text = builders.text_dataset(tmp_path / "text")
     with pytest.raises(errors.UsageError, match=r"training\.embeddings: target is no side of this corpus; it has text"):
-        making.train(making.job(tmp_path / "run", text, embeddings={"target": str(tmp_path / "vectors.txt")}))
+        builders.train(builders.job(tmp_path / "run", text, embeddings={"target": str(tmp_path / "vectors.txt")}))

@@ -9,7 +9,7 @@ from torch import nn
 from core.config import training_settings
 from core.models import factory, language_model
 from core.training import gradients
-from tests.core.training import making
+from tests.core.training import builders
 
 
 def _model() -> nn.Module:
@@ -55,7 +55,7 @@ def test_by_default_one_number_scales_all() -> None:
 
 
 def _tiny(cell: str) -> language_model.LanguageModel:
-    config = making.TEXT.model_copy(update={"cell": cell, "hidden_size": 2})
+    config = builders.TEXT.model_copy(update={"cell": cell, "hidden_size": 2})
     torch.manual_seed(0)
     model = factory.build(config, {"text": 5}, None)
     assert isinstance(model, language_model.LanguageModel)

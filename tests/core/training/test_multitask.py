@@ -13,12 +13,12 @@ from torch import nn
 
 from core import errors
 from core.config import multitask_settings
-from core.data import shards
-from core.reporting import history
+from core.data.dataset import shards
+from core.reporting import training_history
 from core.storage import location
-from core.telemetry import recorder
-from core.training import batches, collective, loop, multitask, starting, validation
-from tests.core.training import making
+from core.telemetry import metrics
+from core.training import batches, collective, multitask, resume, trainer, validation
+from tests.core.training import builders
 
 PCGRAD = {"projection": "pcgrad", "record_cosines": True}
 
@@ -27,15 +27,15 @@ PCGRAD = {"projection": "pcgrad", "record_cosines": True}
 def text(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
     """A long stream and one of a third of its length."""
     folder = tmp_path_factory.mktemp("text")
-    long, short = making.text_dataset(folder / "long"), making.text_dataset(folder / "short", 150, 40)
-    return making.several(folder / "both", long=long, short=short)
+    long, short = builders.text_dataset(folder / "long"), builders.text_dataset(folder / "short", 150, 40)
+    return builders.several(folder / "both", long=long, short=short)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
     folder = tmp_path_factory.mktemp("pairs")
-    many, few = making.pairs_dataset(folder / "many"), making.pairs_dataset(folder / "few", 25, 6)
-    return making.several(folder / "both", many=many, few=few)
+    many, few = builders.pairs_dataset(folder / "many"), builders.pairs_dataset(folder / "few", 25, 6)
+    return builders.several(folder / "both", many=many, few=few)
 
 
 def _gradients(*rows: list[float]) -> list[list[torch.Tensor]]:
@@ -130,7 +130,7 @@ def test_shares_are_nearly_exact() -> None:
 
 def test_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
     dataset = shards.Dataset.open(pairs)
-    training = making.job(Path("/x"), pairs, making.PAIRS, batch_tokens=80).training
+    training = builders.job(Path("/x"), pairs, builders.PAIRS, batch_tokens=80).training
     sources = batches.sources(dataset, training, [3.0, 1.0], 1, 0, 1)
     for number, budget in enumerate((60, 20)):
         every = list(sources[number].epoch(0, 0))[:-1]
@@ -141,13 +141,13 @@ def test_weights_decide_the_share_of_each_batch(pairs: location.Location) -> Non
 
 def test_one_corpus_among_several_is_a_single_one_to_the_bit(tmp_path: Path) -> None:
     for name, dataset, model in (
-        ("text", making.text_dataset(tmp_path / "a"), making.TEXT),
-        ("pairs", making.pairs_dataset(tmp_path / "b"), making.PAIRS),
+        ("text", builders.text_dataset(tmp_path / "a"), builders.TEXT),
+        ("pairs", builders.pairs_dataset(tmp_path / "b"), builders.PAIRS),
     ):
-        named = making.several(tmp_path / f"{name}-named", only=dataset)
+        named = builders.several(tmp_path / f"{name}-named", only=dataset)
         for root, place in (("plain", dataset), ("named", named)):
-            making.train(making.job(tmp_path / root / name, place, model, accumulate=2))
-        assert making.digest(tmp_path / "plain" / name) == making.digest(tmp_path / "named" / name)
+            builders.train(builders.job(tmp_path / root / name, place, model, accumulate=2))
+        assert builders.digest(tmp_path / "plain" / name) == builders.digest(tmp_path / "named" / name)
 
 
 @pytest.mark.parametrize(
@@ -163,15 +163,15 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     tmp_path: Path, text: location.Location, pairs: location.Location, kind: str, settings: dict[str, Any]
 ) -> None:
     wet = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
-    model = (making.TEXT if kind == "text" else making.PAIRS).model_copy(update=wet)
-    one = making.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
+    model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=wet)
+    one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
     one = dataclasses.replace(one, weights={"long": 2.0, "short": 1.0})
-    whole = making.train(one)
-    stopped = dataclasses.replace(one, root=making.place(tmp_path / "stopped"))
-    assert all(making.train(stopped, after).is_interrupted for after in (2, 1, 1, 2, 1))
-    assert making.train(stopped).step == whole.step
-    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
-    rows, again = (history.read(making.place(tmp_path / root)) for root in ("whole", "stopped"))
+    whole = builders.train(one)
+    stopped = dataclasses.replace(one, root=builders.place(tmp_path / "stopped"))
+    assert all(builders.train(stopped, after).is_interrupted for after in (2, 1, 1, 2, 1))
+    assert builders.train(stopped).step == whole.step
+    assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")
+    rows, again = (training_history.read(builders.place(tmp_path / root)) for root in ("whole", "stopped"))
     for row, other in zip(rows, again, strict=True):
         assert other.get("cosines") == row.get("cosines")
         for name, figures in row.get("tasks", {}).items():
@@ -184,13 +184,13 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
     def trained(name: str, detached: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
         settings: dict[str, Any] = {"optimizer": "sgd", "clip_norm": None, "max_steps": 1}
         settings["multitask"] = {"detached": detached, "record_cosines": True}
-        job = making.job(tmp_path / name, pairs, making.PAIRS, **settings)
+        job = builders.job(tmp_path / name, pairs, builders.PAIRS, **settings)
         group = collective.Alone()
         dataset = shards.Dataset.open(pairs)
-        start = starting.begin(job, starting.claim(job, dataset, 1), dataset, group)
+        start = resume.begin(job, resume.claim(job, dataset, 1), dataset, group)
         model = start.learner.objective.model
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        found = loop._Loop(job, start, group, recorder.NullRecorder(), making.Watch(), validation.LossOnly())
+        found = trainer._Loop(job, start, group, metrics.NullRecorder(), builders.Watch(), validation.LossOnly())
         found.run()
         return {key: value.detach() - before[key] for key, value in model.named_parameters()}
 
@@ -207,10 +207,10 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
 
 
 def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Location) -> None:
-    told = recorder.ListRecorder()
-    one = making.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
-    loop.train(one, collective.Alone(), told, making.Watch())
-    rows = history.read(making.place(tmp_path))
+    told = metrics.ListRecorder()
+    one = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
+    trainer.train(one, collective.Alone(), told, builders.Watch())
+    rows = training_history.read(builders.place(tmp_path))
     steps = [row for row in rows if row["kind"] == "step"]
     for row in steps:
         sums = [(found["nll_nats"] * found["num_targets"], found["num_targets"]) for found in row["tasks"].values()]
@@ -236,7 +236,7 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
 def test_what_cannot_be_detached_is_said(detached: dict[str, tuple[str, ...]], match: str) -> None:
     parts = ("encoder", "decoder") if "encode" in detached.get("many", ()) else ("a", "b")
     model = nn.ModuleDict({part: nn.Linear(2, 2) for part in parts})
-    training = making.job(Path("/x"), making.place(Path("/x")), multitask={"detached": detached}).training
+    training = builders.job(Path("/x"), builders.place(Path("/x")), multitask={"detached": detached}).training
     with pytest.raises(errors.UsageError, match=match):
         multitask.plan(model, training, ["many", "few"], 1)
 
@@ -247,18 +247,18 @@ def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
 ) -> None:
     settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 50, "max_steps": 30, "multitask": PCGRAD}
 
-    def jobs(world_size: int) -> list[tuple[loop.TrainingJob, None]]:
+    def jobs(world_size: int) -> list[tuple[trainer.TrainingJob, None]]:
         root = tmp_path / str(world_size)
         return [
-            (making.job(root / "text", text, **settings), None),
-            (making.job(root / "pairs", pairs, making.PAIRS, accumulate=2, **settings), None),
+            (builders.job(root / "text", text, **settings), None),
+            (builders.job(root / "pairs", pairs, builders.PAIRS, accumulate=2, **settings), None),
         ]
 
     for one, _ in jobs(1):
-        making.train(one)
-    making.on_ranks(2, tmp_path, making.train_rank, jobs(2))
+        builders.train(one)
+    builders.on_ranks(2, tmp_path, builders.train_rank, jobs(2))
     for name in ("text", "pairs"):
-        alone, together = (history.read(making.place(tmp_path / size / name)) for size in ("1", "2"))
+        alone, together = (training_history.read(builders.place(tmp_path / size / name)) for size in ("1", "2"))
         for row, other in zip(alone, together, strict=True):
             if row["kind"] != "step":
                 continue
@@ -270,9 +270,9 @@ def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
 @pytest.mark.ddp
 def test_ranks_resume_several_tasks_with_the_same_bits(tmp_path: Path, text: location.Location) -> None:
     runs = [
-        (making.job(tmp_path / name, text, epochs=2, multitask=PCGRAD), stop)
+        (builders.job(tmp_path / name, text, epochs=2, multitask=PCGRAD), stop)
         for name, stops in (("whole", [None]), ("stopped", [5, 3, None]))
         for stop in stops
     ]
-    making.on_ranks(2, tmp_path, making.train_rank, runs)
-    assert making.digest(tmp_path / "stopped") == making.digest(tmp_path / "whole")
+    builders.on_ranks(2, tmp_path, builders.train_rank, runs)
+    assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")

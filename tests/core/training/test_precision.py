@@ -10,7 +10,7 @@ import torch
 from core.config import model_settings
 from core.models import bundle
 from core.training import progress
-from tests.core.training import making
+from tests.core.training import builders
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
@@ -18,15 +18,15 @@ def test_bf16_ends_within_a_hundredth_of_the_perplexity_of_fp32(tmp_path: Path, 
     model: model_settings.NetworkConfig
     settings: dict[str, Any]
     if kind == "text":
-        data, model, settings = making.text_dataset(tmp_path / "data"), making.TEXT, {"learning_rate": 0.03}
+        data, model, settings = builders.text_dataset(tmp_path / "data"), builders.TEXT, {"learning_rate": 0.03}
     else:
-        data, model = making.pairs_dataset(tmp_path / "data", 300, 60), making.PAIRS
+        data, model = builders.pairs_dataset(tmp_path / "data", 300, 60), builders.PAIRS
         settings = {"learning_rate": 0.02, "batch_tokens": 120}
     found = {}
     for precision in ("fp32", "bf16"):
-        one = making.job(tmp_path / precision, data, model, epochs=4, **settings)
+        one = builders.job(tmp_path / precision, data, model, epochs=4, **settings)
         compute = one.compute.model_copy(update={"precision": precision})
-        summary = making.train(dataclasses.replace(one, compute=compute))
+        summary = builders.train(dataclasses.replace(one, compute=compute))
         assert summary.precision == precision
         assert summary.validation is not None
         found[precision] = progress.perplexity(summary.validation.nll_nats)
@@ -36,11 +36,11 @@ def test_bf16_ends_within_a_hundredth_of_the_perplexity_of_fp32(tmp_path: Path, 
 
 
 def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path) -> None:
-    one = making.job(tmp_path / "run", making.text_dataset(tmp_path / "text"))
+    one = builders.job(tmp_path / "run", builders.text_dataset(tmp_path / "text"))
     half = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "bf16"}))
-    assert making.train(half, stop_after=3).precision == "bf16"
+    assert builders.train(half, stop_after=3).precision == "bf16"
     automatic = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "auto"}))
-    assert making.train(automatic).precision == "bf16"
-    loaded = bundle.load(bundle.locate(making.place(tmp_path / "run")))
+    assert builders.train(automatic).precision == "bf16"
+    loaded = bundle.load(bundle.locate(builders.place(tmp_path / "run")))
     assert loaded.precision == "bf16"
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}

@@ -8,23 +8,23 @@ from torch.nn import functional as F
 
 from core.config import training_settings
 from core.models import factory, language_model
-from core.training import batches, objective, scheduled_sampling
-from tests.core.training import making
+from core.training import batches, losses, scheduled_sampling
+from tests.core.training import builders
 
 
 def test_penalties_worked_by_hand() -> None:
     """Two rows of three steps and two units: the mean square is 28 / 12; of the differences it is 10 / 8."""
     steps_BTH = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [3.0, 1.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
-    assert objective.activation_penalty(steps_BTH).item() / 6 == pytest.approx((1 + 4 + 9 + 4 + 9 + 1) / 12)
-    assert objective.temporal_penalty(steps_BTH).item() / 6 == pytest.approx((4 + 0 + 0 + 1) / 8)
-    assert objective.temporal_penalty(steps_BTH[:, :1]).item() == 0.0
+    assert losses.activation_penalty(steps_BTH).item() / 6 == pytest.approx((1 + 4 + 9 + 4 + 9 + 1) / 12)
+    assert losses.temporal_penalty(steps_BTH).item() / 6 == pytest.approx((4 + 0 + 0 + 1) / 8)
+    assert losses.temporal_penalty(steps_BTH[:, :1]).item() == 0.0
 
 
 def test_what_is_minimised_is_the_mean_loss_and_both_mean_squares() -> None:
     """As the authors write it: AR on what the output layer is fed, after dropout; TAR on what the top layer gives."""
-    model = making.TEXT.model_copy(update={"output_dropout": 0.4})
+    model = builders.TEXT.model_copy(update={"output_dropout": 0.4})
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(model, {"text": 9}, None), activation=2.0, temporal=1.0)
+    learned = losses.Objective(factory.build(model, {"text": 9}, None), activation=2.0, temporal=1.0)
     inputs_BT, targets_N = torch.arange(12).remainder(7).view(2, 6), torch.arange(12).remainder(5)
     torch.manual_seed(1)
     sums = learned(batches.TextContent(inputs_BT, targets_N), None)
@@ -41,9 +41,9 @@ def test_what_is_minimised_is_the_mean_loss_and_both_mean_squares() -> None:
 
 
 def test_an_adaptive_output_layer_gives_its_own_loss() -> None:
-    model = making.TEXT.model_copy(update={"adaptive_cutoffs": (3,)})
+    model = builders.TEXT.model_copy(update={"adaptive_cutoffs": (3,)})
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(model, {"text": 9}, None))
+    learned = losses.Objective(factory.build(model, {"text": 9}, None))
     content = batches.TextContent(torch.arange(12).remainder(7).view(2, 6), torch.arange(12).remainder(9))
     sums, scores = learned(content, None), learned.score(content, None)
     assert isinstance(learned.model, language_model.LanguageModel)
@@ -62,7 +62,7 @@ def test_the_share_of_own_words_goes_linearly(step: int, expected: float) -> Non
 def _certain() -> Any:
     """A model that always says 5: what it feeds itself is known."""
     torch.manual_seed(0)
-    model = factory.build(making.PAIRS, {"source": 9, "target": 9}, 1)
+    model = factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1)
     with torch.no_grad():
         model.output_bias_V[5] += 100.0
     return model
@@ -85,6 +85,6 @@ def test_the_loss_under_sampling_is_that_of_the_words_that_were_fed() -> None:
         torch.tensor([[4, 3]]), torch.tensor([2]), torch.tensor([[2, 7, 8]]), torch.arange(3), torch.tensor([7, 8, 3])
     )
     fed = content._replace(inputs_BT=torch.tensor([[2, 5, 5]]))
-    learned = objective.Objective(model)
+    learned = losses.Objective(model)
     torch.testing.assert_close(learned(content, None, 1.0).loss, learned(fed, None).loss)
     assert learned(content, None, 1.0).loss != learned(content, None).loss

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from core.models import factory
-from core.training import batches, gradients, objective, optimization, step
-from tests.core.training import making
+from core.training import batches, gradients, losses, optimizers, step
+from tests.core.training import builders
 
 
 def _stepped(
     micro_batches: list[batches.Batch], model: Any, sizes: dict[str, int]
 ) -> tuple[step.Outcome, torch.Tensor]:
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(model, sizes, 1), label_smoothing=0.1)
-    training = making.job(Path("/x"), making.place(Path("/x")), optimizer="sgd", learning_rate=0.5).training
-    optimizer = optimization.build(learned.model, training)
+    learned = losses.Objective(factory.build(model, sizes, 1), label_smoothing=0.1)
+    training = builders.job(Path("/x"), builders.place(Path("/x")), optimizer="sgd", learning_rate=0.5).training
+    optimizer = optimizers.build(learned.model, training)
     learner = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", gradients.limits(training))
     outcome = learner.take(micro_batches, [None], carries_state=False)
     return outcome, torch.cat([parameter.detach().flatten() for parameter in learned.parameters()])
@@ -31,7 +31,7 @@ def test_accumulated_windows_are_one_large_batch() -> None:
         for part in shares
     ]
     whole = [batches.Batch(batches.TextContent(rows, rows.flatten() + 1), 24, 24, 0, 0.0)]
-    (one, weights), (other, expected) = (_stepped(found, making.TEXT, {"text": 9}) for found in (micro, whole))
+    (one, weights), (other, expected) = (_stepped(found, builders.TEXT, {"text": 9}) for found in (micro, whole))
     assert one.norm == pytest.approx(other.norm, rel=1e-5)
     torch.testing.assert_close(one.sums_K2, other.sums_K2)
     torch.testing.assert_close(weights, expected)
@@ -59,7 +59,7 @@ def test_accumulated_pairs_of_unequal_length_are_one_large_batch() -> None:
     micro = [batches.Batch(long, 3, 3, 0, 0.0), batches.Batch(short, 1, 1, 0, 0.0)]
     sizes = {"source": 9, "target": 9}
     (one, weights), (other, expected) = (
-        _stepped(found, making.PAIRS, sizes) for found in (micro, [batches.Batch(both, 4, 4, 0, 0.0)])
+        _stepped(found, builders.PAIRS, sizes) for found in (micro, [batches.Batch(both, 4, 4, 0, 0.0)])
     )
     assert one.norm == pytest.approx(other.norm, rel=1e-5)
     torch.testing.assert_close(weights, expected)

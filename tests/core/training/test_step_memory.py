@@ -6,7 +6,7 @@ from torch import profiler
 
 from core.config import model_settings
 from core.models import factory
-from core.training import batches, objective
+from core.training import batches, losses
 
 VOCABULARY, LANES = 4000, 8
 KINDS: list[dict[str, object]] = [{}, {"tie_embeddings": True}, {"adaptive_cutoffs": (500, 2000)}]
@@ -16,7 +16,7 @@ def _peak_bytes(settings: dict[str, object], window: int, is_bf16: bool) -> int:
     """What a step of a window takes at most, beside what is there before it and the gradients that it leaves."""
     config = {"kind": "language_model", "cell": "rnn", "hidden_size": 8, "embedding_size": 8, **settings}
     model = factory.build(model_settings.LanguageModelConfig.model_validate(config), {"text": VOCABULARY}, None)
-    learned = objective.Objective(model)
+    learned = losses.Objective(model)
     content = batches.TextContent(
         torch.randint(VOCABULARY, (LANES, window)), torch.randint(VOCABULARY, (LANES * window,))
     )

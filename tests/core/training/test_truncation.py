@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from core.config import model_settings, training_settings
-from core.data import lanes
+from core.data.batching import lanes
 from core.models import factory, seq2seq
-from core.training import batches, objective, truncation
-from tests.core.training import making
+from core.training import batches, losses, truncation
+from tests.core.training import builders
 
 RANDOM = training_settings.TrainingConfig(truncation="random", cut_every=3, cut_probability=0.4)
 
@@ -161,9 +161,9 @@ LOCKED = {
 @pytest.mark.parametrize("regularised", [{}, LOCKED])
 def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regularised: dict[str, object]) -> None:
     """With masks that are locked for a window too: a cut draws no others."""
-    model = making.TEXT.model_copy(update={"num_layers": 2, **regularised})
+    model = builders.TEXT.model_copy(update={"num_layers": 2, **regularised})
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(model, {"text": 9}, None), temporal=0.5).double()
+    learned = losses.Objective(factory.build(model, {"text": 9}, None), temporal=0.5).double()
     inputs_BT = torch.arange(2 * 8).remainder(7).view(2, 8)
     targets_N = (inputs_BT.flatten() + 1) % 9
 
@@ -189,9 +189,9 @@ CONTENT = batches.PairsContent(
 
 
 def _pairs_gradient(window: int | None, **settings: object) -> tuple[Tensor, dict[str, Tensor]]:
-    config = model_settings.Seq2SeqConfig.model_validate({**making.PAIRS.model_dump(), **settings})
+    config = model_settings.Seq2SeqConfig.model_validate({**builders.PAIRS.model_dump(), **settings})
     torch.manual_seed(0)
-    learned = objective.Objective(factory.build(config, {"source": 9, "target": 9}, 1), target_window=window).double()
+    learned = losses.Objective(factory.build(config, {"source": 9, "target": 9}, 1), target_window=window).double()
     torch.manual_seed(5)  # dropout masks
     loss = learned(CONTENT, None).loss
     loss.backward()
@@ -212,7 +212,7 @@ def test_windows_of_a_target_see_the_same_numbers_and_all_of_them_reach_the_enco
     (whole, full), (loss, found) = (_pairs_gradient(window) for window in (None, 2))
     torch.testing.assert_close(loss, whole)
     torch.manual_seed(0)
-    model = factory.build(making.PAIRS, {"source": 9, "target": 9}, 1).double()
+    model = factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1).double()
     assert isinstance(model, seq2seq.Seq2Seq)
     memory = model.encode(CONTENT.source_BS, CONTENT.source_lengths_B)
     state, features = memory.state, []
@@ -229,24 +229,24 @@ def test_windows_of_a_target_see_the_same_numbers_and_all_of_them_reach_the_enco
 
 
 def test_the_windows_of_a_target_share_its_coverage() -> None:
-    config = model_settings.Seq2SeqConfig.model_validate({**making.PAIRS.model_dump(), "coverage_attention": True})
-    losses = []
+    config = model_settings.Seq2SeqConfig.model_validate({**builders.PAIRS.model_dump(), "coverage_attention": True})
+    found = []
     for window, weight in ((None, 2.0), (2, 2.0), (None, 0.0)):
         torch.manual_seed(0)
         model = factory.build(config, {"source": 9, "target": 9}, 1).double()
         assert isinstance(model, seq2seq.Seq2Seq)
         torch.nn.init.constant_(model.attention.coverage_Q, weight)
         torch.nn.init.constant_(model.attention.score.weight, 2.0)
-        losses.append(objective.Objective(model, target_window=window)(CONTENT, None).loss)
-    torch.testing.assert_close(losses[1], losses[0])
-    assert abs(losses[2] - losses[0]) > 1e-4 * losses[0]
+        found.append(losses.Objective(model, target_window=window)(CONTENT, None).loss)
+    torch.testing.assert_close(found[1], found[0])
+    assert abs(found[2] - found[0]) > 1e-4 * found[0]
 
 
 def test_a_windowed_target_keeps_fewer_activations() -> None:
     kept = {}
     for window in (None, 4):
         torch.manual_seed(0)
-        learned = objective.Objective(factory.build(making.PAIRS, {"source": 9, "target": 9}, 1), target_window=window)
+        learned = losses.Objective(factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1), target_window=window)
         inputs_BT = torch.full((2, 64), 4)
         content = CONTENT._replace(inputs_BT=inputs_BT, valid_N=torch.arange(128), targets_N=inputs_BT.flatten())
         sizes: list[int] = []

@@ -1,0 +1,22 @@
+"""The documents' series: a sine with noise, written as CSV by `python -m core.data.builtin.sine data/sine.csv`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def write(path: Path, seed: int = 1, length: int = 1000, noise: float = 0.2) -> None:
+    """Writes x(t) = sin(0.01 t) + N(0, noise) for t = 1 … length, a row each, below a header line.
+
+    Source: document 000 section 8.1.2.
+    """
+    times = np.arange(1, length + 1)
+    values = np.sin(0.01 * times) + np.random.default_rng(seed).normal(0.0, noise, length)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"{time},{value:.9f}\n" for time, value in zip(times.tolist(), values.tolist(), strict=True)]
+    path.write_text("".join(["t,x\n", *rows]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

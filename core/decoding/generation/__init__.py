@@ -1,0 +1,4 @@
+"""Generation: continuations of text, and forecasts of numeric series.
+
+In: a prefix, or past values. Out: text, or values.
+"""

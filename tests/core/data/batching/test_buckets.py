@@ -1,0 +1,157 @@
+"""Laws of batches of pairs."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from core.data.batching import buckets
+
+Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Skewed:
+    """Pairs with many short and a few long sides; `asked` sees how much is read at once."""
+
+    source: Array
+    target: Array
+
+    @property
+    def num_lines(self) -> int:
+        return len(self.source)
+
+    def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
+        assert stop - start <= buckets.RUN_LINES
+        return {"source": self.source[start:stop].astype(np.int32), "target": self.target[start:stop].astype(np.int32)}
+
+    def rows(self, indices: Array, column: str) -> list[npt.NDArray[np.uint16]]:
+        base = 100 if column == "source" else 1000
+        lengths = getattr(self, column)
+        return [(base + index + np.arange(lengths[index])).astype(np.uint16) for index in indices]
+
+
+def skewed(num_lines: int) -> Skewed:
+    chance = np.random.default_rng(0)
+    source = np.clip(chance.lognormal(2.5, 0.6, num_lines), 1, 200).astype(np.int64)
+    return Skewed(source, np.maximum(1, np.round(source * chance.normal(1.1, 0.1, num_lines))).astype(np.int64))
+
+
+def longer(pairs: Skewed, lines: Array) -> Array:
+    return np.maximum(pairs.source[lines], pairs.target[lines])
+
+
+@pytest.mark.parametrize("num_lines", [1, 63, 64, 1000, 70_001])
+@pytest.mark.parametrize("budget", [{"batch_tokens": 1500}, {"batch_lines": 64}])
+def test_each_line_comes_once_in_an_epoch(num_lines: int, budget: dict[str, int]) -> None:
+    batches = list(buckets.plan(skewed(num_lines), seed=1, epoch=0, **budget))
+    assert sorted(np.concatenate([batch.lines for batch in batches]).tolist()) == list(range(num_lines))
+    assert batches[-1].fraction == 1.0
+    assert all(before.fraction < after.fraction for before, after in pairwise(batches))
+
+
+def test_no_batch_is_over_its_budget_and_only_the_last_few_are_far_below() -> None:
+    pairs = skewed(20_000)
+    batches = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
+    sizes = [int(longer(pairs, batch.lines).sum()) for batch in batches]
+    assert max(sizes) <= 1500
+    assert sum(size < 1300 for size in sizes) <= 1 + sum(len(batch.lines) < 8 for batch in batches)
+    assert all(batch.num_targets == pairs.target[batch.lines].sum() for batch in batches)
+
+
+def test_a_line_over_the_budget_is_a_batch_alone() -> None:
+    pairs = Skewed(np.array([3, 50, 3]), np.array([3, 2, 3]))
+    batches = list(buckets.plan(pairs, seed=0, epoch=0, batch_tokens=10))
+    assert sorted(sorted(batch.lines.tolist()) for batch in batches) == [[0, 2], [1]]
+
+
+def test_every_batch_of_lines_is_full_but_one() -> None:
+    """The documents' 600 pairs in batches of 64: nine full ones and one of 24."""
+    sizes = [len(batch.lines) for batch in buckets.plan(skewed(600), seed=1, epoch=0, batch_lines=64)]
+    assert sorted(sizes) == [24] + [64] * 9
+    many = [len(batch.lines) for batch in buckets.plan(skewed(20_000), seed=1, epoch=0, batch_lines=64)]
+    assert sorted(many) == [20_000 % 64] + [64] * (20_000 // 64)
+
+
+def test_order_is_decided_by_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        plan = buckets.plan(skewed(3000), seed, epoch, batch_tokens=1000)
+        return [batch.lines.tolist() for batch in plan]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_shares_of_all_ranks_are_the_batch(world_size: int) -> None:
+    for batch in buckets.plan(skewed(300), seed=1, epoch=0, batch_tokens=100):
+        shares = [buckets.share(batch, rank, world_size) for rank in range(world_size)]
+        assert sorted(np.concatenate(shares).tolist()) == sorted(batch.lines.tolist())
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def _efficiency(pairs: Skewed, batches: list[Array]) -> float:
+    valid = padded = 0
+    for lines in batches:
+        for side in (pairs.source[lines], pairs.target[lines]):
+            valid += int(side.sum())
+            padded += len(side) * int(side.max())
+    return valid / padded
+
+
+def test_little_is_padding_even_where_lengths_are_skewed() -> None:
+    pairs = skewed(20_000)
+    in_buckets = [batch.lines for batch in buckets.plan(pairs, seed=1, epoch=0, batch_tokens=2048)]
+    assert _efficiency(pairs, in_buckets) >= 0.9
+    in_order = list(np.split(np.arange(20_000), 200))
+    assert _efficiency(pairs, in_order) < 0.5
+
+
+def test_batches_are_not_in_order_of_length_but_their_lines_are() -> None:
+    pairs = skewed(5000)
+    batches = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
+    means = [longer(pairs, batch.lines).mean() for batch in batches]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4
+    assert all((np.diff(pairs.source[batch.lines]) <= 0).all() for batch in batches)
+
+
+def test_lines_far_apart_meet_in_a_batch() -> None:
+    """A corpus sorted by topic must not give batches of one topic: runs of 64 lines are spread."""
+    pairs = Skewed(np.full(10_000, 5), np.full(10_000, 5))
+    for batch in buckets.plan(pairs, seed=1, epoch=0, batch_lines=100):
+        assert np.ptp(batch.lines) > 2_000
+
+
+def test_a_batch_is_padded_and_the_decoder_is_fed_what_came_before() -> None:
+    pairs = Skewed(np.array([2, 1]), np.array([1, 3]))
+    batch = buckets.collate(pairs, np.array([0, 1]), pad_id=1, bos_id=2)
+    assert batch.source_BS.tolist() == [[100, 101], [101, 1]]
+    assert batch.source_lengths_B.tolist() == [2, 1]
+    assert batch.targets_BT.tolist() == [[1000, 1, 1], [1001, 1002, 1003]]
+    assert batch.inputs_BT.tolist() == [[2, 1, 1], [2, 1001, 1002]]
+    assert batch.target_lengths_B.tolist() == [1, 3]
+    assert {array.dtype for array in batch} == {np.dtype(np.int64)}
+
+
+def test_an_empty_share_gives_arrays_without_rows() -> None:
+    batch = buckets.collate(skewed(3), np.empty(0, np.int64), pad_id=1, bos_id=2)
+    assert [array.shape[0] for array in batch] == [0] * 5
+    assert batch.source_BS.ndim == 2
+
+
+def test_a_plan_reads_no_further_than_a_buffer_ahead() -> None:
+
+    class Counting(Skewed):
+        asked = 0
+
+        def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
+            Counting.asked += stop - start
+            return super().lengths(start, stop)
+
+    many = np.full(4 * buckets.SHUFFLE_LINES, 4)
+    plan = buckets.plan(Counting(many, many), seed=1, epoch=0, batch_lines=512)
+    next(plan)
+    assert Counting.asked <= buckets.SHUFFLE_LINES

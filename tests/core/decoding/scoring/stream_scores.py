@@ -1,0 +1,38 @@
+"""A small language model along a stream, scored with whatever settings."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from core.config import inference_settings
+from core.decoding.lines import results
+from core.decoding.scoring import scorer
+from core.decoding.scoring import stream as streams
+from tests.core.decoding import samples
+
+LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
+
+
+def score(
+    lines: Sequence[str] = LINES,
+    carried: streams.Carried | None = None,
+    training_text: np.ndarray[Any, Any] | None = None,
+    made: Any = None,
+    **settings: Any,
+) -> tuple[list[results.Score], streams.Carried]:
+    """Scores lines with a model that is made anew, as another process would."""
+    config = inference_settings.ScoringConfig(unit="stream", **_sections(settings))
+    ready = scorer.Scorer(made or samples.language_model(), config, samples.FP32, training_text=training_text)
+    return ready.score_stream(lines, ready.stream_start() if carried is None else carried)
+
+
+def nats(rows: Sequence[results.Score]) -> float:
+    """What all the rows cost together."""
+    return math.fsum(row.nll_nats or 0.0 for row in rows)
+
+
+def _sections(settings: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"cache": inference_settings.CacheConfig, "dynamic": inference_settings.DynamicConfig}
+    return {name: kinds[name](**value) if name in kinds else value for name, value in settings.items()}

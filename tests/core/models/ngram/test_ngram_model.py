@@ -1,0 +1,124 @@
+"""An n-gram model as a language model: scores, states, generation, chains, and tables that are checked."""
+
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from core import errors
+from core.models import bundle
+from core.models.ngram import ngram_model
+from core.storage import location
+from tests.core.decoding import samples
+from tests.core.models import counted
+
+STREAM = np.random.default_rng(3).integers(0, 6, size=300).tolist()
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_a_score_is_the_logarithm_of_the_distribution(order: int, how: str) -> None:
+    model = counted.estimate(STREAM, 8, order, how).model
+    inputs = torch.tensor([[0, 3, 7, 2, 2, 5]])
+    (nlls,), _ = model.score(inputs, [[3, 7, 2, 2, 5, 1]], model.initial_state(1))
+    features, _ = model(inputs, model.initial_state(1))
+    expected = -model.logits(features[0])[range(6), [3, 7, 2, 2, 5, 1]]
+    torch.testing.assert_close(nlls, expected)
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_a_guess_is_the_likeliest_of_the_distribution_and_of_equals_the_first(order: int, how: str) -> None:
+    settings = {"epsilons": (0.3, 0.5)} if how == "laplace" else {}
+    for seed in range(3):
+        stream = np.random.default_rng(seed).zipf(1.6, size=250).clip(max=9).tolist()
+        model = counted.estimate(stream, 11, order, how, **settings).model
+        inputs = torch.tensor([stream[:60], np.random.default_rng(seed + 9).integers(0, 11, size=60).tolist()])
+        features, _ = model(inputs, model.initial_state(2))
+        expected = [[row.index(max(row)) for row in model.logits(line).tolist()] for line in features]
+        assert model.guesses(inputs, model.initial_state(2), model.followers()).tolist() == expected
+
+
+def test_a_stream_in_pieces_scores_as_whole() -> None:
+    model = counted.estimate(STREAM, 6, 4, "kneser_ney").model
+    text = torch.tensor([STREAM[40:80]])
+    (whole,), _ = model.score(text[:, :-1], [text[0, 1:].tolist()], model.initial_state(1))
+    state, pieces = model.initial_state(1), []
+    for start in (0, 1, 3, 20):
+        stop = {0: 1, 1: 3, 3: 20, 20: 39}[start]
+        (nlls,), state = model.score(text[:, start:stop], [text[0, start + 1 : stop + 1].tolist()], state)
+        pieces.append(nlls)
+    torch.testing.assert_close(torch.cat(pieces), whole)
+
+
+def test_rows_of_a_batch_do_not_see_each_other() -> None:
+    model = counted.estimate(STREAM, 6, 3, "kneser_ney").model
+    rows = [STREAM[10:20], STREAM[50:54]]
+    inputs = torch.zeros((2, 9), dtype=torch.int64)
+    for place, row in enumerate(rows):
+        inputs[place, : len(row) - 1] = torch.tensor(row[:-1])
+    together, _ = model.score(inputs, [row[1:] for row in rows], model.initial_state(2))
+    for row, found in zip(rows, together, strict=True):
+        (alone,), _ = model.score(torch.tensor([row[:-1]]), [row[1:]], model.initial_state(1))
+        torch.testing.assert_close(found, alone)
+
+
+def test_what_cannot_be_is_infinite() -> None:
+    model = counted.estimate([0, 1, 0, 1], 3, 2, "laplace", epsilons=(0.0,)).model
+    (nlls,), _ = model.score(torch.tensor([[0, 1]]), [[1, 2]], model.initial_state(1))
+    assert nlls.tolist() == [0, math.inf]
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_steps_of_a_chain_are_powers_of_its_matrix(order: int, how: str) -> None:
+    model = counted.estimate(STREAM, 7, order, how).model
+    matrix = torch.stack([model.distribution(torch.tensor([token] * (order - 1))) for token in range(7)])
+    for steps in (1, 2, 5):
+        expected = torch.linalg.matrix_power(matrix, steps)
+        for token in range(7):
+            torch.testing.assert_close(model.after(token, steps), expected[token])
+
+
+def test_a_model_that_looks_further_back_is_no_chain() -> None:
+    with pytest.raises(errors.UsageError, match="order 1 or 2"):
+        counted.estimate(STREAM, 7, 3, "kneser_ney").model.after(0, 2)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_bundle_comes_back_as_it_was(order: int, tmp_path: pathlib.Path) -> None:
+    codec = samples.codec("word", "a b c d", ("<unk>", "<eos>"))
+    made = counted.estimate(STREAM, 6, order, "kneser_ney").model
+    files = bundle.to_files(bundle.Bundle(made, made.config, {"text": codec}, "eos", "fp32"))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    loaded = bundle.load(location.Location.parse(str(tmp_path)))
+    assert isinstance(loaded.model, ngram_model.Ngram)
+    assert loaded.config == made.config
+    for name, table in made.tables.items():
+        assert torch.equal(loaded.model.tables[name], table)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "complaint"),
+    [
+        ("keys_2", lambda table: table.flip(0), "order"),
+        ("keys_2", lambda table: table + 1000, "range"),
+        ("keys_3", lambda table: table[:-1], "sizes"),
+        ("probability_1", lambda table: table - 1, "probabilities"),
+        ("probability_2", lambda table: table * math.nan, "probabilities"),
+        ("backoff_1", lambda table: table / 0, "probabilities"),
+        ("probability_3", lambda table: table.float(), "type"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(name: str, damage: object, complaint: str) -> None:
+    made = counted.estimate(STREAM, 6, 3, "kneser_ney").model
+    tables = made.tables
+    assert callable(damage)
+    tables[name] = damage(tables[name])
+    with pytest.raises(errors.IntegrityError, match=complaint):
+        ngram_model.from_tables(made.config, 6, tables, "here")
+    with pytest.raises(errors.IntegrityError, match="order 3"):
+        ngram_model.from_tables(made.config, 6, {**made.tables, "keys_9": tables["keys_3"]}, "here")

@@ -1,0 +1,298 @@
+"""Laws of stacks and encoders: padding is never seen, directions and layers are what torch's own are."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.models import cells, recurrent_layer, recurrent_stack
+
+FUSED = ("rnn", "gru", "lstm")
+CELLS = tuple(cells.CELLS)
+LENGTHS = (5, 2, 7, 1)
+TORCH: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+def design(cell: str, num_layers: int, **settings: Any) -> recurrent_stack.Design:
+    return recurrent_stack.Design(cell, (4,) * num_layers, **settings)
+
+
+def encoder_of(cell: str, bidirectional: bool, num_layers: int = 2) -> recurrent_stack.Encoder:
+    torch.manual_seed(5)
+    return recurrent_stack.Encoder(design(cell, num_layers), 3, num_layers if bidirectional else 0).double()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(6)
+    return torch.randn(4, 7, 3, dtype=torch.float64), torch.tensor(LENGTHS)
+
+
+def torch_twin(encoder: recurrent_stack.Encoder) -> nn.RNN | nn.GRU | nn.LSTM:
+    """Torch's own module with the same weights, to be run over rows without padding."""
+    num_layers = len(encoder.forward_layers)
+    both = encoder.num_bidirectional > 0
+    twin = TORCH[encoder.design.cell](3, 4, num_layers, batch_first=True, bidirectional=both).double()
+    directions = {"": encoder.forward_layers}
+    if both:
+        directions["_reverse"] = encoder.backward_layers
+    with torch.no_grad():
+        for (ending, found), index in itertools.product(directions.items(), range(num_layers)):
+            layer = found[index]
+            assert isinstance(layer, recurrent_layer.FusedLayer)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                twin.get_parameter(f"{name}_l{index}{ending}").copy_(getattr(layer, name))
+    return twin
+
+
+@pytest.mark.parametrize(("cell", "bidirectional"), list(itertools.product(FUSED, (False, True))))
+def test_an_encoder_is_a_loop_over_rows_without_padding(cell: str, bidirectional: bool) -> None:
+    encoder, (x_BSE, lengths_B) = encoder_of(cell, bidirectional), batch()
+    encoded = encoder(x_BSE, lengths_B, exact_state=True)
+    twin = torch_twin(encoder)
+    for row, length in enumerate(LENGTHS):
+        y_SC, final = twin(x_BSE[row, :length])
+        torch.testing.assert_close(encoded.outputs_BSC[row, :length], y_SC)
+        assert not encoded.outputs_BSC[row, length:].any()
+        finals = final if isinstance(final, tuple) else (final,)
+        # Torch's order of states: first layer forward, first layer backward, second layer forward …
+        for part, whole in enumerate(finals):
+            for index in range(2):
+                directions = whole[2 * index : 2 * index + 2] if bidirectional else whole[index : index + 1]
+                torch.testing.assert_close(encoded.state[index][part][row], directions.flatten())
+
+
+@pytest.mark.parametrize(("cell", "exact_state"), list(itertools.product(CELLS, (False, True))))
+def test_what_stands_in_the_padding_changes_nothing(cell: str, exact_state: bool) -> None:
+    encoder, (x_BSE, lengths_B) = encoder_of(cell, bidirectional=True), batch()
+    x_BSE.requires_grad_()
+    padding_BS = torch.arange(7) >= lengths_B[:, None]
+    loud_BSE = x_BSE.masked_fill(padding_BS.unsqueeze(-1), 1e6)
+    quiet, loud = encoder(x_BSE, lengths_B, exact_state), encoder(loud_BSE, lengths_B, exact_state)
+    torch.testing.assert_close(loud.outputs_BSC, quiet.outputs_BSC, atol=0, rtol=0)
+    torch.testing.assert_close(loud.state[1][0], quiet.state[1][0], atol=0, rtol=0)
+    (quiet.outputs_BSC.sum() + quiet.state[1][0].sum()).backward()
+    assert x_BSE.grad is not None
+    assert not x_BSE.grad[padding_BS].any()
+    assert x_BSE.grad[~padding_BS].abs().min() > 0
+
+
+def test_packing_an_lstm_changes_no_output() -> None:
+    encoder, (x_BSE, lengths_B) = encoder_of("lstm", bidirectional=True), batch()
+    packed, padded = encoder(x_BSE, lengths_B, exact_state=True), encoder(x_BSE, lengths_B, exact_state=False)
+    torch.testing.assert_close(padded.outputs_BSC, packed.outputs_BSC)
+    torch.testing.assert_close(padded.state[1][0], packed.state[1][0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_encoder_takes_a_batch_without_rows(cell: str) -> None:
+    encoder = encoder_of(cell, bidirectional=True)
+    encoded = encoder(torch.zeros(0, 7, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), exact_state=True)
+    encoded.outputs_BSC.sum().backward()
+    assert encoded.outputs_BSC.shape == (0, 7, 8)
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("cell", FUSED)
+def test_a_stack_is_torchs_and_its_steps_are_its_sequence(cell: str) -> None:
+    torch.manual_seed(7)
+    stack = recurrent_stack.Stack(design(cell, 3), 3)
+    x_BTE = torch.randn(2, 5, 3)
+    y_BTH, after = stack(x_BTE, stack.initial_state(2))
+    twin = TORCH[cell](3, 4, 3, batch_first=True)
+    for mine, theirs in zip(stack.parameters(), twin.parameters(), strict=True):
+        theirs.data.copy_(mine.data)
+    torch.testing.assert_close(y_BTH, twin(x_BTE)[0])
+    state = stack.initial_state(2)
+    for time in range(5):
+        y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state)
+        torch.testing.assert_close(y_BH, y_BTH[:, time])
+    for layer, wanted in zip(state, after, strict=True):
+        for part, wanted_part in zip(layer, wanted, strict=True):
+            torch.testing.assert_close(part, wanted_part)
+
+
+def test_dropout_is_between_layers_only_and_repeats_with_the_seed() -> None:
+    x_BTE = torch.randn(2, 5, 3)
+    outputs: dict[int, list[Tensor]] = {}
+    for num_layers in (1, 2):
+        stack = recurrent_stack.Stack(recurrent_stack.Design("gru", (64,) * num_layers, dropout=0.5), 3)
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            outputs.setdefault(num_layers, []).append(stack(x_BTE, stack.initial_state(2))[0])
+    assert all(torch.equal(outputs[1][0], other) for other in outputs[1])
+    assert torch.equal(outputs[2][0], outputs[2][1])
+    assert not torch.equal(outputs[2][0], outputs[2][2])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "residual": {"connections": "residual"},
+    "highway": {"connections": "highway", "layer_norm": True},
+    "dense": {"connections": "dense", "sizes": (4, 5, 6)},
+    "norm": {"layer_norm": True, "sizes": (6, 5, 4), "num_biases": 1},
+    "learned": {"learned_start": True},
+}
+
+
+@pytest.mark.parametrize(("cell", "option"), [*((cell, "residual") for cell in CELLS), *(("lstm", o) for o in OPTIONS)])
+def test_steps_are_the_sequence_whatever_lies_between_layers(cell: str, option: str) -> None:
+    torch.manual_seed(7)
+    stack = recurrent_stack.Stack(
+        recurrent_stack.Design(**({"cell": cell, "sizes": (4, 4, 4)} | OPTIONS[option])), 3
+    ).double()
+    x_BTE = torch.randn(2, 5, 3, dtype=torch.float64)
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter)
+    state = stack.initial_state(2)
+    y_BTH, after = stack(x_BTE, state)
+    assert y_BTH.shape == (2, 5, stack.output_size)
+    for time in range(5):
+        y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state)
+        torch.testing.assert_close(y_BH, y_BTH[:, time])
+    for layer, wanted in zip(state, after, strict=True):
+        torch.testing.assert_close(layer, wanted)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_gradients_of_a_stack_are_its_slopes(option: str) -> None:
+    torch.manual_seed(7)
+    stack = recurrent_stack.Stack(
+        recurrent_stack.Design(**({"cell": "mgu", "sizes": (4, 4, 4)} | OPTIONS[option])), 3
+    ).double()
+    x_BTE = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: stack(x, stack.initial_state(2))[0], (x_BTE,), atol=1e-5)
+
+
+def layer_by_layer(stack: recurrent_stack.Stack, x_BTE: Tensor) -> list[Tensor]:
+    """Outputs of all layers of a residual, highway or dense stack, after the formulas of the document."""
+    outputs: list[Tensor] = []
+    for index, state in enumerate(stack.initial_state(x_BTE.shape[0])):
+        entering = x_BTE
+        if index > 0:
+            entering = torch.cat(outputs, dim=-1) if stack.design.connections == "dense" else outputs[-1]
+        y_BTH, _ = stack.layer(index)(entering, state)
+        if index > 0 and stack.design.connections == "residual":
+            y_BTH = y_BTH + entering
+        if index > 0 and stack.design.connections == "highway":
+            gate = torch.sigmoid(stack.joints.gates[index](entering))
+            y_BTH = gate * y_BTH + (1 - gate) * entering
+        outputs.append(y_BTH)
+    return outputs
+
+
+@pytest.mark.parametrize("connections", ["residual", "highway", "dense"])
+def test_ways_around_a_layer_are_the_formulas(connections: str) -> None:
+    torch.manual_seed(7)
+    stack = recurrent_stack.Stack(design("gru", 3, connections=connections), 3)
+    x_BTE = torch.randn(2, 5, 3)
+    torch.testing.assert_close(stack(x_BTE, stack.initial_state(2))[0], layer_by_layer(stack, x_BTE)[-1])
+
+
+def test_normalised_outputs_have_mean_0_and_variance_1() -> None:
+    stack = recurrent_stack.Stack(recurrent_stack.Design("lstm", (64, 64), layer_norm=True), 3)
+    y_BTH, _ = stack(torch.randn(2, 5, 3), stack.initial_state(2))
+    torch.testing.assert_close(y_BTH.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y_BTH.var(-1, unbiased=False), torch.ones(2, 5), atol=2e-2, rtol=0)
+
+
+def test_a_locked_mask_is_one_for_a_window_and_another_for_the_next() -> None:
+    stack = recurrent_stack.Stack(recurrent_stack.Design("rnn_identity", (50, 50), dropout=0.5, locked_dropout=True), 3)
+    entered: list[Tensor] = []
+    stack.layer(1).register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    x_BTE = torch.randn(4, 6, 3)
+    for _ in range(2):
+        stack(x_BTE, stack.initial_state(4))
+    first, second = (found == 0 for found in entered)
+    assert 0.3 < first.double().mean() < 0.7
+    assert (first == first[:, :1]).all()
+    assert (first[0] != first[1]).any()
+    assert (first != second).any()
+    stack.eval()(x_BTE, stack.initial_state(4))
+    assert entered[2].all()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_before"])
+def test_what_is_drawn_for_a_window_makes_its_steps_the_sequence(cell: str) -> None:
+    stack = recurrent_stack.Stack(
+        recurrent_stack.Design(cell, (8, 8, 8), 0.5, weight_dropout=0.5, locked_dropout=True), 3
+    )
+    x_BTE = torch.randn(2, 5, 3)
+    torch.manual_seed(1)
+    y_BTH, _ = stack(x_BTE, stack.initial_state(2))
+    torch.manual_seed(1)
+    drawn, state = stack.draw(2), stack.initial_state(2)
+    for time in range(5):
+        y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state, drawn)
+        torch.testing.assert_close(y_BH, y_BTH[:, time])
+    assert not torch.equal(stack.eval()(x_BTE, stack.initial_state(2))[0], y_BTH)
+
+
+def test_a_dropped_word_is_zero_wherever_it_occurs_and_the_others_make_up_for_it() -> None:
+    torch.manual_seed(1)
+    tokens_BT = torch.arange(200).repeat(2, 2)
+    x_BTE = recurrent_stack.drop_words(torch.ones(2, 400, 3), tokens_BT, 200, 0.25, is_training=True)
+    assert sorted(set(x_BTE.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert torch.equal(x_BTE[:, :200], x_BTE[:, 200:])
+    assert torch.equal(x_BTE[0], x_BTE[1])
+    assert 0.1 < (x_BTE[0] == 0).double().mean() < 0.4
+    assert not torch.equal(
+        x_BTE, recurrent_stack.drop_words(torch.ones(2, 400, 3), tokens_BT, 200, 0.25, is_training=True)
+    )
+
+
+def test_what_locked_dropout_takes_of_a_row_it_takes_at_all_its_positions_until_the_next_call() -> None:
+    torch.manual_seed(1)
+    first, second = (
+        recurrent_stack.drop(torch.ones(2, 9, 400), 0.25, is_training=True, is_locked=True) for _ in range(2)
+    )
+    assert sorted(set(first.flatten().tolist())) == pytest.approx([0, 4 / 3])
+    assert (first == first[:, :1]).all()
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> None:
+    torch.manual_seed(5)
+    encoder = recurrent_stack.Encoder(
+        design("lstm", 3, connections="residual"), 3, 1, backward_sizes=(2, 2, 2)
+    ).double()
+    x_BSE, lengths_B = batch()
+    encoded = encoder(x_BSE, lengths_B, exact_state=True)
+    assert encoder.sizes == (6, 4, 4)
+    assert [[part.shape for part in layer] for layer in encoded.state] == [[(4, size)] * 2 for size in (6, 4, 4)]
+    lowest, back = encoder.forward_layers[0], encoder.backward_layers[0]
+    assert isinstance(lowest, recurrent_layer.Layer)
+    assert isinstance(back, recurrent_layer.Layer)
+    row_1SE = x_BSE[1:2, : LENGTHS[1]]
+    there, (there_h, _) = lowest(row_1SE, lowest.initial_state(1))
+    again, (again_h, _) = back(row_1SE.flip(1), back.initial_state(1))
+    torch.testing.assert_close(encoded.state[0][0][1:2], torch.cat((there_h, again_h), dim=-1))
+    y_1SC = torch.cat((there, again.flip(1)), dim=-1)
+    for index, way_around in ((1, False), (2, True)):
+        layer = encoder.forward_layers[index]
+        assert isinstance(layer, recurrent_layer.Layer)
+        above, _ = layer(y_1SC, layer.initial_state(1))
+        y_1SC = above + y_1SC if way_around else above
+    torch.testing.assert_close(encoded.outputs_BSC[1:2, : LENGTHS[1]], y_1SC)
+
+
+@pytest.mark.parametrize(("num_bidirectional", "expected"), [(0, 80_156), (1, 160_284)])
+def test_parameters_of_the_documents_bidirectional_network(num_bidirectional: int, expected: int) -> None:
+    encoder = recurrent_stack.Encoder(recurrent_stack.Design("rnn", (256,), num_biases=1), 28, num_bidirectional)
+    output = nn.Linear(encoder.output_size, 28)
+    assert sum(part.numel() for module in (encoder, output) for part in module.parameters()) == expected
+
+
+def test_a_learned_start_gets_a_gradient_from_every_window() -> None:
+    stack = recurrent_stack.Stack(design("lstm", 2, learned_start=True), 3)
+    x_BTE = torch.randn(2, 5, 3)
+    y_BTH, after = stack(x_BTE, stack.initial_state(2))
+    y_BTH.sum().backward()
+    start = stack.layer(0).start
+    assert start.grad is not None
+    assert start.grad.all()
+    start.grad = None
+    stack(x_BTE, tuple(tuple(part.detach() for part in layer) for layer in after))[0].sum().backward()
+    assert start.grad is not None
+    assert not torch.as_tensor(start.grad).any()

@@ -1,0 +1,150 @@
+"""Laws of the loss: a sum over valid targets, the same however it is computed."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.config import model_settings, training_settings
+from core.models import factory
+from core.training import batches, gradients, losses, truncation
+from tests.core.training import builders
+
+
+def _problem(num_rows: int, vocabulary_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    features = torch.randn(num_rows, 16, generator=chance, requires_grad=True)
+    weight = torch.randn(vocabulary_size, 16, generator=chance).mul(0.3).requires_grad_()
+    bias = torch.randn(vocabulary_size, generator=chance).mul(0.1).requires_grad_()
+    return features, weight, bias, torch.randint(vocabulary_size, (num_rows,), generator=chance)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("num_rows", "vocabulary_size"), [(9, 30), (600, 2000)])
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_loss_and_gradient_are_those_of_the_definition(
+    num_rows: int, vocabulary_size: int, smoothing: float, is_bf16: bool
+) -> None:
+    features, weight, bias, targets = _problem(num_rows, vocabulary_size)
+    assert (num_rows * vocabulary_size > losses.FEW_LOGITS) == (num_rows == 600)
+    expected = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="sum", label_smoothing=smoothing)
+    wanted = torch.autograd.grad(expected, (features, weight, bias))
+    plain = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        loss, nll = losses.token_losses(features, weight, bias, targets, smoothing)
+    found = torch.autograd.grad(loss, (features, weight, bias))
+    tolerance = 0.02 if is_bf16 else 1e-5
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3 if is_bf16 else 1e-5)
+    assert nll.item() == pytest.approx(plain.item(), rel=2e-3 if is_bf16 else 1e-5)
+    assert not nll.requires_grad
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+def test_smoothing_worked_by_hand() -> None:
+    """Two entries with logits 0 and ln 3: probabilities 1/4 and 3/4, of the target's share 0.2 is spread evenly."""
+    weight = torch.tensor([[0.0], [math.log(3)]])
+    loss, nll = losses.token_losses(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([1]), 0.2)
+    assert nll.item() == pytest.approx(-math.log(0.75))
+    assert loss.item() == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+
+
+def test_a_uniform_model_loses_the_logarithm_of_the_vocabulary_at_each_target() -> None:
+    loss, _ = losses.token_losses(torch.randn(5, 3), torch.zeros(7, 3), torch.zeros(7), torch.arange(5))
+    assert loss.item() == pytest.approx(5 * math.log(7))
+
+
+def _pairs(padding: int) -> batches.PairsContent:
+    """Two pairs, the second shorter, with so many columns of padding more than needed."""
+    source = torch.tensor([[4, 5, 3], [6, 3, 1]])
+    inputs = torch.tensor([[2, 7, 8], [2, 1, 1]])
+    width = 3 + padding
+    valid = torch.tensor([0, 1, 2, width])
+    source, inputs = F.pad(source, (0, padding), value=1), F.pad(inputs, (0, padding), value=1)
+    return batches.PairsContent(source, torch.tensor([3, 2]), inputs, valid, torch.tensor([7, 8, 3, 3]))
+
+
+@pytest.mark.parametrize("attention", ["none", "additive", "dot"])
+def test_padding_changes_nothing(attention: str) -> None:
+    config = model_settings.Seq2SeqConfig.model_validate({**builders.PAIRS.model_dump(), "attention": attention})
+    torch.manual_seed(0)
+    learned = losses.Objective(factory.build(config, {"source": 9, "target": 9}, 1))
+    tight, loose = (learned(_pairs(padding), None) for padding in (0, 4))
+    torch.testing.assert_close(tight.loss, loose.loss)
+    parameters = list(learned.parameters())
+    for one, other in zip(
+        torch.autograd.grad(tight.loss, parameters), torch.autograd.grad(loose.loss, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_scores_are_the_sums_of_the_loss_and_count_the_likeliest_tokens() -> None:
+    torch.manual_seed(0)
+    learned = losses.Objective(factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1), label_smoothing=0.1)
+    content = _pairs(0)
+    scores = learned.score(content, None)
+    assert scores.nll.item() == pytest.approx(learned(content, None).nll.item())
+    features = learned.model(content.source_BS, content.source_lengths_B, content.inputs_BT).flatten(0, 1)
+    right = learned.model.logits(features)[content.valid_N].argmax(-1) == content.targets_N
+    assert scores.num_right.item() == int(right.sum())
+
+
+def _lane_gradient(window: int, weights_T: Sequence[float] = ()) -> Tensor:
+    """The gradient of the loss of a lane of 12 tokens, taken in windows, or in one with cuts."""
+    torch.manual_seed(0)
+    learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
+    tokens = torch.arange(13).remainder(7)
+    state = None
+    for start in range(0, 12, window):
+        inputs, targets = tokens[start : start + window], tokens[start + 1 : start + window + 1]
+        sums = learned(batches.TextContent(inputs[None], targets, weights_T), state)
+        sums.loss.backward()
+        state = sums.state
+        assert state is not None
+        assert not any(part.requires_grad for layer in state for part in layer)
+    return torch.cat([parameter.grad.flatten() for parameter in learned.parameters() if parameter.grad is not None])
+
+
+def test_windows_see_the_same_numbers_but_cut_the_gradient() -> None:
+    whole, cut = _lane_gradient(12), _lane_gradient(3)
+    assert 0.001 < (whole - cut).norm() / whole.norm() < 0.5
+    torch.testing.assert_close(_lane_gradient(12, [0.0 if place in (3, 6, 9) else 1.0 for place in range(12)]), cut)
+
+
+def test_without_truncation_a_lane_is_one_window() -> None:
+    assert truncation.window(training_settings.TrainingConfig(window=35), 1000) == 35
+    assert truncation.window(training_settings.TrainingConfig(window=35, truncation="none"), 1000) == 1000
+
+
+def _with_gradients(*values: list[float]) -> list[torch.nn.Parameter]:
+    parameters = []
+    for value in values:
+        parameter = torch.nn.Parameter(torch.zeros(len(value)))
+        parameter.grad = torch.tensor(value)
+        parameters.append(parameter)
+    return parameters
+
+
+def test_clipping_scales_all_gradients_by_one_number() -> None:
+    parameters = [*_with_gradients([3.0, 0.0], [4.0]), torch.nn.Parameter(torch.zeros(1))]
+    assert gradients.clip(parameters, 1.0).item() == pytest.approx(5.0)
+    assert parameters[0].grad is not None
+    assert parameters[1].grad is not None
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
+
+
+@pytest.mark.parametrize("limit", [None, 5.1])
+def test_a_gradient_within_the_limit_stays(limit: float | None) -> None:
+    parameters = _with_gradients([3.0], [4.0])
+    assert gradients.clip(parameters, limit).item() == pytest.approx(5.0)
+    assert [parameter.grad.item() for parameter in parameters if parameter.grad is not None] == [3.0, 4.0]
+
+
+def test_a_gradient_that_is_not_finite_is_told_by_the_norm() -> None:
+    assert not math.isfinite(gradients.clip(_with_gradients([3.0, math.nan]), 1.0).item())
+    assert not math.isfinite(gradients.clip(_with_gradients([math.inf]), 1.0).item())

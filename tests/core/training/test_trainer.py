@@ -1,0 +1,388 @@
+"""Laws of a whole run on one rank: it goes on as if never stopped, and ends where it should."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core import errors
+from core.data.dataset import shards
+from core.models import bundle
+from core.reporting import training_history
+from core.storage import location
+from core.telemetry import metrics
+from core.training import checkpoint, collective, resume, step, trainer, validation
+from tests.core.training import builders
+
+WET = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    return builders.text_dataset(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
+    return builders.pairs_dataset(tmp_path_factory.mktemp("pairs"))
+
+
+# The third validation, at step 6, is worse than the second: a stop comes right between the decay and the reload.
+RELOADING: dict[str, Any] = {
+    "schedule": "plateau",
+    "decay_patience": 0,
+    "decay_factor": 0.5,
+    "reload_best": True,
+    "learning_rate": 1.0,
+    "validate_every_steps": 2,
+    "epochs": 1,
+}
+
+
+def _steps(root: Path) -> list[dict[str, Any]]:
+    return [dict(row) for row in training_history.read(builders.place(root)) if row["kind"] == "step"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("text", {"schedule": "cosine", "warmup_steps": 5, "optimizer": "adamw"}),
+        ("text", {"sampling": "random", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5}),
+        ("text", {"schedule": "plateau", "validate_every_steps": 3, "accumulate": 2}),
+        ("text", {"truncation": "none", "epochs": 12}),
+        ("text", {"truncation": "variable", "window": 8, "optimizer": "asgd", "non_monotone_interval": None}),
+        ("text", {"truncation": "random", "cut_every": 2, "temporal_activation_regularization": 1.0, "epochs": 2}),
+        ("text", RELOADING),
+        ("pairs", {"target_window": 3, "scheduled_sampling": {"start": 0.1, "end": 0.6, "over_steps": 9}, "epochs": 2}),
+        ("pairs", {"schedule": "inverse_sqrt", "label_smoothing": 0.1}),
+    ],
+)
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
+    tmp_path: Path, text: location.Location, pairs: location.Location, kind: str, settings: dict[str, Any]
+) -> None:
+    """Stops twice in an epoch, in a later one, right after a start, and where epochs meet."""
+    model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=WET)
+    one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
+    builders.train(one)
+    stopped = dataclasses.replace(one, root=builders.place(tmp_path / "stopped"))
+    interrupted = [builders.train(stopped, stop_after).is_interrupted for stop_after in (2, 2, 1, 1, 1, 3)]
+    assert all(interrupted)
+    assert not builders.train(stopped).is_interrupted
+    assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")
+    names = ("step", "epoch", "fraction", "loss_nats", "learning_rate", "gradient_norm", "num_tokens")
+    whole, again = ([[row[name] for name in names] for row in _steps(tmp_path / root)] for root in ("whole", "stopped"))
+    assert [row[0] for row in again] == [row[0] for row in whole]
+    for one_row, other_row in zip(again, whole, strict=True):
+        assert one_row == pytest.approx(other_row, rel=1e-6)
+
+
+def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, text: location.Location) -> None:
+    """The record has each step once, and the end is the same bits."""
+    settings: dict[str, Any] = {"checkpoint_every_steps": 4, "log_every_steps": 1}
+    builders.train(builders.job(tmp_path / "whole", text, **settings))
+
+    class Crash(builders.Watch):
+        def should_stop(self) -> bool:
+            if super().should_stop():
+                raise KeyboardInterrupt
+            return False
+
+    crashing = builders.job(tmp_path / "crashing", text, **settings)
+    for after in (7, 9):
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(crashing, collective.Alone(), metrics.NullRecorder(), Crash(after))
+    summary = builders.train(crashing)
+    assert summary.start == 3
+    assert builders.digest(tmp_path / "crashing") == builders.digest(tmp_path / "whole")
+    assert [row["step"] for row in _steps(tmp_path / "crashing")] == list(range(1, summary.step + 1))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "weights", "optimizer", "hidden", "position", "schedule", "history"])
+def test_every_part_of_the_state_matters(
+    tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume that forgets one of them ends with other bits, so the laws of resume above can see each of them."""
+    usual: dict[str, Any] = {"schedule": "inverse_sqrt", "warmup_steps": 2}
+    falling: dict[str, Any] = {"schedule": "plateau", "validate_every_steps": 1, "decay_patience": 0}
+    settings = {**falling, "learning_rate": 3.0} if lost == "history" else usual
+    one = builders.job(tmp_path / "whole", text, **settings)
+    builders.train(one)
+    other = dataclasses.replace(one, root=builders.place(tmp_path / "lossy"))
+    builders.train(other, stop_after=5)
+    load, claim = checkpoint.load, resume.claim
+
+    def lossy_load(ref: checkpoint.CheckpointRef) -> checkpoint.Restored:
+        restored = load(ref)
+        if lost == "optimizer":
+            return restored._replace(optimizer={})
+        return restored._replace(hidden=None) if lost == "hidden" else restored
+
+    def lossy_claim(*arguments: Any) -> resume.Claim:
+        claimed = claim(*arguments)
+        parts: dict[str, dict[str, Any]] = {
+            "position": {"tasks": [dataclasses.replace(task, consumed=0) for task in claimed.state.tasks]},
+            "schedule": {"step": 0},
+            "history": {"history": []},
+        }
+        return claimed._replace(state=dataclasses.replace(claimed.state, **parts.get(lost, {})))
+
+    monkeypatch.setattr(checkpoint, "load", lossy_load)
+    monkeypatch.setattr(resume, "claim", lossy_claim)
+    if lost == "weights":
+        monkeypatch.setattr(resume, "_load_weights", lambda *_: None)
+    builders.train(other)
+    assert (builders.digest(tmp_path / "lossy") == builders.digest(tmp_path / "whole")) == (lost == "nothing")
+
+
+def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
+    told, watch = metrics.ListRecorder(), builders.Watch()
+    one = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
+    summary = trainer.train(one, collective.Alone(), told, watch)
+    rows = _steps(tmp_path)
+    assert rows[0]["loss_nats"] > 2.0
+    assert summary.validation is not None
+    assert summary.validation.nll_nats < 1.3
+    assert summary.loss_nats == rows[-1]["loss_nats"]
+    counted = {name: sum(value for called, value, _ in told.calls if called == name) for name, _, _ in told.calls}
+    assert counted["raycurrent_train_steps_total"] == summary.step
+    assert counted["raycurrent_train_tokens_total"] == summary.num_tokens
+    assert sum(name == "raycurrent_train_step_seconds" for name, _, _ in told.calls) == summary.step
+    gauges = {name: value for name, value, _ in told.calls}
+    for name, column in (
+        ("loss_nats", "loss_nats"),
+        ("gradient_norm_ratio", "gradient_norm"),
+        ("learning_rate_ratio", "learning_rate"),
+    ):
+        assert gauges[f"raycurrent_train_{name}"] == rows[-1][column]
+    assert gauges["raycurrent_train_validation_loss_nats"] == summary.validation.nll_nats
+    assert rows[-1]["perplexity"] == pytest.approx(math.exp(rows[-1]["loss_nats"]))
+    assert rows[-1]["tokens_per_s"] > 0
+    last = watch.seen[-1]
+    assert (last.step, last.epoch, last.epochs, last.validation) == (summary.step, 12, 12, summary.validation)
+    assert summary.to_json()["validation"]["perplexity"] == pytest.approx(2.718281828**summary.validation.nll_nats)
+
+
+def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: Path, text: location.Location) -> None:
+    builders.train(builders.job(tmp_path / "long", text, epochs=3))
+    one = builders.job(tmp_path / "run", text, epochs=2)
+    first = builders.train(one)
+    before = sorted(path for path in (tmp_path / "run").rglob("*"))
+    again = builders.train(one)
+    assert sorted(path for path in (tmp_path / "run").rglob("*")) == before
+    assert (again.step, again.checkpoint, again.start) == (first.step, first.checkpoint, 0)
+    builders.train(builders.job(tmp_path / "run", text, epochs=3))
+    assert builders.digest(tmp_path / "run") == builders.digest(tmp_path / "long")
+
+
+def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.Location) -> None:
+    assert builders.train(builders.job(tmp_path / "steps", text, max_steps=7)).step == 7
+    settings: dict[str, Any] = {"epochs": 50, "learning_rate": 1e-9, "optimizer": "sgd", "validate_every_steps": 2}
+    stop: dict[str, Any] = {"metric": "perplexity", "patience": 3}
+    one = builders.job(tmp_path / "early", text, early_stop=stop, **settings)
+    # So small a rate changes no weight: the first validation stays the best, and three more follow.
+    assert builders.train(one).step == 8
+
+
+def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Location) -> None:
+    """BLEU 10, 30, 20, 25: two validations after the best one, which is kept. The loss gets better all the while."""
+
+    class Scripted:
+        def __init__(self) -> None:
+            self.bleus = iter([10.0, 30.0, 20.0, 25.0, 40.0])
+
+        def examine(self, *_: object) -> validation.Examination:
+            sample = validation.Sample("in", "out", "right")
+            return validation.Examination(next(self.bleus), (sample,))
+
+    stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
+    settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
+    one = builders.job(tmp_path, pairs, builders.PAIRS, keep_checkpoints=1, **settings)
+    summary = trainer.train(one, collective.Alone(), metrics.NullRecorder(), builders.Watch(), Scripted())
+    assert summary.epochs_done == 4
+    assert summary.validation is not None
+    assert summary.validation.bleu == 25.0
+    assert summary.best_validation is not None
+    assert summary.best_validation.bleu == 30.0
+    assert bundle.find(builders.place(tmp_path)).step == summary.best_validation.step
+    rows = training_history.read(builders.place(tmp_path))
+    assert [row["bleu"] for row in rows if row["kind"] == "validation"] == [10.0, 30.0, 20.0, 25.0]
+    samples = [row["samples"] for row in rows if row["kind"] == "samples"]
+    assert samples == [[{"source": "in", "output": "out", "reference": "right"}]] * 4
+    assert builders.train(one).step == summary.step  # what stopped it is in the checkpoint
+
+
+def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Path, text: location.Location) -> None:
+    """So high a rate makes things worse at once; the step after the decay starts from the best validation."""
+    settings: dict[str, Any] = {
+        "schedule": "plateau",
+        "reload_best": True,
+        "decay_patience": 0,
+        "decay_factor": 1e-9,
+        "optimizer": "sgd",
+        "learning_rate": 8.0,
+        "clip_norm": None,
+        "validate_every_steps": 1,
+        "keep_checkpoints": 1,
+    }
+    summary = builders.train(builders.job(tmp_path / "run", text, max_steps=9, **settings))
+    assert summary.best_validation is not None
+    found = summary.best_validation
+    rows = [row for row in training_history.read(builders.place(tmp_path / "run")) if row["kind"] == "validation"]
+    fallen = next(at for at in range(1, len(rows)) if rows[at]["nll_nats"] > rows[at - 1]["nll_nats"])
+    assert rows[fallen]["nll_nats"] > found.nll_nats + 0.01
+    assert all(row["nll_nats"] == pytest.approx(found.nll_nats, abs=1e-4) for row in rows[fallen + 1 :])
+    assert len(rows) > fallen + 1
+
+
+def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Location) -> None:
+    builders.train(builders.job(tmp_path, text, record_gradients=True, max_steps=10))
+    rows = training_history.read(builders.place(tmp_path))
+    (step_row,) = [row for row in rows if row["kind"] == "step"]
+    total = sum(norm**2 for norm in step_row["layer_norms"].values()) ** 0.5
+    assert total == pytest.approx(step_row["gradient_norm"], rel=1e-5)
+    (gradients_row,) = [row for row in rows if row["kind"] == "gradients"]
+    ((_, radii),) = gradients_row["spectral_radii"].items()
+    assert len(radii) == 4
+    assert len(gradients_row["norms_by_lag"]) == 5
+    assert all(0 < mean < 1 for mean in gradients_row["forget_gates"].values())
+    assert gradients_row["norms_by_lag"][0] > gradients_row["norms_by_lag"][4] > 0
+
+
+def test_the_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: location.Location) -> None:
+    builders.train(builders.job(tmp_path, text, truncation="variable", window=20, log_every_steps=1, epochs=4))
+    rows = _steps(tmp_path)
+    full = [row for row in rows if row["fraction"] > 0]  # the last window of an epoch is short, its rate is not
+    assert len({row["learning_rate"] for row in full}) > 5
+    before = 0
+    for row in rows:
+        if row in full and row["fraction"] < 1:
+            assert row["learning_rate"] == pytest.approx(0.01 * (row["num_tokens"] - before) / 6 / 20)
+        before = row["num_tokens"]
+
+
+def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text: location.Location) -> None:
+    one = builders.job(tmp_path, text, epochs=1, checkpoint_every_steps=2, validate_every_steps=5, keep_checkpoints=3)
+    summary = builders.train(one)
+    assert summary.step == 14
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000010-e1", "step-00000012-e1", "step-00000014-e1"]
+    best = checkpoint.find_best(builders.place(tmp_path))
+    assert best is not None
+    assert best.validation == summary.best_validation
+
+
+def test_damage_is_passed_over_and_told(tmp_path: Path, text: location.Location) -> None:
+    one = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
+    builders.train(dataclasses.replace(one, root=builders.place(tmp_path / "whole")))
+    builders.train(one, stop_after=7)
+    weights = tmp_path / "run" / "checkpoints" / "step-00000007-e1" / "bundle" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    told = metrics.ListRecorder()
+    summary = trainer.train(one, collective.Alone(), told, builders.Watch())
+    assert len(summary.passed_over) == 1
+    assert "step-00000007-e1" in summary.passed_over[0]
+    assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in told.calls
+    assert builders.digest(tmp_path / "run") == builders.digest(tmp_path / "whole")
+    assert weights.exists()
+
+
+def test_another_model_dataset_or_seed_needs_another_root(tmp_path: Path, text: location.Location) -> None:
+    one = builders.job(tmp_path / "run", text)
+    builders.train(one, stop_after=2)
+    wider = builders.TEXT.model_copy(update={"hidden_size": 16})
+    with pytest.raises(errors.LockedError, match=r"another model .hidden_size: 12, now 16"):
+        builders.train(dataclasses.replace(one, model=wider))
+    with pytest.raises(errors.LockedError, match="another seed"):
+        builders.train(dataclasses.replace(one, seed=2))
+    with pytest.raises(errors.LockedError, match="another dataset"):
+        builders.train(dataclasses.replace(one, dataset=builders.text_dataset(tmp_path / "other", num_train=300)))
+    assert not (tmp_path / "run" / "epochs" / "00000002.json").exists()
+
+
+def test_fresh_refuses_what_another_attempt_left(tmp_path: Path, text: location.Location) -> None:
+    one = dataclasses.replace(builders.job(tmp_path, text), fresh=True)
+    builders.train(one, stop_after=2)
+    builders.train(one, stop_after=2)
+    with pytest.raises(errors.LockedError, match="--fresh"):
+        builders.train(dataclasses.replace(one, attempt="another"))
+
+
+def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: location.Location) -> None:
+    builders.train(builders.job(tmp_path / "first", text))
+    kept = builders.digest(tmp_path / "first")["bundle/model.safetensors"]
+    still: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "max_steps": 1}
+    builders.train(builders.job(tmp_path / "second", text, init_from=str(tmp_path / "first"), seed=9, **still))
+    assert builders.digest(tmp_path / "second")["bundle/model.safetensors"] == kept
+    wider = builders.TEXT.model_copy(update={"hidden_size": 16})
+    with pytest.raises(errors.UsageError, match="holds another model"):
+        builders.train(builders.job(tmp_path / "third", text, wider, init_from=str(tmp_path / "first")))
+
+
+def test_what_passes_over_a_text_leave_out_is_told(tmp_path: Path, text: location.Location) -> None:
+    for sampling in ("sequential", "random"):
+        one = builders.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
+        summary = builders.train(one)
+        assert summary.num_left_out > 0
+        assert summary.num_tokens + summary.num_left_out == 3 * 399
+        assert builders.train(one).num_left_out == summary.num_left_out
+
+
+def test_random_windows_carry_no_state(tmp_path: Path, text: location.Location) -> None:
+    for sampling, has_state in (("sequential", True), ("random", False)):
+        builders.train(builders.job(tmp_path / sampling, text, sampling=sampling), stop_after=3)
+        found = checkpoint.find_newest(builders.place(tmp_path / sampling)).found
+        assert found is not None
+        assert (checkpoint.load(found).hidden is not None) == has_state
+
+
+def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
+    tmp_path: Path, text: location.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are skipped and counted, without a trace in the weights; the third ends it."""
+    take, done = step.Learner.take, 0
+    bad = {2, 3, 6, 7, 8}
+
+    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.Outcome:
+        nonlocal done
+        done += 1
+        if done in bad:
+            monkeypatch.setattr("core.training.gradients.clip", lambda *_: torch.tensor(float("inf")))
+        before = [parameter.detach().clone() for parameter in self.objective.model.parameters()]
+        outcome = take(self, *arguments, **named)
+        same = all(torch.equal(*pair) for pair in zip(before, self.objective.model.parameters(), strict=True))
+        assert same == (done in bad)
+        monkeypatch.undo() if done in bad else None
+        monkeypatch.setattr(step.Learner, "take", spoiled)
+        return outcome
+
+    monkeypatch.setattr(step.Learner, "take", spoiled)
+    one = builders.job(tmp_path, text, checkpoint_every_steps=5)
+    with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
+        builders.train(one)
+    found = checkpoint.find_newest(builders.place(tmp_path)).found
+    assert found is not None
+    assert checkpoint.load(found).state.num_skipped == 2
+
+
+def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
+    tmp_path: Path, text: location.Location
+) -> None:
+    saves = {}
+    for name, asked in (("whole", ()), ("saved", (3, 5))):
+        one = builders.job(tmp_path / name, text, keep_checkpoints=99)
+        trainer.train(one, collective.Alone(), metrics.NullRecorder(), builders.Watch(save_after=asked))
+        saves[name] = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
+    assert saves["saved"] - saves["whole"] == {"step-00000003-e1", "step-00000005-e1"}
+    assert saves["whole"] < saves["saved"]
+    assert builders.digest(tmp_path / "saved") == builders.digest(tmp_path / "whole")
+
+
+def test_too_little_text_for_the_lanes_is_told(tmp_path: Path) -> None:
+    short = builders.text_dataset(tmp_path / "short", num_train=5)
+    with pytest.raises(errors.DataError, match="use fewer lanes"):
+        builders.train(builders.job(tmp_path / "run", short))
+    with pytest.raises(errors.UsageError, match="run prepare first"):
+        shards.Dataset.open(builders.place(tmp_path / "nowhere"))

@@ -1,0 +1,60 @@
+"""When a run is told to save because nodes go, and when Ray Train's helper is told to count anew."""
+
+from typing import Any
+
+import pytest
+
+from workers.cluster import nodes
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a cluster tells, and how often it was told to count anew."""
+    told: dict[str, Any] = {"alive": {"a": "10.0.0.1", "b": "10.0.0.2"}, "draining": {}, "now_s": 1000.0, "recounts": 0}
+
+    def recount() -> None:
+        told["recounts"] += 1
+
+    monkeypatch.setattr(nodes, "alive", lambda: dict(told["alive"]))
+    monkeypatch.setattr(nodes, "draining", lambda: dict(told["draining"]))
+    monkeypatch.setattr(nodes, "recount", recount)
+    monkeypatch.setattr("time.monotonic", lambda: told["now_s"])
+    monkeypatch.setattr("time.time", lambda: told["now_s"])
+    return told
+
+
+def test_ranks_save_when_a_node_is_about_to_go_and_just_before_it_does(cluster: dict[str, Any]) -> None:
+    departures = nodes.Departures()
+    saved_at_s = []
+    for second in range(60):
+        cluster["now_s"] = 1000.0 + second
+        cluster["draining"] = {"b": 1040.0} if second >= 5 else {}
+        if departures.call_for_a_save(frozenset("ab")):
+            saved_at_s.append(second)
+    assert saved_at_s == [5, 40 - nodes.LAST_SAVE_S + 1]
+
+
+@pytest.mark.parametrize(
+    ("draining", "calls"),
+    [({"elsewhere": 1001.0}, 0), ({"b": float("inf")}, 1), ({"b": 1001.0}, 1), ({"a": 1001.0, "b": 1001.0}, 1)],
+)
+def test_only_the_nodes_of_the_ranks_count(cluster: dict[str, Any], draining: dict[str, float], calls: int) -> None:
+    departures = nodes.Departures()
+    cluster["draining"] = draining
+    found = []
+    for second in range(5):
+        cluster["now_s"] = 1000.0 + 2 * second
+        found.append(departures.call_for_a_save(frozenset("ab")))
+    assert sum(found) == calls
+
+
+def test_a_node_that_went_or_came_is_counted_at_once_and_once(cluster: dict[str, Any]) -> None:
+    departures = nodes.Departures()
+    counted = []
+    for alive in ({"a": ""}, {"a": ""}, {"a": "", "c": ""}):
+        cluster["now_s"] += nodes.LOOK_S
+        cluster["alive"] = alive
+        departures.call_for_a_save(frozenset())
+        departures.call_for_a_save(frozenset())
+        counted.append(cluster["recounts"])
+    assert counted == [1, 1, 2]

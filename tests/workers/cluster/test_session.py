@@ -1,0 +1,230 @@
+"""When Ray is started and when not, who may use it, what signals do, and what a cluster without room says."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import exceptions
+
+from core import errors
+from core.config import schema
+from workers.cluster import authentication, nodes, signals
+from workers.cluster import session as sessions
+from workers.fanout import pool as pools
+
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No cluster around this process, and a home without a token."""
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", *TOKEN_VARIABLES):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def session_with(**settings: Any) -> sessions.Session:
+    return sessions.Session(schema.ClusterConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_tasks", "expected"),
+    [
+        ({"address": "none", "num_workers": 8}, 100, False),
+        ({"address": "auto", "num_workers": 2}, 100, True),
+        ({"address": "auto", "num_workers": 2}, None, True),
+        ({"address": "auto", "num_workers": 2}, 1, False),
+        ({"address": "auto", "num_workers": 1}, 100, False),
+        ({"address": "local", "num_workers": 1}, 100, False),
+        ({"address": "local", "num_workers": 1, "use_gpu": True}, 100, True),
+        ({"address": "head:6379", "num_workers": 1}, 100, True),
+        ({"address": "auto", "num_workers": schema.WorkerRange(min=1, max=2)}, 100, True),
+    ],
+)
+def test_ray_is_wanted_only_for_work_that_can_be_shared(
+    outside: Path, settings: dict[str, Any], num_tasks: int | None, expected: bool
+) -> None:
+    assert session_with(**settings).wants_ray(num_tasks) is expected
+
+
+def test_inside_a_job_even_one_worker_uses_the_cluster_around(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert session_with(address="auto", num_workers=1).wants_ray(2)
+
+
+def test_a_stage_in_this_process_keeps_to_the_threads_of_a_worker(outside: Path) -> None:
+    with session_with(address="none", num_workers=4, cpus_per_worker=3) as session:
+        executor = session.executor("prepare", 100)
+    assert isinstance(executor, pools.InProcess)
+    assert executor.threads == 3
+
+
+def test_a_session_leaves_nothing_behind(outside: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with session_with(address="none") as session:
+        folder = session.folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not folder.exists()
+
+
+def test_the_first_signal_is_a_flag() -> None:
+    flag = signals.StopFlag()
+    flag.install()
+    try:
+        assert not flag()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag()
+        assert flag.signal == signal.SIGTERM
+    finally:
+        flag.restore()
+
+
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    script = (
+        "import os, signal, time; from workers import stopping; flag = stopping.StopFlag(); flag.install()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); assert flag()\n"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30).returncode == 130
+
+
+def test_the_token_is_made_once_and_only_its_owner_can_read_it(outside: Path) -> None:
+    authentication.prepare_token(joins=False, folder=outside)
+    path = outside / "home" / ".ray" / "auth_token"
+    token = path.read_text()
+    assert (len(token), path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (64, 0o600, 0o700)
+    path.chmod(0o644)
+    authentication.prepare_token(joins=False, folder=outside)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == (token, 0o600)
+
+
+def test_token_mode_is_chosen_before_ray_is_imported(outside: Path) -> None:
+    script = (
+        "import os, pathlib, sys; from workers import access, cluster, launch; assert 'ray' not in sys.modules\n"
+        "access.prepare_token(False, pathlib.Path(sys.argv[1])); print(os.environ['RAY_AUTH_MODE'])"
+    )
+    command = [sys.executable, "-c", script, str(outside)]
+    assert subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout == "token\n"
+
+
+def test_without_a_home_the_token_lives_as_long_as_the_session(outside: Path) -> None:
+    (outside / "home").write_text("no folder")
+    authentication.prepare_token(joins=False, folder=outside)
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert path.parent == outside
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_the_user_names_is_used(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
+    authentication.prepare_token(joins=False, folder=outside)
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/secrets/token"
+    assert not (outside / "home").exists()
+
+
+@pytest.mark.parametrize(
+    "failure", [Exception("The current node timed out during startup."), ConnectionError("refused")]
+)
+def test_a_cluster_that_does_not_come_up_is_a_sentence(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(**_: Any) -> None:
+        raise failure
+
+    ray = types.SimpleNamespace(init=fail, is_initialized=lambda: False, shutdown=lambda: None, exceptions=exceptions)
+    monkeypatch.setattr(nodes, "ray", lambda: ray)
+    down = pytest.raises(errors.ClusterError, match=rf"^cluster\.address: head:6379: {failure}; is the cluster up\?$")
+    with session_with(address="head:6379", num_workers=2) as session, down as raised:
+        session.start_ray()
+    assert raised.value.exit_code == 8
+
+
+def test_a_bug_is_not_taken_for_a_cluster_that_is_down(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise TypeError("init() got an unexpected keyword argument")
+
+    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(init=fail, exceptions=exceptions))
+    with pytest.raises(TypeError):
+        sessions._init("head:6379", {})
+
+
+@pytest.mark.ray
+def test_what_a_cluster_does_not_have_is_said_at_once(ray_session: sessions.Session) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(errors.ClusterError, match="1000 workers need 1000 CPU, the cluster has 3 CPU"):
+        ray_session.require(1000)
+    no_gpu = pytest.raises(errors.ClusterError, match="1 workers need 1 CPU, 1 GPU, the cluster has 3 CPU, 0 GPU")
+    with session_with(address="local", num_workers=1, use_gpu=True) as session, no_gpu:
+        session.executor("translate", 5)
+    assert time.monotonic() - started_s < 10
+
+
+@pytest.mark.ray
+def test_a_pool_is_kept_within_a_stage_and_not_beyond(ray_session: sessions.Session) -> None:
+    with session_with(address="local", num_workers=2) as session:
+        first = session.executor("prepare", 5)
+        assert session.executor("prepare", 7) is first
+        assert session.executor("prepare", 1) is not first
+        assert session.executor("score", 5) is not first
+
+
+TWO_NODES = """
+import sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from core import errors
+from core.config import schema
+from core.storage import location
+from workers import cluster, nodes
+
+machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+machines.add_node(num_cpus=1)
+run = location.Location.parse(sys.argv[1])
+try:
+    settings = schema.ClusterConfig(address=machines.address, num_workers=2)
+    with cluster.Session(settings, shared=(run,), metrics=run.join("metrics")) as session:
+        session.start_ray()
+        session.export_from_all_nodes()
+        print("targets", len(session.targets()))
+        nodes._read_or_nothing = lambda path: b"" # what a node answers that does not see the folder
+        try:
+            nodes.check_shared([run])
+        except errors.UsageError as error:
+            print(error)
+finally:
+    machines.shutdown()
+print("left", sorted(path.name.split("-")[0] for path in Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.ray
+def test_on_two_nodes_folders_are_probed_and_both_export(outside: Path) -> None:
+    short = sessions.private_folder()
+    environment = {
+        **os.environ,
+        "RAY_TMPDIR": str(short),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [sys.executable, "-c", TWO_NODES, str(outside / "run")]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+    lines = done.stdout.splitlines()
+    assert "targets 2" in lines, done.stderr
+    assert any("does not see it; use a folder that all nodes share" in line for line in lines), done.stdout
+    assert "left ['metrics']" in lines

@@ -1,0 +1,55 @@
+"""What a job server that cannot take a job yet, or does not answer, means to who submits one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import errors
+from workers.cluster import submission
+
+
+class Client:
+    """Refuses so many jobs with these words, then takes one."""
+
+    def __init__(self, refusals: int, words: str) -> None:
+        self.refusals, self.words = refusals, words
+        self.taken: list[dict[str, Any]] = []
+
+    def submit_job(self, **job: Any) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise RuntimeError(self.words)
+        self.taken.append(job)
+
+
+def submit(client: Client, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Submits a job on a clock that only sleeping moves; returns the seconds that it took."""
+    now_s = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now_s.append(now_s.pop() + seconds))
+    monkeypatch.setattr(submission, "_client", lambda address: client)
+    server = submission.Server("http://head:8265")
+    server.submit("true", Path("/code"), "job-1", {}, {}, {"entrypoint_num_cpus": None, "entrypoint_num_gpus": 1.0})
+    return now_s[0]
+
+
+STARTING = "Request failed with status code 500: No available agent to submit job, please try again later."
+
+
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(3, STARTING)
+    assert submit(client, monkeypatch) == 3 * submission.RETRY_S
+    (job,) = client.taken
+    assert job["submission_id"] == "job-1"
+    assert "entrypoint_num_cpus" not in job
+
+
+def test_it_is_not_waited_for_without_end_nor_is_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting, broken = Client(1000, STARTING), Client(1, "the disk is full")
+    with pytest.raises(errors.ClusterError, match="please try again later"):
+        submit(starting, monkeypatch)
+    assert 1000 - starting.refusals <= submission.START_S / submission.RETRY_S + 2
+    with pytest.raises(errors.ClusterError, match=r"^--address: http://head:8265: the disk is full; is its dashboard"):
+        submit(broken, monkeypatch)
+    assert broken.refusals == 0

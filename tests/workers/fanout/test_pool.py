@@ -1,0 +1,348 @@
+"""Laws of the fan-out: every task once, whatever dies; at once what no retry helps; nothing after a stop."""
+
+import collections
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.telemetry import catalog, metrics
+from workers.cluster import session as sessions
+from workers.fanout import pool as pools
+from workers.fanout import retries
+
+Script = Callable[[str, int], tuple[float, retries.Outcome]]
+
+
+class Machine:
+    """A cluster with a clock of its own: an attempt takes as long, and ends as, the script says.
+
+    The script is asked with the payload and the number of the attempt, from 1.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.now_s = 0.0
+        self.num_started = 0
+        self.killed: set[int] = set()
+        self.attempts: collections.Counter[str] = collections.Counter()
+        self.most_at_once = 0
+        self._script = script
+        self._due: dict[int, tuple[float, retries.Outcome]] = {}
+        self._num_tickets = 0
+
+    def start(self) -> tuple[int, int]:
+        self.num_started += 1
+        return self.num_started, self._ticket(1.0, retries.Done("up"))
+
+    def submit(self, handle: int, run: int, factory: pools.Factory[Any], payload: str) -> int:
+        assert handle not in self.killed
+        self.attempts[payload] += 1
+        return self._ticket(*self._script(payload, self.attempts[payload]))
+
+    def _ticket(self, seconds: float, outcome: retries.Outcome) -> int:
+        self._num_tickets += 1
+        self._due[self._num_tickets] = (self.now_s + seconds, outcome)
+        return self._num_tickets
+
+    def wait(self, tickets: list[int], timeout_s: float) -> list[int]:
+        self.most_at_once = max(self.most_at_once, len(tickets))
+        first_s = min((self._due[ticket][0] for ticket in tickets), default=float("inf"))
+        self.now_s = max(self.now_s, min(first_s, self.now_s + timeout_s))
+        return [ticket for ticket in tickets if self._due[ticket][0] <= self.now_s]
+
+    def outcome(self, ticket: int) -> retries.Outcome:
+        return self._due[ticket][1]
+
+    def kill(self, handle: int) -> None:
+        assert handle not in self.killed
+        self.killed.add(handle)
+
+
+def pool_on(machine: Machine, num_workers: int = 2, max_failures: int = 2, part_timeout_s: float = 1e6) -> pools.Pool:
+    return pools.Pool(machine, num_workers, max_failures, part_timeout_s, clock=lambda: machine.now_s)
+
+
+def tasks_named(names: str) -> list[pools.Task]:
+    return [pools.Task(name, name) for name in names]
+
+
+def no_factory() -> Callable[[Any], Any]:
+    raise AssertionError("a machine does no real work")
+
+
+def steady(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+    return 2.0, retries.Done(name.upper())
+
+
+def names_of(done: list[tuple[pools.Task, Any]]) -> list[str]:
+    return [task.name for task, _ in done]
+
+
+def run_on(pool: pools.Pool, tasks: Any, **others: Any) -> list[tuple[pools.Task, Any]]:
+    done: list[tuple[pools.Task, Any]] = []
+    pool.run("prepare", tasks, no_factory, lambda task, value: done.append((task, value)), **others)
+    return done
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+def test_every_task_is_reported_once_with_its_result(num_workers: int) -> None:
+    seen: list[int] = []
+    done = run_on(pool_on(Machine(steady), num_workers), tasks_named("abcdefg"), progress=seen.append)
+    assert sorted((task.name, value) for task, value in done) == [(name, name.upper()) for name in "abcdefg"]
+    assert seen == [1] * 7
+
+
+def test_tasks_are_drawn_when_a_worker_is_free_for_them() -> None:
+    drawn: list[int] = []
+
+    def endless() -> Iterator[pools.Task]:
+        for number in range(1000):
+            drawn.append(number)
+            yield pools.Task(str(number), str(number))
+
+    reported: list[int] = []
+    ahead: list[int] = []
+
+    def note(task: pools.Task, _: Any) -> None:
+        reported.append(1)
+        ahead.append(len(drawn) - len(reported))
+
+    pool_on(Machine(steady), num_workers=3).run("prepare", endless(), no_factory, note)
+    assert len(reported) == 1000
+    assert max(ahead) <= 3
+
+
+def test_no_more_workers_are_started_than_there_are_tasks() -> None:
+    machine = Machine(steady)
+    run_on(pool_on(machine, num_workers=8), tasks_named("abc"))
+    assert machine.num_started == 3
+
+
+def test_a_worker_that_dies_costs_one_more_attempt_on_a_new_worker() -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (1.0, retries.Lost("killed")) if name == "b" and attempt == 1 else steady(name, attempt)
+
+    machine, told = Machine(script), metrics.ListRecorder()
+    done = run_on(pool_on(machine), tasks_named("abcd"), recorder=told)
+    assert sorted(names_of(done)) == list("abcd")
+    assert machine.attempts == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert machine.num_started == 3
+    deaths = [amount for name, amount, _ in told.calls if name == catalog.FANOUT_WORKER_DEATHS.name]
+    assert deaths == [0, 1.0], "before the first death there is a zero to rise from"
+    assert told.calls.count((catalog.FANOUT_PARTS.name, 1.0, {"stage": "prepare", "outcome": "retried"})) == 1
+    assert told.calls.count((catalog.FANOUT_PARTS.name, 1.0, {"stage": "prepare", "outcome": "done"})) == 4
+
+
+def test_a_part_that_always_kills_ends_the_run_after_its_attempts() -> None:
+    machine = Machine(lambda name, attempt: (1.0, retries.Lost("worker was killed")))
+    with pytest.raises(errors.ClusterError, match=r"part a: failed 3 times; .* worker was killed"):
+        run_on(pool_on(machine, num_workers=1, max_failures=2), tasks_named("ab"))
+    assert machine.attempts == {"a": 3}
+
+
+def test_memory_that_runs_out_is_tried_twice_more_at_most() -> None:
+    machine = Machine(lambda name, attempt: (1.0, retries.Lost("out of memory", memory=True)))
+    with pytest.raises(errors.ClusterError, match="smaller parts or batches"):
+        run_on(pool_on(machine, num_workers=1, max_failures=9), tasks_named("a"))
+    assert machine.attempts == {"a": 3}
+
+
+def test_an_error_of_the_user_ends_the_run_at_once_and_nobody_stays_busy() -> None:
+    error = errors.DataError("corpus.txt:7: is no UTF-8; mend it")
+
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (1.0, retries.Refused(error)) if name == "a" else (50.0, retries.Done(name))
+
+    machine = Machine(script)
+    pool = pool_on(machine)
+    with pytest.raises(errors.DataError) as caught:
+        run_on(pool, tasks_named("abcd"))
+    assert caught.value is error
+    assert machine.now_s < 10
+    assert machine.attempts == {"a": 1, "b": 1}
+    assert all(worker.task is None for worker in pool.workers)
+
+
+def test_a_cluster_error_of_a_worker_is_tried_again() -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (1.0, retries.Refused(errors.ClusterError("no peer"))) if attempt == 1 else steady(name, attempt)
+
+    assert names_of(run_on(pool_on(Machine(script)), tasks_named("a"))) == ["a"]
+
+
+def test_a_bug_arrives_with_its_traceback_and_is_not_tried_again() -> None:
+    machine = Machine(lambda name, attempt: (1.0, retries.Bug("Traceback: KeyError")))
+    with pytest.raises(RuntimeError, match="part a: a worker raised\nTraceback: KeyError"):
+        run_on(pool_on(machine), tasks_named("a"))
+    assert machine.attempts == {"a": 1}
+
+
+def test_a_silent_worker_is_given_up_and_its_part_done_by_another() -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (1e9 if attempt == 1 else 2.0), retries.Done(name)
+
+    machine = Machine(script)
+    done = run_on(pool_on(machine, num_workers=1, part_timeout_s=30), tasks_named("a"))
+    assert names_of(done) == ["a"]
+    assert machine.now_s < 40
+    assert machine.killed == {1}
+
+
+def test_a_straggler_gets_a_second_attempt_and_the_first_result_counts() -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        slow = name == "a" and attempt == 1
+        return (1000.0 if slow else 2.0), retries.Done((name, attempt))
+
+    machine = Machine(script)
+    done = run_on(pool_on(machine), tasks_named("abcdef"))
+    assert sorted(value for _, value in done) == [("a", 2), *((name, 1) for name in "bcdef")]
+    # The other five take 2 s each on the second worker, the start 1 s; the median is 2 s, so the limit is 6 s.
+    assert machine.now_s == pytest.approx(1 + 5 * 2 + 2, abs=0.5)
+    assert len(machine.killed) == 1  # the slow attempt does not keep the next run waiting
+
+
+def test_quick_parts_are_not_stragglers_before_five_seconds() -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (4.5 if name == "a" else 0.1), retries.Done(name)
+
+    machine = Machine(script)
+    run_on(pool_on(machine), tasks_named("abcd"))
+    assert machine.attempts["a"] == 1
+
+
+def test_after_a_stop_nothing_is_handed_out_and_nothing_reported() -> None:
+    machine = Machine(lambda name, attempt: (10.0, retries.Done(name)))
+    with pytest.raises(errors.InterruptedRunError):
+        run_on(pool_on(machine), tasks_named("abcdef"), should_stop=lambda: machine.now_s >= 15)
+    assert machine.now_s < 15 + 2 * pools.POLL_S
+    assert machine.attempts.total() == 4
+    assert machine.killed == {1, 2}
+
+
+def test_workers_are_kept_for_the_next_run_and_ended_by_close() -> None:
+    machine = Machine(steady)
+    pool = pool_on(machine)
+    run_on(pool, tasks_named("abcd"))
+    run_on(pool, tasks_named("efgh"))
+    assert machine.num_started == 2
+    pool.close()
+    assert machine.killed == {1, 2}
+
+
+def test_a_cluster_without_room_for_any_worker_ends_the_run() -> None:
+    class FullMachine(Machine):
+        def start(self) -> tuple[int, int]:
+            self.num_started += 1
+            return self.num_started, self._ticket(1e9, retries.Done("up"))
+
+    with pytest.raises(errors.ClusterError, match="none of 2 workers started within 300 s"):
+        run_on(pool_on(FullMachine(steady)), tasks_named("a"))
+
+
+def test_in_process_tasks_go_one_by_one_and_the_work_is_built_once() -> None:
+    events: list[str] = []
+
+    def factory() -> Callable[[str], str]:
+        events.append("built")
+        return str.upper
+
+    executor = pools.InProcess(threads=2)
+    told = metrics.ListRecorder()
+    executor.run("score", tasks_named("abc"), factory, lambda task, value: events.append(task.name + value), told)
+    assert events == ["built", "aA", "bB", "cC"]
+    assert told.calls.count((catalog.FANOUT_PARTS.name, 1.0, {"stage": "score", "outcome": "done"})) == 3
+
+
+def test_in_process_a_stop_is_seen_between_tasks() -> None:
+    done: list[str] = []
+    with pytest.raises(errors.InterruptedRunError, match="before part c"):
+        pools.InProcess().run(
+            "score",
+            tasks_named("abcd"),
+            lambda: str.upper,
+            lambda task, _: done.append(task.name),
+            should_stop=lambda: len(done) == 2,
+        )
+    assert done == ["a", "b"]
+
+
+def work_with_marks(marks: str, payload: tuple[str, str]) -> tuple[str, int, str]:
+    """What workers do in the tests below: the payload says how to behave and is answered in capitals."""
+    behaviour, name = payload
+    attempt = len(list(Path(marks).glob(f"{name}-*"))) + 1
+    (Path(marks) / f"{name}-{attempt}").touch()
+    if behaviour == "die" or (behaviour == "die once" and attempt == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "refuse":
+        raise errors.DataError(f"{name}: is no text; mend it")
+    if behaviour == "stumble":
+        raise KeyError(name)
+    if behaviour == "sleep":
+        time.sleep(60)
+    return name.upper(), os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+def make_work(marks: str) -> Callable[[tuple[str, str]], tuple[str, int, str]]:
+    return functools.partial(work_with_marks, marks)
+
+
+@pytest.fixture
+def actors(ray_session: sessions.Session) -> Iterator[pools.RayPool]:
+    pool = pools.RayPool(num_workers=2, cpus_per_worker=1, max_failures=1)
+    yield pool
+    pool.close()
+
+
+def run_actors(pool: pools.RayPool, marks: Path, behaviours: dict[str, str], **others: Any) -> list[tuple[str, Any]]:
+    done: list[tuple[str, Any]] = []
+    tasks = [pools.Task(name, (behaviour, name)) for name, behaviour in behaviours.items()]
+    factory = functools.partial(make_work, str(marks))
+    pool.run("translate", tasks, factory, lambda task, value: done.append((task.name, value)), **others)
+    return done
+
+
+@pytest.mark.ray
+def test_actors_survive_a_kill_and_report_each_task_once(actors: pools.RayPool, marks: Path) -> None:
+    done = run_actors(actors, marks, {"a": "", "b": "die once", "c": "", "d": "", "e": ""})
+    assert sorted((name, value[0]) for name, value in done) == [(name, name.upper()) for name in "abcde"]
+    assert len(list(marks.glob("b-*"))) == 2
+    assert {value[2] for _, value in done} == {"1"}
+    assert os.getpid() not in {value[1] for _, value in done}
+
+
+@pytest.mark.ray
+def test_a_part_that_kills_every_actor_is_named(actors: pools.RayPool, marks: Path) -> None:
+    with pytest.raises(errors.ClusterError, match=r"part b: failed 2 times; .*Actor"):
+        run_actors(actors, marks, {"b": "die"})
+    assert len(list(marks.glob("b-*"))) == 2
+
+
+@pytest.mark.ray
+def test_errors_of_actors_keep_their_kind_and_are_not_tried_again(actors: pools.RayPool, marks: Path) -> None:
+    with pytest.raises(errors.DataError, match=r"^a: is no text; mend it$"):
+        run_actors(actors, marks, {"a": "refuse"})
+    with pytest.raises(RuntimeError, match=r"(?s)part b: a worker raised.*in work_with_marks.*KeyError: 'b'"):
+        run_actors(actors, marks, {"b": "stumble"})
+    assert len(list(marks.iterdir())) == 2
+
+
+@pytest.mark.ray
+def test_a_stop_ends_actors_in_the_middle_of_a_part(actors: pools.RayPool, marks: Path) -> None:
+    stopped_s: list[float] = []
+
+    def both_have_begun() -> bool:
+        begun = len(list(marks.iterdir())) == 2
+        if begun:
+            stopped_s.append(time.monotonic())
+        return begun
+
+    with pytest.raises(errors.InterruptedRunError):
+        run_actors(actors, marks, {"a": "sleep", "b": "sleep"}, should_stop=both_have_begun)
+    assert time.monotonic() - stopped_s[0] < 30, "of the minute that each part takes"
+    assert actors.workers == []

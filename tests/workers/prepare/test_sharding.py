@@ -1,0 +1,113 @@
+"""Laws of the tasks of prepare, each on its own."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import errors
+from core.config import corpus_settings
+from core.data.text import corpus, selection
+from core.storage import commit, location
+from workers.prepare import sharding, vocabularies
+
+
+def recipe(folder: Path, kind: str = "word", **more: Any) -> sharding.Recipe:
+    settings = {"kind": "text", "train": {"text": ("a",)}, **more}
+    tokenizing = {"kind": kind, **({"max_size": 300} if kind == "bpe" else {})}
+    made = sharding.Recipe(
+        corpus=corpus_settings.CorpusConfig.model_validate(settings),
+        tokenizer=corpus_settings.TokenizerConfig.model_validate(tokenizing),
+        seed=1,
+        dataset=location.Location.parse(str(folder / "dataset")),
+        plan={"made": "for a test"},
+        splitting={"train": selection.Splitting("train")},
+        num_parts={"train": 1},
+    )
+    made.store.begin()
+    return made
+
+
+def task(folder: Path, name: str, text: str, max_tokens: int | None = None) -> sharding.PartTask:
+    file = location.Location.parse(str(folder / "text.txt"))
+    file.replace(text.encode())
+    blocks = [corpus.count_block(file, *block) for block in corpus.blocks(file.size_bytes(), 1 << 20)]
+    (part,) = corpus.cut([(file,)], [[blocks]])
+    return sharding.PartTask(name, "train", 0, part, max_tokens)
+
+
+def with_tokenizer(made: sharding.Recipe, counted: dict[str, Any]) -> sharding.Recipe:
+    files = (counted["files"][0]["name"],)
+    record = vocabularies.make_tokenizer(made, vocabularies.VocabularyTask("tokenizer-text", ("text",), files))
+    file = commit.FileRecord.from_json(record["files"][0], "test")
+    return dataclasses.replace(made, tokenizers={"text": file})
+
+
+def test_a_task_done_twice_commits_once_and_gives_the_record_that_won(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
+    assert counted == vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
+    assert (counted["lines"], counted["tokens"]) == (2, 5)
+    ready = with_tokenizer(made, counted)
+    work = task(tmp_path, "encode", "a b\nb\n")
+    first = sharding.encoder(ready)(work)
+    assert sharding.encoder(ready)(work) == first == ready.store.committed("encode")
+    assert len(list((tmp_path / "dataset" / "train").iterdir())) == 1
+
+
+@pytest.mark.parametrize("line_end", ["none", "space", "eos"])
+@pytest.mark.parametrize("kind", ["char", "word"])
+@pytest.mark.parametrize("max_length", [None, 4])
+@pytest.mark.parametrize("max_tokens", [None, 1, 7, 100])
+def test_the_count_of_tokens_is_what_encode_writes(
+    tmp_path: Path, kind: str, line_end: str, max_length: int | None, max_tokens: int | None
+) -> None:
+    """A limit on tokens is shared out by the counts of the first pass, so both passes must agree."""
+    filters = {"max_length": max_length, "too_long": "cut"}
+    made = recipe(tmp_path, kind, line_end=line_end, filters=filters)
+    text = "one two  three\n\nfour\nfive six seven eight nine\n"
+    counted = vocabularies.count_words(made, task(tmp_path, "count", text, max_tokens))
+    ready = with_tokenizer(made, counted)
+    record = sharding.encoder(ready)(task(tmp_path, "encode", text, max_tokens))
+    assert record["shards"]["train"]["tokens"]["text"] == counted["tokens"]
+    assert record["shards"]["train"]["rows"] == counted["lines"]
+    assert max_tokens is None or counted["tokens"] <= max_tokens
+
+
+def test_a_sample_stays_within_its_bytes_for_each_column(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "bpe")
+    settings = made.tokenizer.model_copy(update={"sample_bytes": 10})
+    made = dataclasses.replace(made, tokenizer=settings)
+    record = vocabularies.sample_lines(made, task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n"))
+    assert record["lines"] == 3
+    vocabulary = vocabularies.VocabularyTask("tokenizer-text", ("text",), (record["files"][0]["name"],))
+    assert list(vocabularies._sampled(made, vocabulary)) == ["abcd", "abcd"]
+
+
+def test_bad_lines_are_counted_by_reason_and_words_too_many_are_not_bytes_too_many(tmp_path: Path) -> None:
+    made = recipe(tmp_path, filters={"max_length": 3})
+    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\n"))
+    file = tmp_path / "text.txt"
+    work = task(tmp_path, "encode", "a b\na b c d\n" + "x" * 40 + "\n")
+    work = dataclasses.replace(work, part=dataclasses.replace(work.part, max_line_bytes=20))
+    record = sharding.encoder(with_tokenizer(made, counted))(work)
+    assert record["drops"] == {"too_long": 1, "too_many_bytes": 1}
+    assert record["lines"] == 3
+    assert file.exists()
+
+
+def test_a_worker_that_finds_a_damaged_tokenizer_says_so(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    ready = with_tokenizer(made, vocabularies.count_words(made, task(tmp_path, "count", "a\n")))
+    place = tmp_path / "dataset" / ready.tokenizers["text"].name
+    place.write_bytes(place.read_bytes().replace(b'"a"', b'"b"'))
+    with pytest.raises(errors.IntegrityError, match="is damaged"):
+        sharding.encoder(ready)
+
+
+def test_all_that_travels_to_a_worker_can_be_pickled(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    for one in (made, task(tmp_path, "count", "a\n"), sharding.worker(vocabularies.count_words, made)):
+        assert pickle.loads(pickle.dumps(one))

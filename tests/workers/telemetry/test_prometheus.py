@@ -1,0 +1,259 @@
+"""What Prometheus sees: exact sums that survive kills, on two paths only, read by the real thing where there is one."""
+
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import schema
+from core.storage import location
+from core.telemetry import catalog
+from workers.telemetry import metrics_server, prometheus
+
+HEADER_TIMEOUT_S = 0.5
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from core.telemetry import catalog
+from workers import telemetry
+recorder = telemetry.worker_recorder(rank=sys.argv[1])
+for _ in range(300):
+    recorder.observe(catalog.TRAIN_STEP_SECONDS, 0.1)
+recorder.count(catalog.FANOUT_PARTS, stage="translate", outcome="done")
+recorder.set(catalog.TRAIN_LOSS, float(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_and_die(folder: Path, rank: str) -> None:
+    environment = {**os.environ, prometheus.FOLDER_VARIABLE: str(folder)}
+    done = subprocess.run([sys.executable, "-c", WRITER, rank], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def samples(text: bytes) -> dict[str, float]:
+    lines = [line for line in text.decode().splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+@pytest.fixture
+def server() -> Iterator[metrics_server.MetricsServer]:
+    running = metrics_server.MetricsServer("127.0.0.1", 0, lambda: b"up 1\n", HEADER_TIMEOUT_S)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder of metrics; this process forgets it afterwards."""
+    yield tmp_path / "metrics"
+    os.environ.pop(prometheus.FOLDER_VARIABLE, None)
+
+
+def exporters(folder: Path, run: Path, **settings: Any) -> prometheus.Exporters:
+    def nowhere(node: str, *_: Any) -> prometheus.RemoteExporter:
+        raise AssertionError(node)
+
+    kept = location.Location.parse(str(run))
+    return prometheus.Exporters(folder, kept, schema.TelemetryConfig(**settings), "demo", nowhere)
+
+
+def test_values_of_killed_processes_are_kept_and_summed(tmp_path: Path) -> None:
+    for rank in "01":
+        write_and_die(tmp_path, rank)
+    found = samples(prometheus.render(tmp_path))
+    for rank in "01":
+        assert found[f'raycurrent_train_step_seconds_count{{rank="{rank}"}}'] == 300
+        assert found[f'raycurrent_train_step_seconds_sum{{rank="{rank}"}}'] == pytest.approx(30.0, abs=1e-9)
+    assert found['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 2
+    assert found['raycurrent_fanout_parts_total{outcome="failed",stage="translate"}'] == 0
+    assert found["raycurrent_train_loss_nats"] == 1  # of a gauge, the newest
+
+
+def test_the_number_of_series_does_not_grow_with_what_callers_say(own_folder: Path) -> None:
+    recorder = prometheus.PrometheusRecorder(own_folder)
+    for number in range(200):
+        recorder.count(catalog.FANOUT_WORKER_DEATHS, stage=f"stage {number}")
+    found = samples(prometheus.render(own_folder))
+    assert found == {'raycurrent_fanout_worker_deaths_total{stage="other"}': 200}
+
+
+def test_a_series_can_stand_at_0_before_it_is_measured(own_folder: Path) -> None:
+    recorder = prometheus.PrometheusRecorder(own_folder)
+    recorder.begin(catalog.FANOUT_PART_SECONDS, stage="translate")
+    recorder.begin(catalog.FANOUT_PARTS, stage="translate", outcome="done")
+    found = samples(prometheus.render(own_folder))
+    assert found['raycurrent_fanout_part_seconds_count{stage="translate"}'] == 0
+    assert found['raycurrent_fanout_part_seconds_sum{stage="translate"}'] == 0
+    assert found['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 0
+
+
+def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None:
+    recorder = prometheus.PrometheusRecorder(own_folder, rank="3")
+    for metric in catalog.ALL:
+        labels = {"stage": "train", "outcome": "done", "task": "0"}
+        given = {name: labels[name] for name in metric.labels if name != "rank"}
+        measure: Any = {"counter": recorder.count, "gauge": recorder.set, "histogram": recorder.observe}[metric.kind]
+        measure(metric, 1.0, **given)
+    text = prometheus.render(own_folder).decode()
+    assert [metric.name for metric in catalog.ALL if f"# HELP {metric.name} " not in text] == []
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="Debian's package prometheus is not installed")
+def test_promtool_has_nothing_to_complain_about(own_folder: Path) -> None:
+    test_every_metric_of_the_catalogue_can_be_measured(own_folder)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=prometheus.render(own_folder), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/metrics", 200),
+        ("GET", "/metrics?name=x", 200),
+        ("GET", "/healthz", 200),
+        ("GET", "/", 404),
+        ("GET", "/metrics/x", 404),
+        ("POST", "/metrics", 404),
+        ("DELETE", "/healthz", 404),
+    ],
+)
+def test_only_two_paths_answer(server: metrics_server.MetricsServer, method: str, path: str, status: int) -> None:
+    assert get(server.port, path, method)[0] == status
+
+
+def test_a_request_that_trickles_in_is_cut_off(server: metrics_server.MetricsServer) -> None:
+    started_s = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n")
+        with contextlib.suppress(OSError):
+            while time.monotonic() - started_s < 5:
+                slow.sendall(b"X")
+                time.sleep(0.1)
+    assert time.monotonic() - started_s < HEADER_TIMEOUT_S + 2
+
+
+def test_half_open_connections_do_not_keep_others_out_for_long(server: metrics_server.MetricsServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(metrics_server.MAX_CONNECTIONS + 20):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        time.sleep(HEADER_TIMEOUT_S + 0.5)
+        assert get(server.port, "/metrics") == (200, b"up 1\n")
+
+
+def test_a_header_without_end_is_refused(server: metrics_server.MetricsServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"A" * 100_000)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+
+
+def test_a_run_says_where_it_is_scraped_and_keeps_what_it_measured(own_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    exporter = exporters(own_folder, run)
+    exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+    entry = json.loads((run / "targets.json").read_text())[0]
+    assert entry["labels"] == {"job": "raycurrent", "run": "demo"}
+    host, _, port = entry["targets"][0].partition(":")
+    assert host == "127.0.0.1"
+    assert samples(get(int(port), "/metrics")[1]) == {"raycurrent_prepare_tokens_total": 7}
+    exporter.close(linger=True)
+    assert json.loads((run / "targets.json").read_text())[0]["targets"] == []
+    (final,) = run.glob("final-*.prom")
+    assert samples(final.read_bytes()) == {"raycurrent_prepare_tokens_total": 7}
+    with pytest.raises(ConnectionRefusedError):
+        get(int(port), "/metrics")
+
+
+def test_an_exporter_that_fails_does_not_disturb_the_run(own_folder: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "run"
+    blocked.write_text("no folder")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        exporter = exporters(own_folder, blocked, metrics_port=port, pushgateway="http://127.0.0.1:9")
+        exporter.recorder.count(catalog.PREPARE_TOKENS)
+        assert exporter.targets() == []
+        exporter.close(linger=True)
+
+
+def test_a_run_that_ends_hands_its_metrics_to_a_gateway_under_its_name(own_folder: Path, tmp_path: Path) -> None:
+    taken = []
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            taken.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        exporter = exporters(own_folder, tmp_path / "run", pushgateway=f"http://127.0.0.1:{gateway.server_port}")
+        exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+        exporter.close(linger=True)
+        gateway.shutdown()
+    ((path, body),) = taken
+    assert path == f"/metrics/job/raycurrent/instance/{socket.gethostname()}/run/demo"
+    assert samples(body) == {"raycurrent_prepare_tokens_total": 7}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def query(port: int, expression: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}", timeout=5) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
+def test_prometheus_finds_the_run_and_reads_its_metrics(own_folder: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    exporter = exporters(own_folder, run)
+    exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+    settings = tmp_path / "prometheus.yml"
+    settings.write_text(
+        "global: {scrape_interval: 1s}\n"
+        f"scrape_configs: [{{job_name: raycurrent, file_sd_configs: [{{files: ['{run}/targets.json']}}]}}]\n"
+    )
+    options = [f"--config.file={settings}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            found: list[dict[str, Any]] = []
+            deadline_s = time.monotonic() + 30
+            while not found and time.monotonic() < deadline_s:
+                time.sleep(0.5)
+                with contextlib.suppress(OSError):
+                    found = query(port, "raycurrent_prepare_tokens_total")
+        finally:
+            process.terminate()
+    exporter.close(linger=False)
+    assert [(sample["metric"]["run"], sample["value"][1]) for sample in found] == [("demo", "7")]

@@ -1,0 +1,163 @@
+"""What a group of ranks does when all is well, when a rank dies, and when no restart can help."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import exceptions
+
+from core import errors
+from core.config import schema
+from core.storage import location
+from tests.workers.train import rank_functions
+from workers.cluster import session as sessions
+from workers.train import launch, messages
+
+
+def starts(marks: Path, rank: int) -> int:
+    return len(list(marks.glob(f"start-{rank}-*")))
+
+
+def local_config(**settings: Any) -> schema.ClusterConfig:
+    return schema.ClusterConfig(address="local", **settings)
+
+
+@pytest.fixture
+def two_ranks(ray_session: sessions.Session) -> Iterator[sessions.Session]:
+    with sessions.Session(local_config(num_workers=2, max_failures=1, collective_timeout_s=60.0)) as session:
+        session.start_ray()
+        yield session
+
+
+def launched(
+    session: sessions.Session, function: Any, marks: Path, tmp_path: Path, **job: Any
+) -> tuple[Any, list[Any]]:
+    seen: list[Any] = []
+    root = location.Location.parse(str(tmp_path / "run"))
+    result: Any = launch.launch({"marks": str(marks), **job}, function, root, session, seen.append)
+    return result, seen
+
+
+def test_without_a_cluster_the_rank_runs_here(tmp_path: Path) -> None:
+    def alone(job: str, place: messages.Place, hooks: messages.Hooks) -> messages.Place:
+        hooks.progress(job)
+        assert not hooks.should_stop()
+        return place
+
+    seen: list[str] = []
+    with sessions.Session(schema.ClusterConfig(address="none", num_workers=3, cpus_per_worker=2)) as session:
+        place = launch.launch("job", alone, location.Location.parse(str(tmp_path)), session, seen.append)
+        assert not session.ray_started
+    assert place == messages.Place(0, 1, "cpu", 2)
+    assert seen == ["job"]
+
+
+def test_the_board_does_not_hear_a_worker_whose_place_is_taken() -> None:
+    board = messages.Board()
+    assert board.enter(0, 1, "first", "here")
+    assert board.enter(0, 1, "second", "there")
+    board.fail(0, "first", errors.LockedError("run: another start took over"))
+    assert not board.failed()
+    error = errors.DataError("corpus: too little")
+    board.fail(0, "second", error)
+    assert board.look().fatal is error
+    assert not board.enter(0, 1, "third", "there")
+
+
+def test_the_board_asks_for_a_save_once_and_knows_where_the_ranks_are() -> None:
+    board = messages.Board()
+    for rank, node in enumerate(("head", "left", "right")):
+        board.enter(rank, 3, f"worker-{rank}", node)
+    assert board.wishes() == (False, False)
+    board.save()
+    assert board.wishes() == (False, True)
+    assert board.wishes() == (False, False)
+    board.stop()
+    assert board.wishes() == board.wishes() == (True, False)
+    assert board.look().nodes == {"head", "left", "right"}
+    board.enter(0, 2, "again-0", "head")
+    board.enter(1, 2, "again-1", "right")
+    assert board.look().nodes == {"head", "right"}
+
+
+def test_the_culprit_is_named_and_not_its_victims() -> None:
+    class GroupError(RuntimeError):
+        def __init__(self, worker_failures: dict[int, Exception]) -> None:
+            super().__init__("training failed")
+            self.worker_failures = worker_failures
+
+    victims = [errors.ClusterError("agreeing failed"), RuntimeError("gloo: Connection reset by peer")]
+    culprit = exceptions.ActorDiedError("")
+    text = str(launch._explained(GroupError({0: victims[0], 1: victims[1], 2: culprit}), max_failures=2))
+    assert text.startswith("train: rank 2: ActorDiedError: The actor died")
+    assert "cluster.max_failures: 2" in text
+    text = str(launch._explained(GroupError({0: victims[0], 1: OSError("no such disk")}), max_failures=2))
+    assert text.startswith("train: rank 1: OSError: no such disk; ")
+
+
+def test_nobody_is_waited_for_without_end() -> None:
+    never = float("-inf")
+    launch._check_clocks(True, 1e6, launch.STOP_S - 1)
+    launch._check_clocks(False, launch.START_S - 1, never)
+    with pytest.raises(errors.InterruptedRunError):
+        launch._check_clocks(True, 1e6, launch.STOP_S + 1)
+    with pytest.raises(errors.InterruptedRunError):
+        launch._check_clocks(False, 10, launch.NOT_BEGUN_S + 1)
+    with pytest.raises(errors.ClusterError, match="no rank started within 300 s"):
+        launch._check_clocks(False, launch.START_S + 1, never)
+
+
+@pytest.mark.ray
+def test_two_ranks_reach_each_other_and_rank_0_answers(
+    two_ranks: sessions.Session, marks: Path, tmp_path: Path
+) -> None:
+    result, seen = launched(two_ranks, rank_functions.add_up, marks, tmp_path)
+    assert result == {"sum": 3, "world_size": 2, "threads": "1"}
+    assert seen == [("far", 0)]
+    assert not (tmp_path / "run" / ".ray").exists()
+
+
+@pytest.mark.ray
+def test_what_the_user_must_mend_arrives_as_it_is_and_is_not_tried_again(
+    two_ranks: sessions.Session, marks: Path, tmp_path: Path
+) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(errors.DivergedError, match=r"^training: step 7: three steps without a finite gradient"):
+        launched(two_ranks, rank_functions.diverge, marks, tmp_path)
+    assert time.monotonic() - started_s < 55  # rank 0 was let go, it did not wait for the collective's timeout
+    assert (starts(marks, 0), starts(marks, 1)) == (1, 1)
+
+
+@pytest.mark.ray
+def test_a_bug_arrives_with_its_traceback(two_ranks: sessions.Session, marks: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*in stumble.*KeyError: 'no such thing'"):
+        launched(two_ranks, rank_functions.stumble, marks, tmp_path)
+    assert starts(marks, 0) <= 1
+
+
+@pytest.mark.ray
+def test_a_rank_that_dies_too_often_ends_the_run_and_is_named(
+    ray_session: sessions.Session, marks: Path, tmp_path: Path
+) -> None:
+    named = pytest.raises(errors.ClusterError, match=r"train: rank 1: .*max_failures: 0")
+    with sessions.Session(local_config(num_workers=2, max_failures=0)) as session, named:
+        launched(session, rank_functions.die, marks, tmp_path)
+    assert starts(marks, 1) == 1
+
+
+@pytest.mark.ray
+def test_a_group_whose_rank_was_killed_starts_again_and_hears_the_stop(
+    two_ranks: sessions.Session, marks: Path, tmp_path: Path
+) -> None:
+    root = location.Location.parse(str(tmp_path / "run"))
+
+    def stop_at_first_sign(_: Any) -> None:
+        two_ranks.should_stop.signal = 15
+
+    result: Any = launch.launch(
+        {"marks": str(marks)}, rank_functions.until_stopped, root, two_ranks, stop_at_first_sign
+    )
+    assert result == "stopped"
+    assert (starts(marks, 0), starts(marks, 1)) == (2, 2)

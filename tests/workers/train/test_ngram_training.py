@@ -1,0 +1,91 @@
+"""The model of a text does not depend on how its counting was spread."""
+
+import pathlib
+
+import pytest
+
+from core import errors
+from core.config import ngram_settings
+from core.data.builtin import sentences
+from core.data.dataset import shards
+from core.models import bundle
+from core.storage import location
+from jobs import console, prepare
+from tests.jobs import conftest
+from workers.cluster import session as sessions
+from workers.train import ngram_training
+
+COUNTED = """
+name: tiny-counted
+root: {folder}/counted
+corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0.1, test: 0.1}}}}
+tokenizer: {{kind: word}}
+model: {{kind: ngram, order: 3}}
+cluster: {{address: none}}
+"""
+MODEL = ngram_settings.NgramConfig(kind="ngram", order=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
+    folder = tmp_path_factory.mktemp("counted")
+    sentences.write_english(folder / "english.txt", 1, 0, 100)
+    config = conftest.configured(COUNTED, folder)
+    with sessions.Session(config.cluster) as session:
+        prepare.run(config, session, console.SilentReporter())
+    return shards.Dataset.open(location.Location.parse(config.root).join("dataset"))
+
+
+def _make(
+    dataset: shards.Dataset, root: pathlib.Path, session: sessions.Session, part_tokens: int
+) -> tuple[dict[str, object], str]:
+    place = location.Location.parse(str(root))
+    report = ngram_training.make(place, {}, MODEL, dataset, session, console.SilentReporter(), part_tokens)
+    return report, bundle.load(bundle.locate(place)).fingerprint
+
+
+@pytest.mark.parametrize("part_tokens", [64, 1000])
+def test_parts_make_the_model_of_the_whole(dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int) -> None:
+    with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
+        report, whole = _make(dataset, tmp_path / "whole", session, 1 << 20)
+        assert _make(dataset, tmp_path / "parts", session, part_tokens)[1] == whole
+    assert report["num_tokens"] == dataset.index.tokens("train")["text"]
+    assert not (tmp_path / "parts" / "counts").exists()
+
+
+def test_what_was_counted_is_not_counted_again(
+    dataset: shards.Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    count = ngram_training._count_part
+
+    def count_three(
+        recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.Part
+    ) -> object:
+        if len(done) == 3:
+            raise errors.InterruptedRunError("stopped")
+        done.append(part.name)
+        return count(recipe, stream, end, part)
+
+    def count_on(recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.Part) -> object:
+        done.append(part.name)
+        return count(recipe, stream, end, part)
+
+    with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
+        monkeypatch.setattr(ngram_training, "_count_part", count_three)
+        with pytest.raises(errors.InterruptedRunError):
+            _make(dataset, tmp_path / "run", session, 64)
+        monkeypatch.setattr(ngram_training, "_count_part", count_on)
+        _make(dataset, tmp_path / "run", session, 64)
+    assert len(done) == len(set(done))
+
+
+@pytest.mark.ray
+def test_workers_make_the_same_model(
+    dataset: shards.Dataset, tmp_path: pathlib.Path, ray_session: sessions.Session
+) -> None:
+    with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as alone:
+        expected = _make(dataset, tmp_path / "alone", alone, 1 << 20)[1]
+    found = _make(dataset, tmp_path / "spread", ray_session, 100)[1]
+    ray_session.release()
+    assert found == expected

@@ -1,0 +1,141 @@
+"""What a rank makes of the validation split besides its loss."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import inference_settings, schema, training_settings
+from core.data.dataset import shards
+from core.decoding.translation import translator
+from core.evaluation import quality
+from core.models import bundle
+from core.reporting import training_history
+from core.telemetry import metrics
+from core.training import checkpoint, collective, trainer
+from tests.core.decoding import samples
+from tests.core.training import builders
+from workers.train import validator
+
+
+def _examiner(job: trainer.TrainingJob) -> validator.Examiner:
+    return validator.Examiner(job.training.validation, job.compute, job.seed)
+
+
+def _train(job: trainer.TrainingJob, group: collective.Collective) -> trainer.TrainingSummary:
+    return trainer.train(job, group, metrics.NullRecorder(), builders.Watch(), _examiner(job))
+
+
+def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in training_history.read(builders.place(root)) if row["kind"] == kind]
+
+
+def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> None:
+    pairs = builders.pairs_dataset(tmp_path / "pairs")
+    settings: dict[str, Any] = {"validation": {"bleu_lines": 8, "samples": 3}, "learning_rate": 0.05, "epochs": 4}
+    summary = _train(builders.job(tmp_path / "run", pairs, builders.PAIRS, **settings), collective.Alone())
+    loaded = bundle.load(
+        bundle.locate(builders.place(tmp_path / "run" / "checkpoints" / f"step-{summary.step:08d}-e1"))
+    )
+    dataset = shards.Dataset.open(pairs)
+    split = dataset.split("valid")
+    assert split is not None
+    texts = [
+        [loaded.codecs[side].decode(ids.tolist()) for ids in split.rows(torch.arange(8).numpy(), side)]
+        for side in ("source", "target")
+    ]
+    ready = translator.Translator(loaded, inference_settings.DecodingConfig(beam_size=1), builders.FP32)
+    outputs = [found.text for found in ready.translate(texts[0])]
+    assert summary.validation is not None
+    expected = quality.corpus(outputs, [texts[1]]).bleu
+    assert expected > 0
+    assert summary.validation.bleu == pytest.approx(expected)
+    kept = _rows(tmp_path / "run", "samples")[-1]["samples"]
+    found = [(sample["source"], sample["output"], sample["reference"]) for sample in kept]
+    assert found == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
+
+
+def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -> None:
+    text = builders.text_dataset(tmp_path / "text")
+    job = builders.job(tmp_path / "run", text, validation={"samples": 2})
+    summary = _train(job, collective.Alone())
+    assert summary.validation is not None
+    assert summary.validation.bleu is None
+    found = _rows(tmp_path / "run", "samples")
+    assert [row["step"] for row in found] == [row["step"] for row in _rows(tmp_path / "run", "validation")]
+    kept = found[-1]["samples"]
+    assert [len(sample["source"]) for sample in kept] == [validator.PREFIX_TOKENS] * 2
+    assert [len(sample["output"]) for sample in kept] == [validator.SAMPLE_TOKENS] * 2
+    assert [len(sample["reference"]) for sample in kept] == [40, 30]  # the lines have 50 and 40 tokens
+
+
+def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
+    examiner = validator.Examiner(training_settings.ValidationConfig(samples=3), builders.FP32, 1)
+    found = []
+    for steps in ((), ("letters",)):  # would take the digits of all words
+        codecs = {role: dataclasses.replace(codec, cleaning=steps) for role, codec in dataset.codecs.items()}
+        made = samples.build(builders.PAIRS, codecs, dataset.index.line_end)
+        found.append(examiner.examine(made, dataset, "", collective.Alone(), torch.device("cpu")))
+    assert found[0] == found[1]
+    assert len(found[0].samples) == 3
+
+
+def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
+    pairs = builders.pairs_dataset(tmp_path / "pairs")
+    wet = builders.PAIRS.model_copy(update={"embedding_dropout": 0.3})
+    _train(builders.job(tmp_path / "seen", pairs, wet, validation={"bleu_lines": 4}), collective.Alone())
+    builders.train(builders.job(tmp_path / "unseen", pairs, wet))
+    assert builders.digest(tmp_path / "seen") == builders.digest(tmp_path / "unseen")
+
+
+def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
+    examiner = validator.Examiner(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
+    blank: Any = None
+    assert examiner.examine(blank, dataset, "", collective.Alone(), torch.device("cpu")) == (None, ())
+
+
+def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
+    for job, stop_after in jobs:
+        trainer.train(job, group, metrics.NullRecorder(), builders.Watch(stop_after), _examiner(job))
+
+
+@pytest.mark.ddp
+def test_two_ranks_find_what_one_does_and_go_on_as_if_never_stopped(tmp_path: Path) -> None:
+    """Variable windows, averages that begin on their own, translated lines: all agree without asking each other."""
+    text, pairs = builders.text_dataset(tmp_path / "text"), builders.pairs_dataset(tmp_path / "pairs")
+    averaged: dict[str, Any] = {
+        "truncation": "variable",
+        "window": 8,
+        "optimizer": "asgd",
+        "learning_rate": 9.0,
+        "non_monotone_interval": 1,
+        "validate_every_steps": 4,
+        "log_every_steps": 1,
+        "epochs": 4,
+    }
+    # So low a rate that rounding does not make two ranks say something else.
+    looked: dict[str, Any] = {"validation": {"bleu_lines": 7, "samples": 2}, "learning_rate": 1e-9, "epochs": 1}
+
+    def jobs(name: str, stop: int | None = None) -> list[tuple[trainer.TrainingJob, int | None]]:
+        one = builders.job(tmp_path / name / "text", text, **averaged)
+        other = builders.job(tmp_path / name / "pairs", pairs, builders.PAIRS, **looked)
+        return [(one, stop), (one, 2), (one, None)] if stop else [(one, None), (other, None)]
+
+    _train_all(0, collective.Alone(), jobs("alone"))
+    builders.on_ranks(2, tmp_path, _train_all, [*jobs("two"), *jobs("stopped", 30)])
+    assert builders.digest(tmp_path / "stopped" / "text") == builders.digest(tmp_path / "two" / "text")
+    newest = checkpoint.find_newest(builders.place(tmp_path / "two" / "text")).found
+    assert newest is not None
+    tensors = checkpoint.load(newest).optimizer
+    (num_averaged,) = {value.item() for name, value in tensors.items() if name.startswith("num_averaged/")}
+    assert 0 < newest.step - num_averaged < 30  # averages began on their own, and before the first stop
+    losses = [[row["loss_nats"] for row in _rows(tmp_path / name / "text", "step")] for name in ("alone", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert _rows(tmp_path / "two" / "pairs", "samples") == _rows(tmp_path / "alone" / "pairs", "samples")
+    bleus = [_rows(tmp_path / name / "pairs", "validation")[-1]["bleu"] for name in ("alone", "two")]
+    assert bleus[0] == bleus[1]

@@ -1,0 +1,4 @@
+"""Inference: parts of lines translated or scored, each committed whole.
+
+In: a bundle and inputs. Out: an output folder.
+"""

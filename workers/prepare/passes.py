@@ -1,0 +1,101 @@
+"""A pass of prepare: the tasks of one kind are fanned out, and one that is committed is not done again."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from core.storage import commit
+from core.telemetry import catalog, metrics
+from workers.fanout import pool as pools
+from workers.prepare import sharding
+
+STAGE = "prepare"
+
+Records = dict[str, sharding.Record]
+Factory = Callable[[], Callable[[Any], Any]]
+
+
+class Session(Protocol):
+    """What a run needs of the cluster."""
+
+    @property
+    def recorder(self) -> metrics.Recorder:
+        """Measures what the driver does."""
+
+    @property
+    def should_stop(self) -> Callable[[], bool]:
+        """Whether a signal asked the run to end."""
+
+    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
+        """What does the tasks of a stage."""
+
+
+class Progress(Protocol):
+    """A stretch of work whose progress is shown."""
+
+    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
+        """Says that `amount` more is done."""
+
+
+class Reporter(Protocol):
+    """Where passes show how far they are."""
+
+    def stage(self, name: str, total: float | None, unit: str) -> contextlib.AbstractContextManager[Progress]:
+        """Opens a stretch of `total` units."""
+
+
+class Runner:
+    """Does the tasks of one pass after the other."""
+
+    def __init__(self, store: commit.PartStore, session: Session, reporter: Reporter) -> None:
+        self._store = store
+        self._session = session
+        self._reporter = reporter
+
+    def fan_out(self, title: str, unit: str, tasks: Sequence[tuple[Any, int]], factory: Factory) -> Records:
+        """Does the tasks that are not committed yet and returns the records of all, by name."""
+        records: Records = {}
+        todo = []
+        for task, weight in tasks:
+            record = self._store.committed(task.name)
+            if record is None:
+                todo.append(pools.Task(task.name, task, weight))
+            else:
+                records[task.name] = record
+
+        def on_done(task: pools.Task, record: sharding.Record) -> None:
+            records[task.name] = record
+            if "shards" in record:
+                self._measure(record)
+
+        self.execute(title, unit, todo, factory, on_done)
+        return records
+
+    def execute(
+        self,
+        title: str,
+        unit: str,
+        tasks: Sequence[pools.Task],
+        factory: Factory,
+        on_done: Callable[[pools.Task, Any], None],
+    ) -> None:
+        """Does tasks and shows how far they are."""
+        if not tasks:
+            return
+        with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as shown:
+            self._session.executor(STAGE, len(tasks)).run(
+                STAGE,
+                tasks,
+                factory,
+                on_done,
+                recorder=self._session.recorder,
+                progress=shown.advance,
+                should_stop=self._session.should_stop,
+            )
+
+    def _measure(self, record: sharding.Record) -> None:
+        kept = sum(shard["rows"] for shard in record["shards"].values())
+        tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
+        self._session.recorder.count(catalog.PREPARE_LINES, kept, outcome="done")
+        self._session.recorder.count(catalog.PREPARE_LINES, record["lines"] - kept, outcome="skipped")
+        self._session.recorder.count(catalog.PREPARE_TOKENS, tokens)

@@ -1,0 +1,216 @@
+"""Makes an n-gram model: the stream is counted part by part, and what was counted becomes one checkpoint.
+
+A part is a range of tokens; its counts are a sorted Arrow file, named by the hash of its bytes, and a commit record.
+A part that is committed is not counted again. The driver merges the parts: its memory grows with the different runs
+of tokens, as the model does, not with the text.
+"""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from core import errors
+from core.config import model_settings, ngram_settings
+from core.data import ngram_counts
+from core.data.batching import lanes
+from core.data.dataset import shards
+from core.data.tokens import tokenizer
+from core.models import bundle
+from core.models.ngram import ngram_model, smoothing
+from core.storage import commit, location
+from core.training import checkpoint, progress
+from workers.fanout import pool as pools
+from workers.infer import driver, part_worker
+from workers.prepare import passes
+
+STAGE = "train"
+FOLDER = "counts"
+PART_TOKENS = 1 << 22
+_SCORED_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the counts depend on, for all parts: the dataset, the order, the direction, and where they go."""
+
+    dataset: location.Location
+    order: int
+    backward: bool
+    folder: location.Location
+    plan: dict[str, Any]
+
+    @property
+    def store(self) -> commit.PartStore:
+        """Where the records of parts are committed."""
+        return commit.PartStore(self.folder, self.plan)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The runs that begin at these places of the stream."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def make(
+    root: location.Location,
+    settings: dict[str, Any],
+    config: ngram_settings.NgramConfig,
+    dataset: shards.Dataset,
+    session: driver.Workforce,
+    reporter: passes.Reporter,
+    part_tokens: int = PART_TOKENS,
+) -> dict[str, Any]:
+    """Counts the training stream of a dataset and commits the model as the one checkpoint of a run.
+
+    Args:
+        root: of the run.
+        settings: what the checkpoint says that it was made with.
+        config: the model.
+        dataset: of text, opened in the model's direction.
+        session: who counts.
+        reporter: shows how far they are.
+        part_tokens: tokens of one part.
+
+    Returns:
+        What `train` reports: sizes, discounts, and how well the validation text is predicted.
+
+    Raises:
+        DataError: there is no text to count.
+        InterruptedRunError: it was stopped; what was counted stays.
+    """
+    started_s = time.monotonic()
+    stream = _stream(dataset, "train")
+    plan = {"dataset": dataset.index.fingerprint, "order": config.order, "part_tokens": part_tokens}
+    if model_settings.reads_backward(config):
+        plan["direction"] = config.direction
+    recipe = Recipe(dataset.folder, config.order, model_settings.reads_backward(config), root.join(FOLDER), plan)
+    made = _estimate(config, dataset, stream, _count(recipe, len(stream), session, reporter, part_tokens))
+    line_end: Any = dataset.index.line_end
+    found = bundle.Bundle(made.model, config, dataset.codecs, line_end, "fp32")
+    state = progress.State(step=1, tasks=[progress.Task(passes=1)], num_tokens=len(stream))
+    epoch = checkpoint.take_epoch(root, world_size=1)
+    snapshot = checkpoint.Snapshot(found, {}, None, state, settings, None)
+    saved = checkpoint.save(root, epoch, snapshot, progress.Record(root, epoch))
+    _clean_up(recipe)
+    return {
+        "step": state.step,
+        "num_tokens": len(stream),
+        "num_runs": list(made.num_runs),
+        "discounts": [list(taken) for taken in made.discounts],
+        "validation": _validate(made.model, dataset),
+        "checkpoint": str(saved.folder),
+        "elapsed_s": round(time.monotonic() - started_s, 3),
+    }
+
+
+def counter(recipe: Recipe) -> Callable[[Part], dict[str, Any]]:
+    """Opens the dataset, once for each worker, and returns what it calls with each part."""
+    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
+    return functools.partial(_count_part, recipe, _stream(dataset, "train"), _vocabulary_size(dataset))
+
+
+def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: Part) -> dict[str, Any]:
+    counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
+    file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
+    return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
+
+
+def _count(
+    recipe: Recipe, num_tokens: int, session: driver.Workforce, reporter: passes.Reporter, part_tokens: int
+) -> list[ngram_counts.Counts]:
+    """Counts what is not counted yet, and reads the counts of all parts."""
+    recipe.store.begin()
+    tasks = [
+        pools.Task(name, Part(name, start, stop), stop - start)
+        for number, start in enumerate(range(0, num_tokens, part_tokens))
+        for name, stop in [(f"part-{number:05d}", min(start + part_tokens, num_tokens))]
+    ]
+    todo = [task for task in tasks if recipe.store.committed(task.name) is None]
+    if todo:
+        with reporter.stage("train: count", float(sum(task.weight for task in todo)), "tokens") as shown:
+            session.executor(STAGE, len(todo)).run(
+                STAGE,
+                todo,
+                functools.partial(counter, recipe),
+                lambda _, __: None,
+                session.recorder,
+                shown.advance,
+                session.should_stop,
+            )
+    return [_read(recipe, task.name) for task in tasks]
+
+
+def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
+    record = recipe.store.committed(name)
+    assert record is not None, f"{name} was just done"
+    file = commit.FileRecord.from_json(record["files"][0], name)
+    commit.verify(recipe.folder, [file])
+    place = recipe.folder.join(file.name)
+    return ngram_counts.decode(place.read_bytes(), recipe.order, str(place))
+
+
+def _estimate(
+    config: ngram_settings.NgramConfig,
+    dataset: shards.Dataset,
+    stream: lanes.Stream,
+    counted: list[ngram_counts.Counts],
+) -> smoothing.Estimate:
+    size = _vocabulary_size(dataset)
+    counts = ngram_counts.merge(counted, size)
+    beginning_N = torch.full((config.order,), size)
+    first = stream[: config.order]
+    beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))
+    return smoothing.estimate(
+        config, size, torch.from_numpy(counts.runs_RN), torch.from_numpy(counts.counts_R), beginning_N
+    )
+
+
+def _clean_up(recipe: Recipe) -> None:
+    """Removes the counts: the model holds all that they say."""
+    recipe.store.remove()
+    if recipe.folder.is_local:
+        for place in (recipe.folder.join(commit.RECORDS).path, recipe.folder.path):
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, Any] | None:
+    """Scores the validation text as one stream; its first token only goes in."""
+    split = dataset.split("valid")
+    if split is None or len(split.stream()) < 2:
+        return None
+    stream = split.stream()
+    state, nats, num_infinite = model.initial_state(1), [], 0
+    for start in range(0, len(stream) - 1, _SCORED_AT_ONCE):
+        tokens = torch.from_numpy(stream[start : start + _SCORED_AT_ONCE + 1].astype("int64"))
+        (nlls,), state = model.score(tokens[None, :-1], [tokens[1:].tolist()], state)
+        nats.append(float(nlls.sum()))
+        num_infinite += int(nlls.isinf().sum())
+    mean = math.fsum(nats) / (len(stream) - 1)
+    return {
+        "nll_nats": part_worker.spelt(mean),
+        "perplexity": part_worker.spelt(progress.perplexity(mean) if num_infinite == 0 else math.inf),
+        "num_tokens": len(stream) - 1,
+        "num_unk": int((stream[1:] == tokenizer.UNK_ID).sum()),
+        "infinite": num_infinite,
+    }
+
+
+def _stream(dataset: shards.Dataset, name: str) -> lanes.Stream:
+    split = dataset.split(name)
+    if split is None:
+        raise errors.DataError(f"corpus.{name}: has no text to count; check corpus.split and corpus.limit")
+    return split.stream()
+
+
+def _vocabulary_size(dataset: shards.Dataset) -> int:
+    return dataset.index.tokenizers["text"].vocabulary_size
