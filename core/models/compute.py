@@ -1,7 +1,9 @@
 """How numbers are computed on this device: precision, the library of matrix products, threads."""
 
+import contextlib
 import pathlib
 import platform
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
@@ -96,6 +98,24 @@ def use_matmul(
 def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
     """Returns a context in which matrix products are computed in this precision; weights and state stay fp32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextlib.contextmanager
+def native_lstm_if_needed(x: torch.Tensor) -> Iterator[None]:
+    """Computes an LSTM of `x` in torch's own kernel where oneDNN has none.
+
+    Under autocast to bf16 torch hands a CPU's LSTM to oneDNN, which raises "could not create a primitive descriptor"
+    where the CPU lacks AVX-512 (oneDNN 3, torch 2.13).
+    """
+    in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not in_bf16 or torch.ops.mkldnn._is_mkldnn_bf16_supported() or not torch._C._get_mkldnn_enabled():
+        yield
+        return
+    torch._C._set_mkldnn_enabled(False)  # the public `flags` also sets TF32, with a warning
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 def set_threads(num_threads: int) -> None:

@@ -4,6 +4,7 @@ What torch has a fused kernel for runs in it; every other cell runs in a loop of
 with the state is left.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import cast
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import rnn as packing
 
-from core.models import cells
+from core.models import cells, compute
 from core.models import state as states
 
 
@@ -171,10 +172,11 @@ class FusedLayer(Layer):
         kernel = _KERNELS[self.fused.mode]
         parts = tuple(part.unsqueeze(0) for part in state)
         carried = parts if len(parts) > 1 else parts[0]
-        if batch_sizes is None:
-            y, *after = kernel(x, carried, flat, True, 1, 0.0, self.training, False, True)
-        else:
-            y, *after = kernel(x, batch_sizes, carried, flat, True, 1, 0.0, self.training, False)
+        with compute.native_lstm_if_needed(x) if self.fused.mode == "LSTM" else contextlib.nullcontext():
+            if batch_sizes is None:
+                y, *after = kernel(x, carried, flat, True, 1, 0.0, self.training, False, True)
+            else:
+                y, *after = kernel(x, batch_sizes, carried, flat, True, 1, 0.0, self.training, False)
         # Under autocast the kernels return bf16: between windows a state keeps the precision of the weights.
         return y, tuple(part.squeeze(0).to(self.weight_hh.dtype) for part in after)
 

@@ -33,7 +33,7 @@ def modules() -> tuple[Module, ...]:
 
 
 def imports(module: Module, *, at_import_only: bool = False) -> Iterator[str]:
-    """Dotted names that a module imports; `from core.data import lanes` is `core.data.batching.lanes`.
+    """Dotted names that a module imports; `from core.data.batching import lanes` is `core.data.batching.lanes`.
 
     With `at_import_only`, those alone that run when the module is imported, not inside a function.
     """

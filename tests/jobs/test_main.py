@@ -106,9 +106,9 @@ def test_each_kind_of_error_has_the_code_of_the_manual() -> None:
 @pytest.mark.parametrize("kind", ["StorageError", "DivergedError", "ClusterError"])
 def test_an_error_while_a_job_runs_is_one_line_and_its_code(kind: str) -> None:
     code = (
-        "import sys\nfrom core import errors\nfrom jobs import __main__ as main, cli\n"
+        "import sys\nfrom core import errors\nfrom jobs import __main__ as main, options\n"
         f"def fails(stdout): print('chatter'); raise errors.{kind}('root: what is wrong; what to\\ndo')\n"
-        "main.app = lambda **_: cli.Job(fails)\nsys.exit(main.main([]))\n"
+        "main.app = lambda **_: options.Job(fails)\nsys.exit(main.main([]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == getattr(errors, kind).exit_code

@@ -92,7 +92,7 @@ def test_the_first_signal_is_a_flag() -> None:
 
 def test_the_second_signal_ends_the_process_at_once() -> None:
     script = (
-        "import os, signal, time; from workers import stopping; flag = stopping.StopFlag(); flag.install()\n"
+        "import os, signal, time; from workers.cluster import signals; flag = signals.StopFlag(); flag.install()\n"
         "os.kill(os.getpid(), signal.SIGTERM); assert flag()\n"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
     )
@@ -111,8 +111,9 @@ def test_the_token_is_made_once_and_only_its_owner_can_read_it(outside: Path) ->
 
 def test_token_mode_is_chosen_before_ray_is_imported(outside: Path) -> None:
     script = (
-        "import os, pathlib, sys; from workers import access, cluster, launch; assert 'ray' not in sys.modules\n"
-        "access.prepare_token(False, pathlib.Path(sys.argv[1])); print(os.environ['RAY_AUTH_MODE'])"
+        "import os, pathlib, sys; from workers.cluster import authentication, session; from workers.train import launch\n"
+        "assert 'ray' not in sys.modules\n"
+        "authentication.prepare_token(False, pathlib.Path(sys.argv[1])); print(os.environ['RAY_AUTH_MODE'])"
     )
     command = [sys.executable, "-c", script, str(outside)]
     assert subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout == "token\n"
@@ -186,14 +187,15 @@ from ray.cluster_utils import Cluster
 from core import errors
 from core.config import schema
 from core.storage import location
-from workers import cluster, nodes
+from workers.cluster import nodes
+from workers.cluster import session as sessions
 
 machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
 machines.add_node(num_cpus=1)
 run = location.Location.parse(sys.argv[1])
 try:
     settings = schema.ClusterConfig(address=machines.address, num_workers=2)
-    with cluster.Session(settings, shared=(run,), metrics=run.join("metrics")) as session:
+    with sessions.Session(settings, shared=(run,), metrics=run.join("metrics")) as session:
         session.start_ray()
         session.export_from_all_nodes()
         print("targets", len(session.targets()))

@@ -30,8 +30,8 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 from core.telemetry import catalog
-from workers import telemetry
-recorder = telemetry.worker_recorder(rank=sys.argv[1])
+from workers.telemetry import prometheus
+recorder = prometheus.worker_recorder(rank=sys.argv[1])
 for _ in range(300):
     recorder.observe(catalog.TRAIN_STEP_SECONDS, 0.1)
 recorder.count(catalog.FANOUT_PARTS, stage="translate", outcome="done")
