@@ -111,7 +111,8 @@ def test_the_token_is_made_once_and_only_its_owner_can_read_it(outside: Path) ->
 
 def test_token_mode_is_chosen_before_ray_is_imported(outside: Path) -> None:
     script = (
-        "import os, pathlib, sys; from workers.cluster import authentication, session; from workers.train import launch\n"
+        "import os, pathlib, sys; from workers.cluster import authentication, session\n"
+        "from workers.train import launch; "
         "assert 'ray' not in sys.modules\n"
         "authentication.prepare_token(False, pathlib.Path(sys.argv[1])); print(os.environ['RAY_AUTH_MODE'])"
     )
