@@ -237,13 +237,13 @@ class _Pipeline:
         self._stages[name] = before["report"] if is_done else made
 
     def _measure(self, name: str, made: Report) -> None:
-        told, verb = self._session.recorder, name.partition(".")[0]
-        told.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
+        metrics, verb = self._session.metrics, name.partition(".")[0]
+        metrics.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
         if verb == "evaluate":  # of several corpora the mean of those evaluated so far
             others = [report["bleu"] for stage, report in self._stages.items() if stage.startswith(f"{verb}.")]
-            told.set(catalog.EVALUATE_BLEU, sum([*others, made["bleu"]]) / (len(others) + 1))
+            metrics.set(catalog.EVALUATE_BLEU, sum([*others, made["bleu"]]) / (len(others) + 1))
         if verb == "score" and "nll_nats_per_token" in made:
-            told.set(catalog.SCORE_LOSS, float(made["nll_nats_per_token"]))
+            metrics.set(catalog.SCORE_LOSS, float(made["nll_nats_per_token"]))
 
     def _manifest(self, output: str) -> location.Location:
         return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)

@@ -85,7 +85,7 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
         store.begin()
         made = all_passes.run(config.sharding)
         store.finish(made.to_json(), dataset_index.NAME)
-        session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
+        session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
     _clean_up(folder)
     return _report(folder, made, started_s, already_done=content is not None)
 

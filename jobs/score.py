@@ -162,7 +162,7 @@ def _check(
     """Refuses what does not go together."""
     if bundle.config.kind == "autoregressive":
         raise errors.UsageError("--run: this run is an autoregressive, which scores no text: use forecast")
-    target_tokens.told(bundle, scoring.target_token, "scoring.target_token")
+    target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
     is_seq2seq = bundle.config.kind == "seq2seq"
     if is_seq2seq and targets is None:
         raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")

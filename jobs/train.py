@@ -80,7 +80,7 @@ def run_locked(
         report = {"verb": "train", "root": str(root), **made, "already_done": False}
     else:
         report = _train_steps(plan(config, fresh), session, reporter, state)
-    session.recorder.set(catalog.LAST_SUCCESS, time.time(), stage="train")
+    session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage="train")
     run_state.stage_done(root, "train", time.monotonic() - started_s, report, worked=True)
     return report
 

@@ -148,7 +148,9 @@ def _check_output(output: str, decoding: inference_settings.DecodingConfig, pref
 def _open(runs: Sequence[location.Location], decoding: inference_settings.DecodingConfig) -> Models:
     """Loads what translates, checked to fit together."""
     opened = [driver.open_run("translate", run, decoding.average_checkpoints) for run in runs]
-    members = [target_tokens.told(one.bundle, decoding.target_token, "decoding.target_token") for one in opened]
+    members = [
+        target_tokens.with_target_token(one.bundle, decoding.target_token, "decoding.target_token") for one in opened
+    ]
     beside = None
     if decoding.fusion is not None:
         beside = bundles.find(paths.locate(decoding.fusion.run, "decoding.fusion.run")).bundle

@@ -5,7 +5,7 @@ from typing import Protocol
 from core.telemetry import catalog
 
 
-class Recorder(Protocol):
+class Metrics(Protocol):
     """Takes measurements of the metrics in the catalogue; labels are those that the metric declares."""
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
@@ -21,8 +21,8 @@ class Recorder(Protocol):
         """Adds an observation to a histogram."""
 
 
-class NullRecorder:
-    """Forgets everything: the recorder of code that nobody watches."""
+class NullMetrics:
+    """Forgets everything: the metrics of code that nobody watches."""
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
         """Does nothing."""
@@ -37,7 +37,7 @@ class NullRecorder:
         """Does nothing."""
 
 
-class ListRecorder:
+class InMemoryMetrics:
     """Remembers every call in order, as (metric name, value, labels)."""
 
     def __init__(self) -> None:

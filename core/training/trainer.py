@@ -38,7 +38,7 @@ class Hooks(Protocol):
     """Who watches a run and may interfere; asked on rank 0 alone, after each step."""
 
     def progress(self, now: progress.Progress) -> None:
-        """Is told how far the run is, about twice a second at most."""
+        """Is metrics how far the run is, about twice a second at most."""
 
     def should_stop(self) -> bool:
         """Whether the run is to save its state and end."""
@@ -83,7 +83,7 @@ class TrainingSummary:
 def train(
     job: TrainingJob,
     group: collective.Collective,
-    told: metrics.Recorder,
+    metrics: metrics.Metrics,
     hooks: Hooks,
     validator: validation.Validator | None = None,
 ) -> TrainingSummary:
@@ -103,14 +103,14 @@ def train(
     dataset = shards.Dataset.open(job.dataset, backward=model_settings.reads_backward(job.model))
     claimed = collective.from_first(group, "where the run is", lambda: resume.claim(job, dataset, group.world_size))
     if group.rank == 0:
-        told.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
+        metrics.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
     if claimed.is_finished:
         num_left_out = resume.left_out(job, dataset, claimed.state)
         return _summary(
             claimed.state, job.training, claimed, claimed.search.found, None, num_left_out, group, False, started_s
         )
     start = resume.begin(job, claimed, dataset, group)
-    loop = _Loop(job, start, group, told, hooks, validator or validation.LossOnly())
+    loop = _Loop(job, start, group, metrics, hooks, validator or validation.LossOnly())
     is_interrupted = loop.run()
     num_left_out = resume.left_out(job, dataset, start.state)
     return _summary(
@@ -126,15 +126,15 @@ class _Loop:
         job: TrainingJob,
         start: resume.Start,
         group: collective.Collective,
-        told: metrics.Recorder,
+        metrics: metrics.Metrics,
         hooks: Hooks,
         validator: validation.Validator,
     ) -> None:
         self.start = start
         self.loss_nats: float | None = None
-        self._job, self._group, self._told, self._hooks, self._validator = job, group, told, hooks, validator
+        self._job, self._group, self._metrics, self._hooks, self._validator = job, group, metrics, hooks, validator
         tasks = start.dataset.tasks
-        self._meter = training_metrics.Meter(start.state, job.training, group, told, start.learner.device, tasks)
+        self._meter = training_metrics.Meter(start.state, job.training, group, metrics, start.learner.device, tasks)
         self._record = progress.Record(job.root, start.epoch)
         self._validated = [task for task in tasks if start.dataset.split("valid", task) is not None]
 
@@ -214,11 +214,11 @@ class _Loop:
         return is_finished, is_stopped
 
     def _wishes(self) -> tuple[bool, bool]:
-        """Whether to save now, and whether to stop too: rank 0 is told, and all ranks agree in one reduction."""
-        told = 0
+        """Whether to save now, and whether to stop too: rank 0 is metrics, and all ranks agree in one reduction."""
+        metrics = 0
         if self._group.rank == 0:
-            told = 2 if self._hooks.should_stop() else int(self._hooks.should_save())
-        agreed = self._group.largest(told, "whether to save or stop")
+            metrics = 2 if self._hooks.should_stop() else int(self._hooks.should_save())
+        agreed = self._group.largest(metrics, "whether to save or stop")
         return agreed >= 1, agreed == 2
 
     def _validate(self) -> progress.Validation:
@@ -234,10 +234,10 @@ class _Loop:
             self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
             for row in diagnostics.of_validation(start, self._job.training, samples):
                 self._record.add(row)
-            self._told.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
+            self._metrics.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
             for task, one in by_task.items():
                 number = start.dataset.tasks.index(task)
-                self._told.set(catalog.TRAIN_TASK_VALID_LOSS, one.nll_nats, task=str(number))
+                self._metrics.set(catalog.TRAIN_TASK_VALID_LOSS, one.nll_nats, task=str(number))
         return found
 
     def _validate_task(self, task: str) -> tuple[progress.Validation, validation.Examination]:
@@ -281,9 +281,9 @@ class _Loop:
 
         start.newest = collective.from_first(self._group, f"the checkpoint of step {start.state.step}", write)
         if self._group.rank == 0:
-            self._told.observe(catalog.CHECKPOINT_SECONDS, time.monotonic() - started_s)
-            self._told.set(catalog.CHECKPOINT_STEP, start.state.step)
-            self._told.set(catalog.CHECKPOINT_TIME, time.time())
+            self._metrics.observe(catalog.CHECKPOINT_SECONDS, time.monotonic() - started_s)
+            self._metrics.set(catalog.CHECKPOINT_STEP, start.state.step)
+            self._metrics.set(catalog.CHECKPOINT_TIME, time.time())
 
     def _diverged(self, what: str) -> errors.DivergedError:
         newest = self.start.newest

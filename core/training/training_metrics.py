@@ -22,11 +22,11 @@ class Meter:
         state: progress.State,
         training: training_settings.TrainingConfig,
         group: collective.Collective,
-        told: metrics.Recorder,
+        metrics: metrics.Metrics,
         device: torch.device,
         tasks: Sequence[str] = ("",),
     ) -> None:
-        self._state, self._training, self._group, self._told = state, training, group, told
+        self._state, self._training, self._group, self._metrics = state, training, group, metrics
         self._rank = str(group.rank)
         self._tasks = tasks
         self._sums_K2 = torch.zeros((len(tasks), 2), dtype=torch.float64, device=device)
@@ -37,11 +37,11 @@ class Meter:
         self._layer_norms: Mapping[str, float] = {}
         self._cosines: Mapping[str, float] = {}
         self._watched_s = -math.inf
-        told.count(catalog.TRAIN_STEPS, 0, rank=self._rank)
+        metrics.count(catalog.TRAIN_STEPS, 0, rank=self._rank)
         if group.rank == 0:
-            told.set(catalog.TRAIN_WORKERS, group.world_size)
-            told.count(catalog.TRAIN_STARTS)
-            told.count(catalog.TRAIN_NONFINITE, 0)
+            metrics.set(catalog.TRAIN_WORKERS, group.world_size)
+            metrics.count(catalog.TRAIN_STARTS)
+            metrics.count(catalog.TRAIN_NONFINITE, 0)
 
     def add(self, outcome: step.Outcome, micro_batches: Sequence[batches.Batch], rate: float, elapsed_s: float) -> None:
         """Takes note of a step; reads nothing from the device."""
@@ -56,7 +56,7 @@ class Meter:
                 self._state.tasks[batch.task].num_stale_targets += batch.num_targets
             self._sums_K2 += outcome.sums_K2
         elif self._group.rank == 0:
-            self._told.count(catalog.TRAIN_NONFINITE)
+            self._metrics.count(catalog.TRAIN_NONFINITE)
 
     def settle(self) -> None:
         """Brings the sums of all ranks into the state, as a checkpoint keeps them; all ranks together."""
@@ -67,7 +67,7 @@ class Meter:
         self._sums_K2.zero_()
 
     def row(self) -> dict[str, Any]:
-        """The row of the steps since the last one, told to the recorder too; all ranks together."""
+        """The row of the steps since the last one, metrics to the metrics too; all ranks together."""
         self.settle()
         state, elapsed_s = self._state, sum(self._durations_s)
         count, nll_sum = sum(task.num_stale_targets for task in state.tasks), sum(task.nll_sum for task in state.tasks)
@@ -122,23 +122,23 @@ class Meter:
         )
 
     def _tell(self) -> None:
-        told, row = self._told, self._row
-        told.count(catalog.TRAIN_STEPS, self._num_applied, rank=self._rank)
-        told.count(catalog.TRAIN_TOKENS, self._num_own, rank=self._rank)
+        metrics, row = self._metrics, self._row
+        metrics.count(catalog.TRAIN_STEPS, self._num_applied, rank=self._rank)
+        metrics.count(catalog.TRAIN_TOKENS, self._num_own, rank=self._rank)
         for duration_s in self._durations_s:
-            told.observe(catalog.TRAIN_STEP_SECONDS, duration_s, rank=self._rank)
+            metrics.observe(catalog.TRAIN_STEP_SECONDS, duration_s, rank=self._rank)
         if self._group.rank == 0:
-            told.set(catalog.TRAIN_EPOCH, self._state.epochs_done)
-            told.set(catalog.TRAIN_LEARNING_RATE, self._rate)
+            metrics.set(catalog.TRAIN_EPOCH, self._state.epochs_done)
+            metrics.set(catalog.TRAIN_LEARNING_RATE, self._rate)
             if row["loss_nats"] is not None:
-                told.set(catalog.TRAIN_LOSS, row["loss_nats"])
+                metrics.set(catalog.TRAIN_LOSS, row["loss_nats"])
             if row["gradient_norm"] is not None:
-                told.set(catalog.TRAIN_GRAD_NORM, row["gradient_norm"])
+                metrics.set(catalog.TRAIN_GRAD_NORM, row["gradient_norm"])
             for number, figures in enumerate(map(_figures, self._state.tasks)):
                 if figures:
-                    told.set(catalog.TRAIN_TASK_LOSS, figures["nll_nats"], task=str(number))
+                    metrics.set(catalog.TRAIN_TASK_LOSS, figures["nll_nats"], task=str(number))
             if self._cosines:
-                told.set(catalog.TRAIN_COSINE, min(self._cosines.values()))
+                metrics.set(catalog.TRAIN_COSINE, min(self._cosines.values()))
 
 
 def _figures(task: progress.Task) -> dict[str, float]:

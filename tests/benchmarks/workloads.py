@@ -307,7 +307,7 @@ def bare() -> Variants:
         clock = _Clock()
         root = builders.place(folder / f"run-{next(runs)}")
         job = trainer.TrainingJob(root, "bench", 1, config, training, builders.FP32, dataset)
-        trainer.train(job, collective.Alone(), metrics.NullRecorder(), clock)
+        trainer.train(job, collective.Alone(), metrics.NullMetrics(), clock)
         steps_s = [after - before for before, after in itertools.pairwise(clock.read_s)]
         return harness.Done(tokens, statistics.median(steps_s))
 

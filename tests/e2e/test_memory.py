@@ -78,7 +78,7 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
     monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
     session, reporter = preparing.Session(), console.SilentReporter()
-    session.recorder = metrics.NullRecorder()  # type: ignore[assignment]
+    session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
     corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
     prepare.run(corpora[0], session, reporter)  # what is loaded once is loaded now
     peaks: dict[str, list[int]] = {}
@@ -113,7 +113,7 @@ class Committing:
         tasks: Iterable[pools.Task],
         factory: Callable[[], Callable[[Any], Any]],
         on_done: Callable[[pools.Task, Any], None],
-        recorder: metrics.Recorder = preparing.NOBODY,
+        metrics: metrics.Metrics = preparing.NOBODY,
         progress: Callable[[int], None] = pools.unseen,
         should_stop: Callable[[], bool] = pools.never,
     ) -> None:
@@ -150,7 +150,7 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         before = tracemalloc.get_traced_memory()[0]
         found = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
         session = preparing.Session(Committing(store))
-        session.recorder = metrics.NullRecorder()  # type: ignore[assignment]
+        session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
         records, _ = driver.do_parts(
             spec, "score", driver.of_lines(inputs.pieces([found])), session, lambda lines: None
         )

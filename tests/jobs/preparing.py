@@ -34,7 +34,7 @@ WORDS = [
     "or",
     "not",
 ]
-NOBODY = metrics.NullRecorder()
+NOBODY = metrics.NullMetrics()
 
 
 class Shuffling:
@@ -51,7 +51,7 @@ class Shuffling:
         tasks: Iterable[pools.Task],
         factory: Callable[[], Callable[[Any], Result]],
         on_done: Callable[[pools.Task, Result], None],
-        recorder: metrics.Recorder = NOBODY,
+        metrics: metrics.Metrics = NOBODY,
         progress: Callable[[int], None] = pools.unseen,
         should_stop: Callable[[], bool] = pools.never,
     ) -> None:
@@ -74,7 +74,7 @@ class Session:
     """A session of one executor, which remembers what was measured."""
 
     def __init__(self, executor: pools.Executor | None = None) -> None:
-        self.recorder = metrics.ListRecorder()
+        self.metrics = metrics.InMemoryMetrics()
         self.should_stop: Callable[[], bool] = pools.never
         self.used = executor or pools.InProcess()
         self.asked: list[int | None] = []

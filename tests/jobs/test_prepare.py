@@ -63,7 +63,7 @@ def test_lines_read_are_lines_kept_and_lines_dropped_by_reason(tmp_path: Path, p
     rows = sum(shard.rows for records in index.splits.values() for shard in records)
     assert index.lines_read == 300 == rows + sum(index.drops.values())
     counted = collections.Counter[tuple[str, str | None]]()
-    for name, amount, labels in session.recorder.calls:
+    for name, amount, labels in session.metrics.calls:
         counted[name, labels.get("outcome")] += int(amount)
     assert counted["raycurrent_prepare_lines_total", "done"] == kept
     assert counted["raycurrent_prepare_lines_total", "skipped"] == 300 - kept

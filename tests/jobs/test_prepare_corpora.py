@@ -79,7 +79,10 @@ def test_each_corpus_has_its_own_lines_and_all_share_their_tokenizers(
                 upper = dataset.codecs["target"].decode(target.tolist())
                 assert (text == text.upper()) == (task == "down")
                 assert (upper == upper.upper()) == (task != "down")
-                assert source.tolist() == [*dataset.codecs["source"].told(token).encode_lines([text])[0], 3]
+                assert source.tolist() == [
+                    *dataset.codecs["source"].with_target_token(token).encode_lines([text])[0],
+                    3,
+                ]
     assert total == sum(one["lines"] for one in report["splits"].values())
     assert report["lines_read"] == 200 + 200 + 40 + 40
     assert set(report["tasks"]) == {"up", "down", "few"}
@@ -169,7 +172,7 @@ def test_a_target_token_is_no_word_of_a_text(tmp_path: Path) -> None:
         codec = preparing.opened(settings).codecs["source"]
         ids = codec.tokenizer.encode("<2UP> a")
         assert 4 not in ids
-        assert codec.told("<2UP>").encode_lines(["a", ""]) == [[4, *codec.tokenizer.encode("a")], []]
+        assert codec.with_target_token("<2UP>").encode_lines(["a", ""]) == [[4, *codec.tokenizer.encode("a")], []]
         again = tokenizer.Tokenizer.from_json(codec.tokenizer.to_json(), "x")
         assert again.target_tokens == ("<2UP>",)
 

@@ -36,7 +36,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name, (text, *overrides) in VARIANTS.items():
         config = conftest.configured(text, folder, f"root={folder}/{name}", *overrides)
         roots.append(location.Location.parse(config.root))
-        with sessions.Session(config.cluster, metrics=roots[-1].join("metrics")) as session:
+        with sessions.Session(config.cluster, metrics_folder=roots[-1].join("metrics")) as session:
             pipeline.run(config, session, console.SilentReporter())
         (folder / name / "report.html").rename(folder / f"{name}.html")
     report.run(roots, console.SilentReporter(), location.Location.parse(str(folder / "comparison.html")))

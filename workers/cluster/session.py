@@ -53,7 +53,7 @@ class Session:
     Args:
         cluster: where the work runs.
         shared: folders that every node must see as the driver does.
-        metrics: folder of the run's metrics; None: nothing is measured.
+        metrics_folder: folder of the run's metrics; None: nothing is measured.
         export: how metrics are exported.
         run: name of the run, a label of its scrape targets.
     """
@@ -62,7 +62,7 @@ class Session:
         self,
         cluster: schema.ClusterConfig,
         shared: Sequence[location.Location] = (),
-        metrics: location.Location | None = None,
+        metrics_folder: location.Location | None = None,
         export: schema.TelemetryConfig | None = None,
         run: str = "raycurrent",
     ) -> None:
@@ -71,7 +71,7 @@ class Session:
         self.ray_started = False
         self.folder = Path(tempfile.gettempdir())
         self._shared = tuple(shared)
-        self._metrics = metrics
+        self._metrics_folder = metrics_folder
         self._export = export or schema.TelemetryConfig()
         self._run = run
         self.joined = False
@@ -115,16 +115,16 @@ class Session:
         Only who holds the lock of the run may call it, or work in any other way: a driver that is refused leaves the
         files of the one that is there alone.
         """
-        if self._metrics is not None and self._exporters is None:
+        if self._metrics_folder is not None and self._exporters is None:
             self._exporters = prometheus.Exporters(
-                self.folder / "metrics", self._metrics, self._export, self._run, nodes.start_exporter
+                self.folder / "metrics", self._metrics_folder, self._export, self._run, nodes.start_exporter
             )
 
     @property
-    def recorder(self) -> metrics.Recorder:
+    def metrics(self) -> metrics.Metrics:
         """Measures what the driver does."""
         self.measure()
-        return self._exporters.recorder if self._exporters else metrics.NullRecorder()
+        return self._exporters.metrics if self._exporters else metrics.NullMetrics()
 
     def keep_metrics(self) -> None:
         """Writes what was measured so far to the run's folder, as the end of the session will."""
@@ -303,8 +303,8 @@ def _init(address: str, settings: Mapping[str, Any]) -> None:
         ) from error
     except Exception as error:
         # Of a node that does not come up in time Ray tells by a bare Exception, which nothing narrower catches.
-        told = (OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
-        if type(error) is Exception or isinstance(error, told):
+        expected = (OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
+        if type(error) is Exception or isinstance(error, expected):
             reason = str(error).strip().splitlines()
             raise errors.ClusterError(
                 f"cluster.address: {address}: {reason[0] if reason else type(error).__name__}; is the cluster up?"

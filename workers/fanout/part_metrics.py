@@ -3,29 +3,29 @@
 from core.telemetry import catalog, metrics
 
 
-class PartMeter:
+class PartMetrics:
     """Measures the parts of one stage.
 
     Everything that it counts stands at 0 from the start: a first part may be over before anybody looks again, and
     what was never seen lower has no rate.
     """
 
-    def __init__(self, measures: metrics.Recorder, stage: str) -> None:
-        self._measures, self._stage = measures, stage
-        measures.begin(catalog.FANOUT_PARTS, stage=stage, outcome="done")
+    def __init__(self, metrics: metrics.Metrics, stage: str) -> None:
+        self._metrics, self._stage = metrics, stage
+        metrics.begin(catalog.FANOUT_PARTS, stage=stage, outcome="done")
         for metric in (catalog.FANOUT_PART_SECONDS, catalog.FANOUT_WORKER_DEATHS):
-            measures.begin(metric, stage=stage)
+            metrics.begin(metric, stage=stage)
 
     def done(self, elapsed_s: float, num_pending: int) -> None:
         """A part is done, and so many are not."""
-        self._measures.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="done")
-        self._measures.observe(catalog.FANOUT_PART_SECONDS, elapsed_s, stage=self._stage)
-        self._measures.set(catalog.FANOUT_PENDING, num_pending, stage=self._stage)
+        self._metrics.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="done")
+        self._metrics.observe(catalog.FANOUT_PART_SECONDS, elapsed_s, stage=self._stage)
+        self._metrics.set(catalog.FANOUT_PENDING, num_pending, stage=self._stage)
 
     def failed(self, is_retried: bool) -> None:
         """An attempt of a part failed."""
-        self._measures.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="retried" if is_retried else "failed")
+        self._metrics.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="retried" if is_retried else "failed")
 
     def died(self) -> None:
         """A worker died."""
-        self._measures.count(catalog.FANOUT_WORKER_DEATHS, stage=self._stage)
+        self._metrics.count(catalog.FANOUT_WORKER_DEATHS, stage=self._stage)

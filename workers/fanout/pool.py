@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 Work = Callable[[Any], Result]
 Factory = Callable[[], Work[Result]]
 
-_NOBODY = metrics.NullRecorder()
+_NOBODY = metrics.NullMetrics()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Executor(Protocol):
         tasks: Iterable[Task],
         factory: Factory[Result],
         on_done: Callable[[Task, Result], None],
-        recorder: metrics.Recorder = _NOBODY,
+        metrics: metrics.Metrics = _NOBODY,
         progress: Callable[[int], None] = unseen,
         should_stop: Callable[[], bool] = never,
     ) -> None:
@@ -88,13 +88,13 @@ class InProcess:
         tasks: Iterable[Task],
         factory: Factory[Result],
         on_done: Callable[[Task, Result], None],
-        recorder: metrics.Recorder = _NOBODY,
+        metrics: metrics.Metrics = _NOBODY,
         progress: Callable[[int], None] = unseen,
         should_stop: Callable[[], bool] = never,
     ) -> None:
         """See `Executor`."""
         work: Work[Result] | None = None
-        meter = part_metrics.PartMeter(recorder, stage)
+        meter = part_metrics.PartMetrics(metrics, stage)
         for num_done, task in enumerate(tasks, 1):
             if should_stop():
                 raise errors.InterruptedRunError(f"{stage}: stopped before part {task.name}; run it again to go on")
@@ -141,12 +141,12 @@ class Pool:
         tasks: Iterable[Task],
         factory: Factory[Result],
         on_done: Callable[[Task, Result], None],
-        recorder: metrics.Recorder = _NOBODY,
+        metrics: metrics.Metrics = _NOBODY,
         progress: Callable[[int], None] = unseen,
         should_stop: Callable[[], bool] = never,
     ) -> None:
         """See `Executor`."""
-        run = _Run(self, stage, tasks, factory, recorder, next(self._numbers))
+        run = _Run(self, stage, tasks, factory, metrics, next(self._numbers))
         try:
             while run.unfinished():
                 if should_stop():
@@ -187,7 +187,7 @@ class _Run:
         stage: str,
         tasks: Iterable[Task],
         factory: Factory[Any],
-        recorder: metrics.Recorder,
+        metrics: metrics.Metrics,
         number: int,
     ) -> None:
         self._pool = pool
@@ -195,7 +195,7 @@ class _Run:
         self._source: Iterator[Task] = iter(tasks)
         self._num_left = len(tasks) if isinstance(tasks, Sized) else None
         self._factory = factory
-        self._meter = part_metrics.PartMeter(recorder, stage)
+        self._meter = part_metrics.PartMetrics(metrics, stage)
         self._number = number
         self._exhausted = False
         self._waiting: collections.deque[Task] = collections.deque()  # taken from the source, or to be done again

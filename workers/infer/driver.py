@@ -73,7 +73,7 @@ class Workforce(Protocol):
     """Who does the parts, and who is told; `cluster.Session` is one."""
 
     @property
-    def recorder(self) -> metrics.Recorder:
+    def metrics(self) -> metrics.Metrics:
         """Measures."""
 
     @property
@@ -146,11 +146,11 @@ class _Ledger:
     A record is kept as the text that it is in its file, a sixth of what it takes as an object.
     """
 
-    def __init__(self, stage: str, num_lines: int, measures: metrics.Recorder) -> None:
+    def __init__(self, stage: str, num_lines: int, metrics: metrics.Metrics) -> None:
         self._records: dict[int, bytes] = {}  # by their first line
         self._first_error: dict[str, Any] = {}
         self._stage = stage
-        self._measures = measures
+        self._metrics = metrics
         self._allowed = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
         self._num_errors = 0
         self.num_lines_done = 0
@@ -170,10 +170,10 @@ class _Ledger:
 
     def on_done(self, task: pools.Task, record: dict[str, Any]) -> None:
         """Measures a part that was just done, and takes its record in."""
-        count = functools.partial(self._measures.count, catalog.INFERENCE_LINES, stage=self._stage)
+        count = functools.partial(self._metrics.count, catalog.INFERENCE_LINES, stage=self._stage)
         count(record["lines"] - record["errors"], outcome="done")
         count(record["errors"], outcome="failed")
-        self._measures.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
+        self._metrics.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
         self.num_lines_done += record["lines"]
         self.enter(task.payload.piece.first_line, record)
 
@@ -206,16 +206,16 @@ def do_parts(
     """
     store = commit.PartStore(location.Location(spec.folder), spec.plan)
     num_lines = sum(payload.piece.num_lines for round_ in rounds for payload in round_)
-    ledger = _Ledger(stage, num_lines, workforce.recorder)
+    ledger = _Ledger(stage, num_lines, workforce.metrics)
     widest = max(map(len, rounds), default=0)
     for round_ in rounds:
         tasks = _not_done(round_, store, ledger, progress)
         if tasks:
             factory = functools.partial(part_worker.make, spec)
             workforce.executor(stage, widest).run(
-                stage, tasks, factory, ledger.on_done, workforce.recorder, progress, workforce.should_stop
+                stage, tasks, factory, ledger.on_done, workforce.metrics, progress, workforce.should_stop
             )
-    workforce.recorder.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
+    workforce.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
     return ledger.in_order(), ledger.num_lines_done
 
 
@@ -277,7 +277,7 @@ def count_tokens(
     tasks = lazy.OnDemand(len(pieces), task)
     factory = functools.partial(part_worker.CountWorker, spec)
     workforce.executor(stage, len(tasks)).run(
-        stage, tasks, factory, on_done, workforce.recorder, progress, workforce.should_stop
+        stage, tasks, factory, on_done, workforce.metrics, progress, workforce.should_stop
     )
     return counts
 

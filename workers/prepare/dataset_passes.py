@@ -58,11 +58,11 @@ class Passes:
         self._runner = passes.Runner(self._store, session, reporter)
         self._covered: dict[str, list[dict[str, float]]] = {}
         of_tasks = {task: one for task, one in corpora.items() if isinstance(one, corpus_settings.TaskCorpusConfig)}
-        told = {task: one.target_token for task, one in of_tasks.items() if one.target_token is not None}
-        every = tuple(dict.fromkeys(told.values()))
+        target_tokens = {task: one.target_token for task, one in of_tasks.items() if one.target_token is not None}
+        every = tuple(dict.fromkeys(target_tokens.values()))
         recipes = {
             task: sharding.Recipe(
-                corpus, tokenizing, seed, planned.folder, self._store.plan, task, told.get(task), every
+                corpus, tokenizing, seed, planned.folder, self._store.plan, task, target_tokens.get(task), every
             )
             for task, corpus in corpora.items()
         }

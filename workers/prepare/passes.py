@@ -19,7 +19,7 @@ class Session(Protocol):
     """What a run needs of the cluster."""
 
     @property
-    def recorder(self) -> metrics.Recorder:
+    def metrics(self) -> metrics.Metrics:
         """Measures what the driver does."""
 
     @property
@@ -88,7 +88,7 @@ class Runner:
                 tasks,
                 factory,
                 on_done,
-                recorder=self._session.recorder,
+                metrics=self._session.metrics,
                 progress=shown.advance,
                 should_stop=self._session.should_stop,
             )
@@ -96,6 +96,6 @@ class Runner:
     def _measure(self, record: sharding.Record) -> None:
         kept = sum(shard["rows"] for shard in record["shards"].values())
         tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
-        self._session.recorder.count(catalog.PREPARE_LINES, kept, outcome="done")
-        self._session.recorder.count(catalog.PREPARE_LINES, record["lines"] - kept, outcome="skipped")
-        self._session.recorder.count(catalog.PREPARE_TOKENS, tokens)
+        self._session.metrics.count(catalog.PREPARE_LINES, kept, outcome="done")
+        self._session.metrics.count(catalog.PREPARE_LINES, record["lines"] - kept, outcome="skipped")
+        self._session.metrics.count(catalog.PREPARE_TOKENS, tokens)

@@ -42,7 +42,7 @@ SCALARS = {  # of the rows of a run's record, by their kind
 _log = logging.getLogger(__name__)
 
 
-class PrometheusRecorder:
+class PrometheusMetrics:
     """Measures into this node's folder. A `rank` is added to the metrics that have that label."""
 
     def __init__(self, folder: Path, rank: str = "0") -> None:
@@ -57,19 +57,19 @@ class PrometheusRecorder:
         self._children: dict[tuple[str, ...], Any] = {}
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
-        """See `metrics.Recorder`."""
+        """See `metrics.Metrics`."""
         self._child(metric, labels)
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
-        """See `metrics.Recorder`."""
+        """See `metrics.Metrics`."""
         self._child(metric, labels).inc(amount)
 
     def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
-        """See `metrics.Recorder`."""
+        """See `metrics.Metrics`."""
         self._child(metric, labels).set(value)
 
     def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
-        """See `metrics.Recorder`."""
+        """See `metrics.Metrics`."""
         self._child(metric, labels).observe(value)
 
     def _child(self, metric: catalog.Metric, labels: dict[str, str]) -> Any:
@@ -116,10 +116,10 @@ def _collector(metric: catalog.Metric, registry: prometheus_client.CollectorRegi
             )
 
 
-def worker_recorder(rank: str = "0") -> metrics.Recorder:
+def worker_metrics(rank: str = "0") -> metrics.Metrics:
     """What a worker measures with: into the folder that its environment names, or not at all."""
     folder = os.environ.get(FOLDER_VARIABLE)
-    return PrometheusRecorder(Path(folder), rank) if folder else metrics.NullRecorder()
+    return PrometheusMetrics(Path(folder), rank) if folder else metrics.NullMetrics()
 
 
 def render(folder: Path) -> bytes:
@@ -196,7 +196,7 @@ class Exporters:
 
     Args:
         folder: of the metrics of this node, and of every other one under the same path; made anew for each run.
-        metrics: folder of the run that `targets.json` and `final-<node>.prom` are written to.
+        metrics_folder: folder of the run that `targets.json` and `final-<node>.prom` are written to.
         export: how metrics are exported.
         run: name of the run, a label of its targets.
         start_remote: starts an exporter on a node, given its id and the arguments of `NodeExporter`.
@@ -205,14 +205,14 @@ class Exporters:
     def __init__(
         self,
         folder: Path,
-        metrics: location.Location,
+        metrics_folder: location.Location,
         export: schema.TelemetryConfig,
         run: str,
         start_remote: Callable[..., RemoteExporter],
     ) -> None:
         self.folder = folder
-        self.recorder = PrometheusRecorder(folder)
-        self._metrics = metrics
+        self.metrics = PrometheusMetrics(folder)
+        self._metrics_folder = metrics_folder
         self._export = export
         self._run = run
         self._start_remote = start_remote
@@ -256,7 +256,7 @@ class Exporters:
             snapshot = exporter.snapshot()
             if snapshot is not None:
                 name, text = snapshot
-                self._metrics.join(f"final-{name}.prom").replace(text)
+                self._metrics_folder.join(f"final-{name}.prom").replace(text)
         except (errors.RaycurrentError, OSError, ValueError) as error:
             _log.warning("telemetry: the final metrics of a node are not kept: %s", error)
 
@@ -270,7 +270,7 @@ class Exporters:
         """Writes a file for Prometheus' `file_sd_configs`, in one piece."""
         entry = {"targets": targets, "labels": {"job": "raycurrent", "run": self._run}}
         try:
-            self._metrics.join("targets.json").replace(json.dumps([entry]).encode() + b"\n")
+            self._metrics_folder.join("targets.json").replace(json.dumps([entry]).encode() + b"\n")
         except (errors.RaycurrentError, OSError) as error:
             _log.warning("telemetry: targets.json is not written, so Prometheus will not find the run: %s", error)
 

@@ -315,8 +315,8 @@ class _RankHooks:
             return
         self._asked_s = now_s
         if self._question is not None and self._ray.wait([self._question], timeout=0)[0]:
-            told = self._ray.get(self._question)
-            self._wishes = messages.Wishes(told.stop, told.save or self._wishes.save)
+            answer = self._ray.get(self._question)
+            self._wishes = messages.Wishes(answer.stop, answer.save or self._wishes.save)
             self._question = None
         if self._question is None:
             self._question = self._board.wishes.remote()

@@ -142,7 +142,7 @@ def _count(
                 todo,
                 functools.partial(counter, recipe),
                 lambda _, __: None,
-                session.recorder,
+                session.metrics,
                 shown.advance,
                 session.should_stop,
             )

@@ -14,7 +14,7 @@ def run_rank(job: trainer.TrainingJob, place: messages.Place, hooks: trainer.Hoo
     """Trains as one rank of a group, or alone; returns what rank 0 knows at the end."""
     compute.set_threads(place.threads)
     group: collective.Collective = collective.Torch() if torch.distributed.is_initialized() else collective.Alone()
-    recorder = prometheus.worker_recorder(str(group.rank))
+    metrics = prometheus.worker_metrics(str(group.rank))
     job = dataclasses.replace(job, device=place.device)
     examiner = validator.Examiner(job.training.validation, job.compute, job.seed)
-    return trainer.train(job, group, recorder, hooks, examiner)
+    return trainer.train(job, group, metrics, hooks, examiner)

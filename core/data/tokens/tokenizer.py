@@ -287,7 +287,7 @@ class Codec:
         encoded = self.tokenizer.encode_lines(lines)
         return [[*self.begin, *ids] if ids else ids for ids in encoded] if self.begin else encoded
 
-    def told(self, target_token: str) -> "Codec":
+    def with_target_token(self, target_token: str) -> "Codec":
         """The codec that begins lines with a target token."""
         return dataclasses.replace(self, begin=(self.tokenizer.reserved.index(target_token),))
 

@@ -57,7 +57,7 @@ class Scorer:
         self.placed = devices.place(bundle, compute, device)
         self._model = bundle.model
         self._settings = scoring
-        self._codecs = target_tokens.told(bundle, scoring.target_token, "scoring.target_token").codecs
+        self._codecs = target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token").codecs
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
         self._tokenizer = self._codec.tokenizer
         self._joint = " " if bundle.line_end == "space" else ""

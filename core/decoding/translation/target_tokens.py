@@ -6,7 +6,7 @@ from core import errors
 from core.models import bundle as bundles
 
 
-def told(bundle: bundles.Bundle, target_token: str | None, where: str) -> bundles.Bundle:
+def with_target_token(bundle: bundles.Bundle, target_token: str | None, where: str) -> bundles.Bundle:
     """The bundle with a source codec that begins each line with a target token; as it is where it knows of none.
 
     Args:
@@ -27,4 +27,4 @@ def told(bundle: bundles.Bundle, target_token: str | None, where: str) -> bundle
         raise errors.UsageError(f"{where}: this run has several directions; choose {' or '.join(known)}")
     if target_token not in known:
         raise errors.UsageError(f"{where}: {target_token!r} is none of this run's; choose {' or '.join(known)}")
-    return dataclasses.replace(bundle, codecs={**bundle.codecs, "source": source.told(target_token)})
+    return dataclasses.replace(bundle, codecs={**bundle.codecs, "source": source.with_target_token(target_token)})

@@ -89,7 +89,7 @@ class Translator:
         table: translation_table.Table | None = None,
     ) -> None:
         every = [members] if isinstance(members, bundles.Bundle) else list(members)
-        every = [target_tokens.told(one, decoding.target_token, "decoding.target_token") for one in every]
+        every = [target_tokens.with_target_token(one, decoding.target_token, "decoding.target_token") for one in every]
         check(every, decoding, beside)
         self.placed = devices.place(every[0], compute, device, [*every[1:], *([beside] if beside else [])])
         self._settings = decoding

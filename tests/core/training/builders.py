@@ -169,7 +169,7 @@ class Watch:
 
 
 def train(job: trainer.TrainingJob, stop_after: int | None = None) -> trainer.TrainingSummary:
-    return trainer.train(job, collective.Alone(), metrics.NullRecorder(), Watch(stop_after))
+    return trainer.train(job, collective.Alone(), metrics.NullMetrics(), Watch(stop_after))
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -197,4 +197,4 @@ def _rank(rank: int, world_size: int, meeting: str, call: Callable[..., None], a
 def train_rank(rank: int, group: collective.Collective, runs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
     """Trains several runs one after the other; each is stopped after so many steps."""
     for one, stop_after in runs:
-        trainer.train(one, group, metrics.NullRecorder(), Watch(stop_after))
+        trainer.train(one, group, metrics.NullMetrics(), Watch(stop_after))

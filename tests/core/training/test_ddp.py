@@ -139,7 +139,7 @@ def _check_save(rank: int, group: collective.Collective, job: trainer.TrainingJo
     """Rank 0 alone is asked whether to save, and all ranks do."""
     hooks = builders.Watch(stop_after=6, save_after=[4] if rank == 0 else [1, 2, 3])
     saving = dataclasses.replace(job, root=job.root.join("saving"))
-    summary = trainer.train(saving, group, metrics.NullRecorder(), hooks)
+    summary = trainer.train(saving, group, metrics.NullMetrics(), hooks)
     assert (summary.step, summary.is_interrupted) == (6, True)
     group.barrier("the end of the test")
     assert sorted(path.name for path in saving.root.join("checkpoints").path.iterdir()) == [
@@ -173,7 +173,7 @@ def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJ
         return outcome
 
     step.Learner.take = spoiled  # type: ignore[method-assign]
-    told = metrics.ListRecorder()
+    told = metrics.InMemoryMetrics()
     with pytest.raises(errors.DivergedError, match=r"step 10: .*3 steps in a row.*step-00000006-e1"):
         trainer.train(job, group, told, builders.Watch())
     skipped = sum(value for name, value, _ in told.calls if name == "raycurrent_train_nonfinite_steps_total")

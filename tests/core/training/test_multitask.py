@@ -190,7 +190,7 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
         start = resume.begin(job, resume.claim(job, dataset, 1), dataset, group)
         model = start.learner.objective.model
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        found = trainer._Loop(job, start, group, metrics.NullRecorder(), builders.Watch(), validation.LossOnly())
+        found = trainer._Loop(job, start, group, metrics.NullMetrics(), builders.Watch(), validation.LossOnly())
         found.run()
         return {key: value.detach() - before[key] for key, value in model.named_parameters()}
 
@@ -207,7 +207,7 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
 
 
 def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Location) -> None:
-    told = metrics.ListRecorder()
+    told = metrics.InMemoryMetrics()
     one = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
     trainer.train(one, collective.Alone(), told, builders.Watch())
     rows = training_history.read(builders.place(tmp_path))

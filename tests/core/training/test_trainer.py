@@ -93,7 +93,7 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, 
     crashing = builders.job(tmp_path / "crashing", text, **settings)
     for after in (7, 9):
         with pytest.raises(KeyboardInterrupt):
-            trainer.train(crashing, collective.Alone(), metrics.NullRecorder(), Crash(after))
+            trainer.train(crashing, collective.Alone(), metrics.NullMetrics(), Crash(after))
     summary = builders.train(crashing)
     assert summary.start == 3
     assert builders.digest(tmp_path / "crashing") == builders.digest(tmp_path / "whole")
@@ -138,7 +138,7 @@ def test_every_part_of_the_state_matters(
 
 
 def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
-    told, watch = metrics.ListRecorder(), builders.Watch()
+    told, watch = metrics.InMemoryMetrics(), builders.Watch()
     one = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
     summary = trainer.train(one, collective.Alone(), told, watch)
     rows = _steps(tmp_path)
@@ -200,7 +200,7 @@ def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Lo
     stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
     settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
     one = builders.job(tmp_path, pairs, builders.PAIRS, keep_checkpoints=1, **settings)
-    summary = trainer.train(one, collective.Alone(), metrics.NullRecorder(), builders.Watch(), Scripted())
+    summary = trainer.train(one, collective.Alone(), metrics.NullMetrics(), builders.Watch(), Scripted())
     assert summary.epochs_done == 4
     assert summary.validation is not None
     assert summary.validation.bleu == 25.0
@@ -280,7 +280,7 @@ def test_damage_is_passed_over_and_told(tmp_path: Path, text: location.Location)
     builders.train(one, stop_after=7)
     weights = tmp_path / "run" / "checkpoints" / "step-00000007-e1" / "bundle" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    told = metrics.ListRecorder()
+    told = metrics.InMemoryMetrics()
     summary = trainer.train(one, collective.Alone(), told, builders.Watch())
     assert len(summary.passed_over) == 1
     assert "step-00000007-e1" in summary.passed_over[0]
@@ -373,7 +373,7 @@ def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
     saves = {}
     for name, asked in (("whole", ()), ("saved", (3, 5))):
         one = builders.job(tmp_path / name, text, keep_checkpoints=99)
-        trainer.train(one, collective.Alone(), metrics.NullRecorder(), builders.Watch(save_after=asked))
+        trainer.train(one, collective.Alone(), metrics.NullMetrics(), builders.Watch(save_after=asked))
         saves[name] = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
     assert saves["saved"] - saves["whole"] == {"step-00000003-e1", "step-00000005-e1"}
     assert saves["whole"] < saves["saved"]

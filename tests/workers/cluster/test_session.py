@@ -196,7 +196,7 @@ machines.add_node(num_cpus=1)
 run = location.Location.parse(sys.argv[1])
 try:
     settings = schema.ClusterConfig(address=machines.address, num_workers=2)
-    with sessions.Session(settings, shared=(run,), metrics=run.join("metrics")) as session:
+    with sessions.Session(settings, shared=(run,), metrics_folder=run.join("metrics")) as session:
         session.start_ray()
         session.export_from_all_nodes()
         print("targets", len(session.targets()))

@@ -128,8 +128,8 @@ def test_a_worker_that_dies_costs_one_more_attempt_on_a_new_worker() -> None:
     def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
         return (1.0, retries.Lost("killed")) if name == "b" and attempt == 1 else steady(name, attempt)
 
-    machine, told = Machine(script), metrics.ListRecorder()
-    done = run_on(pool_on(machine), tasks_named("abcd"), recorder=told)
+    machine, told = Machine(script), metrics.InMemoryMetrics()
+    done = run_on(pool_on(machine), tasks_named("abcd"), metrics=told)
     assert sorted(names_of(done)) == list("abcd")
     assert machine.attempts == {"a": 1, "b": 2, "c": 1, "d": 1}
     assert machine.num_started == 3
@@ -253,7 +253,7 @@ def test_in_process_tasks_go_one_by_one_and_the_work_is_built_once() -> None:
         return str.upper
 
     executor = pools.InProcess(threads=2)
-    told = metrics.ListRecorder()
+    told = metrics.InMemoryMetrics()
     executor.run("score", tasks_named("abc"), factory, lambda task, value: events.append(task.name + value), told)
     assert events == ["built", "aA", "bB", "cC"]
     assert told.calls.count((catalog.FANOUT_PARTS.name, 1.0, {"stage": "score", "outcome": "done"})) == 3

@@ -31,11 +31,11 @@ import os, signal, sys
 from pathlib import Path
 from core.telemetry import catalog
 from workers.telemetry import prometheus
-recorder = prometheus.worker_recorder(rank=sys.argv[1])
+metrics = prometheus.worker_metrics(rank=sys.argv[1])
 for _ in range(300):
-    recorder.observe(catalog.TRAIN_STEP_SECONDS, 0.1)
-recorder.count(catalog.FANOUT_PARTS, stage="translate", outcome="done")
-recorder.set(catalog.TRAIN_LOSS, float(sys.argv[1]))
+    metrics.observe(catalog.TRAIN_STEP_SECONDS, 0.1)
+metrics.count(catalog.FANOUT_PARTS, stage="translate", outcome="done")
+metrics.set(catalog.TRAIN_LOSS, float(sys.argv[1]))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -93,17 +93,17 @@ def test_values_of_killed_processes_are_kept_and_summed(tmp_path: Path) -> None:
 
 
 def test_the_number_of_series_does_not_grow_with_what_callers_say(own_folder: Path) -> None:
-    recorder = prometheus.PrometheusRecorder(own_folder)
+    metrics = prometheus.PrometheusMetrics(own_folder)
     for number in range(200):
-        recorder.count(catalog.FANOUT_WORKER_DEATHS, stage=f"stage {number}")
+        metrics.count(catalog.FANOUT_WORKER_DEATHS, stage=f"stage {number}")
     found = samples(prometheus.render(own_folder))
     assert found == {'raycurrent_fanout_worker_deaths_total{stage="other"}': 200}
 
 
 def test_a_series_can_stand_at_0_before_it_is_measured(own_folder: Path) -> None:
-    recorder = prometheus.PrometheusRecorder(own_folder)
-    recorder.begin(catalog.FANOUT_PART_SECONDS, stage="translate")
-    recorder.begin(catalog.FANOUT_PARTS, stage="translate", outcome="done")
+    metrics = prometheus.PrometheusMetrics(own_folder)
+    metrics.begin(catalog.FANOUT_PART_SECONDS, stage="translate")
+    metrics.begin(catalog.FANOUT_PARTS, stage="translate", outcome="done")
     found = samples(prometheus.render(own_folder))
     assert found['raycurrent_fanout_part_seconds_count{stage="translate"}'] == 0
     assert found['raycurrent_fanout_part_seconds_sum{stage="translate"}'] == 0
@@ -111,11 +111,11 @@ def test_a_series_can_stand_at_0_before_it_is_measured(own_folder: Path) -> None
 
 
 def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None:
-    recorder = prometheus.PrometheusRecorder(own_folder, rank="3")
+    metrics = prometheus.PrometheusMetrics(own_folder, rank="3")
     for metric in catalog.ALL:
         labels = {"stage": "train", "outcome": "done", "task": "0"}
         given = {name: labels[name] for name in metric.labels if name != "rank"}
-        measure: Any = {"counter": recorder.count, "gauge": recorder.set, "histogram": recorder.observe}[metric.kind]
+        measure: Any = {"counter": metrics.count, "gauge": metrics.set, "histogram": metrics.observe}[metric.kind]
         measure(metric, 1.0, **given)
     text = prometheus.render(own_folder).decode()
     assert [metric.name for metric in catalog.ALL if f"# HELP {metric.name} " not in text] == []
@@ -175,7 +175,7 @@ def test_a_header_without_end_is_refused(server: metrics_server.MetricsServer) -
 def test_a_run_says_where_it_is_scraped_and_keeps_what_it_measured(own_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     exporter = exporters(own_folder, run)
-    exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+    exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
     entry = json.loads((run / "targets.json").read_text())[0]
     assert entry["labels"] == {"job": "raycurrent", "run": "demo"}
     host, _, port = entry["targets"][0].partition(":")
@@ -195,7 +195,7 @@ def test_an_exporter_that_fails_does_not_disturb_the_run(own_folder: Path, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         exporter = exporters(own_folder, blocked, metrics_port=port, pushgateway="http://127.0.0.1:9")
-        exporter.recorder.count(catalog.PREPARE_TOKENS)
+        exporter.metrics.count(catalog.PREPARE_TOKENS)
         assert exporter.targets() == []
         exporter.close(linger=True)
 
@@ -212,7 +212,7 @@ def test_a_run_that_ends_hands_its_metrics_to_a_gateway_under_its_name(own_folde
     with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
         threading.Thread(target=gateway.serve_forever, daemon=True).start()
         exporter = exporters(own_folder, tmp_path / "run", pushgateway=f"http://127.0.0.1:{gateway.server_port}")
-        exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+        exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
         exporter.close(linger=True)
         gateway.shutdown()
     ((path, body),) = taken
@@ -237,7 +237,7 @@ def query(port: int, expression: str) -> list[dict[str, Any]]:
 def test_prometheus_finds_the_run_and_reads_its_metrics(own_folder: Path, tmp_path: Path) -> None:
     run, port = tmp_path / "run", free_port()
     exporter = exporters(own_folder, run)
-    exporter.recorder.count(catalog.PREPARE_TOKENS, 7)
+    exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
     settings = tmp_path / "prometheus.yml"
     settings.write_text(
         "global: {scrape_interval: 1s}\n"

@@ -26,7 +26,7 @@ def _examiner(job: trainer.TrainingJob) -> validator.Examiner:
 
 
 def _train(job: trainer.TrainingJob, group: collective.Collective) -> trainer.TrainingSummary:
-    return trainer.train(job, group, metrics.NullRecorder(), builders.Watch(), _examiner(job))
+    return trainer.train(job, group, metrics.NullMetrics(), builders.Watch(), _examiner(job))
 
 
 def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
 
 def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
     for job, stop_after in jobs:
-        trainer.train(job, group, metrics.NullRecorder(), builders.Watch(stop_after), _examiner(job))
+        trainer.train(job, group, metrics.NullMetrics(), builders.Watch(stop_after), _examiner(job))
 
 
 @pytest.mark.ddp

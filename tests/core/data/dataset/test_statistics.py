@@ -52,7 +52,7 @@ def test_by_hand() -> None:
 
 def test_what_tells_the_direction_of_a_translation_is_no_word() -> None:
     made = vocabulary(["a b"], (*tokenizer.RESERVED, "<2de>"))
-    told = tokenizer.Codec((), made).told("<2de>")
+    told = tokenizer.Codec((), made).with_target_token("<2de>")
     rows = shards.ragged([[*ids, 3] for ids in told.encode_lines(["a b", "b"])])
     found = statistics.summary(statistics.count(rows.values, np.array([0, 4, 7]), made, True, True), made, ())
     assert (found["tokens"], found["lengths"]) == (3, [[1, 1], [2, 1]])
