@@ -17,7 +17,7 @@ import typer
 
 from core import errors
 from core.config import loading, schema
-from core.storage import commit, location
+from core.storage import location, run_lock
 from jobs import console, json_documents, options, paths, settings
 
 app = typer.Typer(
@@ -36,7 +36,10 @@ def prepare(
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import prepare as verb
 
-        with options.session_of(resolved) as session, commit.RunLock(location.Location.parse(resolved.root), "prepare"):
+        with (
+            options.session_of(resolved) as session,
+            run_lock.RunLock(location.Location.parse(resolved.root), "prepare"),
+        ):
             return verb.run(resolved, session, console.reporter())
 
     return options.of_config(config, set_, print_config, call)

@@ -9,14 +9,14 @@ from core.data.dataset import dataset_index, shards
 from core.decoding.translation import shortlist
 from core.models import bundle
 from core.storage import commit, location
-from jobs import console
+from workers.fanout import progress_display
 
 Found = dict[str, Any]
 
 _OUTPUT_PARTS = ".parts"
 
 
-def run(place: location.Location, reporter: console.Reporter) -> Found:
+def run(place: location.Location, reporter: progress_display.Reporter) -> Found:
     """Describes an artefact of ours and verifies it.
 
     Raises:
@@ -28,7 +28,7 @@ def run(place: location.Location, reporter: console.Reporter) -> Found:
     return {"path": str(place), "verified": True, **found}
 
 
-def _inspect(place: location.Location, stage: console.Stage) -> Found:
+def _inspect(place: location.Location, stage: progress_display.Stage) -> Found:
     if place.join(dataset_index.NAME).exists():
         found = _dataset(place)
     elif place.join(bundle.CHECKPOINT_MANIFEST).exists():
@@ -44,7 +44,7 @@ def _inspect(place: location.Location, stage: console.Stage) -> Found:
             f"{place}: is no dataset, checkpoint, run or output of ours; name a folder that holds one of these"
         )
     else:
-        raise errors.UsageError(f"{place}: there is nothing here; check the name")
+        raise errors.UsageError(f"{place}: does not exist; check the name")
     stage.advance()
     return found
 
@@ -120,7 +120,7 @@ def _output(folder: location.Location) -> Found:
     return {"kind": "output", "complete": True, "shards": len(records), "manifest": plain}
 
 
-def _run(root: location.Location, stage: console.Stage) -> Found:
+def _run(root: location.Location, stage: progress_display.Stage) -> Found:
     """Checks all that lies below a root: dataset, every checkpoint, every shortlist, every output."""
     has_dataset = root.join("dataset", dataset_index.NAME).exists()
     found: Found = {

@@ -9,10 +9,11 @@ from core import errors
 from core.config import loading, model_settings, schema
 from core.data.dataset import dataset_index
 from core.models import bundle
-from core.storage import commit, location
+from core.storage import commit, location, run_lock
 from core.telemetry import catalog
-from jobs import console, evaluate, generate, held_out, prepare, report, run_state, score, train, translate
+from jobs import evaluate, generate, held_out, prepare, report, run_state, score, train, translate
 from workers.cluster import session as sessions
+from workers.fanout import progress_display
 
 NUM_SAMPLES = 3
 _PREFIX_WORDS = 2
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 Report = dict[str, Any]
 
 
-def run(config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter) -> Report:
+def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter) -> Report:
     """Takes a configuration from its corpus to a report; what is done already is left as it is.
 
     A split that the corpus does not have is not translated, scored or evaluated; the report says so.
@@ -32,7 +33,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: console.R
     if config.corpus_kind == "series":
         raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
     root = location.Location.parse(config.root, "root")
-    with commit.RunLock(root, "pipeline"):
+    with run_lock.RunLock(root, "pipeline"):
         run_state.started(config)
         with run_state.ending(root, session):
             return _Pipeline(config, root, session, reporter).run()
@@ -42,7 +43,11 @@ class _Pipeline:
     """One run of the pipeline; keeps the report of each stage in `run.json`."""
 
     def __init__(
-        self, config: schema.RunConfig, root: location.Location, session: sessions.Session, reporter: console.Reporter
+        self,
+        config: schema.RunConfig,
+        root: location.Location,
+        session: sessions.Session,
+        reporter: progress_display.Reporter,
     ) -> None:
         self._config = config
         self._root = root

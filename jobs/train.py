@@ -9,11 +9,12 @@ from core.config import autoregressive_settings, model_settings, ngram_settings,
 from core.data import series
 from core.data.dataset import shards
 from core.data.tokens import bpe_dropout
-from core.storage import commit, location
+from core.storage import location, run_lock
 from core.telemetry import catalog
 from core.training import checkpoint, progress, resume, trainer
-from jobs import console, run_state
+from jobs import run_state
 from workers.cluster import session as sessions
+from workers.fanout import progress_display
 from workers.train import autoregressive_training, launch, ngram_training
 
 
@@ -37,7 +38,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
 
 
 def run(
-    config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter, fresh: bool = False
+    config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
     """Trains until the run's end, or until it is stopped with its state saved.
 
@@ -50,7 +51,7 @@ def run(
     """
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
-    with commit.RunLock(root, "train"):
+    with run_lock.RunLock(root, "train"):
         check_dataset(config, dataset)
         _reached(root, fresh)
         run_state.started(config)
@@ -59,7 +60,7 @@ def run(
 
 
 def run_locked(
-    config: schema.RunConfig, session: sessions.Session, reporter: console.Reporter, fresh: bool = False
+    config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
     """Does what `run` does for a caller who holds the lock of the root and has started its record."""
     root = location.Location.parse(config.root, "root")
@@ -97,7 +98,7 @@ def _make(
     root: location.Location,
     dataset: shards.Dataset | series.Dataset,
     session: sessions.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
 ) -> dict[str, Any]:
     """Makes a model that has no steps to resume from: counts an n-gram, or fits the regressor of a series."""
     settings = section.deciding(config)
@@ -114,7 +115,7 @@ def _make(
 
 
 def _train_steps(
-    job: trainer.TrainingJob, session: sessions.Session, reporter: console.Reporter, state: progress.State
+    job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, state: progress.State
 ) -> dict[str, Any]:
     """Trains from where the run is."""
     done = state.step if job.training.max_steps is not None else state.epochs_done
@@ -155,7 +156,7 @@ def _differing(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _train(
-    job: trainer.TrainingJob, session: sessions.Session, reporter: console.Reporter, done: float
+    job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, done: float
 ) -> trainer.TrainingSummary:
     """Trains with progress shown, in steps where the run ends after so many, else in epochs."""
     in_steps = job.training.max_steps is not None

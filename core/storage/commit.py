@@ -1,36 +1,30 @@
-"""One way to finish work: content under names never reused, a record for each part, and a manifest last.
+"""Commit protocol: content files, one commit record for each part, and a manifest last.
 
-A reader looks at manifests only, never at a listing. Every name is put in place once and whole, so a writer that
-was killed, repeated, or believed dead and still runs (a zombie) can add files that nobody names, and nothing else.
+Content is written under names that are never reused, by put-if-absent. Readers follow manifests, never a directory
+listing, so an incomplete output is invisible. A writer that was killed, that repeats its work, or that was believed
+dead and still runs (a zombie) can therefore only add files to which no manifest refers.
 """
 
 import hashlib
 import io
 import json
-import logging
 import re
-import threading
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from core import errors
-from core.storage import location, lock_owner
+from core.storage import location
 
 MANIFEST = "_MANIFEST.json"
 PLAN = "_PLAN.json"
 RECORDS = "_commits"
 PLAN_FORMAT, PLAN_VERSION = "raycurrent-plan", 1
-LOCKS = "_lock"
-HEARTBEAT_S, LOCK_TTL_S = 3.0, 60.0
 _READ_BYTES = 1 << 22
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_INSTEAD = "use another place, or --overwrite of a verb that has it"
+_REMEDY = "use another folder, or --overwrite where the command has it"
 _SHOWN_DIFFERENCES = 5
-_log = logging.getLogger(__name__)
 
 
 def sha256_hex(data: bytes) -> str:
@@ -38,12 +32,21 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of_file(path: location.Location) -> str:
+    """Returns the SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open() as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as a manifest names it: relative to its folder, with what its bytes must be.
+    """A file as listed in a manifest: its name relative to the folder, its SHA-256 and its size.
 
     Raises:
-        IntegrityError: the name is not one that we write, and could lead out of the folder.
+        IntegrityError: the name could lead out of the folder, or has characters that we never write.
     """
 
     name: str
@@ -53,138 +56,139 @@ class FileRecord:
     def __post_init__(self) -> None:
         for segment in self.name.split("/"):
             if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
-                raise errors.IntegrityError(f"{self.name!r}: is no name of a file of ours; restore the manifest")
+                raise errors.IntegrityError(f"{self.name!r}: is not a valid file name here; restore the manifest")
 
     @classmethod
     def from_json(cls, value: object, where: str) -> "FileRecord":
-        """Reads what `to_json` wrote.
+        """Parses what `to_json` returned.
 
         Raises:
-            IntegrityError: the value is something else.
+            IntegrityError: the value has another form.
         """
         match value:
             case {"name": str(name), "sha256": str(sha256), "size_bytes": int(size_bytes)}:
                 return cls(name, sha256, size_bytes)
-        raise errors.IntegrityError(f"{where}: {str(value)[:80]!r} is no file record; restore the file")
+        raise errors.IntegrityError(f"{where}: {str(value)[:80]!r} is not a file record; restore the file")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the record as it stands in a manifest."""
+        """Returns the record as written to a manifest."""
         return {"name": self.name, "sha256": self.sha256, "size_bytes": self.size_bytes}
 
 
 def put_content(folder: location.Location, stem: str, ending: str, data: bytes) -> FileRecord:
-    """Writes a file under a name that holds the hash of its bytes.
+    """Writes a content-addressed file: its name ends in the hash of its bytes.
 
-    Equal names mean equal bytes, so a write that is repeated, doubled or comes late changes nothing.
+    Equal names mean equal bytes, so repeated, concurrent and late writes are harmless.
     """
     sha256 = sha256_hex(data)
     record = FileRecord(f"{stem}-{sha256[:16]}{ending}", sha256, len(data))
-    place = folder.join(record.name)
-    if not place.put_if_absent(data) and place.size_bytes() != len(data):
-        # Only a crash where the filesystem has no links leaves a part under a final name; nobody can have used it.
-        place.replace(data)
+    path = folder.join(record.name)
+    if not path.put_if_absent(data) and path.size_bytes() != len(data):
+        # A crash on a filesystem without hard links can leave a truncated file; no record refers to it yet.
+        path.replace(data)
     return record
 
 
 def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
-    """Reads the named files and compares their bytes with the records.
+    """Verifies files against their records, by SHA-256.
 
     Raises:
-        IntegrityError: one is missing or differs; the message holds both hashes.
+        IntegrityError: a file is missing, or its hash differs; the message holds both hashes.
     """
     for record in records:
-        place = folder.join(record.name)
+        path = folder.join(record.name)
         try:
-            found = _hash(place)
+            sha256 = sha256_of_file(path)
         except errors.NotFoundError as error:
-            raise errors.IntegrityError(f"{place}: is missing, but its manifest names it; restore it") from error
-        if found != record.sha256:
+            raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
+        if sha256 != record.sha256:
             raise errors.IntegrityError(
-                f"{place}: is damaged: expected sha256 {record.sha256}, found {found}; restore it or make it again"
+                f"{path}: is damaged: expected sha256 {record.sha256}, found {sha256}; restore it or make it again"
             )
 
 
 def write_manifest(folder: location.Location, name: str, content: Mapping[str, Any]) -> None:
-    """Writes a manifest, which makes what it names visible; last of all.
+    """Writes a manifest. This comes last: it makes the files that it lists visible.
 
     Raises:
-        LockedError: another one stands there.
+        LockedError: another manifest exists.
     """
-    place = folder.join(name)
-    if not place.put_if_absent(_document(content)) and place.read_json() != json.loads(_document(content)):
-        raise errors.LockedError(f"{place}: another run has finished here; {_INSTEAD}")
+    path = folder.join(name)
+    data = encode_json(content)
+    if not path.put_if_absent(data) and path.read_json() != json.loads(data):
+        raise errors.LockedError(f"{path}: another run has finished here; {_REMEDY}")
 
 
 def read_manifest(folder: location.Location, name: str, format_name: str, max_version: int) -> dict[str, Any]:
-    """Reads a manifest of a format that the caller knows, up to a version.
+    """Reads a manifest, checking its format name and version.
 
     Raises:
-        NotFoundError: there is none.
-        IntegrityError: it is damaged, of another format, or of a newer version.
+        NotFoundError: the manifest does not exist.
+        IntegrityError: it is damaged, has another format, or a version newer than `max_version`.
     """
-    place = folder.join(name)
-    content = place.read_json()
+    path = folder.join(name)
+    content = path.read_json()
     if not isinstance(content, dict) or content.get("format") != format_name:
-        raise errors.IntegrityError(f"{place}: is not in the format {format_name}; name another folder")
+        raise errors.IntegrityError(f"{path}: is not in the format {format_name}; name another folder")
     version = content.get("version")
     if type(version) is not int or not 1 <= version <= max_version:
         raise errors.IntegrityError(
-            f"{place}: has version {version!r} of {format_name}, this program reads up to {max_version}; update it"
+            f"{path}: has version {version!r} of {format_name}, this program reads up to {max_version}; update it"
         )
     return content
 
 
 class PartStore:
-    """A folder that is filled part by part, by any number of workers, according to one plan.
+    """An output folder that any number of workers fill part by part, according to one plan.
 
-    The plan is everything that the content depends on. A record may name its shards under `files`, a list of
-    file records as JSON; `remove` removes those.
+    The plan holds everything that the content depends on; its fingerprint is in every commit record. A commit record
+    may list the shards of its part under `files`, as file records in JSON; `remove` deletes those.
     """
 
     def __init__(self, folder: location.Location, plan: Mapping[str, object]) -> None:
         self.folder = folder
-        self.plan: dict[str, Any] = json.loads(_document(plan))
-        self.fingerprint = sha256_hex(_document(self.plan))
+        self.plan: dict[str, Any] = json.loads(encode_json(plan))
+        self.fingerprint = sha256_hex(encode_json(self.plan))
 
     def begin(self) -> None:
-        """Writes the plan, or finds it written.
+        """Writes the plan, unless the same plan is there already.
 
         Raises:
-            LockedError: the folder was begun with another plan; the message names what differs.
+            LockedError: the folder has another plan; the message lists the differences.
         """
         content = {"format": PLAN_FORMAT, "version": PLAN_VERSION, "fingerprint": self.fingerprint, "plan": self.plan}
-        if not self.folder.join(PLAN).put_if_absent(_document(content)):
+        if not self.folder.join(PLAN).put_if_absent(encode_json(content)):
             self._check_plan()
 
     def committed(self, part: str) -> dict[str, Any] | None:
-        """Returns the record of a part that is done, or None.
+        """Returns the commit record of a part, or None if the part is not committed.
 
         Raises:
-            LockedError: it was done for another plan.
+            LockedError: it was committed for another plan.
         """
-        return self._read_record(self._place(part))
+        return self._read_record(self._record_path(part))
 
     def commit(self, part: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Declares a part done, unless it is done already; of many who try, one succeeds.
+        """Commits a part, unless it is committed already; of several concurrent attempts exactly one succeeds.
 
         Returns:
-            The record that counts: this one, or that of whoever came first.
+            The commit record that counts: this one, or that of the attempt that came first.
         """
         content = {"plan": self.fingerprint, "part": part, "attempt": uuid.uuid4().hex, "record": dict(record)}
-        place = self._place(part)
-        if place.put_if_absent(_document(content)):
-            return dict(json.loads(_document(record)))
-        # What stands there may still be ours, written by a request whose reply was lost: the winner is who is read.
-        won = self._read_record(place)
-        if won is None:
-            raise errors.StorageError(f"{place}: was there and is gone; let nothing else change this folder")
-        return won
+        path = self._record_path(part)
+        if path.put_if_absent(encode_json(content)):
+            return dict(json.loads(encode_json(record)))
+        # The existing record may still be ours, written by a request whose reply was lost: read who won.
+        winner = self._read_record(path)
+        if winner is None:
+            raise errors.StorageError(f"{path}: disappeared while it was read; let nothing else change this folder")
+        return winner
 
     def finish(self, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-        """Writes the manifest, with the plan's fingerprint; from then on the folder is complete.
+        """Writes the manifest with the plan's fingerprint, which completes the folder.
 
         Raises:
-            LockedError: another manifest stands there.
+            LockedError: another manifest exists.
         """
         write_manifest(self.folder, name, {**manifest, "plan": self.fingerprint})
 
@@ -195,177 +199,74 @@ class PartStore:
             LockedError: it was completed for another plan.
             IntegrityError: it is damaged.
         """
-        content = _read_object(self.folder.join(name))
+        content = read_json_object(self.folder.join(name))
         if content is not None and content.get("plan") != self.fingerprint:
             self._check_plan()
             raise errors.IntegrityError(f"{self.folder.join(name)}: does not belong to the plan beside it; restore it")
         return content
 
     def remove(self, name: str = MANIFEST) -> None:
-        """Removes the manifest, the records, the plan and then the shards that they list, and nothing else.
+        """Deletes the manifest, the commit records, the plan and then the shards that they list, and nothing else.
 
-        In this order no reader ever sees a complete folder with a part missing. The plan may be any.
+        In this order no reader ever sees a complete folder with a missing shard. The folder's plan is not compared.
         """
         manifest = self.folder.join(name)
-        records = [self.folder.join(RECORDS, found) for found in self.folder.join(RECORDS).list_names()]
-        records = [record for record in records if record.name.endswith(".json")]
-        contents = [_read_object(place) for place in (manifest, *records)]
+        names = [name for name in self.folder.join(RECORDS).list_names() if name.endswith(".json")]
+        records = [self.folder.join(RECORDS, name) for name in names]
+        contents = [read_json_object(path) for path in (manifest, *records)]
         shards = {shard for content in contents if content for shard in _shards(content, str(self.folder))}
-        for place in (manifest, *records, self.folder.join(PLAN)):
-            place.remove()
+        for path in (manifest, *records, self.folder.join(PLAN)):
+            path.remove()
         for shard in sorted(shards):
             self.folder.join(shard).remove()
 
-    def _place(self, part: str) -> location.Location:
-        assert _SEGMENT.fullmatch(part), f"a part's name is one plain segment, not {part!r}"
+    def _record_path(self, part: str) -> location.Location:
+        assert _SEGMENT.fullmatch(part), f"the name of a part must be one path segment, not {part!r}"
         return self.folder.join(RECORDS, f"{part}.json")
 
-    def _read_record(self, place: location.Location) -> dict[str, Any] | None:
-        content = _read_object(place)
+    def _read_record(self, path: location.Location) -> dict[str, Any] | None:
+        content = read_json_object(path)
         if content is None:
             return None
         if content.get("plan") != self.fingerprint:
             self._check_plan()
-            raise errors.IntegrityError(f"{place}: does not belong to the plan beside it; remove it")
+            raise errors.IntegrityError(f"{path}: does not belong to the plan beside it; remove it")
         record = content.get("record")
         if not isinstance(record, dict):
-            raise errors.IntegrityError(f"{place}: is no commit record; remove it, its part is then done again")
+            raise errors.IntegrityError(f"{path}: is not a commit record; remove it, and its part is done again")
         return record
 
     def _check_plan(self) -> None:
-        place = self.folder.join(PLAN)
-        found = read_manifest(self.folder, PLAN, PLAN_FORMAT, PLAN_VERSION)
-        if found.get("fingerprint") == self.fingerprint:
+        stored = read_manifest(self.folder, PLAN, PLAN_FORMAT, PLAN_VERSION)
+        if stored.get("fingerprint") == self.fingerprint:
             return
-        differences = list(_differences(found.get("plan"), self.plan, ""))
+        differences = list(_differences(stored.get("plan"), self.plan, ""))
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) or "another plan"
         more = f"; and {len(differences) - _SHOWN_DIFFERENCES} more" if len(differences) > _SHOWN_DIFFERENCES else ""
-        raise errors.LockedError(f"{place.parent}: was begun with other settings ({shown}{more}); {_INSTEAD}")
+        raise errors.LockedError(f"{self.folder}: was begun with other settings ({shown}{more}); {_REMEDY}")
 
 
-class RunLock:
-    """Held by the one driver that works on a root: `with RunLock(root, "train"): …`.
-
-    Each holder takes the next epoch, by put-if-absent of a file that is never reused, and then changes its
-    heartbeat file again and again. Another driver takes over if the heartbeat does not change for `ttl_s` of its
-    own monotonic clock, so no two clocks are compared; at once if the holder left properly, or ran on this
-    machine and is dead. The lock keeps honest drivers apart; what a zombie writes is harmless by the names it uses.
-
-    Raises:
-        LockedError: another driver holds the root; the message names it.
-        StorageError: the root cannot be written, or its store has no conditional writes.
-    """
-
-    def __init__(
-        self, root: location.Location, stage: str, ttl_s: float = LOCK_TTL_S, heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
-        self.root = root
-        self.epoch = 0
-        self._ttl_s = ttl_s
-        self._heartbeat_s = heartbeat_s
-        self._me = lock_owner.this_process(stage)
-        self._lost = threading.Event()
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._beat_until_left, name="lock-heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._take()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leaving.set()
-        self._thread.join()
-        if not self._lost.is_set():
-            try:
-                self._beat(0, left=True)
-            except errors.StorageError as failure:
-                _log.warning("%s: the lock could not be given back, it expires by itself: %s", self.root, failure)
-
-    def check(self) -> None:
-        """Makes sure that nobody has taken over, for example before a manifest is written.
-
-        Raises:
-            LockedError: somebody has: this process was believed dead.
-        """
-        if self._lost.is_set() or self._file("epoch", self.epoch + 1).exists():
-            self._lost.set()
-            raise errors.LockedError(f"{self.root}: another driver has taken over; this one was believed dead")
-
-    def _take(self) -> None:
-        while True:
-            newest = max((int(name[6:12]) for name in self._names()), default=0)
-            if newest:
-                self._wait_until_free(newest)
-            mine = self._file("epoch", newest + 1)
-            if mine.put_if_absent(_document(self._me)):
-                break
-        if mine.put_if_absent(b"{}"):
-            raise errors.StorageError(f"{self.root}: its store overwrites in spite of a condition; use another store")
-        self.epoch = newest + 1
-        self._beat(0)
-
-    def _wait_until_free(self, epoch: int) -> None:
-        """Returns once the holder of an epoch has left or is dead."""
-        holder = _read_object(self._file("epoch", epoch)) or {}
-        first, since_s = self._heartbeat(epoch), time.monotonic()
-        while True:
-            silent_s = time.monotonic() - since_s
-            now = self._heartbeat(epoch)
-            if (now or {}).get("left") or (lock_owner.is_here(holder) and lock_owner.is_dead(holder)):
-                return
-            if lock_owner.is_here(holder) or now != first:
-                raise errors.LockedError(
-                    f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
-                )
-            if silent_s > self._ttl_s:
-                _log.warning("%s: %s is silent, taking over", self.root, lock_owner.describe(holder))
-                return
-            time.sleep(self._heartbeat_s / 2)
-
-    def _beat_until_left(self) -> None:
-        beat = 0
-        while not self._leaving.wait(self._heartbeat_s):
-            beat += 1
-            try:
-                self._beat(beat)
-                self.check()
-            except errors.LockedError:
-                return
-            except errors.StorageError as error:
-                _log.warning("the heartbeat of the lock could not be written: %s", error)
-
-    def _beat(self, beat: int, left: bool = False) -> None:
-        content = {"nonce": self._me["nonce"], "beat": beat, "left": left}
-        self._file("heartbeat", self.epoch).replace(_document(content))
-
-    def _heartbeat(self, epoch: int) -> dict[str, Any] | None:
-        return _read_object(self._file("heartbeat", epoch))
-
-    def _names(self) -> list[str]:
-        return [name for name in self.root.join(LOCKS).list_names() if re.fullmatch(r"epoch-[0-9]{6}\.json", name)]
-
-    def _file(self, kind: str, epoch: int) -> location.Location:
-        return self.root.join(LOCKS, f"{kind}-{epoch:06d}.json")
-
-
-def _document(content: Mapping[str, Any]) -> bytes:
-    # Piece by piece: a manifest of many parts would be in memory several times.
+def encode_json(content: Mapping[str, Any]) -> bytes:
+    """Returns a JSON document with sorted keys: equal content gives equal bytes."""
+    # Encoded incrementally: `json.dumps` would hold a manifest of many parts in memory several times.
     encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
     text = io.BytesIO()
-    text.writelines(piece.encode() for piece in encoder.iterencode(content))
+    text.writelines(chunk.encode() for chunk in encoder.iterencode(content))
     return text.getvalue() + b"\n"
 
 
-def _read_object(place: location.Location) -> dict[str, Any] | None:
+def read_json_object(path: location.Location) -> dict[str, Any] | None:
+    """Reads a JSON object, or returns None if the file does not exist.
+
+    Raises:
+        IntegrityError: the file holds something else.
+    """
     try:
-        content = place.read_json()
+        content = path.read_json()
     except errors.NotFoundError:
         return None
     if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{place}: is no JSON object; restore or remove it")
+        raise errors.IntegrityError(f"{path}: is not a JSON object; restore or remove it")
     return content
 
 
@@ -388,11 +289,3 @@ def _differences(old: object, new: object, name: str) -> Iterator[str]:
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _hash(place: location.Location) -> str:
-    digest = hashlib.sha256()
-    with place.open() as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How stores are reached through fsspec: drivers without caches of listings and without retries of their own."""
+"""fsspec filesystems: drivers without listing caches and without retries of their own, and downloads."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 
 
 def filesystem(scheme: str, authority: str) -> Any:
-    """Returns the driver of a store; made anew in each process, since its connections do not survive a fork.
+    """Returns the fsspec driver of a store, cached per process, since connections do not survive a fork.
 
     Raises:
         UsageError: the driver is not installed.
@@ -30,7 +30,7 @@ def filesystem(scheme: str, authority: str) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
-    del pid  # part of the key alone
+    del pid  # only part of the cache key
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
         settings: dict[str, Any] = {
@@ -39,11 +39,11 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
             "retries": {"total_max_attempts": 1, "mode": "standard"},
         }
         if endpoint:
-            # Stores other than Amazon's rarely answer at bucket.host.
+            # Stores other than Amazon's rarely support virtual-hosted addresses (bucket.host).
             settings["s3"] = {"addressing_style": "path"}
         options["config_kwargs"] = settings
     if scheme in ("http", "https"):
-        # The first redirect is an error: it could lead to an address that would have been refused.
+        # Refuse redirects: they could lead to an address that `refuse_private_host` would have refused.
         options["max_redirects"] = 1
     try:
         driver, _ = fsspec.core.url_to_fs(f"{scheme}://{authority}/" if authority else f"{scheme}://", **options)
@@ -57,22 +57,22 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
 
 
 def refuse_private_host(authority: str) -> None:
-    """Keeps a configuration from making this machine fetch from inside its own network.
+    """Refuses hosts of private networks: a configuration must not make this machine fetch from inside its own.
 
     Raises:
-        UsageError: the host is, or resolves to, an address that is not a public one.
+        UsageError: the host is, or resolves to, a non-public address.
     """
     host = authority.rpartition(":")[0] if authority.rpartition(":")[2].isdigit() else authority
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), None)}
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), None)}
     except OSError:
-        return  # behind a proxy names may not resolve here; if nobody can resolve it, the request says so
-    if not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in found):
+        return  # behind a proxy names may not resolve here; otherwise the request itself will fail
+    if not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses):
         raise errors.UsageError(f"{authority}: is not a public address; download the file and name its path")
 
 
 def download(driver: Any, url: str) -> BinaryIO:
-    """Fetches a web page into an unnamed temporary file, positioned at its beginning."""
+    """Downloads a file of the web into an anonymous temporary file, positioned at its beginning."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     try:
         with driver.open(url, "rb", block_size=0) as page:
@@ -86,7 +86,7 @@ def download(driver: Any, url: str) -> BinaryIO:
 
 
 class RangeReader(io.RawIOBase):
-    """An object in a store, fetched range by range, so that each range can be tried again on its own."""
+    """An object in a store, fetched range by range, so that each range can be retried on its own."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
         self._fetch = fetch
@@ -94,11 +94,11 @@ class RangeReader(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

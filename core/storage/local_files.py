@@ -1,4 +1,7 @@
-"""How bytes reach a local name: whole, durable, and at most once where that is asked for."""
+"""Local files: atomic and durable writes, with put-if-absent by hard link.
+
+A file is written under a temporary name in the same folder, synced, then linked or renamed, and the folder is synced.
+"""
 
 import errno
 import os
@@ -16,15 +19,15 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a writer that is busy or was killed left this name; no reader looks at it."""
+    """Returns whether this is the temporary name of a writer that is running or was killed; readers ignore it."""
     return name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])
 
 
 def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
-    """Puts a new file in place unless its name is taken; the name never shows less than the whole.
+    """Creates a file unless its name is taken; the name never shows partial content.
 
     Returns:
-        False if something is there already.
+        False if the name is taken.
     """
     if path.exists():
         return False
@@ -34,7 +37,7 @@ def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # A network filesystem may repeat a link whose reply was lost: two links mean that it was ours.
+            # NFS may repeat a link request whose reply was lost: a second link to our file means that it was ours.
             if temporary.stat().st_nlink < 2:
                 return False
         except OSError as error:
@@ -48,7 +51,7 @@ def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Puts a file in place of what is there, if anything: a reader sees the old or the new one, whole."""
+    """Replaces a file, or creates it: a reader sees the old or the new content, never a mixture."""
     make_folder(path.parent)
     temporary = _write_beside(path, write)
     try:
@@ -60,7 +63,7 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, durably; one that is missing is fine."""
+    """Deletes a file durably, if it exists."""
     try:
         path.unlink()
     except (FileNotFoundError, NotADirectoryError):
@@ -69,18 +72,18 @@ def remove(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents, durably."""
+    """Creates a folder and its parents durably."""
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
-    for made in reversed(missing):
-        made.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        sync_folder(made.parent)
+    for path in reversed(missing):
+        path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        sync_folder(path.parent)
 
 
 def read(path: Path, start: int, stop: int) -> bytes:
-    """Reads the bytes from `start` up to `stop`, fewer where the file ends before."""
+    """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
     with path.open("rb") as file:
         file.seek(start)
         return file.read(stop - start)
@@ -90,7 +93,7 @@ def size_bytes(path: Path) -> int:
     """Returns the size of a file.
 
     Raises:
-        IsADirectoryError: it is a folder.
+        IsADirectoryError: the path is a folder.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -105,7 +108,7 @@ def copy(source: Path, target: BinaryIO) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power loss."""
+    """Syncs a folder, so that the names in it survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -132,7 +135,10 @@ def _write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _create_without_links(path: Path, write: Callable[[BinaryIO], object]) -> bool:
-    """Where links do not exist: exclusive create of the name itself; a crash may leave a part, which hashes show."""
+    """Creates a file on a filesystem without hard links, by exclusive create of its final name.
+
+    A crash may leave a truncated file there, which the hashes in manifests reveal.
+    """
     try:
         _write_new(path, write)
     except FileExistsError:

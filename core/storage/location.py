@@ -1,7 +1,7 @@
-"""A place in a filesystem or object store: names, reads, and the two safe ways to write.
+"""Locations: absolute URLs of files and folders, with reads and atomic writes on every filesystem.
 
-What every store does differently is hidden here, and nowhere else: its errors become ours, what is transient is
-tried again until a deadline (one layer of retries, the drivers' own are off), and a write is whole or absent.
+Differences between stores are hidden here and nowhere else: their errors become ours, transient errors are retried
+with back-off until a deadline (the only layer of retries; those of the drivers are off), and writes are atomic.
 """
 
 import contextlib
@@ -36,16 +36,21 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """An absolute URL that names a file or a folder; it holds no connection, so it pickles, hashes and is cheap."""
+    """An absolute URL of a file or folder. It holds no connection, so it can be pickled, hashed and compared."""
 
     url: str
 
     @classmethod
     def parse(cls, text: str, where: str = "", base: str | None = None) -> "Location":
-        """Reads what a user wrote; `where` names the setting in errors, `base` is what a relative path starts from.
+        """Parses a path or URL written by a user.
+
+        Args:
+            text: the path or URL.
+            where: name of the setting or option, for error messages.
+            base: folder that a relative path starts from; None: the current folder.
 
         Raises:
-            UsageError: it is no location of an allowed kind.
+            UsageError: the text is not a location of an allowed kind.
         """
         return cls(urls.normalize(text, where, base))
 
@@ -53,7 +58,7 @@ class Location:
         return self.url.removeprefix("file://")
 
     def join(self, *names: str) -> "Location":
-        """Names something below; a name may hold slashes, but leads nowhere else.
+        """Returns the location of a name below this one. A name may contain slashes, but cannot leave the folder.
 
         Raises:
             UsageError: a name is absolute, empty or holds `..`.
@@ -66,18 +71,18 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the URL."""
+        """The last segment of the URL."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     @property
     def parent(self) -> "Location":
-        """The folder that this is in; of the topmost folder, itself."""
+        """The enclosing folder; the topmost folder is its own parent."""
         scheme, authority, path = urls.split(self.url)
         return Location(f"{scheme}://{authority}{path.rpartition('/')[0] or ('/' if scheme == 'file' else '')}")
 
     @property
     def is_local(self) -> bool:
-        """Whether this is in the filesystem of this machine (which may be a shared one)."""
+        """True for the filesystem of this machine, which may be a network filesystem."""
         return self.url.startswith("file://")
 
     @property
@@ -85,10 +90,10 @@ class Location:
         """The local path.
 
         Raises:
-            UsageError: this is not local.
+            UsageError: the location is not local.
         """
         if not self.is_local:
-            raise errors.UsageError(f"{self}: is not a local path; use one here")
+            raise errors.UsageError(f"{self}: is not a local path; a local path is needed here")
         return Path(self.url.removeprefix("file://"))
 
     def read_bytes(self) -> bytes:
@@ -98,7 +103,7 @@ class Location:
         return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Reads the bytes from `start` up to `stop`, fewer where the file ends before."""
+        """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
         if stop <= start:
             return b""
         if self.is_local:
@@ -111,12 +116,12 @@ class Location:
             return self._call(lambda: local_files.size_bytes(self.path))
         size = self._call(lambda: self._remote().size(self.url))
         if size is None:
-            raise errors.StorageError(f"{self}: the server does not tell its size; download it first")
+            raise errors.StorageError(f"{self}: the server does not report its size; download the file first")
         return int(size)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Opens the file for reading; reads from a store go on after a broken connection."""
+        """Opens the file for reading; reads from an object store survive a broken connection."""
         if self.is_local:
             file: BinaryIO = self._call(lambda: self.path.open("rb"))
         elif self._is_web:
@@ -131,21 +136,21 @@ class Location:
         """Reads a JSON document.
 
         Raises:
-            IntegrityError: it is not valid JSON.
+            IntegrityError: the file is not valid JSON.
         """
         try:
             return json.loads(self.read_bytes(), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise errors.IntegrityError(f"{self}: is no valid JSON ({error}); restore or remove it") from error
+            raise errors.IntegrityError(f"{self}: is not valid JSON ({error}); restore or remove it") from error
 
     def exists(self) -> bool:
-        """Whether there is a file or folder; not to be used to decide who may write."""
+        """Returns whether there is a file or folder. Not atomic: use `put_if_absent` to decide who may write."""
         if self.is_local:
             return self._call(self.path.exists)
         return self._call(lambda: bool(self._remote().exists(self.url)))
 
     def list_names(self) -> list[str]:
-        """Returns the sorted names in this folder; a folder that is missing has none."""
+        """Returns the sorted names in this folder; none if the folder does not exist."""
         try:
             if self.is_local:
                 names = self._call(lambda: [entry.name for entry in self.path.iterdir()])
@@ -156,26 +161,26 @@ class Location:
         return sorted(name for name in names if name and not local_files.is_temporary(name))
 
     def glob(self) -> list["Location"]:
-        """Returns the files that this URL means, sorted: wildcards are followed unless a file has this very name."""
+        """Returns the files that match this URL, sorted. Wildcards are expanded unless a file has exactly this name."""
         if not any(character in self.url for character in _WILDCARDS) or self._is_web:
             return [self] if self._is_web or self.exists() else []
         if self.exists():
             return [self]
         if self.is_local:
-            found = self._call(lambda: glob.glob(str(self.path), recursive=True))  # noqa: PTH207 (absolute patterns)
-            return sorted(Location(f"file://{path}") for path in found if Path(path).is_file())
+            paths = self._call(lambda: glob.glob(str(self.path), recursive=True))  # noqa: PTH207 (absolute patterns)
+            return sorted(Location(f"file://{path}") for path in paths if Path(path).is_file())
         scheme, authority, _ = urls.split(self.url)
-        found = self._call(lambda: self._remote().glob(self.url))
-        names = [str(name).lstrip("/").partition("/")[2] for name in found]
+        matches = self._call(lambda: self._remote().glob(self.url))
+        names = [str(match).lstrip("/").partition("/")[2] for match in matches]
         return sorted(Location(f"{scheme}://{authority}/{name}") for name in names)
 
     def put_if_absent(self, data: bytes) -> bool:
-        """Writes a new file, whole and durably, unless its name is taken; of many who try, one succeeds.
+        """Writes a new file, atomically and durably; of several concurrent writers exactly one succeeds.
 
-        Where a reply was lost and the file that stands there is what we sent, it was ours.
+        If the reply to an earlier attempt was lost and the existing file equals `data`, the write counts as ours.
 
         Returns:
-            False if something is there already.
+            False if the name is taken.
         """
         if self.is_local:
             return self._call(lambda: local_files.create(self.path, lambda file: file.write(data)))
@@ -188,7 +193,7 @@ class Location:
         return self._create(lambda options: self._remote().put_file(str(path), self.url, **options), path.read_bytes)
 
     def replace(self, data: bytes) -> None:
-        """Writes the file, whole and durably, in place of the one that is there, if any."""
+        """Writes the file, atomically and durably, replacing an existing one."""
         self._refuse_read_only()
         if self.is_local:
             self._call(lambda: local_files.replace(self.path, lambda file: file.write(data)))
@@ -197,7 +202,7 @@ class Location:
             self._call(lambda: self._remote().pipe_file(self.url, data))
 
     def remove(self) -> None:
-        """Removes the file; one that is missing is fine."""
+        """Deletes the file, if it exists."""
         self._refuse_read_only()
         try:
             if self.is_local:
@@ -230,7 +235,7 @@ class Location:
             try:
                 return cast(bytes, self._remote().cat_file(self.url, start=start, end=stop))
             except Exception as error:
-                if _status(error) == 416:  # the file ends before `start`, which costs no question beforehand
+                if _status(error) == 416:  # `start` is beyond the end; asking for the size first would cost a request
                     return b""
                 raise
 
@@ -239,8 +244,8 @@ class Location:
     def _list_remote(self) -> list[str]:
         filesystem = self._remote()
         own = filesystem._strip_protocol(self.url).strip("/")
-        found = [str(name).strip("/") for name in filesystem.ls(self.url, detail=False)]
-        return [name.rpartition("/")[2] for name in found if name != own]
+        paths = [str(path).strip("/") for path in filesystem.ls(self.url, detail=False)]
+        return [path.rpartition("/")[2] for path in paths if path != own]
 
     def _create(self, put: Callable[[dict[str, Any]], object], data: Callable[[], bytes]) -> bool:
         self._refuse_read_only()
@@ -276,22 +281,23 @@ class Location:
                     try:
                         raise permanent from error
                     finally:
-                        # An error that its own frame holds would keep what all callers hold, until they are collected.
+                        # A frame that refers to its own exception is a reference cycle: it would keep the objects
+                        # of all callers alive until the garbage collector runs.
                         del permanent
                 if time.monotonic() + pause_s > deadline_s:
                     raise errors.StorageError(
-                        f"{self}: the store failed for {DEADLINE_S:g} s, at last with: {_one_line(error)}; "
+                        f"{self}: the store failed for {DEADLINE_S:g} s, the last error: {_one_line(error)}; "
                         "check the network and the store, then run the same command again"
                     ) from error
-                _log.warning("%s: %s; trying again", self, _one_line(error))
+                _log.warning("%s: %s; retrying", self, _one_line(error))
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _translated(location: Location, error: Exception) -> errors.RaycurrentError | None:
-    """Makes a store's error ours, or returns None for one that may pass when tried again."""
+    """Translates an error of a store, or returns None if a retry may succeed."""
     if isinstance(error, FileNotFoundError):
-        return errors.NotFoundError(f"{location}: there is nothing here; check the name")
+        return errors.NotFoundError(f"{location}: does not exist; check the name")
     if isinstance(error, IsADirectoryError):
         return errors.UsageError(f"{location}: is a folder; name a file")
     if isinstance(error, (NotADirectoryError, FileExistsError)):
@@ -301,32 +307,32 @@ def _translated(location: Location, error: Exception) -> errors.RaycurrentError 
         return errors.StorageError(f"{location}: access denied ({_one_line(error)}); check {who}")
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return errors.StorageError(f"{location}: no space left{_free(location)}; free some or use another place")
+        return errors.StorageError(f"{location}: no space left{_free(location)}; free some or use another folder")
     if number == errno.ENAMETOOLONG:
         return errors.UsageError(f"{location}: the name is too long; shorten it")
     if type(error).__name__ in _NO_CREDENTIALS:
         return errors.StorageError(f"{location}: {_one_line(error)}; give credentials by the store's usual variables")
     status = _status(error)
     if location.is_local or _is_our_mistake(error) or (400 <= status < 500 and status not in _TRANSIENT_STATUS):
-        return errors.StorageError(f"{location}: {_one_line(error)}; check the place and its store")
+        return errors.StorageError(f"{location}: {_one_line(error)}; check the location and its store")
     return None
 
 
 def _is_our_mistake(error: Exception) -> bool:
-    # A wrong call never gets right by repeating it; botocore validates names before it sends anything.
+    # Repeating a wrong call does not help; botocore validates names before it sends a request.
     return isinstance(error, (TypeError, AttributeError, NotImplementedError)) or (
         type(error).__name__ in ("ParamValidationError", "InvalidURL", "TooManyRedirects")
     )
 
 
 def _status(error: BaseException) -> int:
-    """Returns the HTTP status that a driver keeps somewhere in its error, or 0."""
-    for one in (error, error.__cause__):
-        response = getattr(one, "response", None)
+    """Returns the HTTP status in an error of a driver or in its cause, or 0."""
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
         if isinstance(response, dict):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         for name in ("status", "status_code", "code"):
-            value = getattr(one, name, None)
+            value = getattr(candidate, name, None)
             if isinstance(value, int):
                 return value
     return 0
@@ -345,4 +351,4 @@ def _one_line(error: BaseException) -> str:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,4 +1,4 @@
-"""Who holds a lock: enough of a process to name it to a person, and to know on its own machine whether it lives."""
+"""Owners of a lock: identifies a process for messages, and tells on its own machine whether it is still alive."""
 
 import functools
 import os
@@ -11,8 +11,8 @@ from typing import Any
 
 @functools.lru_cache(maxsize=1)
 def _machine(pid: int) -> str:
-    del pid  # part of the key alone
-    # A host name is not enough: containers share them, and process ids count anew in each container.
+    del pid  # only part of the cache key: a forked child may be in another namespace
+    # A host name is not enough: containers may share one, and each PID namespace counts from 1.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -21,7 +21,7 @@ def _machine(pid: int) -> str:
 
 
 def this_process(stage: str) -> dict[str, Any]:
-    """Describes this process, as JSON; the nonce makes the description unlike any other."""
+    """Returns a description of this process as JSON; the nonce makes it unique."""
     pid = os.getpid()
     return {
         "stage": stage,
@@ -35,7 +35,7 @@ def this_process(stage: str) -> dict[str, Any]:
 
 
 def describe(owner: dict[str, Any]) -> str:
-    """Names an owner in an error."""
+    """Returns the text by which error messages name an owner."""
     return (
         f"{owner.get('stage', 'a run')} on host {owner.get('host')} "
         f"(process {owner.get('pid')}, started {owner.get('started')})"
@@ -43,12 +43,12 @@ def describe(owner: dict[str, Any]) -> str:
 
 
 def is_here(owner: dict[str, Any]) -> bool:
-    """Whether the owner ran on this machine, so that `is_dead` can tell."""
+    """Returns whether the owner ran on this machine, so that `is_dead` is meaningful."""
     return owner.get("machine") == _machine(os.getpid()) and isinstance(owner.get("pid"), int)
 
 
 def is_dead(owner: dict[str, Any]) -> bool:
-    """Whether an owner on this machine is gone, or its process id now belongs to another process."""
+    """Returns whether an owner on this machine has ended, or its process id now belongs to another process."""
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
@@ -59,11 +59,11 @@ def is_dead(owner: dict[str, Any]) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """The instant at which a process started, in the kernel's clock ticks; None where that cannot be known."""
+    """Returns when a process started, in the kernel's clock ticks since boot, or None if that is unknown."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = status.rpartition(")")[2].split()
-    # A process that has ended but was not waited for holds nothing any more.
+    # A zombie process has ended, although its parent has not collected its exit status.
     return None if fields[0] in "ZX" else fields[19]

@@ -1,4 +1,4 @@
-"""How what a user writes becomes one absolute URL: which kinds are allowed, and what is refused as a mistake."""
+"""URLs: normalization of user-written paths and URLs, allowed schemes, and refusal of likely mistakes."""
 
 import os
 import re
@@ -28,20 +28,22 @@ _LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|(s3|gs|gcs|abfs|az|file|memo
 
 
 def normalize(text: str, where: str, base: str | None) -> str:
-    """Turns a path or URL into an absolute URL with a scheme of ours, single slashes and no dots.
+    """Returns the absolute URL of a path or URL: with an allowed scheme, single slashes and no `.` or `..`.
 
-    Local paths become plain `file:///…` URLs, nothing percent-encoded. A leading `~` is the home folder; no
-    variable is expanded. What is relative is taken from `base`, by default the current folder.
+    Local paths become plain `file:///…` URLs without percent-encoding. A leading `~` is the home folder; variables
+    are not expanded. Relative paths start from `base`, by default the current folder.
 
     Raises:
-        UsageError: the text is empty, of a kind that is not allowed, or looks like a mistyped URL.
+        UsageError: the text is empty, has a scheme that is not allowed, or looks like a mistyped URL.
     """
     where = f"{where}: " if where else ""
     _refuse_odd_characters(text, where)
     if match := _SCHEME.match(text):
         return _normalize_url(text, match[1], where)
     if "::" in text.partition("/")[0]:
-        raise errors.UsageError(f"{where}{text!r} is a chain of filesystems, which are not used; name the file itself")
+        raise errors.UsageError(
+            f"{where}{text!r} is a chain of filesystems, which is not supported; name the file itself"
+        )
     if re.match(r"[A-Za-z]:[\\/]", text):
         raise errors.UsageError(f"{where}{text!r} is a Windows path; use a path of this system or a URL")
     if _LIKE_A_URL.match(text):
@@ -56,7 +58,7 @@ def normalize(text: str, where: str, base: str | None) -> str:
 
 
 def split(url: str) -> tuple[Scheme, str, str]:
-    """Cuts a normalised URL into scheme, authority (bucket, host; empty for local files) and path."""
+    """Splits a normalized URL into scheme, authority (bucket, host; empty for local files) and path."""
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     return SCHEMES[scheme], authority, slash + path
@@ -68,7 +70,7 @@ def _refuse_odd_characters(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise errors.UsageError(f"{where}{text!a} is no valid UTF-8; rename it") from None
+        raise errors.UsageError(f"{where}{text!a} is not valid UTF-8; rename it") from None
     if any(character in text for character in "\0\n\r"):
         raise errors.UsageError(f"{where}{text!r} holds a line break or NUL; rename it")
 
@@ -91,23 +93,23 @@ def _normalize_url(text: str, written: str, where: str) -> str:
             raise errors.UsageError(f"{where}{text!r} names the host {authority!r}; write file:///{authority}{rest}")
         return _local_url(os.path.normpath(rest or "/"), where)
     if not authority:
-        raise errors.UsageError(f"{where}{text!r} names no bucket or host; write {scheme}://bucket/name")
+        raise errors.UsageError(f"{where}{text!r} has no bucket or host; write {scheme}://bucket/name")
     if scheme in READ_ONLY:
         return f"{scheme}://{authority}{rest}"
     segments = [segment for segment in rest.split("/") if segment not in ("", ".")]
     if ".." in segments:
-        raise errors.UsageError(f"{where}{text!r} climbs with '..'; write the location in full")
+        raise errors.UsageError(f"{where}{text!r} contains '..'; write the location in full")
     return "/".join((f"{scheme}://{authority}", *segments))
 
 
 def _parse(text: str, written: str, where: str) -> SplitResult:
-    # Only the authority is wanted; '?' and '#' are ordinary characters in the name of a file or an object.
+    # Parse the authority only: '?' and '#' are ordinary characters in names of files and objects.
     authority = text[len(written) + 3 :].partition("/")[0]
     try:
         parts = urlsplit(f"{written}://{authority}")
         _ = parts.port
     except ValueError:
-        raise errors.UsageError(f"{where}{text!r} is no valid URL; check its host and port") from None
+        raise errors.UsageError(f"{where}{text!r} is not a valid URL; check its host and port") from None
     return parts._replace(netloc=authority)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.storage import commit, location
+from core.storage import location, run_lock
 from jobs import console, held_out, pipeline, prepare, run_state, train
 from tests.jobs import conftest
 from workers.cluster import session as sessions
@@ -172,7 +172,7 @@ def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) ->
 def test_a_second_driver_is_refused_and_changes_nothing(runs: pathlib.Path) -> None:
     root = location.Location.parse(str(runs / "language"))
     before = run_state.read(root)
-    with commit.RunLock(root, "train"), pytest.raises(errors.LockedError, match="train on host"):
+    with run_lock.RunLock(root, "train"), pytest.raises(errors.LockedError, match="train on host"):
         again(conftest.LANGUAGE, runs)
     assert run_state.read(root) == before
 

@@ -14,7 +14,7 @@ import pytest
 
 from core import errors
 from core.config import loading, schema, section
-from core.storage import commit, location
+from core.storage import location, run_lock
 from jobs import console, prepare, train
 from tests.jobs import preparing
 
@@ -221,7 +221,7 @@ def test_a_root_that_is_in_use_is_not_prepared(tmp_path: Path, pairs: dict[str, 
     settings = preparing.config(tmp_path / "run", pairs, cluster={"address": "none"})
     (tmp_path / "run.yaml").write_text(loading.dump(settings))
     command = [sys.executable, "-m", "jobs", "prepare", str(tmp_path / "run.yaml")]
-    with commit.RunLock(location.Location.parse(settings.root), "prepare"):
+    with run_lock.RunLock(location.Location.parse(settings.root), "prepare"):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 6, second.stderr
     assert f"is in use by prepare on host {socket.gethostname()} (process {os.getpid()}," in second.stderr

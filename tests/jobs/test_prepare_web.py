@@ -99,7 +99,7 @@ def test_what_comes_from_the_web_is_what_was_asked_for_or_nothing(web: str, aske
         preparing.run(settings(tmp_path, url, "0" * 64))
     with pytest.raises(errors.StorageError, match=r"moved\.txt\.gz: "):
         preparing.run(settings(tmp_path, f"{web}/moved.txt.gz", sha256))
-    with pytest.raises(errors.NotFoundError, match=r"none\.txt: there is nothing here"):
+    with pytest.raises(errors.NotFoundError, match=r"none\.txt: does not exist"):
         preparing.run(settings(tmp_path, f"{web}/none.txt", sha256))
     assert asked.count("GET /book.txt.gz") == 1, "no redirect was followed"
     assert list(tmp_path.rglob("*.arrow")) == []

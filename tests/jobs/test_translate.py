@@ -13,7 +13,7 @@ from core import errors
 from core.config import inference_settings, schema
 from core.decoding.lines import results
 from core.decoding.translation import translator
-from core.storage import commit, location
+from core.storage import location, run_lock
 from jobs import console, translate
 from tests.core.decoding import samples
 from tests.jobs import trained
@@ -191,7 +191,7 @@ def test_a_damaged_part_is_told(place: pathlib.Path) -> None:
 def test_two_drivers_do_not_share_an_output(place: pathlib.Path) -> None:
     folder = location.Location.parse(str(place / "out.txt.parts"))
     with (
-        commit.RunLock(folder, "translate"),
+        run_lock.RunLock(folder, "translate"),
         pytest.raises(errors.LockedError, match="in use"),
     ):
         _run(place)

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import errors
 from core.decoding.lines import results
-from core.storage import commit, location
+from core.storage import commit, location, run_lock
 
 FORMAT = "raycurrent-output"
 VERSION = 1
@@ -52,9 +52,9 @@ class Output:
             if place == self.file or place.url.startswith(f"{self.folder.url.rstrip('/')}/"):
                 raise errors.UsageError(f"--output: {place} is also an input; write to another place")
 
-    def lock(self, stage: str) -> commit.RunLock:
+    def lock(self, stage: str) -> run_lock.RunLock:
         """Keeps other drivers away while this one works here; a context manager."""
-        return commit.RunLock(self.folder, stage)
+        return run_lock.RunLock(self.folder, stage)
 
     def begin(self, plan: Mapping[str, object], overwrite: bool) -> commit.PartStore:
         """Takes the folder for this plan: anew, or to go on with what is there.

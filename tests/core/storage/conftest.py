@@ -10,7 +10,7 @@ from core.storage import location
 
 @pytest.fixture(params=["file", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> location.Location:
-    """An empty place in each kind of store."""
+    """An empty folder in each kind of store."""
     if request.param == "file":
         return location.Location.parse(str(tmp_path))
     if request.param == "memory":

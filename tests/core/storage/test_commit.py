@@ -1,4 +1,4 @@
-"""Laws of the one protocol: exactly once, nothing half done is visible, and only what is ours is removed."""
+"""Laws of the commit protocol: exactly once, nothing incomplete is visible, only our own files are deleted."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def put(store: commit.PartStore, part: str, data: bytes) -> dict[str, Any]:
     return {"rows": len(data), "files": [file.to_json()]}
 
 
-def test_equal_content_has_one_name_and_a_doubled_write_is_harmless(root: location.Location) -> None:
+def test_equal_content_has_one_name_and_repeated_writes_are_harmless(root: location.Location) -> None:
     first = commit.put_content(root, "train/part-00000", ".arrow", b"abc")
     again = commit.put_content(root, "train/part-00000", ".arrow", b"abc")
     assert first == again
@@ -29,7 +29,7 @@ def test_equal_content_has_one_name_and_a_doubled_write_is_harmless(root: locati
     commit.verify(root, [first])
 
 
-def test_a_part_under_a_content_name_is_made_whole(root: location.Location) -> None:
+def test_a_truncated_content_file_is_rewritten(root: location.Location) -> None:
     record = commit.put_content(root, "x", ".bin", b"abc")
     root.join(record.name).replace(b"a")
     assert commit.put_content(root, "x", ".bin", b"abc") == record
@@ -37,7 +37,7 @@ def test_a_part_under_a_content_name_is_made_whole(root: location.Location) -> N
 
 
 @pytest.mark.parametrize("damage", [b"abd", b"ab", b"abcd", b""])
-def test_damage_is_named_with_both_hashes(root: location.Location, damage: bytes) -> None:
+def test_damage_is_reported_with_both_hashes(root: location.Location, damage: bytes) -> None:
     record = commit.put_content(root, "x", ".bin", b"abc")
     root.join(record.name).replace(damage)
     with pytest.raises(errors.IntegrityError) as caught:
@@ -52,20 +52,20 @@ def test_damage_is_named_with_both_hashes(root: location.Location, damage: bytes
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../x", "/x", "a//x", "", "a b", "a\nb", "..", "ü"])
-def test_a_manifest_cannot_name_what_lies_outside(name: str) -> None:
-    with pytest.raises(errors.IntegrityError, match="no name of a file of ours"):
+def test_a_manifest_cannot_refer_to_files_outside_its_folder(name: str) -> None:
+    with pytest.raises(errors.IntegrityError, match="is not a valid file name here"):
         commit.FileRecord.from_json({"name": name, "sha256": "0", "size_bytes": 1}, "m.json")
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"name": "x"}, {"name": 1, "sha256": "0", "size_bytes": 1}])
-def test_a_file_record_of_another_shape_is_damage(value: object) -> None:
-    with pytest.raises(errors.IntegrityError, match=r"m\.json: .* is no file record"):
+def test_a_malformed_file_record_is_an_integrity_error(value: object) -> None:
+    with pytest.raises(errors.IntegrityError, match=r"m\.json: .* is not a file record"):
         commit.FileRecord.from_json(value, "m.json")
     record = commit.FileRecord("a/b.bin", "00", 3)
     assert commit.FileRecord.from_json(record.to_json(), "m.json") == record
 
 
-def test_manifests_are_read_by_their_format(root: location.Location) -> None:
+def test_manifests_are_checked_for_format_and_version(root: location.Location) -> None:
     commit.write_manifest(root, "M.json", {"format": "raycurrent-x", "version": 2, "rows": 3})
     assert commit.read_manifest(root, "M.json", "raycurrent-x", 2)["rows"] == 3
     with pytest.raises(errors.IntegrityError, match="reads up to 1; update"):
@@ -83,7 +83,7 @@ def test_manifests_are_read_by_their_format(root: location.Location) -> None:
             commit.read_manifest(root, "M.json", "raycurrent-x", 2)
 
 
-def test_a_stage_from_plan_to_manifest_and_again(root: location.Location) -> None:
+def test_a_stage_from_plan_to_manifest_and_once_more(root: location.Location) -> None:
     store = commit.PartStore(root, PLAN)
     assert store.manifest() is None
     store.begin()
@@ -102,7 +102,7 @@ def test_a_stage_from_plan_to_manifest_and_again(root: location.Location) -> Non
     assert manifest["rows"] == 3
 
 
-def test_another_plan_is_refused_with_what_differs(root: location.Location) -> None:
+def test_another_plan_is_refused_with_the_differences(root: location.Location) -> None:
     commit.PartStore(root, PLAN).begin()
     store = commit.PartStore(root, PLAN)
     store.commit("00000", put(store, "00000", b"abc"))
@@ -121,7 +121,7 @@ def test_another_plan_is_refused_with_what_differs(root: location.Location) -> N
         assert "max_length" not in str(caught.value)
 
 
-def test_of_many_attempts_at_a_part_one_counts_and_all_agree_which(root: location.Location) -> None:
+def test_one_of_many_attempts_at_a_part_wins_and_all_agree_on_it(root: location.Location) -> None:
     def attempt(who: int) -> dict[str, Any]:
         store = commit.PartStore(root, PLAN)
         store.begin()
@@ -157,7 +157,7 @@ def test_a_zombie_changes_nothing(root: location.Location) -> None:
     commit.verify(root, [commit.FileRecord.from_json(file, "") for file in winner["files"]])
 
 
-def test_removal_takes_what_the_records_list_and_nothing_else(root: location.Location) -> None:
+def test_removal_deletes_listed_files_and_nothing_else(root: location.Location) -> None:
     root.join("theirs.txt").put_if_absent(b"precious")
     root.join("_commits/notes.txt").put_if_absent(b"precious")
     store = commit.PartStore(root, PLAN)
@@ -193,7 +193,7 @@ def test_removal_starts_with_the_manifest_and_ends_with_the_shards(monkeypatch: 
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"record": {"files": ["../../x"]}}'])
-def test_damaged_records_are_named(root: location.Location, damage: bytes) -> None:
+def test_damaged_commit_records_are_reported(root: location.Location, damage: bytes) -> None:
     store = commit.PartStore(root, PLAN)
     store.begin()
     root.join("_commits/00000.json").replace(damage)

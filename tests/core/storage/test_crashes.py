@@ -97,7 +97,7 @@ class Recording:
                 folder = str(Path(operation.name.rpartition(">")[2]).parent)
                 later = happened[position + 1 :]
                 changes.append(operation)
-                certain.append(any(one.kind == "sync folder" and one.name == folder for one in later))
+                certain.append(any(operation.kind == "sync folder" and operation.name == folder for operation in later))
         for chosen in itertools.product(*((True,) if sure else (True, False) for sure in certain)):
             names: dict[str, int] = {}
             for operation, takes_place in zip(changes, chosen, strict=True):
@@ -146,7 +146,7 @@ def test_a_created_file_is_absent_or_whole(tmp_path: Path, monkeypatch: pytest.M
     assert {state.get("x") for done, state in states if done} == {b"new!"}
 
 
-def test_the_model_sees_what_is_wrong_without_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_crash_model_detects_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same model finds the loss in the sequences that many programs use: it is able to fail."""
 
     def renames_unsynced() -> None:
@@ -161,7 +161,7 @@ def test_the_model_sees_what_is_wrong_without_a_sync(tmp_path: Path, monkeypatch
     assert {b"", b"ne"} <= found
 
 
-def test_a_finished_folder_is_whole_at_every_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_folder_is_complete_after_any_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the real reader on every state that a crash of the real writer may leave."""
     folder = tmp_path / "written"
     folder.mkdir()
@@ -206,7 +206,7 @@ def _read(folder: Path, state: dict[str, bytes | None]) -> str:
     return "finished"
 
 
-def test_work_goes_on_after_a_failure_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_resumes_after_a_failure_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the first, second, third … sync of a whole stage; what was there stays valid, and a rerun finishes."""
     real = os.fsync
     for failing in itertools.count(1):

@@ -1,4 +1,4 @@
-"""Laws of reading and writing that hold in every store."""
+"""Laws of reading and writing that hold on every filesystem."""
 
 import contextlib
 import errno
@@ -31,16 +31,16 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_what_is_written_reads_as_equal(root: location.Location) -> None:
+def test_write_then_read_is_identity(root: location.Location) -> None:
     data = bytes(range(256)) * 5
-    place = root.join("a/b c%20é", "data.bin")
-    assert place.put_if_absent(data)
-    assert place.read_bytes() == data
-    assert place.size_bytes() == len(data)
-    assert place.read_range(250, 260) == data[250:260]
-    assert place.read_range(len(data) - 3, len(data) + 9) == data[-3:]
-    assert place.read_range(9, 9) == place.read_range(len(data) + 1, len(data) + 2) == b""
-    with place.open() as file:
+    path = root.join("a/b c%20é", "data.bin")
+    assert path.put_if_absent(data)
+    assert path.read_bytes() == data
+    assert path.size_bytes() == len(data)
+    assert path.read_range(250, 260) == data[250:260]
+    assert path.read_range(len(data) - 3, len(data) + 9) == data[-3:]
+    assert path.read_range(9, 9) == path.read_range(len(data) + 1, len(data) + 2) == b""
+    with path.open() as file:
         assert file.read(3) == data[:3]
         assert file.seek(-2, os.SEEK_END) == len(data) - 2
         assert file.read() == data[-2:]
@@ -49,48 +49,48 @@ def test_what_is_written_reads_as_equal(root: location.Location) -> None:
 
 
 def test_a_range_of_an_object_takes_one_request(s3_root: location.Location, store: Any) -> None:
-    place = s3_root.join("x")
-    place.put_if_absent(b"0123456789")
+    path = s3_root.join("x")
+    path.put_if_absent(b"0123456789")
     for start, stop, expected in ((2, 5, b"234"), (8, 20, b"89"), (10, 12, b""), (50, 60, b"")):
         before = store.requests
-        assert place.read_range(start, stop) == expected
+        assert path.read_range(start, stop) == expected
         assert store.requests == before + 1
     s3_root.join("empty").put_if_absent(b"")
     assert s3_root.join("empty").read_range(0, 4) == b""
 
 
-def test_a_name_is_taken_once_and_replaced_on_purpose_only(root: location.Location, tmp_path: Path) -> None:
+def test_put_if_absent_succeeds_once_and_replace_overwrites(root: location.Location, tmp_path: Path) -> None:
     source = tmp_path / "source-of-a-copy"
     source.write_bytes(b"copy")
-    place = root.join("x")
-    assert place.put_if_absent(b"one")
-    assert not place.put_if_absent(b"two")
-    assert not place.put_if_absent(b"one")
-    assert not place.put_file_if_absent(source)
-    assert place.read_bytes() == b"one"
-    place.replace(b"three")
-    assert place.read_bytes() == b"three"
-    place.remove()
-    place.remove()
-    assert not place.exists()
-    assert place.put_file_if_absent(source)
-    assert place.read_bytes() == b"copy"
+    path = root.join("x")
+    assert path.put_if_absent(b"one")
+    assert not path.put_if_absent(b"two")
+    assert not path.put_if_absent(b"one")
+    assert not path.put_file_if_absent(source)
+    assert path.read_bytes() == b"one"
+    path.replace(b"three")
+    assert path.read_bytes() == b"three"
+    path.remove()
+    path.remove()
+    assert not path.exists()
+    assert path.put_file_if_absent(source)
+    assert path.read_bytes() == b"copy"
 
 
-def test_of_many_writers_exactly_one_wins(root: location.Location) -> None:
+def test_exactly_one_of_many_concurrent_writers_wins(root: location.Location) -> None:
     for attempt in range(3):
-        place = root.join("races", str(attempt))
+        path = root.join("races", str(attempt))
         with futures.ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(lambda who, place=place: place.put_if_absent(b"%d" % who), range(8)))
+            won = list(pool.map(lambda who, path=path: path.put_if_absent(b"%d" % who), range(8)))
         assert sum(won) == 1
-        assert place.read_bytes() == b"%d" % won.index(True)
+        assert path.read_bytes() == b"%d" % won.index(True)
     assert root.join("races").list_names() == ["0", "1", "2"]
 
 
-def test_what_is_missing_is_said_to_be(root: location.Location) -> None:
+def test_missing_files_raise_not_found(root: location.Location) -> None:
     missing = root.join("no/such")
     for read in (missing.read_bytes, missing.size_bytes, missing.read_json, lambda: missing.read_range(0, 1)):
-        with pytest.raises(errors.NotFoundError, match="there is nothing here"):
+        with pytest.raises(errors.NotFoundError, match="does not exist"):
             read()
     with pytest.raises(errors.NotFoundError), missing.open():
         pass
@@ -99,7 +99,7 @@ def test_what_is_missing_is_said_to_be(root: location.Location) -> None:
     assert missing.glob() == []
 
 
-def test_an_error_that_was_handled_keeps_nothing_in_memory(tmp_path: Path) -> None:
+def test_a_handled_error_keeps_no_objects_alive(tmp_path: Path) -> None:
     class Large:
         """Stands for what a caller has in memory."""
 
@@ -116,29 +116,29 @@ def test_an_error_that_was_handled_keeps_nothing_in_memory(tmp_path: Path) -> No
         gc.enable()
 
 
-def test_names_are_listed_at_once_and_patterns_followed(root: location.Location) -> None:
+def test_names_are_listed_without_caches_and_patterns_expanded(root: location.Location) -> None:
     folder = root.join("listed")
     for name in ("b.txt", "a.txt", "c.json", "deep/d.txt", "[1].txt", "1.txt"):
         assert folder.join(name).put_if_absent(b"")
         assert name.partition("/")[0] in folder.list_names()
     assert folder.list_names() == ["1.txt", "[1].txt", "a.txt", "b.txt", "c.json", "deep"]
     found = location.Location(f"{folder.url}/*.txt").glob()
-    assert [place.name for place in found] == ["1.txt", "[1].txt", "a.txt", "b.txt"]
+    assert [path.name for path in found] == ["1.txt", "[1].txt", "a.txt", "b.txt"]
     assert found[2] == folder.join("a.txt")
-    assert [place.name for place in location.Location(f"{folder.url}/**/*.txt").glob()].count("d.txt") == 1
+    assert [path.name for path in location.Location(f"{folder.url}/**/*.txt").glob()].count("d.txt") == 1
     assert folder.join("[1].txt").glob() == [folder.join("[1].txt")]
     assert folder.join("c.json").glob() == [folder.join("c.json")]
     assert folder.exists()
 
 
 @pytest.mark.parametrize("text", ["{", "", '{"a": NaN}', "[" * 100_000, "\xff"])
-def test_json_that_is_none_is_damage(tmp_path: Path, text: str) -> None:
+def test_invalid_json_is_an_integrity_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="latin-1")
-    with pytest.raises(errors.IntegrityError, match=r"x\.json: is no valid JSON"):
+    with pytest.raises(errors.IntegrityError, match=r"x\.json: is not valid JSON"):
         location.Location.parse(str(tmp_path / "x.json")).read_json()
 
 
-def test_files_and_folders_in_each_others_place_are_usage_errors(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_belongs_is_a_usage_error(tmp_path: Path) -> None:
     root = location.Location.parse(str(tmp_path))
     root.join("file").put_if_absent(b"")
     root.join("folder/x").put_if_absent(b"")
@@ -159,25 +159,25 @@ def test_files_and_folders_in_each_others_place_are_usage_errors(tmp_path: Path)
         (errno.EIO, "Input/output error; check"),
     ],
 )
-def test_every_failing_step_of_a_local_write_leaves_old_or_new(
+def test_a_failure_at_any_step_of_a_local_write_leaves_old_or_new_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: str
 ) -> None:
     """Fails the first, second, third … operation until a write passes; nothing is lost and no litter stays."""
     root = location.Location.parse(str(tmp_path))
     for write in ("replace", "put_if_absent"):
-        place = root.join(write)
+        path = root.join(write)
         if write == "replace":
-            place.replace(b"old")
+            path.replace(b"old")
         failing = 1
-        while _fails_at(failing, number, monkeypatch, lambda w=write, p=place: getattr(p, w)(b"new"), expected):
-            assert not place.exists() or place.read_bytes() in (b"old", b"new")
-            assert place.exists() or write == "put_if_absent"
+        while _fails_at(failing, number, monkeypatch, lambda w=write, p=path: getattr(p, w)(b"new"), expected):
+            assert not path.exists() or path.read_bytes() in (b"old", b"new")
+            assert path.exists() or write == "put_if_absent"
             assert [name for name in names_in(tmp_path) if local_files.is_temporary(name)] == []
-            place.remove()
-            place.replace(b"old") if write == "replace" else None
+            path.remove()
+            path.replace(b"old") if write == "replace" else None
             failing += 1
         assert failing >= 4
-        assert place.read_bytes() == b"new"
+        assert path.read_bytes() == b"new"
 
 
 def _fails_at(failing: int, number: int, monkeypatch: pytest.MonkeyPatch, write: Any, expected: str) -> bool:
@@ -208,7 +208,7 @@ def _fails_at(failing: int, number: int, monkeypatch: pytest.MonkeyPatch, write:
     return True
 
 
-def test_data_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_a_source_that_fails_midway_leaves_no_file(tmp_path: Path) -> None:
     def breaks_off(file: BinaryIO) -> None:
         file.write(b"half")
         raise OSError(errno.EIO, "the source is gone")
@@ -219,34 +219,34 @@ def test_data_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_full(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     with pytest.raises(errors.StorageError, match="no space left"):
         location.Location("file:///x")._call(lambda: Path("/dev/full").write_bytes(b"x"))
 
 
-def test_without_links_a_name_is_still_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_put_if_absent_still_succeeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", no_links)
-    place = location.Location.parse(str(tmp_path / "x"))
-    assert place.put_if_absent(b"one")
+    path = location.Location.parse(str(tmp_path / "x"))
+    assert path.put_if_absent(b"one")
     monkeypatch.setattr(Path, "exists", lambda self: False)
     monkeypatch.setattr(local_files, "make_folder", lambda folder: None)
-    assert not place.put_if_absent(b"two")
-    assert place.read_bytes() == b"one"
+    assert not path.put_if_absent(b"two")
+    assert path.read_bytes() == b"one"
     assert names_in(tmp_path) == ["x"]
 
 
-def test_what_a_killed_writer_left_is_never_listed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:
     local_files._write_beside(tmp_path / "x", lambda file: file.write(b"half"))
     assert len(names_in(tmp_path)) == 1
     assert location.Location.parse(str(tmp_path)).list_names() == []
 
 
-def test_files_are_not_for_everybody(tmp_path: Path) -> None:
+def test_files_are_not_world_readable(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         location.Location.parse(str(tmp_path)).join("new/x").put_if_absent(b"")
@@ -256,7 +256,7 @@ def test_files_are_not_for_everybody(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o750
 
 
-def test_a_busy_store_is_asked_again(store: Any, s3_root: location.Location) -> None:
+def test_a_busy_store_is_retried(store: Any, s3_root: location.Location) -> None:
     store.faults = ["busy", "busy"]
     assert s3_root.join("x").put_if_absent(b"one")
     assert s3_root.join("x").read_bytes() == b"one"
@@ -270,7 +270,7 @@ def test_a_write_whose_reply_was_lost_is_our_own(store: Any, s3_root: location.L
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_outage_ends_with_one_line(store: Any, s3_root: location.Location) -> None:
+def test_an_outage_ends_with_a_one_line_error(store: Any, s3_root: location.Location) -> None:
     store.faults = ["busy"] * 1000
     before = store.requests
     with pytest.raises(errors.StorageError, match=r"the store failed for 0\.3 s") as caught:
@@ -280,12 +280,12 @@ def test_an_outage_ends_with_one_line(store: Any, s3_root: location.Location) ->
     assert 2 <= store.requests - before <= 10
 
 
-def test_a_missing_bucket_is_not_asked_for_twice(store: Any) -> None:
+def test_a_missing_bucket_is_not_retried(store: Any) -> None:
     store.faults.clear()
-    place = location.Location.parse("s3://no-such-bucket/x")
+    path = location.Location.parse("s3://no-such-bucket/x")
     before = store.requests
     with pytest.raises(errors.StorageError):
-        place.put_if_absent(b"")
+        path.put_if_absent(b"")
     assert store.requests - before <= 2
 
 

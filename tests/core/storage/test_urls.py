@@ -1,4 +1,4 @@
-"""What a user may write for a place, and what it means."""
+"""Locations as users may write them, and the URLs that they become."""
 
 import pickle
 from pathlib import Path
@@ -35,7 +35,7 @@ def parsed(text: str, base: str | None = "/base") -> str:
         ("a~b", "file:///base/a~b"),
     ],
 )
-def test_a_place_becomes_one_absolute_url(text: str, url: str) -> None:
+def test_a_location_becomes_one_absolute_url(text: str, url: str) -> None:
     assert parsed(text) == url
     assert parsed(url) == url
 
@@ -56,19 +56,19 @@ def test_a_place_becomes_one_absolute_url(text: str, url: str) -> None:
         ("hf://datasets/a", "not a known kind"),
         ("zip://a::s3://bucket/b.zip", "not a known kind"),
         ("simplecache::s3://bucket/b", "chain of filesystems"),
-        ("s3://bucket/../other", "climbs"),
+        ("s3://bucket/../other", "contains"),
         ("s3://", "no bucket"),
         ("s3:///a", "no bucket"),
         ("s3://key:secret@bucket/a", "credentials"),
         ("https://token@host/a", "credentials"),
-        ("https://host:99999/a", "no valid URL"),
+        ("https://host:99999/a", "not a valid URL"),
         ("a\0b", "NUL"),
         ("a\nb", "line break"),
-        ("a\udcff", "no valid UTF-8"),
+        ("a\udcff", "not valid UTF-8"),
         ("x" * 300, "longer than 255"),
     ],
 )
-def test_a_mistake_is_refused_by_name(text: str, expected: str) -> None:
+def test_a_mistyped_location_is_refused(text: str, expected: str) -> None:
     with pytest.raises(errors.UsageError, match=expected) as caught:
         parsed(text)
     message = str(caught.value)
@@ -78,7 +78,7 @@ def test_a_mistake_is_refused_by_name(text: str, expected: str) -> None:
     assert "secret" not in message
 
 
-def test_relative_places_start_from_a_base_of_any_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_locations_start_from_a_base_of_any_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
     assert parsed("a/b", None) == f"file://{tmp_path}/a/b"
@@ -87,7 +87,7 @@ def test_relative_places_start_from_a_base_of_any_kind(monkeypatch: pytest.Monke
     assert parsed("~/a") == "file:///home/someone/a"
 
 
-def test_names_join_and_part() -> None:
+def test_join_and_parent_are_inverse() -> None:
     for text in ("/data/run", "s3://bucket/run", "memory://m/run"):
         place = location.Location.parse(text)
         child = place.join("a", "b/c.json")
@@ -101,12 +101,12 @@ def test_names_join_and_part() -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "a/../b", "/a", "", "a//b", "."])
-def test_a_name_leads_nowhere_else(name: str) -> None:
+def test_a_name_cannot_leave_its_folder(name: str) -> None:
     with pytest.raises(errors.UsageError, match="not a name below"):
         location.Location("memory://m/run").join(name)
 
 
-def test_only_a_local_place_has_a_path() -> None:
+def test_only_a_local_location_has_a_path() -> None:
     assert location.Location.parse("/a/b").path == Path("/a/b")
     with pytest.raises(errors.UsageError, match="not a local path"):
         _ = location.Location.parse("s3://bucket/a").path

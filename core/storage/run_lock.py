@@ -1,0 +1,128 @@
+"""Run lock: one driver at a time works on a root.
+
+The files are `_lock/epoch-NNNNNN.json` (the holder of each lock number) and `_lock/heartbeat-NNNNNN.json`. The lock
+number counts the holders of the lock and only grows; its stored name is of older releases.
+"""
+
+import logging
+import re
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from core import errors
+from core.storage import commit, location, lock_owner
+
+FOLDER = "_lock"
+HEARTBEAT_S, TTL_S = 3.0, 60.0
+_log = logging.getLogger(__name__)
+
+
+class RunLock:
+    """The lock of the one driver that works on a root: `with RunLock(root, "train"): …`.
+
+    Each holder takes the next lock number, by put-if-absent of a file that is never reused, and then updates its
+    heartbeat file periodically. Another driver takes over when the heartbeat has not changed for `ttl_s` of its own
+    monotonic clock (clocks of two machines are never compared), or at once if the holder released the lock, or ran
+    on this machine and is dead. The lock keeps cooperating drivers apart; what a zombie still writes is harmless,
+    because its file names are never used again (`core.storage.commit`).
+
+    Raises:
+        LockedError: another driver holds the root; the message names it.
+        StorageError: the root cannot be written, or its store has no conditional writes.
+    """
+
+    def __init__(
+        self, root: location.Location, stage: str, ttl_s: float = TTL_S, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        self.root = root
+        self.lock_number = 0
+        self._ttl_s = ttl_s
+        self._heartbeat_s = heartbeat_s
+        self._owner = lock_owner.this_process(stage)
+        self._lost = threading.Event()
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._heartbeat_loop, name="lock-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._acquire()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._released.set()
+        self._thread.join()
+        if not self._lost.is_set():
+            try:
+                self._write_heartbeat(0, released=True)
+            except errors.StorageError as failure:
+                _log.warning("%s: the lock could not be released and will expire: %s", self.root, failure)
+
+    def check(self) -> None:
+        """Checks that no other driver has taken over, for example before a manifest is written.
+
+        Raises:
+            LockedError: another driver holds the root: this process was believed dead.
+        """
+        if self._lost.is_set() or self._file("epoch", self.lock_number + 1).exists():
+            self._lost.set()
+            raise errors.LockedError(f"{self.root}: another driver has taken over; this one was believed dead")
+
+    def _acquire(self) -> None:
+        while True:
+            newest = max((int(name[6:12]) for name in self._lock_names()), default=0)
+            if newest:
+                self._wait_until_free(newest)
+            lock_file = self._file("epoch", newest + 1)
+            if lock_file.put_if_absent(commit.encode_json(self._owner)):
+                break
+        if lock_file.put_if_absent(b"{}"):
+            raise errors.StorageError(f"{self.root}: the store ignores conditional writes; use another store")
+        self.lock_number = newest + 1
+        self._write_heartbeat(0)
+
+    def _wait_until_free(self, lock_number: int) -> None:
+        """Returns once the holder of a lock number has released the lock or is dead."""
+        holder = commit.read_json_object(self._file("epoch", lock_number)) or {}
+        first, since_s = self._read_heartbeat(lock_number), time.monotonic()
+        while True:
+            silent_s = time.monotonic() - since_s
+            heartbeat = self._read_heartbeat(lock_number)
+            if (heartbeat or {}).get("left") or (lock_owner.is_here(holder) and lock_owner.is_dead(holder)):
+                return
+            if lock_owner.is_here(holder) or heartbeat != first:
+                raise errors.LockedError(
+                    f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
+                )
+            if silent_s > self._ttl_s:
+                _log.warning("%s: no heartbeat from %s; taking over the lock", self.root, lock_owner.describe(holder))
+                return
+            time.sleep(self._heartbeat_s / 2)
+
+    def _heartbeat_loop(self) -> None:
+        beat = 0
+        while not self._released.wait(self._heartbeat_s):
+            beat += 1
+            try:
+                self._write_heartbeat(beat)
+                self.check()
+            except errors.LockedError:
+                return
+            except errors.StorageError as error:
+                _log.warning("the heartbeat of the lock could not be written: %s", error)
+
+    def _write_heartbeat(self, beat: int, released: bool = False) -> None:
+        content = {"nonce": self._owner["nonce"], "beat": beat, "left": released}
+        self._file("heartbeat", self.lock_number).replace(commit.encode_json(content))
+
+    def _read_heartbeat(self, lock_number: int) -> dict[str, Any] | None:
+        return commit.read_json_object(self._file("heartbeat", lock_number))
+
+    def _lock_names(self) -> list[str]:
+        return [name for name in self.root.join(FOLDER).list_names() if re.fullmatch(r"epoch-[0-9]{6}\.json", name)]
+
+    def _file(self, kind: str, lock_number: int) -> location.Location:
+        return self.root.join(FOLDER, f"{kind}-{lock_number:06d}.json")
