@@ -1,4 +1,7 @@
-"""Sequences whose items are made when they are asked for."""
+"""Lazy sequences.
+
+An item is computed by a function of its index whenever it is read, and not kept.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar, overload
@@ -6,10 +9,10 @@ from typing import TypeVar, overload
 Item = TypeVar("Item")
 
 
-class OnDemand(Sequence[Item]):
-    """So many items, each made anew from its place whenever it is asked for.
+class LazySequence(Sequence[Item]):
+    """A sequence of `length` items, each computed from its index on access.
 
-    What is planned for a corpus, a line or a part each, then takes no memory before its turn comes, nor after.
+    A plan with an entry for each line or part of a corpus takes no memory before an entry's turn, nor after it.
     """
 
     def __init__(self, length: int, make: Callable[[int], Item]) -> None:
@@ -17,16 +20,17 @@ class OnDemand(Sequence[Item]):
         self._make = make
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of items."""
         return self._length
 
     @overload
-    def __getitem__(self, place: int) -> Item: ...
+    def __getitem__(self, index: int) -> Item: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
-        """Makes the item of a place; of a slice, a sequence that makes its items."""
-        if isinstance(place, slice):
-            chosen = range(self._length)[place]
-            return OnDemand(len(chosen), lambda number: self._make(chosen[number]))
-        return self._make(range(self._length)[place])
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        """Computes an item; for a slice, returns another lazy sequence."""
+        # Indexing a range handles negative indexes, steps and bounds as a list would.
+        if isinstance(index, slice):
+            indexes = range(self._length)[index]
+            return LazySequence(len(indexes), lambda number: self._make(indexes[number]))
+        return self._make(range(self._length)[index])

@@ -1,4 +1,4 @@
-"""Text: from files to clean lines.
+"""Reading and cleaning text.
 
-In: URLs of plain, compressed, archived or tabular files. Out: parts of lines, cleaned and split.
+In: URLs of plain, compressed, archived or tabular files. Out: parts of a corpus, as cleaned lines with their splits.
 """

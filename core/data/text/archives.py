@@ -1,16 +1,19 @@
-"""How a member of an archive is written: `zip://folder/name.txt::archive.zip`, as fsspec chains them."""
+"""Names of archive members: `zip://folder/name.txt::archive.zip`, as fsspec chains URLs.
+
+Apart from `compression`, so that the command line checks paths without loading pyarrow.
+"""
 
 _SCHEME, _CHAIN = "zip://", "::"
 
 
 def split(text: str) -> tuple[str, str]:
-    """Cuts what a user wrote into the name of a member, empty where none is named, and the location of a file."""
+    """Splits a name into the member (empty if none is named) and the path or URL of the file."""
     if not text.startswith(_SCHEME) or _CHAIN not in text:
         return "", text
-    member, _, place = text.removeprefix(_SCHEME).partition(_CHAIN)
-    return member, place
+    member, _, url = text.removeprefix(_SCHEME).partition(_CHAIN)
+    return member, url
 
 
-def join(member: str, place: str) -> str:
-    """Puts together what `split` cut."""
-    return f"{_SCHEME}{member}{_CHAIN}{place}" if member else place
+def join(member: str, url: str) -> str:
+    """Joins a member and a path or URL; the inverse of `split`."""
+    return f"{_SCHEME}{member}{_CHAIN}{url}" if member else url

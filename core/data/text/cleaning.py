@@ -1,7 +1,7 @@
-"""Cleaning steps: what is done to a line before it is cut into units.
+"""Text normalisation: cleaning steps that are applied to a line before tokenization.
 
-Every step is a function from text to text, has a name in `corpus.cleaning`, and knows nothing of the others.
-The steps of a corpus travel with its tokenizer, so that inference cleans its input as training did.
+Each step is an independent function from text to text; the setting `corpus.cleaning` lists the names of those to
+apply, in order. The list is stored with the tokenizer, so that inference cleans its input exactly as training did.
 """
 
 import itertools
@@ -27,22 +27,22 @@ def _nfkc(text: str) -> str:
 
 
 def _controls(text: str) -> str:
-    """Controls of Unicode (category Cc) other than the tab become spaces; a line stays one line."""
+    """Replaces Unicode control characters (category Cc) except the tab by spaces, so that a line stays one line."""
     return _CONTROLS.sub(" ", text)
 
 
 def _spaces(text: str) -> str:
-    """U+00A0 and U+202F become spaces.
+    """Replaces the no-break spaces U+00A0 and U+202F by spaces.
 
-    These two and no others: the documents' vocabularies of fra-eng hold words with U+2009 and U+200B in them.
+    Only these two, as in D2L: its fra-eng vocabularies contain words with U+2009 and U+200B.
 
-    Source: document 003 section 2.9.6.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 9.5 "Machine Translation and the Dataset".
     """
     return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
 def _all_spaces(text: str) -> str:
-    """Every space of Unicode (category Zs) and the zero-width U+200B become spaces."""
+    """Replaces every Unicode space (category Zs) and the zero-width space U+200B by spaces."""
     return _ALL_SPACES.sub(" ", text)
 
 
@@ -51,28 +51,28 @@ def _lower(text: str) -> str:
 
 
 def _letters(text: str) -> str:
-    """Whatever is not a letter of A–Z becomes a space, a run of them one; none is left at the ends.
+    """Replaces each run of characters other than A–Z and a–z by one space, and strips spaces at both ends.
 
-    Source: document 000 section 8.2.1.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.2.1 "Reading the Dataset".
     """
     return _NOT_LETTERS.sub(" ", text).strip(" ")
 
 
 def _digits(text: str) -> str:
-    """A run of decimal digits, of any script, becomes one `0`: `3.14` is then `0.0`."""
+    """Replaces each run of decimal digits, of any script, by one `0`: `3.14` becomes `0.0`."""
     return _DIGITS.sub("0", text)
 
 
 def _punctuation(text: str) -> str:
-    """A space is put before each of `, . ! ?` that has none and does not begin the text.
+    """Inserts a space before each of `, . ! ?` that has none, except at the beginning of the text.
 
-    Source: document 003 section 2.9.6.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 9.5 "Machine Translation and the Dataset".
     """
     return _UNSPACED_MARK.sub(lambda mark: " " + mark[0], text)
 
 
 def _strip(text: str) -> str:
-    """No space is left at the ends, and one alone between words."""
+    """Strips spaces at both ends and merges runs of spaces into one."""
     return _SPACE_RUN.sub(" ", text.strip(" "))
 
 
@@ -91,26 +91,26 @@ STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
     }
 )
 
-_JOINABLE = frozenset({"nfc", "nfkc", "spaces", "all_spaces", "lower", "digits", "punctuation"})
-"""Steps that may be applied to many lines at once: they neither take nor make a line feed, nor look past one."""
+_BATCHABLE = frozenset({"nfc", "nfkc", "spaces", "all_spaces", "lower", "digits", "punctuation"})
+"""Steps that give the same result on many lines joined by line feeds: they neither add, remove nor look past one."""
 
 
 def clean_lines(lines: Sequence[str], steps: Sequence[str]) -> list[str]:
-    """Cleans many lines, as `clean` would one by one, with a tenth of the calls."""
-    if "\n" in "".join(lines):  # not from a file of lines; a column of a table may hold such text
+    """Applies `clean` to many lines, with about a tenth of the function calls."""
+    if "\n" in "".join(lines):  # impossible in lines of a file, but a column of a table may contain line feeds
         return [clean(line, steps) for line in lines]
     cleaned = list(lines)
-    for joinable, some in itertools.groupby(steps, _JOINABLE.__contains__):
-        if joinable:
-            cleaned = clean("\n".join(cleaned), list(some)).split("\n") if cleaned else []
+    for is_batchable, group in itertools.groupby(steps, _BATCHABLE.__contains__):
+        names = list(group)
+        if is_batchable:
+            cleaned = clean("\n".join(cleaned), names).split("\n") if cleaned else []
         else:
-            together = list(some)
-            cleaned = [clean(line, together) for line in cleaned]
+            cleaned = [clean(line, names) for line in cleaned]
     return cleaned
 
 
 def clean(text: str, steps: Sequence[str]) -> str:
-    """Applies the named steps in their order."""
+    """Applies the named steps, in order."""
     for step in steps:
         text = STEPS[step](text)
     return text
