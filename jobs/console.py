@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import rich.console
 import rich.progress
 import rich.text
+
+from workers.fanout import progress_display
 
 LINE_EVERY_S = 5.0
 SILENT_S = 20.0  # a stage that does not move for so long says so
@@ -27,32 +28,13 @@ REPEAT_EVERY_S = 60.0
 _QUIET = ("ray", "urllib3", "asyncio", "fsspec", "s3fs", "botocore", "aiobotocore", "matplotlib", "PIL", "fontTools")
 
 
-class Stage(Protocol):
-    """A stretch of work whose progress is shown."""
-
-    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Says that `amount` more is done, and values worth showing beside it, such as the loss.
-
-        An amount of 0 before any other says that what was until now was a start, and no measure of the pace.
-        """
-
-
-class Reporter(Protocol):
-    """Where stages report to."""
-
-    def stage(
-        self, name: str, total: float | None, unit: str, done: float = 0.0
-    ) -> contextlib.AbstractContextManager[Stage]:
-        """Opens a stage of `total` units, of which some are done; None where nobody knows how many there are."""
-
-
 def shown(text: str, limit: int = 200) -> str:
     """Returns untrusted text as one printable line of at most `limit` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
 
 
-def reporter() -> Reporter:
+def reporter() -> progress_display.Reporter:
     """Returns bars where stderr is a terminal, else lines."""
     return BarReporter() if sys.stderr.isatty() else LineReporter(write_line)
 
@@ -61,7 +43,7 @@ class SilentReporter:
     """Shows nothing: for tests, and for callers that have no console."""
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[Stage]:
+    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
         """Opens a stage that nobody watches."""
         del name, total, unit, done
         yield _SilentStage()
@@ -150,7 +132,7 @@ class LineReporter:
         self._every_s = every_s
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[Stage]:
+    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
         """Opens a stage; its last line says how long it took, and whether it was left by an error."""
         stage = _LineStage(self._write, self._clock, self._every_s, name, total, unit, done)
         ended = threading.Event()
@@ -229,7 +211,7 @@ class BarReporter:
         self._console = console or rich.console.Console(stderr=True, highlight=False)
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[Stage]:
+    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
         """Opens a stage with its own bar; when it ends, the bar makes room for a line that stays."""
         columns = (
             rich.progress.SpinnerColumn(),

@@ -14,6 +14,7 @@ from core.data.builtin import sentences
 from core.storage import location
 from jobs import console, pipeline, run_state
 from workers.cluster import session as sessions
+from workers.fanout import progress_display
 
 NUM_PAIRS = 20_000
 SEED = 1
@@ -33,7 +34,7 @@ def run(
     root: location.Location,
     configs: Sequence[schema.RunConfig],
     session: sessions.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
 ) -> Report:
     """Makes the corpora, runs each configuration's pipeline, and shows what came out.
 

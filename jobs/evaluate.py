@@ -9,7 +9,8 @@ from core.data.text import corpus
 from core.decoding.lines import inputs
 from core.evaluation import error_analysis, quality
 from core.storage import location
-from jobs import console, paths
+from jobs import paths
+from workers.fanout import progress_display
 
 _PART_LINES = 4096
 _TEXT_COLUMN = "text"
@@ -18,7 +19,7 @@ DOCUMENTS_K = 2
 
 
 def run(
-    hypotheses: str, references: Sequence[str], reporter: console.Reporter, documents_k: int = DOCUMENTS_K
+    hypotheses: str, references: Sequence[str], reporter: progress_display.Reporter, documents_k: int = DOCUMENTS_K
 ) -> dict[str, Any]:
     """Reads all files and compares; JSONL and Parquet give their column `text`, as `translate` writes it.
 

@@ -12,7 +12,8 @@ from core.models import bundle as bundles
 from core.models import compute as computing
 from core.reporting import curves, forecast_page
 from core.storage import commit, location
-from jobs import console, paths
+from jobs import paths
+from workers.fanout import progress_display
 from workers.infer import driver
 
 PART = "part-000000"
@@ -36,7 +37,7 @@ def run(
     output: str,
     forecasting: inference_settings.ForecastingConfig,
     cluster: schema.ClusterConfig,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Forecasts every row of a series from the rows before it, and what comes after its last one.

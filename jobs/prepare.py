@@ -16,7 +16,8 @@ from core.data.dataset import dataset_index
 from core.data.text import sources
 from core.storage import commit, location
 from core.telemetry import catalog
-from jobs import console
+from workers.fanout import executor as executors
+from workers.fanout import progress_display
 from workers.prepare import dataset_passes, passes, sharding
 
 FOLDER = "dataset"
@@ -60,7 +61,7 @@ def plan(config: schema.RunConfig) -> dataset_passes.Plan:
     return dataset_passes.Plan(_folder(config), _settings(config), groups, files)
 
 
-def run(config: schema.RunConfig, session: passes.Session, reporter: console.Reporter) -> Report:
+def run(config: schema.RunConfig, session: executors.Session, reporter: progress_display.Reporter) -> Report:
     """Makes the dataset of a run below its root, or finds it made.
 
     What a dataset is made of is text, wherever it lies: of a finished one, sources that lie elsewhere than they did
@@ -90,7 +91,7 @@ def run(config: schema.RunConfig, session: passes.Session, reporter: console.Rep
     return _report(folder, made, started_s, already_done=content is not None)
 
 
-def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: console.Reporter) -> Report:
+def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: progress_display.Reporter) -> Report:
     """Makes a dataset of numbers: read whole, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
@@ -108,7 +109,10 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
 
 
 def _passes(
-    planned: dataset_passes.Plan, config: schema.RunConfig, session: passes.Session, reporter: console.Reporter
+    planned: dataset_passes.Plan,
+    config: schema.RunConfig,
+    session: executors.Session,
+    reporter: progress_display.Reporter,
 ) -> dataset_passes.Passes:
     return dataset_passes.Passes(planned, config.tasks, config.tokenizer, config.seed, session, reporter)
 
@@ -116,8 +120,8 @@ def _passes(
 def _check_sources(
     config: schema.RunConfig,
     made: dataset_index.DatasetIndex,
-    session: passes.Session,
-    reporter: console.Reporter,
+    session: executors.Session,
+    reporter: progress_display.Reporter,
 ) -> None:
     """Makes sure that a finished dataset was made of the text that the settings name now."""
     try:

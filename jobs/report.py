@@ -6,13 +6,14 @@ from typing import Any
 from core import errors
 from core.reporting import comparison, content, page, page_frame
 from core.storage import location
-from jobs import console, json_documents
+from jobs import json_documents
+from workers.fanout import progress_display
 
 _HEAD_BYTES = 1024
 
 
 def run(
-    roots: Sequence[location.Location], reporter: console.Reporter, output: location.Location | None = None
+    roots: Sequence[location.Location], reporter: progress_display.Reporter, output: location.Location | None = None
 ) -> dict[str, Any]:
     """Gathers what is known about runs and writes it.
 
@@ -39,7 +40,7 @@ def run(
     return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
 
 
-def _beside(root: location.Location, reporter: console.Reporter) -> dict[str, Any]:
+def _beside(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
     with reporter.stage("report", 2, "files") as stage:
         report = content.build(root)
         root.join("report.json").replace(json_documents.encode(report).encode())

@@ -15,8 +15,9 @@ from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
-from jobs import console, paths
+from jobs import paths
 from workers.cluster import session as clusters
+from workers.fanout import progress_display
 from workers.infer import driver, part_worker
 
 # What the fingerprint of the bundle says.
@@ -53,7 +54,7 @@ def run(
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     session: clusters.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
     overwrite: bool = False,
     stdout: int = 1,
 ) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _do(
     files: Sequence[inputs.Input],
     backward: bool,
     session: clusters.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
     overwrite: bool,
 ) -> tuple[dict[str, Any], int]:
     """Does what is not done yet; returns the figures of all, and how many lines were done now."""
@@ -203,7 +204,7 @@ def _rounds(
     pieces: Sequence[inputs.Piece],
     backward: bool,
     session: clusters.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
 ) -> Sequence[Sequence[part_worker.Payload]]:
     """The parts, in rounds; in a lane that is read backward the last part comes first."""
     if spec.scoring.unit == "line":

@@ -14,8 +14,9 @@ from core.decoding.translation import alignments, shortlist, target_tokens, tran
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import location
-from jobs import console, paths, settings
+from jobs import paths, settings
 from workers.cluster import session as clusters
+from workers.fanout import progress_display
 from workers.infer import driver, part_worker
 
 # Settings of `generate` and of draws: what a search finds does not depend on them.
@@ -82,7 +83,7 @@ def run(
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     session: clusters.Session,
-    reporter: console.Reporter,
+    reporter: progress_display.Reporter,
     overwrite: bool = False,
     stdout: int = 1,
     others: Sequence[location.Location] = (),

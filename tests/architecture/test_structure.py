@@ -57,18 +57,19 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
         {"torch"},
     ),
     "jobs": (
-        OUTER | {f"workers.{name}" for name in ("cluster", "infer", "prepare", "telemetry", "train")},
+        OUTER | {f"workers.{name}" for name in ("cluster", "fanout", "infer", "prepare", "telemetry", "train")},
         {"typer", "rich"},
     ),
 }
-RAY = ("cluster.session", "cluster.nodes", "cluster.submission", "fanout.pool", "train.launch")
+RAY = ("cluster.session", "cluster.nodes", "cluster.submission", "fanout.ray_actors", "train.launch")
 ONLY_IN = {
     "ray": {f"workers.{name}" for name in RAY},
     "prometheus_client": {"workers.telemetry.prometheus"},
-    "tensorboard": {"workers.telemetry.prometheus"},
+    "tensorboard": {"workers.telemetry.tensorboard"},
 }
 ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
-    "workers.telemetry.prometheus": {"prometheus_client", "tensorboard"}
+    "workers.telemetry.prometheus": {"prometheus_client"},
+    "workers.telemetry.tensorboard": {"tensorboard"},
 }
 JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.pipeline", "jobs.demo"}
 VERBS = {

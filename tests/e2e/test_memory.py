@@ -20,7 +20,7 @@ from core.storage import commit, location
 from core.telemetry import metrics
 from jobs import console, held_out, prepare
 from tests.jobs import preparing
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 from workers.infer import driver, part_worker
 
 pytestmark = pytest.mark.e2e
@@ -110,12 +110,10 @@ class Committing:
     def run(
         self,
         stage: str,
-        tasks: Iterable[pools.Task],
+        tasks: Iterable[executors.Task],
         factory: Callable[[], Callable[[Any], Any]],
-        on_done: Callable[[pools.Task, Any], None],
-        metrics: metrics.Metrics = preparing.NOBODY,
-        progress: Callable[[int], None] = pools.unseen,
-        should_stop: Callable[[], bool] = pools.never,
+        on_done: Callable[[executors.Task, Any], None],
+        monitor: executors.Monitor = executors.UNMONITORED,
     ) -> None:
         made_by = {"device": "cpu AuthenticAMD AVX2", "threads": 1, "precision": "fp32", "torch": "2.13.0"}
         for task in tasks:

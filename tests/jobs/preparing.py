@@ -14,7 +14,7 @@ from core.data.dataset import shards
 from core.storage import location
 from core.telemetry import metrics
 from jobs import console, prepare
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 
 Result = TypeVar("Result")
 WORDS = [
@@ -34,7 +34,6 @@ WORDS = [
     "or",
     "not",
 ]
-NOBODY = metrics.NullMetrics()
 
 
 class Shuffling:
@@ -48,12 +47,10 @@ class Shuffling:
     def run(
         self,
         stage: str,
-        tasks: Iterable[pools.Task],
+        tasks: Iterable[executors.Task],
         factory: Callable[[], Callable[[Any], Result]],
-        on_done: Callable[[pools.Task, Result], None],
-        metrics: metrics.Metrics = NOBODY,
-        progress: Callable[[int], None] = pools.unseen,
-        should_stop: Callable[[], bool] = pools.never,
+        on_done: Callable[[executors.Task, Result], None],
+        monitor: executors.Monitor = executors.UNMONITORED,
     ) -> None:
         mixed = list(tasks)
         self.chance.shuffle(mixed)
@@ -67,19 +64,19 @@ class Shuffling:
             if self.chance.random() < 0.2:
                 workers[-1](task.payload)
             on_done(task, result)
-            progress(task.weight)
+            monitor.progress(task.weight)
 
 
 class Session:
     """A session of one executor, which remembers what was measured."""
 
-    def __init__(self, executor: pools.Executor | None = None) -> None:
+    def __init__(self, executor: executors.Executor | None = None) -> None:
         self.metrics = metrics.InMemoryMetrics()
-        self.should_stop: Callable[[], bool] = pools.never
-        self.used = executor or pools.InProcess()
+        self.should_stop: Callable[[], bool] = executors.never
+        self.used = executor or executors.InProcess()
         self.asked: list[int | None] = []
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
+    def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
         self.asked.append(num_tasks)
         return self.used
 
@@ -101,7 +98,7 @@ def config(
     return loading.parse(json.dumps(content), "test", [])
 
 
-def run(settings: schema.RunConfig, executor: pools.Executor | None = None) -> dict[str, Any]:
+def run(settings: schema.RunConfig, executor: executors.Executor | None = None) -> dict[str, Any]:
     return prepare.run(settings, Session(executor), console.SilentReporter())
 
 

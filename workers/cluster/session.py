@@ -23,9 +23,10 @@ from core.config import schema
 from core.storage import location
 from core.telemetry import metrics
 from workers.cluster import authentication, nodes, signals
+from workers.fanout import executor as executors
 from workers.fanout import pool as pools
-from workers.fanout import process_environment
-from workers.telemetry import prometheus
+from workers.fanout import process_environment, ray_actors
+from workers.telemetry import prometheus, tensorboard
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only commit records and settings pass through it
 RESOURCES_S = 300.0  # an autoscaling cluster may grow for so long
@@ -139,9 +140,9 @@ class Session:
             env[prometheus.FOLDER_VARIABLE] = str(self._exporters.folder)
         return env
 
-    def events(self, root: location.Location) -> prometheus.EventFiles:
+    def events(self, root: location.Location) -> tensorboard.EventFiles:
         """What writes the record of a run for TensorBoard, if its settings ask for it."""
-        return prometheus.EventFiles(root, self._export)
+        return tensorboard.EventFiles(root, self._export)
 
     def targets(self) -> list[str]:
         """Where Prometheus finds the metrics of this run."""
@@ -156,15 +157,15 @@ class Session:
         alone = self.cluster.workers.stop - 1 == 1 and not self.cluster.use_gpu
         return not (alone and self._address() == "local")
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
+    def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
         """What does the parts of a stage; the pool is kept until another stage asks, or `release`."""
         if not self.wants_ray(num_tasks):
-            return pools.InProcess(self.cluster.cpus_per_worker)
+            return executors.InProcess(self.cluster.cpus_per_worker)
         self.start_ray()
         if self._pool is None or self._pool[0] != stage:
             self.release()
             self._check_gpus(1)
-            pool = pools.RayPool(
+            pool = ray_actors.RayPool(
                 num_workers=self.cluster.workers.stop - 1,
                 cpus_per_worker=self.cluster.cpus_per_worker,
                 use_gpu=self.cluster.use_gpu,

@@ -1,4 +1,4 @@
-"""What is measured of the parts of a fan-out."""
+"""Metrics of the parts of a fan-out."""
 
 from core.telemetry import catalog, metrics
 
@@ -6,8 +6,8 @@ from core.telemetry import catalog, metrics
 class PartMetrics:
     """Measures the parts of one stage.
 
-    Everything that it counts stands at 0 from the start: a first part may be over before anybody looks again, and
-    what was never seen lower has no rate.
+    Every counter is exported as 0 from the start: Prometheus computes a rate from two samples, and the first part
+    may be done before the first scrape.
     """
 
     def __init__(self, metrics: metrics.Metrics, stage: str) -> None:
@@ -17,15 +17,15 @@ class PartMetrics:
             metrics.begin(metric, stage=stage)
 
     def done(self, elapsed_s: float, num_pending: int) -> None:
-        """A part is done, and so many are not."""
+        """Counts a part that is done; `num_pending` parts are not."""
         self._metrics.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="done")
         self._metrics.observe(catalog.FANOUT_PART_SECONDS, elapsed_s, stage=self._stage)
         self._metrics.set(catalog.FANOUT_PENDING, num_pending, stage=self._stage)
 
     def failed(self, is_retried: bool) -> None:
-        """An attempt of a part failed."""
+        """Counts a failed attempt of a part."""
         self._metrics.count(catalog.FANOUT_PARTS, stage=self._stage, outcome="retried" if is_retried else "failed")
 
     def died(self) -> None:
-        """A worker died."""
+        """Counts the death of a worker."""
         self._metrics.count(catalog.FANOUT_WORKER_DEATHS, stage=self._stage)

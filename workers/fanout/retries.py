@@ -1,4 +1,4 @@
-"""What can become of an attempt to do a part, what a pool needs from a cluster, and when to try again."""
+"""Retry policy: outcomes of attempts, the backend interface, and the decision to try again."""
 
 import collections
 import dataclasses
@@ -8,65 +8,69 @@ from typing import Any, Protocol
 
 from core import errors
 
-SPECULATE_AFTER = 3.0  # times the median duration of a part, when workers have nothing else to do
-SPECULATE_AFTER_S = 5.0  # and never before
+SPECULATE_AFTER = 3.0  # times the median duration of a part: a longer attempt is a straggler
+SPECULATE_AFTER_S = 5.0  # at least; below, a second attempt costs more than it saves
 MEMORY_RETRIES = 2  # a part that exhausts memory will most likely do so again
 
 
 class Outcome:
-    """What became of an attempt, or of the start of a worker; one of the four below."""
+    """The outcome of an attempt, or of the start of a worker; one of the four below."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Done(Outcome):
-    """The part is done."""
+    """The part is done; `value` is its result."""
 
     value: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Refused(Outcome):
-    """The worker raised what the user should see."""
+class Failed(Outcome):
+    """The worker raised an error that is meant for the user."""
 
     error: errors.RaycurrentError
 
 
 @dataclasses.dataclass(frozen=True)
 class Bug(Outcome):
-    """The worker raised what nobody expected; the text holds its traceback."""
+    """The worker raised an unexpected exception; `text` holds its traceback."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Lost(Outcome):
-    """The worker is gone, or cannot be relied on."""
+    """The worker died, or did not answer; `memory`: because memory ran out."""
 
     reason: str
     memory: bool = False
 
 
 class Backend(Protocol):
-    """What a pool needs from a cluster. Handles and tickets are opaque, tickets can be keys."""
+    """The interface of a pool to its workers. Handles and futures are opaque; futures are hashable."""
 
     def start(self) -> tuple[Any, Any]:
-        """Starts a worker: its handle, and a ticket that is done when it is up."""
+        """Starts a worker; returns its handle, and a future that completes when it is up."""
 
     def submit(self, handle: Any, run: int, factory: Callable[[], Callable[[Any], Any]], payload: Any) -> Any:
-        """Gives a worker a payload of the run with this number; returns the ticket of the attempt."""
+        """Sends a worker a payload of the run with this number; returns the future of the attempt."""
 
-    def wait(self, tickets: list[Any], timeout_s: float) -> list[Any]:
-        """Waits until some tickets are done or the time is over; returns those that are."""
+    def wait(self, futures: list[Any], timeout_s: float) -> list[Any]:
+        """Waits until a future is done or the time is over; returns those that are done."""
 
-    def outcome(self, ticket: Any) -> Outcome:
-        """What became of a ticket that is done."""
+    def outcome(self, future: Any) -> Outcome:
+        """Returns the outcome of a future that is done."""
 
     def kill(self, handle: Any) -> None:
-        """Ends a worker, whatever it is doing."""
+        """Kills a worker, even while it is busy."""
 
 
-class History:
-    """What happened so far in a run; decides what is tried again and what is tried twice."""
+class RetryPolicy:
+    """Decides which parts are retried, and which get a speculative second attempt; one for each run.
+
+    Args:
+        max_failures: retries of a part, and failed starts of workers in a row, before the run fails.
+    """
 
     def __init__(self, max_failures: int) -> None:
         self._max_failures = max_failures
@@ -75,19 +79,21 @@ class History:
         self._durations_s: list[float] = []
 
     def done(self, part: str, elapsed_s: float) -> None:
-        """A part is done after so long."""
+        """Records that a part is done, and the duration of the attempt."""
         self._failures.pop(part, None)
         self._durations_s.append(elapsed_s)
 
     def failed(self, part: str, outcome: Outcome) -> None:
-        """An attempt came to nothing; returns if another one is due.
+        """Records a failed attempt; returns if the part is to be retried.
 
         Raises:
-            RaycurrentError: what the worker raised, if another attempt would raise it too.
+            RaycurrentError: the worker raised it, and another attempt would raise it, too.
             ClusterError: the part failed too often.
+            RuntimeError: the worker raised an unexpected exception.
         """
         match outcome:
-            case Refused(error):
+            case Failed(error):
+                # A ClusterError of a worker, such as a peer that is gone, is the only one that may pass by itself.
                 if not isinstance(error, errors.ClusterError):
                     raise error
                 lost = Lost(str(error))
@@ -107,10 +113,10 @@ class History:
             )
 
     def started(self, outcome: Outcome) -> None:
-        """A worker came up, or did not.
+        """Records the start of a worker, successful or not.
 
         Raises:
-            ClusterError: one after the other did not.
+            ClusterError: too many starts in a row failed, or one raised an exception.
         """
         if isinstance(outcome, Done):
             self._failed_starts = 0
@@ -122,7 +128,7 @@ class History:
 
     @property
     def straggler_s(self) -> float:
-        """A part that runs for longer is worth a second attempt, if a worker has nothing else to do."""
+        """The duration after which an attempt counts as a straggler; infinite before the first part is done."""
         if not self._durations_s:
             return float("inf")
         return max(SPECULATE_AFTER * statistics.median(self._durations_s), SPECULATE_AFTER_S)

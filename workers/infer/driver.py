@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from core import errors
 from core.data import lazy
@@ -19,7 +19,7 @@ from core.models import bundle as bundles
 from core.models import checkpoint_averaging
 from core.storage import commit, location
 from core.telemetry import catalog, metrics
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 from workers.infer import part_worker
 
 ERRORS_ALLOWED = 10
@@ -67,21 +67,6 @@ class Totals:
         if len(self.made_by) > 1:
             found["mixture"] = list(self.made_by)
         return found
-
-
-class Workforce(Protocol):
-    """Who does the parts, and who is told; `cluster.Session` is one."""
-
-    @property
-    def metrics(self) -> metrics.Metrics:
-        """Measures."""
-
-    @property
-    def should_stop(self) -> Callable[[], bool]:
-        """Says whether the work should stop."""
-
-    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
-        """Gives what does so many parts of a stage."""
 
 
 class Opened(NamedTuple):
@@ -168,7 +153,7 @@ class _Ledger:
                 f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
             )
 
-    def on_done(self, task: pools.Task, record: dict[str, Any]) -> None:
+    def on_done(self, task: executors.Task, record: dict[str, Any]) -> None:
         """Measures a part that was just done, and takes its record in."""
         count = functools.partial(self._metrics.count, catalog.INFERENCE_LINES, stage=self._stage)
         count(record["lines"] - record["errors"], outcome="done")
@@ -180,14 +165,14 @@ class _Ledger:
     def in_order(self) -> Sequence[dict[str, Any]]:
         """Returns the records in order of their lines, each read when it is asked for."""
         order = array.array("q", sorted(self._records))
-        return lazy.OnDemand(len(order), lambda number: dict(json.loads(self._records[order[number]])))
+        return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._records[order[number]])))
 
 
 def do_parts(
     spec: part_worker.Spec,
     stage: str,
     rounds: Sequence[Sequence[part_worker.Payload]],
-    workforce: Workforce,
+    workforce: executors.Session,
     progress: Callable[[int], None],
 ) -> tuple[Sequence[dict[str, Any]], int]:
     """Does the parts that are not committed yet, round after round.
@@ -213,7 +198,11 @@ def do_parts(
         if tasks:
             factory = functools.partial(part_worker.make, spec)
             workforce.executor(stage, widest).run(
-                stage, tasks, factory, ledger.on_done, workforce.metrics, progress, workforce.should_stop
+                stage,
+                tasks,
+                factory,
+                ledger.on_done,
+                executors.Monitor(workforce.metrics, progress, workforce.should_stop),
             )
     workforce.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
     return ledger.in_order(), ledger.num_lines_done
@@ -221,7 +210,7 @@ def do_parts(
 
 def _not_done(
     payloads: Sequence[part_worker.Payload], store: commit.PartStore, ledger: _Ledger, progress: Callable[[int], None]
-) -> Sequence[pools.Task]:
+) -> Sequence[executors.Task]:
     """Enters the parts that are committed already and returns tasks for the others."""
     todo = array.array("q")
     for number, payload in enumerate(payloads):
@@ -232,16 +221,16 @@ def _not_done(
             ledger.enter(payload.piece.first_line, record)
             progress(payload.piece.num_lines)
 
-    def task(place: int) -> pools.Task:
+    def task(place: int) -> executors.Task:
         payload = payloads[todo[place]]
-        return pools.Task(payload.name, payload, payload.piece.num_lines)
+        return executors.Task(payload.name, payload, payload.piece.num_lines)
 
-    return lazy.OnDemand(len(todo), task)
+    return lazy.LazySequence(len(todo), task)
 
 
 def of_lines(pieces: Sequence[inputs.Piece]) -> Sequence[Sequence[part_worker.Payload]]:
     """Parts that do not depend on each other: one round."""
-    return [lazy.OnDemand(len(pieces), lambda number: part_worker.Payload(f"part-{number:06d}", pieces[number]))]
+    return [lazy.LazySequence(len(pieces), lambda number: part_worker.Payload(f"part-{number:06d}", pieces[number]))]
 
 
 def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> Sequence[Sequence[part_worker.Payload]]:
@@ -255,29 +244,29 @@ def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> Sequence[Sequence[part
     def round_(number: int) -> Sequence[part_worker.Payload]:
         return [payload(lane, number) for lane, pieces in enumerate(lanes) if number < len(pieces)]
 
-    return lazy.OnDemand(max(map(len, lanes), default=0), round_)
+    return lazy.LazySequence(max(map(len, lanes), default=0), round_)
 
 
 def count_tokens(
     spec: part_worker.Spec,
     stage: str,
     pieces: Sequence[inputs.Piece],
-    workforce: Workforce,
+    workforce: executors.Session,
     progress: Callable[[int], None],
 ) -> list[int]:
     """Counts the tokens that each piece has in a stream."""
     counts = [0] * len(pieces)
 
-    def on_done(task: pools.Task, lines: list[int]) -> None:
+    def on_done(task: executors.Task, lines: list[int]) -> None:
         counts[int(task.name)] = sum(lines)
 
-    def task(number: int) -> pools.Task:
-        return pools.Task(str(number), pieces[number], pieces[number].num_lines)
+    def task(number: int) -> executors.Task:
+        return executors.Task(str(number), pieces[number], pieces[number].num_lines)
 
-    tasks = lazy.OnDemand(len(pieces), task)
+    tasks = lazy.LazySequence(len(pieces), task)
     factory = functools.partial(part_worker.CountWorker, spec)
     workforce.executor(stage, len(tasks)).run(
-        stage, tasks, factory, on_done, workforce.metrics, progress, workforce.should_stop
+        stage, tasks, factory, on_done, executors.Monitor(workforce.metrics, progress, workforce.should_stop)
     )
     return counts
 

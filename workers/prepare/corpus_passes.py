@@ -15,7 +15,7 @@ from core.config import corpus_settings, loading
 from core.data.dataset import duplicates
 from core.data.text import corpus, selection, sources
 from core.storage import commit, location
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 from workers.prepare import passes, sharding, vocabularies
 
 Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
@@ -134,7 +134,7 @@ class CorpusPasses:
         self, groups: Mapping[str, Sequence[corpus.Group]], block_bytes: int
     ) -> dict[str, list[list[list[corpus.BlockCount]]]]:
         """Counts the lines of all blocks: by source, group and file."""
-        tasks: list[pools.Task] = []
+        tasks: list[executors.Task] = []
         counts: dict[str, list[list[list[corpus.BlockCount]]]] = {
             name: [[[] for _ in group] for group in found] for name, found in groups.items()
         }
@@ -143,13 +143,13 @@ class CorpusPasses:
                 for side, file in enumerate(group):
                     blocks = corpus.blocks(file.size_bytes(), block_bytes)
                     tasks += [
-                        pools.Task(
+                        executors.Task(
                             f"{name}-{number}-{side}-{start}", sharding.BlockTask(file, start, stop), stop - start
                         )
                         for start, stop in blocks
                     ]
 
-        def on_done(task: pools.Task, count: corpus.BlockCount) -> None:
+        def on_done(task: executors.Task, count: corpus.BlockCount) -> None:
             name, number, side, _ = task.name.split("-")
             counts[name][int(number)][int(side)].append(count)
 

@@ -14,6 +14,8 @@ from core.config import corpus_settings, loading
 from core.data.dataset import dataset_index
 from core.data.text import sources
 from core.storage import commit, location
+from workers.fanout import executor as executors
+from workers.fanout import progress_display
 from workers.prepare import corpus_passes, passes, sharding, vocabularies, word_statistics
 
 
@@ -48,8 +50,8 @@ class Passes:
         corpora: Mapping[str, corpus_settings.CorpusConfig],
         tokenizing: corpus_settings.TokenizerConfig,
         seed: int,
-        session: passes.Session,
-        reporter: passes.Reporter,
+        session: executors.Session,
+        reporter: progress_display.Reporter,
     ) -> None:
         self._plan = planned
         self._corpora = corpora

@@ -1,12 +1,12 @@
 """A pass of prepare: the tasks of one kind are fanned out, and one that is committed is not done again."""
 
-import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from core.storage import commit
-from core.telemetry import catalog, metrics
-from workers.fanout import pool as pools
+from core.telemetry import catalog
+from workers.fanout import executor as executors
+from workers.fanout import progress_display
 from workers.prepare import sharding
 
 STAGE = "prepare"
@@ -15,39 +15,12 @@ Records = dict[str, sharding.Record]
 Factory = Callable[[], Callable[[Any], Any]]
 
 
-class Session(Protocol):
-    """What a run needs of the cluster."""
-
-    @property
-    def metrics(self) -> metrics.Metrics:
-        """Measures what the driver does."""
-
-    @property
-    def should_stop(self) -> Callable[[], bool]:
-        """Whether a signal asked the run to end."""
-
-    def executor(self, stage: str, num_tasks: int | None = None) -> pools.Executor:
-        """What does the tasks of a stage."""
-
-
-class Progress(Protocol):
-    """A stretch of work whose progress is shown."""
-
-    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Says that `amount` more is done."""
-
-
-class Reporter(Protocol):
-    """Where passes show how far they are."""
-
-    def stage(self, name: str, total: float | None, unit: str) -> contextlib.AbstractContextManager[Progress]:
-        """Opens a stretch of `total` units."""
-
-
 class Runner:
     """Does the tasks of one pass after the other."""
 
-    def __init__(self, store: commit.PartStore, session: Session, reporter: Reporter) -> None:
+    def __init__(
+        self, store: commit.PartStore, session: executors.Session, reporter: progress_display.Reporter
+    ) -> None:
         self._store = store
         self._session = session
         self._reporter = reporter
@@ -59,11 +32,11 @@ class Runner:
         for task, weight in tasks:
             record = self._store.committed(task.name)
             if record is None:
-                todo.append(pools.Task(task.name, task, weight))
+                todo.append(executors.Task(task.name, task, weight))
             else:
                 records[task.name] = record
 
-        def on_done(task: pools.Task, record: sharding.Record) -> None:
+        def on_done(task: executors.Task, record: sharding.Record) -> None:
             records[task.name] = record
             if "shards" in record:
                 self._measure(record)
@@ -75,9 +48,9 @@ class Runner:
         self,
         title: str,
         unit: str,
-        tasks: Sequence[pools.Task],
+        tasks: Sequence[executors.Task],
         factory: Factory,
-        on_done: Callable[[pools.Task, Any], None],
+        on_done: Callable[[executors.Task, Any], None],
     ) -> None:
         """Does tasks and shows how far they are."""
         if not tasks:
@@ -88,9 +61,7 @@ class Runner:
                 tasks,
                 factory,
                 on_done,
-                metrics=self._session.metrics,
-                progress=shown.advance,
-                should_stop=self._session.should_stop,
+                executors.Monitor(self._session.metrics, shown.advance, self._session.should_stop),
             )
 
     def _measure(self, record: sharding.Record) -> None:

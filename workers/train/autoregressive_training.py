@@ -8,8 +8,8 @@ from core.data import series
 from core.models import autoregressive, bundle, compute
 from core.storage import location
 from core.training import checkpoint, progress, randomness, regression
-from workers.infer import driver
-from workers.prepare import passes
+from workers.fanout import executor as executors
+from workers.fanout import progress_display
 
 
 def make(
@@ -20,8 +20,8 @@ def make(
     seed: int,
     threads: int,
     dataset: series.Dataset,
-    session: driver.Workforce,
-    reporter: passes.Reporter,
+    session: executors.Session,
+    reporter: progress_display.Reporter,
 ) -> dict[str, Any]:
     """Fits the model to the training split of a dataset of series.
 

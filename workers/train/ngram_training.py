@@ -25,9 +25,9 @@ from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
 from core.storage import commit, location
 from core.training import checkpoint, progress
-from workers.fanout import pool as pools
-from workers.infer import driver, part_worker
-from workers.prepare import passes
+from workers.fanout import executor as executors
+from workers.fanout import progress_display
+from workers.infer import part_worker
 
 STAGE = "train"
 FOLDER = "counts"
@@ -65,8 +65,8 @@ def make(
     settings: dict[str, Any],
     config: ngram_settings.NgramConfig,
     dataset: shards.Dataset,
-    session: driver.Workforce,
-    reporter: passes.Reporter,
+    session: executors.Session,
+    reporter: progress_display.Reporter,
     part_tokens: int = PART_TOKENS,
 ) -> dict[str, Any]:
     """Counts the training stream of a dataset and commits the model as the one checkpoint of a run.
@@ -125,12 +125,12 @@ def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: Part) -> d
 
 
 def _count(
-    recipe: Recipe, num_tokens: int, session: driver.Workforce, reporter: passes.Reporter, part_tokens: int
+    recipe: Recipe, num_tokens: int, session: executors.Session, reporter: progress_display.Reporter, part_tokens: int
 ) -> list[ngram_counts.Counts]:
     """Counts what is not counted yet, and reads the counts of all parts."""
     recipe.store.begin()
     tasks = [
-        pools.Task(name, Part(name, start, stop), stop - start)
+        executors.Task(name, Part(name, start, stop), stop - start)
         for number, start in enumerate(range(0, num_tokens, part_tokens))
         for name, stop in [(f"part-{number:05d}", min(start + part_tokens, num_tokens))]
     ]
@@ -142,9 +142,7 @@ def _count(
                 todo,
                 functools.partial(counter, recipe),
                 lambda _, __: None,
-                session.metrics,
-                shown.advance,
-                session.should_stop,
+                executors.Monitor(session.metrics, shown.advance, session.should_stop),
             )
     return [_read(recipe, task.name) for task in tasks]
 

@@ -17,7 +17,7 @@ from core import errors
 from core.config import schema
 from workers.cluster import authentication, nodes, signals
 from workers.cluster import session as sessions
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -64,7 +64,7 @@ def test_inside_a_job_even_one_worker_uses_the_cluster_around(outside: Path, mon
 def test_a_stage_in_this_process_keeps_to_the_threads_of_a_worker(outside: Path) -> None:
     with session_with(address="none", num_workers=4, cpus_per_worker=3) as session:
         executor = session.executor("prepare", 100)
-    assert isinstance(executor, pools.InProcess)
+    assert isinstance(executor, executors.InProcess)
     assert executor.threads == 3
 
 

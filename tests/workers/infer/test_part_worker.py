@@ -15,7 +15,7 @@ from core.storage import commit, location
 from core.telemetry import metrics
 from tests.core.decoding import samples
 from tests.jobs import trained
-from workers.fanout import pool as pools
+from workers.fanout import executor as executors
 from workers.infer import driver, part_worker
 
 
@@ -72,7 +72,9 @@ class Workforce:
 
 
 def _do(spec: part_worker.Spec, rounds: Sequence[Sequence[part_worker.Payload]], executor: Any = None) -> list[Any]:
-    records, _ = driver.do_parts(spec, "translate", rounds, Workforce(executor or pools.InProcess()), lambda _: None)
+    records, _ = driver.do_parts(
+        spec, "translate", rounds, Workforce(executor or executors.InProcess()), lambda _: None
+    )
     return [*records]
 
 
@@ -192,7 +194,7 @@ def test_lanes_cut_the_stream_at_line_ends_into_like_runs(tmp_path: pathlib.Path
     spec = _spec(tmp_path, samples.language_model("char"), unit="stream", lanes=num_lanes)
     pieces = _pieces(tmp_path, STREAM, 4)
     counter = part_worker.CountWorker(spec)
-    counts = driver.count_tokens(spec, "score", pieces, Workforce(pools.InProcess()), lambda _: None)
+    counts = driver.count_tokens(spec, "score", pieces, Workforce(executors.InProcess()), lambda _: None)
     lanes = inputs.cut_lanes(pieces, num_lanes, counts, counter)
     covered = [
         line for lane in lanes for piece in lane for line in range(piece.first_line, piece.first_line + piece.num_lines)
