@@ -289,7 +289,7 @@ class Follower:
             self._look()
         while not (state := self._server.state(self._name)).has_ended:
             self._look()
-            time.sleep(submission.LOOK_S)
+            time.sleep(submission.POLL_S)
         if state.status == "SUCCEEDED" or (state.status == "STOPPED" and log.exit_code == 0):
             return log.document()
         log.close()

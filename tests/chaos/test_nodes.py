@@ -64,6 +64,6 @@ def test_a_node_that_does_not_see_the_run_is_told_before_any_work(tmp_path: Path
     with nodes.started(drive, 2, unseen=str(run.root)) as cluster:
         ended = drive("submit", "train", run.config, "--address", cluster.job_server).end()
     assert ended.code == 2, ended.log
-    assert "does not see it; use a folder that all nodes share" in ended.log
+    assert "does not see this folder; use one that all nodes share" in ended.log
     assert run.starts() == 0
     assert run.reached() is None

@@ -82,7 +82,7 @@ def test_another_token_is_refused_with_the_remedy(server: nodes.Nodes, tmp_path:
     )
     ended = drive(script, program=(sys.executable, "-c")).end()
     assert ended.code == 2, ended.log
-    assert "does not accept our token" in ended.log
+    assert "does not accept this token" in ended.log
 
 
 def test_a_stopped_job_is_saved_and_submitted_again_loses_no_step(

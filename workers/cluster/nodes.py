@@ -1,4 +1,4 @@
-"""The nodes of a cluster: which are alive, whether they see the run's folders, and the exporter on each of them."""
+"""Cluster nodes: liveness and draining, shared-folder checks, and a metrics exporter on each node."""
 
 import secrets
 import time
@@ -10,69 +10,69 @@ from core import errors
 from core.storage import location
 from workers.telemetry import prometheus
 
-PROBE_S = 60.0
-LOOK_S = 1.0  # how often a run that trains looks after the nodes
-LAST_SAVE_S = 10.0  # before a node goes: time for a step and a checkpoint
+PROBE_TIMEOUT_S = 60.0
+CHECK_INTERVAL_S = 1.0  # between two checks of the nodes while a run trains
+LAST_SAVE_S = 10.0  # before a node is drained: time for a step and a checkpoint
 
 
 def ray() -> Any:
-    """Ray, imported when it is needed: most commands run without."""
+    """Returns the module `ray`, imported on first use: most commands run without it."""
     import ray
 
     return ray
 
 
 def alive() -> dict[str, str]:
-    """The addresses of the nodes that are alive, by id."""
+    """Returns the addresses of live nodes, by node id."""
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray().nodes() if node["Alive"]}
 
 
 def draining() -> dict[str, float]:
-    """When the nodes that are about to go will be gone, by id: seconds since 1970, infinity where nobody says."""
+    """Returns the deadlines of draining nodes by node id, in seconds since 1970; infinity where there is none."""
     from ray._private import state
 
-    found: dict[str, int] = state.state.get_draining_nodes()
-    return {node: deadline_ms / 1000 or float("inf") for node, deadline_ms in found.items()}
+    deadlines_ms: dict[str, int] = state.state.get_draining_nodes()
+    return {node: deadline_ms / 1000 or float("inf") for node, deadline_ms in deadlines_ms.items()}
 
 
 def recount() -> None:
-    """Has Ray Train's helper count anew what the nodes have, if it is there.
+    """Makes Ray Train's autoscaling coordinator recount the cluster's resources, if it runs.
 
-    By itself it does so every 20 s, and until then an elastic group is started with ranks for a node that is gone.
+    By itself it does so every 20 s; until then an elastic group would be started with ranks for a lost node.
     """
     name = "AutoscalingCoordinator"
     try:
         ray().get_actor(name, namespace=name).get_reserved_resources.remote("", recompute=True)
     except (ValueError, AttributeError):
-        return  # no elastic group has asked for anything yet, or another version of Ray does without it
+        return  # no elastic group has requested resources yet, or this version of Ray has no coordinator
 
 
 class Departures:
-    """Nodes that go while ranks train: which are gone, and which are about to go."""
+    """Departures of nodes during training: nodes that are lost, and nodes that are being drained."""
 
     def __init__(self) -> None:
         self._alive = frozenset(alive())
-        self._looked_s = float("-inf")
-        self._called: set[tuple[str, bool]] = set()
+        self._checked_s = float("-inf")
+        self._requested: set[tuple[str, bool]] = set()
 
-    def call_for_a_save(self, used: frozenset[str]) -> bool:
-        """Looks at the nodes once in a while; returns whether ranks on these had better save now."""
-        if time.monotonic() - self._looked_s < LOOK_S:
+    def needs_checkpoint(self, used: frozenset[str]) -> bool:
+        """Checks the nodes periodically; returns whether ranks on the given nodes should save a checkpoint now."""
+        if time.monotonic() - self._checked_s < CHECK_INTERVAL_S:
             return False
-        self._looked_s = time.monotonic()
-        there = frozenset(alive())
-        if there != self._alive:
-            self._alive = there
+        self._checked_s = time.monotonic()
+        nodes = frozenset(alive())
+        if nodes != self._alive:
+            self._alive = nodes
             recount()
         return self.is_due({node: gone_s for node, gone_s in draining().items() if node in used}, time.time())
 
     def is_due(self, leaving: Mapping[str, float], now_s: float) -> bool:
-        """Whether to save, given when nodes will be gone: as soon as that is known, and once more just before."""
-        calls = {
+        """Returns whether a checkpoint is due: when the deadline of a node becomes known, and shortly before it."""
+        requests = {
             (node, is_last) for node, gone_s in leaving.items() for is_last in {False, gone_s - now_s < LAST_SAVE_S}
         }
-        is_new = not calls <= self._called
-        self._called |= calls
+        is_new = not requests <= self._requested
+        self._requested |= requests
         return is_new
 
 
@@ -83,12 +83,12 @@ def _on_node(node: str) -> Any:
 
 
 def beside_driver() -> Any:
-    """Keeps an actor on the node of the driver: it lives as long as the driver does, whatever other nodes do."""
+    """Returns the scheduling strategy of actors that must live on the driver's node, and so as long as the driver."""
     return _on_node(ray().get_runtime_context().get_node_id())
 
 
 def check_shared(folders: Iterable[location.Location]) -> None:
-    """Has each node read what the driver has just written into the shared folders.
+    """Checks that each node can read a file that the driver writes to each shared folder.
 
     Raises:
         UsageError: a node does not see a folder.
@@ -106,11 +106,11 @@ def check_shared(folders: Iterable[location.Location]) -> None:
             seen = {
                 node: read.options(num_cpus=0, scheduling_strategy=_on_node(node)).remote(str(probe)) for node in nodes
             }
-            ray().wait(list(seen.values()), num_returns=len(seen), timeout=PROBE_S)
-            for node, ticket in seen.items():
-                if _result_or_none(ticket) != word:
+            ray().wait(list(seen.values()), num_returns=len(seen), timeout=PROBE_TIMEOUT_S)
+            for node, reference in seen.items():
+                if _result_or_none(reference) != word:
                     raise errors.UsageError(
-                        f"{folder}: node {nodes[node]} does not see it; use a folder that all nodes share, "
+                        f"{folder}: node {nodes[node]} does not see this folder; use one that all nodes share, "
                         "or an object store"
                     )
         finally:
@@ -124,48 +124,46 @@ def _read_or_nothing(path: str) -> bytes:
         return b""
 
 
-def _result_or_none(ticket: Any) -> Any:
-
+def _result_or_none(reference: Any) -> Any:
     try:
-        return ray().get(ticket, timeout=0)
+        return ray().get(reference, timeout=0)
     except ray().exceptions.RayError:
         return None
 
 
 def start_exporter(node: str, *arguments: Any) -> prometheus.RemoteExporter:
-    """Starts an exporter on another node."""
+    """Starts a metrics exporter on another node."""
     actor: Any = ray().remote(prometheus.NodeExporter)
     handle = actor.options(num_cpus=0, max_restarts=1, scheduling_strategy=_on_node(node)).remote(*arguments)
     return _RayExporter(handle)
 
 
 class _RayExporter:
-    """An exporter in an actor."""
+    """A metrics exporter that runs in an actor."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
     def target(self) -> str | None:
         """See `prometheus.RemoteExporter`."""
-        target: str | None = self._ask(self._handle.target)
+        target: str | None = self._call(self._handle.target)
         return target
 
     def snapshot(self) -> tuple[str, bytes] | None:
         """See `prometheus.RemoteExporter`."""
-        snapshot: tuple[str, bytes] | None = self._ask(self._handle.snapshot)
+        snapshot: tuple[str, bytes] | None = self._call(self._handle.snapshot)
         return snapshot
 
     def push(self, gateway: str, run: str) -> None:
         """See `prometheus.RemoteExporter`."""
-        self._ask(self._handle.push, gateway, run)
+        self._call(self._handle.push, gateway, run)
 
     def close(self) -> None:
         """See `prometheus.RemoteExporter`."""
-        self._ask(self._handle.close)
+        self._call(self._handle.close)
 
-    def _ask(self, method: Any, *arguments: Any) -> Any:
-
+    def _call(self, method: Any, *arguments: Any) -> Any:
         try:
             return ray().get(method.remote(*arguments), timeout=20)
         except ray().exceptions.RayError:
-            return None  # an exporter that fails never disturbs the run
+            return None  # a failing exporter must not disturb the run

@@ -1,7 +1,7 @@
-"""The cluster that a run works on: joined or started when the first stage needs it, left when the run ends.
+"""Cluster session: the Ray cluster of a run, joined or started on first use and left at the end.
 
-`Session` is the one owner of Ray in the driver: the environment of its processes, the token, the signals, the
-pool of a stage, and the exporters on other nodes.
+`Session` owns Ray in the driver: the environment of its processes, the token, the signal handlers, the worker pool of
+the current stage, and the metrics exporters on other nodes.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from workers.fanout import process_environment, ray_actors
 from workers.telemetry import prometheus, tensorboard
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only commit records and settings pass through it
-RESOURCES_S = 300.0  # an autoscaling cluster may grow for so long
-NEW_NODES_S = 10.0  # how often a joined cluster is asked for new nodes
+RESOURCES_TIMEOUT_S = 300.0  # time for an autoscaling cluster to add nodes
+NEW_NODES_INTERVAL_S = 10.0  # between two looks for new nodes in a cluster that we joined
 
-# Set before `ray` is imported, where the user did not.
+# Set before `ray` is imported, unless the user has set them.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Memory that runs out ends the attempt, and is counted there; by default Ray tries again for ever.
+    # Out of memory fails the attempt, and our own retries count it; by default Ray retries without limit.
     "RAY_task_oom_retries": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-# Of a cluster that we start. A node that is cut off is noticed after seconds: by default a call to it hangs for up to
-# 300 + 120 s. All its processes must agree: one that pings more often than the others expect is cut off by them as
-# soon as a call takes longer than three pings ("too_many_pings"). So in a cluster that we join, its own values count.
+# For clusters that we start: detect an unreachable node within seconds; by default a call to it hangs for up to
+# 300 + 120 s. All processes of a cluster must agree: a process that pings more often than its peers expect is
+# disconnected ("too_many_pings") once a call lasts longer than three pings. A cluster that we join keeps its values.
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "15000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
@@ -49,13 +49,13 @@ KEEPALIVE = {
 
 
 class Session:
-    """A run's hold on a cluster; use it as a context manager. Starts nothing until it is needed.
+    """The connection of a run to its cluster, as a context manager. Starts nothing until it is needed.
 
     Args:
-        cluster: where the work runs.
-        shared: folders that every node must see as the driver does.
-        metrics_folder: folder of the run's metrics; None: nothing is measured.
-        export: how metrics are exported.
+        cluster: settings of the cluster.
+        shared: folders that must be the same files on every node.
+        metrics_folder: folder of the run's metrics; None: no metrics.
+        export: settings of the metrics export.
         run: name of the run, a label of its scrape targets.
     """
 
@@ -79,13 +79,13 @@ class Session:
         self._owns_ray = False
         self._pool: tuple[str, pools.Pool] | None = None
         self._exporters: prometheus.Exporters | None = None
-        self._left = threading.Event()
+        self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
         for name, value in process_environment.of_process(self.cluster.cpus_per_worker).items():
-            os.environ.setdefault(name, value)  # for stages that run in this process
+            os.environ.setdefault(name, value)  # stages may run in this process
         self.should_stop.install()
         return self
 
@@ -94,27 +94,26 @@ class Session:
     ) -> None:
         try:
             self.release()
-            self._left.set()
+            self._closed.set()
             if self._watcher:
                 self._watcher.join(timeout=5)
             if self._exporters:
                 self._exporters.close(linger=kind is None)
         finally:
             if self._owns_ray:
-                nodes.ray().shutdown()  # ends the daemons of a local cluster, only leaves one that was joined
+                nodes.ray().shutdown()  # ends a local cluster, disconnects from one that was joined
             self.should_stop.restore()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def signal(self) -> int | None:
-        """The signal that asked the run to stop, if one did."""
+        """Number of the signal that asked the run to stop, or None."""
         return self.should_stop.signal
 
     def measure(self) -> None:
-        """Begins to measure, unless it has: from now on the run's files of metrics are those of this driver.
+        """Starts the metrics export, once: from now on this driver owns the metrics files of the run.
 
-        Only who holds the lock of the run may call it, or work in any other way: a driver that is refused leaves the
-        files of the one that is there alone.
+        Call it only while holding the run lock: a driver that is refused must not touch the files of the holder.
         """
         if self._metrics_folder is not None and self._exporters is None:
             self._exporters = prometheus.Exporters(
@@ -123,42 +122,42 @@ class Session:
 
     @property
     def metrics(self) -> metrics.Metrics:
-        """Measures what the driver does."""
+        """The metrics of the driver process."""
         self.measure()
         return self._exporters.metrics if self._exporters else metrics.NullMetrics()
 
     def keep_metrics(self) -> None:
-        """Writes what was measured so far to the run's folder, as the end of the session will."""
+        """Writes the current metrics to the run's folder, as the end of the session does."""
         if self._exporters:
             self._exporters.keep()
 
     @property
     def worker_env(self) -> dict[str, str]:
-        """What a worker of ours finds in its environment; Ray's own processes must not (they would be measured)."""
+        """Environment variables of our workers. Ray's daemons must not have them: their series would appear as ours."""
         env = process_environment.of_process(self.cluster.cpus_per_worker)
         if self._exporters:
             env[prometheus.FOLDER_VARIABLE] = str(self._exporters.folder)
         return env
 
     def events(self, root: location.Location) -> tensorboard.EventFiles:
-        """What writes the record of a run for TensorBoard, if its settings ask for it."""
+        """Returns the writer of TensorBoard event files, which writes nothing unless it is enabled."""
         return tensorboard.EventFiles(root, self._export)
 
     def targets(self) -> list[str]:
-        """Where Prometheus finds the metrics of this run."""
+        """Returns the scrape targets of this run."""
         return self._exporters.targets() if self._exporters else []
 
     def wants_ray(self, num_tasks: int | None = None) -> bool:
-        """Would a stage of so many tasks (None: unknown) run on Ray?"""
+        """Returns whether a stage of `num_tasks` tasks (None: unknown) runs on Ray."""
         if self.cluster.address == "none" or num_tasks in (0, 1):
             return False
         if self.ray_started:
             return True
-        alone = self.cluster.workers.stop - 1 == 1 and not self.cluster.use_gpu
-        return not (alone and self._address() == "local")
+        has_one_worker = self.cluster.workers.stop - 1 == 1 and not self.cluster.use_gpu
+        return not (has_one_worker and self._address() == "local")
 
     def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
-        """What does the parts of a stage; the pool is kept until another stage asks, or `release`."""
+        """Returns the executor of a stage. Its pool is kept until another stage asks, or until `release`."""
         if not self.wants_ray(num_tasks):
             return executors.InProcess(self.cluster.cpus_per_worker)
         self.start_ray()
@@ -177,7 +176,7 @@ class Session:
         return self._pool[1]
 
     def release(self) -> None:
-        """Ends the workers of the last stage, so that the next has their cores."""
+        """Ends the workers of the last stage, which frees their cores for the next."""
         if self._pool:
             self._pool[1].close()
             self._pool = None
@@ -186,8 +185,8 @@ class Session:
         """Joins or starts the cluster, once.
 
         Raises:
-            ClusterError: it does not answer or does not start.
-            UsageError: it wants a token that we do not have, or its nodes do not share the run's folders.
+            ClusterError: the cluster does not respond, or does not start.
+            UsageError: the cluster requires another token, or its nodes do not share the run's folders.
         """
         if self.ray_started:
             return
@@ -198,16 +197,20 @@ class Session:
         for name, value in {**ENVIRONMENT, **({} if self.joined else KEEPALIVE)}.items():
             os.environ.setdefault(name, value)
         if self._owns_ray:
-            authentication.prepare_token(self.joined, self.folder)  # before Ray is imported, and reads its environment
+            authentication.prepare_token(
+                self.joined, self.folder
+            )  # before Ray is imported: it reads its environment once
             try:
                 with _without(prometheus.FOLDER_VARIABLE):
                     _init(address, {} if self.joined else self._local_settings())
                 self.should_stop.install()
             except SystemExit:
-                # Meanwhile a handler of Ray's was in the place of ours: it exits.
+                # During `ray.init` Ray's own signal handler replaces ours, and raises SystemExit.
                 nodes.ray().shutdown()
                 self.should_stop.signal = signal.SIGTERM
-                raise errors.InterruptedRunError("cluster: stopped while Ray started; run it again") from None
+                raise errors.InterruptedRunError(
+                    "cluster: stopped while Ray was starting; run the command again"
+                ) from None
         self.ray_started = True
         self.should_stop.install()
         nodes.check_shared(self._shared)
@@ -216,28 +219,28 @@ class Session:
             self._watcher.start()
 
     def require(self, num_workers: int) -> None:
-        """Waits until the cluster has the resources of so many workers, all else aside.
+        """Waits until the cluster has the total resources for `num_workers` workers.
 
         Raises:
-            ClusterError: it has not, and will not; says what was asked for and what is there.
+            ClusterError: it does not have them; the message compares required and available amounts.
             InterruptedRunError: the run was stopped while it waited.
         """
-        asked = {"CPU": float(num_workers * self.cluster.cpus_per_worker)}
+        required = {"CPU": float(num_workers * self.cluster.cpus_per_worker)}
         if self.cluster.use_gpu:
-            asked["GPU"] = float(num_workers)
-        deadline_s = time.monotonic() + (RESOURCES_S if self.joined else 0)
+            required["GPU"] = float(num_workers)
+        deadline_s = time.monotonic() + (RESOURCES_TIMEOUT_S if self.joined else 0)
         while True:
-            there: Mapping[str, float] = nodes.ray().cluster_resources()
-            if all(there.get(name, 0.0) >= amount for name, amount in asked.items()):
+            available: Mapping[str, float] = nodes.ray().cluster_resources()
+            if all(available.get(name, 0.0) >= amount for name, amount in required.items()):
                 return
             if self.should_stop():
-                raise errors.InterruptedRunError("cluster: stopped while it waited for resources; run it again")
+                raise errors.InterruptedRunError("cluster: stopped while waiting for resources; run the command again")
             if time.monotonic() >= deadline_s:
-                wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
-                found = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in asked)
+                needs = ", ".join(f"{amount:g} {name}" for name, amount in required.items())
+                has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in required)
                 raise errors.ClusterError(
-                    f"cluster.num_workers: {num_workers} workers need {wanted}, the cluster has {found}; ask "
-                    "for fewer, or for less with cluster.cpus_per_worker and cluster.use_gpu"
+                    f"cluster.num_workers: {num_workers} workers need {needs}, the cluster has {has}; use "
+                    "fewer workers, or less for each with cluster.cpus_per_worker and cluster.use_gpu"
                 )
             time.sleep(0.3)
 
@@ -252,7 +255,7 @@ class Session:
         return os.environ.get("RAY_ADDRESS") or ("auto" if inside_a_job else "local")
 
     def _local_settings(self) -> dict[str, Any]:
-        # Cores are counted, not reserved: on a small machine more workers than cores take turns.
+        # Ray counts cores but does not reserve them: with more workers than cores they share the cores.
         num_cpus = max((self.cluster.workers.stop - 1) * self.cluster.cpus_per_worker, os.cpu_count() or 1)
         return {
             "num_cpus": num_cpus,
@@ -262,21 +265,21 @@ class Session:
         }
 
     def _watch_nodes(self) -> None:
-        while not self._left.wait(NEW_NODES_S):
+        while not self._closed.wait(NEW_NODES_INTERVAL_S):
             self.export_from_all_nodes()
 
     def export_from_all_nodes(self) -> None:
-        """Starts an exporter on each node that has none; the driver serves its own node."""
+        """Starts an exporter on each node that has none; the driver exports for its own node."""
         if self._exporters:
-            here = nodes.ray().get_runtime_context().get_node_id()
-            self._exporters.cover([(node, address) for node, address in nodes.alive().items() if node != here])
+            own_node = nodes.ray().get_runtime_context().get_node_id()
+            self._exporters.cover([(node, address) for node, address in nodes.alive().items() if node != own_node])
 
 
 def private_folder() -> Path:
-    """Makes a folder for the processes of a run.
+    """Creates a private temporary folder for the processes of a run.
 
-    It is short, because the path of a socket has at most 107 characters, and closed, because what Ray makes in it is
-    open to all.
+    Its path is short, because the path of a Unix socket has at most 107 characters; it is accessible to the user
+    alone, because Ray's files in it are readable by everybody.
     """
     base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 (mkdtemp makes it private)
     return Path(tempfile.mkdtemp(prefix="rc-", dir=base))
@@ -284,7 +287,7 @@ def private_folder() -> Path:
 
 @contextlib.contextmanager
 def _without(name: str) -> Iterator[None]:
-    """Hides a variable from the processes that are started meanwhile."""
+    """Hides an environment variable from processes that are started within the context."""
     value = os.environ.pop(name, None)
     try:
         yield
@@ -294,16 +297,16 @@ def _without(name: str) -> Iterator[None]:
 
 
 def _init(address: str, settings: Mapping[str, Any]) -> None:
-    """Connects to Ray, or starts it; what it says when it cannot becomes one line."""
+    """Connects to Ray, or starts it; its errors become one-line messages."""
     try:
         nodes.ray().init(address=address, logging_level=logging.ERROR, log_to_driver=False, **settings)
     except nodes.ray().exceptions.AuthenticationError as error:
         raise errors.UsageError(
-            f"cluster.address: {address} and this driver do not agree on a token; point RAY_AUTH_TOKEN_PATH to the "
+            f"cluster.address: {address} does not accept the token of this driver; point RAY_AUTH_TOKEN_PATH to the "
             "cluster's, or set RAY_AUTH_MODE=disabled for a cluster that is open on purpose"
         ) from error
     except Exception as error:
-        # Of a node that does not come up in time Ray tells by a bare Exception, which nothing narrower catches.
+        # Ray raises a bare Exception when a node does not start in time; no narrower class catches it.
         expected = (OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
         if type(error) is Exception or isinstance(error, expected):
             reason = str(error).strip().splitlines()

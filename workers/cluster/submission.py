@@ -1,4 +1,4 @@
-"""The job server of a cluster: it is handed a command with the code that it needs, tells its log, and can stop it."""
+"""Job submission: a client of Ray's job server that starts commands, follows their logs and stops them."""
 
 import asyncio
 import logging
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from core import errors
 
-LOOK_S = 0.2  # how often a caller that follows a log may look at something else
+POLL_S = 0.2  # longest time between two items of a followed log, so that its reader can check for signals
 RETRY_S = 2.0
-SILENCE_S = 120.0  # a server that does not answer for so long is given up
-NOT_YET = "No available agent"  # what a cluster says that has just started
-START_S = 60.0
+SILENCE_TIMEOUT_S = 120.0  # without a reply for this long, following the log fails
+STARTING_MESSAGE = "No available agent"  # reply of a cluster that has just started
+START_TIMEOUT_S = 60.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 
 class State(NamedTuple):
-    """What became of a job; the exit code is that of its command, where the server knows it."""
+    """The state of a job. The exit code is that of its command, or None where the server does not know it."""
 
     status: str
     exit_code: int | None
@@ -30,7 +30,7 @@ class State(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Will it stay so?"""
+        """True once the state is final."""
         return self.status in ENDED
 
 
@@ -38,13 +38,13 @@ class Server:
     """The job server at an HTTP address.
 
     Raises:
-        ClusterError: nobody answers there.
-        UsageError: it wants another token.
+        ClusterError: the server does not respond.
+        UsageError: the server requires another token.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._client: Any = self._ask(lambda: _client(address))
+        self._client: Any = self._call(lambda: _client(address))
 
     def submit(
         self,
@@ -58,14 +58,14 @@ class Server:
         """Starts a command in a copy of a folder.
 
         Args:
-            entrypoint: a line for a shell.
-            folder: becomes the current folder of the command and is on the Python path of its workers.
-            name: of the job; never used before.
-            env_vars: for the command and its workers; everybody with the token of the cluster can read them.
-            metadata: likewise.
+            entrypoint: command line for a shell.
+            folder: current folder of the command, also on the Python path of its workers.
+            name: id of the job; must be new.
+            env_vars: variables of the command and its workers, readable by everybody with the cluster's token.
+            metadata: key-value pairs, readable likewise.
             resources: `entrypoint_num_cpus` and the like; without any, the command runs on the head node.
         """
-        self._ask_when_up(
+        self._call_when_started(
             lambda: self._client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=name,
@@ -76,55 +76,55 @@ class Server:
         )
 
     def state(self, name: str) -> State:
-        """Says what became of a job."""
-        info = self._ask(lambda: self._client.get_job_info(name))
+        """Returns the state of a job."""
+        info = self._call(lambda: self._client.get_job_info(name))
         return State(str(info.status), info.driver_exit_code, info.message or "")
 
     def stop(self, name: str) -> None:
-        """Asks a job to stop; it may take the time that `RAY_JOB_STOP_WAIT_TIME_S` in its environment gives it."""
-        self._ask(lambda: self._client.stop_job(name))
+        """Requests a job to stop; `RAY_JOB_STOP_WAIT_TIME_S` in its environment limits how long it may take."""
+        self._call(lambda: self._client.stop_job(name))
 
     def log(self, name: str) -> Iterator[str]:
-        """Yields the log of a job as it is written, until the job has ended, and empty pieces while nothing comes.
+        """Yields the log of a job as it is written, until the job ends; empty strings while there is no output.
 
-        A connection that breaks is made again, and the log goes on where it was.
+        A broken connection is re-established, and the log continues where it was.
         """
-        seen, heard_s = 0, time.monotonic()
+        num_seen, last_reply_s = 0, time.monotonic()
         while True:
-            pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-            threading.Thread(target=_follow, args=(self._client, name, seen, pieces), daemon=True).start()
-            while isinstance(piece := _next(pieces), str):
-                if piece:
-                    heard_s = time.monotonic()
-                    seen += len(piece)
-                yield piece
-            if piece is None:
+            chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+            threading.Thread(target=_follow, args=(self._client, name, num_seen, chunks), daemon=True).start()
+            while isinstance(chunk := _next(chunks), str):
+                if chunk:
+                    last_reply_s = time.monotonic()
+                    num_seen += len(chunk)
+                yield chunk
+            if chunk is None:
                 return
-            if time.monotonic() - heard_s > SILENCE_S:
+            if time.monotonic() - last_reply_s > SILENCE_TIMEOUT_S:
                 raise errors.ClusterError(
-                    f"{self.address}: the log of {name} cannot be followed ({piece}); "
-                    f"the job may well go on: ray job logs --follow {name}"
-                ) from piece
+                    f"{self.address}: the log of {name} cannot be followed ({chunk}); "
+                    f"the job may still be running: ray job logs --follow {name}"
+                ) from chunk
             yield from _pause()
 
-    def _ask_when_up(self, question: Callable[[], Answer]) -> Answer:
+    def _call_when_started(self, request: Callable[[], Reply]) -> Reply:
         started_s = time.monotonic()
         while True:
             try:
-                return self._ask(question)
+                return self._call(request)
             except errors.ClusterError as error:
-                if NOT_YET not in str(error) or time.monotonic() - started_s > START_S:
+                if STARTING_MESSAGE not in str(error) or time.monotonic() - started_s > START_TIMEOUT_S:
                     raise
             time.sleep(RETRY_S)
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer:
+    def _call(self, request: Callable[[], Reply]) -> Reply:
         from ray import exceptions
 
         try:
-            return question()
+            return request()
         except exceptions.AuthenticationError as error:
             raise errors.UsageError(
-                f"--address: {self.address} does not accept our token; point RAY_AUTH_TOKEN_PATH to the cluster's"
+                f"--address: {self.address} does not accept this token; point RAY_AUTH_TOKEN_PATH to the cluster's"
             ) from error
         except (OSError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -135,31 +135,31 @@ def _client(address: str) -> Any:
     from ray import job_submission
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what matters is raised too
+        logging.getLogger(name).setLevel(logging.ERROR)  # warnings repeat what is raised
     return job_submission.JobSubmissionClient(address)
 
 
-def _next(pieces: "queue.SimpleQueue[str | BaseException | None]") -> str | BaseException | None:
+def _next(chunks: "queue.SimpleQueue[str | BaseException | None]") -> str | BaseException | None:
     try:
-        return pieces.get(timeout=LOOK_S)
+        return chunks.get(timeout=POLL_S)
     except queue.Empty:
         return ""
 
 
 def _pause() -> Iterator[str]:
-    for _ in range(int(RETRY_S / LOOK_S)):
-        time.sleep(LOOK_S)
+    for _ in range(int(RETRY_S / POLL_S)):
+        time.sleep(POLL_S)
         yield ""
 
 
-def _follow(client: Any, name: str, skip: int, pieces: "queue.SimpleQueue[str | BaseException | None]") -> None:
-    """Puts what comes after the first `skip` characters of a log, then None, or the error that ended the connection."""
+def _follow(client: Any, name: str, skip: int, chunks: "queue.SimpleQueue[str | BaseException | None]") -> None:
+    """Puts the log after its first `skip` characters into a queue, then None or the error that ended the connection."""
 
     async def tail() -> None:
         left = skip
         async for text in client.tail_job_logs(name):
             if fresh := text[left:]:
-                pieces.put(fresh)
+                chunks.put(fresh)
             left = max(0, left - len(text))
 
     async def ending() -> BaseException | None:
@@ -167,4 +167,4 @@ def _follow(client: Any, name: str, skip: int, pieces: "queue.SimpleQueue[str | 
         await asyncio.wait([task])
         return task.exception()
 
-    pieces.put(asyncio.run(ending()))
+    chunks.put(asyncio.run(ending()))

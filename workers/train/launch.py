@@ -182,7 +182,7 @@ class _Group:
             if look.progress is not None:
                 on_progress(look.progress)
             now_s = time.monotonic()
-            if departures is not None and departures.call_for_a_save(look.nodes):
+            if departures is not None and departures.needs_checkpoint(look.nodes):
                 self._board.save.remote()
             if stop_asked_s > now_s and self._session.should_stop():
                 stop_asked_s = now_s

@@ -23,13 +23,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return told
 
 
-def test_ranks_save_when_a_node_is_about_to_go_and_just_before_it_does(cluster: dict[str, Any]) -> None:
+def test_ranks_save_when_a_node_starts_draining_and_just_before_its_deadline(cluster: dict[str, Any]) -> None:
     departures = nodes.Departures()
     saved_at_s = []
     for second in range(60):
         cluster["now_s"] = 1000.0 + second
         cluster["draining"] = {"b": 1040.0} if second >= 5 else {}
-        if departures.call_for_a_save(frozenset("ab")):
+        if departures.needs_checkpoint(frozenset("ab")):
             saved_at_s.append(second)
     assert saved_at_s == [5, 40 - nodes.LAST_SAVE_S + 1]
 
@@ -38,23 +38,25 @@ def test_ranks_save_when_a_node_is_about_to_go_and_just_before_it_does(cluster: 
     ("draining", "calls"),
     [({"elsewhere": 1001.0}, 0), ({"b": float("inf")}, 1), ({"b": 1001.0}, 1), ({"a": 1001.0, "b": 1001.0}, 1)],
 )
-def test_only_the_nodes_of_the_ranks_count(cluster: dict[str, Any], draining: dict[str, float], calls: int) -> None:
+def test_only_nodes_with_ranks_request_a_checkpoint(
+    cluster: dict[str, Any], draining: dict[str, float], calls: int
+) -> None:
     departures = nodes.Departures()
     cluster["draining"] = draining
     found = []
     for second in range(5):
         cluster["now_s"] = 1000.0 + 2 * second
-        found.append(departures.call_for_a_save(frozenset("ab")))
+        found.append(departures.needs_checkpoint(frozenset("ab")))
     assert sum(found) == calls
 
 
-def test_a_node_that_went_or_came_is_counted_at_once_and_once(cluster: dict[str, Any]) -> None:
+def test_a_lost_or_new_node_triggers_one_recount(cluster: dict[str, Any]) -> None:
     departures = nodes.Departures()
     counted = []
     for alive in ({"a": ""}, {"a": ""}, {"a": "", "c": ""}):
-        cluster["now_s"] += nodes.LOOK_S
+        cluster["now_s"] += nodes.CHECK_INTERVAL_S
         cluster["alive"] = alive
-        departures.call_for_a_save(frozenset())
-        departures.call_for_a_save(frozenset())
+        departures.needs_checkpoint(frozenset())
+        departures.needs_checkpoint(frozenset())
         counted.append(cluster["recounts"])
     assert counted == [1, 1, 2]

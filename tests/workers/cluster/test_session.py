@@ -50,18 +50,18 @@ def session_with(**settings: Any) -> sessions.Session:
         ({"address": "auto", "num_workers": schema.WorkerRange(min=1, max=2)}, 100, True),
     ],
 )
-def test_ray_is_wanted_only_for_work_that_can_be_shared(
+def test_ray_is_used_only_for_work_that_can_be_shared(
     outside: Path, settings: dict[str, Any], num_tasks: int | None, expected: bool
 ) -> None:
     assert session_with(**settings).wants_ray(num_tasks) is expected
 
 
-def test_inside_a_job_even_one_worker_uses_the_cluster_around(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inside_a_ray_job_even_one_worker_uses_its_cluster(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert session_with(address="auto", num_workers=1).wants_ray(2)
 
 
-def test_a_stage_in_this_process_keeps_to_the_threads_of_a_worker(outside: Path) -> None:
+def test_an_in_process_stage_uses_the_threads_of_one_worker(outside: Path) -> None:
     with session_with(address="none", num_workers=4, cpus_per_worker=3) as session:
         executor = session.executor("prepare", 100)
     assert isinstance(executor, executors.InProcess)
@@ -78,7 +78,7 @@ def test_a_session_leaves_nothing_behind(outside: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_first_signal_is_a_flag() -> None:
+def test_the_first_signal_sets_the_stop_flag() -> None:
     flag = signals.StopFlag()
     flag.install()
     try:
@@ -99,7 +99,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30).returncode == 130
 
 
-def test_the_token_is_made_once_and_only_its_owner_can_read_it(outside: Path) -> None:
+def test_the_token_is_created_once_and_readable_by_its_owner_only(outside: Path) -> None:
     authentication.prepare_token(joins=False, folder=outside)
     path = outside / "home" / ".ray" / "auth_token"
     token = path.read_text()
@@ -128,7 +128,7 @@ def test_without_a_home_the_token_lives_as_long_as_the_session(outside: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_token_that_the_user_names_is_used(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_token_is_used(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
     authentication.prepare_token(joins=False, folder=outside)
     assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/secrets/token"
@@ -138,7 +138,7 @@ def test_a_token_that_the_user_names_is_used(outside: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     "failure", [Exception("The current node timed out during startup."), ConnectionError("refused")]
 )
-def test_a_cluster_that_does_not_come_up_is_a_sentence(
+def test_a_cluster_that_does_not_start_is_a_one_line_error(
     outside: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     def fail(**_: Any) -> None:
@@ -152,7 +152,7 @@ def test_a_cluster_that_does_not_come_up_is_a_sentence(
     assert raised.value.exit_code == 8
 
 
-def test_a_bug_is_not_taken_for_a_cluster_that_is_down(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_mistaken_for_an_unreachable_cluster(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: Any) -> None:
         raise TypeError("init() got an unexpected keyword argument")
 
@@ -162,7 +162,7 @@ def test_a_bug_is_not_taken_for_a_cluster_that_is_down(outside: Path, monkeypatc
 
 
 @pytest.mark.ray
-def test_what_a_cluster_does_not_have_is_said_at_once(ray_session: sessions.Session) -> None:
+def test_missing_resources_are_reported_at_once(ray_session: sessions.Session) -> None:
     started_s = time.monotonic()
     with pytest.raises(errors.ClusterError, match="1000 workers need 1000 CPU, the cluster has 3 CPU"):
         ray_session.require(1000)
@@ -173,7 +173,7 @@ def test_what_a_cluster_does_not_have_is_said_at_once(ray_session: sessions.Sess
 
 
 @pytest.mark.ray
-def test_a_pool_is_kept_within_a_stage_and_not_beyond(ray_session: sessions.Session) -> None:
+def test_a_pool_lives_as_long_as_its_stage(ray_session: sessions.Session) -> None:
     with session_with(address="local", num_workers=2) as session:
         first = session.executor("prepare", 5)
         assert session.executor("prepare", 7) is first
@@ -212,7 +212,7 @@ print("left", sorted(path.name.split("-")[0] for path in Path(sys.argv[1]).iterd
 
 
 @pytest.mark.ray
-def test_on_two_nodes_folders_are_probed_and_both_export(outside: Path) -> None:
+def test_two_nodes_are_probed_for_shared_folders_and_both_export(outside: Path) -> None:
     short = sessions.private_folder()
     environment = {
         **os.environ,
@@ -229,5 +229,5 @@ def test_on_two_nodes_folders_are_probed_and_both_export(outside: Path) -> None:
         shutil.rmtree(short, ignore_errors=True)
     lines = done.stdout.splitlines()
     assert "targets 2" in lines, done.stderr
-    assert any("does not see it; use a folder that all nodes share" in line for line in lines), done.stdout
+    assert any("does not see this folder; use one that all nodes share" in line for line in lines), done.stdout
     assert "left ['metrics']" in lines

@@ -37,7 +37,7 @@ def submit(client: Client, monkeypatch: pytest.MonkeyPatch) -> float:
 STARTING = "Request failed with status code 500: No available agent to submit job, please try again later."
 
 
-def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_waits_for_a_cluster_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(3, STARTING)
     assert submit(client, monkeypatch) == 3 * submission.RETRY_S
     (job,) = client.taken
@@ -45,11 +45,11 @@ def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.Monke
     assert "entrypoint_num_cpus" not in job
 
 
-def test_it_is_not_waited_for_without_end_nor_is_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_does_not_wait_forever_or_for_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     starting, broken = Client(1000, STARTING), Client(1, "the disk is full")
     with pytest.raises(errors.ClusterError, match="please try again later"):
         submit(starting, monkeypatch)
-    assert 1000 - starting.refusals <= submission.START_S / submission.RETRY_S + 2
+    assert 1000 - starting.refusals <= submission.START_TIMEOUT_S / submission.RETRY_S + 2
     with pytest.raises(errors.ClusterError, match=r"^--address: http://head:8265: the disk is full; is its dashboard"):
         submit(broken, monkeypatch)
     assert broken.refusals == 0
