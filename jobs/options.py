@@ -86,9 +86,9 @@ def reads(job: Job | str, texts: Mapping[str, str | None]) -> Job | str:
 @contextlib.contextmanager
 def session_of(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
     """A session for a run, or for several below one root; their metrics lie below it, under its name."""
-    from workers.telemetry import prometheus
+    from workers.telemetry import tensorboard
 
-    prometheus.check_tensorboard(config.telemetry)
+    tensorboard.check_installed(config.telemetry)
     place, name = (location.Location.parse(config.root, "root"), config.name) if root is None else (root, root.name)
     with _session(config.cluster, config.telemetry, [place], place.join("metrics"), name) as session:
         yield session

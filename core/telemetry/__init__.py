@@ -1,1 +1,1 @@
-"""What is measured: the catalogue of metrics and who records them."""
+"""Telemetry: the catalogue of metrics and the interface that records them."""

@@ -1,4 +1,8 @@
-"""Who is told what happened: a protocol, one that forgets, and one that remembers."""
+"""Metrics interface: a protocol, a no-op implementation and an in-memory one for tests.
+
+Code that measures takes a `Metrics` and does not know where its values go; `workers.telemetry` exports them to
+Prometheus.
+"""
 
 from typing import Protocol
 
@@ -6,13 +10,13 @@ from core.telemetry import catalog
 
 
 class Metrics(Protocol):
-    """Takes measurements of the metrics in the catalogue; labels are those that the metric declares."""
+    """Records measurements of the metrics in the catalogue; labels are those that the metric declares."""
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
-        """Has a series stand at 0, so that its first measurement is seen as a rise."""
+        """Creates a series with the value 0, so that its first measurement is seen as an increase."""
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
-        """Adds to a counter."""
+        """Increases a counter."""
 
     def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
         """Sets a gauge."""
@@ -22,7 +26,7 @@ class Metrics(Protocol):
 
 
 class NullMetrics:
-    """Forgets everything: the metrics of code that nobody watches."""
+    """Metrics that are discarded."""
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
         """Does nothing."""
@@ -38,23 +42,23 @@ class NullMetrics:
 
 
 class InMemoryMetrics:
-    """Remembers every call in order, as (metric name, value, labels)."""
+    """Metrics kept as a list of all calls in order: (metric name, value, labels)."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, float, dict[str, str]]] = []
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
-        """Remembers a 0."""
+        """Appends a 0."""
         self.calls.append((metric.name, 0.0, labels))
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
-        """Remembers the amount."""
+        """Appends the amount."""
         self.calls.append((metric.name, amount, labels))
 
     def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
-        """Remembers the value."""
+        """Appends the value."""
         self.calls.append((metric.name, value, labels))
 
     def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
-        """Remembers the observation."""
+        """Appends the observation."""
         self.calls.append((metric.name, value, labels))

@@ -234,10 +234,10 @@ class _Loop:
             self._record.add({"kind": "validation", "epoch": start.state.epoch, **found.to_json()})
             for row in diagnostics.of_validation(start, self._job.training, samples):
                 self._record.add(row)
-            self._metrics.set(catalog.TRAIN_VALID_LOSS, found.nll_nats)
+            self._metrics.set(catalog.TRAIN_VALIDATION_LOSS, found.nll_nats)
             for task, one in by_task.items():
                 number = start.dataset.tasks.index(task)
-                self._metrics.set(catalog.TRAIN_TASK_VALID_LOSS, one.nll_nats, task=str(number))
+                self._metrics.set(catalog.TRAIN_CORPUS_VALIDATION_LOSS, one.nll_nats, corpus=str(number))
         return found
 
     def _validate_task(self, task: str) -> tuple[progress.Validation, validation.Examination]:

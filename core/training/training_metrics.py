@@ -128,15 +128,15 @@ class Meter:
         for duration_s in self._durations_s:
             metrics.observe(catalog.TRAIN_STEP_SECONDS, duration_s, rank=self._rank)
         if self._group.rank == 0:
-            metrics.set(catalog.TRAIN_EPOCH, self._state.epochs_done)
+            metrics.set(catalog.TRAIN_EPOCHS, self._state.epochs_done)
             metrics.set(catalog.TRAIN_LEARNING_RATE, self._rate)
             if row["loss_nats"] is not None:
                 metrics.set(catalog.TRAIN_LOSS, row["loss_nats"])
             if row["gradient_norm"] is not None:
-                metrics.set(catalog.TRAIN_GRAD_NORM, row["gradient_norm"])
+                metrics.set(catalog.TRAIN_GRADIENT_NORM, row["gradient_norm"])
             for number, figures in enumerate(map(_figures, self._state.tasks)):
                 if figures:
-                    metrics.set(catalog.TRAIN_TASK_LOSS, figures["nll_nats"], task=str(number))
+                    metrics.set(catalog.TRAIN_CORPUS_LOSS, figures["nll_nats"], corpus=str(number))
             if self._cosines:
                 metrics.set(catalog.TRAIN_COSINE, min(self._cosines.values()))
 

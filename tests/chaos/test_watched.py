@@ -1,4 +1,4 @@
-"""The demo, and its translation alone while a worker dies, each as one job on three nodes before a real Prometheus."""
+"""A pipeline in which a worker dies, and the demo, each one job on three nodes scraped by a real Prometheus."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def _words(settings: dict[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
-def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
+def test_a_pipeline_on_three_nodes_is_one_job_and_exports_all_metrics(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "run"
     sentences.write_pairs(tmp_path / "pairs.tsv", 1, 0, 900)
     settings = {**SMALLER, "root": str(root), "corpus.train.tsv": f"[{tmp_path}/pairs.tsv]"}
@@ -71,7 +71,7 @@ def test_a_pipeline_on_three_nodes_is_one_job_and_can_be_watched(tmp_path: Path,
     assert json.loads((root / "run.json").read_text())["exit_code"] == 0
 
 
-def test_the_demo_is_one_job_on_three_nodes_and_can_be_watched(tmp_path: Path, drive: driving.Drive) -> None:
+def test_the_demo_on_three_nodes_is_one_job_and_exports_all_metrics(tmp_path: Path, drive: driving.Drive) -> None:
     root = tmp_path / "demo"
     settings = {"root": str(root), "cluster.num_workers": "3", "telemetry.linger_s": f"{LINGER_S}"}
     (tmp_path / "prometheus").mkdir()
@@ -82,7 +82,7 @@ def test_the_demo_is_one_job_on_three_nodes_and_can_be_watched(tmp_path: Path, d
         driver = drive("submit", "demo", *_words(settings), "--address", cluster.job_server)
         driver.until(lambda: (root / "language" / "report.html").exists(), "the last report", 1500)
         time.sleep(2)
-        # Nodes of one machine share a folder of measurements: the second model's only start is seen by all three.
+        # Nodes on one machine share a metrics folder: all three exporters count the second model's only start.
         watching.check_everything_is_measured(server, watching.OF_SEVERAL_CORPORA, {"RaycurrentTrainingRestarts"})
         report = driver.end().document()
     assert report["runs"]["demo-translation"]["bleu"] >= 90

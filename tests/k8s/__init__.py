@@ -1,1 +1,1 @@
-"""Tests: Kubernetes manifests and monitoring; `python -m tests.k8s` checks manifests."""
+"""Tests of the Kubernetes manifests and monitoring; `python -m tests.k8s` checks manifests."""

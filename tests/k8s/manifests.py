@@ -1,4 +1,4 @@
-"""Reads manifests: their documents, and the pods that are in them."""
+"""Access to Kubernetes manifests: their documents, and the pod templates in them."""
 
 import copy
 import functools
@@ -29,33 +29,33 @@ def _read(path: Path) -> tuple[Document, ...]:
 
 
 def read(path: Path) -> list[Document]:
-    """All documents of a file, fresh ones: a test may change them."""
+    """Returns copies of all documents of a file, so that a test may change them."""
     return copy.deepcopy(list(_read(path)))
 
 
 def rendered(overlay: str) -> list[Document]:
-    """The documents of a rendered overlay."""
+    """Returns the documents of a rendered overlay."""
     return read(KUBERNETES / "rendered" / f"{overlay}.yaml")
 
 
 def of_kind(documents: Iterable[Document], *kinds: str) -> Iterator[Document]:
-    """The documents of these kinds."""
+    """Returns the documents of these kinds."""
     return (document for document in documents if document["kind"] in kinds)
 
 
 def title(document: Document) -> str:
-    """What a document is called in complaints."""
+    """Returns the name of a document in messages, as kind/name."""
     return f"{document.get('kind')}/{document.get('metadata', {}).get('name')}"
 
 
 def cluster(document: Document) -> Document:
-    """The specification of the Ray cluster in a RayJob or RayCluster."""
+    """Returns the specification of the Ray cluster in a RayJob or RayCluster."""
     spec: Document = document["spec"]
     return spec["rayClusterSpec"] if document["kind"] == "RayJob" else spec
 
 
 def pods(document: Document) -> Iterator[Pod]:
-    """The pods that a RayJob or RayCluster makes."""
+    """Yields the pod templates of a RayJob or RayCluster."""
     if document["kind"] not in ("RayJob", "RayCluster"):
         return
     where = title(document)
@@ -67,6 +67,6 @@ def pods(document: Document) -> Iterator[Pod]:
 
 
 def containers(pod: Pod) -> list[Document]:
-    """All containers of a pod."""
+    """Returns all containers of a pod, init containers included."""
     spec = pod.template["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]

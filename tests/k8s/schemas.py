@@ -1,8 +1,8 @@
-"""Holds manifests to their schemas, unknown fields refused, without a cluster.
+"""Offline validation of manifests against their schemas; unknown fields are errors.
 
-Kubernetes' own kinds, and the pods inside custom resources, are checked with the schemas that the package
-kubernetes-validate carries. Of custom resources `k8s/schemas` keeps what a check needs: names, types, values and
-requirements of the fields under `spec`, taken from the projects' definitions by `reduced`.
+Kubernetes' own kinds, and the pods inside custom resources, are checked with the schemas in the package
+kubernetes-validate. For custom resources, `k8s/schemas` holds the necessary part of the projects' definitions (names,
+types, values and requirements of the fields under `spec`), extracted by `reduced`.
 """
 
 import functools
@@ -29,7 +29,7 @@ _ANY_METADATA = {"type": "object"}
 
 
 class Source(NamedTuple):
-    """Where the definition of a kind is from; all of them are under the Apache licence 2.0."""
+    """Source of the definition of a kind; all of them are under the Apache licence 2.0."""
 
     path: str
     version: str
@@ -52,7 +52,7 @@ SOURCES = {
 
 
 def definitions() -> Path:
-    """The folder of the projects' own definitions: `RAYCURRENT_TEST_SCHEMAS`, else beside the repository."""
+    """Returns the folder of the projects' definitions: `RAYCURRENT_TEST_SCHEMAS`, else beside the repository."""
     beside = manifests.KUBERNETES.parents[1] / "shared" / "schemas"
     folder = Path(os.environ.get("RAYCURRENT_TEST_SCHEMAS") or beside)
     if not (folder / "kuberay").is_dir():
@@ -61,7 +61,7 @@ def definitions() -> Path:
 
 
 def reduced(folder: Path, kind: str) -> dict[str, Any]:
-    """What `k8s/schemas` keeps of a definition."""
+    """Returns the part of a definition that `k8s/schemas` holds."""
     source = SOURCES[kind]
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     definition = yaml.load((folder / source.path).read_text(), Loader=loader)
@@ -82,7 +82,7 @@ def reduced(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def _strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema of an OpenAPI one: nothing unknown is allowed, and a pod is left to Kubernetes' own schema."""
+    """Converts an OpenAPI schema to a JSON schema without unknown fields; pods are left to Kubernetes' own schema."""
     properties = schema.get("properties", {})
     if "containers" in properties.get("spec", {}).get("properties", {}):
         return {"type": "object", "$comment": "pod"}
@@ -104,41 +104,40 @@ def _validator(kind: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads((FOLDER / f"{kind}.json").read_text()))
 
 
-def complaints(document: manifests.Document) -> list[str]:
-    """What is wrong with a document by its schema, and with the pods in it."""
+def violations(document: manifests.Document) -> list[str]:
+    """Returns the schema violations of a document and of the pods in it."""
     where = manifests.title(document)
     kind = document.get("kind", "")
     if kind not in SOURCES:
-        return _core_complaints(where, document)
-    found = [f"{where}: .{'.'.join(map(str, error.path))}: {error.message[:200]}" for error in _errors(kind, document)]
-    if not found:
+        return _core_violations(where, document)
+    texts = [f"{where}: .{'.'.join(map(str, error.path))}: {error.message[:200]}" for error in _errors(kind, document)]
+    if not texts:
         for pod in manifests.pods(document):
             template = {**pod.template, "metadata": {**pod.template.get("metadata", {})}}
             wrapped = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
-            found += _core_complaints(pod.where, wrapped)
-    return found
+            texts += _core_violations(pod.where, wrapped)
+    return texts
 
 
 def _errors(kind: str, document: manifests.Document) -> list[jsonschema.ValidationError]:
     return sorted(_validator(kind).iter_errors(document), key=lambda error: list(map(str, error.path)))
 
 
-def _core_complaints(where: str, document: manifests.Document) -> list[str]:
+def _core_violations(where: str, document: manifests.Document) -> list[str]:
     try:
         validator = _core_validator(document.get("kind", ""), document.get("apiVersion", ""))
     except FileNotFoundError:
-        return [
-            f"{where}: Kubernetes {KUBERNETES_VERSION} knows no {document.get('kind')} {document.get('apiVersion')}"
-        ]
-    found = (
+        kind = f"{document.get('kind')} {document.get('apiVersion')}"
+        return [f"{where}: Kubernetes {KUBERNETES_VERSION} does not have {kind}"]
+    texts = (
         f"{where}: .{'.'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(document)
     )
-    return [" ".join(text.split())[:300] for text in found]
+    return [" ".join(text.split())[:300] for text in texts]
 
 
 @functools.cache
 def _core_validator(kind: str, api_version: str) -> jsonschema.Draft202012Validator:
-    """The schema of a kind of Kubernetes' own; a file is called after its kind, its group's first word and version."""
+    """Returns the schema of a built-in kind; its file name is <kind>-<first word of the group>-<version>."""
     group, _, version = api_version.rpartition("/")
     name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], version)))
     schema = json.loads(_CORE.joinpath(f"{name}.json").read_text())

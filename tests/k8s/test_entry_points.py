@@ -1,4 +1,4 @@
-"""The entry points of the rendered jobs, run as they stand on a cluster of two nodes, and watched by a Prometheus."""
+"""Entry points of the rendered jobs, run unchanged on a cluster of two nodes and scraped by Prometheus."""
 
 import json
 import os
@@ -19,29 +19,29 @@ from tests.e2e import driving, nodes
 from tests.k8s import manifests, watching
 
 LINGER_S = 6
-# A machine that tests is smaller than a cluster, and its ports are taken.
+# The test machine is smaller than a cluster, and the fixed ports may be in use.
 SMALLER = {
     "cluster.cpus_per_worker=4": "cluster.cpus_per_worker=1",
     "telemetry.metrics_host=0.0.0.0": "telemetry.metrics_host=127.0.0.1",
     "telemetry.metrics_port=8081": "telemetry.metrics_port=0",
     "telemetry.linger_s=30": f"telemetry.linger_s={LINGER_S}",
 }
-# Nothing dies in this run, so these have nothing to say.
-SILENT = {catalog.FANOUT_WORKER_DEATHS.name, "Workers that died", *watching.OF_SEVERAL_CORPORA}
+# No worker dies in this run, so these are empty.
+SILENT = {catalog.FANOUT_WORKER_DEATHS.name, "Worker deaths", *watching.OF_SEVERAL_CORPORA}
 
 
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A cluster of two nodes that asks for a token; yields how to reach it."""
+    """Starts a cluster of two nodes with token authentication; yields the environment to reach it."""
     folder = tmp_path / "nodes"
     folder.mkdir()
-    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 2) as found:
-        yield {"RAY_ADDRESS": found.gcs, "RAY_AUTH_MODE": "token"}
+    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 2) as cluster:
+        yield {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_MODE": "token"}
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """What the jobs find in the shared folder, and the configuration of their ConfigMap, made small."""
+    """Creates the shared folder of the jobs, with a smaller version of the configuration in their ConfigMap."""
     folder = tmp_path / "data"
     (folder / "corpus").mkdir(parents=True)
     (folder / "inputs").mkdir()
@@ -64,14 +64,14 @@ def home(tmp_path: Path) -> Path:
 
 
 def run(job: manifests.Document, home: Path, reach: dict[str, str]) -> dict[str, Any]:
-    """Runs the entry point of a job in the environment of its head, on the cluster; returns its JSON document."""
+    """Runs the entry point of a job on the cluster in the environment of its head; returns its JSON document."""
     (head,) = (pod for pod in manifests.pods(job) if pod.role == "head")
     own = {entry["name"]: entry["value"] for entry in manifests.containers(head)[0]["env"]}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {**os.environ, **own, **reach, "PATH": path, "RAYCURRENT_HOME": str(home)}
     words = [SMALLER.get(word, word) for word in job["spec"]["entrypoint"].split(" ")]
     command = " ".join(words).replace("/etc/raycurrent/run.yaml", str(home / "run.yaml"))
-    # The code is in the image: it does not need the current folder.
+    # Like in the image, the code is installed: it does not need the current folder.
     done = subprocess.run(
         ["sh", "-c", command], cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -83,16 +83,18 @@ def run(job: manifests.Document, home: Path, reach: dict[str, str]) -> dict[str,
 @pytest.mark.e2e
 @pytest.mark.ray
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
-def test_every_job_runs_on_two_nodes_and_can_be_watched(two_nodes: dict[str, str], home: Path, tmp_path: Path) -> None:
+def test_every_job_runs_on_two_nodes_and_exports_all_metrics(
+    two_nodes: dict[str, str], home: Path, tmp_path: Path
+) -> None:
     jobs = {job["metadata"]["name"]: job for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob")}
     folder = tmp_path / "prometheus"
     folder.mkdir()
     targets = [home / "runs" / "translation" / "metrics" / "targets.json"]
     with watching.prometheus(folder, targets) as server:
-        made = run(jobs["raycurrent-pipeline"], home, two_nodes)
+        report = run(jobs["raycurrent-pipeline"], home, two_nodes)
         time.sleep(1)
         watching.check_everything_is_measured(server, silent=SILENT)
-    assert set(made["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
+    assert set(report["stages"]) == {"prepare", "train", "translate", "score", "evaluate", "report"}
     run(jobs["raycurrent-prepare"], home, two_nodes)
     assert run(jobs["raycurrent-train"], home, two_nodes)["already_done"]
     for verb, output in (("translate", "translations"), ("score", "scores")):

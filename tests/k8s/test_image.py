@@ -1,4 +1,4 @@
-"""The image: what is copied exists, what is installed is pinned to what the tests ran with, and nobody is root."""
+"""The container image: copied files exist, dependencies are pinned to the tested versions, it does not run as root."""
 
 import re
 from pathlib import Path
@@ -18,22 +18,22 @@ def arguments(instruction: str) -> list[str]:
 
 
 def pins(name: str) -> dict[str, str]:
-    """The versions in a file of requirements, in which each line has a hash."""
+    """Returns the versions in a requirements file, in which each line must have a hash."""
     text = re.sub(r" \\\n +", " ", (manifests.KUBERNETES / name).read_text())
-    found = {}
+    versions = {}
     for line in text.splitlines():
         if line and not line.startswith(("#", "--extra-index-url")):
             match = PINNED.fullmatch(line)
             assert match, f"{name}: {line}"
-            found[match["name"]] = match["version"]
-    return found
+            versions[match["name"]] = match["version"]
+    return versions
 
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     ignored = (manifests.KUBERNETES / "Dockerfile.dockerignore").read_text().splitlines()
     kept = [line.removeprefix("!") for line in ignored if line.startswith("!")]
     for words in arguments("COPY"):
@@ -43,7 +43,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
             assert any(Path(source).match(pattern) for pattern in kept), source
 
 
-def test_it_runs_as_the_user_that_the_manifests_name() -> None:
+def test_the_user_is_that_of_the_manifests() -> None:
     assert INSTRUCTIONS[-3] == ["USER", "10001:10001"]
     assert int(arguments("USER")[-1].split(":")[0]) >= rules.SMALLEST_UID
     for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob"):
@@ -51,7 +51,7 @@ def test_it_runs_as_the_user_that_the_manifests_name() -> None:
             assert pod.template["spec"]["securityContext"]["runAsUser"] == 10001
 
 
-def test_base_images_have_a_version_and_pip_asks_for_hashes() -> None:
+def test_base_images_have_a_version_and_pip_requires_hashes() -> None:
     assert all(re.search(r":3\.11-slim-\w+( AS \w+)?$", image) for image in arguments("FROM"))
     installs = [command for command in arguments("RUN") if "pip install" in command]
     assert all("--no-deps" in command for command in installs)
@@ -59,7 +59,7 @@ def test_base_images_have_a_version_and_pip_asks_for_hashes() -> None:
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
-def test_both_variants_hold_what_the_tests_ran_with(variant: str) -> None:
+def test_both_variants_pin_the_tested_versions(variant: str) -> None:
     constraints = (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     tested = {normal(name): version for name, version in constraints}
     shipped = pins("requirements.txt")
@@ -72,7 +72,7 @@ def test_both_variants_hold_what_the_tests_ran_with(variant: str) -> None:
     assert own["torch"].partition("+")[0] == tested["torch"]
 
 
-def test_everything_that_the_project_needs_is_shipped() -> None:
+def test_all_dependencies_of_the_project_are_pinned() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

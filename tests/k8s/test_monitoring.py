@@ -1,4 +1,4 @@
-"""Alert rules and the dashboard: what they name exists, and each alert fires when it should and not before."""
+"""Alert rules and dashboard: their metrics exist, and each alert fires when it should and not before."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from tests.k8s import manifests, watching
 
 ALERTS = watching.rules()["groups"][0]["rules"]
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="Debian's package prometheus is not installed")
-# What breaks each rule: what is written instead of what.
-FAULTS = {
+# Changes that break each rule: (text, replacement).
+MUTATIONS = {
     "RaycurrentTrainingStalled": [("== 0", "== 1"), ('stage="train"', 'stage="prepare"'), ("[15m]", "[3h]")],
     "RaycurrentNonFiniteSteps": [("> 0", ">= 0")],
     "RaycurrentTrainingRestarts": [("> 3", "> 30"), ("[1h]", "[2m]")],
@@ -47,13 +47,13 @@ def test_each_alert_fires_when_it_should(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_has_faults_that_are_tried() -> None:
-    assert set(FAULTS) == {alert["alert"] for alert in ALERTS}
+def test_each_alert_has_mutations_that_are_tested() -> None:
+    assert set(MUTATIONS) == {alert["alert"] for alert in ALERTS}
 
 
 @needs_promtool
-@pytest.mark.parametrize(("name", "old", "new"), [(name, *fault) for name in FAULTS for fault in FAULTS[name]])
-def test_a_rule_that_is_wrong_is_found(tmp_path: Path, name: str, old: str, new: str) -> None:
+@pytest.mark.parametrize(("name", "old", "new"), [(name, *fault) for name in MUTATIONS for fault in MUTATIONS[name]])
+def test_a_broken_rule_is_detected(tmp_path: Path, name: str, old: str, new: str) -> None:
     rules = watching.rules()
     (alert,) = (alert for alert in rules["groups"][0]["rules"] if alert["alert"] == name)
     assert old in alert["expr"]
@@ -62,7 +62,7 @@ def test_a_rule_that_is_wrong_is_found(tmp_path: Path, name: str, old: str, new:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alerts_say_what_is_wrong_and_what_to_do(alert: dict[str, Any]) -> None:
+def test_alerts_have_a_severity_a_summary_and_a_description(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
     assert "{{ $labels.run }}" in alert["annotations"]["summary"]
     assert len(alert["annotations"]["description"].split(".")) > 1
@@ -73,40 +73,38 @@ def series_names() -> set[str]:
     return {metric.name + ending for metric in catalog.ALL for ending in endings[metric.kind]}
 
 
-def test_rules_and_panels_name_metrics_that_exist() -> None:
+def test_rules_and_panels_use_existing_metrics() -> None:
     texts = [alert["expr"] for alert in ALERTS]
     texts += [text for panel in watching.panels() for text in watching.expressions(panel)]
-    named = {name for text in texts for name in re.findall(r"\braycurrent_\w+", text)}
-    assert named <= series_names()
+    names = {name for text in texts for name in re.findall(r"\braycurrent_\w+", text)}
+    assert names <= series_names()
 
 
-def test_every_metric_is_shown_somewhere() -> None:
+def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(text for panel in watching.panels() for text in watching.expressions(panel))
     assert [metric.name for metric in catalog.ALL if metric.name not in shown] == []
 
 
-def test_the_dashboard_asks_its_questions_from_top_to_bottom() -> None:
+def test_the_dashboard_has_four_rows() -> None:
     rows = [panel for panel in watching.dashboard()["panels"] if panel["type"] == "row"]
     assert [row["title"] for row in sorted(rows, key=lambda row: row["gridPos"]["y"])] == [
-        "Is it moving?",
-        "How good is it?",
-        "Where does the time go?",
-        "What failed?",
+        "Progress",
+        "Quality",
+        "Performance",
+        "Failures",
     ]
 
 
 def test_panels_do_not_overlap_and_are_described() -> None:
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in watching.dashboard()["panels"]:
-        place = panel["gridPos"]
+        grid = panel["gridPos"]
         cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
         }
-        assert not cells & taken, panel["title"]
-        assert place["x"] + place["w"] <= 24
-        taken |= cells
+        assert not cells & occupied, panel["title"]
+        assert grid["x"] + grid["w"] <= 24
+        occupied |= cells
     assert all(panel["description"] for panel in watching.panels())
     numbers = [panel["id"] for panel in watching.dashboard()["panels"]]
     assert len(set(numbers)) == len(numbers)
@@ -114,15 +112,15 @@ def test_panels_do_not_overlap_and_are_described() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
-def test_make_monitoring_watches_the_demo_by_default(tmp_path: Path) -> None:
-    """The target as it stands, in a folder where the demo runs."""
+def test_make_monitoring_scrapes_the_demo_by_default(tmp_path: Path) -> None:
+    """Runs the target of the Makefile in a folder that has a run of the demo."""
     root, _ = settings.of_demo([])
     (tmp_path / root / "metrics").mkdir(parents=True)
     entry = {"targets": ["127.0.0.1:9"], "labels": {"job": "raycurrent", "run": "demo"}}
     (tmp_path / root / "metrics" / "targets.json").write_text(json.dumps([entry]))
     (tmp_path / "k8s").symlink_to(manifests.KUBERNETES)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     makefile = manifests.KUBERNETES.parent / "Makefile"
     own = (f"BIN={Path(sys.executable).parent}", f"WATCH={tmp_path}/watch", f"PROMETHEUS_PORT={port}")
     command = ["make", f"--file={makefile}", "--old-file=setup", "monitoring", *own]
@@ -134,10 +132,10 @@ def test_make_monitoring_watches_the_demo_by_default(tmp_path: Path) -> None:
             server = watching.Prometheus(port)
             server.wait()
             deadline_s = time.monotonic() + watching.START_S
-            while not (found := server.ask("targets")["activeTargets"]):
-                assert time.monotonic() < deadline_s, "it watches nothing"
+            while not (targets := server.ask("targets")["activeTargets"]):
+                assert time.monotonic() < deadline_s, "it has no targets"
                 time.sleep(0.2)
-            assert [target["labels"]["run"] for target in found] == ["demo"]
+            assert [target["labels"]["run"] for target in targets] == ["demo"]
             (group,) = server.ask("rules")["groups"]
             assert [rule["name"] for rule in group["rules"]] == [alert["alert"] for alert in ALERTS]
         finally:

@@ -1,4 +1,4 @@
-"""A real Prometheus over the files of a run, and what a dashboard asks it."""
+"""A real Prometheus that scrapes a run, and the queries of the dashboard."""
 
 import contextlib
 import json
@@ -20,42 +20,46 @@ from tests.k8s import manifests
 
 MONITORING = manifests.KUBERNETES / "base" / "platform" / "monitoring"
 RATE_INTERVAL = "10s"
-OF_SEVERAL_CORPORA = (catalog.TRAIN_COSINE.name, "Cosine between gradients of corpora")  # silent where there is one
+OF_SEVERAL_CORPORA = (catalog.TRAIN_COSINE.name, "Gradient cosine between corpora")  # empty for a single corpus
 START_S = 30.0
 
 
 def rules() -> dict[str, Any]:
-    """The alert rules as Prometheus reads them."""
+    """Returns the alert rules as Prometheus reads them."""
     spec: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
     return spec
 
 
 def dashboard() -> dict[str, Any]:
-    """Grafana's dashboard."""
-    found: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
-    return found
+    """Returns the Grafana dashboard."""
+    content: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+    return content
 
 
 def panels() -> list[dict[str, Any]]:
-    """The panels that show something."""
+    """Returns the panels without the row headings."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def expressions(panel: dict[str, Any]) -> list[str]:
-    """What a panel asks, with Grafana's variables filled in."""
-    filled = [target["expr"].replace("$run", ".*") for target in panel["targets"]]
-    return [text.replace("$__rate_interval", RATE_INTERVAL) for text in filled]
+    """Returns the queries of a panel, with Grafana's variables replaced."""
+    queries = [target["expr"].replace("$run", ".*") for target in panel["targets"]]
+    return [query.replace("$__rate_interval", RATE_INTERVAL) for query in queries]
 
 
 class Prometheus:
-    """A server that runs, on a port of its own."""
+    """Client of a Prometheus server on this machine."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.started_s = time.time()
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """Its answer; AssertionError with its words if it refuses."""
+        """Returns the data of an API call.
+
+        Raises:
+            AssertionError: the server rejects the call; with its message.
+        """
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -64,40 +68,40 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Waits until the server is ready."""
         deadline_s = time.monotonic() + START_S
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5).close()
-            except OSError:  # nobody listens, or it says that it is not ready
-                assert time.monotonic() < deadline_s, "Prometheus does not answer"
+            except OSError:  # not listening yet, or not ready
+                assert time.monotonic() < deadline_s, "Prometheus did not become ready"
                 time.sleep(0.2)
             else:
                 return
 
     def series(self, expression: str) -> list[list[float]]:
-        """The finite values of each series that an expression had, second by second, since the server was started."""
+        """Returns the finite values of each series of an expression, per second since the server was started."""
         span = {"start": f"{self.started_s:.0f}", "end": f"{time.time():.0f}", "step": "1"}
-        found = self.ask("query_range", query=expression, **span)["result"]
-        values = [[float(value) for _, value in series["values"]] for series in found]
-        return [[value for value in one if math.isfinite(value)] for one in values]
+        result = self.ask("query_range", query=expression, **span)["result"]
+        values = [[float(value) for _, value in series["values"]] for series in result]
+        return [[value for value in row if math.isfinite(value)] for row in values]
 
 
 def check_everything_is_measured(
     server: Prometheus, silent: Collection[str] = (), alerts: Collection[str] = ()
 ) -> None:
-    """Each metric of the catalogue was scraped, each panel shows something, each rule can be evaluated.
+    """Asserts that each metric was scraped, each panel has data, and each rule can be evaluated.
 
     Args:
-        server: has watched a whole pipeline.
-        silent: metrics and titles of panels that have nothing to say in it.
-        alerts: rules that may have something to say.
+        server: has scraped a whole pipeline.
+        silent: names of metrics and titles of panels that may be empty.
+        alerts: rules that may fire.
     """
     names = {metric.name + ("_count" if metric.kind == "histogram" else "") for metric in catalog.ALL}
     empty = [name for name in sorted(names) if not any(server.series(name))]
-    asked = [(panel["title"], text) for panel in panels() for text in expressions(panel)]
-    empty += [title for title, text in asked if not any(server.series(text))]
-    missing = [found for found in empty if found not in silent]
+    queries = [(panel["title"], query) for panel in panels() for query in expressions(panel)]
+    empty += [title for title, query in queries if not any(server.series(query))]
+    missing = [name for name in empty if name not in silent]
     assert not missing, missing
     (group,) = server.ask("rules")["groups"]
     health = {rule["name"]: rule["health"] for rule in group["rules"]}
@@ -108,9 +112,9 @@ def check_everything_is_measured(
 
 @contextlib.contextmanager
 def prometheus(folder: Path, targets: Sequence[Path]) -> Iterator[Prometheus]:
-    """A server that watches these files of targets, every second, with the alert rules."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    """Starts a server that scrapes the targets in these files every second, with the alert rules."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules()))
     settings = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},

@@ -1,4 +1,4 @@
-"""Telemetry: Prometheus and TensorBoard behind the metrics interface.
+"""Telemetry: Prometheus behind the metrics interface, and TensorBoard event files.
 
-In: measurements. Out: an HTTP endpoint, a final `.prom` file, event files.
+In: measurements and the run log. Out: an HTTP endpoint per node, a final `.prom` file, event files.
 """

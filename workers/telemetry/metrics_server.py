@@ -1,6 +1,7 @@
-"""A small HTTP server for metrics: two paths, few connections, and no patience.
+"""Hardened HTTP server for metrics: two paths, few connections, short timeouts.
 
-The library's own server answers every path, binds to all interfaces and gives each half-open connection a thread.
+prometheus-client's own server answers every path, binds to all interfaces by default and gives each half-open
+connection a thread.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-HEADER_TIMEOUT_S = 2.0  # for a whole request to arrive
+HEADER_TIMEOUT_S = 2.0  # until the whole request head has arrived
 ANSWER_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 32
 MAX_HEADER_BYTES = 8192
@@ -17,10 +18,16 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsServer:
-    """Answers GET /metrics with what `render` returns and GET /healthz, in a thread of its own.
+    """HTTP server for GET /metrics and GET /healthz, in a thread of its own.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 for a free one, which `port` then holds.
+        render: returns the body of /metrics.
+        header_timeout_s: seconds until a client that has not sent its whole request head is disconnected.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: cannot listen on the address.
     """
 
     def __init__(
@@ -42,8 +49,8 @@ class MetricsServer:
 
     def _serve(self, host: str, port: int) -> None:
         try:
-            listening = asyncio.start_server(self._answer, host, port, limit=MAX_HEADER_BYTES)
-            server = self._loop.run_until_complete(listening)
+            starting = asyncio.start_server(self._answer, host, port, limit=MAX_HEADER_BYTES)
+            server = self._loop.run_until_complete(starting)
         except (OSError, OverflowError) as error:
             self._loop.close()
             self._bound.set_exception(error)
@@ -53,7 +60,7 @@ class MetricsServer:
         server.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(asyncio.sleep(0))  # one turn of the loop, in which the cancelled tasks end
         self._loop.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,7 +71,7 @@ class MetricsServer:
                 writer.write(await self._response(head))
                 await asyncio.wait_for(writer.drain(), ANSWER_TIMEOUT_S)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever is slow, gone or too talkative gets no answer
+            pass  # a client that is slow, gone or sends too much gets no answer
         finally:
             self._num_open -= 1
             writer.close()
@@ -81,7 +88,7 @@ class MetricsServer:
         try:
             return _message(b"200 OK", await self._loop.run_in_executor(None, self._render))
         except (OSError, ValueError):
-            return _message(b"500 Internal Server Error", b"the metrics cannot be read\n")
+            return _message(b"500 Internal Server Error", b"cannot read the metrics\n")
 
 
 def _message(status: bytes, body: bytes) -> bytes:

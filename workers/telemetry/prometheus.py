@@ -1,19 +1,17 @@
-"""What the catalogue's metrics become in Prometheus, and a run's record in TensorBoard: no other place imports them.
+"""Prometheus implementation of the metrics interface, and the exporters that serve it.
 
-Every process of ours on a node writes to memory-mapped files in one folder of that node (the library's
-multiprocess mode), so values survive a kill and histogram sums are exact. One exporter for each node serves
-their sum. Nothing here may disturb a run: what fails is logged and left out.
+Every process of ours on a node writes to memory-mapped files in one folder of that node (prometheus-client's
+multiprocess mode), so values survive SIGKILL and histogram sums are exact. One exporter per node serves their sum.
+Failures are logged and never stop a run.
 """
 
-import importlib.util
-import io
 import json
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +22,6 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import catalog, metrics
-from core.training import progress
 from workers.telemetry import metrics_server
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the library's own; set for workers of ours, never for Ray's processes
@@ -32,55 +29,59 @@ PUSH_TIMEOUT_S = 5.0
 KNOWN_LABELS = {"stage": catalog.STAGES, "outcome": catalog.OUTCOMES}
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 (compared with, not listened on)
 
-EVENTS_FOLDER = "tensorboard"
-FOLLOW_EVERY_S = 10.0
-SCALARS = {  # of the rows of a run's record, by their kind
-    "step": ("train", ("loss_nats", "perplexity", "gradient_norm", "learning_rate", "tokens_per_s")),
-    "validation": ("validation", ("nll_nats", "perplexity", "accuracy", "bleu")),
-}
-
 _log = logging.getLogger(__name__)
 
 
 class PrometheusMetrics:
-    """Measures into this node's folder. A `rank` is added to the metrics that have that label."""
+    """Metrics written to this node's folder, renamed ones also under their deprecated name.
+
+    Args:
+        folder: multiprocess folder of this node.
+        rank: value of the label `rank` of the metrics that have it.
+    """
 
     def __init__(self, folder: Path, rank: str = "0") -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.environ.get(FOLDER_VARIABLE) != str(folder) or not getattr(values.ValueClass, "_multiprocess", False):
-            # Where somebody imported the library before us it has chosen values of one process, in plain memory.
+            # The library chooses between shared files and plain memory when it is first imported. If something else
+            # imported it before the variable was set, it chose plain memory: choose again.
             os.environ[FOLDER_VARIABLE] = str(folder)
             values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._rank = rank
         self._registry = prometheus_client.CollectorRegistry()
         self._collectors: dict[str, Any] = {}
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._children: dict[tuple[str, ...], tuple[Any, ...]] = {}
 
     def begin(self, metric: catalog.Metric, **labels: str) -> None:
         """See `metrics.Metrics`."""
-        self._child(metric, labels)
+        self._series(metric, labels)
 
     def count(self, metric: catalog.Metric, amount: float = 1.0, **labels: str) -> None:
         """See `metrics.Metrics`."""
-        self._child(metric, labels).inc(amount)
+        for child in self._series(metric, labels):
+            child.inc(amount)
 
     def set(self, metric: catalog.Metric, value: float, **labels: str) -> None:
         """See `metrics.Metrics`."""
-        self._child(metric, labels).set(value)
+        for child in self._series(metric, labels):
+            child.set(value)
 
     def observe(self, metric: catalog.Metric, value: float, **labels: str) -> None:
         """See `metrics.Metrics`."""
-        self._child(metric, labels).observe(value)
+        for child in self._series(metric, labels):
+            child.observe(value)
 
-    def _child(self, metric: catalog.Metric, labels: dict[str, str]) -> Any:
+    def _series(self, metric: catalog.Metric, labels: dict[str, str]) -> tuple[Any, ...]:
+        """Returns the library's object for these labels, and that of the deprecated name if there is one."""
         if "rank" in metric.labels:
             labels = {"rank": self._rank, **labels}
         assert labels.keys() == set(metric.labels), f"{metric.name} takes the labels {metric.labels}, not {labels}"
-        key = (metric.name, *(_known(name, labels[name]) for name in metric.labels))
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._new_child(metric, key[1:])
-        return child
+        key = (metric.name, *(_bounded(name, labels[name]) for name in metric.labels))
+        children = self._children.get(key)
+        if children is None:
+            named = [metric, metric.deprecated] if metric.deprecated else [metric]
+            children = self._children[key] = tuple(self._new_child(each, key[1:]) for each in named)
+        return children
 
     def _new_child(self, metric: catalog.Metric, label_values: tuple[str, ...]) -> Any:
         collector = self._collectors.get(metric.name)
@@ -90,14 +91,14 @@ class PrometheusMetrics:
             return collector
         if metric.kind == "counter" and "outcome" in metric.labels:
             # All outcomes start at 0: a counter that appears with its first failure has no rate at that moment.
-            place = metric.labels.index("outcome")
+            index = metric.labels.index("outcome")
             for outcome in catalog.OUTCOMES:
-                collector.labels(*label_values[:place], outcome, *label_values[place + 1 :])
+                collector.labels(*label_values[:index], outcome, *label_values[index + 1 :])
         return collector.labels(*label_values)
 
 
-def _known(name: str, value: str) -> str:
-    """Keeps the number of series bounded, whatever a caller says."""
+def _bounded(name: str, value: str) -> str:
+    """Returns the label value, or `other` if it is not in the closed set, so that the number of series is bounded."""
     known = KNOWN_LABELS.get(name)
     return value if known is None or value in known else "other"
 
@@ -107,6 +108,7 @@ def _collector(metric: catalog.Metric, registry: prometheus_client.CollectorRegi
         case "counter":
             return prometheus_client.Counter(metric.name, metric.help, metric.labels, registry=registry)
         case "gauge":
+            # Of a gauge that several processes set, as after a restart of the ranks, the newest value is exported.
             return prometheus_client.Gauge(
                 metric.name, metric.help, metric.labels, registry=registry, multiprocess_mode="mostrecent"
             )
@@ -117,13 +119,13 @@ def _collector(metric: catalog.Metric, registry: prometheus_client.CollectorRegi
 
 
 def worker_metrics(rank: str = "0") -> metrics.Metrics:
-    """What a worker measures with: into the folder that its environment names, or not at all."""
+    """Returns the metrics of a worker process; a no-op if its environment names no folder to write to."""
     folder = os.environ.get(FOLDER_VARIABLE)
     return PrometheusMetrics(Path(folder), rank) if folder else metrics.NullMetrics()
 
 
 def render(folder: Path) -> bytes:
-    """The metrics of all processes of this node, in the text format of Prometheus."""
+    """Returns the metrics of all processes of this node in Prometheus' text format."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return prometheus_client.generate_latest(_registry(folder))
 
@@ -135,7 +137,14 @@ def _registry(folder: Path) -> prometheus_client.CollectorRegistry:
 
 
 class NodeExporter:
-    """Serves the metrics of the node that it lives on."""
+    """HTTP exporter of the metrics of one node.
+
+    Args:
+        folder: multiprocess folder of the node.
+        host: address to listen on.
+        port: port to listen on; 0 for a free one.
+        address: address under which other nodes reach this one if `host` is a wildcard; by default the host name.
+    """
 
     def __init__(self, folder: str, host: str, port: int, address: str | None = None) -> None:
         self._folder = Path(folder)
@@ -147,18 +156,18 @@ class NodeExporter:
             _log.warning("telemetry: no metrics exporter on %s:%d: %s", host, port, error)
 
     def target(self) -> str | None:
-        """Where Prometheus finds it; None: nowhere."""
+        """Returns the `host:port` to scrape; None if the exporter could not listen."""
         return f"{self._address}:{self._server.port}" if self._server else None
 
     def snapshot(self) -> tuple[str, bytes]:
-        """The name of the node, and its metrics as they are now."""
+        """Returns the name of the node and its current metrics."""
         return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()), render(self._folder)
 
     def push(self, gateway: str, run: str) -> None:
-        """Hands the metrics to a Pushgateway, for runs that are too short to be scraped.
+        """Pushes the metrics to a Pushgateway, for runs that are too short to be scraped.
 
         Raises:
-            OSError: it does not take them.
+            OSError: the gateway does not accept them.
         """
         prometheus_client.push_to_gateway(
             gateway,
@@ -176,7 +185,7 @@ class NodeExporter:
 
 
 class RemoteExporter(Protocol):
-    """A `NodeExporter` on another node; None stands for an answer that did not come."""
+    """A `NodeExporter` on another node; methods return None if it did not answer."""
 
     def target(self) -> str | None:
         """See `NodeExporter`."""
@@ -192,14 +201,16 @@ class RemoteExporter(Protocol):
 
 
 class Exporters:
-    """The exporters of a run: this node's in this process, one on each other node; tells Prometheus where they are.
+    """The exporters of a run: one in this process, one on each other node.
+
+    Their addresses are written to `targets.json`, which Prometheus reads (`file_sd_configs`).
 
     Args:
-        folder: of the metrics of this node, and of every other one under the same path; made anew for each run.
+        folder: multiprocess folder, under the same path on every node; fresh for each run.
         metrics_folder: folder of the run that `targets.json` and `final-<node>.prom` are written to.
-        export: how metrics are exported.
+        export: telemetry settings.
         run: name of the run, a label of its targets.
-        start_remote: starts an exporter on a node, given its id and the arguments of `NodeExporter`.
+        start_remote: starts an exporter on a node, given the node's id and the arguments of `NodeExporter`.
     """
 
     def __init__(
@@ -230,26 +241,35 @@ class Exporters:
             self._write_targets(self.targets())
 
     def targets(self) -> list[str]:
-        """Where Prometheus finds the exporters."""
-        found = [exporter.target() for exporter in (self._local, *self._remote.values())]
-        return sorted(target for target in found if target)
+        """Returns the addresses to scrape, sorted."""
+        addresses = [exporter.target() for exporter in self._all()]
+        return sorted(address for address in addresses if address)
 
     def keep(self) -> None:
-        """Writes what was measured so far to the run's folder."""
-        for exporter in (self._local, *self._remote.values()):
+        """Writes the metrics of all nodes, as they are now, to the run's folder."""
+        for exporter in self._all():
             self._keep(exporter)
 
     def close(self, linger: bool) -> None:
-        """Keeps what was measured in the run's folder, hands it on if asked, and stops serving."""
-        for exporter in (self._local, *self._remote.values()):
+        """Writes the final metrics to the run's folder, pushes them if configured, and stops serving.
+
+        Args:
+            linger: keep serving for `linger_s` seconds first, so that Prometheus can scrape the final values.
+        """
+        for exporter in self._all():
             self._keep(exporter)
             if self._export.pushgateway:
                 self._push(exporter, self._export.pushgateway)
         if linger:
             time.sleep(self._export.linger_s)
+        # Targets first: Prometheus should not report exporters of a finished run as down.
         self._write_targets([])
-        for exporter in (self._local, *self._remote.values()):
+        for exporter in self._all():
             exporter.close()
+
+    def _all(self) -> Iterator[NodeExporter | RemoteExporter]:
+        yield self._local
+        yield from self._remote.values()
 
     def _keep(self, exporter: NodeExporter | RemoteExporter) -> None:
         try:
@@ -258,90 +278,18 @@ class Exporters:
                 name, text = snapshot
                 self._metrics_folder.join(f"final-{name}.prom").replace(text)
         except (errors.RaycurrentError, OSError, ValueError) as error:
-            _log.warning("telemetry: the final metrics of a node are not kept: %s", error)
+            _log.warning("telemetry: the final metrics of a node are not saved: %s", error)
 
     def _push(self, exporter: NodeExporter | RemoteExporter, gateway: str) -> None:
         try:
             exporter.push(gateway, self._run)
         except (OSError, ValueError) as error:
-            _log.warning("telemetry.pushgateway: %s takes no metrics: %s", gateway, error)
+            _log.warning("telemetry.pushgateway: cannot push metrics to %s: %s", gateway, error)
 
     def _write_targets(self, targets: list[str]) -> None:
-        """Writes a file for Prometheus' `file_sd_configs`, in one piece."""
+        """Replaces the file that Prometheus' `file_sd_configs` reads."""
         entry = {"targets": targets, "labels": {"job": "raycurrent", "run": self._run}}
         try:
             self._metrics_folder.join("targets.json").replace(json.dumps([entry]).encode() + b"\n")
         except (errors.RaycurrentError, OSError) as error:
-            _log.warning("telemetry: targets.json is not written, so Prometheus will not find the run: %s", error)
-
-
-def check_tensorboard(export: schema.TelemetryConfig) -> None:
-    """Makes sure that what is to be written can be.
-
-    Raises:
-        UsageError: event files are asked for, and the library is not there.
-    """
-    if export.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise errors.UsageError(
-            "telemetry.tensorboard: TensorBoard is not installed; pip install tensorboard, or leave the setting out"
-        )
-
-
-class EventFiles:
-    """The record of a run as TensorBoard reads it: a file of events for each segment, written once.
-
-    A segment is there as soon as its checkpoint is. The driver turns it over, so that training itself, and a root in
-    an object store, which cannot append, know nothing of it.
-
-    Args:
-        root: of the run; files lie in its `tensorboard/`.
-        export: says whether there are to be any.
-    """
-
-    def __init__(self, root: location.Location, export: schema.TelemetryConfig) -> None:
-        self._record, self._events = root.join(progress.RECORD_FOLDER), root.join(EVENTS_FOLDER)
-        self._is_wanted = export.tensorboard
-        self._looked_s = time.monotonic()
-
-    def follow(self, at_once: bool = False) -> None:
-        """Turns over the segments that are new, if the last look at them was long ago."""
-        now_s = time.monotonic()
-        if not self._is_wanted or (not at_once and now_s - self._looked_s < FOLLOW_EVERY_S):
-            return
-        self._looked_s = now_s
-        try:
-            done = set(self._events.list_names())
-            for name in self._record.list_names():
-                if found := re.fullmatch(r"e([0-9]+)-([0-9]+)\.jsonl", name):
-                    # TensorBoard reads the files of a folder in the order of their names.
-                    target = f"events.out.tfevents.{int(found[1]):08d}-{int(found[2]):018d}"
-                    if target not in done:
-                        rows = [json.loads(line) for line in self._record.join(name).read_bytes().splitlines()]
-                        self._events.join(target).put_if_absent(_events(rows))
-        except (errors.RaycurrentError, OSError, ValueError) as error:
-            _log.warning("telemetry.tensorboard: event files are not written: %s", error)
-
-
-def _events(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """The rows of a segment as a file of events."""
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-    from tensorboard.summary.writer import record_writer
-
-    rows, now_s, file = list(rows), time.time(), io.BytesIO()
-    writer = record_writer.RecordWriter(file)
-    writer.write(event_pb2.Event(wall_time=now_s, file_version="brain.Event:2").SerializeToString())
-    # Of a run that went back to an older checkpoint, what TensorBoard has seen from this step on no longer counts.
-    begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    first = min((int(row["step"]) for row in rows), default=0)
-    writer.write(event_pb2.Event(wall_time=now_s, step=first, session_log=begun).SerializeToString())
-    for row in rows:
-        group, names = SCALARS.get(row["kind"], ("", ()))
-        scalars = [
-            summary_pb2.Summary.Value(tag=f"{group}/{name}", simple_value=row[name])
-            for name in names
-            if row.get(name) is not None
-        ]
-        if scalars:
-            summary = summary_pb2.Summary(value=scalars)
-            writer.write(event_pb2.Event(wall_time=now_s, step=row["step"], summary=summary).SerializeToString())
-    return file.getvalue()
+            _log.warning("telemetry: cannot write targets.json, so Prometheus will not find the run: %s", error)

@@ -38,7 +38,7 @@ EVALUATED = {
     "verb": "evaluate", "lines": 2, "bleu": 91.25, "chrf": 95.5, "ter": 3.5, "signatures": {"bleu": "nrefs:1"},
     "by_length": BY_LENGTH, "faults": FAULTS,
 }  # fmt: skip
-PROM = """# HELP raycurrent_train_steps_total Optimiser steps applied
+PROM = """# HELP raycurrent_train_steps_total Optimizer steps applied
 # TYPE raycurrent_train_steps_total counter
 raycurrent_train_steps_total{rank="1"} 4.0
 raycurrent_train_steps_total{rank="0"} 4.0

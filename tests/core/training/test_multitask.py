@@ -221,8 +221,8 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
     found = next(row for row in rows if row["kind"] == "validation")
     assert found["tasks"]["long"]["num_tokens"] + found["tasks"]["short"]["num_tokens"] == found["num_tokens"]
     names = {(name, labels.get("task")) for name, _, labels in told.calls}
-    assert {("raycurrent_train_task_loss_nats", "0"), ("raycurrent_train_task_loss_nats", "1")} <= names
-    assert ("raycurrent_train_gradient_cosine_ratio", None) in names
+    assert {("raycurrent_train_corpus_loss_nats", "0"), ("raycurrent_train_corpus_loss_nats", "1")} <= names
+    assert ("raycurrent_train_gradient_cosine", None) in names
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
     gauges = {name: value for name, value, _ in told.calls}
     for name, column in (
         ("loss_nats", "loss_nats"),
-        ("gradient_norm_ratio", "gradient_norm"),
-        ("learning_rate_ratio", "learning_rate"),
+        ("gradient_norm", "gradient_norm"),
+        ("learning_rate", "learning_rate"),
     ):
         assert gauges[f"raycurrent_train_{name}"] == rows[-1][column]
     assert gauges["raycurrent_train_validation_loss_nats"] == summary.validation.nll_nats

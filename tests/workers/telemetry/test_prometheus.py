@@ -1,4 +1,4 @@
-"""What Prometheus sees: exact sums that survive kills, on two paths only, read by the real thing where there is one."""
+"""Prometheus metrics: exact sums that survive SIGKILL, deprecated names, the HTTP exporter, a real Prometheus."""
 
 import contextlib
 import http.client
@@ -67,53 +67,53 @@ def server() -> Iterator[metrics_server.MetricsServer]:
 
 @pytest.fixture
 def own_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder of metrics; this process forgets it afterwards."""
+    """A multiprocess folder; removed from this process's environment afterwards."""
     yield tmp_path / "metrics"
     os.environ.pop(prometheus.FOLDER_VARIABLE, None)
 
 
 def exporters(folder: Path, run: Path, **settings: Any) -> prometheus.Exporters:
-    def nowhere(node: str, *_: Any) -> prometheus.RemoteExporter:
+    def refuse(node: str, *_: Any) -> prometheus.RemoteExporter:
         raise AssertionError(node)
 
-    kept = location.Location.parse(str(run))
-    return prometheus.Exporters(folder, kept, schema.TelemetryConfig(**settings), "demo", nowhere)
+    metrics_folder = location.Location.parse(str(run))
+    return prometheus.Exporters(folder, metrics_folder, schema.TelemetryConfig(**settings), "demo", refuse)
 
 
 def test_values_of_killed_processes_are_kept_and_summed(tmp_path: Path) -> None:
     for rank in "01":
         write_and_die(tmp_path, rank)
-    found = samples(prometheus.render(tmp_path))
+    exported = samples(prometheus.render(tmp_path))
     for rank in "01":
-        assert found[f'raycurrent_train_step_seconds_count{{rank="{rank}"}}'] == 300
-        assert found[f'raycurrent_train_step_seconds_sum{{rank="{rank}"}}'] == pytest.approx(30.0, abs=1e-9)
-    assert found['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 2
-    assert found['raycurrent_fanout_parts_total{outcome="failed",stage="translate"}'] == 0
-    assert found["raycurrent_train_loss_nats"] == 1  # of a gauge, the newest
+        assert exported[f'raycurrent_train_step_seconds_count{{rank="{rank}"}}'] == 300
+        assert exported[f'raycurrent_train_step_seconds_sum{{rank="{rank}"}}'] == pytest.approx(30.0, abs=1e-9)
+    assert exported['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 2
+    assert exported['raycurrent_fanout_parts_total{outcome="failed",stage="translate"}'] == 0
+    assert exported["raycurrent_train_loss_nats"] == 1  # the newest value of a gauge
 
 
-def test_the_number_of_series_does_not_grow_with_what_callers_say(own_folder: Path) -> None:
+def test_unknown_label_values_are_counted_as_other(own_folder: Path) -> None:
     metrics = prometheus.PrometheusMetrics(own_folder)
     for number in range(200):
         metrics.count(catalog.FANOUT_WORKER_DEATHS, stage=f"stage {number}")
-    found = samples(prometheus.render(own_folder))
-    assert found == {'raycurrent_fanout_worker_deaths_total{stage="other"}': 200}
+    exported = samples(prometheus.render(own_folder))
+    assert exported == {'raycurrent_fanout_worker_deaths_total{stage="other"}': 200}
 
 
-def test_a_series_can_stand_at_0_before_it_is_measured(own_folder: Path) -> None:
+def test_begin_exports_a_series_with_the_value_0(own_folder: Path) -> None:
     metrics = prometheus.PrometheusMetrics(own_folder)
     metrics.begin(catalog.FANOUT_PART_SECONDS, stage="translate")
     metrics.begin(catalog.FANOUT_PARTS, stage="translate", outcome="done")
-    found = samples(prometheus.render(own_folder))
-    assert found['raycurrent_fanout_part_seconds_count{stage="translate"}'] == 0
-    assert found['raycurrent_fanout_part_seconds_sum{stage="translate"}'] == 0
-    assert found['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 0
+    exported = samples(prometheus.render(own_folder))
+    assert exported['raycurrent_fanout_part_seconds_count{stage="translate"}'] == 0
+    assert exported['raycurrent_fanout_part_seconds_sum{stage="translate"}'] == 0
+    assert exported['raycurrent_fanout_parts_total{outcome="done",stage="translate"}'] == 0
 
 
-def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None:
+def test_every_metric_of_the_catalogue_is_exported(own_folder: Path) -> None:
     metrics = prometheus.PrometheusMetrics(own_folder, rank="3")
     for metric in catalog.ALL:
-        labels = {"stage": "train", "outcome": "done", "task": "0"}
+        labels = {"stage": "train", "outcome": "done", "corpus": "0"}
         given = {name: labels[name] for name in metric.labels if name != "rank"}
         measure: Any = {"counter": metrics.count, "gauge": metrics.set, "histogram": metrics.observe}[metric.kind]
         measure(metric, 1.0, **given)
@@ -121,9 +121,23 @@ def test_every_metric_of_the_catalogue_can_be_measured(own_folder: Path) -> None
     assert [metric.name for metric in catalog.ALL if f"# HELP {metric.name} " not in text] == []
 
 
+def test_renamed_metrics_are_exported_under_their_deprecated_name_too(own_folder: Path) -> None:
+    metrics = prometheus.PrometheusMetrics(own_folder)
+    metrics.set(catalog.TRAIN_LEARNING_RATE, 0.5)
+    metrics.set(catalog.TRAIN_CORPUS_LOSS, 2.25, corpus="1")
+    text = prometheus.render(own_folder)
+    assert samples(text) == {
+        "raycurrent_train_learning_rate": 0.5,
+        "raycurrent_train_learning_rate_ratio": 0.5,
+        'raycurrent_train_corpus_loss_nats{corpus="1"}': 2.25,
+        'raycurrent_train_task_loss_nats{task="1"}': 2.25,
+    }
+    assert b"# HELP raycurrent_train_task_loss_nats deprecated: use raycurrent_train_corpus_loss_nats\n" in text
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="Debian's package prometheus is not installed")
-def test_promtool_has_nothing_to_complain_about(own_folder: Path) -> None:
-    test_every_metric_of_the_catalogue_can_be_measured(own_folder)
+def test_promtool_accepts_the_exported_text(own_folder: Path) -> None:
+    test_every_metric_of_the_catalogue_is_exported(own_folder)
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=prometheus.render(own_folder), capture_output=True, check=False
     )
@@ -142,11 +156,13 @@ def test_promtool_has_nothing_to_complain_about(own_folder: Path) -> None:
         ("DELETE", "/healthz", 404),
     ],
 )
-def test_only_two_paths_answer(server: metrics_server.MetricsServer, method: str, path: str, status: int) -> None:
+def test_only_get_metrics_and_healthz_are_served(
+    server: metrics_server.MetricsServer, method: str, path: str, status: int
+) -> None:
     assert get(server.port, path, method)[0] == status
 
 
-def test_a_request_that_trickles_in_is_cut_off(server: metrics_server.MetricsServer) -> None:
+def test_a_request_that_arrives_too_slowly_is_disconnected(server: metrics_server.MetricsServer) -> None:
     started_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -157,7 +173,7 @@ def test_a_request_that_trickles_in_is_cut_off(server: metrics_server.MetricsSer
     assert time.monotonic() - started_s < HEADER_TIMEOUT_S + 2
 
 
-def test_half_open_connections_do_not_keep_others_out_for_long(server: metrics_server.MetricsServer) -> None:
+def test_half_open_connections_block_others_only_until_their_timeout(server: metrics_server.MetricsServer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(metrics_server.MAX_CONNECTIONS + 20):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
@@ -165,14 +181,14 @@ def test_half_open_connections_do_not_keep_others_out_for_long(server: metrics_s
         assert get(server.port, "/metrics") == (200, b"up 1\n")
 
 
-def test_a_header_without_end_is_refused(server: metrics_server.MetricsServer) -> None:
+def test_a_header_that_is_too_long_is_disconnected(server: metrics_server.MetricsServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"A" * 100_000)
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(100) == b""
 
 
-def test_a_run_says_where_it_is_scraped_and_keeps_what_it_measured(own_folder: Path, tmp_path: Path) -> None:
+def test_a_run_publishes_its_target_and_saves_its_final_metrics(own_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     exporter = exporters(own_folder, run)
     exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
@@ -189,7 +205,7 @@ def test_a_run_says_where_it_is_scraped_and_keeps_what_it_measured(own_folder: P
         get(int(port), "/metrics")
 
 
-def test_an_exporter_that_fails_does_not_disturb_the_run(own_folder: Path, tmp_path: Path) -> None:
+def test_exporter_failures_do_not_stop_the_run(own_folder: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "run"
     blocked.write_text("no folder")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -200,12 +216,12 @@ def test_an_exporter_that_fails_does_not_disturb_the_run(own_folder: Path, tmp_p
         exporter.close(linger=True)
 
 
-def test_a_run_that_ends_hands_its_metrics_to_a_gateway_under_its_name(own_folder: Path, tmp_path: Path) -> None:
-    taken = []
+def test_a_run_that_ends_pushes_its_metrics_to_the_pushgateway(own_folder: Path, tmp_path: Path) -> None:
+    pushed = []
 
     class Gateway(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
-            taken.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            pushed.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -215,7 +231,7 @@ def test_a_run_that_ends_hands_its_metrics_to_a_gateway_under_its_name(own_folde
         exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
         exporter.close(linger=True)
         gateway.shutdown()
-    ((path, body),) = taken
+    ((path, body),) = pushed
     assert path == f"/metrics/job/raycurrent/instance/{socket.gethostname()}/run/demo"
     assert samples(body) == {"raycurrent_prepare_tokens_total": 7}
 
@@ -228,13 +244,13 @@ def free_port() -> int:
 
 def query(port: int, expression: str) -> list[dict[str, Any]]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}", timeout=5) as answer:
-        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return found
+        result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return result
 
 
 @pytest.mark.e2e
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
-def test_prometheus_finds_the_run_and_reads_its_metrics(own_folder: Path, tmp_path: Path) -> None:
+def test_prometheus_discovers_the_run_and_scrapes_its_metrics(own_folder: Path, tmp_path: Path) -> None:
     run, port = tmp_path / "run", free_port()
     exporter = exporters(own_folder, run)
     exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
@@ -247,13 +263,13 @@ def test_prometheus_finds_the_run_and_reads_its_metrics(own_folder: Path, tmp_pa
     command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            found: list[dict[str, Any]] = []
+            result: list[dict[str, Any]] = []
             deadline_s = time.monotonic() + 30
-            while not found and time.monotonic() < deadline_s:
+            while not result and time.monotonic() < deadline_s:
                 time.sleep(0.5)
                 with contextlib.suppress(OSError):
-                    found = query(port, "raycurrent_prepare_tokens_total")
+                    result = query(port, "raycurrent_prepare_tokens_total")
         finally:
             process.terminate()
     exporter.close(linger=False)
-    assert [(sample["metric"]["run"], sample["value"][1]) for sample in found] == [("demo", "7")]
+    assert [(sample["metric"]["run"], sample["value"][1]) for sample in result] == [("demo", "7")]
