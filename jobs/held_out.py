@@ -106,7 +106,7 @@ def _parts(
     for group in sources.resolve(source, where, settings.sha256):
         files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
         indexes = [corpus.index_lines(file, _EVERY_LINES) for file in files]
-        for part in corpus.parts_of(files, indexes, settings.max_line_bytes):
+        for part in corpus.cut_by_lines(files, indexes, settings.max_line_bytes):
             yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.places)
         first_line += indexes[0].num_lines
 

@@ -30,7 +30,7 @@ def plan(config: schema.RunConfig) -> dataset_passes.Plan:
     """Finds the files of all sources; reads none of them.
 
     Raises:
-        DataError: a source names no file.
+        DataError: a source matches no file.
         UsageError: the settings do not fit together.
     """
     for task, corpus in config.tasks.items():

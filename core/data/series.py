@@ -1,7 +1,7 @@
-"""Numeric series: read from CSV or Parquet, kept as Arrow files, and cut into features and labels.
+"""Numeric time series: read from CSV or Parquet, stored as Arrow files, and cut into features and labels.
 
 A dataset of series is a folder with one Arrow file for each split, a column of doubles for each name, and
-`index.json`, written last. It is prepared in one process: a series is a matter of megabytes.
+`index.json`, written last. It is prepared in one process, because a series is only megabytes.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Examples(NamedTuple):
-    """What a regressor learns from: N rows of the last L values of I inputs, and the next K values of O targets."""
+    """N examples for a regressor: the last L values of I input columns, and the next K values of O target columns."""
 
     features_NLI: Array
     labels_NKO: Array
@@ -36,13 +36,13 @@ class Dataset:
     """An opened dataset of series.
 
     Attributes:
-        folder: where it is.
-        inputs: names of the columns that go in.
+        folder: its location.
+        inputs: names of the input columns.
         targets: names of the columns that are forecast.
-        settings: those that decided the content.
-        fingerprint: their hash, with that of the content.
-        splits: by name the values (T, columns), columns in the order of `columns`.
-        sources: by name the SHA-256 of the values read.
+        settings: those that determine the content.
+        fingerprint: hash of the settings and of the content.
+        splits: values (T, C) by split, columns in the order of `columns`.
+        sources: SHA-256 of the values read, by split.
     """
 
     folder: location.Location
@@ -54,27 +54,29 @@ class Dataset:
     sources: dict[str, str]
 
     def examples(self, split: str, lags: int, horizon: int) -> Examples:
-        """Cuts a split into features and labels; of one that there is not, none."""
+        """Returns the examples of a split; none if the dataset has no such split."""
         names = columns(self.inputs, self.targets)
         values_TC = self.splits.get(split, np.zeros((0, len(names))))
         padding = self.settings["corpus"]["padding"]
         inputs_TI = values_TC[:, [names.index(name) for name in self.inputs]]
         targets_TO = values_TC[:, [names.index(name) for name in self.targets]]
-        return cut(inputs_TI, targets_TO, lags, horizon, padding)
+        return make_examples(inputs_TI, targets_TO, lags, horizon, padding)
 
 
 def columns(inputs: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Returns every name once, inputs first."""
+    """Returns each column name once, inputs first."""
     return list(dict.fromkeys([*inputs, *targets]))
 
 
-def cut(inputs_TI: Array, targets_TO: Array, lags: int, horizon: int, padding: Literal["drop", "zeros"]) -> Examples:
-    """Makes an example for each time that has enough before and after it.
+def make_examples(
+    inputs_TI: Array, targets_TO: Array, lags: int, horizon: int, padding: Literal["drop", "zeros"]
+) -> Examples:
+    """Returns an example for each time with enough values before and after it.
 
-    The features of time t are the values of t−L … t−1, its labels the targets of t … t+K−1. The first L times lack
-    features: they are dropped, or zeros stand in for what was before the beginning.
+    The features of time t are the inputs of t−L … t−1, its labels the targets of t … t+K−1. The first L times lack
+    features: `drop` leaves them out, `zeros` pads the beginning with zeros.
 
-    Source: document 000 section 8.1.2.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models".
     """
     if padding == "zeros":
         inputs_TI = np.concatenate([np.zeros((lags, inputs_TI.shape[1])), inputs_TI])
@@ -88,68 +90,69 @@ def cut(inputs_TI: Array, targets_TO: Array, lags: int, horizon: int, padding: L
 
 
 def windows(values_TC: Array, length: int) -> Array:
-    """Returns every stretch of so many times, (T − length + 1, length, columns), as views."""
+    """Returns all windows of `length` consecutive times, (T − length + 1, length, C), as views."""
     return np.lib.stride_tricks.sliding_window_view(values_TC, length, axis=0).transpose(0, 2, 1)
 
 
-def read(places: Sequence[location.Location], names: Sequence[str], where: str) -> Array:
-    """Reads columns of CSV files with a header line, or of Parquet files (`.parquet`), rows in order of time.
+def read(files: Sequence[location.Location], names: Sequence[str], where: str) -> Array:
+    """Reads columns of CSV files with a header line, or of Parquet files (`.parquet`), with rows in order of time.
 
     Raises:
-        DataError: a column is missing, or a value is no number.
+        DataError: a column is missing, or a value is not a finite number.
     """
-    return np.concatenate([_read_one(place, names, where) for place in places])
+    return np.concatenate([_read_file(file, names, where) for file in files])
 
 
-def _read_one(place: location.Location, names: Sequence[str], where: str) -> Array:
+def _read_file(file: location.Location, names: Sequence[str], where: str) -> Array:
     try:
-        with place.open() as file:
-            table = parquet.read_table(file) if place.name.endswith(".parquet") else csv.read_csv(file)
+        with file.open() as opened:
+            table = parquet.read_table(opened) if file.name.endswith(".parquet") else csv.read_csv(opened)
     except (pa.ArrowException, OSError) as error:
-        raise errors.DataError(f"{where}: {place} is no valid CSV or Parquet ({error}); check the file") from error
-    found = []
+        raise errors.DataError(f"{where}: {file} is not valid CSV or Parquet ({error}); check the file") from error
+    columns_T = []
     for name in names:
         if name not in table.column_names:
-            raise errors.DataError(f"{where}: {place} has no column {name!r}; it has {', '.join(table.column_names)}")
+            raise errors.DataError(f"{where}: {file} has no column {name!r}; it has {', '.join(table.column_names)}")
         column = table[name]
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            raise errors.DataError(f"{where}: column {name!r} of {place} holds {column.type}, not numbers; correct it")
-        values = column.cast(pa.float64(), safe=False).to_numpy()
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
+            raise errors.DataError(f"{where}: column {name!r} of {file} is {column.type}, not numeric; correct it")
+        values_T = column.cast(pa.float64(), safe=False).to_numpy()
+        bad_rows = np.flatnonzero(~np.isfinite(values_T))
+        if len(bad_rows):
             raise errors.DataError(
-                f"{where}: column {name!r} of {place} has no number in row {bad[0] + 1} below the header; fill it in"
+                f"{where}: column {name!r} of {file} has no number in row {bad_rows[0] + 1} below the header; "
+                "fill it in"
             )
-        found.append(values)
-    return np.stack(found, axis=1)
+        columns_T.append(values_T)
+    return np.stack(columns_T, axis=1)
 
 
 def prepare(
     corpus: corpus_settings.CorpusConfig, settings: dict[str, Any], folder: location.Location
 ) -> tuple[Dataset, bool]:
-    """Makes a dataset, or finds it made of the same series.
+    """Writes the dataset of a series, or checks that the existing one was made from the same series.
 
     Returns:
-        The dataset, and whether it was there already.
+        The dataset, and True if it existed already.
 
     Raises:
         DataError: a source is missing or has no rows.
-        LockedError: the folder holds a dataset of other settings or another series.
+        LockedError: the folder contains a dataset of other settings or of another series.
     """
     names = columns(corpus.inputs, corpus.targets)
-    read_ = {
+    values = {
         split: read([location.Location.parse(text, f"corpus.{split}") for text in source.csv], names, f"corpus.{split}")
         for split in SPLITS
         if (source := getattr(corpus, split)) is not None
     }
-    sources = {split: hashlib.sha256(values.tobytes()).hexdigest() for split, values in read_.items()}
+    sources = {split: hashlib.sha256(values_TC.tobytes()).hexdigest() for split, values_TC in values.items()}
     store = commit.PartStore(folder, {"settings": settings})
     if store.manifest(NAME) is not None:
-        made = open_dataset(folder)
-        if made.sources != sources:
-            raise errors.LockedError(f"corpus: is not the series that {folder} was made of; use another root")
-        return made, True
-    splits = _split(read_, corpus.split)
+        dataset = open_dataset(folder)
+        if dataset.sources != sources:
+            raise errors.LockedError(f"corpus: is not the series that {folder} was made from; use another root")
+        return dataset, True
+    splits = _split(values, corpus.split)
     store.begin()
     files = {split: _write(folder, split, names, values_TC) for split, values_TC in splits.items()}
     content = {
@@ -167,24 +170,24 @@ def prepare(
 
 
 def is_series(folder: location.Location) -> bool:
-    """Whether a folder holds a finished dataset of series."""
-    place = folder.join(NAME)
-    content = place.read_json() if place.exists() else None
+    """Returns True if a folder contains a finished dataset of series."""
+    index = folder.join(NAME)
+    content = index.read_json() if index.exists() else None
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def open_dataset(folder: location.Location) -> Dataset:
-    """Reads a dataset and checks all of it.
+    """Reads a dataset and verifies all of its files.
 
     Raises:
-        UsageError: there is none.
-        IntegrityError: a file is missing, damaged, or not what the index says.
+        UsageError: the folder contains no finished dataset.
+        IntegrityError: a file is missing, damaged, or differs from the index.
     """
     where = str(folder.join(NAME))
     try:
         content = commit.read_manifest(folder, NAME, FORMAT, VERSION)
     except errors.NotFoundError as error:
-        raise errors.UsageError(f"{folder}: holds no finished dataset; run prepare first") from error
+        raise errors.UsageError(f"{folder}: contains no finished dataset; run prepare first") from error
     try:
         inputs, targets = tuple(content["inputs"]), tuple(content["targets"])
         names, splits = columns(inputs, targets), {}
@@ -194,17 +197,23 @@ def open_dataset(folder: location.Location) -> Dataset:
             table = pa.ipc.open_file(folder.join(file.name).read_bytes()).read_all()
             splits[split] = np.stack([table[name].to_numpy() for name in names], axis=1)
             if len(splits[split]) != record["rows"]:
-                raise errors.IntegrityError(f"{where}: {split} has other rows than it says; prepare again")
+                raise errors.IntegrityError(f"{where}: {split} has a different number of rows; prepare again")
         return Dataset(
             folder, inputs, targets, content["settings"], content["fingerprint"], splits, dict(content["sources"])
         )
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        raise errors.IntegrityError(f"{where}: is no index of a dataset of series ({error}); prepare again") from error
+        raise errors.IntegrityError(
+            f"{where}: is not the index of a dataset of series ({error}); prepare again"
+        ) from error
 
 
-def _split(read_: dict[str, Array], shares: corpus_settings.SplitConfig) -> dict[str, Array]:
-    """Sets the last rows of the training source aside: those of `test` behind those of `valid`."""
-    splits = dict(read_)
+def _split(values: dict[str, Array], shares: corpus_settings.SplitConfig) -> dict[str, Array]:
+    """Sets aside the last rows of the training source: first those of `valid`, then those of `test`.
+
+    Raises:
+        DataError: a split has no rows.
+    """
+    splits = dict(values)
     total = len(splits["train"])
     num_test, num_valid = round(total * shares.test), round(total * shares.valid)
     train_stop, valid_stop = total - num_test - num_valid, total - num_test
@@ -220,7 +229,7 @@ def _split(read_: dict[str, Array], shares: corpus_settings.SplitConfig) -> dict
 
 
 def _write(folder: location.Location, split: str, names: Sequence[str], values_TC: Array) -> commit.FileRecord:
-    table = pa.table({name: np.ascontiguousarray(values_TC[:, place]) for place, name in enumerate(names)})
+    table = pa.table({name: np.ascontiguousarray(values_TC[:, index]) for index, name in enumerate(names)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

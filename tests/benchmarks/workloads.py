@@ -227,7 +227,7 @@ def shortlist(precision: computing.Precision) -> Variants:
         "eos",
         "fp32",
     )
-    table = translation_table.table(pairs, size, size, 50)
+    table = translation_table.estimate(pairs, size, size, 50)
     lines = [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in pairs.columns["source"][:102]]
     compute = schema.ComputeConfig(precision=precision)
 

@@ -70,7 +70,7 @@ def peak_bytes() -> int:
 def test_memory_does_not_grow_with_the_corpus(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
-    monkeypatch.setattr(corpus, "PIECE_BYTES", 8192)
+    monkeypatch.setattr(corpus, "BUFFER_BYTES", 8192)
     monkeypatch.setattr(commit, "_READ_BYTES", 8192)
     monkeypatch.setattr(duplicates, "PARTITION_BYTES", 16_384)
     monkeypatch.setattr(sources, "SAMPLE_BYTES", 65_536)

@@ -55,7 +55,7 @@ def test_a_failing_job_ends_with_its_own_exit_code(server: nodes.Nodes, tmp_path
     (tmp_path / "tiny.yaml").write_text(conftest.LANGUAGE.format(folder=tmp_path))
     ended = drive("submit", "--num-cpus=1", "prepare", f"{tmp_path}/tiny.yaml", "--address", server.job_server).end()
     assert ended.code == 3, ended.log
-    assert "english.txt' names no file" in ended.log
+    assert "english.txt' matches no file" in ended.log
     assert ended.log.splitlines()[-1] == "exit=3"
     assert ended.stdout == ""
 

@@ -62,8 +62,8 @@ MISTAKES = {
     ),
     "an empty location": (["inspect", ""], "PATH: the location is empty"),
     "a k of no n-gram": (
-        ["evaluate", "--hypotheses", "a", "--references", "b", "--documents-k", "0"],
-        "command line: .*--documents-k.* 1; see",
+        ["evaluate", "--hypotheses", "a", "--references", "b", "--d2l-bleu-k", "0"],
+        "command line: .*--d2l-bleu-k.* 1; see",
     ),
     "nothing there": (["inspect", "nope/nope"], "PATH: there is nothing at /.*nope/nope"),
     "no value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
@@ -150,7 +150,7 @@ def test_input_that_is_missing_ends_with_3_and_names_the_setting(tmp_path: pathl
     lines = done.stderr.splitlines()
     assert done.returncode == 3
     assert lines[-2] == "exit=3"
-    assert re.match(r"corpus\.train\.text: .*book\.txt' names no file; check", lines[-3]), lines
+    assert re.match(r"corpus\.train\.text: .*book\.txt' matches no file; check", lines[-3]), lines
     assert done.stdout == ""
 
 

@@ -111,7 +111,7 @@ def test_a_corpus_that_is_gone_is_missed_before_the_training(tmp_path: pathlib.P
     with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
     (tmp_path / "pairs.tsv").unlink()
-    with pytest.raises(errors.DataError, match="names no file"):
+    with pytest.raises(errors.DataError, match="matches no file"):
         again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     assert not (tmp_path / "translation" / "checkpoints").exists()
 

@@ -308,7 +308,7 @@ def test_files_that_do_not_pair_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(errors.DataError, match=r"corpus\.train\.text: .* names no file"):
+    with pytest.raises(errors.DataError, match=r"corpus\.train\.text: .* matches no file"):
         preparing.run(
             preparing.config(tmp_path / "run", {"kind": "text", "train": {"text": [str(tmp_path / "none.txt")]}})
         )

@@ -95,7 +95,7 @@ def test_what_comes_from_the_web_is_what_was_asked_for_or_nothing(web: str, aske
     with pytest.raises(errors.UsageError, match=r"corpus\.sha256: has no entry for .*book.*; a web source needs"):
         preparing.run(settings(tmp_path, url))
     assert asked == []
-    with pytest.raises(errors.DataError, match=rf"its SHA-256 is {sha256}, not {'0' * 64}; get the right file"):
+    with pytest.raises(errors.DataError, match=rf"its SHA-256 is {sha256}, not {'0' * 64}; download the right file"):
         preparing.run(settings(tmp_path, url, "0" * 64))
     with pytest.raises(errors.StorageError, match=r"moved\.txt\.gz: "):
         preparing.run(settings(tmp_path, f"{web}/moved.txt.gz", sha256))

@@ -123,7 +123,7 @@ def test_a_ready_tokenizer_is_the_one_of_the_dataset(tmp_path: Path) -> None:
     (tmp_path / "words-2.json").write_text(made.to_json())
     with pytest.raises(errors.UsageError, match=r"tokenizer\.load: .*word\*\.json' names 2 files; name one"):
         preparing.run(preparing.config(tmp_path / "several", corpus, ready))
-    with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*none\.json' names no file; check the path"):
+    with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*none\.json' matches no file; check the path"):
         preparing.run(preparing.config(tmp_path / "none", corpus, {**ready, "load": [str(tmp_path / "none.json")]}))
     (tmp_path / "words-2.json").unlink()
     (tmp_path / "words.json").write_text(json.dumps({"model": {}}))

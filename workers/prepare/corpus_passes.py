@@ -164,7 +164,7 @@ class CorpusPasses:
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
     ) -> list[corpus.Part]:
         source: corpus_settings.SourceConfig = getattr(self._corpus, name)
-        return corpus.cut(groups, counts, source.places, self._corpus.max_line_bytes)
+        return corpus.cut_by_blocks(groups, counts, source.places, self._corpus.max_line_bytes)
 
     def _find_repeats(self, recipe: sharding.Recipe, parts: Mapping[str, Sequence[corpus.Part]]) -> sharding.Recipe:
         """Finds the repeated lines of each source, by hashes on disk."""

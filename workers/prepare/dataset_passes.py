@@ -209,7 +209,7 @@ def _ready(text: str) -> location.Location:
     """The file of a ready tokenizer; a wildcard stands for the hash in the name of one that `prepare` made."""
     found = location.Location.parse(text, "tokenizer.load").glob()
     if not found:
-        raise errors.DataError(f"tokenizer.load: {text!a} names no file; check the path")
+        raise errors.DataError(f"tokenizer.load: {text!a} matches no file; check the path")
     if len(found) > 1:
         raise errors.UsageError(f"tokenizer.load: {text!a} names {len(found)} files; name one")
     return found[0]

@@ -168,7 +168,7 @@ def _estimate(
     first = stream[: config.order]
     beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))
     return smoothing.estimate(
-        config, size, torch.from_numpy(counts.runs_RN), torch.from_numpy(counts.counts_R), beginning_N
+        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning_N
     )
 
 

@@ -1,4 +1,7 @@
-"""Streams of decompressed bytes: compressed files and members of an archive, with damage told apart from bad disks."""
+"""Decompression of files and of archive members, as streams of bytes.
+
+Damaged data is a `DataError`; an error of the filesystem while reading is a `StorageError`.
+"""
 
 import bz2
 import contextlib
@@ -17,65 +20,67 @@ from core.data.text import corpus
 from core.storage import location
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
-ENDINGS = (*COMPRESSED, ".zip")
-LARGEST_RATIO = 100
-SAFE_SIZE_BYTES = 1 << 30
+EXTENSIONS = (*COMPRESSED, ".zip")
+MAX_RATIO = 100
+SAFE_SIZE_BYTES = 1 << 30  # smaller results are accepted at any ratio
 _SHOWN_MEMBERS = 5
-_ENCRYPTED = 1  # a bit of a member's flags
+_ENCRYPTED = 1  # bit 0 of the general purpose flags of a zip member
 
 
 @contextlib.contextmanager
-def unpacked(file: location.Location, member: str, opened: BinaryIO) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Opens what a file holds, layer by layer as the endings say.
+def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Opens a compressed or archived file, layer by layer as its extensions say.
 
     Args:
-        file: names the file, by its ending and in errors.
-        member: of an archive, the name of the file inside; empty where there is only one.
-        opened: its bytes.
+        file: the location of the file, for its extension and for errors.
+        member: the name of the file inside an archive; empty if there is only one.
+        opened: the bytes of the file.
 
     Yields:
-        The name of what is inside, without the endings of what was unpacked, and its bytes in pieces.
+        The name of the innermost file, without the extensions of its compression, and its bytes in buffers.
 
     Raises:
-        DataError: an ending promises what is not there; it is truncated; there is no such member, or a choice of
-            them; or it decompresses to more than a hundred times its size and a gibibyte.
+        DataError: the content does not match the extension; it is truncated; the archive has no such member, or
+            several and none is named; or it decompresses to more than a hundred times its size and a gibibyte.
     """
     name, packed, read_bytes = file.name, opened, opened.tell
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_damage_translated(file, name, opened))
+        stack.enter_context(_translate_damage(file, name, opened))
         if name.endswith(".zip") or member:
             archive = stack.enter_context(zipfile.ZipFile(opened))
-            chosen = _chosen(file, archive, member)
-            name, packed = chosen.filename, cast(BinaryIO, stack.enter_context(archive.open(chosen)))
-            read_bytes = functools.partial(int, chosen.compress_size)
+            info = _find_member(file, archive, member)
+            name, packed = info.filename, cast(BinaryIO, stack.enter_context(archive.open(info)))
+            # The ratio is that of the member: the archive may be large because of others.
+            read_bytes = functools.partial(int, info.compress_size)
         text = _decompressor(name, packed)
-        for ending in COMPRESSED:
-            name = name.removesuffix(ending)
-        yield name, _limited(file, text, read_bytes)
+        for extension in COMPRESSED:
+            name = name.removesuffix(extension)
+        yield name, _limit(file, text, read_bytes)
 
 
-def _limited(file: location.Location, text: IO[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:
+def _limit(file: location.Location, text: IO[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:
+    """Reads a stream in buffers, and stops at a decompression bomb before it fills the disk."""
     written_bytes = 0
-    while piece := text.read(corpus.PIECE_BYTES):
-        written_bytes += len(piece)
-        if written_bytes > SAFE_SIZE_BYTES and written_bytes > LARGEST_RATIO * read_bytes():
+    while buffer := text.read(corpus.BUFFER_BYTES):
+        written_bytes += len(buffer)
+        if written_bytes > SAFE_SIZE_BYTES and written_bytes > MAX_RATIO * read_bytes():
             raise errors.DataError(
-                f"{file}: decompressed limit: more than {LARGEST_RATIO} times its size; decompress it yourself"
+                f"{file}: exceeds the decompression limit, {MAX_RATIO} times its size; decompress it yourself"
             )
-        yield piece
+        yield buffer
 
 
-def _chosen(file: location.Location, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
-    """Finds a member by its name, or the only one."""
+def _find_member(file: location.Location, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
+    """Returns the member of this name; for an empty name, the only member."""
     files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     if not member and len(files) == 1:
         member = next(iter(files))
     if member not in files:
-        what = f"has no member {member!r}" if member else f"holds {len(files)} files"
-        shown = ", ".join([*files][:_SHOWN_MEMBERS])
-        raise errors.DataError(f"{file}: {what}; name one like zip://NAME::{file} (it holds {shown})")
+        problem = f"has no member {member!r}" if member else f"contains {len(files)} files"
+        names = ", ".join([*files][:_SHOWN_MEMBERS])
+        raise errors.DataError(f"{file}: {problem}; name one as zip://NAME::{file} (it contains {names})")
     if files[member].flag_bits & _ENCRYPTED:
-        raise errors.DataError(f"{file}: {member!r} needs a password; unpack it yourself")
+        raise errors.DataError(f"{file}: {member!r} is encrypted; unpack it yourself")
     return files[member]
 
 
@@ -90,18 +95,23 @@ def _decompressor(name: str, opened: BinaryIO) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _damage_translated(file: location.Location, name: str, opened: BinaryIO) -> Iterator[None]:
-    what = name.rpartition(".")[2]
+def _translate_damage(file: location.Location, name: str, opened: BinaryIO) -> Iterator[None]:
+    """Raises our errors for those of the decompressors."""
+    kind = name.rpartition(".")[2]
     try:
         yield
     except EOFError as error:
-        raise errors.DataError(f"{file}: truncated {what} at byte {opened.tell()}; get it again") from error
+        raise errors.DataError(f"{file}: truncated {kind} at byte {opened.tell()}; download it again") from error
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise errors.DataError(f"{file}: is no valid {what} ({error}); get it again or correct its ending") from error
+        raise errors.DataError(
+            f"{file}: is not valid {kind} ({error}); download it again or correct its extension"
+        ) from error
     except OSError as error:
-        # bz2 and zstd have no exceptions of their own; anything with an error number is the filesystem's.
+        # bz2 and zstd raise bare OSErrors for damaged data; only those of the filesystem have an error number.
         if error.errno is not None:
             raise errors.StorageError(f"{file}: {error}; check the disks") from error
         if "Truncated" in str(error):
-            raise errors.DataError(f"{file}: truncated {what} at byte {opened.tell()}; get it again") from error
-        raise errors.DataError(f"{file}: is no valid {what} ({error}); get it again or correct its ending") from error
+            raise errors.DataError(f"{file}: truncated {kind} at byte {opened.tell()}; download it again") from error
+        raise errors.DataError(
+            f"{file}: is not valid {kind} ({error}); download it again or correct its extension"
+        ) from error

@@ -1,11 +1,13 @@
-"""Corpora as bytes and lines: which files, where lines begin, parts for tasks, and the lines of a part.
+"""Corpora as files, blocks, parts and lines.
 
-Only a line feed ends a line, with or without a carriage return before it: anything else that some programs take
-for a line end (U+0085, U+2028, a lone carriage return) stays in its line, or two aligned files would drift apart.
+A *line* ends at a line feed, with or without a carriage return before it, and at nothing else. Other characters that
+some programs take for a line end (U+0085, U+2028, a lone carriage return) stay within the line, because two aligned
+files would drift apart otherwise.
 
-A *source* is a list of groups of files: one file to a group, or two that are aligned line by line. Every file is
-counted in blocks, independently, with `count_block`; `cut` then makes of block k of the first file the part of
-all lines that begin in it, and finds the same lines in the second file.
+A *source* is a list of groups of files: one file in a group, or two that are aligned line by line. A *block* is a range
+of bytes of one file; its lines are counted independently of all other blocks, by `count_block`. A *part* is a range of
+lines of a source that one worker processes at a time. `cut_by_blocks` makes one part of the lines that begin in a block
+of the first file, and locates the same lines in the second file; `cut_by_lines` makes parts of a fixed number of lines.
 """
 
 import array
@@ -24,25 +26,25 @@ from core.data import lazy
 from core.storage import location
 
 Group = tuple[location.Location, ...]
-PIECE_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_MOST_BYTES = 4  # of a character in UTF-8
+_MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
 @dataclass(frozen=True)
 class Part:
-    """A range of lines for one task.
+    """A range of lines of a source, which one worker processes at a time.
 
     Attributes:
         files: URL of the file, or of the two aligned files.
         first_line: number of the first line in the whole source, from 0.
         start_line: number of the first line in its file, from 0.
         num_lines: number of lines.
-        start_bytes: where reading starts in each file; 0 or just before a byte that may begin a line.
-        skip_lines: so many line ends are passed over from there in each file.
-        sizes_bytes: size of each file when it was counted.
+        start_bytes: offset at which to start reading each file: 0, or the byte before one that may begin a line.
+        skip_lines: number of line feeds to skip from that offset, in each file.
+        sizes_bytes: size of each file when its lines were counted.
         columns: of tab-separated lines: the columns of source and target.
-        max_line_bytes: a longer line is a bad line.
+        max_line_bytes: limit beyond which a line is a bad line.
     """
 
     files: tuple[str, ...]
@@ -60,8 +62,8 @@ class BadLine(NamedTuple):
     """A line that cannot be used.
 
     Attributes:
-        reason: `invalid_utf8`, `control_char` (it has a NUL byte), `too_long` or `field_count`.
-        where: file and line, counted from 1, with the byte in the line where that helps.
+        reason: `invalid_utf8`, `control_char` (it contains a NUL byte), `too_long` or `field_count`.
+        where: file and line, counted from 1, and the byte within the line where that helps.
     """
 
     reason: str
@@ -72,7 +74,7 @@ Sides = tuple[str, ...]
 
 
 class BlockCount(NamedTuple):
-    """What a block of bytes holds: the number of lines that begin in it, and the SHA-256 of its bytes."""
+    """The number of lines that begin in the block [start, stop) of a file, and the SHA-256 of its bytes."""
 
     start: int
     stop: int
@@ -81,31 +83,38 @@ class BlockCount(NamedTuple):
 
 
 def blocks(size_bytes: int, block_bytes: int) -> list[tuple[int, int]]:
-    """Cuts the bytes of a file into blocks, as (start, stop)."""
+    """Returns the (start, stop) offsets of the blocks of a file."""
     return [(start, min(start + block_bytes, size_bytes)) for start in range(0, size_bytes, block_bytes)]
 
 
 def count_block(file: location.Location, start: int, stop: int) -> BlockCount:
     """Counts the lines that begin in a block: after a line feed, or at the beginning of the file.
 
-    The line feed that ends the file begins no line.
+    A line feed at the end of the file begins no line.
     """
     num_lines = 1 if start == 0 < stop else 0
     digest = hashlib.sha256()
-    before = max(start - 1, 0)
-    for offset, piece in _pieces(file, before, stop):
-        num_lines += piece.count(b"\n", 0, stop - 1 - offset)
-        digest.update(piece[1:] if offset == before < start else piece)
+    # A line begins after a line feed, so the byte before the block is read too, and the block's last one not counted.
+    first_offset = max(start - 1, 0)
+    for offset, buffer in _buffers(file, first_offset, stop):
+        num_lines += buffer.count(b"\n", 0, stop - 1 - offset)
+        digest.update(buffer[1:] if offset == first_offset < start else buffer)
     return BlockCount(start, stop, num_lines, digest.hexdigest())
 
 
-def cut(
+def cut_by_blocks(
     source: Sequence[Group],
     counts: Sequence[Sequence[Sequence[BlockCount]]],
     columns: tuple[int, int] | None = None,
     max_line_bytes: int = 1 << 20,
 ) -> list[Part]:
-    """Makes the parts of a source; `counts[group][file]` are the counts of all blocks of a file, in order.
+    """Cuts a source into the parts that begin in each block of the first file of each group.
+
+    Args:
+        source: groups of files.
+        counts: `counts[group][file]` are the counts of all blocks of a file, in order.
+        columns: see `Part`.
+        max_line_bytes: see `Part`.
 
     Raises:
         DataError: the two files of a group have different numbers of lines.
@@ -113,29 +122,30 @@ def cut(
     parts: list[Part] = []
     first_line = 0
     for files, counts_of_files in zip(source, counts, strict=True):
-        firsts = [
+        block_starts = [
             list(itertools.accumulate((block.num_lines for block in file), initial=0)) for file in counts_of_files
         ]
-        totals = [starts[-1] for starts in firsts]
+        totals = [starts[-1] for starts in block_starts]
         _check_aligned(files, totals)
         urls = tuple(file.url for file in files)
-        sizes = tuple(file[-1].stop if file else 0 for file in counts_of_files)
-        for line, block in zip(firsts[0], counts_of_files[0], strict=False):
+        sizes_bytes = tuple(file[-1].stop if file else 0 for file in counts_of_files)
+        for line, block in zip(block_starts[0], counts_of_files[0], strict=False):
             if not block.num_lines:
                 continue
-            places = [_place(starts, file, line) for starts, file in zip(firsts, counts_of_files, strict=True)]
-            start_bytes, skip_lines = (tuple(column) for column in zip(*places, strict=True))
+            positions = [
+                _locate(starts, file, line) for starts, file in zip(block_starts, counts_of_files, strict=True)
+            ]
             parts.append(
                 Part(
-                    urls,
-                    first_line + line,
-                    line,
-                    block.num_lines,
-                    start_bytes,
-                    skip_lines,
-                    sizes,
-                    columns,
-                    max_line_bytes,
+                    files=urls,
+                    first_line=first_line + line,
+                    start_line=line,
+                    num_lines=block.num_lines,
+                    start_bytes=tuple(start for start, _ in positions),
+                    skip_lines=tuple(skip for _, skip in positions),
+                    sizes_bytes=sizes_bytes,
+                    columns=columns,
+                    max_line_bytes=max_line_bytes,
                 )
             )
         first_line += totals[0]
@@ -143,7 +153,7 @@ def cut(
 
 
 def narrow(part: Part, start: int, stop: int) -> Part:
-    """Returns the part of a part: its lines from `start` up to `stop`, counted from its first."""
+    """Returns lines [start, stop) of a part, counted from its first line, as a part."""
     assert 0 <= start <= stop <= part.num_lines
     return replace(
         part,
@@ -155,7 +165,7 @@ def narrow(part: Part, start: int, stop: int) -> Part:
 
 
 def take(parts: Iterable[Part], num_lines: int) -> list[Part]:
-    """Returns the parts of the first `num_lines` lines."""
+    """Returns the parts of the first `num_lines` lines; the last part may be narrowed."""
     taken = []
     for part in parts:
         if num_lines > 0:
@@ -165,79 +175,87 @@ def take(parts: Iterable[Part], num_lines: int) -> list[Part]:
 
 
 class LineIndex(NamedTuple):
-    """Where every so-many-th line of a file begins."""
+    """Offsets of lines 0, `part_lines`, 2·`part_lines`, … of a file."""
 
     num_lines: int
     starts_bytes: Sequence[int]
-    every: int
+    part_lines: int
     size_bytes: int
 
 
-def index_lines(file: location.Location, every: int) -> LineIndex:
-    """Finds the beginnings of lines 0, `every`, 2·`every`, … in one reading from the first byte to the last."""
+def index_lines(file: location.Location, part_lines: int) -> LineIndex:
+    """Indexes every `part_lines`-th line of a file, reading it once from beginning to end."""
     size_bytes = file.size_bytes()
     starts = array.array("q", [0] if size_bytes else [])
-    seen = 0  # line feeds before this piece
-    for offset, piece in _pieces(file, 0, size_bytes):
-        found = piece.count(b"\n")
-        if (seen + found) // every > seen // every:
-            ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n"))
-            chosen = ends[every - 1 - seen % every :: every]
-            starts.extend((offset + 1 + chosen).tolist())
-        seen += found
+    num_feeds = 0  # before this buffer
+    for offset, buffer in _buffers(file, 0, size_bytes):
+        num_new = buffer.count(b"\n")
+        # Offsets are computed only for a buffer that contains the beginning of a part.
+        if (num_feeds + num_new) // part_lines > num_feeds // part_lines:
+            feeds = np.flatnonzero(np.frombuffer(buffer, np.uint8) == ord("\n"))
+            last_feeds = feeds[part_lines - 1 - num_feeds % part_lines :: part_lines]
+            starts.extend((offset + 1 + last_feeds).tolist())
+        num_feeds += num_new
     if size_bytes and starts[-1] == size_bytes:
         starts.pop()
-    ended = size_bytes == 0 or file.read_range(size_bytes - 1, size_bytes) == b"\n"
-    return LineIndex(seen if ended else seen + 1, starts, every, size_bytes)
+    ends_in_feed = size_bytes == 0 or file.read_range(size_bytes - 1, size_bytes) == b"\n"
+    return LineIndex(num_feeds if ends_in_feed else num_feeds + 1, starts, part_lines, size_bytes)
 
 
-def parts_of(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> Sequence[Part]:
-    """Returns the parts of `every` lines of one file, or of two aligned ones that were indexed alike.
+def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> Sequence[Part]:
+    """Cuts one file, or two aligned ones, into parts of `part_lines` lines; the indexes must agree on that number.
 
     Raises:
         DataError: the files have different numbers of lines.
     """
     first = indexes[0]
-    assert all(index.every == first.every for index in indexes)
+    assert all(index.part_lines == first.part_lines for index in indexes)
     _check_aligned(files, [index.num_lines for index in indexes])
     urls = tuple(file.url for file in files)
-    sizes = tuple(index.size_bytes for index in indexes)
-    none = (0,) * len(files)
+    sizes_bytes = tuple(index.size_bytes for index in indexes)
+    skip_lines = (0,) * len(files)
 
     def part(number: int) -> Part:
-        line = number * first.every
-        num_lines = min(first.every, first.num_lines - line)
-        starts = tuple(index.starts_bytes[number] for index in indexes)
-        return Part(urls, line, line, num_lines, starts, none, sizes, max_line_bytes=max_line_bytes)
+        line = number * first.part_lines
+        return Part(
+            files=urls,
+            first_line=line,
+            start_line=line,
+            num_lines=min(first.part_lines, first.num_lines - line),
+            start_bytes=tuple(index.starts_bytes[number] for index in indexes),
+            skip_lines=skip_lines,
+            sizes_bytes=sizes_bytes,
+            max_line_bytes=max_line_bytes,
+        )
 
-    return lazy.OnDemand(len(first.starts_bytes), part)
+    return lazy.LazySequence(len(first.starts_bytes), part)
 
 
 def read_lines(part: Part, repairs: collections.Counter[str] | None = None) -> Iterator[tuple[int, Sides | BadLine]]:
-    """Yields the number of each line in the source with its sides: one, or source and target.
+    """Yields each line of a part: its number in the source, and its sides (one, or source and target).
 
-    A byte order mark that begins a file and a carriage return that ends a line are removed, and counted in
-    `repairs` as `bom` and `crlf`. A pair with a bad side is a bad line.
+    A byte order mark at the beginning of a file and a carriage return at the end of a line are removed, and counted
+    in `repairs` as `bom` and `crlf`. A pair with a bad side is a bad line.
 
     Raises:
-        DataError: a file changed since it was counted.
+        DataError: a file has changed since its lines were counted.
     """
     repairs = collections.Counter() if repairs is None else repairs
     raw_sides = [_raw_lines(part, side) for side in range(len(part.files))]
     number = -1
     for number, raw in enumerate(zip(*raw_sides, strict=False)):
-        yield part.first_line + number, _sides(part, part.start_line + number, raw, repairs)
+        yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
     if number + 1 != part.num_lines:
-        raise _changed(part.files[0])
+        raise _changed_error(part.files[0])
 
 
-def _sides(
+def _decode_sides(
     part: Part, line: int, raw: tuple[str | bytes | None, ...], repairs: collections.Counter[str]
 ) -> Sides | BadLine:
-    """Decodes what stands on one line of each file of a part; `line` is its number in the file."""
+    """Decodes one line of each file of a part; `line` is its number in the file."""
     sides = []
     for url, content in zip(part.files, raw, strict=True):
-        text = content if isinstance(content, str) else _decoded(content, line == 0, repairs)
+        text = content if isinstance(content, str) else _decode(content, line == 0, repairs)
         if isinstance(text, BadLine):
             return BadLine(text.reason, f"{location.Location(url)}:{line + 1}{text.where}")
         sides.append(text)
@@ -249,8 +267,8 @@ def _sides(
     return fields[part.columns[0]], fields[part.columns[1]]
 
 
-def _decoded(raw: bytes | None, begins_file: bool, repairs: collections.Counter[str]) -> str | BadLine:
-    """Returns the text of a line, or why it has none; None stands for a line that was too long to be kept."""
+def _decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[str]) -> str | BadLine:
+    """Returns the text of a line, or the reason that it has none; `raw` is None for a line over the size limit."""
     if raw is None:
         return BadLine("too_long", "")
     if b"\0" in raw:
@@ -268,69 +286,71 @@ def _decoded(raw: bytes | None, begins_file: bool, repairs: collections.Counter[
 
 
 def _raw_lines(part: Part, side: int) -> Iterator[str | bytes | None]:
-    """Yields each line of a part without the line feed: its text, or bytes to be looked at; None where too long.
+    """Yields the lines of one file of a part without their line feeds.
 
-    A line that is too long is let go of as soon as that is known, so memory is bounded by the limit.
+    A line is text, bytes that `_decode` must check and repair, or None if it exceeds `max_line_bytes`. Such a line is
+    discarded as soon as it exceeds the limit, so memory does not grow with its length.
     """
     file = location.Location(part.files[side])
     size_bytes = part.sizes_bytes[side]
     if file.size_bytes() != size_bytes:
-        raise _changed(file.url)
-    lines = _split(_pieces(file, part.start_bytes[side], size_bytes), part.max_line_bytes)
+        raise _changed_error(file.url)
+    lines = _split(_buffers(file, part.start_bytes[side], size_bytes), part.max_line_bytes)
     skip = part.skip_lines[side]
     return itertools.islice(lines, skip, skip + part.num_lines)
 
 
-def _split(pieces: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterator[str | bytes | None]:
-    tail: bytes | None = b""  # the line that goes on in the next piece; None once it is too long
-    for _, piece in pieces:
-        first, last = piece.find(b"\n"), piece.rfind(b"\n")
+def _split(buffers: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterator[str | bytes | None]:
+    """Splits consecutive buffers at line feeds."""
+    tail: bytes | None = b""  # the line that continues in the next buffer; None once it exceeds the limit
+    for _, buffer in buffers:
+        first, last = buffer.find(b"\n"), buffer.rfind(b"\n")
         if first >= 0:
-            yield None if tail is None else _limited(tail + piece[:first], max_line_bytes)
+            yield None if tail is None else _limit(tail + buffer[:first], max_line_bytes)
             tail = b""
             if first < last:
-                yield from _whole_lines(piece[first + 1 : last], max_line_bytes)
-        tail = None if tail is None else _limited(tail + piece[last + 1 :], max_line_bytes)
+                yield from _split_lines(buffer[first + 1 : last], max_line_bytes)
+        tail = None if tail is None else _limit(tail + buffer[last + 1 :], max_line_bytes)
     if tail != b"":
         yield tail
 
 
-def _whole_lines(piece: bytes, max_line_bytes: int) -> Iterator[str | bytes | None]:
-    """Yields the lines of a piece: decoded together where none needs a second look, else as bytes."""
-    if b"\0" not in piece and b"\r" not in piece:
+def _split_lines(buffer: bytes, max_line_bytes: int) -> Iterator[str | bytes | None]:
+    """Splits complete lines: decoded at once if none needs a check or repair, else as bytes."""
+    if b"\0" not in buffer and b"\r" not in buffer:
         try:
-            lines = piece.decode().split("\n")
+            lines = buffer.decode().split("\n")
         except UnicodeDecodeError:
             lines = []
-        if lines and (len(piece) <= max_line_bytes or _MOST_BYTES * max(map(len, lines)) <= max_line_bytes):
+        if lines and (len(buffer) <= max_line_bytes or _MAX_CHARACTER_BYTES * max(map(len, lines)) <= max_line_bytes):
             yield from lines
             return
-    for line in piece.split(b"\n"):
-        yield _limited(line, max_line_bytes)
+    for line in buffer.split(b"\n"):
+        yield _limit(line, max_line_bytes)
 
 
-def _limited(line: bytes | None, max_line_bytes: int) -> bytes | None:
+def _limit(line: bytes | None, max_line_bytes: int) -> bytes | None:
     return line if line is None or len(line) <= max_line_bytes else None
 
 
-def _pieces(file: location.Location, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, bytes) pieces of a range of a file."""
-    for offset in range(start, stop, PIECE_BYTES):
-        end = min(offset + PIECE_BYTES, stop)
-        piece = file.read_range(offset, end)
-        if len(piece) != end - offset:
-            raise _changed(file.url)
-        yield offset, piece
+def _buffers(file: location.Location, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """Yields the bytes [start, stop) of a file as (offset, buffer)."""
+    for offset in range(start, stop, BUFFER_BYTES):
+        end = min(offset + BUFFER_BYTES, stop)
+        buffer = file.read_range(offset, end)
+        if len(buffer) != end - offset:
+            raise _changed_error(file.url)
+        yield offset, buffer
 
 
-def _place(firsts: Sequence[int], counts: Sequence[BlockCount], line: int) -> tuple[int, int]:
-    """Finds a line of a file: where to start reading, and how many line ends to pass over from there."""
-    number = bisect_right(firsts, line) - 1
+def _locate(block_starts: Sequence[int], counts: Sequence[BlockCount], line: int) -> tuple[int, int]:
+    """Locates a line of a file: the offset at which to start reading, and the number of line feeds to skip."""
+    number = bisect_right(block_starts, line) - 1
     block = counts[number]
-    within = line - firsts[number]
-    # One byte before the block tells whether a line begins at its first byte: what is before the first line feed
-    # from there belongs to the line before.
-    return (0, within) if block.start == 0 else (block.start - 1, within + 1)
+    lines_before = line - block_starts[number]
+    # Reading starts one byte before the block, since only that byte tells whether a line begins at the block's first
+    # byte. Everything up to the first line feed from there belongs to the line before, hence one more to skip.
+    return (0, lines_before) if block.start == 0 else (block.start - 1, lines_before + 1)
 
 
 def _check_aligned(files: Group, totals: Sequence[int]) -> None:
@@ -341,7 +361,7 @@ def _check_aligned(files: Group, totals: Sequence[int]) -> None:
         )
 
 
-def _changed(url: str) -> errors.DataError:
+def _changed_error(url: str) -> errors.DataError:
     return errors.DataError(
-        f"{location.Location(url)}: changed while it was being read; run the command again when it stays as it is"
+        f"{location.Location(url)}: changed while it was being read; run the command again when nothing writes to it"
     )

@@ -1,4 +1,7 @@
-"""Which lines of a corpus are kept, and which split each belongs to: pure functions of one line."""
+"""Selection of lines: filters, and the split that each line belongs to.
+
+All are pure functions of one line, so any worker decides the same.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,11 +13,16 @@ from core.config import corpus_settings
 
 @dataclass(frozen=True)
 class Splitting:
-    """How the lines of one source are shared out.
+    """Assignment of the lines of one source to splits.
 
-    `by` is `none` where all go to `split`. Of `tail`, lines from `valid_start` on are validation lines and those
-    from `test_start` up to `num_lines` test lines; what lies beyond is not used, but may be counted for the
-    vocabulary. The hashes of the other ways are compared with the shares.
+    Attributes:
+        split: the split of the source; with `by: none`, that of all its lines.
+        by: `tail` sets the last lines aside; `source` and `line` compare a hash of the source side, or of the line
+            number, with the shares. With `source`, equal source sides are never in two splits.
+        seed: of the hashes.
+        valid, test: shares of the lines, for the hashes.
+        valid_start, test_start: the first validation and test line, for `tail`.
+        num_lines: number of lines that are used. Lines beyond it may be counted for the vocabulary, as `train`.
     """
 
     split: str
@@ -26,26 +34,26 @@ class Splitting:
     test_start: int = 0
     num_lines: int = 0
 
-    def of(self, number: int, source_text: str) -> str:
-        """Returns the split of a line, by its number or its cleaned text (of pairs, the source side)."""
+    def assign(self, number: int, source_text: str) -> str:
+        """Returns the split of a line, given its number and its cleaned text (of a pair, the source side)."""
         if self.by == "none":
             return self.split
         if self.by == "tail":
             if not self.valid_start <= number < self.num_lines:
                 return "train"
             return "test" if number >= self.test_start else "valid"
-        chance = _chance(source_text if self.by == "source" else str(number), self.seed)
-        return "test" if chance < self.test else "valid" if chance < self.test + self.valid else "train"
+        uniform = _uniform(source_text if self.by == "source" else str(number), self.seed)
+        return "test" if uniform < self.test else "valid" if uniform < self.test + self.valid else "train"
 
 
-def splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int, num_lines: int) -> Splitting:
-    """Returns how the lines of a source are shared out; only the training source is.
+def make_splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int, num_lines: int) -> Splitting:
+    """Returns the assignment for a source; only the training source is divided.
 
     Args:
         source: `train`, `valid` or `test`.
-        corpus: says how.
+        corpus: the settings, with the shares of the splits.
         seed: of the hashes.
-        num_lines: lines of the source that are used.
+        num_lines: number of lines of the source that are used.
     """
     shares = corpus.split
     if source != "train" or not (shares.valid or shares.test):
@@ -64,29 +72,30 @@ def splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int, num_
 
 
 def is_sampled(number: int, share: float, seed: int) -> bool:
-    """Whether a line belongs to a seeded sample of about this share of all lines."""
-    return share >= 1 or _chance(f"sample {number}", seed) < share
+    """Returns True if a line belongs to a seeded sample of about this share of all lines."""
+    return share >= 1 or _uniform(f"sample {number}", seed) < share
 
 
-def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int], num_ends: int) -> str | None:
-    """Says why a line is dropped, or None.
+def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int], num_eos: int) -> str | None:
+    """Returns the reason to drop a line, or None to keep it.
 
     Args:
         filters: the limits.
-        lengths: tokens of each side, without what ends it.
-        num_ends: tokens that end a side: 1 for `<eos>`.
+        lengths: number of tokens of each side, without `<eos>`.
+        num_eos: number of `<eos>` tokens at the end of a side, 0 or 1; they count for `max_length` alone.
     """
     shortest, longest = min(lengths), max(lengths)
     if shortest < filters.min_length:
         return "empty" if shortest == 0 else "too_short"
-    if filters.max_length is not None and filters.too_long == "drop" and longest + num_ends > filters.max_length:
+    if filters.max_length is not None and filters.too_long == "drop" and longest + num_eos > filters.max_length:
         return "too_long"
     if filters.max_ratio is not None and longest > filters.max_ratio * shortest:
         return "ratio"
     return None
 
 
-def _chance(text: str, seed: int) -> float:
-    """Returns a number in [0, 1) that is decided by the text and the seed."""
+def _uniform(text: str, seed: int) -> float:
+    """Returns a uniform pseudo-random number in [0, 1), a function of the text and the seed."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode()).digest()
+    # The upper 53 bits, the precision of a double.
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)

@@ -1,4 +1,4 @@
-"""Columns of JSONL and Parquet files as lines of text, tab-separated where there are two."""
+"""Columns of JSONL and Parquet files as lines of text; two columns are separated by a tab."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from pyarrow import parquet
 
 from core import errors
 
-JSON_ENDINGS = (".jsonl", ".ndjson")
-ENDINGS = (*JSON_ENDINGS, ".parquet")
+JSON_EXTENSIONS = (".jsonl", ".ndjson")
+EXTENSIONS = (*JSON_EXTENSIONS, ".parquet")
 _BATCH_ROWS = 4096
 _BREAKS = str.maketrans("\n\r\t", "   ")
 
@@ -18,29 +18,30 @@ Row = Sequence[object]
 
 
 def lines(path: Path, name: str, columns: Sequence[str], where: str) -> Iterator[bytes]:
-    """Yields a line for each row; a line break or tab within a value becomes a space, no value an empty text.
+    """Yields a line for each row. Line breaks and tabs within a value become spaces, and null an empty text.
 
     Args:
         path: the file.
-        name: tells by its ending what the file is.
-        columns: the one or two columns that are read.
-        where: names the file in errors.
+        name: its original name, whose extension gives its format.
+        columns: names of the one or two columns to read.
+        where: the name of the file for errors.
 
     Raises:
-        DataError: it is no such file, or has no text in one of the columns.
+        DataError: the file does not match its extension, or a column does not exist or does not contain text.
     """
-    if not name.endswith(ENDINGS):
-        raise errors.DataError(f"{where}: is taken for a table by none of {', '.join(ENDINGS)}; give it its ending")
+    if not name.endswith(EXTENSIONS):
+        raise errors.DataError(f"{where}: has none of the extensions of a table ({', '.join(EXTENSIONS)}); rename it")
     rows = _parquet_rows(path, columns, where) if name.endswith(".parquet") else _json_rows(path, columns, where)
     for number, row in rows:
         for column, value in zip(columns, row, strict=True):
             if not isinstance(value, str | None):
                 raise errors.DataError(
-                    f"{where}: row {number} has no text in column {column!r} but {type(value).__name__}; "
+                    f"{where}: row {number} has {type(value).__name__}, not text, in column {column!r}; "
                     "name a column of text"
                 )
         text = "\t".join("" if value is None else str(value).translate(_BREAKS) for value in row)
-        # Half a surrogate pair, which JSON can spell, gives bytes that are no UTF-8: a bad line, counted as such.
+        # JSON can contain half a surrogate pair. Its bytes are invalid UTF-8, so the reader of the line counts one bad
+        # line, where a strict encoder would fail for the whole file.
         yield text.encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -52,11 +53,11 @@ def _json_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tuple
             try:
                 row = json.loads(raw)
             except (ValueError, RecursionError) as error:
-                raise errors.DataError(f"{where}: row {number} is no valid JSON ({error}); correct it") from error
+                raise errors.DataError(f"{where}: row {number} is not valid JSON ({error}); correct it") from error
             missing = [column for column in columns if not isinstance(row, dict) or column not in row]
             if missing:
                 raise errors.DataError(
-                    f"{where}: row {number} has no {missing[0]!r}; name one that it has under columns"
+                    f"{where}: row {number} has no column {missing[0]!r}; name one that it has under columns"
                 )
             yield number, [row[column] for column in columns]
 
@@ -68,12 +69,14 @@ def _parquet_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tu
             for column in columns:
                 if column not in file.schema_arrow.names:
                     raise errors.DataError(
-                        f"{where}: has no column {column!r} but {', '.join(file.schema_arrow.names)}; "
-                        "name one that it has under columns"
+                        f"{where}: has no column {column!r}, it has {', '.join(file.schema_arrow.names)}; "
+                        "name one of them under columns"
                     )
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                     number += 1
                     yield number, row
     except (pa.ArrowException, OSError) as error:
-        raise errors.DataError(f"{where}: is no readable Parquet ({' '.join(str(error).split())[:120]})") from error
+        raise errors.DataError(
+            f"{where}: cannot be read as Parquet ({' '.join(str(error).split())[:120]}); check it"
+        ) from error

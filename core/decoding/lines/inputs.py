@@ -1,6 +1,10 @@
-"""What is to be translated or scored: lines of text, or a column of JSONL or Parquet, cut into pieces of lines."""
+"""Input of batch inference: lines of text, or a text column of JSONL or Parquet, cut into parts.
 
-import hashlib
+A `Part` is a range of lines that one worker processes at a time, from the plan to the commit record that has its name.
+Its lines come from one file, or from files that are aligned line by line, such as a source and its translations; each
+of its `sides` is the range in one of the files.
+"""
+
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -13,15 +17,24 @@ from pyarrow import parquet
 from core import errors
 from core.data import lazy
 from core.data.text import compression, corpus, sources, tables
-from core.storage import location
+from core.storage import commit, location
 
 Form = Literal["text", "jsonl", "parquet"]
-_READ_BYTES = 1 << 22
+Line = tuple[str, ...] | corpus.BadLine  # the text of each side
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file of lines: its form, the column that holds the text, and what its content is."""
+    """A scanned file of lines.
+
+    Attributes:
+        url: location of the file.
+        form: file format.
+        column: name of the text column; None for plain text.
+        num_lines: number of lines, or of rows.
+        sha256: hash of the content, decompressed.
+        sides: its lines in ranges of `part_lines`.
+    """
 
     url: str
     form: Form
@@ -31,26 +44,43 @@ class Input:
     sides: Sequence["Side"]
 
     def identity(self) -> dict[str, object]:
-        """What a plan says of it: the content, wherever it lies."""
+        """Returns its entry in a plan: the content, not the location, so that a moved file is still the same."""
         return {"form": self.form, "column": self.column, "lines": self.num_lines, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
 class Side:
-    """Some lines of one file: of text or JSONL a part, of Parquet a range of rows."""
+    """A range of lines of one file.
+
+    Attributes:
+        first_line: number of the first line, from 0.
+        num_lines: number of lines.
+        column: name of the text column; None for plain text.
+        text_part: of text and JSONL: the range in bytes; None for Parquet, whose rows are found by number.
+        url: location of the file.
+    """
 
     first_line: int
     num_lines: int
     column: str | None
-    part: corpus.Part | None
+    text_part: corpus.Part | None
     url: str
 
 
 @dataclass(frozen=True)
-class Piece:
-    """The same lines of one file or of two aligned ones: what one task reads."""
+class Part:
+    """A range of lines that one worker processes at a time.
 
+    Attributes:
+        name: name of its commit record, unique in its plan.
+        sides: the same lines of one file, or of several aligned ones.
+        predecessor: name of the part before it in its lane of a stream, whose final state it starts from; None for the
+            first of a lane, and for parts that are independent of each other.
+    """
+
+    name: str
     sides: tuple[Side, ...]
+    predecessor: str | None = None
 
     @property
     def first_line(self) -> int:
@@ -62,122 +92,128 @@ class Piece:
         """Number of lines."""
         return self.sides[0].num_lines
 
-    def narrow(self, start: int, stop: int) -> "Piece":
-        """Returns the lines from `start` up to `stop`, counted from the first of the piece."""
-        return Piece(
-            tuple(
-                replace(
-                    side,
-                    first_line=side.first_line + start,
-                    num_lines=stop - start,
-                    part=None if side.part is None else corpus.narrow(side.part, start, stop),
-                )
-                for side in self.sides
+    def narrow(self, start: int, stop: int) -> "Part":
+        """Returns a part of the same name with the lines from `start` up to `stop`, counted from its first line."""
+        sides = tuple(
+            replace(
+                side,
+                first_line=side.first_line + start,
+                num_lines=stop - start,
+                text_part=None if side.text_part is None else corpus.narrow(side.text_part, start, stop),
             )
+            for side in self.sides
         )
+        return replace(self, sides=sides)
 
 
-Line = tuple[str, ...] | corpus.BadLine
-
-
-def form_of(place: location.Location) -> Form:
-    """Tells the form of a file by its name; what compresses it aside."""
-    name = place.name
+def form_of(path: location.Location) -> Form:
+    """Returns the file format by the ending of the name, ignoring the ending of a compression."""
+    name = path.name
     for ending in compression.COMPRESSED:
         name = name.removesuffix(ending)
     return "jsonl" if name.endswith(tables.JSON_ENDINGS) else "parquet" if name.endswith(".parquet") else "text"
 
 
-def scan(place: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
-    """Reads a file once: how many lines it has, where every so-many-th begins, and its hash.
+def scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
+    """Reads a file once: counts its lines, hashes it, and notes the offset of every `part_lines`-th line.
 
-    What cannot be read from the middle, for it is compressed or on the web, is first unpacked into `folder`.
+    A compressed file or one on the web, which cannot be read from the middle, is first copied into `folder`, unpacked.
+
+    Args:
+        path: the file.
+        column: the text column of JSONL and Parquet.
+        part_lines: lines of one part.
+        folder: folder for unpacked copies.
+        where: option or setting that names the file, for messages.
 
     Raises:
-        UsageError: the file is missing, or its form and `column` do not go together.
-        DataError: it is no text, no valid Parquet, or has no such column of text.
+        UsageError: the file does not exist, or has columns and `column` is None, or the other way round.
+        DataError: it is not text, not valid Parquet, or lacks the column.
     """
     try:
-        return _scan(place, column, part_lines, folder, where)
+        return _scan(path, column, part_lines, folder, where)
     except errors.NotFoundError as error:
-        raise errors.UsageError(f"{where}: there is nothing at {place}; check the path") from error
+        raise errors.UsageError(f"{where}: there is nothing at {path}; check the path") from error
 
 
-def _scan(
-    place: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str
-) -> Input:
-    form = form_of(place)
-    if (column is None) != (form == "text"):
-        what = "it has no columns; leave out --column" if form == "text" else "name its column of text by --column"
-        raise errors.UsageError(f"{where}: {place} is taken for {form}: {what}")
-    if not sources.File(place).is_plain:
-        place = sources.stage(sources.File(place), folder)
-    sha256 = _sha256(place)
+def _scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
+    form = form_of(path)
+    if form == "text" and column is not None:
+        raise errors.UsageError(f"{where}: {path} is read as plain text, which has no columns; leave out --column")
+    if form != "text" and column is None:
+        raise errors.UsageError(f"{where}: {path} is read as {form}; name its text column with --column")
+    if not sources.File(path).is_plain:
+        path = sources.stage(sources.File(path), folder)
+    sha256 = commit.sha256_of_file(path)
     if form == "parquet":
-        num_lines, sides = _row_ranges(place, column or "", part_lines)
+        num_lines, sides = _row_ranges(path, column or "", part_lines)
     else:
-        sources.check(place)
-        index = corpus.index_lines(place, part_lines)
-        num_lines, sides = index.num_lines, _line_ranges(corpus.parts_of((place,), [index]), column, place.url)
-    return Input(place.url, form, column, num_lines, sha256, sides)
+        sources.check(path)
+        index = corpus.index_lines(path, part_lines)
+        num_lines, sides = index.num_lines, _line_ranges(corpus.cut_by_lines((path,), [index]), column, path.url)
+    return Input(path.url, form, column, num_lines, sha256, sides)
 
 
-def _line_ranges(parts: Sequence[corpus.Part], column: str | None, url: str) -> Sequence[Side]:
+def _line_ranges(text_parts: Sequence[corpus.Part], column: str | None, url: str) -> Sequence[Side]:
     def side(number: int) -> Side:
-        part = parts[number]
-        return Side(part.first_line, part.num_lines, column, part, url)
+        text_part = text_parts[number]
+        return Side(text_part.first_line, text_part.num_lines, column, text_part, url)
 
-    return lazy.OnDemand(len(parts), side)
+    return lazy.LazySequence(len(text_parts), side)
 
 
-def pieces(files: Sequence[Input]) -> Sequence[Piece]:
-    """Puts the pieces of aligned files together.
+def parts(files: Sequence[Input]) -> Sequence[Part]:
+    """Returns the parts of one file, or of files that are aligned line by line.
 
     Raises:
-        DataError: they have different numbers of lines.
+        DataError: the files have different numbers of lines.
     """
     first = files[0]
     for other in files[1:]:
         if other.num_lines != first.num_lines:
             raise errors.DataError(
-                f"{location.Location(other.url)}: {other.num_lines} lines for {first.num_lines} of "
-                f"{location.Location(first.url)}; align the two line by line"
+                f"{location.Location(other.url)}: has {other.num_lines} lines, but {location.Location(first.url)} has "
+                f"{first.num_lines}; align the files line by line"
             )
-    return lazy.OnDemand(len(first.sides), lambda number: Piece(tuple(file.sides[number] for file in files)))
+
+    def part(number: int) -> Part:
+        return Part(f"part-{number:06d}", tuple(file.sides[number] for file in files))
+
+    return lazy.LazySequence(len(first.sides), part)
 
 
-def read(piece: Piece) -> list[Line]:
-    """Reads the lines of a piece; one that is bad on any side is bad.
+def read(part: Part) -> list[Line]:
+    """Reads the lines of a part; a line that is bad on any side is a bad line.
 
     Raises:
         DataError: a file changed since it was scanned.
     """
     rows = []
-    for sides in zip(*(_read_side(side) for side in piece.sides), strict=True):
+    for sides in zip(*(_read_side(side) for side in part.sides), strict=True):
         bad = next((side for side in sides if isinstance(side, corpus.BadLine)), None)
         rows.append(bad if bad is not None else tuple(side for side in sides if isinstance(side, str)))
     return rows
 
 
 def cut_lanes(
-    pieces: Sequence[Piece],
+    parts: Sequence[Part],
     num_lanes: int,
     counts: Sequence[int],
-    detail: Callable[[Piece], Sequence[int]],
-) -> list[list[Piece]]:
-    """Cuts a stream at line ends into lanes of nearly equal numbers of tokens, each a list of pieces.
+    count_lines: Callable[[Part], Sequence[int]],
+) -> list[list[Part]]:
+    """Cuts a stream at line ends into lanes of nearly equal numbers of tokens, each a list of parts.
 
-    A lane ends at the line end nearest to its share. Where lines are so long that a lane would be empty there are
-    fewer lanes.
+    A lane ends at the line end that is nearest to its share of the tokens. If lines are so long that a lane would be
+    empty, there are fewer lanes.
 
     Args:
-        pieces: of the whole stream, in order.
-        num_lanes: how many lanes.
-        counts: the tokens of each piece.
-        detail: gives the tokens of each line of a piece.
+        parts: the parts of the whole stream, in order.
+        num_lanes: number of lanes.
+        counts: number of tokens of each part.
+        count_lines: returns the number of tokens of each line of a part; called only for parts that are cut.
     """
     if num_lanes == 1:
-        return [list(pieces)] if pieces else []
+        return [list(parts)] if parts else []
     ends = list(itertools.accumulate(counts))
     total = ends[-1] if ends else 0
     cuts = [0]
@@ -187,34 +223,35 @@ def cut_lanes(
         if index is None:
             continue
         before = ends[index - 1] if index else 0
-        inside = list(itertools.accumulate(detail(pieces[index]), initial=before))
-        nearest = min(range(len(inside)), key=lambda line: (abs(inside[line] - share), line))
-        cuts.append(max(cuts[-1], pieces[index].first_line + nearest))
-    stop = pieces[-1].first_line + pieces[-1].num_lines if pieces else 0
-    return [_between(pieces, *ends_) for ends_ in itertools.pairwise([*cuts, stop]) if ends_[0] < ends_[1]]
+        # Tokens from the start of the stream to each line end of the part in which the share ends.
+        line_ends = list(itertools.accumulate(count_lines(parts[index]), initial=before))
+        nearest = min(range(len(line_ends)), key=lambda line: (abs(line_ends[line] - share), line))
+        cuts.append(max(cuts[-1], parts[index].first_line + nearest))
+    stop = parts[-1].first_line + parts[-1].num_lines if parts else 0
+    return [_between(parts, first, last) for first, last in itertools.pairwise([*cuts, stop]) if first < last]
 
 
-def _between(pieces: Sequence[Piece], first: int, last: int) -> list[Piece]:
-    """The pieces of the lines from `first` up to `last`, cut where they reach beyond."""
-    found = []
-    for piece in pieces:
-        start, stop = max(first - piece.first_line, 0), min(last - piece.first_line, piece.num_lines)
+def _between(parts: Sequence[Part], first: int, last: int) -> list[Part]:
+    """Returns the parts with the lines from `first` up to `last`; those at both ends are narrowed."""
+    kept = []
+    for part in parts:
+        start, stop = max(first - part.first_line, 0), min(last - part.first_line, part.num_lines)
         if start < stop:
-            found.append(piece.narrow(start, stop))
-    return found
+            kept.append(part.narrow(start, stop))
+    return kept
 
 
 def _read_side(side: Side) -> list[str | corpus.BadLine]:
-    if side.part is None:
+    if side.text_part is None:
         return _read_rows(side)
     lines: list[str | corpus.BadLine] = [
-        line if isinstance(line, corpus.BadLine) else line[0] for _, line in corpus.read_lines(side.part)
+        line if isinstance(line, corpus.BadLine) else line[0] for _, line in corpus.read_lines(side.text_part)
     ]
     if side.column is None:
         return lines
-    place = location.Location(side.url)
+    path = location.Location(side.url)
     return [
-        line if isinstance(line, corpus.BadLine) else _field(line, side.column, f"{place}:{side.first_line + row + 1}")
+        line if isinstance(line, corpus.BadLine) else _field(line, side.column, f"{path}:{side.first_line + row + 1}")
         for row, line in enumerate(lines)
     ]
 
@@ -222,34 +259,35 @@ def _read_side(side: Side) -> list[str | corpus.BadLine]:
 def _field(line: str, column: str, where: str) -> str | corpus.BadLine:
     try:
         value: Any = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # deeply nested brackets exceed the parser's recursion limit
         return corpus.BadLine("invalid_json", where)
     text = value.get(column) if isinstance(value, dict) else None
     return text if isinstance(text, str) else corpus.BadLine("no_text", where)
 
 
-def _row_ranges(place: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
-    with place.open() as file:
+def _row_ranges(path: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
+    with path.open() as file:
         try:
             table = parquet.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
-            raise errors.DataError(f"{place}: is no valid Parquet ({error}); check the file") from error
+            raise errors.DataError(f"{path}: is not valid Parquet ({error}); check the file") from error
         names, rows = table.schema_arrow.names, table.metadata.num_rows
         kind = table.schema_arrow.field(column).type if column in names else None
     if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise errors.DataError(f"{place}: has no column {column!r} of text; it has {', '.join(names)}")
+        raise errors.DataError(f"{path}: has no text column {column!r}; its columns are {', '.join(names)}")
     starts = range(0, rows, part_lines)
 
     def side(number: int) -> Side:
-        return Side(starts[number], min(part_lines, rows - starts[number]), column, None, place.url)
+        return Side(starts[number], min(part_lines, rows - starts[number]), column, None, path.url)
 
-    return rows, lazy.OnDemand(len(starts), side)
+    return rows, lazy.LazySequence(len(starts), side)
 
 
 def _read_rows(side: Side) -> list[str | corpus.BadLine]:
-    place = location.Location(side.url)
-    found: list[str | corpus.BadLine] = []
-    with place.open() as file:
+    """Reads a range of rows of a Parquet file; only the row groups that it touches are decoded."""
+    path = location.Location(side.url)
+    lines: list[str | corpus.BadLine] = []
+    with path.open() as file:
         table = parquet.ParquetFile(file)
         first = 0
         for group in range(table.num_row_groups):
@@ -258,17 +296,9 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
             if start < stop:
                 values = table.read_row_group(group, columns=[side.column]).column(0).slice(start, stop - start)
                 for value in values.to_pylist():
-                    where = f"{place}:{side.first_line + len(found) + 1}"
-                    found.append(value if isinstance(value, str) else corpus.BadLine("no_text", where))
+                    where = f"{path}:{side.first_line + len(lines) + 1}"
+                    lines.append(value if isinstance(value, str) else corpus.BadLine("no_text", where))
             first += rows
-    if len(found) != side.num_lines:
-        raise errors.DataError(f"{place}: changed while it was being read; run again when it stays as it is")
-    return found
-
-
-def _sha256(place: location.Location) -> str:
-    digest = hashlib.sha256()
-    with place.open() as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+    if len(lines) != side.num_lines:
+        raise errors.DataError(f"{path}: changed while it was being read; run again when nothing writes to it")
+    return lines

@@ -1,13 +1,14 @@
-"""A shortlist of target tokens for each line: the output layer is computed for those of a batch alone.
+"""Shortlists of target tokens: the output layer is computed only for the likely tokens of a batch.
 
-A line's list has the likeliest translations of its source tokens (see `core.data.translation_table`), the most
-frequent target tokens, the reserved ones, and those of a given beginning. The output rows are taken for the union
-of the lists of a batch, and what is not in a line's own list is refused to it: so what a line gives does not depend on
-the lines beside it. Log-probabilities, and `score_nats` with them, are normalised over the line's list: they are higher
-than those of the whole vocabulary, which `score --targets` gives.
+The shortlist of a line has the most likely translations of its source tokens (see `core.data.translation_table`), the
+most frequent target tokens, the reserved ones, and those of a forced prefix. The output layer is restricted to the
+union of a batch's shortlists, and tokens outside a line's own shortlist are blocked for it; so the result of a line
+does not depend on its batch. Log-probabilities, and with them `score_nats`, are normalised over the line's shortlist:
+they are higher than those over the whole vocabulary, which `score --targets` reports.
 
-Source: Jean et al. 2015, section 3.2 (candidate lists); the scores of a list of its own: Junczys-Dowmunt et al. 2018,
-Marian: cost-effective high-quality neural machine translation in C++, section 3.
+Source: Jean et al. 2015, On using very large target vocabulary for neural machine translation, section 3.2 (candidate
+lists); normalisation over a shortlist for each line: Junczys-Dowmunt et al. 2018, Marian: cost-effective high-quality
+neural machine translation in C++, section 3.
 """
 
 from collections.abc import Sequence
@@ -33,72 +34,93 @@ _NAMES = ("candidates_SC", "frequent_V")
 Ids = npt.NDArray[np.int64]
 
 
-class Shortlist:
-    """Says which target tokens a line may use."""
+class Shortlister:
+    """Selects the target tokens that are allowed in the translation of a line."""
 
     def __init__(
         self, table: translation_table.Table, settings: inference_settings.ShortlistConfig, reserved: Sequence[int]
     ) -> None:
-        """Takes what was learnt; `reserved` are the ids that every line needs."""
+        """Takes a translation table; `reserved` are ids that every line needs."""
         self._candidates_SC = table.candidates_SC[:, : settings.candidates]
         self._always = np.union1d(table.frequent_V[: settings.always], reserved).astype(np.int64)
 
-    def of_line(self, source: Sequence[int], begun: Sequence[int] = ()) -> Ids:
-        """Returns the ids of a line, rising, given its source tokens and what its translation begins with."""
-        own = self._candidates_SC[np.unique(np.array(source, dtype=np.int64))].ravel()
-        return np.unique(np.concatenate([self._always, own[own >= 0], np.array(begun, dtype=np.int64)]))
+    def shortlist(self, source: Sequence[int], prefix: Sequence[int] = ()) -> Ids:
+        """Returns the sorted target ids for a line's source tokens and the forced prefix of its translation."""
+        candidates = self._candidates_SC[np.unique(np.array(source, dtype=np.int64))].ravel()
+        # The table is padded with -1.
+        return np.unique(np.concatenate([self._always, candidates[candidates >= 0], np.array(prefix, dtype=np.int64)]))
 
 
-class Narrowed(NamedTuple):
-    """What a batch is searched with, tokens going by their places in `ids_U`; None: the whole vocabulary, as it is."""
+class ShortlistedDecoder(NamedTuple):
+    """Decoder of a batch over the U tokens of its shortlists, which are numbered by their position in `ids_U`.
 
-    model: Any
+    Attributes:
+        decoder: over the U tokens.
+        memory: encoded sources, with the tokens that are blocked for each line.
+        special: reserved tokens, renumbered.
+        prefixes: forced prefixes, renumbered.
+        ids_U: vocabulary ids; None: the whole vocabulary, with its own ids.
+    """
+
+    decoder: Any
     memory: Any
-    special: constraints.Special
+    special: constraints.SpecialTokens
     prefixes: Sequence[Sequence[int]]
     ids_U: Tensor | None
 
-    def translated(self, found: Sequence[Sequence[beam_search.Hypothesis]]) -> list[list[beam_search.Hypothesis]]:
-        """Returns hypotheses with the ids of the vocabulary for their tokens."""
+    def with_vocabulary_ids(
+        self, hypotheses: Sequence[Sequence[beam_search.Hypothesis]]
+    ) -> list[list[beam_search.Hypothesis]]:
+        """Returns the hypotheses of each line with their tokens as vocabulary ids."""
         if self.ids_U is None:
-            return list(map(list, found))
+            return list(map(list, hypotheses))
         ids = self.ids_U.tolist()
-        return [[one._replace(tokens=tuple(ids[token] for token in one.tokens)) for one in line] for line in found]
+        return [
+            [hypothesis._replace(tokens=tuple(ids[token] for token in hypothesis.tokens)) for hypothesis in line]
+            for line in hypotheses
+        ]
 
 
-def narrow(
-    base: decoders.Single | decoders.Ensemble,
-    memory: decoders.Known | decoders.Memories,
-    lists: Sequence[Ids],
-    special: constraints.Special,
+def restrict(
+    decoder: decoders.SingleDecoder | decoders.EnsembleDecoder,
+    memory: decoders.SourceMemory | decoders.EnsembleMemory,
+    shortlists: Sequence[Ids],
+    special: constraints.SpecialTokens,
     prefixes: Sequence[Sequence[int]],
     mode: quantization.Rounded | None,
-) -> Narrowed:
-    """Restricts a decoder to the lists of a batch's lines, which hold the special ids and the prefixes."""
-    ids_U = np.unique(np.concatenate(lists))
-    refused_NU = np.ones((len(lists), len(ids_U)), dtype=bool)
-    for row, own in enumerate(lists):
-        refused_NU[row, np.searchsorted(ids_U, own)] = False
+) -> ShortlistedDecoder:
+    """Restricts a decoder to the shortlists of a batch's lines, which contain the reserved ids and the prefixes."""
+    union_U = np.unique(np.concatenate(shortlists))
+    blocked_NU = np.ones((len(shortlists), len(union_U)), dtype=bool)
+    for line, shortlist in enumerate(shortlists):
+        blocked_NU[line, np.searchsorted(union_U, shortlist)] = False
 
-    def places(ids: Sequence[int]) -> list[int]:
-        found: list[int] = np.searchsorted(ids_U, np.array(ids, dtype=np.int64)).tolist()
-        return found
+    def renumber(ids: Sequence[int]) -> list[int]:
+        positions: list[int] = np.searchsorted(union_U, np.array(ids, dtype=np.int64)).tolist()
+        return positions
 
-    own_U = torch.from_numpy(ids_U).to(base.device)
-    model = base.narrowed(own_U)
+    ids_U = torch.from_numpy(union_U).to(decoder.device)
+    restricted = decoder.restrict(ids_U)
     if mode is not None:
-        for part in model.parts:
-            mode.adopt(part.weight_VF, part.bias_V)
-    listed = memory.refusing(torch.from_numpy(refused_NU).to(base.device))
-    return Narrowed(model, listed, constraints.Special(*places(special)), [places(one) for one in prefixes], own_U)
+        # The selected rows of the output layer are new tensors: they, too, are computed in low precision.
+        for member in restricted.members:
+            mode.adopt(member.weight_VF, member.bias_V)
+    return ShortlistedDecoder(
+        decoder=restricted,
+        memory=memory.with_blocked(torch.from_numpy(blocked_NU).to(decoder.device)),
+        special=constraints.SpecialTokens(*renumber(special)),
+        prefixes=[renumber(prefix) for prefix in prefixes],
+        ids_U=ids_U,
+    )
 
 
 def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) -> location.Location:
-    """Finds the table of a run's dataset beside it, or learns it and puts it there.
+    """Returns the file with the translation table of a run's dataset; estimates and writes it if it is missing.
 
     Raises:
-        DataError: there are no training pairs to learn from.
+        DataError: the dataset has no training pairs to estimate it from.
     """
+    # The name says what the table depends on; a hash of its content follows.
     stem, folder = f"{dataset.index.fingerprint[:16]}-{candidates}", run.join(FOLDER)
     for name in folder.list_names():
         if name.startswith(f"{stem}-"):
@@ -107,32 +129,34 @@ def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) ->
     if train is None or not train.num_lines:
         raise errors.DataError(f"{dataset.folder}: has no training pairs to make a shortlist from; leave it out")
     sizes = {side: codec.tokenizer.vocabulary_size for side, codec in dataset.codecs.items()}
-    learnt = translation_table.table(train, sizes["source"], sizes["target"], candidates)
-    data = weights.to_bytes({name: torch.from_numpy(part) for name, part in learnt._asdict().items()})
+    table = translation_table.table(train, sizes["source"], sizes["target"], candidates)
+    data = weights.to_bytes({name: torch.from_numpy(array) for name, array in table._asdict().items()})
     return folder.join(commit.put_content(folder, stem, ".safetensors", data).name)
 
 
-def read(place: location.Location) -> translation_table.Table:
-    """Reads a table that `prepare` wrote; its name tells its hash.
+def read(file: location.Location) -> translation_table.Table:
+    """Reads a table that `prepare` wrote; its name holds the hash of its content.
 
     Raises:
         IntegrityError: it is damaged.
     """
-    data = place.read_bytes()
-    named = weights.from_bytes(data, str(place))
-    if not place.name.endswith(f"-{commit.sha256_hex(data)[:16]}.safetensors") or set(named) != set(_NAMES):
-        raise errors.IntegrityError(f"{place}: is damaged; remove it, it is made anew")
-    return translation_table.Table(*(named[name].numpy() for name in _NAMES))
+    data = file.read_bytes()
+    tensors = weights.from_bytes(data, str(file))
+    if not file.name.endswith(f"-{commit.sha256_hex(data)[:16]}.safetensors") or set(tensors) != set(_NAMES):
+        raise errors.IntegrityError(f"{file}: the shortlist table is damaged; remove it to have it made again")
+    return translation_table.Table(*(tensors[name].numpy() for name in _NAMES))
 
 
-def load(place: location.Location, bundle: bundles.Bundle) -> translation_table.Table:
+def load(file: location.Location, bundle: bundles.Bundle) -> translation_table.Table:
     """Reads a table for a bundle with the dataset's vocabularies.
 
     Raises:
-        IntegrityError: it is damaged, or of other vocabularies.
+        IntegrityError: it is damaged, or belongs to other vocabularies.
     """
-    table = read(place)
+    table = read(file)
     sizes = [bundle.codecs[side].tokenizer.vocabulary_size for side in ("source", "target")]
-    if [len(part) for part in table] != sizes:
-        raise errors.IntegrityError(f"{place}: is of other vocabularies; remove it, it is made anew")
+    if [len(array) for array in table] != sizes:
+        raise errors.IntegrityError(
+            f"{file}: the shortlist table belongs to other vocabularies; remove it to have it made again"
+        )
     return table

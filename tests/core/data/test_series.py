@@ -1,4 +1,4 @@
-"""Series: what is read, split, written and cut into examples."""
+"""Tests of series: reading, splitting, storing and making examples."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ def _corpus(path: pathlib.Path, **settings: object) -> corpus_settings.CorpusCon
     return corpus_settings.CorpusConfig(**{**content, **settings})  # type: ignore[arg-type]
 
 
-def _place(path: pathlib.Path) -> location.Location:
+def _local(path: pathlib.Path) -> location.Location:
     return location.Location.parse(str(path))
 
 
@@ -30,75 +30,75 @@ def table(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_examples_worked_by_hand() -> None:
+def test_make_examples_by_hand() -> None:
     x, y = np.array([[1.0], [2], [3], [4], [5]]), np.array([[10.0], [20], [30], [40], [50]])
-    found = series.cut(x, y, lags=2, horizon=2, padding="drop")
-    assert found.features_NLI[:, :, 0].tolist() == [[1, 2], [2, 3]]
-    assert found.labels_NKO[:, :, 0].tolist() == [[30, 40], [40, 50]]
-    found = series.cut(x, y, lags=2, horizon=1, padding="zeros")
-    assert found.features_NLI[:, :, 0].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4]]
-    assert found.labels_NKO[:, 0, 0].tolist() == [10, 20, 30, 40, 50]
+    examples = series.make_examples(x, y, lags=2, horizon=2, padding="drop")
+    assert examples.features_NLI[:, :, 0].tolist() == [[1, 2], [2, 3]]
+    assert examples.labels_NKO[:, :, 0].tolist() == [[30, 40], [40, 50]]
+    examples = series.make_examples(x, y, lags=2, horizon=1, padding="zeros")
+    assert examples.features_NLI[:, :, 0].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4]]
+    assert examples.labels_NKO[:, 0, 0].tolist() == [10, 20, 30, 40, 50]
 
 
 @pytest.mark.parametrize("padding", ["drop", "zeros"])
 def test_a_series_that_is_too_short_gives_no_example(padding: str) -> None:
-    found = series.cut(np.ones((3, 2)), np.ones((3, 1)), 4, 5, padding)  # type: ignore[arg-type]
-    assert found.features_NLI.shape == (0, 4, 2)
-    assert found.labels_NKO.shape == (0, 5, 1)
+    examples = series.make_examples(np.ones((3, 2)), np.ones((3, 1)), 4, 5, padding)  # type: ignore[arg-type]
+    assert examples.features_NLI.shape == (0, 4, 2)
+    assert examples.labels_NKO.shape == (0, 5, 1)
 
 
-def test_a_dataset_holds_the_series_split_at_its_tail(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    folder = _place(tmp_path / "dataset")
+def test_a_dataset_contains_the_series_split_at_its_tail(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = _local(tmp_path / "dataset")
     corpus = _corpus(table, split=corpus_settings.SplitConfig(valid=0.2, test=0.3))
-    made, already = series.prepare(corpus, {"corpus": {"padding": "drop"}}, folder)
-    assert not already
-    assert {name: values.tolist() for name, values in made.splits.items()} == {
+    dataset, already_done = series.prepare(corpus, {"corpus": {"padding": "drop"}}, folder)
+    assert not already_done
+    assert {name: values.tolist() for name, values in dataset.splits.items()} == {
         "train": [[t / 2, 10 * t] for t in range(5)],
         "valid": [[t / 2, 10 * t] for t in (5, 6)],
         "test": [[t / 2, 10 * t] for t in (7, 8, 9)],
     }
-    assert made.examples("train", 3, 1).labels_NKO.ravel().tolist() == [30, 40]
-    again, already = series.prepare(corpus, {"corpus": {"padding": "drop"}}, folder)
-    assert already
-    assert again.fingerprint == made.fingerprint
+    assert dataset.examples("train", 3, 1).labels_NKO.ravel().tolist() == [30, 40]
+    again, already_done = series.prepare(corpus, {"corpus": {"padding": "drop"}}, folder)
+    assert already_done
+    assert again.fingerprint == dataset.fingerprint
     table.write_text(table.read_text().replace("90,", "91,"))
     with pytest.raises(errors.LockedError, match="is not the series"):
         series.prepare(corpus, {"corpus": {"padding": "drop"}}, folder)
 
 
-def test_damage_is_found(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    series.prepare(_corpus(table), {"corpus": {"padding": "drop"}}, _place(tmp_path / "dataset"))
+def test_a_damaged_file_is_an_error(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    series.prepare(_corpus(table), {"corpus": {"padding": "drop"}}, _local(tmp_path / "dataset"))
     (file,) = (tmp_path / "dataset" / "train").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(errors.IntegrityError, match="damaged"):
-        series.open_dataset(_place(tmp_path / "dataset"))
+        series.open_dataset(_local(tmp_path / "dataset"))
 
 
-def test_parquet_reads_as_csv(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_parquet_and_csv_give_the_same_values(table: pathlib.Path, tmp_path: pathlib.Path) -> None:
     columns = {"x": [t / 2 for t in range(10)], "y": [10 * t for t in range(10)]}
     parquet.write_table(pa.table(columns), tmp_path / "table.parquet")
     names = ["x", "y"]
-    from_parquet = series.read([_place(tmp_path / "table.parquet")], names, "here")
-    np.testing.assert_array_equal(from_parquet, series.read([_place(table)], names, "here"))
+    from_parquet = series.read([_local(tmp_path / "table.parquet")], names, "here")
+    np.testing.assert_array_equal(from_parquet, series.read([_local(table)], names, "here"))
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("t,x\n1,2\n", "no column 'y'; it has t, x"),
-        ("x,y\n1,a\n2,3\n", "holds string, not numbers"),
+        ("x,y\n1,a\n2,3\n", "is string, not numeric"),
         ("x,y\n1,2\n3,\n", "no number in row 2"),
-        ("x,y\n1,2\n3\n", "no valid CSV"),
+        ("x,y\n1,2\n3\n", "not valid CSV"),
     ],
 )
-def test_what_is_no_series_is_refused(tmp_path: pathlib.Path, text: str, complaint: str) -> None:
+def test_files_without_numeric_columns_are_rejected(tmp_path: pathlib.Path, text: str, message: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(errors.DataError, match=complaint):
-        series.read([_place(tmp_path / "bad.csv")], ["x", "y"], "here")
+    with pytest.raises(errors.DataError, match=message):
+        series.read([_local(tmp_path / "bad.csv")], ["x", "y"], "here")
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
         ({"cleaning": ("lower",)}, "cleaning: means nothing"),
         ({"targets": ()}, "inputs, targets"),
@@ -107,16 +107,16 @@ def test_what_is_no_series_is_refused(tmp_path: pathlib.Path, text: str, complai
         ({"kind": "text", "targets": ()}, "inputs: means nothing"),
     ],
 )
-def test_settings_of_text_and_of_series_do_not_mix(
-    table: pathlib.Path, settings: dict[str, object], complaint: str
+def test_settings_of_text_and_of_series_cannot_be_mixed(
+    table: pathlib.Path, settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         _corpus(table, **settings)
 
 
-def test_the_sine_is_that_of_the_documents(tmp_path: pathlib.Path) -> None:
+def test_the_noisy_sine_is_that_of_d2l(tmp_path: pathlib.Path) -> None:
     sine.write(tmp_path / "data" / "sine.csv")
-    values = series.read([_place(tmp_path / "data" / "sine.csv")], ["t", "x"], "here")
+    values = series.read([_local(tmp_path / "data" / "sine.csv")], ["t", "x"], "here")
     assert values[[0, -1], 0].tolist() == [1, 1000]
     noise = values[:, 1] - np.sin(0.01 * values[:, 0])
     assert abs(noise.mean()) < 0.02

@@ -17,5 +17,5 @@ def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings:
     counts = ngram_counts.count(np.array(stream), 0, len(stream), order, size)
     beginning = torch.tensor([*stream[:order], *[size] * order][:order])
     return smoothing.estimate(
-        config, size, torch.from_numpy(counts.runs_RN), torch.from_numpy(counts.counts_R), beginning
+        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning
     )

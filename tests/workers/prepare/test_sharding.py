@@ -34,7 +34,7 @@ def task(folder: Path, name: str, text: str, max_tokens: int | None = None) -> s
     file = location.Location.parse(str(folder / "text.txt"))
     file.replace(text.encode())
     blocks = [corpus.count_block(file, *block) for block in corpus.blocks(file.size_bytes(), 1 << 20)]
-    (part,) = corpus.cut([(file,)], [[blocks]])
+    (part,) = corpus.cut_by_blocks([(file,)], [[blocks]])
     return sharding.PartTask(name, "train", 0, part, max_tokens)
 
 

@@ -1,4 +1,4 @@
-"""What each cleaning step does, by hand and on The Time Machine."""
+"""Tests of cleaning steps, by hand and on The Time Machine."""
 
 import pathlib
 from typing import get_args
@@ -26,7 +26,7 @@ from core.data.text import cleaning
         ("strip", "  a   b ", "a b"),
     ],
 )
-def test_steps_by_hand(step: str, text: str, cleaned: str) -> None:
+def test_each_step_on_an_example_by_hand(step: str, text: str, cleaned: str) -> None:
     assert cleaning.clean(text, [step]) == cleaned
 
 
@@ -34,17 +34,17 @@ def test_punctuation_at_the_beginning_gets_no_space() -> None:
     assert cleaning.clean("...!", ["punctuation"]) == ". . . !"
 
 
-def test_steps_are_those_of_the_schema() -> None:
+def test_the_schema_lists_all_steps() -> None:
     assert set(cleaning.STEPS) == set(get_args(corpus_settings.CleaningStep))
 
 
-def test_steps_are_applied_in_their_order() -> None:
+def test_steps_are_applied_in_the_given_order() -> None:
     assert cleaning.clean("A\xa0!", ["spaces", "punctuation"]) == "A !"
     assert cleaning.clean("A\xa0!", ["punctuation", "spaces"]) == "A  !"
 
 
 @hypothesis.given(st.text(), st.sampled_from([step for step in cleaning.STEPS if step not in ("lower", "nfkc")]))
-def test_cleaning_twice_is_cleaning_once(text: str, step: str) -> None:
+def test_steps_are_idempotent(text: str, step: str) -> None:
     once = cleaning.clean(text, [step])
     assert cleaning.clean(once, [step]) == once
 
@@ -55,21 +55,21 @@ LINE = st.text(alphabet=st.characters(exclude_characters="\n", codec="utf-8")) |
 
 
 @hypothesis.given(st.lists(LINE, max_size=6), st.lists(st.sampled_from(list(cleaning.STEPS)), max_size=4))
-def test_many_lines_are_cleaned_as_each_alone(lines: list[str], steps: list[str]) -> None:
+def test_clean_lines_equals_clean_of_each_line(lines: list[str], steps: list[str]) -> None:
     assert cleaning.clean_lines(lines, steps) == [cleaning.clean(line, steps) for line in lines]
 
 
-def test_a_line_feed_within_a_line_takes_none_from_its_neighbour() -> None:
+def test_clean_lines_keeps_lines_apart_that_contain_line_feeds() -> None:
     assert cleaning.clean_lines(["a\n.", "!"], ["punctuation", "controls"]) == ["a .", "!"]
 
 
 @hypothesis.given(st.text(alphabet=st.characters(exclude_characters="\n", codec="utf-8")))
-def test_a_line_stays_one_line(text: str) -> None:
+def test_cleaning_inserts_no_line_feed(text: str) -> None:
     assert "\n" not in cleaning.clean(text, list(cleaning.STEPS))
 
 
 @pytest.mark.data
-def test_the_time_machine_has_the_printed_counts(corpora: pathlib.Path) -> None:
+def test_the_time_machine_has_the_counts_printed_in_d2l(corpora: pathlib.Path) -> None:
     text = (corpora / "timemachine" / "timemachine.txt").read_text()
     lines = [cleaning.clean(line, ["letters", "lower"]) for line in text.removesuffix("\n").split("\n")]
     assert len(lines) == 3221

@@ -1,4 +1,4 @@
-"""Which files a source names, what is refused at first sight, and plain copies of compressed files."""
+"""Tests of resolving, checking and staging the files of a source."""
 
 import bz2
 import gzip
@@ -27,13 +27,13 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def place(path: pathlib.Path) -> location.Location:
+def local(path: pathlib.Path) -> location.Location:
     return location.Location.parse(str(path))
 
 
 def stored(path: pathlib.Path, content: bytes) -> location.Location:
     path.write_bytes(content)
-    return place(path)
+    return local(path)
 
 
 def resolved(source: corpus_settings.SourceConfig, folder: pathlib.Path, **sha256: str) -> list[list[str]]:
@@ -41,7 +41,7 @@ def resolved(source: corpus_settings.SourceConfig, folder: pathlib.Path, **sha25
     return [[str(file).replace(f"{folder}/", "") for file in group] for group in groups]
 
 
-def test_wildcards_give_sorted_files_and_sides_are_paired(tmp_path: pathlib.Path) -> None:
+def test_wildcards_give_sorted_files_and_pair_the_sides(tmp_path: pathlib.Path) -> None:
     for name in ("b.en", "a.en", "a.fr", "b.fr", "[1].txt"):
         (tmp_path / name).write_text("x\n")
     assert resolved(corpus_settings.SourceConfig(text=("*.en", "a.fr")), tmp_path) == [["a.en"], ["b.en"], ["a.fr"]]
@@ -50,7 +50,7 @@ def test_wildcards_give_sorted_files_and_sides_are_paired(tmp_path: pathlib.Path
     assert resolved(pairs, tmp_path) == [["a.en", "a.fr"], ["b.en", "b.fr"]]
 
 
-def test_a_source_may_have_several_targets_but_a_pair_is_named_once(tmp_path: pathlib.Path) -> None:
+def test_a_source_may_have_several_targets_but_a_pair_occurs_once(tmp_path: pathlib.Path) -> None:
     for name in ("a.en", "a.fr", "b.fr"):
         (tmp_path / name).write_text("x\n")
     several = corpus_settings.SourceConfig(source=("a.en", "a.en"), target=("a.fr", "b.fr"))
@@ -60,10 +60,10 @@ def test_a_source_may_have_several_targets_but_a_pair_is_named_once(tmp_path: pa
         resolved(twice, tmp_path)
 
 
-def test_what_cannot_be_a_source_is_refused_with_its_setting(tmp_path: pathlib.Path) -> None:
+def test_invalid_sources_are_rejected_with_the_name_of_the_setting(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(errors.DataError, match=r"^corpus\.train\.text: 'missing\.\*' names no file"):
+    with pytest.raises(errors.DataError, match=r"^corpus\.train\.text: 'missing\.\*' matches no file"):
         resolved(corpus_settings.SourceConfig(text=("a.txt", "missing.*")), tmp_path)
     for name in ("pipe", "/dev/zero"):
         with pytest.raises(errors.UsageError, match="not a regular file"):
@@ -74,7 +74,7 @@ def test_what_cannot_be_a_source_is_refused_with_its_setting(tmp_path: pathlib.P
         resolved(corpus_settings.SourceConfig(text=("https://example.org/a.txt",)), tmp_path)
 
 
-def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
+def test_unpaired_files_are_listed(tmp_path: pathlib.Path) -> None:
     for name in ("a.en", "b.en", "a.fr"):
         (tmp_path / name).write_text("x\n")
     with pytest.raises(errors.UsageError, match=r"2 source files but 1 target files.*b\.en"):
@@ -87,10 +87,10 @@ def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
         pytest.param("text\n".encode("utf-16"), "UTF-16", id="UTF-16"),
         pytest.param("text\n".encode("utf-16-le") * 9, "binary", id="UTF-16 without a mark"),
         pytest.param(b"\0" * 1000, "binary", id="zeros"),
-        pytest.param(gzip.compress(b"text"), r"gzip; give it the ending \.gz", id="gzip"),
+        pytest.param(gzip.compress(b"text"), r"gzip; give it the extension \.gz", id="gzip"),
         pytest.param(lzma.compress(b"text"), "xz", id="xz"),
         pytest.param(bz2.compress(b"text"), "bzip2", id="bzip2"),
-        pytest.param(b"PK\x03\x04rest", r"zip; give it the ending \.zip", id="zip"),
+        pytest.param(b"PK\x03\x04rest", r"zip; give it the extension \.zip", id="zip"),
         pytest.param(
             "déjà vu\n".encode("latin-1") * 6 + b"plain\n" * 50,
             r"not UTF-8\? 10\.7 % invalid lines",
@@ -98,7 +98,7 @@ def test_sides_without_partners_are_listed(tmp_path: pathlib.Path) -> None:
         ),
     ],
 )
-def test_files_that_are_no_text_are_refused(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
+def test_files_that_are_not_text_are_rejected(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
     file = stored(tmp_path / "a.txt", content)
     with pytest.raises(errors.DataError, match=rf"a\.txt: .*{message}"):
         sources.check(file)
@@ -110,26 +110,26 @@ def test_files_that_are_no_text_are_refused(tmp_path: pathlib.Path, content: byt
         b"",
         b"\n",
         "\ufeffété\n".encode(),
-        b"caf\xe9\n" + b"plain\n" * 9,  # one bad line is a bad line
+        b"caf\xe9\n" + b"plain\n" * 9,  # a single bad line is left to the filters
         b"a\0b\nplain\n" * 9,
         "é".encode() * sources.SAMPLE_BYTES + b"\n",  # the sample may end within a character
     ],
 )
-def test_text_with_a_flaw_is_still_text(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_text_with_few_invalid_lines_is_accepted(tmp_path: pathlib.Path, content: bytes) -> None:
     sources.check(stored(tmp_path / "a.txt", content))
 
 
-def test_more_than_a_twentieth_of_bad_lines_is_refused() -> None:
+def test_more_than_a_twentieth_of_invalid_lines_is_rejected() -> None:
     sources.check_share("a.txt", 100, 5)
     with pytest.raises(errors.DataError, match=r"a\.txt: not UTF-8\? 6\.0 %"):
         sources.check_share("a.txt", 100, 6)
 
 
 @pytest.mark.parametrize("ending", compression.COMPRESSED)
-def test_compressed_files_become_plain_ones_named_by_content(tmp_path: pathlib.Path, ending: str) -> None:
+def test_compressed_files_are_staged_under_a_name_with_their_hash(tmp_path: pathlib.Path, ending: str) -> None:
     compress, text = COMPRESSORS[ending], "déjà vu\n".encode() * 1000
     file = stored(tmp_path / f"my book.txt{ending}", compress(text[:3000]) + compress(text[3000:]))
-    folder = place(tmp_path / "staged")
+    folder = local(tmp_path / "staged")
     plain = sources.stage(sources.File(file), folder)
     assert plain.read_bytes() == text
     assert plain.name == f"my-book-{hashlib.sha256(text).hexdigest()[:16]}.txt"
@@ -137,7 +137,7 @@ def test_compressed_files_become_plain_ones_named_by_content(tmp_path: pathlib.P
     assert folder.list_names() == [plain.name]
 
 
-def test_staging_for_a_store_goes_through_a_local_file(tmp_path: pathlib.Path) -> None:
+def test_staging_to_an_object_store(tmp_path: pathlib.Path) -> None:
     file = stored(tmp_path / "a.gz", gzip.compress(b"a\nb\n"))
     plain = sources.stage(sources.File(file), location.Location.parse("memory://staging-test"))
     try:
@@ -146,26 +146,26 @@ def test_staging_for_a_store_goes_through_a_local_file(tmp_path: pathlib.Path) -
         plain.remove()
 
 
-def test_plain_files_are_used_where_they_are(tmp_path: pathlib.Path) -> None:
+def test_plain_files_are_not_copied(tmp_path: pathlib.Path) -> None:
     file = stored(tmp_path / "a.txt", b"a\n")
     assert not sources.needs_staging(sources.File(file), None)
-    assert sources.stage(sources.File(file), place(tmp_path / "staged"), hashlib.sha256(b"a\n").hexdigest()) == file
+    assert sources.stage(sources.File(file), local(tmp_path / "staged"), hashlib.sha256(b"a\n").hexdigest()) == file
     assert not (tmp_path / "staged").exists()
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.gz"])
-def test_a_wrong_checksum_is_refused(tmp_path: pathlib.Path, name: str) -> None:
+def test_a_wrong_checksum_is_rejected(tmp_path: pathlib.Path, name: str) -> None:
     file = stored(tmp_path / name, gzip.compress(b"a\n"))
     settings = {str(file): "0" * 64}
     assert sources.needs_staging(sources.File(file), sources.expected_sha256(sources.File(file), settings))
     with pytest.raises(errors.DataError, match="its SHA-256 is"):
         sources.stage(
-            sources.File(file), place(tmp_path / "staged"), sources.expected_sha256(sources.File(file), settings)
+            sources.File(file), local(tmp_path / "staged"), sources.expected_sha256(sources.File(file), settings)
         )
 
 
 def test_the_checksum_of_a_member_is_that_of_its_archive(tmp_path: pathlib.Path) -> None:
-    archive, folder = zipped(tmp_path / "a.zip", a=b"a\n", b=b"b\n"), place(tmp_path / "staged")
+    archive, folder = zipped(tmp_path / "a.zip", a=b"a\n", b=b"b\n"), local(tmp_path / "staged")
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     source = corpus_settings.SourceConfig(text=("zip://folder/b::a.zip",))
     for given, is_right in ((sha256, True), (hashlib.sha256(b"b\n").hexdigest(), False)):
@@ -180,35 +180,35 @@ def test_the_checksum_of_a_member_is_that_of_its_archive(tmp_path: pathlib.Path)
 
 
 @pytest.mark.parametrize("ending", compression.COMPRESSED)
-def test_damaged_archives_are_refused_and_leave_nothing(tmp_path: pathlib.Path, ending: str) -> None:
+def test_damaged_compressed_files_are_rejected_and_leave_no_file(tmp_path: pathlib.Path, ending: str) -> None:
     whole = COMPRESSORS[ending](os.urandom(100_000))
-    folder = place(tmp_path / "staged")
+    folder = local(tmp_path / "staged")
     with pytest.raises(errors.DataError, match=f"truncated {ending[1:]} at byte"):
         sources.stage(sources.File(stored(tmp_path / f"cut{ending}", whole[:-2000])), folder)
-    with pytest.raises(errors.DataError, match=f"no valid {ending[1:]}"):
+    with pytest.raises(errors.DataError, match=f"not valid {ending[1:]}"):
         sources.stage(sources.File(stored(tmp_path / f"plain{ending}", b"plain text\n" * 99)), folder)
-    if ending != ".zst":  # whose checksum is optional, and absent here
-        with pytest.raises(errors.DataError, match=f"no valid {ending[1:]}"):
+    if ending != ".zst":  # its checksum is optional, and absent here
+        with pytest.raises(errors.DataError, match=f"not valid {ending[1:]}"):
             sources.stage(
                 sources.File(stored(tmp_path / f"bent{ending}", whole[:50_000] + b"bent" + whole[50_004:])), folder
             )
     assert folder.list_names() == []
 
 
-def test_a_decompression_bomb_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_rejected(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "SAFE_SIZE_BYTES", 1 << 22)
     file = stored(tmp_path / "a.gz", gzip.compress(b"\0" * (1 << 23)))
-    with pytest.raises(errors.DataError, match="decompressed limit"):
-        sources.stage(sources.File(file), place(tmp_path / "staged"))
-    assert place(tmp_path / "staged").list_names() == []
+    with pytest.raises(errors.DataError, match="exceeds the decompression limit"):
+        sources.stage(sources.File(file), local(tmp_path / "staged"))
+    assert local(tmp_path / "staged").list_names() == []
 
 
-def test_a_folder_gives_its_files_and_hides_what_is_hidden(tmp_path: pathlib.Path) -> None:
+def test_a_folder_gives_its_visible_files(tmp_path: pathlib.Path) -> None:
     for name in ("b.txt", "a.txt", "_about.txt", ".hidden"):
         (tmp_path / name).write_text("x\n")
     (tmp_path / "inner").mkdir()
     assert resolved(corpus_settings.SourceConfig(text=(str(tmp_path),)), tmp_path) == [["a.txt"], ["b.txt"]]
-    with pytest.raises(errors.DataError, match=r"'inner' names no file"):
+    with pytest.raises(errors.DataError, match=r"'inner' matches no file"):
         resolved(corpus_settings.SourceConfig(text=("inner",)), tmp_path)
 
 
@@ -220,31 +220,31 @@ def zipped(path: pathlib.Path, **members: bytes) -> pathlib.Path:
     return path
 
 
-def test_a_member_of_an_archive_is_named_as_fsspec_does_or_is_the_only_one(tmp_path: pathlib.Path) -> None:
+def test_archive_members_are_named_as_in_fsspec_unless_there_is_only_one(tmp_path: pathlib.Path) -> None:
     zipped(tmp_path / "two.zip", a=b"a\n", b=b"b\n")
     text = ("zip://folder/b::two.zip",)
     assert resolved(corpus_settings.SourceConfig(text=text), tmp_path) == [["zip://folder/b::two.zip"]]
-    archive, folder = place(tmp_path / "two.zip"), place(tmp_path / "staged")
+    archive, folder = local(tmp_path / "two.zip"), local(tmp_path / "staged")
     assert sources.stage(sources.File(archive, "folder/b"), folder).read_bytes() == b"b\n"
-    packed = place(zipped(tmp_path / "one.zip", a=lzma.compress(b"packed\n")))
-    with pytest.raises(errors.DataError, match=r"holds 2 files; name one like zip://NAME::.*folder/a, folder/b"):
+    packed = local(zipped(tmp_path / "one.zip", a=lzma.compress(b"packed\n")))
+    with pytest.raises(errors.DataError, match=r"contains 2 files; name one as zip://NAME::.*folder/a, folder/b"):
         sources.stage(sources.File(archive), folder)
     with pytest.raises(errors.DataError, match="has no member 'c'"):
         sources.stage(sources.File(archive, "c"), folder)
     assert sources.stage(sources.File(packed), folder).read_bytes() == lzma.compress(b"packed\n")
-    with pytest.raises(errors.DataError, match=r"bent\.zip: is no valid zip"):
+    with pytest.raises(errors.DataError, match=r"bent\.zip: is not valid zip"):
         sources.stage(sources.File(stored(tmp_path / "bent.zip", b"PK\x03\x04" * 99)), folder)
 
 
 @pytest.mark.parametrize("form", ["a.jsonl", "a.jsonl.zst", "a.parquet", "zip://folder/rows.jsonl::a.zip"])
-def test_columns_of_tables_become_lines_with_their_breaks_as_spaces(tmp_path: pathlib.Path, form: str) -> None:
+def test_columns_of_tables_become_lines_without_breaks_and_tabs(tmp_path: pathlib.Path, form: str) -> None:
     rows = [{"fr": "été\tchaud", "n": 1, "en": "hot\nsummer"}, {"fr": None, "n": 2, "en": "b"}]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode() + b"\n"
     (tmp_path / "a.jsonl").write_bytes(lines)
     (tmp_path / "a.jsonl.zst").write_bytes(COMPRESSORS[".zst"](lines))
     zipped(tmp_path / "a.zip", **{"rows.jsonl": lines})
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    folder = place(tmp_path / "staged")
+    folder = local(tmp_path / "staged")
 
     def staged(*columns: str) -> bytes:
         source = corpus_settings.SourceConfig(table=(form,), columns=columns)
@@ -253,30 +253,34 @@ def test_columns_of_tables_become_lines_with_their_breaks_as_spaces(tmp_path: pa
 
     assert staged("en") == b"hot summer\nb\n"
     assert staged("en", "fr") == "hot summer\tété chaud\nb\t\n".encode()
-    with pytest.raises(errors.DataError, match="row 1 has no text in column 'n' but int"):
+    with pytest.raises(errors.DataError, match="row 1 has int, not text, in column 'n'"):
         staged("n")
     with pytest.raises(errors.DataError, match=r"has no .*'de'.*under columns"):
         staged("de")
 
 
-def test_what_is_no_table_is_refused(tmp_path: pathlib.Path) -> None:
-    folder = place(tmp_path / "staged")
-    for name, message in (("a.jsonl", "row 1 is no valid JSON"), ("a.parquet", "no readable Parquet"), ("a", "taken")):
+def test_files_that_are_not_tables_are_rejected(tmp_path: pathlib.Path) -> None:
+    folder = local(tmp_path / "staged")
+    for name, message in (
+        ("a.jsonl", "row 1 is not valid JSON"),
+        ("a.parquet", "as Parquet"),
+        ("a", "extensions of a table"),
+    ):
         file = sources.File(stored(tmp_path / name, b"plain text\n"), columns=("en",))
         with pytest.raises(errors.DataError, match=message):
             sources.stage(file, folder)
 
 
 @pytest.mark.data
-def test_the_archive_of_fra_eng_holds_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    archive = place(corpora / "fra-eng" / "fra-eng.zip")
-    plain = sources.stage(sources.File(archive, "fra-eng/fra.txt"), place(tmp_path))
+def test_the_fra_eng_archive_contains_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    archive = local(corpora / "fra-eng" / "fra-eng.zip")
+    plain = sources.stage(sources.File(archive, "fra-eng/fra.txt"), local(tmp_path))
     expected = "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"
     assert hashlib.sha256(plain.read_bytes()).hexdigest() == expected
 
 
 @pytest.mark.data
 def test_fra_eng_decompresses_to_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    plain = sources.stage(sources.File(place(corpora / "fra-eng" / "fra.txt.xz")), place(tmp_path))
+    plain = sources.stage(sources.File(local(corpora / "fra-eng" / "fra.txt.xz")), local(tmp_path))
     expected = "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"
-    assert sources.stage(sources.File(plain), place(tmp_path), expected) == plain
+    assert sources.stage(sources.File(plain), local(tmp_path), expected) == plain
