@@ -1,4 +1,10 @@
-"""Recurrent cells: a cell is one entry of `CELLS`, with its formula and how many gates and state parts it has."""
+"""Recurrent cells: the step functions of RNN, GRU and LSTM and their variants.
+
+Each cell is one entry of `CELLS`: its step function, its number of gates and the parts of its state. In the formulas
+of this module x_g is the input's projection for gate g (W_g x + b_g, computed outside), U_g the recurrent weights, σ
+the logistic function and ⊙ the product by elements. Names of gates follow the papers: r reset, z update, i input,
+f forget, o output; n and g are the candidate values of GRU and LSTM.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +18,14 @@ from core.models import state as states
 
 
 class Weights(NamedTuple):
-    """What a step multiplies the state with; G is the hidden size times the number of gates."""
+    """Recurrent weights of a cell, of all its gates; G is the hidden size times the number of gates."""
 
     recurrent_GH: Tensor
-    bias_G: Tensor | None  # beside the one that the projected input holds already
-    peephole_PH: Tensor | None  # of the memory cell into each of P gates
+    bias_G: Tensor | None  # in addition to the bias that the input projection includes
+    peephole_PH: Tensor | None  # from the memory cell to each of P gates
 
-    def product(self, h_BH: Tensor) -> Tensor:
-        """Returns the state's share of all gates."""
+    def project(self, h_BH: Tensor) -> Tensor:
+        """Returns the hidden state's contribution to all gates, U h + b."""
         return F.linear(h_BH, self.recurrent_GH, self.bias_G)
 
 
@@ -28,17 +34,16 @@ Step = Callable[[Tensor, states.LayerState, Weights], states.LayerState]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell is.
+    """Definition of a recurrent cell.
 
     Attributes:
-        step: the formula: from the input's share of the gates (B, G) and the state to the next state, whose first
-            part is the output.
-        num_gates: blocks of the weights, each as tall as the layer is wide.
-        num_parts: 1 for `h`, 2 for `h` and a memory cell `c`.
-        num_peepholes: gates that see the memory cell.
-        forget_gate: the block that decides what the memory, or the state, keeps of itself, if there is one.
-        forgets: whether that gate says what goes instead of what stays.
-        fused: torch's module with the same formula and weights.
+        step: maps the input's projection (B, G) and the state to the next state, whose first part is the output.
+        num_gates: row blocks of the weight matrices, each `hidden_size` high.
+        num_parts: parts of the state: 1 for `h`, 2 for `h` and a memory cell `c`.
+        num_peepholes: gates with a peephole connection to the memory cell.
+        forget_gate: index of the gate that scales the previous memory (or hidden state), if there is one.
+        forgets: that gate gives the share to forget (minimal gated unit) instead of the share to keep.
+        fused: torch's module with the same formula and weight layout, if there is one.
     """
 
     step: Step
@@ -50,89 +55,109 @@ class Cell:
     fused: Callable[[int, int], nn.RNNBase] | None = None
 
 
-def _plain(nonlinearity: Callable[[Tensor], Tensor]) -> Step:
-    """No gates: h = φ(x + U h)."""
+def _elman(nonlinearity: Callable[[Tensor], Tensor]) -> Step:
+    """Returns the step of a simple (Elman) network: h' = φ(x + U h)."""
 
     def step(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-        return (nonlinearity(x_BG + weights.product(state[0])).to(state[0].dtype),)
+        # Under autocast the product is bf16; the state keeps the precision in which it came.
+        return (nonlinearity(x_BG + weights.project(state[0])).to(state[0].dtype),)
 
     return step
 
 
 def _gru(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates r z n; the reset gate is on the product: n = tanh(x + r ⊙ (U h))."""
+    """Computes a GRU step, reset gate after the recurrent product, as cuDNN and torch do.
+
+    r = σ(x_r + U_r h), z = σ(x_z + U_z h), n = tanh(x_n + r ⊙ (U_n h)), h' = (1 − z) ⊙ n + z ⊙ h.
+    """
     h_BH = state[0]
     reset_x, update_x, new_x = x_BG.chunk(3, dim=-1)
-    reset_h, update_h, new_h = weights.product(h_BH).chunk(3, dim=-1)
+    reset_h, update_h, new_h = weights.project(h_BH).chunk(3, dim=-1)
     update_BH = torch.sigmoid(update_x + update_h)
     new_BH = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+    # (1 − z) ⊙ n + z ⊙ h with one product fewer; the other GRUs below do the same.
     return (new_BH + update_BH * (h_BH - new_BH),)
 
 
 def _gru_before(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates r z n; the reset gate is on the state: n = tanh(x + U (r ⊙ h))."""
+    """Computes a GRU step, reset gate before the recurrent product, as Cho et al. 2014: n = tanh(x_n + U_n (r ⊙ h))."""
     h_BH = state[0]
-    both, new = _split(weights, 2)
-    gates_x, new_x = torch.split(x_BG, [both.recurrent_GH.shape[0], h_BH.shape[-1]], dim=-1)
-    reset_BH, update_BH = torch.sigmoid(gates_x + both.product(h_BH)).chunk(2, dim=-1)
-    new_BH = torch.tanh(new_x + new.product(reset_BH * h_BH))
+    gates, new = _split(weights, 2)
+    gates_x, new_x = torch.split(x_BG, [gates.recurrent_GH.shape[0], h_BH.shape[-1]], dim=-1)
+    reset_BH, update_BH = torch.sigmoid(gates_x + gates.project(h_BH)).chunk(2, dim=-1)
+    # A second product is needed, because r must be known before U_n is applied.
+    new_BH = torch.tanh(new_x + new.project(reset_BH * h_BH))
     return (new_BH + update_BH * (h_BH - new_BH),)
 
 
 def _gru_coupled(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates z n: one gate keeps the past and shows it to the new value, n = tanh(x + U (z ⊙ h))."""
+    """Computes a GRU step in which one gate is both reset and update gate.
+
+    z = σ(x_z + U_z h), n = tanh(x_n + U_n (z ⊙ h)), h' = (1 − z) ⊙ n + z ⊙ h.
+    """
     h_BH = state[0]
     gate, new = _split(weights, 1)
     gate_x, new_x = x_BG.chunk(2, dim=-1)
-    update_BH = torch.sigmoid(gate_x + gate.product(h_BH))
-    new_BH = torch.tanh(new_x + new.product(update_BH * h_BH))
+    update_BH = torch.sigmoid(gate_x + gate.project(h_BH))
+    new_BH = torch.tanh(new_x + new.project(update_BH * h_BH))
     return (new_BH + update_BH * (h_BH - new_BH),)
 
 
 def _mgu(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates f n: n = tanh(x + U (f ⊙ h)), h' = (1 - f) ⊙ h + f ⊙ n."""
+    """Computes a step of the minimal gated unit.
+
+    f = σ(x_f + U_f h), n = tanh(x_n + U_n (f ⊙ h)), h' = (1 − f) ⊙ h + f ⊙ n.
+    """
     h_BH = state[0]
     gate, new = _split(weights, 1)
     gate_x, new_x = x_BG.chunk(2, dim=-1)
-    forget_BH = torch.sigmoid(gate_x + gate.product(h_BH))
-    new_BH = torch.tanh(new_x + new.product(forget_BH * h_BH))
+    forget_BH = torch.sigmoid(gate_x + gate.project(h_BH))
+    new_BH = torch.tanh(new_x + new.project(forget_BH * h_BH))
     return (h_BH + forget_BH * (new_BH - h_BH),)
 
 
 def _lstm(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates i f g o: c' = f ⊙ c + i ⊙ tanh(g), h' = o ⊙ tanh(c')."""
-    input_BH, forget_BH, new_BH, output_BH = (x_BG + weights.product(state[0])).chunk(4, dim=-1)
+    """Computes an LSTM step, gates in torch's order i f g o.
+
+    c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), h' = σ(o) ⊙ tanh(c').
+    """
+    input_BH, forget_BH, new_BH, output_BH = (x_BG + weights.project(state[0])).chunk(4, dim=-1)
     c_BH = torch.sigmoid(forget_BH) * state[1] + torch.sigmoid(input_BH) * torch.tanh(new_BH)
     return torch.sigmoid(output_BH) * torch.tanh(c_BH), c_BH
 
 
 def _lstm_peephole(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates i f g o, of which i, f and o see the memory before the step as well, each unit its own: + w ⊙ c."""
+    """Computes an LSTM step with peephole connections: w ⊙ c is added to the gates i, f and o.
+
+    All three gates see the memory cell before the step; w is a vector, so that each unit sees its own memory alone.
+    """
     h_BH, c_BH = state
     assert weights.peephole_PH is not None
-    see_input, see_forget, see_output = weights.peephole_PH.unbind(0)
-    input_BH, forget_BH, new_BH, output_BH = (x_BG + weights.product(h_BH)).chunk(4, dim=-1)
-    keep_BH, add_BH = torch.sigmoid(forget_BH + see_forget * c_BH), torch.sigmoid(input_BH + see_input * c_BH)
-    after_BH = keep_BH * c_BH + add_BH * torch.tanh(new_BH)
-    return torch.sigmoid(output_BH + see_output * c_BH) * torch.tanh(after_BH), after_BH
+    peephole_input, peephole_forget, peephole_output = weights.peephole_PH.unbind(0)
+    input_BH, forget_BH, new_BH, output_BH = (x_BG + weights.project(h_BH)).chunk(4, dim=-1)
+    forget_BH = torch.sigmoid(forget_BH + peephole_forget * c_BH)
+    input_BH = torch.sigmoid(input_BH + peephole_input * c_BH)
+    new_c_BH = forget_BH * c_BH + input_BH * torch.tanh(new_BH)
+    return torch.sigmoid(output_BH + peephole_output * c_BH) * torch.tanh(new_c_BH), new_c_BH
 
 
 def _lstm_coupled(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates f g o: what is forgotten makes room for as much, i = 1 - f."""
-    forget_BH, new_BH, output_BH = (x_BG + weights.product(state[0])).chunk(3, dim=-1)
+    """Computes an LSTM step with coupled input and forget gates, i = 1 − f; gates in the order f g o."""
+    forget_BH, new_BH, output_BH = (x_BG + weights.project(state[0])).chunk(3, dim=-1)
     new_BH = torch.tanh(new_BH)
+    # f ⊙ c + (1 − f) ⊙ g with one product fewer.
     c_BH = new_BH + torch.sigmoid(forget_BH) * (state[1] - new_BH)
     return torch.sigmoid(output_BH) * torch.tanh(c_BH), c_BH
 
 
 def _lstm_no_output(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.LayerState:
-    """Gates i f g: the output is the memory, h = c; one part is both."""
-    input_BH, forget_BH, new_BH = (x_BG + weights.product(state[0])).chunk(3, dim=-1)
+    """Computes an LSTM step without output gate, gates in the order i f g: h = c, so that the state has one part."""
+    input_BH, forget_BH, new_BH = (x_BG + weights.project(state[0])).chunk(3, dim=-1)
     return (torch.sigmoid(forget_BH) * state[0] + torch.sigmoid(input_BH) * torch.tanh(new_BH),)
 
 
 def _split(weights: Weights, num_gates: int) -> tuple[Weights, Weights]:
-    """Parts the weights of the first gates from those of the last, which multiplies another state."""
+    """Splits off the weights of the first gates from those of the candidate, which multiplies another vector than h."""
     size = weights.recurrent_GH.shape[1] * num_gates
     bias_G = weights.bias_G
     return (
@@ -142,10 +167,10 @@ def _split(weights: Weights, num_gates: int) -> tuple[Weights, Weights]:
 
 
 CELLS: dict[str, Cell] = {
-    "rnn": Cell(_plain(torch.tanh), 1, fused=lambda e, h: nn.RNN(e, h, batch_first=True)),
-    "rnn_relu": Cell(_plain(torch.relu), 1, fused=lambda e, h: nn.RNN(e, h, nonlinearity="relu", batch_first=True)),
-    "rnn_sigmoid": Cell(_plain(torch.sigmoid), 1),
-    "rnn_identity": Cell(_plain(lambda x: x), 1),
+    "rnn": Cell(_elman(torch.tanh), 1, fused=lambda e, h: nn.RNN(e, h, batch_first=True)),
+    "rnn_relu": Cell(_elman(torch.relu), 1, fused=lambda e, h: nn.RNN(e, h, nonlinearity="relu", batch_first=True)),
+    "rnn_sigmoid": Cell(_elman(torch.sigmoid), 1),
+    "rnn_identity": Cell(_elman(lambda x: x), 1),
     "gru": Cell(_gru, 3, forget_gate=1, fused=lambda e, h: nn.GRU(e, h, batch_first=True)),
     "gru_before": Cell(_gru_before, 3, forget_gate=1),
     "gru_coupled": Cell(_gru_coupled, 2, forget_gate=0),
@@ -155,19 +180,23 @@ CELLS: dict[str, Cell] = {
     "lstm_coupled": Cell(_lstm_coupled, 3, num_parts=2, forget_gate=0),
     "lstm_no_output": Cell(_lstm_no_output, 3, forget_gate=1),
 }
-"""Every cell by its name.
+"""All cells by name.
 
-Source: documents 000 section 8.4 and 003 sections 2.2 to 2.4 and 2.4.11; Gers and Schmidhuber 2000 (peephole), Greff et
-al. 2017 (coupled, without output gate), Zhou et al. 2016 (minimal gated unit).
+Source: Elman 1990, Finding structure in time; Hochreiter and Schmidhuber 1997, Long short-term memory, with the forget
+gate of Gers et al. 2000; Cho et al. 2014, Learning phrase representations using RNN encoder-decoder (GRU); Gers and
+Schmidhuber 2000, Recurrent nets that time and count (peephole); Greff et al. 2017, LSTM: a search space odyssey
+(coupled gates, no output gate); Zhou et al. 2016, Minimal gated unit for recurrent neural networks; Zhang et al., Dive
+into Deep Learning (2021), sections 8.4, 9.1 and 9.2.
 """
 
 
-def drop_recurrent(weights: Weights, rate: float) -> Weights:
-    """Returns the weights with a share of the recurrent connections cut, the others made up for it.
+def drop_connect(weights: Weights, rate: float) -> Weights:
+    """Returns the weights with dropout on single recurrent connections (DropConnect).
 
-    The gradient reaches the weights that are kept. Drawn once for a window, the same connections are missing in
-    all of its steps.
+    The weights that are kept are scaled by 1 / (1 − rate) and get a gradient. With one draw for a window, the same
+    connections are missing in all of its steps.
 
-    Source: Merity et al. 2018, Regularizing and optimizing LSTM language models, section 2.
+    Source: Wan et al. 2013, Regularization of neural networks using DropConnect; on recurrent weights: Merity et al.
+    2018, Regularizing and optimizing LSTM language models, section 2.
     """
     return weights._replace(recurrent_GH=F.dropout(weights.recurrent_GH, rate))

@@ -1,7 +1,7 @@
-"""One recurrent layer of any cell: over whole sequences, or step by step with the same weights.
+"""A recurrent layer of one direction: over whole sequences, or step by step with the same weights.
 
-What torch has a fused kernel for runs in it; every other cell runs in a loop of ours, in which only the product
-with the state is left.
+`FusedLayer` calls torch's kernel (cuDNN on a GPU) for the cells that have one; `LoopLayer` runs all other cells in a
+Python loop over time, which multiplies the state alone: the inputs of all steps are projected before it.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from core.models import state as states
 
 
 class Layer(nn.Module):
-    """A layer of cells in one direction.
+    """A recurrent layer, by the name of its cell.
 
     `forward` runs a whole sequence. `project` and `step` are the same computation in two halves, for loops: the
-    projection of all inputs does not depend on the state, so it is one GEMM outside the loop. The weights are laid
-    out as torch does it: `weight_ih` (G, E), `weight_hh` (G, H), and biases of G: one, or torch's two, whose sum counts
-    (but for `gru`, where the second bias of the last gate is inside the reset product).
+    projection of all inputs does not depend on the state, so it is one matrix product outside the loop. Weights have
+    torch's layout: `weight_ih` (G, E), `weight_hh` (G, H), and one or two biases (G,). Of torch's two biases the sum
+    counts, except in `gru`, where the second bias of the candidate is inside the product with the reset gate.
     """
 
     def __init__(
-        self, cell: str, input_size: int, hidden_size: int, num_biases: int = 2, learned_start: bool = False
+        self, cell: str, input_size: int, hidden_size: int, num_biases: int = 2, learned_initial_state: bool = False
     ) -> None:
         super().__init__()
         self.kind = cells.CELLS[cell]
@@ -36,27 +36,28 @@ class Layer(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_biases = num_biases
-        if learned_start:
+        if learned_initial_state:
+            # The name is part of the stored format, as are those of all parameters here.
             self.start = nn.Parameter(torch.zeros(self.kind.num_parts, hidden_size))
 
     @property
     def weight_ih(self) -> Tensor:
-        """(G, E): from input to gates."""
+        """Input weights (G, E) of all gates."""
         raise NotImplementedError
 
     @property
     def weight_hh(self) -> Tensor:
-        """(G, H): from state to gates."""
+        """Recurrent weights (G, H) of all gates."""
         raise NotImplementedError
 
     @property
     def bias_ih(self) -> Tensor:
-        """(G,): added with the input's share."""
+        """Bias (G,) of the input projection."""
         raise NotImplementedError
 
     @property
     def weights(self) -> cells.Weights:
-        """What a step multiplies the state with."""
+        """Weights of the recurrent product."""
         raise NotImplementedError
 
     def forward(
@@ -64,50 +65,53 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, states.LayerState]:
         """Returns the outputs of all steps and the state after the last; T is at least 1, B may be 0.
 
-        `weights` are those of the recurrent product, where they are not the layer's own.
+        `weights` replace the layer's own in the recurrent product, for instance after DropConnect.
         """
         raise NotImplementedError
 
-    def read(
+    def encode(
         self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
-        """Reads rows of unequal length from the initial state; the state it returns is each row's at its own end.
+        """Runs padded rows from the initial state; returns their outputs, and the state of each after its last token.
 
         Args:
             x_BSE: the inputs.
-            lengths_B: valid steps of each row, each at least 1; outputs behind them mean nothing.
+            lengths_B: valid steps of each row, each at least 1; outputs after them are undefined.
             packed_lengths_B: the same on the CPU, if the memory cells of a fused LSTM must be exact too.
             weights: of the recurrent product.
         """
         raise NotImplementedError
 
     def initial_state(self, batch_size: int) -> states.LayerState:
-        """Returns the state of rows that have read nothing: zero, or learned."""
+        """Returns the state before the first token: zero, or learned."""
         if hasattr(self, "start"):
             return tuple(part_H.expand(batch_size, -1) for part_H in self.start)
         return states.zeros(self.kind.num_parts, (self.hidden_size,), batch_size, like=self.weight_hh)[0]
 
     def project(self, x: Tensor) -> Tensor:
-        """Returns what the inputs, of any leading shape, add to the gates, the input bias included."""
+        """Returns the inputs' contribution to all gates, W x + b, for inputs of any leading shape."""
         return F.linear(x, self.weight_ih, self.bias_ih)
 
     def step(
         self, gates_BG: Tensor, state: states.LayerState, weights: cells.Weights | None = None
     ) -> states.LayerState:
-        """Takes one step from the projected input; the output is the first part of the new state."""
+        """Returns the state after one step with the projected input; its first part is the output."""
         return self.kind.step(gates_BG, state, weights or self.weights)
 
 
 class FusedLayer(Layer):
-    """A layer that torch has a kernel for; the kernel is called with the weights given, dropped ones included."""
+    """A layer that runs in torch's fused kernel, called with weights after DropConnect if there is any."""
 
-    def __init__(self, cell: str, input_size: int, hidden_size: int, num_biases: int, learned_start: bool) -> None:
-        super().__init__(cell, input_size, hidden_size, num_biases, learned_start)
-        make = self.kind.fused
-        assert make is not None
-        self.fused = make(input_size, hidden_size)
+    def __init__(
+        self, cell: str, input_size: int, hidden_size: int, num_biases: int, learned_initial_state: bool
+    ) -> None:
+        super().__init__(cell, input_size, hidden_size, num_biases, learned_initial_state)
+        build_fused = self.kind.fused
+        assert build_fused is not None
+        self.fused = build_fused(input_size, hidden_size)
         if num_biases == 1:
-            # The kernels want both: the second is zero, and no parameter. Assigning it tells torch's own list.
+            # The kernels take two biases, so the second is a zero buffer. Assigning it once more updates the list of
+            # weights that torch's module keeps.
             second = torch.zeros_like(self.bias_ih)
             del self.fused.bias_hh_l0
             self.fused.register_buffer("bias_hh_l0", second, persistent=False)
@@ -115,42 +119,42 @@ class FusedLayer(Layer):
 
     @property
     def weight_ih(self) -> Tensor:
-        """(G, E): from input to gates."""
+        """Input weights (G, E) of all gates."""
         return cast(Tensor, self.fused.weight_ih_l0)
 
     @property
     def weight_hh(self) -> Tensor:
-        """(G, H): from state to gates."""
+        """Recurrent weights (G, H) of all gates."""
         return cast(Tensor, self.fused.weight_hh_l0)
 
     @property
     def bias_ih(self) -> Tensor:
-        """(G,): added with the input's share."""
+        """Bias (G,) of the input projection."""
         return cast(Tensor, self.fused.bias_ih_l0)
 
     @property
     def bias_hh(self) -> Tensor:
-        """(G,): added with the state's share; in a GRU its last third is inside the reset product."""
+        """Bias (G,) of the recurrent product; in a GRU the reset gate multiplies its last third too."""
         return cast(Tensor, self.fused.bias_hh_l0)
 
     @property
     def weights(self) -> cells.Weights:
-        """What a step multiplies the state with."""
+        """Weights of the recurrent product."""
         return cells.Weights(self.weight_hh, self.bias_hh, None)
 
     def forward(
         self, x_BTE: Tensor, state: states.LayerState, weights: cells.Weights | None = None
     ) -> tuple[Tensor, states.LayerState]:
-        """Returns the outputs of all steps and the state after the last."""
+        """See `Layer.forward`."""
         return self._run(x_BTE, state, weights or self.weights)
 
-    def read(
+    def encode(
         self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
-        """Reads rows of unequal length.
+        """See `Layer.encode`.
 
-        The kernel returns memory cells after the last column only, so to have them exact takes the slower packed
-        path; `h` alone is read off the outputs.
+        The kernel returns memory cells after the last column only, so exact ones need packed rows, which are slower;
+        without them `h` is taken from the outputs.
         """
         state = self.initial_state(x_BSE.shape[0])
         if packed_lengths_B is None:
@@ -159,7 +163,7 @@ class FusedLayer(Layer):
             return y_BSH, (y_BSH.gather(1, last_B1H).squeeze(1).to(self.weight_hh.dtype), *after[1:])
         packed = packing.pack_padded_sequence(x_BSE, packed_lengths_B, batch_first=True, enforce_sorted=False)
         assert packed.unsorted_indices is not None
-        # All rows start from the same state, so it need not be brought into the order of the packed rows.
+        # All rows start from the same state, so it needs no sorting into the order of the packed rows.
         y, after = self._run(packed.data, state, weights, packed.batch_sizes)
         y_BSH, _ = packing.pad_packed_sequence(packed._replace(data=y), batch_first=True, total_length=x_BSE.shape[1])
         return y_BSH, states.select((after,), packed.unsorted_indices)[0]
@@ -167,17 +171,18 @@ class FusedLayer(Layer):
     def _run(
         self, x: Tensor, state: states.LayerState, weights: cells.Weights, batch_sizes: Tensor | None = None
     ) -> tuple[Tensor, states.LayerState]:
-        """Calls the kernel, as torch's own module does, over padded or packed rows."""
+        """Calls the kernel as torch's own module does, on padded or packed rows."""
         flat = [self.weight_ih, weights.recurrent_GH, self.bias_ih, self.bias_hh]
         kernel = _KERNELS[self.fused.mode]
-        parts = tuple(part.unsqueeze(0) for part in state)
-        carried = parts if len(parts) > 1 else parts[0]
+        parts = tuple(part.unsqueeze(0) for part in state)  # the kernels have a dimension of layers
+        initial = parts if len(parts) > 1 else parts[0]
         with compute.native_lstm_if_needed(x) if self.fused.mode == "LSTM" else contextlib.nullcontext():
             if batch_sizes is None:
-                y, *after = kernel(x, carried, flat, True, 1, 0.0, self.training, False, True)
+                y, *after = kernel(x, initial, flat, True, 1, 0.0, self.training, False, True)
             else:
-                y, *after = kernel(x, batch_sizes, carried, flat, True, 1, 0.0, self.training, False)
-        # Under autocast the kernels return bf16: between windows a state keeps the precision of the weights.
+                y, *after = kernel(x, batch_sizes, initial, flat, True, 1, 0.0, self.training, False)
+        # Under autocast the kernels return bf16; the state keeps the precision of the weights, so that rounding errors
+        # do not add up from window to window.
         return y, tuple(part.squeeze(0).to(self.weight_hh.dtype) for part in after)
 
 
@@ -190,53 +195,57 @@ _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 
 
 class LoopLayer(Layer):
-    """A layer whose time loop is ours; its first weights are drawn as torch draws those of its own layers."""
+    """A layer that runs in a Python loop over time; weights are initialized as torch initializes its own layers."""
 
-    def __init__(self, cell: str, input_size: int, hidden_size: int, num_biases: int, learned_start: bool) -> None:
-        super().__init__(cell, input_size, hidden_size, num_biases, learned_start)
+    def __init__(
+        self, cell: str, input_size: int, hidden_size: int, num_biases: int, learned_initial_state: bool
+    ) -> None:
+        super().__init__(cell, input_size, hidden_size, num_biases, learned_initial_state)
         size = hidden_size * self.kind.num_gates
         bound = 1 / math.sqrt(hidden_size)
 
-        def drawn(*shape: int) -> nn.Parameter:
+        def uniform(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
-        own = {"weight_ih": drawn(size, input_size), "weight_hh": drawn(size, hidden_size), "bias_ih": drawn(size)}
+        # The order of these lines is that of the random draws: another would change the weights of a seed.
+        parameters = {"weight_ih": uniform(size, input_size), "weight_hh": uniform(size, hidden_size)}
+        parameters["bias_ih"] = uniform(size)
         if num_biases == 2:
-            own["bias_hh"] = drawn(size)
+            parameters["bias_hh"] = uniform(size)
         if self.kind.num_peepholes:
-            own["weight_peephole"] = drawn(self.kind.num_peepholes, hidden_size)
-        self.own = nn.ParameterDict(own)
+            parameters["weight_peephole"] = uniform(self.kind.num_peepholes, hidden_size)
+        self.own = nn.ParameterDict(parameters)
 
     @property
     def weight_ih(self) -> Tensor:
-        """(G, E): from input to gates."""
+        """Input weights (G, E) of all gates."""
         return cast(Tensor, self.own["weight_ih"])
 
     @property
     def weight_hh(self) -> Tensor:
-        """(G, H): from state to gates."""
+        """Recurrent weights (G, H) of all gates."""
         return cast(Tensor, self.own["weight_hh"])
 
     @property
     def bias_ih(self) -> Tensor:
-        """(G,): added with the input's share."""
+        """Bias (G,) of the input projection."""
         return cast(Tensor, self.own["bias_ih"])
 
     @property
     def weights(self) -> cells.Weights:
-        """What a step multiplies the state with."""
+        """Weights of the recurrent product."""
         return cells.Weights(self.weight_hh, self.own.get("bias_hh"), self.own.get("weight_peephole"))
 
     def forward(
         self, x_BTE: Tensor, state: states.LayerState, weights: cells.Weights | None = None
     ) -> tuple[Tensor, states.LayerState]:
-        """Returns the outputs of all steps and the state after the last."""
+        """See `Layer.forward`."""
         return self._loop(x_BTE, state, weights or self.weights, None)
 
-    def read(
+    def encode(
         self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
-        """Reads rows of unequal length; a row that has ended keeps its state, which is exact without packing."""
+        """See `Layer.encode`; a row that has ended keeps its state, which is exact without packing."""
         del packed_lengths_B
         return self._loop(x_BSE, self.initial_state(x_BSE.shape[0]), weights, lengths_B)
 
@@ -248,15 +257,15 @@ class LoopLayer(Layer):
             after = self.kind.step(gates_BG, state, weights)
             outputs.append(after[0])
             if lengths_B is not None:
-                goes_on_B1 = (time < lengths_B)[:, None]
-                after = tuple(torch.where(goes_on_B1, new, old) for new, old in zip(after, state, strict=True))
+                is_valid_B1 = (time < lengths_B)[:, None]
+                after = tuple(torch.where(is_valid_B1, new, old) for new, old in zip(after, state, strict=True))
             state = after
         return torch.stack(outputs, dim=1), state
 
 
 def build_layer(
-    cell: str, input_size: int, hidden_size: int, num_biases: int = 2, learned_start: bool = False
+    cell: str, input_size: int, hidden_size: int, num_biases: int = 2, learned_initial_state: bool = False
 ) -> Layer:
-    """Builds a layer of the cells of this name, in torch's kernel where it has one."""
-    make = FusedLayer if cells.CELLS[cell].fused is not None else LoopLayer
-    return make(cell, input_size, hidden_size, num_biases, learned_start)
+    """Returns a layer of the named cell, on torch's kernel where there is one."""
+    layer_class = FusedLayer if cells.CELLS[cell].fused is not None else LoopLayer
+    return layer_class(cell, input_size, hidden_size, num_biases, learned_initial_state)

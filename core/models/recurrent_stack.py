@@ -1,4 +1,12 @@
-"""Stacks of recurrent layers: in one direction with state in and out, or an encoder over padded rows."""
+"""Multi-layer recurrent networks.
+
+`Stack` is unidirectional, with the state as an argument: language models and decoders. `Encoder` runs over padded rows
+of unequal length and may be bidirectional. Both share residual, highway and dense connections, layer normalization and
+dropout between layers.
+
+Source: Zhang et al., Dive into Deep Learning (2021), sections 9.3 "Deep Recurrent Neural Networks" and 9.4
+"Bidirectional Recurrent Neural Networks".
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +23,8 @@ from core.models import state as states
 
 
 @dataclass(frozen=True)
-class Design:
-    """What the layers of a stack have in common, and how wide each is, from the lowest to the highest.
-
-    The settings of the same names say what the rest means.
-    """
+class StackConfig:
+    """StackConfig of a stack: the settings of the same names, and `sizes`, the widths from the lowest layer up."""
 
     cell: str
     sizes: tuple[int, ...]
@@ -29,36 +34,39 @@ class Design:
     connections: str = "none"
     layer_norm: bool = False
     num_biases: int = 2
-    learned_start: bool = False
+    learned_initial_state: bool = False
 
-    def layer(self, input_size: int, hidden_size: int) -> recurrent_layer.Layer:
-        """Builds a layer."""
-        return recurrent_layer.build_layer(self.cell, input_size, hidden_size, self.num_biases, self.learned_start)
+    @classmethod
+    def from_settings(cls, settings: model_settings.RecurrentConfig) -> "StackConfig":
+        """Returns the hyperparameters of a language model's layers, or an encoder's."""
+        return cls(
+            settings.cell_name,
+            settings.layer_sizes,
+            settings.dropout,
+            settings.weight_dropout,
+            settings.locked_dropout,
+            settings.connections,
+            settings.layer_norm,
+            num_biases=1 if settings.biases == "one" else 2,
+            learned_initial_state=settings.initial_state == "learned",
+        )
 
-
-def design_of(config: model_settings.RecurrentConfig) -> Design:
-    """Returns what the settings say of a language model's layers, or an encoder's."""
-    return Design(
-        config.cell_name,
-        config.layer_sizes,
-        config.dropout,
-        config.weight_dropout,
-        config.locked_dropout,
-        config.connections,
-        config.layer_norm,
-        1 if config.biases == "one" else 2,
-        config.initial_state == "learned",
-    )
+    def build_layer(self, input_size: int, hidden_size: int) -> recurrent_layer.Layer:
+        """Returns a new layer."""
+        return recurrent_layer.build_layer(
+            self.cell, input_size, hidden_size, self.num_biases, self.learned_initial_state
+        )
 
 
 class TiedEmbedding(nn.Embedding):
-    """An embedding whose rows are the weights of the output layer.
+    """An embedding that shares its weights with the output layer.
 
-    They are drawn with variance 1/E and multiplied by √E on their way in: the input has entries of size 1, as from
-    an embedding of its own, and the logits start small. Without this Adam begins to learn much later. Recipes for
-    SGD with large rates have their rows as they are.
+    Rows are initialized with variance 1/E. Where the embedding `is_scaled`, they are multiplied by √E on input: the
+    entries then have size 1, as those of an embedding of its own, while the logits start small. Without the factor Adam
+    begins to learn much later; recipes for SGD with large learning rates do without it.
 
-    Source: Press and Wolf 2017 (tying); Vaswani et al. 2017, section 3.4 (scale).
+    Source: Press and Wolf 2017, Using the output embedding to improve language models (tying); Vaswani et al. 2017,
+    Attention is all you need, section 3.4 (scale).
     """
 
     def __init__(self, output: nn.Linear, padding_idx: int | None, is_scaled: bool) -> None:
@@ -68,54 +76,60 @@ class TiedEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=output.in_features**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Looks the rows up."""
+        """Returns the embeddings of the tokens."""
         return super().forward(tokens) * self.scale
 
 
-class Joints(nn.Module):
-    """What lies between layers: normalisation, and the ways around a layer.
+class Connections(nn.Module):
+    """Connections between layers: layer normalization, and residual, highway or dense connections.
 
-    A layer takes the output of the one below, with dense connections those of all below, side by side. Its own
-    output is normalised, then joined with that of the layer below: added to it (residual), or mixed with it by a
-    learned gate g, g ⊙ output + (1 - g) ⊙ below (highway). That needs equal widths; the lowest layer, whose input
-    is of another kind, and a change of width have no way around. Dropout is inside the way, not around it.
+    The input x of a layer is the output of the layer below; with dense connections it is the concatenation of the
+    outputs of all layers below. The layer's output y is normalized, then combined with the output x of the layer below:
 
-    Source: document 003 section 2.5.1; He et al. 2016 and Wu et al. 2016 (residual), Srivastava et al. 2015 (highway),
-    Huang et al. 2017 (dense), Ba et al. 2016 (layer normalisation).
+    * residual: y + x
+    * highway: g ⊙ y + (1 − g) ⊙ x with the gate g = σ(W x + b)
+
+    Both need equal widths. The lowest layer, whose input is an embedding, and a layer of another width than the one
+    below have no such connection. Dropout applies to the input of the layer, not to the connection around it.
+
+    Source: He et al. 2016, Deep residual learning for image recognition, and Wu et al. 2016, Google's neural machine
+    translation system (residual); Srivastava et al. 2015, Highway networks; Huang et al. 2017, Densely connected
+    convolutional networks (dense); Ba et al. 2016, Layer normalization.
     """
 
-    def __init__(self, design: Design, sizes: Sequence[int], num_joined: int) -> None:
-        """Builds what lies behind the lowest `num_joined` layers, whose outputs are `sizes` wide."""
+    def __init__(self, config: StackConfig, sizes: Sequence[int], num_connected: int) -> None:
+        """Builds the connections of the lowest `num_connected` layers, whose outputs are `sizes` wide."""
         super().__init__()
-        self.connections = design.connections
-        self.sizes = tuple(sizes)[:num_joined]
-        self.normalises = design.layer_norm
-        if design.layer_norm:
+        self.connections = config.connections
+        self.sizes = tuple(sizes)[:num_connected]
+        self.normalizes = config.layer_norm
+        if config.layer_norm:
             self.norms = nn.ModuleList(nn.LayerNorm(size) for size in self.sizes)
-        if design.connections == "highway":
+        if config.connections == "highway":
+            # Identity keeps the index of a gate in the list, and so its stored name, that of the layer.
             self.gates = nn.ModuleList(
-                nn.Linear(size, size) if self._has_way_around(index) else nn.Identity()
+                nn.Linear(size, size) if self._has_shortcut(index) else nn.Identity()
                 for index, size in enumerate(self.sizes)
             )
 
     @staticmethod
-    def input_sizes(design: Design, sizes: Sequence[int], input_size: int) -> list[int]:
-        """Returns how wide the input of each layer is, if their outputs are of the given sizes."""
-        if design.connections == "dense":
+    def input_sizes(config: StackConfig, sizes: Sequence[int], input_size: int) -> list[int]:
+        """Returns the input width of each layer, given the widths of their outputs."""
+        if config.connections == "dense":
             return [input_size] + [sum(sizes[:index]) for index in range(1, len(sizes))]
         return [input_size, *sizes[:-1]]
 
-    def enter(self, outputs: list[Tensor]) -> Tensor:
-        """Returns what a layer takes from the outputs of those below, of which there is at least one."""
+    def layer_input(self, outputs: list[Tensor]) -> Tensor:
+        """Returns the input of a layer from the outputs of those below, of which there is at least one."""
         return torch.cat(outputs, dim=-1) if self.connections == "dense" else outputs[-1]
 
-    def leave(self, index: int, y: Tensor, outputs: list[Tensor]) -> Tensor:
-        """Returns what a layer hands on, of its own output and the outputs of those below."""
+    def combine(self, index: int, y: Tensor, outputs: list[Tensor]) -> Tensor:
+        """Returns the final output of a layer, given its own output and those of the layers below."""
         if index >= len(self.sizes):
             return y
-        if self.normalises:
+        if self.normalizes:
             y = self.norms[index](y)
-        if not self._has_way_around(index):
+        if not self._has_shortcut(index):
             return y
         below = outputs[-1]
         if self.connections == "highway":
@@ -123,200 +137,216 @@ class Joints(nn.Module):
             return gate * y + (1 - gate) * below
         return y + below
 
-    def _has_way_around(self, index: int) -> bool:
-        joins = self.connections in ("residual", "highway")
-        return joins and index > 0 and self.sizes[index] == self.sizes[index - 1]
+    def _has_shortcut(self, index: int) -> bool:
+        """Tells if a layer has a residual or highway connection."""
+        has_shortcuts = self.connections in ("residual", "highway")
+        return has_shortcuts and index > 0 and self.sizes[index] == self.sizes[index - 1]
 
 
-class Drawn(NamedTuple):
-    """What chance decides once for all steps of a window; without dropout it is the weights as they are."""
+class WindowDropout(NamedTuple):
+    """Dropout of one window: drawn once, the same in all of its steps."""
 
-    weights: tuple[cells.Weights, ...]
-    masks: tuple[Tensor | None, ...]  # (B, width) on the way into each layer; None: no locked dropout
+    weights: tuple[cells.Weights, ...]  # of each layer, after DropConnect if there is any
+    input_masks: tuple[Tensor | None, ...]  # (B, E) on the input of each layer; None: no locked dropout
 
 
 class Stack(nn.Module):
-    """Layers on top of each other in one direction, with dropout between them (none after the last)."""
+    """A unidirectional multi-layer network, with dropout between layers (none after the last)."""
 
-    def __init__(self, design: Design, input_size: int) -> None:
+    def __init__(self, config: StackConfig, input_size: int) -> None:
         super().__init__()
-        self.design = design
-        self.output_size = design.sizes[-1]
-        self.input_sizes = Joints.input_sizes(design, design.sizes, input_size)
+        self.config = config
+        self.output_size = config.sizes[-1]
+        self.input_sizes = Connections.input_sizes(config, config.sizes, input_size)
         self.layers = nn.ModuleList(
-            design.layer(entering, size) for entering, size in zip(self.input_sizes, design.sizes, strict=True)
+            config.build_layer(width, size) for width, size in zip(self.input_sizes, config.sizes, strict=True)
         )
-        self.joints = Joints(design, design.sizes, len(design.sizes))
+        # The attribute's name is part of the stored format.
+        self.joints = Connections(config, config.sizes, len(config.sizes))
 
     def layer(self, index: int) -> recurrent_layer.Layer:
-        """Returns one layer, 0 the lowest."""
-        found = self.layers[index]
-        assert isinstance(found, recurrent_layer.Layer)
-        return found
+        """Returns a layer by its index, 0 the lowest."""
+        layer = self.layers[index]
+        assert isinstance(layer, recurrent_layer.Layer)
+        return layer
 
     def initial_state(self, batch_size: int) -> states.State:
         """Returns the state before the first step."""
-        return tuple(layer.initial_state(batch_size) for layer in self._in_order())
+        return tuple(layer.initial_state(batch_size) for layer in self._iterate_layers())
 
-    def draw(self, batch_size: int) -> Drawn:
-        """Draws what stays the same for a window of so many rows; in evaluation nothing is left to chance."""
-        weights = tuple(_recurrent_weights(layer, self.design) for layer in self._in_order())
-        masks: list[Tensor | None] = [None] * len(weights)
-        if self.training and self.design.locked_dropout and self.design.dropout > 0:
+    def draw_dropout(self, batch_size: int) -> WindowDropout:
+        """Draws the dropout of one window of `batch_size` rows; in evaluation mode it drops nothing."""
+        weights = tuple(_recurrent_weights(layer, self.config) for layer in self._iterate_layers())
+        input_masks: list[Tensor | None] = [None] * len(weights)
+        if self.training and self.config.locked_dropout and self.config.dropout > 0:
             for index, size in enumerate(self.input_sizes[1:], start=1):
-                masks[index] = F.dropout(weights[0].recurrent_GH.new_ones(batch_size, size), self.design.dropout)
-        return Drawn(weights, tuple(masks))
+                ones_BE = weights[0].recurrent_GH.new_ones(batch_size, size)
+                input_masks[index] = F.dropout(ones_BE, self.config.dropout)
+        return WindowDropout(weights, tuple(input_masks))
 
-    def forward(self, x_BTE: Tensor, state: states.State, drawn: Drawn | None = None) -> tuple[Tensor, states.State]:
-        """Returns the outputs of the last layer and the state after the last step.
+    def forward(
+        self, x_BTE: Tensor, state: states.State, dropout: WindowDropout | None = None
+    ) -> tuple[Tensor, states.State]:
+        """Returns the outputs of the top layer and the state after the last step.
 
         Args:
-            x_BTE: the input of a window, or of a piece of one.
+            x_BTE: the input of a window, or of a segment of one.
             state: before the first step.
-            drawn: what chance decided for the window that this is a piece of; None draws for this piece alone.
+            dropout: that of the window, where `x_BTE` is a segment of it; None draws one for this call alone.
         """
-        if self.design.learned_start:
-            # DDP waits for every gradient, in windows that go on from another's state too.
-            starts = [layer.start.sum() for layer in self._in_order()]
-            x_BTE = x_BTE + torch.stack(starts).sum() * 0.0
+        if self.config.learned_initial_state:
+            # DDP waits for the gradient of every parameter, but a window that continues another does not use the
+            # learned initial state: adding it times 0 gives it a gradient of zeros.
+            initial_sums = [layer.start.sum() for layer in self._iterate_layers()]
+            x_BTE = x_BTE + torch.stack(initial_sums).sum() * 0.0
 
-        def run(
-            layer: recurrent_layer.Layer, entering: Tensor | None, before: states.LayerState, weights: cells.Weights
-        ) -> _Ran:
-            ran: _Ran = layer(x_BTE if entering is None else entering, before, weights)
-            return ran
+        def run_layer(
+            layer: recurrent_layer.Layer, x: Tensor | None, before: states.LayerState, weights: cells.Weights
+        ) -> _LayerResult:
+            result: _LayerResult = layer(x_BTE if x is None else x, before, weights)
+            return result
 
-        return self._climb(state, drawn or self.draw(x_BTE.shape[0]), run)
+        return self._run_layers(state, dropout or self.draw_dropout(x_BTE.shape[0]), run_layer)
 
-    def step(self, gates_BG: Tensor, state: states.State, drawn: Drawn | None = None) -> tuple[Tensor, states.State]:
-        """Takes one step: the output of the last layer and the new state.
+    def step(
+        self, gates_BG: Tensor, state: states.State, dropout: WindowDropout | None = None
+    ) -> tuple[Tensor, states.State]:
+        """Returns the output of the top layer after one step, and the new state.
 
         Args:
-            gates_BG: the input as the lowest layer's `project` gives it.
+            gates_BG: the input, projected by the lowest layer's `project`.
             state: before the step.
-            drawn: what chance decided for the window that the step is in; None draws for this step alone.
+            dropout: that of the window that the step belongs to; None draws one for this step alone.
         """
 
-        def run(
-            layer: recurrent_layer.Layer, entering: Tensor | None, before: states.LayerState, weights: cells.Weights
-        ) -> _Ran:
-            after = layer.step(gates_BG if entering is None else layer.project(entering), before, weights)
+        def run_layer(
+            layer: recurrent_layer.Layer, x: Tensor | None, before: states.LayerState, weights: cells.Weights
+        ) -> _LayerResult:
+            after = layer.step(gates_BG if x is None else layer.project(x), before, weights)
             return after[0], after
 
-        return self._climb(state, drawn or self.draw(gates_BG.shape[0]), run)
+        return self._run_layers(state, dropout or self.draw_dropout(gates_BG.shape[0]), run_layer)
 
-    def _climb(self, state: states.State, drawn: Drawn, run: "_Run") -> tuple[Tensor, states.State]:
-        """Goes from layer to layer; `run` takes what enters one, None for the lowest, over a sequence or a step."""
+    def _run_layers(
+        self, state: states.State, dropout: WindowDropout, run_layer: "_RunLayer"
+    ) -> tuple[Tensor, states.State]:
+        """Runs the layers from the lowest up; `run_layer` gets None for the input of the lowest, which it knows."""
         outputs: list[Tensor] = []
-        after: list[states.LayerState] = []
-        each = zip(self._in_order(), state, drawn.weights, drawn.masks, strict=True)
-        for index, (layer, before, weights, mask_BD) in enumerate(each):
-            entering = None
+        new_state: list[states.LayerState] = []
+        layers = zip(self._iterate_layers(), state, dropout.weights, dropout.input_masks, strict=True)
+        for index, (layer, before, weights, mask_BE) in enumerate(layers):
+            x = None
             if index > 0:
-                entering = self.joints.enter(outputs)
-                if mask_BD is not None:
-                    entering = entering * (mask_BD if entering.dim() == 2 else mask_BD.unsqueeze(1))
+                x = self.joints.layer_input(outputs)
+                if mask_BE is not None:
+                    x = x * (mask_BE if x.dim() == 2 else mask_BE.unsqueeze(1))
                 elif self.training:
-                    entering = F.dropout(entering, self.design.dropout)
-            y, layer_after = run(layer, entering, before, weights)
-            outputs.append(self.joints.leave(index, y, outputs))
-            after.append(layer_after)
-        return outputs[-1], tuple(after)
+                    x = F.dropout(x, self.config.dropout)
+            y, after = run_layer(layer, x, before, weights)
+            outputs.append(self.joints.combine(index, y, outputs))
+            new_state.append(after)
+        return outputs[-1], tuple(new_state)
 
-    def _in_order(self) -> Iterator[recurrent_layer.Layer]:
+    def _iterate_layers(self) -> Iterator[recurrent_layer.Layer]:
         return cast(Iterator[recurrent_layer.Layer], iter(self.layers))
 
 
-_Ran = tuple[Tensor, states.LayerState]
-_Run = Callable[[recurrent_layer.Layer, Tensor | None, states.LayerState, cells.Weights], _Ran]
+_LayerResult = tuple[Tensor, states.LayerState]
+_RunLayer = Callable[[recurrent_layer.Layer, Tensor | None, states.LayerState, cells.Weights], _LayerResult]
 
 
-class Encoded(NamedTuple):
-    """What an encoder returns; C is its width, both directions together."""
+class EncoderOutput(NamedTuple):
+    """Outputs and final states of an encoder; C is its width, both directions concatenated."""
 
     outputs_BSC: Tensor  # zero at padding
-    state: states.State  # of each row after its own last token; directions side by side, →1 ←1, →2 ←2 …
+    state: states.State  # of each row after its own last token; of each layer, both directions concatenated
 
 
 class Encoder(nn.Module):
-    """Layers over whole rows of unequal length; the lowest may read in both directions.
+    """A multi-layer encoder of padded rows; all layers or the lowest few may be bidirectional.
 
-    The second direction is a layer of its own over the rows reversed within their length: padding stays
-    behind the tokens in both directions, so it never reaches a valid output.
+    The backward direction is a second layer, which runs over the rows reversed within their lengths: padding stays
+    after the tokens in both directions, so that it never influences a valid output.
 
-    Source: bidirectional networks, document 003 section 2.6; some layers only, or a narrower way back: 2.7.12.
+    Source: Schuster and Paliwal 1997, Bidirectional recurrent neural networks; only the lowest layer bidirectional: Wu
+    et al. 2016, Google's neural machine translation system, section 3.2.
     """
 
     def __init__(
         self,
-        design: Design,
+        config: StackConfig,
         input_size: int,
         num_bidirectional: int = 0,
         backward_sizes: Sequence[int] = (),
-        is_state_enough: bool = False,
+        uses_state_only: bool = False,
     ) -> None:
         """Builds the layers.
 
         Args:
-            design: of the layers, whose sizes are those of each forward direction.
+            config: hyperparameters; its `sizes` are those of the forward direction.
             input_size: of the embedded tokens.
-            num_bidirectional: so many layers, the lowest, read in both directions.
-            backward_sizes: of the other direction of each layer; empty: as those forward.
-            is_state_enough: nobody reads the outputs, so that nothing is learned behind the top layer.
+            num_bidirectional: number of bidirectional layers, which are the lowest.
+            backward_sizes: widths of the backward direction by layer; empty: those of the forward direction.
+            uses_state_only: the outputs are not used, so that the top layer has no connections: their parameters would
+                get no gradient, and DDP waits for each.
         """
         super().__init__()
-        self.design = design
-        back = tuple(backward_sizes or design.sizes)[:num_bidirectional]
-        padded = (*back, *(0 for _ in design.sizes[num_bidirectional:]))
-        self.sizes = tuple(size + back_size for size, back_size in zip(design.sizes, padded, strict=True))
+        self.config = config
+        back = tuple(backward_sizes or config.sizes)[:num_bidirectional]
+        padded = (*back, *(0 for _ in config.sizes[num_bidirectional:]))
+        self.sizes = tuple(size + back_size for size, back_size in zip(config.sizes, padded, strict=True))
         self.output_size = self.sizes[-1]
-        entering = Joints.input_sizes(design, self.sizes, input_size)
-        self.forward_layers = nn.ModuleList(map(design.layer, entering, design.sizes))
+        input_sizes = Connections.input_sizes(config, self.sizes, input_size)
+        self.forward_layers = nn.ModuleList(map(config.build_layer, input_sizes, config.sizes))
         if back:
-            self.backward_layers = nn.ModuleList(map(design.layer, entering, back))
+            self.backward_layers = nn.ModuleList(map(config.build_layer, input_sizes, back))
         self.num_bidirectional = num_bidirectional
-        self.joints = Joints(design, self.sizes, len(self.sizes) - is_state_enough)
+        # The attribute's name is part of the stored format.
+        self.joints = Connections(config, self.sizes, len(self.sizes) - uses_state_only)
 
-    def forward(self, x_BSE: Tensor, lengths_B: Tensor, exact_state: bool) -> Encoded:
-        """Encodes rows of `lengths_B` tokens, each at least 1.
+    def forward(self, x_BSE: Tensor, lengths_B: Tensor, exact_state: bool) -> EncoderOutput:
+        """Returns the encoding of rows of `lengths_B` tokens, each at least 1.
 
         Args:
             x_BSE: the embedded tokens.
             lengths_B: valid tokens of each row.
-            exact_state: the memory cells of an LSTM are wanted too. Torch's kernel returns them after the last
-                column only, so rows of unequal length then take the slower packed path; without it the state
-                has `h` alone, which is read off the outputs.
+            exact_state: the memory cells of an LSTM are needed too. Torch's kernel returns them after the last column
+                only, so that rows of unequal length must be packed, which is slower; else only `h` is valid in the
+                state, taken from the outputs.
         """
         positions_S = torch.arange(x_BSE.shape[1], device=x_BSE.device)
         lengths_B = lengths_B.clamp(min=1)
         lengths_on_device_B = lengths_B.to(x_BSE.device)
         padding_BS1 = (positions_S >= lengths_on_device_B[:, None]).unsqueeze(-1)
+        # Position s of the reversed row: the tokens mirrored, the padding where it was.
         mirror_BS = torch.where(padding_BS1.squeeze(-1), positions_S, lengths_on_device_B[:, None] - 1 - positions_S)
-        has_memory = cells.CELLS[self.design.cell].num_parts > 1
+        has_memory = cells.CELLS[self.config.cell].num_parts > 1
         pack = exact_state and has_memory and not bool((lengths_B == x_BSE.shape[1]).all())
         packed_lengths_B = lengths_B.cpu() if pack else None
 
-        def read(layer: nn.Module, entering: Tensor) -> _Ran:
+        def run_layer(layer: nn.Module, x: Tensor) -> _LayerResult:
             assert isinstance(layer, recurrent_layer.Layer)
-            return layer.read(entering, lengths_on_device_B, packed_lengths_B, _recurrent_weights(layer, self.design))
+            return layer.encode(x, lengths_on_device_B, packed_lengths_B, _recurrent_weights(layer, self.config))
 
         state: list[states.LayerState] = []
         outputs: list[Tensor] = []
         for index, forward_layer in enumerate(self.forward_layers):
             if index > 0:
-                x_BSE = drop(self.joints.enter(outputs), self.design.dropout, self.training, self.design.locked_dropout)
-            y_BSC, last = read(forward_layer, x_BSE)
+                x_BSE = self.joints.layer_input(outputs)
+                x_BSE = drop(x_BSE, self.config.dropout, self.training, self.config.locked_dropout)
+            y_BSC, final = run_layer(forward_layer, x_BSE)
             if index < self.num_bidirectional:
-                back_BSH, back_last = read(self.backward_layers[index], _reorder(x_BSE, mirror_BS))
+                back_BSH, back_final = run_layer(self.backward_layers[index], _reorder(x_BSE, mirror_BS))
                 y_BSC = torch.cat((y_BSC, _reorder(back_BSH, mirror_BS)), dim=-1)
-                last = tuple(torch.cat(parts, dim=-1) for parts in zip(last, back_last, strict=True))
-            outputs.append(self.joints.leave(index, y_BSC, outputs).masked_fill(padding_BS1, 0.0))
-            state.append(last)
-        return Encoded(outputs[-1], tuple(state))
+                final = tuple(torch.cat(parts, dim=-1) for parts in zip(final, back_final, strict=True))
+            # Zeros at padding, so that a sum over positions is one over tokens, as in the mean bridge.
+            outputs.append(self.joints.combine(index, y_BSC, outputs).masked_fill(padding_BS1, 0.0))
+            state.append(final)
+        return EncoderOutput(outputs[-1], tuple(state))
 
 
 def drop(x: Tensor, rate: float, is_training: bool, is_locked: bool) -> Tensor:
-    """Drops a share of the entries of x (B, …, E); locked: the same ones at all positions between.
+    """Returns x (B, …, E) after dropout; locked (variational): one mask for each row, the same at all positions.
 
     Source: Gal and Ghahramani 2016, A theoretically grounded application of dropout in recurrent neural networks.
     """
@@ -328,9 +358,10 @@ def drop(x: Tensor, rate: float, is_training: bool, is_locked: bool) -> Tensor:
 
 
 def drop_words(x: Tensor, tokens: Tensor, vocabulary_size: int, rate: float, is_training: bool) -> Tensor:
-    """Drops a share of the words from embedded `tokens`: a dropped one is zero wherever it occurs.
+    """Returns the embeddings `x` of `tokens` after dropout of whole words: a dropped word is zero wherever it occurs.
 
-    Source: Merity et al. 2018, section 4.3 (embedding dropout); Gal and Ghahramani 2016.
+    Source: Gal and Ghahramani 2016; Merity et al. 2018, Regularizing and optimizing LSTM language models, section 4.3
+    (there called embedding dropout).
     """
     if rate == 0 or not is_training:
         return x
@@ -338,9 +369,10 @@ def drop_words(x: Tensor, tokens: Tensor, vocabulary_size: int, rate: float, is_
     return x * mask_V[tokens].unsqueeze(-1)
 
 
-def _recurrent_weights(layer: recurrent_layer.Layer, design: Design) -> cells.Weights:
-    if layer.training and design.weight_dropout > 0:
-        return cells.drop_recurrent(layer.weights, design.weight_dropout)
+def _recurrent_weights(layer: recurrent_layer.Layer, config: StackConfig) -> cells.Weights:
+    """Returns the recurrent weights of a layer, in training after DropConnect."""
+    if layer.training and config.weight_dropout > 0:
+        return cells.drop_connect(layer.weights, config.weight_dropout)
     return layer.weights
 
 

@@ -1,4 +1,4 @@
-"""The recurrent state: a value that goes in and comes out of every forward call."""
+"""Recurrent state: passed into and returned by every forward call, never kept on a module."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from core import errors
 
-LayerState = tuple[Tensor, ...]  # (h_BH,), of cells with a memory (h_BH, c_BH)
+LayerState = tuple[Tensor, ...]  # (h_BH,), or (h_BH, c_BH) for cells with a memory
 State = tuple[LayerState, ...]  # from the lowest layer to the highest
 
 _PARTS = ("h", "c")
 
 
 def detach(state: State) -> State:
-    """Cuts the gradient: the same numbers, without what made them."""
+    """Returns the state without its history: the point at which backpropagation through time is truncated."""
     return tuple(tuple(part.detach() for part in layer) for layer in state)
 
 
@@ -25,14 +25,14 @@ def select(state: State, rows: Tensor) -> State:
 
 
 def to_named(state: State) -> dict[str, Tensor]:
-    """Names each tensor by its layer and part, `0.h`, `0.c`, `1.h` …, as they are stored."""
+    """Returns the tensors by the names under which they are stored: layer and part, `0.h`, `0.c`, `1.h` …."""
     return {
         f"{index}.{name}": part for index, layer in enumerate(state) for name, part in zip(_PARTS, layer, strict=False)
     }
 
 
 def from_named(named: Mapping[str, Tensor]) -> State:
-    """Undoes `to_named`.
+    """Returns the state that `to_named` made the names of.
 
     Raises:
         IntegrityError: the names are not those of a state.
@@ -41,16 +41,19 @@ def from_named(named: Mapping[str, Tensor]) -> State:
     for name, part in named.items():
         match = re.fullmatch(r"([0-9]{1,3})\.([hc])", name)
         if match is None:
-            raise errors.IntegrityError(f"recurrent state: unknown entry {name!r}; the file is not one of ours")
+            raise errors.IntegrityError(f"recurrent state: unknown entry {name!r}; restore the file from a copy")
         layers.setdefault(int(match[1]), {})[match[2]] = part
-    kinds = {frozenset(layer) for layer in layers.values()}
-    if sorted(layers) != list(range(len(layers))) or len(kinds) > 1 or frozenset("c") in kinds:
-        raise errors.IntegrityError(f"recurrent state: entries {sorted(named)} do not make up layers; it is damaged")
+    parts_of_layers = {frozenset(layer) for layer in layers.values()}
+    is_gapless = sorted(layers) == list(range(len(layers)))
+    if not is_gapless or len(parts_of_layers) > 1 or frozenset("c") in parts_of_layers:
+        raise errors.IntegrityError(
+            f"recurrent state: the entries {sorted(named)} do not form layers; restore the file from a copy"
+        )
     return tuple(tuple(layers[index][key] for key in _PARTS if key in layers[index]) for index in range(len(layers)))
 
 
 def zeros(num_parts: int, hidden_sizes: tuple[int, ...], batch_size: int, like: Tensor) -> State:
-    """Returns the zero state of layers of these sizes and so many parts, on the device and of the type of `like`."""
+    """Returns the zero state of layers of these sizes, each of `num_parts`, with the device and dtype of `like`."""
     return tuple(
         tuple(torch.zeros(batch_size, size, device=like.device, dtype=like.dtype) for _ in range(num_parts))
         for size in hidden_sizes

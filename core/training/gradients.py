@@ -114,7 +114,7 @@ def _note_forget_gate(found: dict[str, float], name: str, layer: recurrent_layer
     assert place is not None
     gates = []
     for gates_BG in layer.project(x_BTE).unbind(dim=1):
-        gate_BH = (gates_BG + weights.product(state[0])).chunk(kind.num_gates, dim=-1)[place]
+        gate_BH = (gates_BG + weights.project(state[0])).chunk(kind.num_gates, dim=-1)[place]
         if weights.peephole_PH is not None:  # of i, f and o: the first two stand where their blocks do
             gate_BH = gate_BH + weights.peephole_PH[place] * state[1]
         gates.append(gate_BH.sigmoid())

@@ -112,12 +112,12 @@ class Objective(nn.Module):
             state = model.initial_state(inputs_BT.shape[0])
         if not content.weights_T:
             return model.outputs(inputs_BT, state)
-        x_BTE, drawn, found = model.enter(inputs_BT), model.stack.draw(inputs_BT.shape[0]), []
+        x_BTE, drawn, found = model.embed_input(inputs_BT), model.stack.draw_dropout(inputs_BT.shape[0]), []
         for begin, end, weight in truncation.pieces(content.weights_T, inputs_BT.shape[1]):
             y_BTH, state = model.stack(x_BTE[:, begin:end], truncation.weighted(state, weight), drawn)
             found.append(y_BTH)
         raw_BTH = torch.cat(found, dim=1)
-        return language_model.Outputs(model.leave(raw_BTH), raw_BTH, state)
+        return language_model.Outputs(model.compute_features(raw_BTH), raw_BTH, state)
 
     def _decoded(self, content: batches.PairsContent, own_share: float) -> Tensor:
         """The features of padded targets.

@@ -1,4 +1,4 @@
-"""What search asks for the next token: one model, several together, or either with a language model beside it."""
+"""Decoders for search: one model, an ensemble, or either fused with a language model."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -11,79 +11,86 @@ from core.models import state as states
 
 
 class Memory(Protocol):
-    """What is known of the sources, a row for each line."""
+    """Encoded sources, with a row for each line."""
 
     def select(self, rows_B: Tensor, /) -> Self:
-        """Gives the memory of the rows, in the order asked for; a row may come several times."""
+        """Returns the memory of the given rows, in their order; a row may occur several times."""
 
 
 M = TypeVar("M", bound=Memory)
 M_contra = TypeVar("M_contra", bound=Memory, contravariant=True)
 
 
-class Predicted(NamedTuple):
-    """What may come next in each row.
+class Predictions(NamedTuple):
+    """Next-token predictions of each row.
 
-    Log-probabilities are `logits_RV - norm_R1`: so they need not be computed where only the likeliest are asked for.
+    Log-probabilities are `logits_RV - log_norm_R1`. The subtraction is left to the caller, who needs it only for the
+    few tokens that it keeps.
 
     Attributes:
-        logits_RV: in fp32; whoever asked may overwrite them.
-        norm_R1: what they are too large by.
-        state: after the tokens that went in.
-        attention_RS: the share of each source position; None without attention.
-        bonus_RV: what else is added to a log-probability where continuations compete; it is no part of the score.
+        logits_RV: in fp32; the caller may overwrite them.
+        log_norm_R1: log normaliser, the logsumexp of the logits.
+        state: after the input tokens.
+        attention_RS: attention weight of each source position; None without attention.
+        fusion_RV: weighted log-probabilities of a fused language model. They are added to the log-probabilities when
+            continuations compete, and are no part of the reported score. None without fusion.
     """
 
     logits_RV: Tensor
-    norm_R1: Tensor
+    log_norm_R1: Tensor
     state: states.State
     attention_RS: Tensor | None
-    bonus_RV: Tensor | None = None
+    fusion_RV: Tensor | None = None
 
 
 class Decoder(Protocol[M_contra]):
-    """The part of a model, or of several, that search needs."""
+    """Interface of a model, or of several, that search needs."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
 
     def initial_state(self, memory: M_contra, /) -> states.State:
-        """The state before the first token."""
+        """Returns the state before the first token."""
 
-    def step(self, tokens_R: Tensor, memory: M_contra, state: states.State, /) -> Predicted:
-        """Takes a token of each row.
+    def step(self, tokens_R: Tensor, memory: M_contra, state: states.State, /) -> Predictions:
+        """Reads one token for each row.
 
-        There may be K times as many rows as the memory has, the first K of them for its first row, and so on.
+        There may be K times as many rows as the memory has: the first K for its first row, and so on.
         """
 
 
-class Known(NamedTuple):
-    """What one model knows of the sources, and which tokens are refused to each line; None: none are."""
+class SourceMemory(NamedTuple):
+    """Encoded sources of one model, and the target tokens blocked for each line; None: none are."""
 
     memory: seq2seq.Memory
-    refused_NV: Tensor | None = None
+    blocked_NV: Tensor | None = None
 
     @property
     def state(self) -> states.State:
-        """What the decoder starts from."""
+        """Initial decoder state."""
         return self.memory.state
 
-    def select(self, rows_B: Tensor) -> "Known":
+    def select(self, rows_B: Tensor) -> "SourceMemory":
         """See `Memory`."""
-        refused_NV = self.refused_NV
-        return Known(self.memory.select(rows_B), None if refused_NV is None else refused_NV.index_select(0, rows_B))
+        blocked_NV = self.blocked_NV
+        return SourceMemory(
+            self.memory.select(rows_B), None if blocked_NV is None else blocked_NV.index_select(0, rows_B)
+        )
 
-    def refusing(self, refused_NV: Tensor) -> "Known":
-        """Returns the memory of lines that may not use these tokens."""
-        return self._replace(refused_NV=refused_NV)
+    def with_blocked(self, blocked_NV: Tensor) -> "SourceMemory":
+        """Returns the memory with tokens blocked for each line."""
+        return self._replace(blocked_NV=blocked_NV)
 
 
-class Single:
-    """One encoder–decoder, in evaluation mode; perhaps over some tokens alone, which then go by their places."""
+class SingleDecoder:
+    """Decoder of one sequence-to-sequence model, over its whole vocabulary or over a subset of V tokens.
+
+    Over a subset, tokens are numbered by their position in it.
+    """
 
     def __init__(self, model: seq2seq.Seq2Seq, ids_V: Tensor | None = None) -> None:
-        """Takes a model, and the ids of the tokens that it may use if these are not all."""
+        """Takes a model in evaluation mode, and the vocabulary ids of the subset; None: the whole vocabulary."""
         self._model = model
         self._ids_V = ids_V
         self.weight_VF, self.bias_V = model.output_weight_VF, model.output_bias_V
@@ -92,150 +99,143 @@ class Single:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """See `Decoder`."""
         return self.weight_VF.device
 
     @property
-    def parts(self) -> "tuple[Single, ...]":
-        """The models in it."""
+    def members(self) -> "tuple[SingleDecoder, ...]":
+        """The decoder itself."""
         return (self,)
 
-    def narrowed(self, ids_V: Tensor) -> "Single":
-        """Returns the decoder over some tokens alone."""
-        return Single(self._model, ids_V)
+    def restrict(self, ids_V: Tensor) -> "SingleDecoder":
+        """Returns the decoder over a subset of the vocabulary."""
+        return SingleDecoder(self._model, ids_V)
 
-    @property
-    def attends(self) -> bool:
-        """Whether it has attention."""
-        return self._model.attends
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> SourceMemory:
+        """Encodes the sources."""
+        return SourceMemory(self._model.encode(source_BS, lengths_B))
 
-    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Known:
-        """Reads the sources."""
-        return Known(self._model.encode(source_BS, lengths_B))
-
-    def initial_state(self, memory: Known) -> states.State:
+    def initial_state(self, memory: SourceMemory) -> states.State:
         """See `Decoder`."""
         return self._model.initial_state(memory.memory)
 
-    def step(self, tokens_R: Tensor, memory: Known, state: states.State) -> Predicted:
-        """See `Decoder`; what is refused to a line has a logit of -inf, and no share in the others' norm."""
-        own_R = tokens_R if self._ids_V is None else self._ids_V[tokens_R]
-        features_RF, state, attention_RS = self._model.step(own_R, memory.memory, state)
+    def step(self, tokens_R: Tensor, memory: SourceMemory, state: states.State) -> Predictions:
+        """See `Decoder`; tokens blocked for a line have logit -inf and no part in its normaliser."""
+        # The embedding still covers the whole vocabulary.
+        ids_R = tokens_R if self._ids_V is None else self._ids_V[tokens_R]
+        features_RF, state, attention_RS = self._model.step(ids_R, memory.memory, state)
         logits_RV = torch.nn.functional.linear(features_RF, self.weight_VF, self.bias_V).float()
-        if memory.refused_NV is not None:
-            num_lines, size = memory.refused_NV.shape
-            logits_RV.view(num_lines, -1, size).masked_fill_(memory.refused_NV[:, None], -torch.inf)
-        return Predicted(logits_RV, logits_RV.logsumexp(1, keepdim=True), state, attention_RS)
+        if memory.blocked_NV is not None:
+            num_lines, size = memory.blocked_NV.shape
+            logits_RV.view(num_lines, -1, size).masked_fill_(memory.blocked_NV[:, None], -torch.inf)
+        return Predictions(logits_RV, logits_RV.logsumexp(1, keepdim=True), state, attention_RS)
 
 
-class Memories(NamedTuple):
-    """What each member of an ensemble knows of the sources."""
+class EnsembleMemory(NamedTuple):
+    """Encoded sources of each member of an ensemble."""
 
-    parts: tuple[Known, ...]
+    members: tuple[SourceMemory, ...]
 
-    def select(self, rows_B: Tensor) -> "Memories":
+    def select(self, rows_B: Tensor) -> "EnsembleMemory":
         """See `Memory`."""
-        return Memories(tuple(part.select(rows_B) for part in self.parts))
+        return EnsembleMemory(tuple(member.select(rows_B) for member in self.members))
 
-    def refusing(self, refused_NV: Tensor) -> "Memories":
-        """See `Known`."""
-        return Memories(tuple(part.refusing(refused_NV) for part in self.parts))
+    def with_blocked(self, blocked_NV: Tensor) -> "EnsembleMemory":
+        """See `SourceMemory`."""
+        return EnsembleMemory(tuple(member.with_blocked(blocked_NV) for member in self.members))
 
 
-class Ensemble:
-    """Several encoder–decoders over the same vocabularies.
+class EnsembleDecoder:
+    """Ensemble of sequence-to-sequence models over the same vocabularies.
 
-    A token's log-probability is the arithmetic mean of those that the members give it, which is the logarithm of the
-    geometric mean of the probabilities: so the score of a translation is the mean of its scores by the members.
-    Attention is the mean over the members that have it.
+    The log-probability of a token is the mean of the members' log-probabilities, which is the log of the geometric mean
+    of their probabilities; so the score of a translation is the mean of the members' scores of it. Attention is the
+    mean over the members that have it.
 
-    Source: Sutskever et al. 2014, section 3.6 (ensembles of left-to-right beam search).
+    Source: Sutskever, Vinyals and Le 2014, Sequence to sequence learning with neural networks, section 3.6.
     """
 
-    def __init__(self, members: Sequence[Single]) -> None:
+    def __init__(self, members: Sequence[SingleDecoder]) -> None:
         self._members = tuple(members)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """See `Decoder`."""
         return self._members[0].device
 
     @property
-    def parts(self) -> tuple[Single, ...]:
-        """The models in it."""
+    def members(self) -> tuple[SingleDecoder, ...]:
+        """Decoders of the members."""
         return self._members
 
-    def narrowed(self, ids_V: Tensor) -> "Ensemble":
-        """Returns the ensemble over some tokens alone."""
-        return Ensemble([member.narrowed(ids_V) for member in self._members])
+    def restrict(self, ids_V: Tensor) -> "EnsembleDecoder":
+        """See `SingleDecoder`."""
+        return EnsembleDecoder([member.restrict(ids_V) for member in self._members])
 
-    @property
-    def attends(self) -> bool:
-        """Whether any member has attention."""
-        return any(member.attends for member in self._members)
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EnsembleMemory:
+        """Encodes the sources with every member."""
+        return EnsembleMemory(tuple(member.encode(source_BS, lengths_B) for member in self._members))
 
-    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Memories:
-        """Reads the sources."""
-        return Memories(tuple(member.encode(source_BS, lengths_B) for member in self._members))
-
-    def initial_state(self, memory: Memories) -> states.State:
+    def initial_state(self, memory: EnsembleMemory) -> states.State:
         """See `Decoder`; the layers of all members, one member after the other."""
         return tuple(
             layer
-            for member, part in zip(self._members, memory.parts, strict=True)
-            for layer in member.initial_state(part)
+            for member, source in zip(self._members, memory.members, strict=True)
+            for layer in member.initial_state(source)
         )
 
-    def step(self, tokens_R: Tensor, memory: Memories, state: states.State) -> Predicted:
+    def step(self, tokens_R: Tensor, memory: EnsembleMemory, state: states.State) -> Predictions:
         """See `Decoder`."""
-        said, start = [], 0
-        for member, part in zip(self._members, memory.parts, strict=True):
-            stop = start + len(part.state)
-            said.append(member.step(tokens_R, part, state[start:stop]))
+        predictions, start = [], 0
+        for member, source in zip(self._members, memory.members, strict=True):
+            stop = start + len(source.state)
+            predictions.append(member.step(tokens_R, source, state[start:stop]))
             start = stop
-        logits_RV, norm_R1 = said[0].logits_RV, said[0].norm_R1
-        for other in said[1:]:
-            logits_RV, norm_R1 = logits_RV.add_(other.logits_RV), norm_R1 + other.norm_R1
-        looked = [one.attention_RS for one in said if one.attention_RS is not None]
-        return Predicted(
-            logits_RV.div_(len(said)),
-            norm_R1 / len(said),
-            tuple(layer for one in said for layer in one.state),
-            torch.stack(looked).mean(0) if looked else None,
+        # Sums of logits and of normalisers: their difference is the sum of log-probabilities.
+        logits_RV, log_norm_R1 = predictions[0].logits_RV, predictions[0].log_norm_R1
+        for other in predictions[1:]:
+            logits_RV, log_norm_R1 = logits_RV.add_(other.logits_RV), log_norm_R1 + other.log_norm_R1
+        attention = [member.attention_RS for member in predictions if member.attention_RS is not None]
+        return Predictions(
+            logits_RV.div_(len(predictions)),
+            log_norm_R1 / len(predictions),
+            tuple(layer for member in predictions for layer in member.state),
+            torch.stack(attention).mean(0) if attention else None,
         )
 
 
-class Fused:
-    """A decoder whose continuations compete with the help of a language model over the same tokens.
+class FusedDecoder:
+    """Decoder with shallow fusion of a language model over the same tokens.
 
-    The language model reads the translation from an `<eos>` on, as it read lines in training; its log-probability of
-    a token, times `weight`, is the token's bonus.
+    The language model reads the translation after an `<eos>`, as it read lines in training. Its log-probability of a
+    token, times `weight`, is added to the token's search score.
 
-    Source: shallow fusion, Gülçehre et al. 2015, section 4.1.
+    Source: Gülçehre et al. 2015, On using monolingual corpora in neural machine translation, section 4.1 (shallow
+    fusion).
     """
 
-    def __init__(self, base: Any, model: language_model.LanguageModel, ids_V: Tensor, weight: float) -> None:
-        """Puts a language model beside `base`, a decoder; `ids_V` are its ids of the target's tokens."""
-        self._base = base
+    def __init__(self, decoder: Any, model: language_model.LanguageModel, ids_V: Tensor, weight: float) -> None:
+        """Fuses a decoder with a language model; `ids_V` are the language model's ids of the decoder's tokens."""
+        self._decoder = decoder
         self._model = model
         self._ids_V = ids_V
         self._weight = weight
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        device: torch.device = self._base.device
+        """See `Decoder`."""
+        device: torch.device = self._decoder.device
         return device
 
     def initial_state(self, memory: Any) -> states.State:
         """See `Decoder`; the language model's layers come first."""
-        base: states.State = self._base.initial_state(memory)
-        return self._model.initial_state(base[0][0].shape[0]) + base
+        state: states.State = self._decoder.initial_state(memory)
+        return self._model.initial_state(state[0][0].shape[0]) + state
 
-    def step(self, tokens_R: Tensor, memory: Any, state: states.State) -> Predicted:
+    def step(self, tokens_R: Tensor, memory: Any, state: states.State) -> Predictions:
         """See `Decoder`."""
         num_layers = len(self._model.stack.layers)
-        said: Predicted = self._base.step(tokens_R, memory, state[num_layers:])
-        features_RF, own = self._model.step(self._ids_V[tokens_R], state[:num_layers])
-        bonus_RV = self._model.logits(features_RF).float().log_softmax(1)[:, self._ids_V] * self._weight
-        return said._replace(state=own + said.state, bonus_RV=bonus_RV)
+        predictions: Predictions = self._decoder.step(tokens_R, memory, state[num_layers:])
+        features_RF, model_state = self._model.step(self._ids_V[tokens_R], state[:num_layers])
+        fusion_RV = self._model.logits(features_RF).float().log_softmax(1)[:, self._ids_V] * self._weight
+        return predictions._replace(state=model_state + predictions.state, fusion_RV=fusion_RV)

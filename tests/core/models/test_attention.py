@@ -55,7 +55,7 @@ def test_additive_attention_by_hand() -> None:
 
 def covering(kind: str, query_size: int, memory_size: int) -> attention.Attention:
     torch.manual_seed(1)
-    looks = attention.Attention(kind, query_size, memory_size, covers=True)
+    looks = attention.Attention(kind, query_size, memory_size, has_coverage=True)
     torch.nn.init.normal_(looks.coverage_Q, std=3.0)
     return looks
 
@@ -91,7 +91,7 @@ def test_to_general_attention_coverage_is_one_more_feature_of_the_position() -> 
 def test_coverage_is_the_sum_of_the_weights_before(kind: str) -> None:
     looks = covering(kind, 6, 10)
     values_BSC, queries_BTQ, coverage_BS = torch.randn(3, 4, 10), torch.randn(3, 5, 6) * 3, torch.zeros(3, 4)
-    contexts_BTC, weights_BTS, after_BS = looks.in_order(
+    contexts_BTC, weights_BTS, after_BS = looks.attend_stepwise(
         queries_BTQ, looks.keys(values_BSC), values_BSC, MASK, coverage_BS
     )
     for time in range(5):
@@ -110,7 +110,7 @@ def test_coverage_is_the_sum_of_the_weights_before(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["additive", "general"])
 def test_coverage_without_a_weight_changes_no_bit(kind: str) -> None:
-    looks = attention.Attention(kind, 6, 10, covers=True)
+    looks = attention.Attention(kind, 6, 10, has_coverage=True)
     values_BSC, queries_BTQ, coverage_BTS = torch.randn(3, 4, 10), torch.randn(3, 5, 6), torch.rand(3, 5, 4) * 9
     asked = queries_BTQ, looks.keys(values_BSC), values_BSC, MASK
     assert all(map(torch.equal, looks(*asked, coverage_BTS), looks(*asked)))
@@ -126,7 +126,7 @@ def test_gradients_go_through_coverage_to_all_steps_before(kind: str) -> None:
 
     def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         queries, values, start, *_ = inputs
-        found: tuple[torch.Tensor, ...] = looks.in_order(queries, looks.keys(values), values, mask_BS, start)
+        found: tuple[torch.Tensor, ...] = looks.attend_stepwise(queries, looks.keys(values), values, mask_BS, start)
         return found
 
     assert torch.autograd.gradcheck(run, (queries_BTQ, values_BSC, start_BS, *looks.parameters()))

@@ -249,7 +249,7 @@ def test_a_manifest_leads_nowhere_else(name: str, tmp_path: pathlib.Path) -> Non
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest["files"].append({"name": name, "sha256": "0" * 64, "size_bytes": 1})
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    with pytest.raises(errors.IntegrityError, match="no name of a file of ours"):
+    with pytest.raises(errors.IntegrityError, match="not a valid file name"):
         bundle.find(location.Location.parse(str(folder)))
 
 

@@ -160,7 +160,7 @@ def test_one_bias_is_two_whose_second_is_zero(cell: str) -> None:
 def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str) -> None:
     layer, x_BTE, state = example(cell)
     torch.manual_seed(1)
-    dropped = cells.drop_recurrent(layer.weights, 0.5)
+    dropped = cells.drop_connect(layer.weights, 0.5)
     twin = recurrent_layer.build_layer(cell, 4, 5).double()
     twin.load_state_dict(layer.state_dict())
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str)
     torch.testing.assert_close(y_BTH, twin(x_BTE, state)[0])
     y_BTH.sum().backward()
     cut = dropped.recurrent_GH == 0
-    assert (cut != (cells.drop_recurrent(layer.weights, 0.5).recurrent_GH == 0)).any(), "others in the next window"
+    assert (cut != (cells.drop_connect(layer.weights, 0.5).recurrent_GH == 0)).any(), "others in the next window"
     assert 0.3 < cut.double().mean() < 0.7
     torch.testing.assert_close(dropped.recurrent_GH[~cut], 2 * layer.weight_hh[~cut])
     assert layer.weight_hh.grad is not None

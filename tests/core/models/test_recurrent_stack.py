@@ -15,13 +15,13 @@ LENGTHS = (5, 2, 7, 1)
 TORCH: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-def design(cell: str, num_layers: int, **settings: Any) -> recurrent_stack.Design:
-    return recurrent_stack.Design(cell, (4,) * num_layers, **settings)
+def stack_config(cell: str, num_layers: int, **settings: Any) -> recurrent_stack.StackConfig:
+    return recurrent_stack.StackConfig(cell, (4,) * num_layers, **settings)
 
 
 def encoder_of(cell: str, bidirectional: bool, num_layers: int = 2) -> recurrent_stack.Encoder:
     torch.manual_seed(5)
-    return recurrent_stack.Encoder(design(cell, num_layers), 3, num_layers if bidirectional else 0).double()
+    return recurrent_stack.Encoder(stack_config(cell, num_layers), 3, num_layers if bidirectional else 0).double()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def torch_twin(encoder: recurrent_stack.Encoder) -> nn.RNN | nn.GRU | nn.LSTM:
     """Torch's own module with the same weights, to be run over rows without padding."""
     num_layers = len(encoder.forward_layers)
     both = encoder.num_bidirectional > 0
-    twin = TORCH[encoder.design.cell](3, 4, num_layers, batch_first=True, bidirectional=both).double()
+    twin = TORCH[encoder.config.cell](3, 4, num_layers, batch_first=True, bidirectional=both).double()
     directions = {"": encoder.forward_layers}
     if both:
         directions["_reverse"] = encoder.backward_layers
@@ -97,7 +97,7 @@ def test_an_encoder_takes_a_batch_without_rows(cell: str) -> None:
 @pytest.mark.parametrize("cell", FUSED)
 def test_a_stack_is_torchs_and_its_steps_are_its_sequence(cell: str) -> None:
     torch.manual_seed(7)
-    stack = recurrent_stack.Stack(design(cell, 3), 3)
+    stack = recurrent_stack.Stack(stack_config(cell, 3), 3)
     x_BTE = torch.randn(2, 5, 3)
     y_BTH, after = stack(x_BTE, stack.initial_state(2))
     twin = TORCH[cell](3, 4, 3, batch_first=True)
@@ -117,7 +117,7 @@ def test_dropout_is_between_layers_only_and_repeats_with_the_seed() -> None:
     x_BTE = torch.randn(2, 5, 3)
     outputs: dict[int, list[Tensor]] = {}
     for num_layers in (1, 2):
-        stack = recurrent_stack.Stack(recurrent_stack.Design("gru", (64,) * num_layers, dropout=0.5), 3)
+        stack = recurrent_stack.Stack(recurrent_stack.StackConfig("gru", (64,) * num_layers, dropout=0.5), 3)
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
             outputs.setdefault(num_layers, []).append(stack(x_BTE, stack.initial_state(2))[0])
@@ -131,7 +131,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "highway": {"connections": "highway", "layer_norm": True},
     "dense": {"connections": "dense", "sizes": (4, 5, 6)},
     "norm": {"layer_norm": True, "sizes": (6, 5, 4), "num_biases": 1},
-    "learned": {"learned_start": True},
+    "learned": {"learned_initial_state": True},
 }
 
 
@@ -139,7 +139,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_steps_are_the_sequence_whatever_lies_between_layers(cell: str, option: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(
-        recurrent_stack.Design(**({"cell": cell, "sizes": (4, 4, 4)} | OPTIONS[option])), 3
+        recurrent_stack.StackConfig(**({"cell": cell, "sizes": (4, 4, 4)} | OPTIONS[option])), 3
     ).double()
     x_BTE = torch.randn(2, 5, 3, dtype=torch.float64)
     for parameter in stack.parameters():
@@ -158,7 +158,7 @@ def test_steps_are_the_sequence_whatever_lies_between_layers(cell: str, option: 
 def test_gradients_of_a_stack_are_its_slopes(option: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(
-        recurrent_stack.Design(**({"cell": "mgu", "sizes": (4, 4, 4)} | OPTIONS[option])), 3
+        recurrent_stack.StackConfig(**({"cell": "mgu", "sizes": (4, 4, 4)} | OPTIONS[option])), 3
     ).double()
     x_BTE = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: stack(x, stack.initial_state(2))[0], (x_BTE,), atol=1e-5)
@@ -170,11 +170,11 @@ def layer_by_layer(stack: recurrent_stack.Stack, x_BTE: Tensor) -> list[Tensor]:
     for index, state in enumerate(stack.initial_state(x_BTE.shape[0])):
         entering = x_BTE
         if index > 0:
-            entering = torch.cat(outputs, dim=-1) if stack.design.connections == "dense" else outputs[-1]
+            entering = torch.cat(outputs, dim=-1) if stack.config.connections == "dense" else outputs[-1]
         y_BTH, _ = stack.layer(index)(entering, state)
-        if index > 0 and stack.design.connections == "residual":
+        if index > 0 and stack.config.connections == "residual":
             y_BTH = y_BTH + entering
-        if index > 0 and stack.design.connections == "highway":
+        if index > 0 and stack.config.connections == "highway":
             gate = torch.sigmoid(stack.joints.gates[index](entering))
             y_BTH = gate * y_BTH + (1 - gate) * entering
         outputs.append(y_BTH)
@@ -184,20 +184,22 @@ def layer_by_layer(stack: recurrent_stack.Stack, x_BTE: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("connections", ["residual", "highway", "dense"])
 def test_ways_around_a_layer_are_the_formulas(connections: str) -> None:
     torch.manual_seed(7)
-    stack = recurrent_stack.Stack(design("gru", 3, connections=connections), 3)
+    stack = recurrent_stack.Stack(stack_config("gru", 3, connections=connections), 3)
     x_BTE = torch.randn(2, 5, 3)
     torch.testing.assert_close(stack(x_BTE, stack.initial_state(2))[0], layer_by_layer(stack, x_BTE)[-1])
 
 
 def test_normalised_outputs_have_mean_0_and_variance_1() -> None:
-    stack = recurrent_stack.Stack(recurrent_stack.Design("lstm", (64, 64), layer_norm=True), 3)
+    stack = recurrent_stack.Stack(recurrent_stack.StackConfig("lstm", (64, 64), layer_norm=True), 3)
     y_BTH, _ = stack(torch.randn(2, 5, 3), stack.initial_state(2))
     torch.testing.assert_close(y_BTH.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(y_BTH.var(-1, unbiased=False), torch.ones(2, 5), atol=2e-2, rtol=0)
 
 
 def test_a_locked_mask_is_one_for_a_window_and_another_for_the_next() -> None:
-    stack = recurrent_stack.Stack(recurrent_stack.Design("rnn_identity", (50, 50), dropout=0.5, locked_dropout=True), 3)
+    stack = recurrent_stack.Stack(
+        recurrent_stack.StackConfig("rnn_identity", (50, 50), dropout=0.5, locked_dropout=True), 3
+    )
     entered: list[Tensor] = []
     stack.layer(1).register_forward_pre_hook(lambda _, given: entered.append(given[0]))
     x_BTE = torch.randn(4, 6, 3)
@@ -213,17 +215,17 @@ def test_a_locked_mask_is_one_for_a_window_and_another_for_the_next() -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before"])
-def test_what_is_drawn_for_a_window_makes_its_steps_the_sequence(cell: str) -> None:
+def test_what_is_dropout_for_a_window_makes_its_steps_the_sequence(cell: str) -> None:
     stack = recurrent_stack.Stack(
-        recurrent_stack.Design(cell, (8, 8, 8), 0.5, weight_dropout=0.5, locked_dropout=True), 3
+        recurrent_stack.StackConfig(cell, (8, 8, 8), 0.5, weight_dropout=0.5, locked_dropout=True), 3
     )
     x_BTE = torch.randn(2, 5, 3)
     torch.manual_seed(1)
     y_BTH, _ = stack(x_BTE, stack.initial_state(2))
     torch.manual_seed(1)
-    drawn, state = stack.draw(2), stack.initial_state(2)
+    dropout, state = stack.draw_dropout(2), stack.initial_state(2)
     for time in range(5):
-        y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state, drawn)
+        y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state, dropout)
         torch.testing.assert_close(y_BH, y_BTH[:, time])
     assert not torch.equal(stack.eval()(x_BTE, stack.initial_state(2))[0], y_BTH)
 
@@ -255,7 +257,7 @@ def test_what_locked_dropout_takes_of_a_row_it_takes_at_all_its_positions_until_
 def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> None:
     torch.manual_seed(5)
     encoder = recurrent_stack.Encoder(
-        design("lstm", 3, connections="residual"), 3, 1, backward_sizes=(2, 2, 2)
+        stack_config("lstm", 3, connections="residual"), 3, 1, backward_sizes=(2, 2, 2)
     ).double()
     x_BSE, lengths_B = batch()
     encoded = encoder(x_BSE, lengths_B, exact_state=True)
@@ -279,13 +281,13 @@ def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> No
 
 @pytest.mark.parametrize(("num_bidirectional", "expected"), [(0, 80_156), (1, 160_284)])
 def test_parameters_of_the_documents_bidirectional_network(num_bidirectional: int, expected: int) -> None:
-    encoder = recurrent_stack.Encoder(recurrent_stack.Design("rnn", (256,), num_biases=1), 28, num_bidirectional)
+    encoder = recurrent_stack.Encoder(recurrent_stack.StackConfig("rnn", (256,), num_biases=1), 28, num_bidirectional)
     output = nn.Linear(encoder.output_size, 28)
     assert sum(part.numel() for module in (encoder, output) for part in module.parameters()) == expected
 
 
-def test_a_learned_start_gets_a_gradient_from_every_window() -> None:
-    stack = recurrent_stack.Stack(design("lstm", 2, learned_start=True), 3)
+def test_a_learned_initial_state_gets_a_gradient_from_every_window() -> None:
+    stack = recurrent_stack.Stack(stack_config("lstm", 2, learned_initial_state=True), 3)
     x_BTE = torch.randn(2, 5, 3)
     y_BTH, after = stack(x_BTE, stack.initial_state(2))
     y_BTH.sum().backward()

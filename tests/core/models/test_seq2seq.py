@@ -30,7 +30,7 @@ def build(**settings: Any) -> seq2seq.Seq2Seq:
     config = model_settings.Seq2SeqConfig(kind="seq2seq", **(sizes | settings))
     model = factory.build(config, {"source": 10, "target": 10}, pad_id=1)
     assert isinstance(model, seq2seq.Seq2Seq)
-    if model.covers:
+    if model.has_coverage:
         nn.init.normal_(model.attention.coverage_Q)  # it is zero at first, which no law would notice
     return model.eval()
 
