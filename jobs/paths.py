@@ -68,6 +68,8 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
     for role, text in config.training.embeddings.items():
         data["training"]["embeddings"][role] = str(locate(text, f"training.embeddings.{role}"))
     resolved = schema.RunConfig.model_validate_json(json.dumps(data))
+    # It keeps which of its settings the file names: see `run_state.with_stored_defaults`.
+    resolved = resolved.model_copy(update={"generation": config.generation})
     _refuse_memory_of_others(resolved)
     return resolved
 

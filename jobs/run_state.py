@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core import errors
-from core.config import loading, schema
+from core.config import loading, old_names, schema
 from core.storage import location
 from jobs import json_documents
 
@@ -37,7 +37,7 @@ def begin(config: schema.RunConfig) -> list[loading.Change]:
     place = root.join(SETTINGS)
     if place.put_if_absent(loading.dump(config).encode()):
         return []
-    first = loading.parse(place.read_bytes().decode(), str(place))
+    first = loading.parse_stored(place.read_bytes().decode(), str(place))
     changes = loading.changed(first, config)
     for change in changes:
         if change.role == "identity":
@@ -49,6 +49,27 @@ def begin(config: schema.RunConfig) -> list[loading.Change]:
     for change in schedule:
         _log.info("%s: %s instead of %s", change.name, _shown(change.new), _shown(change.old))
     return schedule
+
+
+def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:
+    """Returns the settings with defaults as they were when the run was first started, where those have changed since.
+
+    That is so for what the configuration does not name: a new default is for new runs.
+    """
+    place = location.Location.parse(config.root, "root").join(SETTINGS)
+    if not place.exists():
+        return config
+    first = loading.parse_stored(place.read_bytes().decode(), str(place))
+    for name, old_default in old_names.OLD_DEFAULTS.items():
+        section_name, _, setting = name.partition(".")
+        ours, theirs = getattr(config, section_name), getattr(first, section_name)
+        if setting in ours.model_fields_set or getattr(theirs, setting) != old_default:
+            continue
+        _log.info("%s: %s, as in %s; another value is the default of new runs", name, _shown(old_default), place)
+        config = config.model_copy(
+            update={section_name: ours.model_copy(update={setting: old_default})},
+        )
+    return config
 
 
 def read(root: location.Location) -> Content:
@@ -76,7 +97,7 @@ def started(config: schema.RunConfig) -> None:
 def changed(root: location.Location, changes: Sequence[loading.Change]) -> None:
     """Notes what is new in the schedule, once for each new value."""
     content = read(root)
-    last = {change["name"]: change["new"] for change in content["changes"]}
+    last = {old_names.current(change["name"]): change["new"] for change in content["changes"]}
     new = [change for change in changes if last.get(change.name, change.old) != change.new]
     if new:
         content["changes"] += [

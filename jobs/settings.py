@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from core import errors
-from core.config import inference_settings, loading, schema, section
+from core.config import inference_settings, loading, old_names, schema, section
 from core.storage import location
 
 
@@ -14,6 +14,9 @@ class Use(section.Section):
 
     decoding: inference_settings.DecodingConfig = section.operational(
         inference_settings.DecodingConfig(), "how it is decoded"
+    )
+    generation: inference_settings.GenerationConfig = section.operational(
+        inference_settings.GenerationConfig(), "generation of text"
     )
     scoring: inference_settings.ScoringConfig = section.operational(
         inference_settings.ScoringConfig(), "how it is scored"
@@ -34,6 +37,10 @@ def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
     Raises:
         UsageError: there is nothing at this place, or an override names what belongs to the model.
     """
+    config = _config(run)
+    use = _stored(run, config)
+    kind = _kind_of_checkpoint(run) if config is None else config.model.kind
+    overrides = old_names.translate_overrides(overrides, kind, has_generation=config is not None)
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]
         if name in schema.RunConfig.model_fields and name not in Use.model_fields:
@@ -41,9 +48,9 @@ def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
                 f"--set {override}: belongs to the run as it was trained; "
                 f"here one may set {', '.join(Use.model_fields)}"
             )
-    use = _stored(run)
     return Use(
         decoding=loading.section_from(use.decoding, overrides, "decoding"),
+        generation=loading.section_from(use.generation, overrides, "generation"),
         scoring=loading.section_from(use.scoring, overrides, "scoring"),
         forecasting=loading.section_from(use.forecasting, overrides, "forecasting"),
         cluster=loading.section_from(use.cluster, overrides, "cluster"),
@@ -52,11 +59,11 @@ def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
     )
 
 
-def _stored(run: location.Location) -> Use:
-    config = _config(run)
+def _stored(run: location.Location, config: schema.RunConfig | None) -> Use:
     if config is not None:
         return Use(
             decoding=config.decoding,
+            generation=config.generation,
             scoring=config.scoring,
             forecasting=config.forecasting,
             cluster=config.cluster,
@@ -74,11 +81,18 @@ def seed_of(run: location.Location) -> int:
     return 1 if config is None else config.seed
 
 
+def _kind_of_checkpoint(run: location.Location) -> str | None:
+    """Returns the kind of model in a checkpoint folder that was copied away from its run."""
+    model = run.join("bundle", "model.json")
+    content = model.read_json() if model.exists() else None
+    return str(content.get("kind")) if isinstance(content, dict) else None
+
+
 def _config(run: location.Location) -> schema.RunConfig | None:
     for root in (run, run.parent.parent):
         place = root.join("config.yaml")
         if place.exists():
-            return loading.parse(place.read_bytes().decode(), str(place))
+            return loading.parse_stored(place.read_bytes().decode(), str(place))
     return None
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -17,6 +17,7 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "model_type": "a section with names and values",
+    "model_attributes_type": "a section with names and values",
     "dict_type": "names and values",
     "tuple_type": "a list",
 }
@@ -25,6 +26,69 @@ _LIMITS = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
+}
+
+_BATCH = "training.batch_tokens or training.batch_lines (pairs, series), training.num_lanes (text)"
+# Common names of other toolkits, with the settings that they mean.
+SYNONYMS: Mapping[str, str] = {
+    "lr": "training.learning_rate",
+    "rate": "training.learning_rate",
+    "batch_size": _BATCH,
+    "batch": _BATCH,
+    "num_epochs": "training.epochs",
+    "max_epochs": "training.epochs",
+    "steps": "training.max_steps",
+    "num_steps": "training.max_steps (steps of training) or training.window (tokens of a window)",
+    "bptt": "training.window",
+    "seq_len": "training.window",
+    "grad_clip": "training.clip_norm",
+    "clip": "training.clip_norm",
+    "max_grad_norm": "training.clip_norm",
+    "warmup": "training.schedule.warmup_steps",
+    "scheduler": "training.schedule",
+    "lr_scheduler": "training.schedule",
+    "lr_schedule": "training.schedule",
+    "optim": "training.optimizer",
+    "eps": "training.optimizer.epsilon",
+    "wd": "training.optimizer.weight_decay",
+    "early_stopping": "training.early_stop",
+    "save_every": "training.checkpoint_every_steps",
+    "gradient_accumulation": "training.accumulate",
+    "accumulate_grad_batches": "training.accumulate",
+    "hidden_dim": "model.hidden_size",
+    "hidden": "model.hidden_size",
+    "emb_size": "model.embedding_size",
+    "emb_dim": "model.embedding_size",
+    "embedding_dim": "model.embedding_size",
+    "layers": "model.num_layers",
+    "n_layers": "model.num_layers",
+    "rnn_type": "model.cell",
+    "tie_weights": "model.tie_embeddings",
+    "tied": "model.tie_embeddings",
+    "vocab_size": "tokenizer.max_size",
+    "vocabulary_size": "tokenizer.max_size",
+    "vocab": "tokenizer",
+    "lowercase": "corpus.cleaning",
+    "max_len": "decoding.max_length (of translations) or corpus.filters.max_length (of the corpus)",
+    "max_length": "decoding.max_length (of translations) or corpus.filters.max_length (of the corpus)",
+    "beam": "decoding.beam_size",
+    "beam_width": "decoding.beam_size",
+    "n_best": "decoding.num_best",
+    "nbest": "decoding.num_best",
+    "max_new_tokens": "generation.num_tokens",
+    "gpus": "cluster.use_gpu with cluster.num_workers",
+    "gpu": "cluster.use_gpu",
+    "num_gpus": "cluster.use_gpu with cluster.num_workers",
+    "device": "cluster.use_gpu",
+    "workers": "cluster.num_workers",
+    "world_size": "cluster.num_workers",
+    "num_cpus": "cluster.cpus_per_worker",
+    "threads": "cluster.cpus_per_worker",
+    "fp16": "compute.precision: bf16",
+    "bf16": "compute.precision: bf16",
+    "amp": "compute.precision: bf16",
+    "output_dir": "root",
+    "save_dir": "root",
 }
 
 
@@ -93,7 +157,7 @@ def _sentence(
     shown = _shown(first["input"])
     match first["type"]:
         case "extra_forbidden":
-            return _unknown(path, kind, first)
+            return _unknown(path, kind, document)
         case "missing":
             description = {name: text for name, _, text in section.roles(kind)}.get(_declared(path, kind), "")
             return f"is missing; add it{f': {description}' if description else ''}"
@@ -120,19 +184,42 @@ def _sentence(
     return f"expected {expected}, not {shown}; {remedy}"
 
 
-def _unknown(path: yaml_reader.Path, kind: type[section.Section], detail: ErrorDetails) -> str:
-    parent, name = _declared(path[:-1], kind), str(path[-1])
-    start = f"{parent}." if parent else ""
-    every = [known for known, _, _ in section.roles(kind)]
-    here = list(dict.fromkeys(known[len(start) :].partition(".")[0] for known in every if known.startswith(start)))
-    if name in here:
-        return f"is no setting of a {detail['loc'][-2]}; remove it"
-    near = difflib.get_close_matches(name, here, n=1)
+def _unknown(path: yaml_reader.Path, kind: type[section.Section], document: yaml_reader.Document) -> str:
+    name = str(path[-1])
+    with_name: list[str] = []
+    here: dict[str, Any] = {}
+    for member in section.members(kind, path[:-1]):
+        here |= member.model_fields
+        if name in member.model_fields:
+            with_name += section.kinds_of(member)
+    if with_name:
+        chosen = document.data
+        for step in path[:-1]:
+            chosen = chosen[step]
+        return f"is not a setting of kind {chosen['kind']}; remove it, or use kind {' or '.join(with_name)}"
+    return unknown(name, list(here), kind)
+
+
+def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
+    """Returns what to write instead of an unknown name: a common synonym, or the nearest name, here or elsewhere.
+
+    Args:
+        name: without the sections that it was looked for in.
+        here: the names that are known there.
+        kind: of the whole that may have the name elsewhere.
+    """
+    if name in SYNONYMS:
+        return f"is not a setting; did you mean {SYNONYMS[name]}?"
+    elsewhere: dict[str, str] = {}
+    for known, _, _ in section.roles(kind):
+        elsewhere.setdefault(known.rpartition(".")[2], known)
+    if name in elsewhere:
+        return f"is not a setting here; did you mean {elsewhere[name]}?"
+    # Of equally near names the one that is known here comes first.
+    near = difflib.get_close_matches(name, here, n=1) + difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.75)
     if near:
-        return f"is not a setting; did you mean {near[0]}?"
-    elsewhere = [known for known in every if known.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"is not a setting here; did you mean {elsewhere[0]}?"
+        best = max(near, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio())
+        return f"is not a setting; did you mean {best if best in here else elsewhere[best]}?"
     return f"is not a setting; known here: {', '.join(here)}"
 
 

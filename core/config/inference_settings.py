@@ -1,10 +1,12 @@
-"""Settings of decoding and scoring."""
+"""Settings of inference: translation, generation, scoring, forecasting."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
 from core.config import section
+
+OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 
 class FusionConfig(section.Section):
@@ -26,61 +28,72 @@ class ShortlistConfig(section.Section):
     always: int = section.operational(200, "so many of the most frequent target tokens besides", ge=1)
 
 
-class DecodingConfig(section.Section):
-    """How translations and continuations are searched."""
+def _top_k() -> Any:
+    return section.operational(None, "tokens to draw among, the k most likely ones; null: all", ge=1)
 
-    beam_size: int = section.operational(5, "hypotheses kept for each line; 1 is greedy", ge=1, le=256)
-    num_best: int = section.operational(1, "translations given for each line, of a search at most beam_size", ge=1)
+
+def _top_p() -> Any:
+    return section.operational(
+        None, "probability mass to draw from, that of the fewest most likely tokens; null: all", gt=0, le=1
+    )
+
+
+def _seed() -> Any:
+    return section.operational(None, "seed of sampling; null: that of the run", ge=0, lt=1 << 63)
+
+
+def _average_checkpoints() -> Any:
+    return section.operational(
+        1, "checkpoints of a run whose mean weights are used: the best by validation, else the newest", ge=1
+    )
+
+
+def _no_repeat_ngram() -> Any:
+    return section.operational(None, "length of n-grams that may occur only once in an output; null: any", ge=1)
+
+
+def _repetition_penalty() -> Any:
+    return section.operational(1.0, "factor of the log-probabilities of tokens that occurred before", ge=1)
+
+
+class DecodingConfig(section.Section):
+    """Translation by beam search, or by sampling."""
+
+    method: Literal["beam", "sample"] = section.operational(
+        "beam", "beam: beam search; sample: num_best random translations"
+    )
+    beam_size: int = section.operational(5, "hypotheses kept for each line; 1: greedy search", ge=1, le=256)
+    num_best: int = section.operational(1, "translations of each line; of beam search at most beam_size", ge=1)
     length_penalty: section.Float = section.operational(
-        1.0, "exponent of the length that a score is divided by to rank", ge=0
+        1.0, "exponent of the length by which scores are divided for ranking", ge=0
     )
     min_length: int = section.operational(0, "fewest tokens before <eos>", ge=0)
     max_length: int = section.operational(100, "most tokens, <eos> included", ge=1)
-    part_lines: int = section.operational(512, "lines of one part", ge=1)
-    batch_rows: int = section.operational(256, "rows (lines times beam) that are computed together", ge=1)
-    num_tokens: int = section.operational(200, "of generate: tokens to add", ge=1)
-    steps_ahead: int | None = section.operational(
-        None,
-        "of generate by an ngram of order 1 or 2: also the likeliest tokens so many steps on, whatever comes between",
-        ge=1,
-        le=10_000,
-    )
-    method: Literal["greedy", "sample"] = section.operational(
-        "greedy", "of generate: the likeliest token, or a draw; of translate: beam search, or num_best draws"
-    )
-    temperature: section.Float = section.operational(1.0, "of sample: logits are divided by it", gt=0)
-    top_k: int | None = section.operational(None, "of sample: among the k likeliest only", ge=1)
-    top_p: section.Float | None = section.operational(None, "of sample: among the likeliest that sum to p", gt=0, le=1)
-    seed: int | None = section.operational(None, "of draws; none: that of the run", ge=0, lt=1 << 63)
-    average_checkpoints: int = section.operational(
-        1, "mean of the weights of so many checkpoints of a run, the best by validation, else the newest", ge=1
-    )
+    part_lines: int = section.operational(512, "lines of a part", ge=1)
+    batch_rows: int = section.operational(256, "rows (lines times hypotheses) computed together", ge=1)
+    temperature: section.Float = section.operational(1.0, "divisor of the logits before sampling", gt=0)
+    top_k: int | None = _top_k()
+    top_p: section.Float | None = _top_p()
+    seed: int | None = _seed()
+    average_checkpoints: int = _average_checkpoints()
     coverage_penalty: section.Float = section.operational(
-        0.0, "weight of what attention left out of the source, in ranking", ge=0
+        0.0, "weight, in ranking, of the source words that attention left out", ge=0
     )
-    no_repeat_ngram: int | None = section.operational(
-        None, "no n tokens in a row occur twice in a translation, or in what generate goes on with", ge=1
-    )
-    repetition_penalty: section.Float = section.operational(
-        1.0,
-        "log-probabilities of tokens that the translation, or the text so far, has already are multiplied by it",
-        ge=1,
-    )
-    target_token: str | None = section.operational(
-        None, "of a model of several directions: the target_token of the corpus that has the wanted one"
-    )
+    no_repeat_ngram: int | None = _no_repeat_ngram()
+    repetition_penalty: section.Float = _repetition_penalty()
+    target_token: str | None = section.operational(None, "target_token of the wanted direction, for a model of several")
     replace_unknown: bool = section.operational(
-        False, "an unknown word becomes the source word that attention looked at most"
+        False, "replacement of each unknown word by the source word with the most attention"
     )
-    fusion: FusionConfig | None = section.operational(None, "a language model that has a say")
+    fusion: FusionConfig | None = section.operational(None, "fusion with a language model; null: none")
     shortlist: ShortlistConfig | None = section.operational(
         None,
-        "the output layer is computed for a line's likely tokens alone: faster where the vocabulary is large; "
-        "score_nats are then normalised over them",
+        "restriction of the output layer to the likely tokens of each line, faster with a large vocabulary; "
+        "score_nats are then normalised over them; null: none",
     )
-    alignments: bool = section.operational(False, "write OUTPUT.alignments, in Pharaoh format, a line each")
+    alignments: bool = section.operational(False, "alignments in Pharaoh format, in OUTPUT.alignments")
     attention_maps: int = section.operational(
-        0, "of so many first lines: write attention to OUTPUT.attention.json", ge=0, le=1000
+        0, "first lines whose attention is written to OUTPUT.attention.json", ge=0, le=1000
     )
 
     @property
@@ -102,11 +115,48 @@ class DecodingConfig(section.Section):
             for name in ("coverage_penalty", "fusion"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: ranks the translations of a search; draws are not ranked, leave it out")
-        else:
-            for name in ("temperature", "top_k", "top_p"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: means nothing with method: greedy; use method: sample")
+        _check_sampling(self, self.method)
         return self
+
+
+class GenerationConfig(section.Section):
+    """Generation of text by a language model, from a prefix or towards an ending."""
+
+    method: Literal["sample", "greedy"] = section.operational(
+        "sample", "sample: random tokens; greedy: always the most likely token"
+    )
+    temperature: section.Float = section.operational(
+        0.8, "divisor of the logits before sampling; below 1: likely tokens more often", gt=0
+    )
+    top_k: int | None = _top_k()
+    top_p: section.Float | None = _top_p()
+    seed: int | None = _seed()
+    num_tokens: int = section.operational(200, "tokens to add", ge=1)
+    steps_ahead: int | None = section.operational(
+        None,
+        "steps after which the most likely tokens are reported too, by an ngram of order 1 or 2; null: none",
+        ge=1,
+        le=10_000,
+    )
+    no_repeat_ngram: int | None = _no_repeat_ngram()
+    repetition_penalty: section.Float = _repetition_penalty()
+    average_checkpoints: int = _average_checkpoints()
+
+    @pydantic.model_validator(mode="after")
+    def _sampling_fits(self) -> Self:
+        _check_sampling(self, self.method)
+        return self
+
+
+def _check_sampling(settings: section.Section, method: str) -> None:
+    """Refuses what would have no effect: settings of sampling without sampling.
+
+    A temperature of 1 changes nothing anywhere, and is accepted.
+    """
+    for name in OF_SAMPLING if method != "sample" else ():
+        value = getattr(settings, name)
+        if value != type(settings).model_fields[name].default and (name, value) != ("temperature", 1.0):
+            raise ValueError(f"{name}: has no effect with method: {method}; use method: sample, or leave it out")
 
 
 class CacheConfig(section.Section):

@@ -1,6 +1,5 @@
 """How a file of settings, and what the command line changes in it, becomes one checked configuration, and back."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ import pydantic
 import yaml
 
 from core import errors
-from core.config import error_messages, schema, section, yaml_reader
+from core.config import error_messages, inference_settings, old_names, schema, section, yaml_reader
 
 _Section = TypeVar("_Section", bound=section.Section)
 
@@ -57,14 +56,36 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
     Raises:
         UsageError: anything in the text or in the overrides is wrong.
     """
+    document = _read(text, where)
+    old_names.translate(document)
+    kind = old_names.model_kind(document.data)
+    overrides = old_names.translate_overrides(overrides, kind, "generation" in document.data)
+    for name in ("decoding", "generation"):
+        _drop_sampling(document.data.get(name), overrides, name)
+    for override in overrides:
+        _apply(document, override, "")
+    old_names.translate(document, replaces=True)
+    return _checked(schema.RunConfig, document, "")
+
+
+def parse_stored(text: str, where: str) -> schema.RunConfig:
+    """Reads the settings that a run keeps, perhaps those of an older release, in silence.
+
+    Raises:
+        UsageError: the text is not that of a configuration.
+    """
+    document = _read(text, where)
+    old_names.translate(document, is_stored=True)
+    return _checked(schema.RunConfig, document, "")
+
+
+def _read(text: str, where: str) -> yaml_reader.Document:
     document = yaml_reader.read(text, where)
     if document.data is None:
         raise errors.UsageError(f"{where}: is empty; write at least name, root, corpus and model")
     if not isinstance(document.data, dict):
         raise errors.UsageError(f"{where}:1: expected sections with names and values; write name: …, root: …")
-    for override in overrides:
-        _apply(document, override, "")
-    return _checked(schema.RunConfig, document, "")
+    return document
 
 
 def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Section:
@@ -75,12 +96,12 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     """
     data = base.model_dump(mode="json")
     document = yaml_reader.Document(data, {(): yaml_reader.Mark("--set", "")})
+    _drop_sampling(data, overrides, prefix)
     for override in overrides:
         top = _target(override)[0]
         if top not in (known := list(schema.RunConfig.model_fields)) and top != prefix:
-            near = difflib.get_close_matches(str(top), known, n=1)
-            what_to_do = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise errors.UsageError(f"--set {override}: {top} is not a section; {what_to_do}")
+            what_to_do = error_messages.unknown(top, known, schema.RunConfig)
+            raise errors.UsageError(f"--set {override}: {top} {what_to_do}")
         if top == prefix:
             _apply(document, override, f"{prefix}.")
     return _checked(type(base), document, f"{prefix}.")
@@ -145,6 +166,15 @@ def _checked(kind: type[_Section], document: yaml_reader.Document, prefix: str) 
         raise error_messages.refusal(invalid, kind, document, prefix) from None
 
 
+def _drop_sampling(settings: Any, overrides: Sequence[str], prefix: str) -> None:
+    """Leaves out what a section says of sampling, but for overrides, where an override chooses another method."""
+    named = {override.partition("=")[0].strip(): override.partition("=")[2].strip() for override in overrides}
+    if isinstance(settings, dict) and named.get(f"{prefix}.method", "sample") != "sample":
+        for name in inference_settings.OF_SAMPLING:
+            if f"{prefix}.{name}" not in named:
+                settings.pop(name, None)
+
+
 def _target(override: str) -> tuple[str, ...]:
     name, equals, _ = override.partition("=")
     steps = tuple(name.strip().split("."))
@@ -178,3 +208,4 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
     document.marks.update({path + inner: mark for inner, mark in value.marks.items()})
+    old_names.open_group(document, path, prefix)

@@ -99,6 +99,9 @@ class RunConfig(section.Section):
     decoding: inference_settings.DecodingConfig = section.operational(
         inference_settings.DecodingConfig(), "how it is decoded"
     )
+    generation: inference_settings.GenerationConfig = section.operational(
+        inference_settings.GenerationConfig(), "generation of text"
+    )
     scoring: inference_settings.ScoringConfig = section.operational(
         inference_settings.ScoringConfig(), "how text is scored"
     )

@@ -7,8 +7,8 @@ comes out, and is free.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_origin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -17,14 +17,17 @@ Role = Literal["identity", "schedule", "operational"]
 ANY = "NAME"
 
 
-def _parse_float(value: object) -> object:
-    """YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one."""
+def parse_float(value: object) -> object:
+    """Returns the number that a text of digits stands for; other values as they are.
+
+    YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one.
+    """
     if isinstance(value, str) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
         return float(value)
     return value
 
 
-Float = Annotated[float, pydantic.BeforeValidator(_parse_float)]
+Float = Annotated[float, pydantic.BeforeValidator(parse_float)]
 
 
 def _setting(role: Role, default: Any, description: str, limits: dict[str, Any]) -> Any:
@@ -108,6 +111,30 @@ def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple
         for kind in inner:
             chosen = f"{ANY}." if get_origin(field.annotation) is dict else ""
             yield from roles(kind, f"{prefix}{name}.{chosen}")
+
+
+def members(kind: type[Section], path: Sequence[str | int]) -> list[type[Section]]:
+    """Returns the sections that may stand at a path below another: several where there is a choice of kinds."""
+    found = [kind]
+    for step in path:
+        annotations = [member.model_fields[step].annotation for member in found if step in member.model_fields]
+        # A name that the user chose is none of the schema's, nor is a number in a list.
+        if annotations:
+            found = list(
+                dict.fromkeys(
+                    inner
+                    for annotation in annotations
+                    for inner in _classes_in(annotation)
+                    if issubclass(inner, Section)
+                )
+            )
+    return found
+
+
+def kinds_of(kind: type[Section]) -> list[str]:
+    """Returns the values of `kind` that a section is for; none where it is the only one."""
+    field = kind.model_fields.get("kind")
+    return [] if field is None else [str(value) for value in get_args(field.annotation)]
 
 
 def _classes_in(annotation: Any) -> Iterator[type]:

@@ -5,7 +5,13 @@ from typing import Literal, Self
 
 import pydantic
 
-from core.config import multitask_settings, section
+from core.config import (
+    multitask_settings,
+    optimizer_settings,
+    schedule_settings,
+    section,
+    truncation_settings,
+)
 
 Metric = Literal["perplexity", "bleu"]
 
@@ -32,19 +38,9 @@ class ValidationConfig(section.Section):
     samples: int = section.schedule(0, "translations, or continuations of lines, kept in the run record", ge=0)
 
 
+# Settings that the regressor of a series heeds; all others have to keep their defaults.
 _OF_SERIES = {
-    *("epochs", "max_steps", "batch_lines", "optimizer", "learning_rate", "momentum", "betas", "epsilon"),
-    *("weight_decay", "schedule", "warmup_steps", "decay_factor", "decay_every_epochs", "decay_patience"),
-    *("final_rate", "clip_norm"),
-}
-
-
-# Settings that mean something with some values of another one only.
-_BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
-    "momentum": ("optimizer", ("sgd", "asgd")),
-    "non_monotone_interval": ("optimizer", ("asgd",)),
-    "cut_every": ("truncation", ("random",)),
-    "cut_probability": ("truncation", ("random",)),
+    *("epochs", "max_steps", "batch_lines", "optimizer", "learning_rate", "schedule", "clip_norm"),
 }
 
 
@@ -64,46 +60,23 @@ class TrainingConfig(section.Section):
     sampling: Literal["sequential", "random"] = section.identity(
         "sequential", "sequential: lanes carry their state on; random: shuffled windows from the zero state"
     )
-    truncation: Literal["fixed", "variable", "random", "none"] = section.identity(
-        "fixed",
-        "of text: fixed: gradients stop at the window; variable: windows of drawn lengths, the rate scaled by them; "
-        "random: gradients also stop inside the window, where chance says, and what goes on is weighted, so that their "
-        "mean is the gradient of the window; "
-        "none: they run through a whole lane",
-    )
-    cut_every: int = section.identity(5, "of random truncation: tokens between two places of a possible cut", ge=1)
-    cut_probability: section.Float = section.identity(
-        0.2, "of random truncation: of a cut there; a gradient that goes on is divided by the rest", ge=0, lt=1
+    truncation: truncation_settings.TruncationConfig = section.identity(
+        truncation_settings.WindowConfig(),
+        "truncated backpropagation through time, for text: a kind, or a kind with its settings",
+        discriminator="kind",
     )
     target_window: int | None = section.identity(
         None, "of pairs: gradients stop every so many target tokens; null: they run through the whole target", ge=1
     )
-    optimizer: Literal["sgd", "adam", "adamw", "asgd"] = section.identity(
-        "adam", "the optimiser; asgd: sgd, whose weights are averaged and used averaged"
+    optimizer: optimizer_settings.OptimizerConfig = section.identity(
+        optimizer_settings.AdamConfig(), "optimizer: a kind, or a kind with its settings", discriminator="kind"
     )
-    non_monotone_interval: int | None = section.schedule(
-        5,
-        "of asgd: averages begin when a validation is worse than the best of all but the last so many; null: at once",
-        ge=1,
+    learning_rate: section.Float = section.schedule(1e-3, "peak learning rate", gt=0)
+    schedule: schedule_settings.ScheduleConfig = section.schedule(
+        schedule_settings.ConstantConfig(),
+        "learning-rate schedule: a kind, or a kind with its settings",
+        discriminator="kind",
     )
-    learning_rate: section.Float = section.schedule(1e-3, "at its highest", gt=0)
-    momentum: section.Float = section.schedule(0.0, "of sgd and asgd", ge=0, lt=1)
-    betas: tuple[section.Float, section.Float] = section.schedule((0.9, 0.999), "of adam and adamw")
-    epsilon: section.Float = section.schedule(1e-8, "of adam and adamw", gt=0)
-    weight_decay: section.Float = section.schedule(0.0, "L2 penalty (sgd, asgd, adam); decoupled (adamw)", ge=0)
-    schedule: Literal["constant", "step", "cosine", "inverse_sqrt", "plateau"] = section.schedule(
-        "constant", "how the learning rate falls after the warm-up"
-    )
-    warmup_steps: int = section.schedule(0, "steps in which the rate rises linearly from 0", ge=0)
-    decay_factor: section.Float = section.schedule(
-        0.1, "of step and plateau: what the rate is multiplied by", gt=0, lt=1
-    )
-    decay_every_epochs: int = section.schedule(1, "of step: epochs between two decays", ge=1)
-    decay_patience: int = section.schedule(1, "of plateau: validations without a better value before a decay", ge=0)
-    reload_best: bool = section.schedule(
-        False, "of plateau: at each decay weights and optimiser go back to the best validation"
-    )
-    final_rate: section.Float = section.schedule(0.0, "of cosine: the last rate, as a share of the highest", ge=0, le=1)
     clip_norm: section.Float | None = section.schedule(
         1.0, "largest norm of the gradient; null: no clipping by norm", gt=0
     )
@@ -158,7 +131,9 @@ class TrainingConfig(section.Section):
         if corpus_kind == "series":
             others = {name: field.default for name, field in type(self).model_fields.items() if name not in _OF_SERIES}
             changed = [name for name, default in others.items() if getattr(self, name) != default]
-            return "optimizer" if self.optimizer == "asgd" else next(iter(changed), None)
+            if self.optimizer.kind == "asgd":
+                return "optimizer"
+            return "schedule.reload_best" if self.reloads_best else next(iter(changed), None)
         of_pairs = {
             "target_window": self.target_window,
             "scheduled_sampling": self.scheduled_sampling,
@@ -167,7 +142,7 @@ class TrainingConfig(section.Section):
         }
         of_text = {
             "sampling": self.sampling != "sequential",
-            "truncation": self.truncation in ("variable", "random"),
+            "truncation": self.truncation.kind in ("variable", "random"),
             "activation_regularization": self.activation_regularization,
             "temporal_activation_regularization": self.temporal_activation_regularization,
         }
@@ -190,24 +165,23 @@ class TrainingConfig(section.Section):
         return "perplexity" if self.early_stop is None else self.early_stop.metric
 
     @property
+    def reloads_best(self) -> bool:
+        """Whether the schedule returns to the best checkpoint at each decay."""
+        return self.schedule.kind == "plateau" and self.schedule.reload_best
+
+    @property
     def needs_validation(self) -> str | None:
         """The first setting that asks for what only a validation tells."""
         asks = {
             "early_stop": self.early_stop is not None,
-            "schedule": self.schedule == "plateau",
-            "non_monotone_interval": self.optimizer == "asgd" and self.non_monotone_interval is not None,
+            "schedule": self.schedule.kind == "plateau",
+            "optimizer.non_monotone_interval": (
+                self.optimizer.kind == "asgd" and self.optimizer.non_monotone_interval is not None
+            ),
             "validate_every_steps": self.validate_every_steps is not None,
             "validation": self.validation != ValidationConfig(),
         }
         return next((name for name, is_on in asks.items() if is_on), None)
-
-    @pydantic.model_validator(mode="after")
-    def _settings_belong(self) -> Self:
-        for name, (holder, values) in _BELONGS_TO.items():
-            is_set = getattr(self, name) != type(self).model_fields[name].default
-            if is_set and getattr(self, holder) not in values:
-                raise ValueError(f"{name}: means nothing with {holder}: {getattr(self, holder)}; use {values[0]}")
-        return self
 
     @pydantic.model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -217,12 +191,12 @@ class TrainingConfig(section.Section):
             raise ValueError("embeddings: init_from gives all weights already; drop one of them")
         if self.clip_value is not None and self.clip_norm is not None:
             raise ValueError("clip_value: excludes clip_norm; set clip_norm: null")
-        if self.truncation == "variable" and self.sampling == "random":
+        if self.truncation.kind == "variable" and self.sampling == "random":
             raise ValueError("truncation: variable windows are cut from continuous lanes; use sampling: sequential")
-        if self.truncation == "none" and self.sampling == "random":
+        if self.truncation.kind == "none" and self.sampling == "random":
             raise ValueError("truncation: none is for whole lanes; gradients run through a random window, use fixed")
-        if self.reload_best and (self.schedule != "plateau" or self.optimizer == "asgd"):
-            raise ValueError("reload_best: belongs to schedule: plateau, and to optimisers that keep no averages")
+        if self.reloads_best and self.optimizer.kind == "asgd":
+            raise ValueError("schedule.reload_best: asgd keeps averages of weights; use another optimizer, or drop it")
         if self.early_stop and self.early_stop.metric == "bleu" and not self.validation.bleu_lines:
             raise ValueError("early_stop.metric: bleu needs validation.bleu_lines; say how many lines to translate")
         return self

@@ -53,7 +53,10 @@ def names() -> set[str]:
     return {name for _, prefix, kind, elsewhere in sections() for name, *_ in rows(kind, prefix, elsewhere)}
 
 
-def rows(kind: type[section.Section], prefix: str, elsewhere: set[str]) -> Iterator[tuple[str, str, str, str, str]]:
+Row = tuple[str, str, str, str, str]
+
+
+def rows(kind: type[section.Section], prefix: str, elsewhere: set[str]) -> Iterator[Row]:
     """Yields (dotted name, values, default, role, description) of each setting; sections inside are opened."""
     for name, field in kind.model_fields.items():
         inner = [] if name in elsewhere else _sections_in(field.annotation)
@@ -64,8 +67,27 @@ def rows(kind: type[section.Section], prefix: str, elsewhere: set[str]) -> Itera
             default = "required" if field.is_required() else f"`{_yaml(field.default)}`"
             yield f"{prefix}{name}", _values(field), default, section.role_of(field), field.description or ""
         if name not in ALIKE:
-            for nested in dict.fromkeys(inner):
-                yield from rows(nested, f"{prefix}{name}.", set())
+            yield from _nested(list(dict.fromkeys(inner)), f"{prefix}{name}.", field.description or "")
+
+
+def _nested(kinds: list[type[section.Section]], prefix: str, description: str) -> Iterator[Row]:
+    """Yields the settings of a section, or of one that has several kinds: each once, with the kinds that have it."""
+    if len(kinds) < 2 or not all("kind" in kind.model_fields for kind in kinds):
+        for kind in kinds:
+            yield from rows(kind, prefix, set())
+        return
+    by_name: dict[str, list[tuple[type[section.Section], Row]]] = {}
+    for kind in kinds:
+        for row in rows(kind, prefix, set()):
+            by_name.setdefault(row[0], []).append((kind, row))
+    for name, found in by_name.items():
+        _, values, default, role, own = found[0][1]
+        if name == f"{prefix}kind":
+            values = " · ".join(row[1] for _, row in found)
+            own = "; ".join([description, *(row[4] for _, row in found)])
+        elif len(found) < len(kinds):
+            own = f"{', '.join(value for kind, _ in found for value in section.kinds_of(kind))}: {own}"
+        yield name, values, default, role, own
 
 
 def settings() -> str:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from core.config import autoregressive_settings, loading, model_settings, yaml_reader
+from core.config import autoregressive_settings, loading, model_settings, old_names, yaml_reader
 from core.models import autoregressive, factory, seq2seq
 from tests.architecture import reference
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "configs"
 PATHS = sorted(FOLDER.glob("*.yaml"))
-SECTIONS = ("tokenizer", "model", "training", "decoding", "scoring", "forecasting", "compute")
+SECTIONS = ("tokenizer", "model", "training", "decoding", "generation", "scoring", "forecasting", "compute")
 SETTING = re.compile(r"(?P<indent> *)(?P<off>#?)(?P<name>[a-z_]+): (?P<value>.+?)(?: +# (?P<comment>.*))?")
 COMMAND = re.compile(rf"\b((?:{'|'.join(SECTIONS)})\.[a-z_.]+)=('[^']*'|\[[^]]*\]|[^\s\"',]+)")
 
@@ -65,7 +65,8 @@ def leaves(data: Any, name: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from leaves(value, f"{name}{key}.")
         else:
-            yield f"{name}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+            short = ".kind" if f"{name}{key}" in old_names.GROUPS else ""  # `optimizer: adam` is {kind: adam}
+            yield f"{name}{key}{short}", str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

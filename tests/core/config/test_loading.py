@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import errors
-from core.config import inference_settings, loading, schema, section
+from core.config import error_messages, inference_settings, loading, optimizer_settings, schema, section
 
 BASE = "name: a\nroot: r\ncorpus: {kind: text, train: {text: [a]}}\nmodel: {kind: language_model}\n"
 PAIRS = """\
@@ -15,7 +15,7 @@ name: b
 root: s3://bucket/b
 corpus: {kind: pairs, train: {tsv: [data/*.tsv]}, split: {valid: 0.1}, filters: {max_length: 50}}
 model: {kind: seq2seq, attention: additive, bidirectional: true}
-training: {batch_tokens: 4096, learning_rate: 1e-4, betas: [0.9, 0.98]}
+training: {batch_tokens: 4096, learning_rate: 1e-4, optimizer: {kind: adam, betas: [0.9, 0.98]}}
 cluster: {num_workers: {min: 1, max: 3}}
 """
 
@@ -39,7 +39,7 @@ def test_what_is_dumped_reads_as_equal(text: str) -> None:
 
 def test_lists_become_tuples_and_exponents_become_numbers() -> None:
     training = loading.parse(PAIRS, "run.yaml").training
-    assert training.betas == (0.9, 0.98)
+    assert training.optimizer == optimizer_settings.AdamConfig(betas=(0.9, 0.98))
     assert training.learning_rate == 0.0001
 
 
@@ -73,8 +73,18 @@ def test_lists_become_tuples_and_exponents_become_numbers() -> None:
         ("training: {learning_rate: 1.0e+400}", "training.learning_rate: 1.0e+400 is no plain, finite"),
         ("training: {learning_rate: true}", "training.learning_rate: expected a number, not true"),
         ("training: {epochs: 0}", "training.epochs: must be at least 1; 0 is not"),
-        ("training: {betas: [0.9, x]}", 'training.betas[1]: expected a number, not "x"'),
-        ("training: {betas: [0.9]}", "training.betas"),
+        ("training: {optimizer: {betas: [0.9, x]}}", 'training.optimizer.betas[1]: expected a number, not "x"'),
+        ("training: {optimizer: {betas: [0.9, 2]}}", "training.optimizer.betas[1]: must be less than 1"),
+        ("training: {optimizer: {betas: [0.9]}}", "training.optimizer.betas"),
+        (
+            "training: {optimizer: adm}",
+            "training.optimizer: 'adm' is not one of adam, adamw, sgd, asgd; did you mean adam?",
+        ),
+        ("training: {optimizer: 5}", "run.yaml:5: training.optimizer: expected names and values, not 5"),
+        (
+            "training: {optimizer: {kind: sgd, momentm: 1}}",
+            "training.optimizer.momentm: is not a setting; did you mean mom",
+        ),
         ("training: null", "run.yaml:5: training: expected a section with names and values, not null"),
         ("training: {batch_tokens: 5}", "run.yaml:5: training: text is batched by num_lanes and window; drop"),
         ("no: 3", "run.yaml:5: the name no does not read as text; quote it: 'no'"),
@@ -107,7 +117,11 @@ def test_a_mistake_is_one_line_with_its_place(addition: str, expected: str) -> N
         ("language_model", "lm", "run.yaml:4: model: 'lm' is not one of language_model, seq2seq"),
         ("kind: language_model", "cell: gru", "model: has no kind; add it"),
         ("language_model}", "language_model, cell: grru}", "gru_coupled, mgu; did you mean gru?"),
-        ("language_model}", "language_model, attention: dot}", "model.attention: is no setting of a language_model"),
+        (
+            "language_model}",
+            "language_model, attention: dot}",
+            "model.attention: is not a setting of kind language_model; remove it, or use kind seq2seq",
+        ),
         ("text: [a]", "tsv: [a]", "run.yaml:3: corpus.train: a corpus of text takes text"),
         ("text: [a]", "text: a", 'corpus.train.text: expected a list, not "a"; write it in brackets'),
         (BASE, "", "run.yaml: is empty"),
@@ -129,7 +143,7 @@ def test_overrides_replace_values_of_every_shape() -> None:
         [
             "training.epochs=3",
             "training.learning_rate=2e-3",
-            "training.betas=[0.8, 0.9]",
+            "training.optimizer.betas=[0.8, 0.9]",
             "corpus.train.text=[b, c]",
             "cluster.num_workers={min: 1, max: 2}",
             "training.clip_norm=null",
@@ -139,7 +153,7 @@ def test_overrides_replace_values_of_every_shape() -> None:
     )
     assert config.training.epochs == 4
     assert config.training.learning_rate == 0.002
-    assert config.training.betas == (0.8, 0.9)
+    assert config.training.optimizer == optimizer_settings.AdamConfig(betas=(0.8, 0.9))
     assert config.training.clip_norm is None
     assert config.tasks[""].train.text == ("b", "c")
     assert config.cluster.workers == range(1, 3)
@@ -171,8 +185,8 @@ def test_one_section_takes_its_own_overrides() -> None:
     changed = loading.section_from(base, ["decoding.max_length=7", "training.epochs=1"], "decoding")
     assert (changed.beam_size, changed.max_length) == (4, 7)
     for override, expected in [
-        ("decodng.beam_size=2", "decodng is not a section; did you mean decoding?"),
-        ("decoding.beam=2", "--set decoding.beam=2: decoding.beam: is not a setting; did you mean beam_size?"),
+        ("decodng.beam_size=2", "decodng is not a setting; did you mean decoding?"),
+        ("decoding.beam=2", "--set decoding.beam=2: decoding.beam: is not a setting; did you mean decoding.beam_size?"),
         ("decoding.num_best=99", "decoding.num_best: 99 translations cannot come from a beam of 4"),
         ("decoding=2", "names a whole section"),
     ]:
@@ -246,3 +260,30 @@ def test_loading_imports_neither_torch_nor_ray() -> None:
     code = "import sys; from core.config import loading; print(sorted({'torch', 'ray', 'fsspec'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        ("lr: 1", "run.yaml:5: lr: is not a setting; did you mean training.learning_rate?"),
+        ("training: {lr: 1}", "run.yaml:5: training.lr: is not a setting; did you mean training.learning_rate?"),
+        ("training: {batch_size: 1}", "did you mean training.batch_tokens or training.batch_lines"),
+        ("training: {betas_: 1}", "training.betas_: is not a setting; did you mean training.optimizer.betas?"),
+        ("gpus: 2", "gpus: is not a setting; did you mean cluster.use_gpu with cluster.num_workers?"),
+        ("decoding: {num_token: 1}", "decoding.num_token: is not a setting; did you mean generation.num_tokens?"),
+        ("decoding: {beam: 1}", "decoding.beam: is not a setting; did you mean decoding.beam_size?"),
+    ],
+)
+def test_a_hint_finds_the_right_name_in_any_section(addition: str, expected: str) -> None:
+    assert expected in refused(BASE + addition)
+
+
+def test_every_synonym_stands_for_settings_and_is_none() -> None:
+    known = {name for name, _, _ in section.roles(schema.RunConfig)}
+    groups = {name.rpartition(".")[0] for name in known}
+    words = {word for hint in error_messages.SYNONYMS.values() for word in hint.replace(":", "").split()}
+    named = {word.strip(",()") for word in words if "." in word}
+    assert named <= known | groups
+    for name in error_messages.SYNONYMS:
+        for parent in ("", "training", "model"):
+            assert f"{parent}.{name}".lstrip(".") not in known

@@ -22,11 +22,23 @@ PAIRS = (
         (PAIRS, "training.truncation=variable", "training.truncation: means nothing for a corpus of pairs; drop it"),
         (PAIRS, "training.activation_regularization=1", "training.activation_regularization: means nothing for a co"),
         (TEXT, "training.clip_value=1", "training.clip_value: excludes clip_norm; set clip_norm: null"),
-        (TEXT, "training.reload_best=true", "training.reload_best: belongs to schedule: plateau"),
+        (
+            TEXT,
+            "training.schedule.reload_best=true",
+            "training.schedule.reload_best: is not a setting of kind constant; remove it, o",
+        ),
         (PAIRS, "training.early_stop.metric=bleu", "training.early_stop.metric: bleu needs validation.bleu_lines"),
         (PAIRS, "training.sampling=random", "training.sampling: means nothing for a corpus of pairs; drop it"),
-        (TEXT, "training.momentum=0.9", "training.momentum: means nothing with optimizer: adam; use sgd"),
-        (TEXT, "training.cut_every=2", "training.cut_every: means nothing with truncation: fixed; use random"),
+        (
+            TEXT,
+            "training.optimizer.momentum=0.9",
+            "training.optimizer.momentum: is not a setting of kind adam; remove it, or use k",
+        ),
+        (
+            TEXT,
+            "training.truncation.cut_every=2",
+            "cut_every: is not a setting of kind fixed; remove it, or use kind random",
+        ),
         (TEXT, "training.schedule=plateau", "training.schedule: needs validation lines; name corpus.valid, or set cor"),
         (PAIRS, "training.early_stop.patience=3", "training.early_stop: needs validation lines; name corpus.valid, o"),
         (TEXT, "model.input=one_hot model.tie_embeddings=true", "model.tie_embeddings: a one-hot input has no embeddi"),
@@ -43,9 +55,36 @@ PAIRS = (
             "model.coverage_attention: a score of attention: dot has no weights that could take it; use additive",
         ),
         (TEXT, "training.truncation=none training.sampling=random", "training.truncation: none is for whole lanes"),
-        (TEXT, "decoding.temperature=0.7", "decoding.temperature: means nothing with method: greedy; use method: sam"),
-        (PAIRS, "decoding.top_k=10", "decoding.top_k: means nothing with method: greedy; use method: sample"),
-        (TEXT, "training.cut_probability=1", "training.cut_probability: must be less than 1"),
+        (
+            TEXT,
+            "generation.method=greedy generation.temperature=0.7",
+            "generation.temperature: has no effect with method: gr",
+        ),
+        (
+            TEXT,
+            "generation.method=greedy generation.seed=7",
+            "generation.seed: has no effect with method: greedy; use method",
+        ),
+        (
+            PAIRS,
+            "decoding.top_k=10",
+            "decoding.top_k: has no effect with method: beam; use method: sample, or leave it out",
+        ),
+        (
+            PAIRS,
+            "decoding.seed=10",
+            "decoding.seed: has no effect with method: beam; use method: sample, or leave it out",
+        ),
+        (
+            TEXT,
+            "training.truncation=random training.truncation.cut_probability=1",
+            "training.truncation.cut_probability: must be less than 1",
+        ),
+        (
+            TEXT,
+            "corpus.valid.text=[b] training.optimizer=asgd training.schedule=plateau training.schedule.reload_best=true",
+            "training.schedule.reload_best: asgd keeps averages of weights; use another optimizer, or drop it",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, override: str, expected: str) -> None:

@@ -1,0 +1,254 @@
+"""Old names of settings, translated before validation.
+
+Release 0.1 had the settings of all optimizers, schedules and truncations side by side in `training`, and those of
+generation in `decoding`. Files, `--set` and stored `config.yaml` may use its names:
+
+* A name of `MOVED` has moved. One that stays behind without effect (`momentum: 0.0` with adam, as every stored file
+  has it) is dropped if it has its default of then, or if the file is a stored one; else validation refuses it.
+* The names of `SHARED` held for translations and for generated text alike, and both `decoding` and `generation` have
+  them now. A model can do one of the two: so where a file has no `generation` section, and in `--set`, they belong to
+  `decoding` for a seq2seq, and to `generation` for every other model.
+* A file that names settings of generation by old names alone also gets the old defaults of the others: `greedy`,
+  temperature 1. Stored files hold every value, so an old run generates what it did.
+* `decoding.method: greedy` was beam search for translations, and is `beam` now.
+* `optimizer: adam` is short for `{kind: adam}`, as are the names of schedules and truncations; a group without a kind
+  has the default one.
+
+An old and a new name for the same setting are refused together. Each translated name is logged as a warning, but for
+stored files.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from core import errors
+from core.config import optimizer_settings, schedule_settings, section, truncation_settings, yaml_reader
+
+_log = logging.getLogger(__name__)
+
+
+class Moved(NamedTuple):
+    """The name of today, and the default of release 0.1 as plain data."""
+
+    name: str
+    default: Any
+
+
+MOVED: Mapping[str, Moved] = {
+    "training.momentum": Moved("training.optimizer.momentum", 0.0),
+    "training.betas": Moved("training.optimizer.betas", [0.9, 0.999]),
+    "training.epsilon": Moved("training.optimizer.epsilon", 1e-8),
+    "training.weight_decay": Moved("training.optimizer.weight_decay", 0.0),
+    "training.non_monotone_interval": Moved("training.optimizer.non_monotone_interval", 5),
+    "training.warmup_steps": Moved("training.schedule.warmup_steps", 0),
+    "training.decay_factor": Moved("training.schedule.decay_factor", 0.1),
+    "training.decay_every_epochs": Moved("training.schedule.decay_every_epochs", 1),
+    "training.decay_patience": Moved("training.schedule.patience", 1),
+    "training.reload_best": Moved("training.schedule.reload_best", False),
+    "training.final_rate": Moved("training.schedule.final_rate", 0.0),
+    "training.cut_every": Moved("training.truncation.cut_every", 5),
+    "training.cut_probability": Moved("training.truncation.cut_probability", 0.2),
+    "decoding.num_tokens": Moved("generation.num_tokens", 200),
+    "decoding.steps_ahead": Moved("generation.steps_ahead", None),
+}
+SHARED = (
+    "method",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "average_checkpoints",
+    "no_repeat_ngram",
+    "repetition_penalty",
+)
+# The defaults of release 0.1 that are others now, by today's names.
+OLD_DEFAULTS: Mapping[str, Any] = {"generation.method": "greedy", "generation.temperature": 1.0}
+
+
+class _Group(NamedTuple):
+    default: str
+    names: Mapping[str, frozenset[str]]  # of the settings of each kind
+
+
+def _group(default: str, union: Any) -> _Group:
+    names = {}
+    for member in get_args(union):
+        for kind in get_args(member.model_fields["kind"].annotation):
+            names[kind] = frozenset(member.model_fields)
+    return _Group(default, names)
+
+
+GROUPS: Mapping[str, _Group] = {
+    "training.optimizer": _group("adam", optimizer_settings.OptimizerConfig),
+    "training.schedule": _group("constant", schedule_settings.ScheduleConfig),
+    "training.truncation": _group("fixed", truncation_settings.TruncationConfig),
+}
+
+
+def current(name: str) -> str:
+    """Returns today's name of a setting that may have had another one."""
+    return f"{name}.kind" if name in GROUPS else MOVED[name].name if name in MOVED else name
+
+
+def translate(document: yaml_reader.Document, is_stored: bool = False, replaces: bool = False) -> None:
+    """Brings the data of a whole configuration to today's names, in place; new names are left as they are.
+
+    Args:
+        document: the data, and where each value was written.
+        is_stored: nothing is logged, and what has no effect is dropped.
+        replaces: a value by an old name replaces one by the new name; for overrides, which come after the file.
+
+    Raises:
+        UsageError: a setting is given by its old and its new name.
+    """
+    has_generation = "generation" in document.data
+    for name in GROUPS:
+        open_group(document, _path(name))
+    for old, moved in MOVED.items():
+        _move(document, _path(old), _path(moved.name), is_stored, replaces)
+    decoding = document.data.get("decoding")
+    if isinstance(decoding, dict):
+        is_of_generation = not has_generation and model_kind(document.data) not in ("seq2seq", None)
+        for name in SHARED if is_of_generation else ():
+            if not (name == "method" and decoding.get(name) == "beam"):
+                _move(document, ("decoding", name), ("generation", name), is_stored, replaces)
+        if decoding.get("method") == "greedy":
+            decoding["method"] = "beam"
+            _warn(is_stored, "decoding.method: greedy", "beam")
+    generation = document.data.get("generation")
+    if isinstance(generation, dict) and not has_generation:
+        for name, value in OLD_DEFAULTS.items():
+            generation.setdefault(name.rpartition(".")[2], value)
+    for settings, method in ((decoding, "beam"), (generation, "sample")) if is_stored else ():
+        if isinstance(settings, dict) and settings.get("method", method) != "sample":
+            settings.pop("seed", None)  # release 0.1 accepted it, without effect
+
+
+def translate_overrides(overrides: Sequence[str], kind: str | None, has_generation: bool = True) -> list[str]:
+    """Returns overrides with those by old names last, and those of `decoding` by today's names.
+
+    The others, of `training`, are for `translate`, which knows the kinds.
+
+    Args:
+        overrides: such as `training.epochs=3`.
+        kind: of the model, if it is known.
+        has_generation: whether what they change has settings of generation; if not, and only old names give some, the
+            old defaults come with them.
+
+    Raises:
+        UsageError: a setting is given by its old and its new name.
+    """
+    new: list[str] = []
+    old: list[str] = []
+    names = {override.partition("=")[0].strip() for override in overrides}
+    for override in overrides:
+        name, equals, value = (part.strip() for part in override.partition("="))
+        target, changed = _target(name, value, kind)
+        if not equals or (target, changed) == (name, value):
+            new.append(override)
+            continue
+        if target in names - {name}:
+            raise errors.UsageError(f"--set {override}: {target} is given, too; keep {target}")
+        if name.startswith("training."):
+            old.append(override)
+            continue
+        old.append(f"{target}={changed}")
+        _warn(False, *((name, target) if target != name else (f"{name}: {value}", changed)))
+    is_new = any(name.startswith("generation.") for name in names)
+    if not has_generation and not is_new and any(override.startswith("generation.") for override in old):
+        old = [f"{name}={value}" for name, value in OLD_DEFAULTS.items()] + old
+    return new + old
+
+
+def model_kind(data: Mapping[str, Any]) -> str | None:
+    """Returns the kind of model that plain data names, if it names one."""
+    model = data.get("model")
+    kind = model.get("kind") if isinstance(model, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def open_group(document: yaml_reader.Document, path: yaml_reader.Path, prefix: str = "") -> None:
+    """Opens the short form of a group, `adam` for `{kind: adam}`, and gives the default kind to one without."""
+    group = GROUPS.get(f"{prefix}{yaml_reader.dotted(path)}")
+    holder = _holder(document.data, path)
+    if group is None or holder is None or path[-1] not in holder:
+        return
+    value = holder[path[-1]]
+    if isinstance(value, str):
+        holder[path[-1]] = {"kind": value}
+        if path in document.marks:
+            document.marks[(*path, "kind")] = document.marks[path]
+    elif isinstance(value, dict):
+        value.setdefault("kind", group.default)
+
+
+def _move(
+    document: yaml_reader.Document, old: yaml_reader.Path, new: yaml_reader.Path, is_stored: bool, replaces: bool
+) -> None:
+    holder = _holder(document.data, old)
+    if holder is None or old[-1] not in holder:
+        return
+    value, where = holder[old[-1]], document.marks.get(old)
+    if _is_dropped(document.data, old, new, value, is_stored):
+        del holder[old[-1]]
+        return
+    target = document.data
+    for depth, step in enumerate(new[:-1]):
+        if target.get(step) is None:
+            group = GROUPS.get(yaml_reader.dotted(new[: depth + 1]))
+            target[step] = {} if group is None else {"kind": group.default}
+        target = target[step]
+        if not isinstance(target, dict):
+            return  # which validation refuses
+    if new[-1] in target and not replaces:
+        at = f"{where.where}: " if where else ""
+        name = yaml_reader.dotted(new)
+        raise errors.UsageError(f"{at}{yaml_reader.dotted(old)}: {name} is given, too; keep {name}")
+    target[new[-1]] = holder.pop(old[-1])
+    for path in [path for path in document.marks if path[: len(old)] == old]:
+        document.marks[new + path[len(old) :]] = document.marks.pop(path)
+    _warn(is_stored, yaml_reader.dotted(old), yaml_reader.dotted(new))
+
+
+def _is_dropped(
+    data: Mapping[str, Any], old: yaml_reader.Path, new: yaml_reader.Path, value: Any, is_stored: bool
+) -> bool:
+    """Whether an old setting has no effect with the chosen kind, and may be left out."""
+    group = GROUPS.get(yaml_reader.dotted(new[:-1]))
+    if group is None:
+        return False
+    settings = (_holder(data, new[:-1]) or {}).get(str(new[-2]))
+    kind = settings.get("kind") if isinstance(settings, dict) else group.default
+    known = group.names.get(kind) if isinstance(kind, str) else None
+    if known is None or new[-1] in known:
+        return False
+    return is_stored or section.parse_float(value) == MOVED[yaml_reader.dotted(old)].default
+
+
+def _target(name: str, value: str, kind: str | None) -> tuple[str, str]:
+    """Returns today's name, and value, of an override."""
+    if name in MOVED:
+        return MOVED[name].name, value
+    section_name, _, setting = name.partition(".")
+    if section_name != "decoding" or setting not in SHARED or value == "beam":
+        return name, value
+    if kind in ("seq2seq", None):
+        return name, "beam" if (setting, value) == ("method", "greedy") else value
+    return f"generation.{setting}", value
+
+
+def _path(name: str) -> tuple[str, ...]:
+    return tuple(name.split("."))
+
+
+def _holder(data: Any, path: yaml_reader.Path) -> dict[str, Any] | None:
+    """Returns the mapping that holds the last step of a path, if there is one."""
+    for step in path[:-1]:
+        data = data.get(str(step)) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else None
+
+
+def _warn(is_stored: bool, old: str, new: str) -> None:
+    if not is_stored:
+        _log.warning("%s: now %s", old, new)

@@ -1,0 +1,67 @@
+"""Settings in the form of stored plans and fingerprints.
+
+Output plans and the fingerprints of a pipeline's stages hold whole sections, and are compared as a whole. So that an
+output of an older release is still known, sections stand there with the names of release 0.1; a younger setting is
+left out where it has its default, for what was done then is what its default does.
+"""
+
+from typing import Any
+
+from core.config import inference_settings, old_names, schema, section
+
+_SCORING = ("unit", "lanes", "part_lines", "batch_tokens", "tokens", "target_token", "cache", "dynamic")
+_FORECASTING = ("method", "horizons")
+_COMPUTE = ("precision", "matmul")
+_DECODING = (
+    *("beam_size", "num_best", "length_penalty", "min_length", "max_length", "part_lines", "batch_rows", "method"),
+    *("temperature", "top_k", "top_p", "seed", "average_checkpoints", "coverage_penalty", "no_repeat_ngram"),
+    *("repetition_penalty", "target_token", "replace_unknown", "fusion", "shortlist", "alignments", "attention_maps"),
+)
+_GENERATION = ("num_tokens", "steps_ahead", *old_names.SHARED)
+
+
+def of_scoring(scoring: inference_settings.ScoringConfig) -> dict[str, Any]:
+    """Returns settings of scoring; the checkpoints that are averaged are said by their fingerprints or names."""
+    return {name: value for name, value in _form(scoring, _SCORING).items() if name != "average_checkpoints"}
+
+
+def of_forecasting(forecasting: inference_settings.ForecastingConfig) -> dict[str, Any]:
+    """Returns settings of forecasting."""
+    return _form(forecasting, _FORECASTING)
+
+
+def of_compute(compute: schema.ComputeConfig) -> dict[str, Any]:
+    """Returns settings of computation."""
+    return _form(compute, _COMPUTE)
+
+
+def of_translation(decoding: inference_settings.DecodingConfig) -> dict[str, Any]:
+    """Returns what translations depend on: settings of sampling only where it samples."""
+    form = _form(decoding, _DECODING)
+    others = {"alignments", "attention_maps", "average_checkpoints"}
+    if decoding.method == "beam":
+        others |= {"method", "temperature", "top_k", "top_p", "seed"}
+    # `decoding.steps_ahead`, of n-grams, was in every plan.
+    return {name: value for name, value in {**form, "steps_ahead": None}.items() if name not in others}
+
+
+def of_decoding(
+    decoding: inference_settings.DecodingConfig, generation: inference_settings.GenerationConfig, verb: str
+) -> dict[str, Any]:
+    """Returns the one section that was for translations and generated text, as `verb` used it."""
+    form, made = _form(decoding, _DECODING), _form(generation, _GENERATION)
+    if verb == "translate":
+        made = {name: made[name] for name in ("num_tokens", "steps_ahead")}
+    form |= made
+    if form["method"] != "sample":
+        form |= {"method": "greedy", "temperature": 1.0}
+    return form
+
+
+def _form(settings: section.Section, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the named settings as JSON, and those others that do not have their defaults."""
+    defaults = {name: field.default for name, field in type(settings).model_fields.items()}
+    content = settings.model_dump(mode="json")
+    return {
+        name: value for name, value in content.items() if name in names or getattr(settings, name) != defaults[name]
+    }
