@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import errors
-from core.config import loading, model_settings, schema
+from core.config import loading, model_settings, schema, stored_forms
 from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location, run_lock
@@ -36,7 +36,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
     with run_lock.RunLock(root, "pipeline"):
         run_state.started(config)
         with run_state.ending(root, session):
-            return _Pipeline(config, root, session, reporter).run()
+            return _Pipeline(run_state.with_stored_defaults(config), root, session, reporter).run()
 
 
 class _Pipeline:
@@ -68,7 +68,7 @@ class _Pipeline:
         # Written now, that a corpus which is gone is missed before hours of training and not after.
         found = {task: held_out.write(config, task) for task in config.tasks}
         self._train()
-        used = bundle.find(root).checkpoint.name
+        used = bundle.select_checkpoint(root).checkpoint.name
         for task, held in found.items():
             self._use(used, held, task)
         texts = next(iter(found.values()))
@@ -116,7 +116,7 @@ class _Pipeline:
         config = self._config
         settings = config.decoding.model_copy(update=self._told(task))
         output = f"{_prefix(task)}translations.jsonl"
-        decoding = settings.model_dump(mode="json")
+        decoding = stored_forms.of_decoding(settings, config.generation, "translate")
         checkpoints = self._averaged(used, settings.average_checkpoints)
         made_with = loading.fingerprint([*checkpoints, texts.split, decoding, self._compute()])
         self._stage(
@@ -124,16 +124,17 @@ class _Pipeline:
             made_with,
             proof=self._manifest(output),
             work=lambda is_outdated: translate.run(
-                run=self._root,
-                input=str(texts.files["source"]),
-                output=str(self._root.join("outputs", output)),
-                column=None,
-                decoding=settings,
-                compute=config.compute,
-                cluster=config.cluster,
-                session=self._session,
-                reporter=self._reporter,
-                overwrite=is_outdated,
+                translate.Request(
+                    run=self._root,
+                    input=str(texts.files["source"]),
+                    output=str(self._root.join("outputs", output)),
+                    decoding=settings,
+                    compute=config.compute,
+                    cluster=config.cluster,
+                    overwrite=is_outdated,
+                ),
+                self._session,
+                self._reporter,
             ),
         )
 
@@ -144,30 +145,31 @@ class _Pipeline:
         settings, output = config.scoring.model_copy(update=self._told(task)), f"{_prefix(task)}scores.jsonl"
         checkpoints = self._averaged(used, settings.average_checkpoints)
         # Their number is said by their names: so what was made before it could be set stays as it is.
-        scoring = settings.model_dump(mode="json", exclude={"average_checkpoints"})
+        scoring = stored_forms.of_scoring(settings)
         made_with = loading.fingerprint([*checkpoints, texts.split, scoring, self._compute()])
         self._stage(
             _named("score", task),
             made_with,
             proof=self._manifest(output),
             work=lambda is_outdated: score.run(
-                run=self._root,
-                input=str(source),
-                targets=None if target is None else str(target),
-                output=str(self._root.join("outputs", output)),
-                column=None,
-                scoring=settings,
-                compute=config.compute,
-                cluster=config.cluster,
-                session=self._session,
-                reporter=self._reporter,
-                overwrite=is_outdated,
+                score.Request(
+                    run=self._root,
+                    input=str(source),
+                    output=str(self._root.join("outputs", output)),
+                    scoring=settings,
+                    compute=config.compute,
+                    cluster=config.cluster,
+                    targets=None if target is None else str(target),
+                    overwrite=is_outdated,
+                ),
+                self._session,
+                self._reporter,
             ),
         )
 
     def _averaged(self, used: str, count: int) -> list[str]:
         """So many checkpoints: the one that is used alone, and those that are averaged with it."""
-        others = bundle.find_best(self._root, count)[1:] if count > 1 else []
+        others = bundle.select_checkpoints(self._root, count)[1:] if count > 1 else []
         return [used, *(found.checkpoint.name for found in others)]
 
     def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
@@ -188,8 +190,8 @@ class _Pipeline:
         backward = model_settings.reads_backward(config.model)
         kind = "ending" if backward else "prefix"
         given = _some_words(texts.files["text"], backward) if texts else []
-        settings = config.decoding.model_dump(mode="json")
-        checkpoints = self._averaged(used, config.decoding.average_checkpoints)
+        settings = stored_forms.of_decoding(config.decoding, config.generation, "generate")
+        checkpoints = self._averaged(used, config.generation.average_checkpoints)
         made_with = loading.fingerprint([*checkpoints, given, settings, self._compute(), config.seed])
 
         def work(_: bool) -> Report:
@@ -199,7 +201,7 @@ class _Pipeline:
                     prefix, ending = (None, words) if backward else (words, None)
                     seed = config.seed + number
                     made = generate.run(
-                        self._root, prefix, config.decoding, config.compute, config.cluster, seed, ending
+                        self._root, prefix, config.generation, config.compute, config.cluster, seed, ending
                     )
                     samples.append({kind: words, "text": made["text"]})
                     stage.advance()
@@ -254,16 +256,17 @@ class _Pipeline:
         return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)
 
     def _compute(self) -> Any:
-        return self._config.compute.model_dump(mode="json")
+        return stored_forms.of_compute(self._config.compute)
 
 
 def _warnings(config: schema.RunConfig) -> list[str]:
     """What a reader of the figures would not expect of these settings."""
-    decoded, scored = config.decoding.average_checkpoints, config.scoring.average_checkpoints
+    name = "decoding" if config.corpus_kind == "pairs" else "generation"
+    decoded, scored = getattr(config, name).average_checkpoints, config.scoring.average_checkpoints
     if decoded == scored:
         return []
     return [
-        f"scoring.average_checkpoints: is {scored} and decoding.average_checkpoints {decoded}, so scores are of other "
+        f"scoring.average_checkpoints: is {scored} and {name}.average_checkpoints {decoded}, so scores are of other "
         f"weights than what is translated or generated; set both alike"
     ]
 

@@ -1,4 +1,4 @@
-"""A model made ready for inference: where it is, and in which precision it computes."""
+"""Device and precision of models at inference."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,28 +13,31 @@ from core.models import compute as computing
 from core.models import quantization
 
 
-class Placed(NamedTuple):
-    """Where and how models compute."""
+class InferenceContext(NamedTuple):
+    """The device that models are on, and the precision of their matrix products."""
 
     device: str
     precision: Literal["fp32", "bf16", "int8"]
-    mode: quantization.Rounded | None = None
+    mode: quantization.DynamicQuantization | None = None
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """Gradients off, and matrix products in this precision."""
+        """Turns gradients off and computes matrix products in this precision."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(computing.autocast(self.device, "bf16" if self.precision == "bf16" else "fp32"))
+            # Keeps low-precision copies of the weights; autocast alone would cast every weight anew at each step.
             if self.mode is not None:
                 stack.enter_context(self.mode)
             yield
 
 
-def place(
+def prepare(
     bundle: bundles.Bundle, settings: schema.ComputeConfig, device: str, others: Sequence[bundles.Bundle] = ()
-) -> Placed:
-    """Moves the models of bundles to a device; precision `auto` is the one that the first was trained in.
+) -> InferenceContext:
+    """Moves the models of bundles to a device, in evaluation mode.
+
+    Precision `auto` is the one in which the first bundle was trained.
 
     Raises:
         UsageError: int8 on a GPU.
@@ -43,7 +46,9 @@ def place(
     if precision == "int8" and torch.device(device).type != "cpu":
         raise errors.UsageError("compute.precision: int8 is for CPUs; on a GPU use bf16")
     computing.use_matmul(settings.matmul, "bf16" if precision == "bf16" else "fp32")
-    every = [one.model for one in (bundle, *others)]
-    for model in every:
+    models = [member.model for member in (bundle, *others)]
+    for model in models:
         model.to(device).eval()
-    return Placed(device, precision, None if precision == "fp32" else quantization.Rounded(precision, *every))
+    return InferenceContext(
+        device, precision, None if precision == "fp32" else quantization.DynamicQuantization(precision, *models)
+    )

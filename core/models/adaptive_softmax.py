@@ -1,4 +1,4 @@
-"""An output layer for large vocabularies: frequent words cost a full row, rare ones a share of one."""
+"""Adaptive softmax: an output layer for large vocabularies, with narrow vectors for rare words."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from torch.nn import functional as F
 from core import errors
 
 DIVISOR = 4
-"""Each band of rarer words has vectors narrower by this factor than the band before."""
-FEW_LOGITS = 1 << 20
-"""Above so many logits the loss is computed without holding them."""
+"""Vectors of a band are narrower by this factor than those of the band before (torch's `div_value`)."""
+MAX_LOGITS = 1 << 20
+"""With more logits than this the loss is computed in chunks, without all logits in memory."""
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Exact probabilities of V tokens in two levels: a frequent token or a band of rarer ones, then the one in it.
+    """Two-level softmax over V tokens: frequent tokens, then bands (the paper: clusters) of rarer ones.
 
-    The vocabulary is cut at `cutoffs` into bands, by id: ids are expected to go from frequent to rare, as those of
-    word vocabularies do (any other order is as right, and slower). The first band and one entry for each further
-    band make up the head. A token of a further band has the product of its band's probability and its own in it,
-    from features mapped down by `DIVISOR` to the power of the band. The probabilities sum to 1, so that perplexities
-    compare with those of any other output layer.
+    The vocabulary is cut at `cutoffs` into bands by id. Ids are expected to be sorted from frequent to rare, as those
+    of word vocabularies are; any other order is as correct, but slower. The head is a softmax over the tokens of the
+    first band and one entry for each further band b. A token w of band b has p(w) = p(b) p(w | b), where p(w | b) is a
+    softmax over features of F / `DIVISOR`^b units, mapped linearly from the full ones. The probabilities are exact and
+    sum to 1: perplexities are comparable with those of any other output layer.
 
     Source: Grave et al. 2017, Efficient softmax approximation for GPUs.
     """
@@ -31,8 +31,8 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         if cutoffs[-1] >= vocabulary_size:
             raise errors.UsageError(
-                f"model.adaptive_cutoffs: the vocabulary has {vocabulary_size} entries, none is left behind "
-                f"{cutoffs[-1]}; use smaller cutoffs"
+                f"model.adaptive_cutoffs: the vocabulary has {vocabulary_size} entries, so that the band from "
+                f"{cutoffs[-1]} on is empty; use smaller cutoffs"
             )
         self.bounds = (0, *cutoffs, vocabulary_size)
         self.feature_size = feature_size
@@ -43,16 +43,20 @@ class AdaptiveSoftmax(nn.Module):
         )
         self.projections = nn.ModuleList(nn.Linear(feature_size, size, bias=False) for size in sizes[1:])
         self.bands = nn.Linear(feature_size, len(cutoffs))
+        # One bias for the whole vocabulary: torch's own module has none for rare tokens.
         self.bias_V = nn.Parameter(torch.zeros(vocabulary_size))
 
     def nll(self, features_NF: Tensor, targets_N: Tensor) -> Tensor:
         """Returns the summed negative log-likelihood in nats, in fp32; every parameter gets a gradient, zero or not."""
         bands_N = self.band_of(targets_N)
-        first = self.bounds[1]
+        head_size = self.bounds[1]
         weight = torch.cat((self.tables[0], self.bands.weight))
-        bias = torch.cat((self.bias_V[:first], self.bands.bias))
-        total = _cross_entropy(features_NF, weight, bias, torch.where(bands_N == 0, targets_N, first - 1 + bands_N))
+        bias = torch.cat((self.bias_V[:head_size], self.bands.bias))
+        # In the head, band b ≥ 1 is entry head_size + b − 1, after the frequent tokens.
+        head_targets_N = torch.where(bands_N == 0, targets_N, head_size - 1 + bands_N)
+        total = _cross_entropy(features_NF, weight, bias, head_targets_N)
         for band, projection in enumerate(self.projections, start=1):
+            # A band without targets adds a loss of 0 all the same: DDP waits for a gradient of its parameters.
             rows = (bands_N == band).nonzero().squeeze(1)
             start, stop = self.bounds[band], self.bounds[band + 1]
             narrow = projection(features_NF.index_select(0, rows))
@@ -62,35 +66,35 @@ class AdaptiveSoftmax(nn.Module):
 
     def log_probs(self, features: Tensor) -> Tensor:
         """Returns the log-probabilities of all tokens in fp32, (…, V) for features (…, F)."""
-        first = self.bounds[1]
-        head = torch.cat((F.linear(features, self.tables[0], self.bias_V[:first]), self.bands(features)), dim=-1)
+        head_size = self.bounds[1]
+        head = torch.cat((F.linear(features, self.tables[0], self.bias_V[:head_size]), self.bands(features)), dim=-1)
         head = head.float().log_softmax(dim=-1)
-        parts = [head[..., :first]]
+        log_probs = [head[..., :head_size]]
         for band, projection in enumerate(self.projections, start=1):
             bias = self.bias_V[self.bounds[band] : self.bounds[band + 1]]
-            own = F.linear(projection(features), self.tables[band], bias).float().log_softmax(dim=-1)
-            parts.append(own + head[..., first - 1 + band, None])
-        return torch.cat(parts, dim=-1)
+            within_band = F.linear(projection(features), self.tables[band], bias).float().log_softmax(dim=-1)
+            log_probs.append(within_band + head[..., head_size - 1 + band, None])
+        return torch.cat(log_probs, dim=-1)
 
     def projection(self, band: int) -> nn.Linear:
-        """Returns the map of features to those of a band of rarer tokens, 1 the first."""
-        found = self.projections[band - 1]
-        assert isinstance(found, nn.Linear)
-        return found
+        """Returns the linear map of the features to those of a band of rarer tokens, 1 the first."""
+        projection = self.projections[band - 1]
+        assert isinstance(projection, nn.Linear)
+        return projection
 
     def band_of(self, tokens: Tensor) -> Tensor:
-        """Returns the band of each token, 0 for the frequent ones."""
+        """Returns the band of each token, 0 for frequent ones."""
         cutoffs = torch.tensor(self.bounds[1:-1], device=tokens.device)
         return torch.bucketize(tokens.contiguous(), cutoffs, right=True)
 
 
 class TiedAdaptiveEmbedding(nn.Module):
-    """An embedding that shares all its vectors and maps with an adaptive output layer.
+    """Adaptive input embedding that shares its vectors and projections with an adaptive output layer.
 
-    A rare token's vector is as narrow as in the output layer, and widened by the same map. As in a tied embedding
-    of full rows, √F brings the entries to about size 1, where it `is_scaled`.
+    A rare token's vector is as narrow as in the output layer, and mapped to F units by the transposed projection. Where
+    the embedding `is_scaled`, the factor √F brings its entries to about size 1, as in `recurrent_stack.TiedEmbedding`.
 
-    Source: Baevski and Auli 2019, Adaptive input representations, sections 3.1 and 3.2.
+    Source: Baevski and Auli 2019, Adaptive input representations for neural language modeling, sections 3.1 and 3.2.
     """
 
     def __init__(self, output: AdaptiveSoftmax, is_scaled: bool) -> None:
@@ -99,27 +103,29 @@ class TiedAdaptiveEmbedding(nn.Module):
         self.scale = math.sqrt(output.feature_size) if is_scaled else 1.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Looks the rows up: (…, F) for tokens (…)."""
+        """Returns embeddings (…, F) for tokens (…)."""
         output = self.output
         flat_N = tokens.flatten()
         bands_N = output.band_of(flat_N)
-        found: list[Tensor] = []
-        places: list[Tensor] = []
+        vectors_by_band: list[Tensor] = []
+        rows_by_band: list[Tensor] = []
         for band, table in enumerate(output.tables):
             rows = (bands_N == band).nonzero().squeeze(1)
             vectors = F.embedding(flat_N.index_select(0, rows) - output.bounds[band], table)
             if band > 0:
                 vectors = F.linear(vectors, output.projection(band).weight.t())
-            found.append(vectors.to(output.bias_V.dtype))
-            places.append(rows)
-        back_N = torch.cat(places).argsort()
-        x = torch.cat(found).index_select(0, back_N) * self.scale
+            vectors_by_band.append(vectors.to(output.bias_V.dtype))  # under autocast the projected ones are bf16
+            rows_by_band.append(rows)
+        original_order_N = torch.cat(rows_by_band).argsort()
+        x = torch.cat(vectors_by_band).index_select(0, original_order_N) * self.scale
         return x.view(*tokens.shape, output.feature_size)
 
 
 def _cross_entropy(features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    if features_NF.shape[0] * weight_VF.shape[0] <= FEW_LOGITS:
+    """Returns the summed cross-entropy in nats, with many logits by torch's chunked kernel."""
+    if features_NF.shape[0] * weight_VF.shape[0] <= MAX_LOGITS:
         return F.cross_entropy(F.linear(features_NF, weight_VF, bias_V).float(), targets_N, reduction="sum")
+    # The chunked kernel takes arguments of one dtype, which autocast would not see to.
     with torch.autocast(features_NF.device.type, enabled=False):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=256)
         features_NF = features_NF.to(weight_VF.dtype)

@@ -1,4 +1,4 @@
-"""Regressors on the last values of a series: linear, one hidden layer, or a recurrent cell."""
+"""Autoregressive models of numeric series: linear, with one hidden layer, or recurrent."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,12 @@ _CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 class Autoregressive(nn.Module):
     """Forecasts the next `horizon` values of each target from the last `lags` values of each input.
 
-    Dimensions: L lags, I inputs, O targets, K steps ahead. With `horizon_by: models` each step has a network of its
-    own, in `models`, that forecasts it alone.
+    Dimensions: L lags, I inputs, O targets, K steps ahead. With `horizon_by: models` there are K networks, in `models`,
+    each of which forecasts one step (the direct strategy of multi-step forecasting). The recurrent networks start from
+    the zero state in each window.
 
-    Source: document 000 section 8.1; its latent-variable form is the recurrent cell, from the zero state.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models" (autoregressive and latent
+    autoregressive models).
     """
 
     def __init__(self, config: autoregressive_settings.AutoregressiveConfig, num_inputs: int, num_targets: int) -> None:
@@ -24,8 +26,10 @@ class Autoregressive(nn.Module):
         self.config = config
         self.num_inputs, self.num_targets = num_inputs, num_targets
         if config.horizon_by == "models":
-            alone = config.model_copy(update={"horizon": 1, "horizon_by": "outputs"})
-            self.models = nn.ModuleList(Autoregressive(alone, num_inputs, num_targets) for _ in range(config.horizon))
+            single_step = config.model_copy(update={"horizon": 1, "horizon_by": "outputs"})
+            self.models = nn.ModuleList(
+                Autoregressive(single_step, num_inputs, num_targets) for _ in range(config.horizon)
+            )
             return
         width = config.lags * num_inputs
         if config.network in _CELLS:
@@ -41,7 +45,7 @@ class Autoregressive(nn.Module):
 
     @property
     def parts(self) -> Sequence[nn.Module]:
-        """What has no weight in common: the networks of the steps, or all of it."""
+        """Networks that share no weights and are clipped apart: one for each step, or the whole model."""
         return list(self.models) if self.config.horizon_by == "models" else [self]
 
     def forward(self, values_BLI: Tensor) -> Tensor:

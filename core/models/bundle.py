@@ -1,9 +1,11 @@
-"""The bundle: weights, model settings and tokenizers, as files that hold no code and are checked whole.
+"""The bundle: what inference needs of a model, as a folder of weights, model settings and tokenizers.
 
-`model.safetensors` has each weight once, in fp32, under the first (sorted) of its names, or the tables of a model
-that counts. `model.json` says what the bundle is and has the SHA-256 of the other files and of itself.
-`tokenizer.json` serves text, or both sides of pairs; `tokenizer.source.json` and `tokenizer.target.json` serve one
-side each.
+`model.safetensors` has each weight once, in fp32, under the first (sorted) of its names, or the tables of an n-gram
+model. `model.json` has the kind and settings of the model, and the SHA-256 of the other files and of itself.
+`tokenizer.json` is for text, or for both sides of pairs; `tokenizer.source.json` and `tokenizer.target.json` are for
+one side each. No file holds code, and all are verified before any is used.
+
+The second half selects the checkpoint of a run whose bundle inference uses: the best one by validation.
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "model.json"
 
 CHECKPOINTS, FOLDER = "checkpoints", "bundle"
-"""Where checkpoints are below the root of a run, and where the bundle is in each."""
+"""Folder of the checkpoints below the root of a run, and of the bundle in each checkpoint."""
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
@@ -58,9 +60,14 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {"autoregressive": ("inputs", "targets
 class Bundle:
     """A model with all that is needed to use it.
 
-    `codecs` are those of `text`, or of `source` and `target`; `line_end` is what stood between two lines in
-    training; `columns` are the names of `inputs` and `targets` of a series; `fingerprint` identifies the files that
-    it was loaded from, empty for one that never was in files.
+    Attributes:
+        model: the model.
+        config: its settings.
+        codecs: by role, that of `text`, or those of `source` and `target`.
+        line_end: the separator between two lines of a text in training.
+        precision: of matrix products in training.
+        fingerprint: identifies the files that it was loaded from; empty if it was not loaded from files.
+        columns: of a series, the names of its `inputs` and `targets`.
     """
 
     model: Model
@@ -73,12 +80,12 @@ class Bundle:
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:
-    """Returns the content of every file of the bundle by its name; equal bundles give equal bytes."""
+    """Returns the content of all files of the bundle by name; equal bundles give equal bytes."""
     content = {WEIGHTS_FILE: weights.to_bytes(stored_tensors(bundle.model))}
-    shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
+    is_shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
     codecs = {}
     for role, codec in sorted(bundle.codecs.items()):
-        name = "tokenizer.json" if shared else f"tokenizer.{role}.json"
+        name = "tokenizer.json" if is_shared else f"tokenizer.{role}.json"
         content[name] = codec.tokenizer.to_json().encode()
         codecs[role] = {
             "tokenizer": name,
@@ -104,10 +111,10 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def load(folder: location.Location) -> Bundle:
-    """Reads a bundle and checks all of it before the model is built; the model is in evaluation mode, on the CPU.
+    """Reads and verifies a bundle; its model is in evaluation mode, on the CPU.
 
     Raises:
-        IntegrityError: a file is missing, damaged, of a newer format or does not fit the others.
+        IntegrityError: a file is missing, damaged, of a newer format or does not match the others.
     """
     settings = _read_settings(folder)
     where = str(folder.join(SETTINGS_FILE))
@@ -117,57 +124,63 @@ def load(folder: location.Location) -> Bundle:
         line_end, precision = settings["line_end"], settings["precision"]
         columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise errors.IntegrityError(f"{where}: is not complete or not valid: {error}; restore the file") from error
+        raise errors.IntegrityError(
+            f"{where}: is incomplete or invalid: {error}; restore the file from a copy"
+        ) from error
     if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
-        _refuse(where, f"has line_end {line_end!r} and precision {precision!r}, which do not exist")
+        _fail(where, f"has the invalid line_end {line_end!r} or precision {precision!r}")
     model = _read_model(folder, settings, config, codecs, columns)
     return Bundle(model, config, codecs, line_end, precision, settings["sha256"], columns)
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Returns what a bundle keeps of a model: its parameters, or the tables of one that counts."""
+    """Returns the tensors that a bundle stores of a model: its parameters, or the tables of an n-gram model."""
     return model.tables if isinstance(model, ngram_model.Ngram) else unique_parameters(model)
 
 
 def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
     """Returns each parameter once, under the first (sorted) of its names."""
-    first: dict[int, str] = {}
-    found: dict[str, Tensor] = {}
+    first_names: dict[int, str] = {}
+    unique: dict[str, Tensor] = {}
+    # Tied weights have several names: the first by alphabet does not depend on the order of modules.
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False), key=lambda item: item[0]):
-        if first.setdefault(id(parameter), name) == name:
-            found[name] = parameter
-    return found
+        if first_names.setdefault(id(parameter), name) == name:
+            unique[name] = parameter
+    return unique
 
 
 def _read_settings(folder: location.Location) -> dict[str, Any]:
+    """Returns the content of `model.json`, after a check of its format, version and hash."""
     where = str(folder.join(SETTINGS_FILE))
     try:
         settings = json.loads(_read(folder, SETTINGS_FILE))
     except (ValueError, RecursionError) as error:
-        raise errors.IntegrityError(f"{where}: is no JSON ({error}); restore the file from a copy") from error
+        raise errors.IntegrityError(f"{where}: is not valid JSON ({error}); restore the file from a copy") from error
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        _refuse(where, f"is not of our format {FORMAT}")
+        _fail(where, f"is not in the format {FORMAT}")
     version = settings.get("version")
     if type(version) is not int or version < 1:
-        _refuse(where, f"has the version {version!r}")
+        _fail(where, f"has the invalid version {version!r}")
     if version > VERSION:
         raise errors.IntegrityError(
-            f"{where}: was written by format {version}, this program reads up to {VERSION}; use a newer Raycurrent"
+            f"{where}: has format version {version}, this program reads up to {VERSION}; update Raycurrent"
         )
     if settings.get("sha256") != _digest(settings):
-        _refuse(where, "has not the content that it was written with")
+        _fail(where, "does not match its own SHA-256")
     return settings
 
 
 def _read_codec(folder: location.Location, settings: dict[str, Any], role: str) -> tokenizer.Codec:
+    """Returns the codec of a role, its tokenizer compared with what `model.json` says of it."""
     record = settings["codecs"][role]
     name = record["tokenizer"]
+    # No other name is ever read, so that a forged one cannot lead out of the folder.
     if name not in ("tokenizer.json", f"tokenizer.{role}.json"):
-        _refuse(str(folder.join(SETTINGS_FILE)), f"names {name!r} as a tokenizer")
+        _fail(str(folder.join(SETTINGS_FILE)), f"has the invalid tokenizer file name {name!r}")
     where = str(folder.join(name))
     read = tokenizer.Tokenizer.from_json(_read_checked(folder, settings, name).decode("utf-8"), where)
     if (read.fingerprint, read.vocabulary_size) != (record["fingerprint"], record["vocabulary_size"]):
-        _refuse(where, f"is another tokenizer ({read.vocabulary_size} entries) than {SETTINGS_FILE} says")
+        _fail(where, f"is not the tokenizer ({read.vocabulary_size} entries) that {SETTINGS_FILE} was written for")
     return tokenizer.Codec(cleaning=tuple(record["cleaning"]), tokenizer=read)
 
 
@@ -178,15 +191,17 @@ def _read_model(
     codecs: Mapping[str, tokenizer.Codec],
     columns: Mapping[str, tuple[str, ...]],
 ) -> Model:
+    """Returns the model with the stored weights, in evaluation mode."""
     where = str(folder.join(WEIGHTS_FILE))
     if config.kind == "ngram":
         tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
         return ngram_model.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
-    # What the settings ask for is compared with what the file holds before any memory is taken for it.
-    with torch.device("meta"), _Undrawn():
+    # The expected shapes come from a model without memory: settings that do not match the file allocate nothing.
+    with torch.device("meta"), _SkipNormalInit():
         expected = unique_parameters(_build(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
     weights.check_finite(stored, where)
+    # Building a model draws initial weights: the caller's random state must not depend on it.
     with torch.random.fork_rng(devices=[]):
         model = _build(config, codecs, columns)
     with torch.no_grad():
@@ -195,14 +210,14 @@ def _read_model(
     return model.eval()
 
 
-class _Undrawn(overrides.TorchFunctionMode):
-    """Leaves out draws on the meta device, which has no values: torch loads its compiler for them, 3 s of CPU time."""
+class _SkipNormalInit(overrides.TorchFunctionMode):
+    """Skips normal initialization on the meta device, for which torch imports its compiler: 3 s of CPU time."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
-        return given["tensor"] if function is nn.init.normal_ else function(*args, **given)
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
 def _build(
@@ -218,9 +233,9 @@ def _build(
 
 def _read_checked(folder: location.Location, settings: dict[str, Any], name: str) -> bytes:
     data = _read(folder, name)
-    expected, found = settings["files"][name], commit.sha256_hex(data)
-    if found != expected:
-        _refuse(str(folder.join(name)), f"has the SHA-256 {found[:16]}… instead of {str(expected)[:16]}…")
+    expected, actual = settings["files"][name], commit.sha256_hex(data)
+    if actual != expected:
+        _fail(str(folder.join(name)), f"has the SHA-256 {actual[:16]}… instead of {str(expected)[:16]}…")
     return data
 
 
@@ -232,54 +247,62 @@ def _read(folder: location.Location, name: str) -> bytes:
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in settings.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Returns the SHA-256 of `model.json` without its own hash, independent of key order and white space."""
+    hashed = {name: value for name, value in settings.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _refuse(where: str, what: str) -> NoReturn:
+def _fail(where: str, what: str) -> NoReturn:
     raise errors.IntegrityError(f"{where}: {what}; restore the file from a copy")
 
 
-class Found(NamedTuple):
-    """The checkpoint that inference uses, and those before it that were damaged, each with why."""
+class SelectedCheckpoint(NamedTuple):
+    """A checkpoint that inference uses.
+
+    Attributes:
+        checkpoint: its folder.
+        bundle: the folder of its bundle.
+        step: the step at which it was saved.
+        damaged: error messages of the damaged checkpoints that would have been preferred to it.
+    """
 
     checkpoint: location.Location
     bundle: location.Location
     step: int
-    passed_over: tuple[str, ...]
+    damaged: tuple[str, ...]
 
 
-def locate(run: location.Location) -> location.Location:
-    """Returns the bundle folder that inference uses for this run or checkpoint folder; see `find`."""
-    return find(run).bundle
+def find_folder(run: location.Location) -> location.Location:
+    """Returns the bundle folder of the checkpoint that `select_checkpoint` selects."""
+    return select_checkpoint(run).bundle
 
 
-def find(run: location.Location) -> Found:
-    """Finds the checkpoint of a run that inference uses, with the files of its bundle verified.
+def select_checkpoint(run: location.Location) -> SelectedCheckpoint:
+    """Returns the checkpoint of a run that inference uses: the best one by validation, with its bundle verified.
 
-    Of a run's root: the one with the best validation (see `preference`), by the metric that its newest checkpoint
-    names; where none was validated the newest, by fencing epoch and step. A damaged one is passed over, and told. A
-    checkpoint folder is taken as it is.
+    The metric is the one that the run's newest checkpoint names; see `selection_key`. If no checkpoint was validated it
+    is the newest: the last step of the latest start (the `3` in `step-00000500-e3` counts the starts of the run's
+    worker group). A damaged checkpoint is skipped and reported. `run` may also be the folder of a single checkpoint.
 
     Raises:
         UsageError: there is no checkpoint.
-        IntegrityError: there is none that verifies.
+        IntegrityError: all checkpoints are damaged.
     """
-    return find_best(run, 1)[0]
+    return select_checkpoints(run, 1)[0]
 
 
-def find_best(run: location.Location, count: int) -> list[Found]:
-    """Finds so many checkpoints of a run, in the order in which `find` prefers them; the first is that of `find`.
+def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheckpoint]:
+    """Returns the best `count` checkpoints of a run, best first, in the order of `select_checkpoint`.
 
     Raises:
-        UsageError: there are fewer, or `run` is a single checkpoint folder and more than one is asked for.
-        IntegrityError: there is none that verifies.
+        UsageError: there are fewer, or `run` is a single checkpoint folder and `count` is above 1.
+        IntegrityError: all checkpoints are damaged.
     """
     if run.join(CHECKPOINT_MANIFEST).exists():
         if count > 1:
-            raise errors.UsageError(f"{run}: is one checkpoint, {count} are asked for; name the root of the run")
-        return [Found(run, run.join(FOLDER), int(_verified(run)["step"]), ())]
-    passed_over: list[str] = []
+            raise errors.UsageError(f"{run}: is a single checkpoint, {count} are needed; name the root of the run")
+        return [SelectedCheckpoint(run, run.join(FOLDER), int(_verify(run)["step"]), ())]
+    damaged: list[str] = []
     candidates: list[tuple[int, int, dict[str, Any], location.Location]] = []
     for name in run.join(CHECKPOINTS).list_names():
         match = CHECKPOINT_NAME.fullmatch(name)
@@ -289,69 +312,72 @@ def find_best(run: location.Location, count: int) -> list[Found]:
         try:
             manifest = _manifest(folder)
         except errors.IntegrityError as error:
-            passed_over.append(str(error))
+            damaged.append(str(error))
         else:
             candidates.append((int(match[2]), int(match[1]), manifest, folder))
-    candidates.sort(key=lambda one: one[:2], reverse=True)
+    # Newest first, by fencing number and step. The second sort is stable: of equally good checkpoints, and where none
+    # was validated, the newest stays first.
+    candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
     metric: Metric = "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
-    candidates.sort(key=lambda one: preference(metric, _figures(one[2])))
-    found: list[Found] = []
+    candidates.sort(key=lambda candidate: selection_key(metric, _validation(candidate[2])))
+    selected: list[SelectedCheckpoint] = []
     for _, step, _, folder in candidates:
         try:
-            _verified(folder)
+            _verify(folder)
         except errors.IntegrityError as error:
-            passed_over.append(str(error))
+            damaged.append(str(error))
         else:
-            found.append(Found(folder, folder.join(FOLDER), step, tuple(passed_over)))
-        if len(found) == count:
-            return found
-    if found:
+            selected.append(SelectedCheckpoint(folder, folder.join(FOLDER), step, tuple(damaged)))
+        if len(selected) == count:
+            return selected
+    if selected:
         raise errors.UsageError(
-            f"{run}: has {len(found)} checkpoints that verify, {count} are asked for; ask for fewer, or train with a "
-            f"larger training.keep_checkpoints"
+            f"{run}: has {len(selected)} intact checkpoints, {count} are needed; use fewer, or train with "
+            f"a larger training.keep_checkpoints"
         )
-    if passed_over:
-        raise errors.IntegrityError(f"{run}: no checkpoint verifies, restore one from a copy; first: {passed_over[0]}")
-    raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a run that was trained")
+    if damaged:
+        raise errors.IntegrityError(f"{run}: all checkpoints are damaged; restore one from a copy; first: {damaged[0]}")
+    raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a trained run")
 
 
-def preference(metric: Metric, figures: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns what checkpoints are ordered by, the best first, given the figures of their validations.
+def selection_key(metric: Metric, validation: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns a sort key of checkpoints, the best first, from the values of their validations.
 
-    By perplexity: the lower `nll_nats`, in nats a token. By BLEU: the higher `bleu`, of equal ones the lower
-    `nll_nats`. What has no such figure comes last.
+    By perplexity: lower `nll_nats` (a token) first. By BLEU: higher `bleu` first, of equal ones the lower `nll_nats`.
+    Checkpoints without such a value, or with one that is not finite, come last.
     """
-    loss, bleu = (
-        float(value) if isinstance(value := figures.get(name), int | float) and math.isfinite(value) else None
+    nll_nats, bleu = (
+        float(value) if isinstance(value := validation.get(name), int | float) and math.isfinite(value) else None
         for name in ("nll_nats", "bleu")
     )
-    last = math.inf if loss is None else loss
+    nll_key = math.inf if nll_nats is None else nll_nats
     if metric == "perplexity":
-        return 0.0, last
-    return math.inf if bleu is None else -bleu, last
+        return 0.0, nll_key
+    return math.inf if bleu is None else -bleu, nll_key
 
 
 def _manifest(folder: location.Location) -> dict[str, Any]:
     return commit.read_manifest(folder, CHECKPOINT_MANIFEST, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
 
 
-def _verified(folder: location.Location) -> dict[str, Any]:
-    """Checks the files of the bundle against the checkpoint's manifest, and returns it."""
+def _verify(folder: location.Location) -> dict[str, Any]:
+    """Verifies the files of the bundle against the checkpoint's manifest, and returns the manifest."""
     manifest = _manifest(folder)
     where = str(folder.join(CHECKPOINT_MANIFEST))
     files, step = manifest.get("files"), manifest.get("step")
     if not isinstance(files, list) or type(step) is not int:
-        _refuse(where, "does not say its step and its files")
-    every = [commit.FileRecord.from_json(file, where) for file in files]
-    records = [record for record in every if record.name.startswith(f"{FOLDER}/")]
+        _fail(where, "lists no step or no files")
+    all_records = [commit.FileRecord.from_json(file, where) for file in files]
+    # The training state in the same checkpoint is not needed for inference, and may be damaged or removed.
+    records = [record for record in all_records if record.name.startswith(f"{FOLDER}/")]
     names = {record.name for record in records}
     if not {f"{FOLDER}/{SETTINGS_FILE}", f"{FOLDER}/{WEIGHTS_FILE}"} <= names:
-        _refuse(where, "lists no bundle")
+        _fail(where, "lists no bundle")
     commit.verify(folder, records)
     return manifest
 
 
-def _figures(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what the validation of a checkpoint found; nothing where there was none."""
+def _validation(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the values of a checkpoint's validation; empty without one."""
     validation = manifest.get("validation")
     return validation if isinstance(validation, dict) else {}

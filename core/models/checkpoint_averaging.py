@@ -1,4 +1,4 @@
-"""The mean of the weights of several checkpoints of one model."""
+"""Checkpoint averaging: the mean of the weights of several checkpoints of one run."""
 
 import dataclasses
 import hashlib
@@ -12,15 +12,15 @@ from core.storage import location
 
 
 def load(folders: Sequence[location.Location]) -> bundles.Bundle:
-    """Reads the bundles of one run's checkpoints and gives the mean of their weights to the first.
+    """Returns the first bundle with the mean of the weights of all; a single bundle is returned as it is.
 
-    Sums are made in fp64, in the order given, and rounded once. Of one bundle it is that bundle.
+    Sums are in fp64, in the order given, and rounded to fp32 once: the result does not depend on rounding in between.
 
     Raises:
         UsageError: they are not of one model with the same tokenizers, or have no weights to average.
         IntegrityError: a bundle is damaged.
 
-    Source: Junczys-Dowmunt et al. 2016, section 5 (averaging checkpoints of one run).
+    Source: Junczys-Dowmunt et al. 2016, Is neural machine translation ready for deployment?, section 5.
     """
     first = bundles.load(folders[0])
     if len(folders) == 1:

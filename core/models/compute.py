@@ -1,4 +1,4 @@
-"""How numbers are computed on this device: precision, the library of matrix products, threads."""
+"""Numerics of this process: precision (fp32 or bf16), the CPU's matrix library, threads."""
 
 import contextlib
 import pathlib
@@ -18,7 +18,7 @@ _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 
 class Cpu(NamedTuple):
-    """What decides how a CPU computes."""
+    """Vendor and feature flags of a CPU, as /proc/cpuinfo has them."""
 
     vendor: str
     flags: AbstractSet[str]
@@ -35,14 +35,14 @@ class Cpu(NamedTuple):
 
 
 def this_cpu() -> Cpu:
-    """Reads the CPU's vendor and flags; both empty where the system does not tell."""
+    """Returns the vendor and flags of this machine's CPU; both are empty where the system does not list them."""
     if platform.system() != "Linux" or not _CPU_INFO.exists():
         return Cpu("", frozenset())
     return parse_cpu(_CPU_INFO.read_text(encoding="utf-8", errors="replace"))
 
 
 def parse_cpu(text: str) -> Cpu:
-    """Reads the first processor of a /proc/cpuinfo."""
+    """Returns the first processor of the text of /proc/cpuinfo."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -53,15 +53,17 @@ def parse_cpu(text: str) -> Cpu:
 def resolve_precision(
     setting: Literal["auto", "fp32", "bf16", "int8"], device: str, cpu: Cpu | None = None
 ) -> Precision:
-    """Decides between fp32 and bf16 by what the device has, never by a stopwatch.
+    """Returns fp32 or bf16 by the features of the device, never by a timing, so that every start gets the same.
 
     `auto` is bf16 on a GPU that computes it natively and on a CPU with `avx512_bf16` or AMX; else fp32.
 
     Raises:
-        UsageError: `int8`, in which nothing is trained.
+        UsageError: `int8`, which is for inference alone.
     """
     if setting == "int8":
-        raise errors.UsageError("compute.precision: nothing is trained in int8; give it to translate or score by --set")
+        raise errors.UsageError(
+            "compute.precision: int8 is for inference alone; set it for translate or score by --set"
+        )
     if setting != "auto":
         return setting
     if torch.device(device).type == "cuda":
@@ -73,11 +75,12 @@ def resolve_precision(
 def use_matmul(
     setting: Literal["auto", "default", "onednn"], precision: Precision, cpu: Cpu | None = None
 ) -> Literal["default", "onednn"]:
-    """Chooses the library that multiplies fp32 matrices on a CPU, for this process; returns the choice.
+    """Sets the library that multiplies fp32 matrices on the CPU in this process, and returns it.
 
-    `onednn` is 1.3 to 1.9 times as fast for whole training steps on AMD CPUs, and equal to 1e-6: torch's
-    switch allows oneDNN bf16 inside, which it uses on AMX alone. There the setting is refused, for it would not
-    be fp32 any more. `auto` is `onednn` on an AMD CPU without AMX when the precision is fp32, else `default`.
+    `onednn` makes whole training steps 1.3 to 1.9 times as fast on AMD CPUs, with results equal to 1e-6. Torch's switch
+    for it permits oneDNN to compute in bf16, which it does on CPUs with AMX alone: there the setting is an error, for
+    the products would not be fp32. `auto` is `onednn` on an AMD CPU without AMX when the precision is fp32, else
+    `default`.
 
     Raises:
         UsageError: `onednn` on a CPU with AMX.
@@ -96,22 +99,23 @@ def use_matmul(
 
 
 def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
-    """Returns a context in which matrix products are computed in this precision; weights and state stay fp32."""
+    """Returns the autocast context of this precision for matrix products; weights and state stay fp32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
 def native_lstm_if_needed(x: torch.Tensor) -> Iterator[None]:
-    """Computes an LSTM of `x` in torch's own kernel where oneDNN has none.
+    """Disables oneDNN for an LSTM over `x` where oneDNN has no kernel for it, so that torch's native one runs.
 
-    Under autocast to bf16 torch hands a CPU's LSTM to oneDNN, which raises "could not create a primitive descriptor"
-    where the CPU lacks AVX-512 (oneDNN 3, torch 2.13).
+    Under autocast to bf16 torch calls oneDNN for an LSTM on a CPU, which raises "could not create a primitive
+    descriptor" where the CPU lacks AVX-512 (oneDNN 3, torch 2.13).
     """
     in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if not in_bf16 or torch.ops.mkldnn._is_mkldnn_bf16_supported() or not torch._C._get_mkldnn_enabled():
         yield
         return
-    torch._C._set_mkldnn_enabled(False)  # the public `flags` also sets TF32, with a warning
+    # The public torch.backends.mkldnn.flags also sets TF32, with a warning.
+    torch._C._set_mkldnn_enabled(False)
     try:
         yield
     finally:
@@ -119,5 +123,5 @@ def native_lstm_if_needed(x: torch.Tensor) -> Iterator[None]:
 
 
 def set_threads(num_threads: int) -> None:
-    """Sets how many threads an operation uses in this process."""
+    """Sets the number of threads of an operation in this process."""
     torch.set_num_threads(num_threads)

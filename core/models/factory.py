@@ -1,4 +1,4 @@
-"""From settings to a model with its first weights."""
+"""Model factory: builds a model from its settings and initializes its weights."""
 
 from collections.abc import Mapping
 
@@ -13,12 +13,12 @@ Model = language_model.LanguageModel | seq2seq.Seq2Seq
 
 
 def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, int], pad_id: int | None) -> Model:
-    """Builds the model with initial weights drawn from torch's default generator, which the caller seeds.
+    """Returns a model with weights initialized from torch's default generator, which the caller seeds.
 
     Args:
-        model: its settings.
+        model: settings.
         vocabulary_sizes: of `text` for a language model, of `source` and `target` for pairs.
-        pad_id: the id of padding, whose embedding takes no gradient.
+        pad_id: id of the padding token, whose embedding gets no gradient.
 
     Raises:
         UsageError: the settings do not fit each other or the vocabularies.
@@ -35,72 +35,77 @@ def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, in
             )
         built = seq2seq.Seq2Seq(model, source_size, target_size, pad_id)
     if model.initialization != "torch":
-        initialise(built, model.initialization)
-    initialise_recurrent(built, model.recurrent_initialization, model.forget_bias)
+        initialize(built, model.initialization)
+    initialize_recurrent(built, model.recurrent_initialization, model.forget_bias)
     return built
 
 
-def initialise(model: nn.Module, how: str) -> None:
-    """Draws the first weights anew: of all matrices but embeddings that are not shared with the output; no biases.
+def initialize(model: nn.Module, scheme: str) -> None:
+    """Initializes all weights in place by a scheme; biases become zero.
 
-    `xavier` and `he`: uniform, by the size of the whole matrix, all gates together; `orthogonal`: each gate of its
-    own; `normal`: standard deviation 0.01, embeddings too (else they are N(0, 1)). What is learned of the first state
-    starts at zero, and normalisation at the identity.
+    `xavier` and `he`: uniform, with the fan-in and fan-out of the whole matrix, all gates together; `orthogonal`: each
+    gate is an orthogonal matrix; `normal`: N(0, 0.01²), embeddings included. In the other schemes embeddings that are
+    not tied to the output layer are N(0, 1). Learned initial states become zero, layer normalization the identity.
 
-    Source: Dive into Deep Learning, `xavier_init_weights`, which passes embeddings by; document 000 section 8.5; Glorot
-    and Bengio 2010, He et al. 2015, Saxe et al. 2014 (orthogonal).
+    Source: Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks; He et al.
+    2015, Delving deep into rectifiers; Saxe et al. 2014, Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks (orthogonal); Zhang et al., Dive into Deep Learning (2021), sections 8.5 (normal) and 9.7
+    (`xavier_init_weights`, which leaves embeddings out).
     """
-    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    apart = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - shared
+    output_weights = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    untied_embeddings = embeddings - output_weights
     norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
-    starts = {id(module.start) for module in model.modules() if hasattr(module, "start")}
-    heights = {id(layer.weight_hh): layer.hidden_size for layer in recurrent_layers(model)}
-    heights |= {id(layer.weight_ih): layer.hidden_size for layer in recurrent_layers(model)}
+    initial_states = {id(module.start) for module in model.modules() if hasattr(module, "start")}
+    gate_heights = {id(layer.weight_hh): layer.hidden_size for layer in recurrent_layers(model)}
+    gate_heights |= {id(layer.weight_ih): layer.hidden_size for layer in recurrent_layers(model)}
+    # In the order of parameters, which is that of the random draws.
     for parameter in model.parameters():
         if id(parameter) in norms:
             nn.init.ones_(parameter)
-        elif parameter.dim() < 2 or id(parameter) in starts:
+        elif parameter.dim() < 2 or id(parameter) in initial_states:
             nn.init.zeros_(parameter)
-        elif id(parameter) in apart and how != "normal":
+        elif id(parameter) in untied_embeddings and scheme != "normal":
             nn.init.normal_(parameter)
         else:
-            _draw(parameter, how, heights.get(id(parameter), parameter.shape[0]))
+            _initialize_matrix(parameter, scheme, gate_heights.get(id(parameter), parameter.shape[0]))
 
 
-def initialise_recurrent(model: nn.Module, how: str, forget_bias: float | None) -> None:
-    """Draws the matrices from state to gates anew, and sets what the memory keeps at first.
+def initialize_recurrent(model: nn.Module, scheme: str, forget_bias: float | None) -> None:
+    """Initializes the recurrent matrices by a scheme of their own (`same`: not at all), and the forget gate's bias.
 
-    `identity` lets every gate see its own unit alone. `forget_bias` is the sum of the forget gate's biases.
+    `identity` makes the recurrent matrix of each gate the identity. `forget_bias` is the sum of the forget gate's
+    biases: 1 or more lets gradients pass through the memory cell from the beginning.
 
-    Source: Le et al. 2015, A simple way to initialize recurrent networks (identity); Jozefowicz et al. 2015 (forget
-    bias).
+    Source: Le et al. 2015, A simple way to initialize recurrent networks of rectified linear units (identity);
+    Jozefowicz et al. 2015, An empirical exploration of recurrent network architectures (forget bias).
     """
     for layer in recurrent_layers(model):
-        if how != "same":
-            _draw(layer.weight_hh, how, layer.hidden_size)
+        if scheme != "same":
+            _initialize_matrix(layer.weight_hh, scheme, layer.hidden_size)
         gate = layer.kind.forget_gate
         if forget_bias is not None and gate is not None:
-            own = slice(gate * layer.hidden_size, (gate + 1) * layer.hidden_size)
+            rows = slice(gate * layer.hidden_size, (gate + 1) * layer.hidden_size)
             with torch.no_grad():
-                layer.bias_ih[own] = forget_bias
+                layer.bias_ih[rows] = forget_bias
                 if layer.weights.bias_G is not None:
-                    layer.weights.bias_G[own] = 0.0
+                    layer.weights.bias_G[rows] = 0.0
 
 
 def recurrent_layers(model: nn.Module) -> list[recurrent_layer.Layer]:
-    """Returns every recurrent layer of a model."""
+    """Returns all recurrent layers of a model."""
     return [module for module in model.modules() if isinstance(module, recurrent_layer.Layer)]
 
 
-def _draw(matrix: Tensor, how: str, height: int) -> None:
-    """Draws a matrix in place; orthogonal and identity ones in blocks of `height` rows."""
-    if how == "xavier":
+def _initialize_matrix(matrix: Tensor, scheme: str, gate_height: int) -> None:
+    """Initializes a matrix in place; orthogonal and identity ones in blocks of `gate_height` rows."""
+    if scheme == "xavier":
         nn.init.xavier_uniform_(matrix)
-    elif how == "he":
+    elif scheme == "he":
         nn.init.kaiming_uniform_(matrix, nonlinearity="relu")
-    elif how == "normal":
+    elif scheme == "normal":
         nn.init.normal_(matrix, std=0.01)
     else:
         with torch.no_grad():
-            for block in torch.split(matrix, height):
-                nn.init.orthogonal_(block) if how == "orthogonal" else nn.init.eye_(block)
+            for block in torch.split(matrix, gate_height):
+                nn.init.orthogonal_(block) if scheme == "orthogonal" else nn.init.eye_(block)

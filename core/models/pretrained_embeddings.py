@@ -1,4 +1,4 @@
-"""First embeddings from a file of word vectors, as word2vec, GloVe and fastText write them in text form."""
+"""Pretrained embeddings from a file of word vectors, in the text format of word2vec, GloVe and fastText."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,25 +11,25 @@ from core.models import recurrent_stack
 from core.storage import location
 
 
-def load(place: location.Location, tokens: Sequence[str], model: nn.Module, role: str) -> int:
-    """Gives the tokens that a file has vectors for those vectors; all others keep what was drawn.
+def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role: str) -> int:
+    """Copies the vectors of the words in a file into the embedding; other tokens keep their initial vectors.
 
-    A vector stands as it is at the model's input: that of a tied embedding is stored divided by the factor that it
-    is multiplied with on its way in.
+    The vectors of the file are what the recurrent layers get: those of a scaled tied embedding are stored divided by
+    its factor.
 
     Args:
-        place: a text file, one word a line with its numbers behind it, apart by spaces; a first line with the number
-            of words and of numbers is passed over.
-        tokens: the vocabulary, in the order of ids. Of a word that comes twice, the first vector counts.
-        model: a language model or an encoder and decoder.
-        role: `text`, `source` or `target`: whose embedding.
+        file: text, in each line a word and its numbers, separated by spaces; a header line (number of words, number
+            of dimensions) is skipped.
+        tokens: the vocabulary, in the order of ids. Of a word that occurs twice, the first vector counts.
+        model: a language model or an encoder-decoder.
+        role: the embedding to fill: `text`, `source` or `target`.
 
     Returns:
-        How many tokens have a vector now.
+        The number of tokens that have a pretrained vector.
 
     Raises:
-        UsageError: the model has no such embedding, or none of full rows.
-        DataError: a line is no word with as many numbers as an embedding has.
+        UsageError: the model has no such embedding, or one with narrower rows for rare words.
+        DataError: a line is not a word with as many numbers as the embedding has dimensions.
     """
     where = f"training.embeddings.{role}"
     embedding = getattr(model, "embedding" if role == "text" else f"{role}_embedding", None)
@@ -40,41 +40,41 @@ def load(place: location.Location, tokens: Sequence[str], model: nn.Module, role
         )
     ids = {token: index for index, token in reversed(list(enumerate(tokens)))}
     scale = embedding.scale if isinstance(embedding, recurrent_stack.TiedEmbedding) else 1.0
-    found: set[str] = set()
+    loaded: set[str] = set()
     with torch.no_grad():
-        for word, numbers in _vectors(place, embedding.embedding_dim):
-            if word in ids and word not in found:
-                found.add(word)
-                embedding.weight[ids[word]] = torch.tensor(_parsed(place, word, numbers)) / scale
-    return len(found)
+        for word, numbers in _read_vectors(file, embedding.embedding_dim):
+            if word in ids and word not in loaded:
+                loaded.add(word)
+                embedding.weight[ids[word]] = torch.tensor(_parse(file, word, numbers)) / scale
+    return len(loaded)
 
 
-def _vectors(place: location.Location, size: int) -> Iterator[tuple[str, list[str]]]:
-    """Yields each word of a file with its numbers, not yet parsed; the first word tells how many there are."""
-    with place.open() as file:
+def _read_vectors(file: location.Location, size: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields each word of a file with its numbers, not yet parsed; the first word determines how many there are."""
+    with file.open() as lines:
         width = None
-        for index, raw in enumerate(file, start=1):
+        for number, raw in enumerate(lines, start=1):
             line = raw.decode("utf-8", errors="replace").rstrip()
-            if index == 1 and len(line.split()) == 2 and line.replace(" ", "").isdigit():
+            if number == 1 and len(line.split()) == 2 and line.replace(" ", "").isdigit():
                 continue
             width = len(line.split()) - 1 if width is None else width
-            # From the right: later words of some files have spaces in them.
+            # Split from the right: some words of published files contain spaces.
             word, *numbers = line.rsplit(" ", width)
             if width != size or len(numbers) != size:
                 raise errors.DataError(
-                    f"{place}: line {index} is no word with {size} numbers; use model.embedding_size: {width}, or mend "
-                    "the line"
+                    f"{file}: line {number} is not a word with {size} numbers; use model.embedding_size: {width}, or "
+                    "correct the line"
                 )
             yield word, numbers
 
 
-def _parsed(place: location.Location, word: str, numbers: list[str]) -> list[float]:
+def _parse(file: location.Location, word: str, numbers: list[str]) -> list[float]:
     try:
         vector = [float(number) for number in numbers]
     except ValueError as error:
         raise errors.DataError(
-            f"{place}: the vector of {word!r} has an entry that is no number; mend the file"
+            f"{file}: the vector of {word!r} has an entry that is not a number; correct the file"
         ) from error
     if not all(map(math.isfinite, vector)):
-        raise errors.DataError(f"{place}: the vector of {word!r} has an entry that is not finite; mend the file")
+        raise errors.DataError(f"{file}: the vector of {word!r} has an entry that is not finite; correct the file")
     return vector

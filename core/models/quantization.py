@@ -1,9 +1,10 @@
-"""Linear maps over rounded weights for inference: bf16, or int8 on a CPU; rounded once, inputs as they come.
+"""Dynamic quantization for inference: weights quantized once, activations dynamically; int8 on CPUs, or bf16.
 
-In int8 each output channel of a weight and each row of an input has a scale of its own, its greatest magnitude / 127;
-the products are whole numbers and exact. So what a row gives does not depend on the rows beside it.
+In int8 each output channel of a weight and each row of an activation has its own scale, its largest magnitude / 127.
+The products are sums of integers, and exact: a row's result does not depend on the other rows of its batch.
 
-Source: dynamic quantisation, Wu et al. 2016, section 6, and Jacob et al. 2018, here symmetric, by row and by channel.
+Source: Wu et al. 2016, Google's neural machine translation system, section 6; Jacob et al. 2018, Quantization and
+training of neural networks for efficient integer-arithmetic-only inference; here symmetric, by row and by channel.
 """
 
 import weakref
@@ -15,60 +16,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_LARGEST = 127
+_MAX_INT8 = 127  # symmetric: -128 is not used
 
 
-class Int8(NamedTuple):
-    """A weight as int8, (K, N), and what each of its output channels is multiplied by."""
+class Int8Weight(NamedTuple):
+    """A weight quantized to int8, with the scale of each output channel."""
 
     values_KN: Tensor
     scales_N: Tensor
 
 
-def to_int8(weight_NK: Tensor) -> Int8:
-    """Rounds a weight; a channel of zeros stays one."""
-    scales_N = (weight_NK.abs().amax(dim=1) / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+def quantize_weight(weight_NK: Tensor) -> Int8Weight:
+    """Quantizes a weight to int8; a channel of zeros stays zero."""
+    # The smallest normal number instead of 0, by which a channel of zeros would be divided.
+    scales_N = (weight_NK.abs().amax(dim=1) / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
     values_NK = (weight_NK / scales_N[:, None]).round_().to(torch.int8)
-    return Int8(values_NK.t(), scales_N)
+    return Int8Weight(values_NK.t(), scales_N)
 
 
-def int8_linear(x: Tensor, weight: Int8, bias_N: Tensor | None) -> Tensor:
-    """Returns x @ weight + bias in fp32; a row that is not finite gives a row that is not."""
+def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
+    """Returns x @ weight + bias in fp32 over quantized activations; a row that is not finite gives one that is not."""
     x_RK = x.reshape(-1, x.shape[-1])
     largest_R1 = torch.maximum(x_RK.amax(dim=1, keepdim=True), -x_RK.amin(dim=1, keepdim=True))
-    scales_R1 = (largest_R1 / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-    whole_RN = torch._int_mm((x_RK / scales_R1).round_().to(torch.int8), weight.values_KN)
-    y_RN = whole_RN.float().mul_(weight.scales_N).mul_(scales_R1)
+    scales_R1 = (largest_R1 / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
+    products_RN = torch._int_mm((x_RK / scales_R1).round_().to(torch.int8), weight.values_KN)
+    y_RN = products_RN.float().mul_(weight.scales_N).mul_(scales_R1)
     if bias_N is not None:
         y_RN += bias_N
     return y_RN.view(*x.shape[:-1], -1)
 
 
-class Rounded(TorchFunctionMode):
-    """A context in which the linear maps of models go over rounded copies of their weights, which stay as they are.
+class DynamicQuantization(TorchFunctionMode):
+    """A context in which the linear layers of models use quantized copies of their weights.
 
-    A copy is made when a weight is first used, and anew when it has changed. Autocast alone would round every
-    weight at every step: it remembers nothing while gradients are off. What goes through torch's fused recurrent
-    kernels, and what is neither a parameter of the models nor was adopted, is computed as always.
+    The weights themselves are unchanged. A copy is made when a weight is first used, and again when the weight has
+    changed. For bf16, autocast alone would cast every weight at every step: it caches casts only while gradients are
+    enabled. Torch's fused recurrent kernels, and weights that are neither parameters of the models nor added by
+    `add_weights`, are computed as outside.
     """
 
     def __init__(self, precision: Literal["bf16", "int8"], *models: nn.Module) -> None:
         super().__init__()
         self._precision = precision
-        # Parameters are known by what they are, not by their values; the models keep them alive.
+        # Weights are identified by `id`, which stays unique while the models keep them alive.
         self._models = models
-        self._own = {id(parameter) for model in models for parameter in model.parameters()}
+        self._weight_ids = {id(parameter) for model in models for parameter in model.parameters()}
         self._copies: dict[int, tuple[int, Any]] = {}
 
-    def adopt(self, *weights: Tensor) -> None:
-        """Takes more tensors for weights, such as some rows of one, for as long as they live; they may not change."""
+    def add_weights(self, *weights: Tensor) -> None:
+        """Adds more tensors to the weights, such as rows of one, for as long as they exist; they must not change."""
         for weight in weights:
-            self._own.add(id(weight))
-            weakref.finalize(weight, self._forget, id(weight))
+            self._weight_ids.add(id(weight))
+            weakref.finalize(weight, self._remove, id(weight))
 
-    def _forget(self, own: int) -> None:
-        self._own.discard(own)
-        self._copies.pop(own, None)
+    def _remove(self, weight_id: int) -> None:
+        # A later tensor may get the same id.
+        self._weight_ids.discard(weight_id)
+        self._copies.pop(weight_id, None)
 
     def __torch_function__(
         self,
@@ -77,25 +81,26 @@ class Rounded(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Takes the place of `linear` over a weight of a model."""
-        named = kwargs or {}
+        """Replaces `linear` over a weight of the models, and `tanh_` on CPUs."""
+        kwargs = kwargs or {}
         if func is torch.Tensor.tanh_ and args[0].dtype == torch.float32 and args[0].device.type == "cpu":
-            # Equal to 1e-7; torch's own tanh takes a CPU five times as long.
+            # tanh x = 2 σ(2x) − 1, equal to 1e-7; torch's own takes five times as long on a CPU.
             return args[0].mul_(2).sigmoid_().mul_(2).sub_(1)
-        if func is not F.linear or len(args) < 2 or id(args[1]) not in self._own or not args[0].numel():
-            return func(*args, **named)
+        if func is not F.linear or len(args) < 2 or id(args[1]) not in self._weight_ids or not args[0].numel():
+            return func(*args, **kwargs)
         x, weight_NK = args[0], args[1]
-        bias_N = args[2] if len(args) > 2 else named.get("bias")
+        bias_N = args[2] if len(args) > 2 else kwargs.get("bias")
         if self._precision == "int8":
-            return int8_linear(x, self._copy(weight_NK, to_int8), bias_N)
-        rounded_bias_N = None if bias_N is None else self._copy(bias_N, torch.Tensor.bfloat16)
-        return F.linear(x.bfloat16(), self._copy(weight_NK, torch.Tensor.bfloat16), rounded_bias_N)
+            return int8_linear(x, self._copy(weight_NK, quantize_weight), bias_N)
+        bf16_bias_N = None if bias_N is None else self._copy(bias_N, torch.Tensor.bfloat16)
+        return F.linear(x.bfloat16(), self._copy(weight_NK, torch.Tensor.bfloat16), bf16_bias_N)
 
-    def _copy(self, parameter: Tensor, round_: Callable[[Tensor], Any]) -> Any:
-        version, copy = self._copies.get(id(parameter), (-1, None))
-        now = 0 if parameter.is_inference() else parameter._version  # what was made in inference counts no changes
-        if version != now:
-            copy = round_(parameter.detach())
-            if id(parameter) in self._own:
-                self._copies[id(parameter)] = now, copy
+    def _copy(self, weight: Tensor, quantize: Callable[[Tensor], Any]) -> Any:
+        """Returns the quantized copy of a weight, made anew if the weight has changed since."""
+        cached_version, copy = self._copies.get(id(weight), (-1, None))
+        version = 0 if weight.is_inference() else weight._version  # inference tensors do not count their changes
+        if cached_version != version:
+            copy = quantize(weight.detach())
+            if id(weight) in self._weight_ids:
+                self._copies[id(weight)] = version, copy
         return copy

@@ -1,8 +1,11 @@
-"""The checkpoint format: written whole or not at all, verified before it is believed.
+"""Checkpoints: written whole or not at all, verified before use.
 
-`checkpoints/step-00000500-e3/` holds `bundle/` (what inference needs), `training/` (what a resume needs besides) and,
-written last, `MANIFEST.json` with the hash of each file. e3 is the fencing epoch: each start of the worker group
-takes a new one, and a group that sees a newer one commits nothing any more.
+`checkpoints/step-00000500-e3/` holds `bundle/` (all that inference needs), `training/` (the rest, for a resume) and,
+written last, `MANIFEST.json` with the hash of each file: a folder without it is not a checkpoint. e3 is the fencing
+number: each start of the worker group takes a new one, and a group that sees a newer one commits nothing any more. So
+workers that were believed dead cannot overwrite the work of their successors.
+
+Source: Kleppmann 2017, Designing Data-Intensive Applications, chapter 8, "Fencing tokens".
 """
 
 import json
@@ -21,9 +24,9 @@ from core import errors
 from core.models import bundle, weights
 from core.models import state as states
 from core.storage import commit, location
-from core.training import progress
+from core.training import progress, run_log
 
-EPOCHS = "epochs"
+FENCING_FOLDER = "epochs"  # the stored name
 FORMAT, VERSION, MANIFEST = bundle.CHECKPOINT_FORMAT, bundle.CHECKPOINT_VERSION, bundle.CHECKPOINT_MANIFEST
 PROGRESS = "training/progress.json"
 OPTIMIZER, HIDDEN = "training/optimizer.safetensors", "training/hidden.safetensors"
@@ -34,12 +37,12 @@ _log = logging.getLogger(__name__)
 class CheckpointRef:
     """A committed checkpoint.
 
-    `is_best` says that no earlier validation of the run was better, by `best_by`; a later one may have been since.
+    `is_best` means that no earlier validation of the run was better, by `best_by`; a later one may have been since.
     """
 
     folder: location.Location
     step: int
-    epoch: int
+    fencing_number: int
     validation: progress.Validation | None
     is_best: bool
     best_by: bundle.Metric
@@ -47,21 +50,21 @@ class CheckpointRef:
 
     @property
     def bundle(self) -> location.Location:
-        """Where its bundle is."""
+        """The folder of its bundle."""
         return self.folder.join(bundle.FOLDER)
 
 
 class Snapshot(NamedTuple):
-    """All that a checkpoint holds: what goes on from it goes on as if it had never stopped.
+    """All that a checkpoint holds: a run that is resumed from it continues as if it had never stopped.
 
     Attributes:
-        bundle: the model, with what inference needs.
-        optimizer: the optimiser's tensors by name.
-        hidden: the state of every lane, in order of lanes; None where each batch starts from zero.
-        state: where the run is.
-        settings: what the run was made with; a resume compares them.
+        bundle: the model, with all that inference needs.
+        optimizer: the optimizer's tensors by name.
+        hidden: the hidden state of every lane, in order of lanes; None where each batch starts from zero.
+        state: the position of the run.
+        settings: settings that a resume compares with its own.
         validation: of this very step, if there was one.
-        best_by: what validations are compared by.
+        best_by: the metric that validations are compared by.
     """
 
     bundle: bundle.Bundle
@@ -74,15 +77,15 @@ class Snapshot(NamedTuple):
 
 
 class Search(NamedTuple):
-    """The newest checkpoint that verifies; newer ones that do not, and why."""
+    """The newest checkpoint that verifies; newer ones that are damaged, and why they were passed over."""
 
-    found: CheckpointRef | None
+    newest: CheckpointRef | None
     damaged: tuple[location.Location, ...]
     passed_over: tuple[str, ...]
 
 
-def take_epoch(root: location.Location, world_size: int) -> int:
-    """Takes the next fencing epoch: from now on no older group of workers commits a checkpoint here."""
+def take_fencing_number(root: location.Location, world_size: int) -> int:
+    """Takes the next fencing number: from now on no older worker group commits a checkpoint here."""
     content = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -91,56 +94,61 @@ def take_epoch(root: location.Location, world_size: int) -> int:
     }
     data = json.dumps(content).encode()
     while True:
-        epoch = newest_epoch(root) + 1
-        if root.join(EPOCHS, f"{epoch:08d}.json").put_if_absent(data):
-            return epoch
+        number = newest_fencing_number(root) + 1
+        # Of two groups that try the same number, one finds the file written already, and tries the next.
+        if root.join(FENCING_FOLDER, f"{number:08d}.json").put_if_absent(data):
+            return number
 
 
-def newest_epoch(root: location.Location) -> int:
-    """The fencing epoch that was taken last; 0 before the first."""
-    names = root.join(EPOCHS).list_names()
+def newest_fencing_number(root: location.Location) -> int:
+    """Returns the fencing number that was taken last; 0 before the first."""
+    names = root.join(FENCING_FOLDER).list_names()
     return max((int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name)), default=0)
 
 
-def save(root: location.Location, epoch: int, snapshot: Snapshot, record: progress.Record) -> CheckpointRef:
-    """Writes a checkpoint and, before its manifest, the rows of the record up to it.
+def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: run_log.RunLog) -> CheckpointRef:
+    """Writes a checkpoint and, before its manifest, the rows of the run log up to it.
 
     Raises:
         DivergedError: a tensor holds values that are not finite; nothing is written.
-        LockedError: a newer group of workers has started.
-        StorageError: it cannot be written; checkpoints before it stay as they are.
+        LockedError: a newer worker group has started.
+        StorageError: the checkpoint cannot be written; those before it stay as they are.
     """
     hidden = {} if snapshot.hidden is None else states.to_named(snapshot.hidden)
-    _refuse_infinite(snapshot, hidden)
+    _check_finite(snapshot, hidden)
     state, validation = snapshot.state, snapshot.validation
-    folder = root.join(bundle.CHECKPOINTS, f"step-{state.step:08d}-e{epoch}")
+    folder = root.join(bundle.CHECKPOINTS, f"step-{state.step:08d}-e{fencing_number}")
     content = {f"{bundle.FOLDER}/{name}": data for name, data in bundle.to_files(snapshot.bundle).items()}
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
-    is_best = validation is not None and validation == best(state.history[::-1], snapshot.best_by)
+    # Reversed, so that of equal validations the newest is the best, as for `find_best`.
+    best_validation = progress.best_validation(state.history[::-1], snapshot.best_by)
+    is_best = validation is not None and validation == best_validation
     about = {
         "step": state.step,
-        "epoch": epoch,
+        "epoch": fencing_number,  # the stored name
         "validation": validation.to_json() if validation else None,
         "best": is_best,
         "best_by": snapshot.best_by,
     }
-    content[PROGRESS] = _document({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
+    content[PROGRESS] = _to_json({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
     files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
-    record.flush(state.step)
-    newest = newest_epoch(root)
-    if newest > epoch:
+    log.flush(state.step)
+    # Checked as late as possible, just before the manifest makes the checkpoint visible.
+    newest = newest_fencing_number(root)
+    if newest > fencing_number:
         raise errors.LockedError(
-            f"{root}: start {newest} of this run has taken over from start {epoch}; this one has to end"
+            f"{root}: a newer worker group of this run (fencing number {newest}) has taken over from this one "
+            f"(fencing number {fencing_number}); this one ends"
         )
     manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
     commit.write_manifest(folder, MANIFEST, manifest)
-    return CheckpointRef(folder, state.step, epoch, validation, is_best, snapshot.best_by, files)
+    return CheckpointRef(folder, state.step, fencing_number, validation, is_best, snapshot.best_by, files)
 
 
 def find_newest(root: location.Location) -> Search:
-    """Finds the checkpoint that a resume takes: the highest (epoch, step) that verifies.
+    """Finds the checkpoint that a resume starts from: the highest (fencing number, step) that verifies.
 
     Raises:
         IntegrityError: there are checkpoints, but none verifies: a run never starts over by itself.
@@ -148,14 +156,14 @@ def find_newest(root: location.Location) -> Search:
     damaged, passed_over = [], []
     for folder in committed(root):
         try:
-            found = read(folder)
-            commit.verify(folder, found.files)
+            ref = read(folder)
+            commit.verify(folder, ref.files)
         except errors.IntegrityError as error:
             _log.warning("checkpoint passed over: %s", error)
             damaged.append(folder)
             passed_over.append(str(error))
         else:
-            return Search(found, tuple(damaged), tuple(passed_over))
+            return Search(ref, tuple(damaged), tuple(passed_over))
     if passed_over:
         raise errors.IntegrityError(
             f"{root}: no checkpoint verifies; restore one from a copy, or use another root; newest: {passed_over[0]}"
@@ -164,19 +172,20 @@ def find_newest(root: location.Location) -> Search:
 
 
 def committed(root: location.Location) -> list[location.Location]:
-    """The folders of checkpoints that were finished, newest first."""
-    every = root.join(bundle.CHECKPOINTS)
-    folders = [every.join(name) for name in every.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
-    folders.sort(key=_key, reverse=True)
+    """Returns the folders of complete checkpoints, newest first."""
+    parent = root.join(bundle.CHECKPOINTS)
+    folders = [parent.join(name) for name in parent.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
+    folders.sort(key=_sort_key, reverse=True)
     return [folder for folder in folders if folder.join(MANIFEST).exists()]
 
 
 def find_best(root: location.Location) -> CheckpointRef | None:
-    """Finds the checkpoint with the best validation that verifies, by what the newest one compares them by.
+    """Finds the checkpoint with the best validation all of whose files verify, by the metric of the newest one.
 
-    Of equal ones it is the newest.
+    Of equal ones it is the newest. Unlike `bundle.select_checkpoints`, which is for inference, it checks the
+    training state too, and ignores checkpoints without a validation.
     """
-    for ref in _validated(_readable(root)):
+    for ref in _best_first(_readable(root)):
         try:
             commit.verify(ref.folder, ref.files)
         except errors.IntegrityError as error:
@@ -190,7 +199,7 @@ def read(folder: location.Location) -> CheckpointRef:
     """Reads a checkpoint's manifest; its files are not verified yet.
 
     Raises:
-        NotFoundError: it was not committed.
+        NotFoundError: the checkpoint was not committed.
         IntegrityError: the manifest is damaged.
     """
     content = commit.read_manifest(folder, MANIFEST, FORMAT, VERSION)
@@ -198,17 +207,17 @@ def read(folder: location.Location) -> CheckpointRef:
     try:
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
-        step, epoch, is_best = int(content["step"]), int(content["epoch"]), bool(content["best"])
+        step, fencing_number, is_best = int(content["step"]), int(content["epoch"]), bool(content["best"])
         best_by: bundle.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
-    if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _key(folder) != (epoch, step):
+    if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
-    return CheckpointRef(folder, step, epoch, validation, is_best, best_by, files)
+    return CheckpointRef(folder, step, fencing_number, validation, is_best, best_by, files)
 
 
 class Restored(NamedTuple):
-    """What a resume reads besides the bundle."""
+    """Contents of a checkpoint besides the bundle."""
 
     optimizer: dict[str, Tensor]
     hidden: states.State | None
@@ -224,38 +233,39 @@ def load(ref: CheckpointRef) -> Restored:
     """
     where = str(ref.folder.join(PROGRESS))
     state, settings = load_state(ref)
-    optimizer = weights.from_bytes(_checked(ref, OPTIMIZER), str(ref.folder.join(OPTIMIZER)))
+    optimizer = weights.from_bytes(_read_verified(ref, OPTIMIZER), str(ref.folder.join(OPTIMIZER)))
     hidden = None
     if any(file.name == HIDDEN for file in ref.files):
-        hidden = states.from_named(weights.from_bytes(_checked(ref, HIDDEN), str(ref.folder.join(HIDDEN))))
+        hidden = states.from_named(weights.from_bytes(_read_verified(ref, HIDDEN), str(ref.folder.join(HIDDEN))))
     if state.step != ref.step:
         raise errors.IntegrityError(f"{where}: belongs to step {state.step}, not to {ref.step}; restore it")
     return Restored(optimizer, hidden, state, settings)
 
 
 def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
-    """Reads where the run was and what it was made with.
+    """Reads the position of the run and the settings that it was made with.
 
     Raises:
         IntegrityError: the file is damaged.
     """
     where = str(ref.folder.join(PROGRESS))
-    content = json.loads(_checked(ref, PROGRESS))
+    content = json.loads(_read_verified(ref, PROGRESS))
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-        raise errors.IntegrityError(f"{where}: is no progress file; restore it")
+        raise errors.IntegrityError(f"{where}: is not a progress file; restore it")
     return progress.State.from_json(content.get("state", {}), where), content["settings"]
 
 
 def retain(root: location.Location, keep: int, spared: Collection[location.Location] = ()) -> None:
-    """Removes all checkpoints but the newest `keep` and the best, each manifest first: no reader sees half of one.
+    """Removes all checkpoints but the newest `keep` and the best.
 
-    Those that were found damaged are `spared`, for whoever looks into it, and count for nothing.
+    Damaged checkpoints are `spared`, for whoever looks into them, and not counted.
     """
     readable = [ref for ref in _readable(root) if ref.folder not in spared]
-    best = next(iter(_validated(readable)), None)
+    best_checkpoint = next(iter(_best_first(readable)), None)
     for ref in readable[keep:]:
-        if ref is best:
+        if ref is best_checkpoint:
             continue
+        # The manifest first: a removal that is interrupted leaves no half checkpoint that a reader would believe.
         ref.folder.join(MANIFEST).remove()
         for file in ref.files:
             ref.folder.join(file.name).remove()
@@ -263,7 +273,7 @@ def retain(root: location.Location, keep: int, spared: Collection[location.Locat
 
 
 def _readable(root: location.Location) -> list[CheckpointRef]:
-    """The checkpoints whose manifests can be read, newest first."""
+    """Returns the checkpoints whose manifests can be read, newest first."""
     readable = []
     for folder in committed(root):
         try:
@@ -273,65 +283,62 @@ def _readable(root: location.Location) -> list[CheckpointRef]:
     return readable
 
 
-def _key(folder: location.Location) -> tuple[int, int]:
+def _sort_key(folder: location.Location) -> tuple[int, int]:
+    """Returns (fencing number, step): after damage, a newer group may repeat steps that an older one had done."""
     match = bundle.CHECKPOINT_NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[2]), int(match[1])
 
 
-def best(validations: Sequence[progress.Validation], metric: bundle.Metric) -> progress.Validation | None:
-    """Returns the best of some validations, the first of equal ones; None of none."""
-    return min(validations, key=lambda one: _place(one, metric), default=None)
-
-
-def _validated(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
-    """Those with a validation, the best first, of equal ones the newest."""
-    placed = [(_place(ref.validation, newest_first[0].best_by), ref) for ref in newest_first if ref.validation]
-    return [ref for _, ref in sorted(placed, key=lambda one: one[0])]
-
-
-def _place(validation: progress.Validation, metric: bundle.Metric) -> tuple[float, float]:
-    return bundle.preference(metric, validation.to_json())
+def _best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
+    """Returns those with a validation, the best first, of equal ones the newest."""
+    validated = [
+        (bundle.selection_key(newest_first[0].best_by, ref.validation.to_json()), ref)
+        for ref in newest_first
+        if ref.validation
+    ]
+    return [ref for _, ref in sorted(validated, key=lambda entry: entry[0])]  # stable: equal ones stay newest first
 
 
 def _put(folder: location.Location, name: str, data: bytes) -> commit.FileRecord:
     record = commit.FileRecord(name, commit.sha256_hex(data), len(data))
-    place = folder.join(name)
-    if not place.put_if_absent(data) and commit.sha256_hex(place.read_bytes()) != record.sha256:
-        raise errors.LockedError(f"{place}: was written by another run; use another root")
+    file = folder.join(name)
+    # A file of the same bytes is left from an attempt of this group whose checkpoint was not committed.
+    if not file.put_if_absent(data) and commit.sha256_hex(file.read_bytes()) != record.sha256:
+        raise errors.LockedError(f"{file}: was written by another run; use another root")
     return record
 
 
-def _checked(ref: CheckpointRef, name: str) -> bytes:
-    place = ref.folder.join(name)
-    expected = next(file.sha256 for file in ref.files if file.name == name)
+def _read_verified(ref: CheckpointRef, name: str) -> bytes:
+    file = ref.folder.join(name)
+    expected = next(record.sha256 for record in ref.files if record.name == name)
     try:
-        data = place.read_bytes()
+        data = file.read_bytes()
     except errors.NotFoundError as error:
-        raise errors.IntegrityError(f"{place}: is missing, but its manifest names it; restore it") from error
-    if (found := commit.sha256_hex(data)) != expected:
-        raise errors.IntegrityError(f"{place}: is damaged: expected sha256 {expected}, found {found}; restore it")
+        raise errors.IntegrityError(f"{file}: is missing, but its manifest names it; restore it") from error
+    if (actual := commit.sha256_hex(data)) != expected:
+        raise errors.IntegrityError(f"{file}: is damaged: expected sha256 {expected}, found {actual}; restore it")
     return data
 
 
-def _refuse_infinite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:
+def _check_finite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:
     groups: Sequence[Mapping[str, Tensor]] = (snapshot.bundle.model.state_dict(), snapshot.optimizer, hidden)
     for tensors in groups:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise errors.DivergedError(
                     f"step {snapshot.state.step}: {name} holds values that are not finite, so no checkpoint is "
-                    "written; go on from the one before with a lower learning rate or smaller clip_norm"
+                    "written; resume from the one before with a lower learning_rate or smaller clip_norm"
                 )
 
 
 def _remove_empty(folder: location.Location) -> None:
     """Removes the folders of a removed checkpoint; an object store has none."""
     if folder.is_local:
-        for place in (folder.join(bundle.FOLDER).path, folder.join("training").path, folder.path):
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
+        for path in (folder.join(bundle.FOLDER).path, folder.join("training").path, folder.path):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
-def _document(content: Mapping[str, Any]) -> bytes:
+def _to_json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,18 +1,18 @@
-"""How far a run is: what a checkpoint keeps of it, what a watcher is shown, and the record of the run."""
+"""Progress of a run: the position in the data, the validations so far, and the figures shown to the user.
+
+`State` is all that a resume needs besides tensors, and is stored in each checkpoint.
+"""
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from core import errors
-from core.storage import location
+from core.models import bundle
 
-RECORD_FOLDER = "metrics"
-_LARGEST_EXPONENT = 700.0
-_NUMBERS = ("step", "num_tokens", "num_skipped", "num_skipped_in_row")
+_LARGEST_EXPONENT = 700.0  # a float overflows at e^709.8
 
 
 def perplexity(nll_nats: float) -> float:
@@ -22,11 +22,11 @@ def perplexity(nll_nats: float) -> float:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
+    """Results of a validation; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
 
-    `num_unk` of them are words that the vocabulary lacks, scored as `<unk>`; None where an older release did not count.
-    `bleu` is that of the lines that were translated, in percent; None where none were. Of several tasks, `tasks` has
-    what was found for each; the whole is then the mean over the tokens of all, and the mean of the BLEUs.
+    `num_unk` of them are words outside the vocabulary, scored as `<unk>`; None where an older release did not count
+    them. `bleu` is that of the lines that were translated, in percent; None where none were. `corpora` holds the
+    results of each corpus of a run of several; the whole is then the mean over the tokens of all, and the mean BLEU.
     """
 
     step: int
@@ -34,23 +34,29 @@ class Validation:
     accuracy: float
     num_tokens: int
     bleu: float | None = None
-    tasks: Mapping[str, "Validation"] = field(default_factory=dict)
+    corpora: Mapping[str, "Validation"] = field(default_factory=dict)
     num_unk: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, perplexity among them, as they stand in manifests and in the record; those that there are."""
-        content = {**dataclasses.asdict(self), "perplexity": perplexity(self.nll_nats)}
-        for name in ("bleu", "num_unk"):
-            if content[name] is None:
-                del content[name]
-        content["tasks"] = {name: found.to_json() for name, found in self.tasks.items()}
-        if not self.tasks:
-            del content["tasks"]
-        return content
+        """Returns the figures and the perplexity as in manifests and the run log; leaves out those that are None.
+
+        The stored name of `corpora` is "tasks".
+        """
+        content: dict[str, Any] = {
+            "step": self.step,
+            "nll_nats": self.nll_nats,
+            "accuracy": self.accuracy,
+            "num_tokens": self.num_tokens,
+            "bleu": self.bleu,
+            "tasks": {name: validation.to_json() for name, validation in self.corpora.items()} or None,
+            "num_unk": self.num_unk,
+            "perplexity": perplexity(self.nll_nats),
+        }
+        return {name: value for name, value in content.items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote."""
+        """Reads the result of `to_json`."""
         bleu, num_unk = value.get("bleu"), value.get("num_unk")
         return cls(
             int(value["step"]),
@@ -58,34 +64,55 @@ class Validation:
             float(value["accuracy"]),
             int(value["num_tokens"]),
             None if bleu is None else float(bleu),
-            {str(name): cls.from_json(found) for name, found in value.get("tasks", {}).items()},
+            {str(name): cls.from_json(entry) for name, entry in value.get("tasks", {}).items()},
             None if num_unk is None else int(num_unk),
         )
 
     @classmethod
-    def together(cls, found: Mapping[str, Self]) -> Self:
-        """The validation of several tasks as one."""
-        num_tokens = sum(one.num_tokens for one in found.values())
+    def combine(cls, by_corpus: Mapping[str, Self]) -> Self:
+        """Returns the validations of several corpora as one."""
+        validations = list(by_corpus.values())
+        num_tokens = sum(validation.num_tokens for validation in validations)
         nll_nats, accuracy = (
-            sum(getattr(one, name) * one.num_tokens for one in found.values()) / num_tokens
+            sum(getattr(validation, name) * validation.num_tokens for validation in validations) / num_tokens
             for name in ("nll_nats", "accuracy")
         )
-        bleus = [one.bleu for one in found.values() if one.bleu is not None]
+        bleus = [validation.bleu for validation in validations if validation.bleu is not None]
         bleu = sum(bleus) / len(bleus) if bleus else None
-        num_unk = sum(one.num_unk or 0 for one in found.values())
-        return cls(next(iter(found.values())).step, nll_nats, accuracy, num_tokens, bleu, found, num_unk)
+        num_unk = sum(validation.num_unk or 0 for validation in validations)
+        return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk)
+
+
+def best_validation(validations: Sequence[Validation], metric: bundle.Metric) -> Validation | None:
+    """Returns the best validation, the first of equal ones; None of none. See `bundle.selection_key` for the order."""
+    return min(validations, key=lambda validation: bundle.selection_key(metric, validation.to_json()), default=None)
+
+
+def validations_since_best(validations: Sequence[Validation], metric: bundle.Metric) -> int:
+    """Counts the validations since the best one, for early stopping; 0 without any.
+
+    They are compared by the metric alone, not by the loss where BLEUs are equal: BLEU must rise for the count to begin
+    again.
+    """
+    if not validations:
+        return 0
+    if metric == "perplexity":
+        values = [validation.nll_nats for validation in validations]
+    else:
+        values = [math.inf if validation.bleu is None else -validation.bleu for validation in validations]
+    return len(values) - 1 - values.index(min(values))
 
 
 @dataclass
-class Task:
-    """Where a run is in the data of one of its tasks; most runs have one.
+class CorpusState:
+    """Position of a run in the data of one of its corpora; most runs have one corpus.
 
     Attributes:
         passes: whole passes over the data done.
-        consumed: the place in the current pass, as its batches count it.
-        fraction: the part of the current pass that is done.
-        nll_sum: since the last row of the record, in nats, without label smoothing.
-        num_stale_targets: the targets that it is over.
+        consumed: the position in the current pass, in the unit of its batches (see `batches.Source`).
+        fraction: the fraction of the current pass that is done.
+        nll_sum: since the last row of the run log, in nats, without label smoothing.
+        num_stale_targets: the number of targets that `nll_sum` is over.
     """
 
     passes: int = 0
@@ -94,23 +121,34 @@ class Task:
     nll_sum: float = 0.0
     num_stale_targets: int = 0
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads an entry of `State.to_json`."""
+        return cls(
+            passes=int(value["passes"]),
+            consumed=int(value["consumed"]),
+            fraction=float(value["fraction"]),
+            nll_sum=float(value["nll_sum"]),
+            num_stale_targets=int(value["num_stale_targets"]),
+        )
+
 
 @dataclass
 class State:
-    """Where a run is. A state at step k means: k steps are done, and the next batch is number k.
+    """Position of a run. A state at step k means: k steps are done, and the next batch is number k.
 
     Attributes:
-        step: steps done, those that were skipped included.
-        tasks: where it is in the data of each task, in the order of the dataset.
+        step: steps done, including skipped ones.
+        corpora: the position in the data of each corpus, in the order of the dataset.
         num_tokens: valid targets trained on, of all ranks.
         num_skipped: steps whose gradient was not finite.
         num_skipped_in_row: how many of them were the last ones.
-        loss_sum: since the last row of the record, in nats.
+        loss_sum: since the last row of the run log, in nats.
         history: the validations so far.
     """
 
     step: int = 0
-    tasks: list[Task] = field(default_factory=lambda: [Task()])
+    corpora: list[CorpusState] = field(default_factory=lambda: [CorpusState()])
     num_tokens: int = 0
     num_skipped: int = 0
     num_skipped_in_row: int = 0
@@ -119,21 +157,21 @@ class State:
 
     @property
     def epoch(self) -> int:
-        """Whole passes done over the data of each task: of the task that has done the fewest."""
+        """Whole epochs done: passes over the corpus that has been passed over least often."""
         return self._slowest.passes
 
     @property
     def fraction(self) -> float:
-        """The part of the current pass that is done, of the same task."""
+        """The fraction of the current epoch that is done, of the same corpus."""
         return self._slowest.fraction
 
     @property
-    def _slowest(self) -> Task:
-        return min(self.tasks, key=lambda task: (task.passes, task.fraction))
+    def _slowest(self) -> CorpusState:
+        return min(self.corpora, key=lambda corpus: (corpus.passes, corpus.fraction))
 
     @property
     def epochs_done(self) -> float:
-        """Passes over the data, with the part of the current one."""
+        """Epochs done, including the fraction of the current one."""
         return self.epoch + self.fraction
 
     @property
@@ -141,91 +179,48 @@ class State:
         """The validation losses so far, in nats."""
         return [validation.nll_nats for validation in self.history]
 
-    def watched(self, metric: Literal["perplexity", "bleu"]) -> list[float]:
-        """The validations so far as numbers of which the lowest is the best."""
-        if metric == "perplexity":
-            return self.losses
-        return [math.inf if validation.bleu is None else -validation.bleu for validation in self.history]
-
     def to_json(self) -> dict[str, Any]:
-        """The state as a checkpoint keeps it; floats are kept to the bit."""
-        content = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
-        tasks = [dataclasses.asdict(task) for task in self.tasks]
-        return {**content, "tasks": tasks, "history": [validation.to_json() for validation in self.history]}
+        """Returns the state as in checkpoints; floats are kept to the bit. The stored name of `corpora` is "tasks"."""
+        return {
+            "step": self.step,
+            "tasks": [dataclasses.asdict(corpus) for corpus in self.corpora],
+            "num_tokens": self.num_tokens,
+            "num_skipped": self.num_skipped,
+            "num_skipped_in_row": self.num_skipped_in_row,
+            "loss_sum": self.loss_sum,
+            "history": [validation.to_json() for validation in self.history],
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads the result of `to_json`.
 
         Raises:
-            IntegrityError: it is something else.
+            IntegrityError: the content is something else.
         """
         try:
-            numbers = {name: int(value[name]) for name in _NUMBERS}
-            # Before there were tasks, what is said of the only one stood in the state itself, an epoch for a pass.
+            # Older releases had one corpus, whose position was stored in the state itself, with "epoch" for "passes".
             entries = value["tasks"] if "tasks" in value else [{**value, "passes": value["epoch"]}]
-            tasks = [_task(entry) for entry in entries]
-            loss_sum = float(value["loss_sum"])
-            history = [Validation.from_json(entry) for entry in value["history"]]
+            return cls(
+                step=int(value["step"]),
+                corpora=[CorpusState.from_json(entry) for entry in entries],
+                num_tokens=int(value["num_tokens"]),
+                num_skipped=int(value["num_skipped"]),
+                num_skipped_in_row=int(value["num_skipped_in_row"]),
+                loss_sum=float(value["loss_sum"]),
+                history=[Validation.from_json(entry) for entry in value["history"]],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.IntegrityError(f"{where}: does not say how far the run was ({error}); restore it") from error
-        return cls(tasks=tasks, loss_sum=loss_sum, history=history, **numbers)
-
-
-def _task(value: Mapping[str, Any]) -> Task:
-    return Task(
-        passes=int(value["passes"]),
-        consumed=int(value["consumed"]),
-        fraction=float(value["fraction"]),
-        nll_sum=float(value["nll_sum"]),
-        num_stale_targets=int(value["num_stale_targets"]),
-    )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher is shown. Losses are None before the first row of the record."""
+    """Figures shown to the user. The loss, in nats per token, is None before the first row of the run log."""
 
     step: int
-    max_steps: int | None
     epoch: int
-    epochs: int
     fraction: float
-    num_tokens: int
     tokens_per_s: float
-    learning_rate: float
-    gradient_norm: float | None
     loss_nats: float | None
-    perplexity: float | None
     validation: Validation | None
-
-
-class Record:
-    """The rows of one start of a run, written a segment at a time: each step in the file of the checkpoint after it.
-
-    The rows of a start that ended before its next checkpoint are lost, and made again by the next start.
-    """
-
-    def __init__(self, root: location.Location, epoch: int) -> None:
-        self._root, self._epoch = root, epoch
-        self._rows: list[Mapping[str, Any]] = []
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Keeps a row for the next segment."""
-        self._rows.append(row)
-
-    def flush(self, step: int) -> None:
-        """Writes the rows since the last segment, if there are any.
-
-        Raises:
-            StorageError: it cannot be written.
-            LockedError: something else has this name.
-        """
-        if not self._rows:
-            return
-        place = self._root.join(RECORD_FOLDER, f"e{self._epoch}-{step:08d}.jsonl")
-        lines = [json.dumps(row, allow_nan=False) for row in self._rows]
-        data = ("\n".join(lines) + "\n").encode()
-        if not place.put_if_absent(data) and place.read_bytes() != data:
-            raise errors.LockedError(f"{place}: was written by another run; use another root")
-        self._rows = []

@@ -1,4 +1,4 @@
-"""How a start of the worker group becomes ready for its next step: claimed, built, restored."""
+"""Start and resume of a run: claims the root, builds model, optimizer and batches, and restores a checkpoint."""
 
 import logging
 import uuid
@@ -36,9 +36,19 @@ _log = logging.getLogger(__name__)
 class TrainingJob:
     """A run to train; the same on all ranks but for `device`.
 
-    `weights` are those of the dataset's corpora by name, 1 where none is given. `fresh` refuses a root that holds a
-    checkpoint of another attempt. `attempt` names one call of the driver, so that a group that it starts again goes on
-    from its own checkpoints.
+    Attributes:
+        root: folder of the run.
+        name: of the run.
+        seed: of weights, data order and dropout.
+        model: settings of the model.
+        training: settings of training.
+        compute: settings of precision and matrix products.
+        dataset: folder of the dataset.
+        device: of the rank, as torch names it.
+        weights: of the dataset's corpora by name, 1 where none is given.
+        fresh: refuses a root that holds a checkpoint of another attempt.
+        attempt: names one call of the driver, so that a worker group that it starts again resumes from the checkpoints
+            of this call in spite of `fresh`.
     """
 
     root: location.Location
@@ -55,9 +65,9 @@ class TrainingJob:
 
 
 class Claim(NamedTuple):
-    """What rank 0 found and took. A run that is finished takes no epoch: it is 0."""
+    """The result of claiming a root, on rank 0. A finished run takes no fencing number: it is 0."""
 
-    epoch: int
+    fencing_number: int
     search: checkpoint.Search
     state: progress.State
     settings: dict[str, Any]
@@ -65,16 +75,16 @@ class Claim(NamedTuple):
 
 
 @dataclass
-class Start:
-    """All that the loop works on; `state`, `hidden` and `newest` change as it goes.
+class TrainingRun:
+    """All that the training loop works on; `state`, `hidden` and `newest` change as it proceeds.
 
-    There is a source for each task of the dataset, and in `hidden` the state of its lanes.
+    There is a source for each corpus of the dataset, and in `hidden` the hidden state of this rank's lanes of it.
     """
 
     learner: step.Learner
     sources: Sequence[batches.Source]
     dataset: shards.Dataset
-    epoch: int
+    fencing_number: int
     state: progress.State
     hidden: Sequence[states.State | None]
     newest: checkpoint.CheckpointRef | None
@@ -82,7 +92,7 @@ class Start:
     settings: dict[str, Any]
 
     def bundle(self, job: TrainingJob) -> bundle.Bundle:
-        """What inference needs, as it is now."""
+        """Returns what inference needs, with the weights as they are now."""
         index = self.dataset.index
         line_end: Any = index.line_end
         model = self.learner.objective.model
@@ -90,21 +100,21 @@ class Start:
 
 
 def is_finished(state: progress.State, training: training_settings.TrainingConfig) -> bool:
-    """Whether a run has come to its end: its epochs, its steps, or no better validation for too long."""
+    """Returns whether a run has ended: by its epochs, its steps, or early stopping."""
     if state.epoch >= training.epochs or (training.max_steps is not None and state.step >= training.max_steps):
         return True
     stop = training.early_stop
-    return stop is not None and optimizers.validations_since_best(state.watched(stop.metric)) >= stop.patience
+    return stop is not None and progress.validations_since_best(state.history, stop.metric) >= stop.patience
 
 
 def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
-    """Finds where the run is and takes a fencing epoch for this start; on rank 0 alone.
+    """Finds the newest checkpoint and takes a fencing number for this worker group; on rank 0 alone.
 
     Raises:
-        LockedError: the checkpoint was made with another model, dataset or seed, or `fresh` forbids to go on from it.
+        LockedError: the checkpoint was made with another model, dataset or seed, or `fresh` forbids to resume from it.
         IntegrityError: there are checkpoints, but none verifies.
     """
-    ours = {
+    settings = {
         "name": job.name,
         "seed": job.seed,
         "model": job.model.model_dump(mode="json"),
@@ -116,24 +126,26 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     }
     before = checkpoint.committed(job.root)
     search = checkpoint.find_newest(job.root)
-    state, theirs = _read(search, dataset)
-    _compare(job, search.found, ours, theirs)
-    precision = (job.compute.precision == "auto" and theirs.get("precision")) or compute.resolve_precision(
+    state, saved_settings = _read_state(search, dataset)
+    _check_same_run(job, search.newest, settings, saved_settings)
+    # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
+    precision = (job.compute.precision == "auto" and saved_settings.get("precision")) or compute.resolve_precision(
         job.compute.precision, job.device
     )
-    ours["precision"] = precision
-    if search.found is not None and is_finished(state, job.training):
-        return Claim(0, search, state, ours, is_finished=True)
-    epoch = checkpoint.take_epoch(job.root, world_size)
+    settings["precision"] = precision
+    if search.newest is not None and is_finished(state, job.training):
+        return Claim(0, search, state, settings, is_finished=True)
+    fencing_number = checkpoint.take_fencing_number(job.root, world_size)
     if checkpoint.committed(job.root) != before:
         # A group that was believed dead has committed until now, and cannot from now on.
         search = checkpoint.find_newest(job.root)
-        state, _ = _read(search, dataset)
-    return Claim(epoch, search, state, ours, is_finished(state, job.training) and search.found is not None)
+        state, _ = _read_state(search, dataset)
+    finished = is_finished(state, job.training) and search.newest is not None
+    return Claim(fencing_number, search, state, settings, finished)
 
 
-def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> Start:
-    """Builds model, optimiser and batches, and restores what the checkpoint holds.
+def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> TrainingRun:
+    """Builds model, optimizer and batches, and restores the checkpoint if there is one.
 
     Raises:
         IntegrityError: a file of the checkpoint is damaged.
@@ -142,129 +154,142 @@ def begin(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     precision: compute.Precision = claimed.settings["precision"]
     matmul = compute.use_matmul(job.compute.matmul, precision)
     device = torch.device(job.device)
-    learned = losses.build(_first_model(job, dataset, claimed.search.found is None), job.training).to(device).train()
+    newest = claimed.search.newest
+    objective = losses.build(_initial_model(job, dataset, is_new=newest is None), job.training).to(device).train()
     learner = step.Learner(
-        learned,
-        step.replicate(learned, group),
-        optimizers.build(learned.model, job.training),
+        objective,
+        step.replicate(objective, group),
+        optimizers.build(objective.model, job.training),
         device,
         precision,
         gradients.limits(job.training),
         job.training.record_gradients,
-        multitask.plan(learned.model, job.training, dataset.tasks, job.seed),
+        multitask.plan(objective.model, job.training, dataset.tasks, job.seed),
     )
     learner.warm_up(batches.blank(dataset.kind))
-    weights = _weights(job, dataset)
+    weights = _corpus_weights(job, dataset)
     num_lanes = [settings.num_lanes for settings in job.training.shared_out(weights)]
-    found = claimed.search.found
     hidden: Sequence[states.State | None] = [None] * len(weights)
-    if found is not None:
-        hidden = _restore(learner, found, group, num_lanes)
+    if newest is not None:
+        hidden = _restore(learner, newest, group, num_lanes)
     elif job.training.init_from is not None:
-        _load_weights(learner, _other_run(job, dataset, job.training.init_from))
+        _load_weights(learner, _read_other_run(job, dataset, job.training.init_from))
     _log.info(
-        "start %d: step %d, %d ranks, %s on %s, matmul %s",
-        claimed.epoch, claimed.state.step, group.world_size, precision, device, matmul,
+        "worker group with fencing number %d: step %d, %d ranks, %s on %s, matmul %s",
+        claimed.fencing_number, claimed.state.step, group.world_size, precision, device, matmul,
     )  # fmt: skip
-    sources = batches.sources(dataset, job.training, weights, job.seed, group.rank, group.world_size)
-    return Start(
-        learner, sources, dataset, claimed.epoch, claimed.state, hidden, found, claimed.search.damaged, claimed.settings
+    return TrainingRun(
+        learner=learner,
+        sources=batches.sources(dataset, job.training, weights, job.seed, group.rank, group.world_size),
+        dataset=dataset,
+        fencing_number=claimed.fencing_number,
+        state=claimed.state,
+        hidden=hidden,
+        newest=newest,
+        damaged=claimed.search.damaged,
+        settings=claimed.settings,
     )
 
 
-def left_out(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
-    """How many targets the passes that are done did without: see `Source.left_out`."""
-    sources = batches.sources(dataset, job.training, _weights(job, dataset), job.seed, 0, 1)
+def count_left_out(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
+    """Counts the targets that were in no batch of the passes that are done; see `batches.Source.left_out`."""
+    sources = batches.sources(dataset, job.training, _corpus_weights(job, dataset), job.seed, 0, 1)
     return sum(
         source.left_out(epoch)
-        for source, task in zip(sources, state.tasks, strict=True)
-        for epoch in range(task.passes)
+        for source, corpus in zip(sources, state.corpora, strict=True)
+        for epoch in range(corpus.passes)
     )
 
 
-def _weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
-    return [job.weights.get(task, 1.0) for task in dataset.tasks]
+def _corpus_weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
+    return [job.weights.get(corpus, 1.0) for corpus in dataset.tasks]
 
 
-def _read(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
-    if search.found is None:
-        return progress.State(tasks=[progress.Task() for _ in dataset.tasks]), {}
-    return checkpoint.load_state(search.found)
+def _read_state(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
+    if search.newest is None:
+        return progress.State(corpora=[progress.CorpusState() for _ in dataset.tasks]), {}
+    return checkpoint.load_state(search.newest)
 
 
-def _compare(
-    job: TrainingJob, found: checkpoint.CheckpointRef | None, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+def _check_same_run(
+    job: TrainingJob, newest: checkpoint.CheckpointRef | None, ours: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> None:
-    if found is None:
+    if newest is None:
         return
-    if job.fresh and theirs.get("attempt") != job.attempt:
-        raise errors.LockedError(f"{found.folder}: --fresh, but this root holds a checkpoint; use another root")
-    ours = {**ours, "model": section.deciding_then(job.model, theirs.get("model") or {})}
+    if job.fresh and saved.get("attempt") != job.attempt:
+        raise errors.LockedError(f"{newest.folder}: --fresh, but this root holds a checkpoint; use another root")
+    ours = {**ours, "model": section.deciding_then(job.model, saved.get("model") or {})}
     for name in ("model", "dataset", "seed"):
-        if theirs.get(name) != ours[name]:
+        if saved.get(name) != ours[name]:
             raise errors.LockedError(
-                f"{found.folder}: was made with another {name} ({_shown(theirs.get(name), ours[name])}); "
-                "use another root, or the settings that this one was begun with"
+                f"{newest.folder}: was made with another {name} ({_describe_change(saved.get(name), ours[name])}); "
+                "use another root, or the settings that this run was started with"
             )
 
 
-def _shown(theirs: Any, ours: Any) -> str:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
-        return ", ".join(f"{name}: {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names)
-    return f"{theirs!r}, now {ours!r}"
+def _describe_change(saved: Any, ours: Any) -> str:
+    if isinstance(saved, dict) and isinstance(ours, dict):
+        names = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
+        return ", ".join(f"{name}: {saved.get(name)!r}, now {ours.get(name)!r}" for name in names)
+    return f"{saved!r}, now {ours!r}"
 
 
-def _first_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> factory.Model:
+def _initial_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> factory.Model:
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in dataset.codecs.items()}
     pad_id = batches.pairs_ids(dataset).pad if dataset.kind == "pairs" else None
     randomness.seed_initialisation(job.seed)
     model = factory.build(job.model, sizes, pad_id)
+    # A resumed run loads the weights that training made of the pretrained embeddings, and does not need their file.
     for role, text in job.training.embeddings.items() if is_new else ():
         if role not in dataset.codecs:
-            raise errors.UsageError(f"training.embeddings: {role} is no side of this corpus; it has {', '.join(sizes)}")
+            raise errors.UsageError(
+                f"training.embeddings: {role} is not a side of this corpus; it has {', '.join(sizes)}"
+            )
         words = dataset.codecs[role].tokenizer
         tokens = [words.token(index) for index in range(words.vocabulary_size)]
-        found = pretrained_embeddings.load(location.Location.parse(text, "training.embeddings"), tokens, model, role)
-        _log.info("embeddings of %s: %d of %d entries come from %s", role, found, len(tokens), text)
+        count = pretrained_embeddings.load(location.Location.parse(text, "training.embeddings"), tokens, model, role)
+        _log.info("embeddings of %s: %d of %d entries come from %s", role, count, len(tokens), text)
     return model
 
 
 def _restore(
-    learner: step.Learner, found: checkpoint.CheckpointRef, group: collective.Collective, num_lanes: Sequence[int]
+    learner: step.Learner, newest: checkpoint.CheckpointRef, group: collective.Collective, num_lanes: Sequence[int]
 ) -> Sequence[states.State | None]:
-    """Loads weights and optimiser; returns the state of this rank's lanes of each task.
+    """Loads weights and optimizer; returns the hidden state of this rank's lanes of each corpus.
 
-    Of a task at the beginning of its data no lane has a state.
+    A corpus at the beginning of its data has none: its lanes start from the zero state.
     """
-    restored = reload(learner, found)
+    restored = reload(learner, newest)
     if restored.hidden is None:
         return [None] * len(num_lanes)
-    going = [count if task.consumed else 0 for count, task in zip(num_lanes, restored.state.tasks, strict=True)]
-    if restored.hidden[0][0].shape[0] != sum(going):
+    saved_lanes = [
+        count if corpus.consumed else 0 for count, corpus in zip(num_lanes, restored.state.corpora, strict=True)
+    ]
+    if restored.hidden[0][0].shape[0] != sum(saved_lanes):
         raise errors.LockedError(
-            f"{found.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, by training.num_lanes it is "
-            f"{sum(going)}; use another root, or the settings that this one was begun with"
+            f"{newest.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, by training.num_lanes it is "
+            f"{sum(saved_lanes)}; use another root, or the settings that this run was started with"
         )
     hidden: list[states.State | None] = []
-    for number, count in enumerate(going):
-        own, first = lanes.lanes_of_rank(group.rank, group.world_size, num_lanes[number]), sum(going[:number])
+    for corpus, count in enumerate(saved_lanes):
+        # A checkpoint has the lanes of all ranks, one corpus after the other, so the number of ranks may change.
+        own, first = lanes.lanes_of_rank(group.rank, group.world_size, num_lanes[corpus]), sum(saved_lanes[:corpus])
         rows = torch.arange(first + own.start, first + own.stop)
         selected = states.select(restored.hidden, rows) if count else None
         hidden.append(selected and tuple(tuple(part.to(learner.device) for part in layer) for layer in selected))
     return hidden
 
 
-def reload(learner: step.Learner, found: checkpoint.CheckpointRef) -> checkpoint.Restored:
-    """Loads the weights and the optimiser of a checkpoint; returns all that it holds besides the bundle.
+def reload(learner: step.Learner, ref: checkpoint.CheckpointRef) -> checkpoint.Restored:
+    """Loads the weights and the optimizer of a checkpoint; returns its contents besides the bundle.
 
     Raises:
         IntegrityError: a file of the checkpoint is damaged.
     """
-    _load_weights(learner, bundle.load(found.bundle))
-    restored = checkpoint.load(found)
-    optimizers.load_named(learner.objective.model, learner.optimizer, restored.optimizer)
-    averaged_sgd.swap(learner.optimizer)
+    _load_weights(learner, bundle.load(ref.bundle))
+    restored = checkpoint.load(ref)
+    optimizers.load_named_state(learner.objective.model, learner.optimizer, restored.optimizer)
+    averaged_sgd.swap(learner.optimizer)  # the bundle holds the averages, training continues from the weights
     return restored
 
 
@@ -272,9 +297,9 @@ def _load_weights(learner: step.Learner, loaded: bundle.Bundle) -> None:
     learner.objective.model.load_state_dict(loaded.model.state_dict())
 
 
-def _other_run(job: TrainingJob, dataset: shards.Dataset, run: str) -> bundle.Bundle:
+def _read_other_run(job: TrainingJob, dataset: shards.Dataset, run: str) -> bundle.Bundle:
     where = "training.init_from"
-    loaded = bundle.load(bundle.locate(location.Location.parse(run, where)))
+    loaded = bundle.load(bundle.find_folder(location.Location.parse(run, where)))
     if loaded.config != job.model:
         raise errors.UsageError(f"{where}: {run} holds another model; use the same settings of model here")
     for role, codec in dataset.codecs.items():

@@ -1,4 +1,4 @@
-"""The report of `generate`."""
+"""Laws of `generate` and its report."""
 
 import pathlib
 from typing import Any
@@ -15,12 +15,12 @@ from tests.core.decoding import samples
 from tests.jobs import trained
 
 
-def _run(place: pathlib.Path, prefix: str, seed: int = 1, **decoding: Any) -> dict[str, Any]:
-    settings = inference_settings.DecodingConfig(**{"num_tokens": 10, **decoding})
-    return generate.run(location.Location.parse(str(place)), prefix, settings, samples.FP32, trained.NONE, seed)
+def _run(root: pathlib.Path, prefix: str, seed: int = 1, **generation: Any) -> dict[str, Any]:
+    settings = inference_settings.GenerationConfig(**{"method": "greedy", "num_tokens": 10, **generation})
+    return generate.run(location.Location.parse(str(root)), prefix, settings, samples.FP32, trained.NONE, seed)
 
 
-def test_it_goes_on_from_the_prefix_and_repeats_itself(tmp_path: pathlib.Path) -> None:
+def test_the_text_begins_with_the_prefix_and_depends_on_the_seed_alone(tmp_path: pathlib.Path) -> None:
     trained.save(samples.language_model(line_end="none"), tmp_path)
     report = _run(tmp_path, "the cat", method="sample")
     assert report == _run(tmp_path, "the cat", method="sample")
@@ -29,7 +29,7 @@ def test_it_goes_on_from_the_prefix_and_repeats_itself(tmp_path: pathlib.Path) -
     assert "warnings" not in report
 
 
-def test_unknown_characters_are_warned_of(tmp_path: pathlib.Path) -> None:
+def test_a_warning_counts_characters_that_are_not_in_the_vocabulary(tmp_path: pathlib.Path) -> None:
     trained.save(samples.language_model(line_end="none"), tmp_path)
     report = _run(tmp_path, "the XY")
     assert report["text"].startswith("the XY")
@@ -38,7 +38,7 @@ def test_unknown_characters_are_warned_of(tmp_path: pathlib.Path) -> None:
 
 def test_checkpoints_are_averaged(tmp_path: pathlib.Path) -> None:
     trained.save(samples.language_model(line_end="none"), tmp_path)
-    with pytest.raises(errors.UsageError, match="has 1 checkpoints that verify, 2 are asked for"):
+    with pytest.raises(errors.UsageError, match="has 1 intact checkpoints, 2 are needed"):
         _run(tmp_path, "the cat", average_checkpoints=2)
     silent = trained.save(samples.silence(samples.language_model(line_end="none")), tmp_path / "silent").path
     (silent / "checkpoints" / "step-00000005-e1").rename(tmp_path / "checkpoints" / "step-00000004-e1")
@@ -46,13 +46,15 @@ def test_checkpoints_are_averaged(tmp_path: pathlib.Path) -> None:
     with torch.no_grad():
         samples.output(half).weight.mul_(0.5)
         samples.output(half).bias.mul_(0.5)
-    expected = generator.Generator(half, inference_settings.DecodingConfig(num_tokens=10), samples.FP32, 1)
+    expected = generator.Generator(
+        half, inference_settings.GenerationConfig(method="greedy", num_tokens=10), samples.FP32, 1
+    )
     report = _run(tmp_path, "the cat", average_checkpoints=2)
     assert report["text"] == expected.generate("the cat")
     assert len(report["members"][0]["checkpoints"]) == 2
 
 
-def test_a_seq2seq_does_not_generate(tmp_path: pathlib.Path) -> None:
+def test_generation_with_a_seq2seq_is_refused(tmp_path: pathlib.Path) -> None:
     trained.save(samples.seq2seq(), tmp_path)
     with pytest.raises(errors.UsageError, match="use translate"):
         _run(tmp_path, "the cat")

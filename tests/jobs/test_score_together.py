@@ -1,4 +1,4 @@
-"""Scoring with the mean of a run's checkpoints: the figures are those of that mean, and of nothing else."""
+"""Scoring with averaged checkpoints: the figures are those of a model with the mean weights."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ FIGURES = ("lines", "tokens", "unk", "nll_nats", "perplexity", "accuracy")
 
 
 def _moved(made: bundles.Bundle, seed: int) -> bundles.Bundle:
-    """The same model with other weights, as a training goes on."""
+    """Returns the model with changed weights, as further training would change them."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.model.parameters():
@@ -31,16 +31,16 @@ def _moved(made: bundles.Bundle, seed: int) -> bundles.Bundle:
 
 
 def _mean(first: bundles.Bundle, second: bundles.Bundle) -> bundles.Bundle:
-    """Half of each, by hand, in the first."""
+    """Returns the first model with the mean of the weights of both."""
     with torch.no_grad():
-        for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
-            one.copy_((one.double() + other.double()) / 2)
+        for parameter, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+            parameter.copy_((parameter.double() + other.double()) / 2)
     return first
 
 
 @pytest.fixture
-def place(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A language model's run with two checkpoints, and beside it a run of their mean."""
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A run of a language model with two checkpoints, and another run with the mean of both."""
     for step in (4, 5):
         trained.save(_moved(samples.language_model(), step), tmp_path / "run", step)
     mean = _mean(_moved(samples.language_model(), 5), _moved(samples.language_model(), 4))
@@ -49,23 +49,24 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def _run(place: pathlib.Path, run: str = "run", output: str = "out.jsonl", **options: Any) -> dict[str, Any]:
+def _run(folder: pathlib.Path, run: str = "run", output: str = "out.jsonl", **options: Any) -> dict[str, Any]:
     settings = {
         name: options.pop(name) for name in list(options) if name in inference_settings.ScoringConfig.model_fields
     }
-    target = "-" if output == "-" else f"{place}/{output}"
-    ends = {"input": str(place / "in.txt"), "output": target, "targets": None, **options}
+    files = {
+        "input": str(folder / "in.txt"),
+        "output": "-" if output == "-" else f"{folder}/{output}",
+        **options,
+    }
+    request = score.Request(
+        run=location.Location.parse(str(folder / run)),
+        scoring=inference_settings.ScoringConfig(**{"part_lines": 2, **settings}),
+        compute=samples.FP32,
+        cluster=trained.NONE,
+        **files,
+    )
     with trained.session() as session:
-        return score.run(
-            run=location.Location.parse(str(place / run)),
-            column=None,
-            scoring=inference_settings.ScoringConfig(**{"part_lines": 2, **settings}),
-            compute=samples.FP32,
-            cluster=trained.NONE,
-            session=session,
-            reporter=console.SilentReporter(),
-            **ends,
-        )
+        return score.run(request, session, console.SilentReporter())
 
 
 @pytest.mark.parametrize(
@@ -77,49 +78,50 @@ def _run(place: pathlib.Path, run: str = "run", output: str = "out.jsonl", **opt
         {"unit": "stream", "dynamic": inference_settings.DynamicConfig(rule="sgd", learning_rate=0.1)},
     ],
 )
-def test_the_mean_of_checkpoints_has_the_figures_of_the_mean_by_hand(
-    place: pathlib.Path, scoring: dict[str, Any]
+def test_averaged_checkpoints_score_as_a_model_of_their_mean_weights(
+    folder: pathlib.Path, scoring: dict[str, Any]
 ) -> None:
-    report = _run(place, average_checkpoints=2, **scoring)
-    expected = _run(place, "mean", "expected.jsonl", **scoring)
+    report = _run(folder, average_checkpoints=2, **scoring)
+    expected = _run(folder, "mean", "expected.jsonl", **scoring)
     assert {name: report[name] for name in FIGURES} == {name: expected[name] for name in FIGURES}
-    assert (place / "out.jsonl").read_bytes() == (place / "expected.jsonl").read_bytes()
-    alone = _run(place, output="alone.jsonl", **scoring)
+    assert (folder / "out.jsonl").read_bytes() == (folder / "expected.jsonl").read_bytes()
+    alone = _run(folder, output="alone.jsonl", **scoring)
     assert alone["perplexity"] != pytest.approx(report["perplexity"], rel=0.01)
 
 
-def test_the_report_names_the_checkpoints(place: pathlib.Path) -> None:
-    report = _run(place, average_checkpoints=2)
+def test_the_report_names_the_checkpoints(folder: pathlib.Path) -> None:
+    report = _run(folder, average_checkpoints=2)
     (member,) = report["members"]
-    assert member["run"] == str(place / "run")
-    assert [pathlib.Path(one).name for one in member["checkpoints"]] == ["step-00000005-e1", "step-00000004-e1"]
+    assert member["run"] == str(folder / "run")
+    assert [pathlib.Path(path).name for path in member["checkpoints"]] == ["step-00000005-e1", "step-00000004-e1"]
     assert report["checkpoint"] == member["checkpoints"][0]
-    assert "members" not in _run(place, output="alone.jsonl")
+    assert "members" not in _run(folder, output="alone.jsonl")
 
 
-def test_standard_input_is_scored_by_the_mean_too(
-    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+def test_standard_input_is_scored_with_averaged_checkpoints(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    expected = _run(place, "mean", "expected.jsonl")
-    with (place / "in.txt").open() as lines, (tmp_path / "stdout").open("w") as real:
+    expected = _run(folder, "mean", "expected.jsonl")
+    with (folder / "in.txt").open() as lines, (tmp_path / "stdout").open("w") as real:
         monkeypatch.setattr(sys, "stdin", lines)
-        report = _run(place, output="-", input="-", stdout=real.fileno(), average_checkpoints=2)
+        report = _run(folder, output="-", input="-", stdout=real.fileno(), average_checkpoints=2)
     assert {name: report[name] for name in FIGURES} == {name: expected[name] for name in FIGURES}
 
 
-def test_forced_decoding_of_an_averaged_translation_gives_its_score(tmp_path: pathlib.Path) -> None:
+def test_forced_decoding_with_averaged_checkpoints_gives_the_score_of_the_translation(tmp_path: pathlib.Path) -> None:
     for step in (4, 5):
         trained.save(_moved(samples.seq2seq(), step), tmp_path / "run", step)
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in samples.sentences(9)))
     with trained.session() as session:
         translate.run(
-            location.Location.parse(str(tmp_path / "run")),
-            str(tmp_path / "in.txt"),
-            str(tmp_path / "translated.jsonl"),
-            None,
-            inference_settings.DecodingConfig(max_length=7, part_lines=4, average_checkpoints=2),
-            samples.FP32,
-            trained.NONE,
+            translate.Request(
+                location.Location.parse(str(tmp_path / "run")),
+                str(tmp_path / "in.txt"),
+                str(tmp_path / "translated.jsonl"),
+                inference_settings.DecodingConfig(max_length=7, part_lines=4, average_checkpoints=2),
+                samples.FP32,
+                trained.NONE,
+            ),
             session,
             console.SilentReporter(),
         )
@@ -133,34 +135,34 @@ def test_forced_decoding_of_an_averaged_translation_gives_its_score(tmp_path: pa
     assert -alone["nll_nats"] != pytest.approx(sum(row["score_nats"] for row in rows), rel=0.01)
 
 
-def test_parts_of_other_weights_are_not_gone_on_with(place: pathlib.Path) -> None:
-    begun = _run(place, average_checkpoints=2)
+def test_parts_of_other_weights_are_not_resumed(folder: pathlib.Path) -> None:
+    first = _run(folder, average_checkpoints=2)
     with pytest.raises(errors.LockedError, match="bundle"):
-        _run(place, average_checkpoints=1)
-    (place / "out.jsonl.parts" / "_MANIFEST.json").unlink()  # as if it had been stopped before its end
+        _run(folder, average_checkpoints=1)
+    (folder / "out.jsonl.parts" / "_MANIFEST.json").unlink()  # as if it had been interrupted
     with pytest.raises(errors.LockedError, match="bundle"):
-        _run(place, average_checkpoints=1)
-    again = _run(place, average_checkpoints=2)
-    assert again["nll_nats"] == begun["nll_nats"]
+        _run(folder, average_checkpoints=1)
+    again = _run(folder, average_checkpoints=2)
+    assert again["nll_nats"] == first["nll_nats"]
     assert again["lines_per_s"] == 0
 
 
-def test_the_plan_names_the_weights_and_not_the_setting(place: pathlib.Path) -> None:
-    _run(place)  # so what was scored before there was such a setting is still done
-    plan = json.loads((place / "out.jsonl.parts" / "_PLAN.json").read_text())["plan"]
-    assert plan["bundle"] == bundles.load(bundles.locate(location.Location.parse(str(place / "run")))).fingerprint
+def test_the_plan_contains_the_weights_and_not_average_checkpoints(folder: pathlib.Path) -> None:
+    _run(folder)  # so that outputs of versions without this setting stay valid
+    plan = json.loads((folder / "out.jsonl.parts" / "_PLAN.json").read_text())["plan"]
+    assert plan["bundle"] == bundles.load(bundles.find_folder(location.Location.parse(str(folder / "run")))).fingerprint
     assert "average_checkpoints" not in plan["scoring"]
 
 
-def test_more_checkpoints_than_there_are_are_refused(place: pathlib.Path) -> None:
-    with pytest.raises(errors.UsageError, match="has 2 checkpoints that verify, 3 are asked for"):
-        _run(place, average_checkpoints=3)
-    with pytest.raises(errors.UsageError, match="is one checkpoint, 2 are asked for"):
-        _run(place, "run/checkpoints/step-00000005-e1", average_checkpoints=2)
-    assert not (place / "out.jsonl.parts").exists()
+def test_averaging_more_checkpoints_than_exist_is_refused(folder: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match="has 2 intact checkpoints, 3 are needed"):
+        _run(folder, average_checkpoints=3)
+    with pytest.raises(errors.UsageError, match="is a single checkpoint, 2 are needed"):
+        _run(folder, "run/checkpoints/step-00000005-e1", average_checkpoints=2)
+    assert not (folder / "out.jsonl.parts").exists()
 
 
-def test_a_model_that_counts_has_no_weights_to_average(tmp_path: pathlib.Path) -> None:
+def test_averaging_n_gram_models_is_refused(tmp_path: pathlib.Path) -> None:
     codec = samples.language_model("word").codecs["text"]
     model = counted.estimate([0, 1, 0, 1], codec.tokenizer.vocabulary_size, 2, "laplace").model
     made = bundles.Bundle(model, model.config, {"text": codec}, "eos", "fp32")

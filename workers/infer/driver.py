@@ -1,4 +1,8 @@
-"""How the parts of an inference job are planned, done and added up: the driver's side of `part_worker`."""
+"""The driver of inference: opens models, plans waves of parts, runs them, and sums up their commit records.
+
+The parts of a *wave* do not depend on each other. Independent lines are one wave; a stream in lanes has one wave for
+each position in the lanes, because a part starts from the state that the part before it in its lane committed.
+"""
 
 import array
 import functools
@@ -8,8 +12,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, NamedTuple
 
 from core import errors
 from core.data import lazy
@@ -22,13 +26,14 @@ from core.telemetry import catalog, metrics
 from workers.fanout import executor as executors
 from workers.infer import part_worker
 
+# A job fails if more lines fail than the larger of these.
 ERRORS_ALLOWED = 10
 ERROR_SHARE_ALLOWED = 0.001
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What all parts of an output have together."""
+    """Sums over the commit records of an output; see `part_worker.summarise`."""
 
     lines: int
     errors: int
@@ -43,7 +48,7 @@ class Totals:
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> "Totals":
-        """Adds up the records of all parts, in their order; the sum does not depend on how they were made."""
+        """Sums up the records of all parts, in their order; the sums do not depend on how the parts were computed."""
         made_by: list[dict[str, Any]] = []
         first_errors: list[dict[str, Any]] = []
         sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "infinite", "characters"), 0)
@@ -54,25 +59,29 @@ class Totals:
             if record["made_by"] not in made_by:
                 made_by.append(record["made_by"])
         nats = math.fsum(float(record["nats"]) for record in records)
-        # Not every model says what it held for the likeliest.
+        # Not every scoring method ranks the tokens.
         correct = [record.get("correct") for record in records]
         num_correct = None if None in correct else sum(number or 0 for number in correct)
         return cls(first_errors=tuple(first_errors), nats=nats, correct=num_correct, made_by=tuple(made_by), **sums)
 
     def problems(self) -> dict[str, Any]:
-        """What a report says of lines that failed, and of parts that were computed in unlike ways."""
-        found: dict[str, Any] = {"errors": self.errors}
+        """Returns the entries of a report on lines that failed, and on parts computed under different circumstances."""
+        problems: dict[str, Any] = {"errors": self.errors}
         if self.errors:
-            found["first_errors"] = list(self.first_errors)
+            problems["first_errors"] = list(self.first_errors)
         if len(self.made_by) > 1:
-            found["mixture"] = list(self.made_by)
-        return found
+            problems["mixture"] = list(self.made_by)
+        return problems
 
 
-class Opened(NamedTuple):
-    """A run's model: the bundles whose mean it is, the best first, and what a report says of it.
+class OpenedRun(NamedTuple):
+    """The model of a run.
 
-    `member` is what a report says of the run where that is more than one checkpoint, or one run of an ensemble.
+    Attributes:
+        bundle: the model, the mean of its checkpoints if there are several.
+        urls: the bundles whose mean it is, the best first.
+        report: the entries of a report on the run and its checkpoint.
+        member: the entry of a report on a run with several checkpoints, or on a member of an ensemble.
     """
 
     bundle: bundles.Bundle
@@ -81,198 +90,189 @@ class Opened(NamedTuple):
     member: dict[str, Any]
 
 
-def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> Opened:
-    """Loads the mean of a run's best checkpoints, so many of them; or the bundle of one checkpoint folder.
+def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> OpenedRun:
+    """Loads the mean of the `num_checkpoints` best checkpoints of a run, or the bundle of one checkpoint folder.
 
     Raises:
-        UsageError: there are fewer checkpoints, or the model has no weights to average.
-        IntegrityError: none of them verifies.
+        UsageError: the run has fewer checkpoints, or its model has no weights to average.
+        IntegrityError: no checkpoint verifies.
     """
-    every = bundles.find_best(run, num_checkpoints)
-    loaded = checkpoint_averaging.load([found.bundle for found in every])
-    report: dict[str, Any] = {"verb": verb, "run": str(run), "checkpoint": str(every[0].checkpoint)}
-    report |= {"step": every[0].step, "passed_over": list(every[-1].passed_over)}
-    member = {"run": str(run), "checkpoints": [str(found.checkpoint) for found in every]}
+    best = bundles.select_checkpoints(run, num_checkpoints)
+    bundle = checkpoint_averaging.load([checkpoint.bundle for checkpoint in best])
+    report: dict[str, Any] = {"verb": verb, "run": str(run), "checkpoint": str(best[0].checkpoint)}
+    report |= {"step": best[0].step, "passed_over": list(best[-1].damaged)}
+    member = {"run": str(run), "checkpoints": [str(checkpoint.checkpoint) for checkpoint in best]}
     if num_checkpoints > 1:
         report["members"] = [member]
-    return Opened(loaded, tuple(found.bundle.url for found in every), report, member)
+    return OpenedRun(bundle, tuple(checkpoint.bundle.url for checkpoint in best), report, member)
 
 
-def open_dataset(run: location.Location, bundle: bundles.Bundle, asked: str, instead: str) -> shards.Dataset:
+def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, alternative: str) -> shards.Dataset:
     """Opens the dataset that a run was trained on.
 
     Args:
-        run: its root.
-        bundle: the run's.
-        asked: what asks for it and why, as an error says it.
-        instead: what to do without it, likewise.
+        run: root of the run.
+        bundle: the run's model.
+        reason: the setting that needs the dataset, and why; begins the error message.
+        alternative: what to do without the dataset; ends the error message.
 
     Raises:
-        UsageError: there is none.
-        IntegrityError: it is damaged, or of another tokenizer.
+        UsageError: the run has no dataset.
+        IntegrityError: the dataset is damaged, or has another tokenizer.
     """
     try:
         dataset = shards.Dataset.open(run.join("dataset"))
     except errors.UsageError as error:
         raise errors.UsageError(
-            f"{asked}, and {run} holds no dataset; name the root of the run, or {instead}"
+            f"{reason}, but {run} has no dataset; name the root of the run, or {alternative}"
         ) from error
-    found = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
-    if found != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
+    fingerprints = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
+    if fingerprints != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
         raise errors.IntegrityError(
-            f"{dataset.folder}: was made with another tokenizer than the model has; restore it, or {instead}"
+            f"{dataset.folder}: has another tokenizer than the model; restore the dataset, or {alternative}"
         )
     return dataset
 
 
-class _Ledger:
-    """The records so far, and how many of their lines failed.
+class _PartRecords:
+    """The commit records of parts, with a limit on the number of lines that failed.
 
-    A record is kept as the text that it is in its file, a sixth of what it takes as an object.
+    A record is kept in the encoding of its file, which takes a sixth of the memory of the parsed object.
     """
 
     def __init__(self, stage: str, num_lines: int, metrics: metrics.Metrics) -> None:
-        self._records: dict[int, bytes] = {}  # by their first line
+        self._encoded: dict[int, bytes] = {}  # by the first line of the part
         self._first_error: dict[str, Any] = {}
         self._stage = stage
         self._metrics = metrics
-        self._allowed = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
+        self._max_errors = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
         self._num_errors = 0
         self.num_lines_done = 0
 
-    def enter(self, first_line: int, record: dict[str, Any]) -> None:
-        """Takes the record of a part in; raises DataError when too many lines have failed."""
-        self._records[first_line] = json.dumps(record, separators=(",", ":")).encode()
+    def add(self, first_line: int, record: dict[str, Any]) -> None:
+        """Adds the record of a part.
+
+        Raises:
+            DataError: too many lines failed.
+        """
+        self._encoded[first_line] = json.dumps(record, separators=(",", ":")).encode()
         self._num_errors += record["errors"]
         if record["errors"] and not self._first_error:
             self._first_error = record["first_errors"][0]
-        if self._num_errors > self._allowed:
+        if self._num_errors > self._max_errors:
             first = self._first_error
             raise errors.DataError(
-                f"{self._stage}: {self._num_errors} lines failed, more than {self._allowed:g} are not accepted; "
+                f"{self._stage}: {self._num_errors} lines failed, at most {self._max_errors:g} may; "
                 f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
             )
 
     def on_done(self, task: executors.Task, record: dict[str, Any]) -> None:
-        """Measures a part that was just done, and takes its record in."""
+        """Adds the record of a part that was just computed, and measures it."""
         count = functools.partial(self._metrics.count, catalog.INFERENCE_LINES, stage=self._stage)
         count(record["lines"] - record["errors"], outcome="done")
         count(record["errors"], outcome="failed")
         self._metrics.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
         self.num_lines_done += record["lines"]
-        self.enter(task.payload.piece.first_line, record)
+        self.add(task.payload.first_line, record)
 
     def in_order(self) -> Sequence[dict[str, Any]]:
-        """Returns the records in order of their lines, each read when it is asked for."""
-        order = array.array("q", sorted(self._records))
-        return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._records[order[number]])))
+        """Returns the records in the order of their lines, each parsed on access."""
+        order = array.array("q", sorted(self._encoded))
+        return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._encoded[order[number]])))
 
 
-def do_parts(
+def run_parts(
     spec: part_worker.Spec,
-    stage: str,
-    rounds: Sequence[Sequence[part_worker.Payload]],
-    workforce: executors.Session,
+    waves: Sequence[Sequence[inputs.Part]],
+    session: executors.Session,
     progress: Callable[[int], None],
 ) -> tuple[Sequence[dict[str, Any]], int]:
-    """Does the parts that are not committed yet, round after round.
-
-    Returns all records in order of lines, and how many lines were done in this call.
+    """Computes the parts that are not committed yet, wave after wave.
 
     Args:
-        spec: what the workers need.
-        stage: name of the stage.
-        rounds: parts of one round do not depend on each other, only on those of rounds before.
-        workforce: who does them.
-        progress: is told the lines of each part.
+        spec: specification of the workers.
+        waves: the parts; those of one wave depend only on parts of earlier waves.
+        session: provides the executor, metrics and the stop request.
+        progress: called with the number of lines of each part, new or committed before.
+
+    Returns:
+        All commit records in the order of their lines, and the number of lines computed in this call.
 
     Raises:
-        DataError: more lines fail than max(10, 0.1 %); what was done is kept, but the output stays unfinished.
+        DataError: more lines fail than max(10, 0.1 %); committed parts stay, but the output is not finished.
     """
     store = commit.PartStore(location.Location(spec.folder), spec.plan)
-    num_lines = sum(payload.piece.num_lines for round_ in rounds for payload in round_)
-    ledger = _Ledger(stage, num_lines, workforce.metrics)
-    widest = max(map(len, rounds), default=0)
-    for round_ in rounds:
-        tasks = _not_done(round_, store, ledger, progress)
+    num_lines = sum(part.num_lines for wave in waves for part in wave)
+    records = _PartRecords(spec.stage, num_lines, session.metrics)
+    # All waves use one pool, sized for the widest: a last wave of one part must not be run in the driver instead.
+    widest = max(map(len, waves), default=0)
+    monitor = executors.Monitor(session.metrics, progress, session.should_stop)
+    for wave in waves:
+        tasks = _pending_tasks(wave, store, records, progress)
         if tasks:
             factory = functools.partial(part_worker.make, spec)
-            workforce.executor(stage, widest).run(
-                stage,
-                tasks,
-                factory,
-                ledger.on_done,
-                executors.Monitor(workforce.metrics, progress, workforce.should_stop),
-            )
-    workforce.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=stage)
-    return ledger.in_order(), ledger.num_lines_done
+            session.executor(spec.stage, widest).run(spec.stage, tasks, factory, records.on_done, monitor)
+    session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=spec.stage)
+    return records.in_order(), records.num_lines_done
 
 
-def _not_done(
-    payloads: Sequence[part_worker.Payload], store: commit.PartStore, ledger: _Ledger, progress: Callable[[int], None]
+def _pending_tasks(
+    parts: Sequence[inputs.Part], store: commit.PartStore, records: _PartRecords, progress: Callable[[int], None]
 ) -> Sequence[executors.Task]:
-    """Enters the parts that are committed already and returns tasks for the others."""
-    todo = array.array("q")
-    for number, payload in enumerate(payloads):
-        record = store.committed(payload.name)
+    """Adds the records of committed parts and returns tasks for the others."""
+    pending = array.array("q")
+    for number, part in enumerate(parts):
+        record = store.committed(part.name)
         if record is None:
-            todo.append(number)
+            pending.append(number)
         else:
-            ledger.enter(payload.piece.first_line, record)
-            progress(payload.piece.num_lines)
+            records.add(part.first_line, record)
+            progress(part.num_lines)
 
-    def task(place: int) -> executors.Task:
-        payload = payloads[todo[place]]
-        return executors.Task(payload.name, payload, payload.piece.num_lines)
+    def task(index: int) -> executors.Task:
+        part = parts[pending[index]]
+        return executors.Task(part.name, part, part.num_lines)
 
-    return lazy.LazySequence(len(todo), task)
-
-
-def of_lines(pieces: Sequence[inputs.Piece]) -> Sequence[Sequence[part_worker.Payload]]:
-    """Parts that do not depend on each other: one round."""
-    return [lazy.LazySequence(len(pieces), lambda number: part_worker.Payload(f"part-{number:06d}", pieces[number]))]
+    return lazy.LazySequence(len(pending), task)
 
 
-def of_stream(lanes: Sequence[Sequence[inputs.Piece]]) -> Sequence[Sequence[part_worker.Payload]]:
-    """Rounds of parts: the n-th of each lane, which goes on from the one before it in its lane."""
+def waves_of_lanes(lanes: Sequence[Sequence[inputs.Part]]) -> Sequence[Sequence[inputs.Part]]:
+    """Returns the waves of a stream in lanes: wave n has the n-th part of each lane, named by lane and position."""
 
-    def payload(lane: int, number: int) -> part_worker.Payload:
-        before = f"lane-{lane:04d}-{number - 1:06d}" if number else ""
-        stream: Literal["start", "after"] = "after" if number else "start"
-        return part_worker.Payload(f"lane-{lane:04d}-{number:06d}", lanes[lane][number], stream, before)
+    def part(lane: int, number: int) -> inputs.Part:
+        predecessor = f"lane-{lane:04d}-{number - 1:06d}" if number else None
+        return replace(lanes[lane][number], name=f"lane-{lane:04d}-{number:06d}", predecessor=predecessor)
 
-    def round_(number: int) -> Sequence[part_worker.Payload]:
-        return [payload(lane, number) for lane, pieces in enumerate(lanes) if number < len(pieces)]
+    def wave(number: int) -> Sequence[inputs.Part]:
+        return [part(lane, number) for lane, parts in enumerate(lanes) if number < len(parts)]
 
-    return lazy.LazySequence(max(map(len, lanes), default=0), round_)
+    return lazy.LazySequence(max(map(len, lanes), default=0), wave)
 
 
 def count_tokens(
     spec: part_worker.Spec,
-    stage: str,
-    pieces: Sequence[inputs.Piece],
-    workforce: executors.Session,
+    parts: Sequence[inputs.Part],
+    session: executors.Session,
     progress: Callable[[int], None],
 ) -> list[int]:
-    """Counts the tokens that each piece has in a stream."""
-    counts = [0] * len(pieces)
+    """Returns the number of tokens that each part has in a stream."""
+    counts = [0] * len(parts)
 
-    def on_done(task: executors.Task, lines: list[int]) -> None:
-        counts[int(task.name)] = sum(lines)
+    def on_done(task: executors.Task, counts_of_lines: list[int]) -> None:
+        counts[int(task.name)] = sum(counts_of_lines)
 
     def task(number: int) -> executors.Task:
-        return executors.Task(str(number), pieces[number], pieces[number].num_lines)
+        return executors.Task(str(number), parts[number], parts[number].num_lines)
 
-    tasks = lazy.LazySequence(len(pieces), task)
+    tasks = lazy.LazySequence(len(parts), task)
     factory = functools.partial(part_worker.CountWorker, spec)
-    workforce.executor(stage, len(tasks)).run(
-        stage, tasks, factory, on_done, executors.Monitor(workforce.metrics, progress, workforce.should_stop)
-    )
+    monitor = executors.Monitor(session.metrics, progress, session.should_stop)
+    session.executor(spec.stage, len(tasks)).run(spec.stage, tasks, factory, on_done, monitor)
     return counts
 
 
-def check_streams(source: str, output: str, column: str | None) -> None:
-    """Makes sure that standard input, if it is named, goes to standard output, as lines.
+def check_standard_streams(source: str, output: str, column: str | None) -> None:
+    """Checks that standard input, if it is named, goes to standard output, as plain text.
 
     Raises:
         UsageError: it does not.
@@ -280,26 +280,34 @@ def check_streams(source: str, output: str, column: str | None) -> None:
     if "-" not in (source, output):
         return
     if source != output:
-        raise errors.UsageError("--input, --output: standard input goes to standard output: both are - or none is")
+        raise errors.UsageError("--input, --output: standard input requires standard output; set both to -, or neither")
     if column is not None:
-        raise errors.UsageError("--column: standard input is lines of text; leave it out")
+        raise errors.UsageError("--column: standard input is plain text; leave it out")
 
 
-def stream(
+def process_stdin(
     kind: results.Kind,
     source: BinaryIO,
     stdout: int,
     part_lines: int,
     compute: Callable[[list[str]], Sequence[results.Result]],
 ) -> Totals:
-    """Answers each line of standard input with a line, so many lines at a time; a bad line with an empty one."""
+    """Writes one line of output for each line of standard input; an empty line for a line that failed.
+
+    Args:
+        kind: kind of the results.
+        source: standard input.
+        stdout: descriptor of standard output.
+        part_lines: lines that are read and computed at a time; the output is flushed after each.
+        compute: returns the results of lines.
+    """
     num_lines = 0
     records = []
     with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
-        while read := list(itertools.islice(source, part_lines)):
-            lines = [_decoded(raw) for raw in read]
-            answers = iter(compute([line for line in lines if line is not None]))
-            rows = [results.failed(kind, "invalid_utf8") if line is None else next(answers) for line in lines]
+        while raw_lines := list(itertools.islice(source, part_lines)):
+            lines = [_decode(raw) for raw in raw_lines]
+            good_rows = iter(compute([line for line in lines if line is not None]))
+            rows = [results.failed(kind, "invalid_utf8") if line is None else next(good_rows) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
             sink.flush()
             records.append({**part_worker.summarise(rows, num_lines), "made_by": {}})
@@ -307,7 +315,7 @@ def stream(
     return Totals.of(records)
 
 
-def _decoded(raw: bytes) -> str | None:
+def _decode(raw: bytes) -> str | None:
     try:
         text = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError:
@@ -315,7 +323,7 @@ def _decoded(raw: bytes) -> str | None:
     return None if "\0" in text else text
 
 
-def speed(num_lines: int, started_s: float) -> dict[str, float]:
-    """How long a job took, and how fast it did so many lines; those that were there before are not among them."""
+def throughput(num_lines: int, started_s: float) -> dict[str, float]:
+    """Returns the duration of a job and its speed; `num_lines` counts only lines computed since `started_s`."""
     elapsed_s = time.monotonic() - started_s
     return {"elapsed_s": elapsed_s, "lines_per_s": num_lines / max(elapsed_s, 1e-9)}

@@ -87,7 +87,7 @@ def restrict(
     shortlists: Sequence[Ids],
     special: constraints.SpecialTokens,
     prefixes: Sequence[Sequence[int]],
-    mode: quantization.Rounded | None,
+    mode: quantization.DynamicQuantization | None,
 ) -> ShortlistedDecoder:
     """Restricts a decoder to the shortlists of a batch's lines, which contain the reserved ids and the prefixes."""
     union_U = np.unique(np.concatenate(shortlists))
@@ -104,7 +104,7 @@ def restrict(
     if mode is not None:
         # The selected rows of the output layer are new tensors: they, too, are computed in low precision.
         for member in restricted.members:
-            mode.adopt(member.weight_VF, member.bias_V)
+            mode.add_weights(member.weight_VF, member.bias_V)
     return ShortlistedDecoder(
         decoder=restricted,
         memory=memory.with_blocked(torch.from_numpy(blocked_NU).to(decoder.device)),
@@ -129,7 +129,7 @@ def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) ->
     if train is None or not train.num_lines:
         raise errors.DataError(f"{dataset.folder}: has no training pairs to make a shortlist from; leave it out")
     sizes = {side: codec.tokenizer.vocabulary_size for side, codec in dataset.codecs.items()}
-    table = translation_table.table(train, sizes["source"], sizes["target"], candidates)
+    table = translation_table.estimate(train, sizes["source"], sizes["target"], candidates)
     data = weights.to_bytes({name: torch.from_numpy(array) for name, array in table._asdict().items()})
     return folder.join(commit.put_content(folder, stem, ".safetensors", data).name)
 

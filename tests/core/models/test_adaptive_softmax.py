@@ -41,7 +41,7 @@ def test_probabilities_sum_to_1_and_are_those_of_torchs_own() -> None:
 def test_the_loss_is_that_of_the_probabilities_with_every_gradient(
     num_targets: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptive_softmax, "FEW_LOGITS", at_once)
+    monkeypatch.setattr(adaptive_softmax, "MAX_LOGITS", at_once)
     output = output_of().float()
     plain = copy.deepcopy(output)
     features_NF, targets_N = torch.randn(num_targets, 16), torch.randint(0, 30, (num_targets,))

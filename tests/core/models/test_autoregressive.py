@@ -7,7 +7,7 @@ import pydantic
 import pytest
 import torch
 
-from core.config import autoregressive_settings, training_settings
+from core.config import autoregressive_settings, optimizer_settings, training_settings
 from core.data import series
 from core.models import autoregressive
 from core.training import regression
@@ -29,7 +29,11 @@ def _examples(count: int = 40) -> series.Examples:
 
 def _fit(model: autoregressive.Autoregressive, clip_norm: float | None, examples: series.Examples) -> None:
     training = training_settings.TrainingConfig(
-        epochs=3, batch_lines=8, optimizer="sgd", momentum=0.9, learning_rate=0.1, clip_norm=clip_norm
+        epochs=3,
+        batch_lines=8,
+        optimizer=optimizer_settings.SgdConfig(momentum=0.9),
+        learning_rate=0.1,
+        clip_norm=clip_norm,
     )
     regression.fit(model, examples, examples, training, 1, lambda _: None, lambda: False)
 

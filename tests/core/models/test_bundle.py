@@ -1,4 +1,4 @@
-"""A bundle comes back as it was, or not at all; the right checkpoint of a run is found."""
+"""A bundle comes back as it was, or not at all; the right checkpoint of a run is selected."""
 
 import json
 import math
@@ -97,7 +97,7 @@ def test_other_weights_give_another_fingerprint(tmp_path: pathlib.Path) -> None:
     assert first == again != other
 
 
-def test_every_flipped_bit_and_cut_is_found(tmp_path: pathlib.Path) -> None:
+def test_every_flipped_bit_and_cut_is_selected(tmp_path: pathlib.Path) -> None:
     files = bundle.to_files(translation_bundle())
     folder = write(tmp_path, files)
     choose = random.Random(7)
@@ -120,7 +120,7 @@ def test_every_flipped_bit_and_cut_is_found(tmp_path: pathlib.Path) -> None:
 
 def test_a_newer_format_is_named(tmp_path: pathlib.Path) -> None:
     files = changed(bundle.to_files(text_bundle()), version=2)
-    with pytest.raises(errors.IntegrityError, match="was written by format 2, this program reads up to 1"):
+    with pytest.raises(errors.IntegrityError, match="has format version 2, this program reads up to 1"):
         bundle.load(write(tmp_path, files))
 
 
@@ -137,7 +137,7 @@ def test_weights_of_another_vocabulary_name_both_sizes(tmp_path: pathlib.Path) -
 def test_settings_that_ask_for_more_than_the_file_holds_take_no_memory(tmp_path: pathlib.Path) -> None:
     files = bundle.to_files(text_bundle())
     config = json.loads(files["model.json"])["config"] | {"hidden_size": 65536, "num_layers": 8}
-    with pytest.raises(errors.IntegrityError, match="does not fit the model's settings"):
+    with pytest.raises(errors.IntegrityError, match="does not match the model's settings"):
         bundle.load(write(tmp_path, changed(files, config=config)))
 
 
@@ -195,10 +195,10 @@ def test_the_best_validated_checkpoint_is_used(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 200, 1, 1.5)
     checkpoint(tmp_path, 300, 2, 1.7)
     checkpoint(tmp_path, 400, 2, None)
-    found = bundle.find(location.Location.parse(str(tmp_path)))
-    assert (found.step, found.passed_over) == (200, ())
-    assert bundle.locate(location.Location.parse(str(tmp_path))) == found.checkpoint.join("bundle")
-    assert bundle.load(found.bundle).line_end == "space"
+    selected = bundle.select_checkpoint(location.Location.parse(str(tmp_path)))
+    assert (selected.step, selected.damaged) == (200, ())
+    assert bundle.find_folder(location.Location.parse(str(tmp_path))) == selected.checkpoint.join("bundle")
+    assert bundle.load(selected.bundle).line_end == "space"
 
 
 def test_without_validation_the_newest_start_counts_before_the_step(tmp_path: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_without_validation_the_newest_start_counts_before_the_step(tmp_path: pa
     checkpoint(tmp_path, 100, 3, None)
     checkpoint(tmp_path, 200, 3, None)
     (tmp_path / "checkpoints" / "step-00000999-e9").mkdir()
-    assert bundle.find(location.Location.parse(str(tmp_path))).step == 200
+    assert bundle.select_checkpoint(location.Location.parse(str(tmp_path))).step == 200
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) -> None:
@@ -216,14 +216,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) ->
     weights_file.write_bytes(weights_file.read_bytes()[:-1] + b"\x01")
     (checkpoint(tmp_path, 300, 1, 1.6) / "MANIFEST.json").write_text("{")
     run = location.Location.parse(str(tmp_path))
-    found = bundle.find(run)
-    assert found.step == 100
-    assert ["step-00000300" in found.passed_over[0], "step-00000200" in found.passed_over[1]] == [True, True]
+    selected = bundle.select_checkpoint(run)
+    assert selected.step == 100
+    assert ["step-00000300" in selected.damaged[0], "step-00000200" in selected.damaged[1]] == [True, True]
     with pytest.raises(errors.IntegrityError, match="damaged"):
-        bundle.find(location.Location.parse(str(best)))
+        bundle.select_checkpoint(location.Location.parse(str(best)))
     (tmp_path / "checkpoints" / "step-00000100-e1" / "bundle" / "model.json").unlink()
-    with pytest.raises(errors.IntegrityError, match="no checkpoint verifies"):
-        bundle.find(run)
+    with pytest.raises(errors.IntegrityError, match="all checkpoints are damaged"):
+        bundle.select_checkpoint(run)
 
 
 @pytest.mark.e2e
@@ -240,7 +240,7 @@ def test_a_bundle_is_read_without_torchs_compiler(tmp_path: pathlib.Path) -> Non
 def test_one_checkpoint_folder_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 200, 1, 1.0)
     folder = checkpoint(tmp_path, 100, 1, 2.0)
-    assert bundle.find(location.Location.parse(str(folder))).step == 100
+    assert bundle.select_checkpoint(location.Location.parse(str(folder))).step == 100
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "/etc/x", "bundle/../../x"])
@@ -250,9 +250,9 @@ def test_a_manifest_leads_nowhere_else(name: str, tmp_path: pathlib.Path) -> Non
     manifest["files"].append({"name": name, "sha256": "0" * 64, "size_bytes": 1})
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(errors.IntegrityError, match="not a valid file name"):
-        bundle.find(location.Location.parse(str(folder)))
+        bundle.select_checkpoint(location.Location.parse(str(folder)))
 
 
 def test_a_run_without_checkpoints_says_to_train_first(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="train first"):
-        bundle.locate(location.Location.parse(str(tmp_path)))
+        bundle.find_folder(location.Location.parse(str(tmp_path)))

@@ -49,8 +49,8 @@ def test_a_word_with_a_space_is_a_word(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("of 1 2 3\n", "embedding_size: 3"),
-        ("the 1 2\nof 1\n", "line 2 is no word with 2 numbers"),
-        ("of 1 x\n", "'of' has an entry that is no number"),
+        ("the 1 2\nof 1\n", "line 2 is not a word with 2 numbers"),
+        ("of 1 x\n", "'of' has an entry that is not a number"),
         ("of 1 nan\n", "'of' has an entry that is not finite"),
     ],
 )

@@ -45,15 +45,15 @@ def test_equal_tensors_give_equal_bytes_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cut short"),
-        (b"\xff" * 100, "cut short, or not a file of our format"),
+        (b"", "truncated"),
+        (b"\xff" * 100, "truncated, or not a safetensors file"),
         (file_of({"a": entry([2], 0, 8)}, bytes(7)), "has 80 bytes|header describes"),
         (file_of({"a": entry([2], 0, 8)}, bytes(9)), "header describes"),
-        (file_of({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)), "'b' are not where"),
-        (file_of({"a": entry([2], 0, 8), "b": entry([2], 12, 20)}, bytes(20)), "'b' are not where"),
-        (file_of({"a": entry([10**12], 0, 8)}, bytes(8)), "'a' are not where"),
+        (file_of({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)), "'b' do not match its dtype"),
+        (file_of({"a": entry([2], 0, 8), "b": entry([2], 12, 20)}, bytes(20)), "'b' do not match its dtype"),
+        (file_of({"a": entry([10**12], 0, 8)}, bytes(8)), "'a' do not match its dtype"),
         (file_of({"a": entry([-2], 0, 8)}, bytes(8)), "impossible shape"),
-        (file_of({"a": entry([2], 0, 8, "F8_E4M3")}, bytes(8)), "type that is not used"),
+        (file_of({"a": entry([2], 0, 8, "F8_E4M3")}, bytes(8)), "unsupported dtype"),
         (file_of(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', bytes(4)), "twice"),
         (file_of([1], b""), "lists no tensors"),
         (file_of({"a": 1}, b""), "does not describe 'a'"),
@@ -72,7 +72,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: pathlib.Path) -> None:
         def __reduce__(self) -> Any:
             return pathlib.Path.touch, (marker,)
 
-    with pytest.raises(errors.IntegrityError, match="not a file of our format"):
+    with pytest.raises(errors.IntegrityError, match="not a safetensors file"):
         weights.from_bytes(pickle.dumps(Touch()), "w")
     assert not marker.exists()
 
@@ -83,7 +83,7 @@ def test_differences_are_listed_up_to_ten() -> None:
         weights.from_bytes(stored, "w", expected={"w": torch.zeros(3, 2), "gone": torch.zeros(1)})
     text = str(caught.value)
     assert "gone is missing" in text
-    assert "x08 is not of this model" in text
+    assert "x08 does not belong to this model" in text
     assert "x09" not in text
     assert "and 4 more" in text
     with pytest.raises(errors.IntegrityError, match=r"w is float32 \[2, 3\] instead of float32 \[3, 2\]"):

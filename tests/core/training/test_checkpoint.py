@@ -1,7 +1,6 @@
 """Laws of checkpoints: whole or absent, verified, and the last good one is never lost."""
 
 import dataclasses
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from core.data.dataset import shards
 from core.models import bundle, factory
 from core.models import state as states
 from core.storage import location
-from core.training import checkpoint, progress
+from core.training import checkpoint, progress, run_log
 from tests.core.training import builders
 
 
@@ -27,8 +26,8 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
     torch.manual_seed(step)
     model = factory.build(builders.TEXT, {"text": 9}, None)
     found = None if nll is None else progress.Validation(step, nll, 0.5, 10)
-    tasks = [progress.Task(passes=1, fraction=0.3)]
-    state = progress.State(step=step, tasks=tasks, history=[progress.Validation(1, 3.0, 0.1, 10)])
+    corpora = [progress.CorpusState(passes=1, fraction=0.3)]
+    state = progress.State(step=step, corpora=corpora, history=[progress.Validation(1, 3.0, 0.1, 10)])
     if found:
         state.history.append(found)
     optimizer = {"exp_avg/output.weight": torch.rand(9, 12)}
@@ -38,13 +37,13 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
 
 
 def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: int, nll: float | None = None) -> Any:
-    return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), progress.Record(root, epoch))
+    return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), run_log.RunLog(root, epoch))
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
-    found = checkpoint.find_newest(root).found
+    found = checkpoint.find_newest(root).newest
     assert found == saved
     loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
     assert loaded.state == snapshot.state
@@ -58,24 +57,24 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dat
 
 
 def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     assert checkpoint.find_newest(root) == (None, (), ())
     for step, epoch in ((30, 1), (10, 2), (20, 2)):
         _save(root, dataset, step, epoch)
-    found = checkpoint.find_newest(root).found
+    found = checkpoint.find_newest(root).newest
     assert found is not None
-    assert (found.step, found.epoch) == (20, 2)
+    assert (found.step, found.fencing_number) == (20, 2)
 
 
 def test_best_is_by_validation_and_marked_when_it_is_written(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     assert checkpoint.find_best(root) is None
     marks = [_save(root, dataset, step, 1, nll).is_best for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
     best = checkpoint.find_best(root)
     assert marks == [True, False, False]
     assert best is not None
     assert best.step == 1
-    assert bundle.locate(root) == best.bundle
+    assert bundle.find_folder(root) == best.bundle
 
 
 # Losses and BLEU in the order of validations. By BLEU: 40 three times, of which the loss of 1.4 is the lowest; the last
@@ -93,7 +92,7 @@ BLEUS = [(2.0, 30.0), (1.5, 40.0), (1.0, 20.0), (1.4, 40.0), (1.6, 40.0), (0.5, 
 def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
     tmp_path: Path, dataset: shards.Dataset, metric: Any, best: int, marks: list[bool], order: list[int]
 ) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     history: list[progress.Validation] = []
     found = []
     for step, (nll, bleu) in enumerate(BLEUS, 1):
@@ -101,18 +100,18 @@ def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
         snapshot = _snapshot(dataset, step, nll)
         state = dataclasses.replace(snapshot.state, history=list(history))
         snapshot = snapshot._replace(state=state, validation=history[-1], best_by=metric)
-        found.append(checkpoint.save(root, 1, snapshot, progress.Record(root, 1)).is_best)
+        found.append(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1)).is_best)
     assert found == marks
     taken = checkpoint.find_best(root)
     assert taken is not None
     assert taken.step == best
-    assert [one.step for one in bundle.find_best(root, 6)] == order
+    assert [one.step for one in bundle.select_checkpoints(root, 6)] == order
     checkpoint.retain(root, keep=1)
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
 def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
     newest = _save(root, dataset, 2, 1)
     chance = random.Random(0)
@@ -124,20 +123,20 @@ def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, da
         damaged = data[:place] + bytes([data[place] ^ (1 << chance.randrange(7))]) + data[place + 1 :]
         path.write_bytes(data[:place] if turn % 3 == 0 else damaged)
         search = checkpoint.find_newest(root)
-        assert search.found is not None
+        assert search.newest is not None
         if path.name != checkpoint.MANIFEST:
-            assert search.found.step == 1
+            assert search.newest.step == 1
             assert path.name in search.passed_over[0]
         path.write_bytes(data)
     swapped = newest.folder.join(checkpoint.MANIFEST).path
     swapped.write_bytes((tmp_path / "checkpoints" / "step-00000001-e1" / "MANIFEST.json").read_bytes())
     search = checkpoint.find_newest(root)
-    assert search.found is not None
-    assert search.found.step == 1
+    assert search.newest is not None
+    assert search.newest.step == 1
 
 
 def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     for step in (1, 2):
         saved = _save(root, dataset, step, 1)
         saved.folder.join(checkpoint.OPTIMIZER).path.write_bytes(b"gone")
@@ -146,27 +145,29 @@ def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Datas
 
 
 def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
     _save(root, dataset, 2, 1).folder.join(checkpoint.MANIFEST).remove()
     search = checkpoint.find_newest(root)
-    assert search.found is not None
-    assert (search.found.step, search.passed_over) == (1, ())
+    assert search.newest is not None
+    assert (search.newest.step, search.passed_over) == (1, ())
 
 
 def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
-    epochs = [checkpoint.take_epoch(root, 1) for _ in range(3)]
+    root = builders.location_of(tmp_path)
+    epochs = [checkpoint.take_fencing_number(root, 1) for _ in range(3)]
     assert epochs == [1, 2, 3]
-    with pytest.raises(errors.LockedError, match=r"start 3 .* has taken over from start 2"):
+    with pytest.raises(
+        errors.LockedError, match=r"number 3\) has taken over from this one \(.*number 2\)"
+    ):
         _save(root, dataset, 5, 2)
-    assert checkpoint.find_newest(root).found is None
-    assert _save(root, dataset, 5, 3).epoch == 3
+    assert checkpoint.find_newest(root).newest is None
+    assert _save(root, dataset, 5, 3).fencing_number == 3
 
 
 @pytest.mark.parametrize("what", ["weights", "optimizer", "hidden"])
 def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     snapshot = _snapshot(dataset, 5)
     assert snapshot.hidden is not None
     tensors = {
@@ -176,12 +177,12 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Datas
     }
     tensors[what][0, 0] = float("nan")
     with pytest.raises(errors.DivergedError, match=r"step 5: .* not finite"):
-        checkpoint.save(root, 1, snapshot, progress.Record(root, 1))
+        checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path, dataset: shards.Dataset) -> None:
-    root = builders.place(tmp_path)
+    root = builders.location_of(tmp_path)
     for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
         _save(root, dataset, step, 1, nll)
         checkpoint.retain(root, keep=2)
@@ -195,7 +196,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
     """However many removals succeed, what can be read verifies, and two are left."""
     remove = location.Location.remove
     for allowed in (0, 1, 4, 7):
-        root = builders.place(tmp_path / str(allowed))
+        root = builders.location_of(tmp_path / str(allowed))
         for step in (1, 2, 3):
             _save(root, dataset, step, 1)
         left = allowed
@@ -215,7 +216,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
                 assert allowed < 7
         search = checkpoint.find_newest(root)
         assert search.passed_over == ()
-        bundle.locate(root)
+        bundle.find_folder(root)
         manifests = list((tmp_path / str(allowed)).glob("checkpoints/*/MANIFEST.json"))
         assert len(manifests) == (3 if allowed == 0 else 2)
 
@@ -226,7 +227,7 @@ def test_a_write_that_fails_leaves_the_one_before(
     """The disk is full at the n-th file, for every n."""
     put = location.Location.put_if_absent
     for allowed in range(0, 9, 2):
-        root = builders.place(tmp_path / str(allowed))
+        root = builders.location_of(tmp_path / str(allowed))
         _save(root, dataset, 1, 1)
         left = allowed
 
@@ -244,27 +245,7 @@ def test_a_write_that_fails_leaves_the_one_before(
                 _save(root, dataset, 2, 1)
             except errors.StorageError:
                 failed = True
-        found = checkpoint.find_newest(root).found
+        found = checkpoint.find_newest(root).newest
         assert found is not None
         assert found.step == (1 if failed else 2)
     assert not failed
-
-
-def test_the_state_survives_json_to_the_bit() -> None:
-    tasks = [progress.Task(1, 35, 0.1 + 0.2, 1 / 3, 7), progress.Task(2, 5, 0.5, 1e-300, 3)]
-    one = progress.Validation(2, 1 / 7, 0.1, 5)
-    state = progress.State(3, tasks, 999, 2, 1, 1e300, [one, progress.Validation.together({"a": one, "b": one})])
-    assert progress.State.from_json(json.loads(json.dumps(state.to_json())), "x") == state
-    broken: dict[str, Any]
-    for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}):
-        with pytest.raises(errors.IntegrityError, match="how far"):
-            progress.State.from_json(broken, "progress.json")
-
-
-def test_a_state_from_before_there_were_tasks_is_read() -> None:
-    before = {
-        **{"step": 3, "epoch": 1, "consumed": 35, "fraction": 0.25, "num_tokens": 999, "num_skipped": 2},
-        **{"num_skipped_in_row": 1, "loss_sum": 2.5, "nll_sum": 2.0, "num_stale_targets": 7, "history": []},
-    }
-    tasks = [progress.Task(1, 35, 0.25, 2.0, 7)]
-    assert progress.State.from_json(before, "x") == progress.State(3, tasks, 999, 2, 1, 2.5)

@@ -13,7 +13,7 @@ VECTORS = "2 8\na 1 2 3 4 5 6 7 8\nzebra 0 0 0 0 0 0 0 0\n"
 
 
 def _row_of_a(root: Path) -> torch.Tensor:
-    found = bundle.load(bundle.find_best(builders.place(root), 1)[0].bundle)
+    found = bundle.load(bundle.select_checkpoints(builders.location_of(root), 1)[0].bundle)
     assert isinstance(found.model, language_model.LanguageModel)
     return found.model.embed(torch.tensor(found.codecs["text"].tokenizer.encode("a"))).detach().flatten()
 

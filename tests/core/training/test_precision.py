@@ -41,6 +41,6 @@ def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path) -> None
     assert builders.train(half, stop_after=3).precision == "bf16"
     automatic = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "auto"}))
     assert builders.train(automatic).precision == "bf16"
-    loaded = bundle.load(bundle.locate(builders.place(tmp_path / "run")))
+    loaded = bundle.load(bundle.find_folder(builders.location_of(tmp_path / "run")))
     assert loaded.precision == "bf16"
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}

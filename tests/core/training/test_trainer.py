@@ -32,10 +32,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
 
 # The third validation, at step 6, is worse than the second: a stop comes right between the decay and the reload.
 RELOADING: dict[str, Any] = {
-    "schedule": "plateau",
-    "decay_patience": 0,
-    "decay_factor": 0.5,
-    "reload_best": True,
+    "schedule": {"kind": "plateau", "patience": 0, "decay_factor": 0.5, "reload_best": True},
     "learning_rate": 1.0,
     "validate_every_steps": 2,
     "epochs": 1,
@@ -43,21 +40,31 @@ RELOADING: dict[str, Any] = {
 
 
 def _steps(root: Path) -> list[dict[str, Any]]:
-    return [dict(row) for row in training_history.read(builders.place(root)) if row["kind"] == "step"]
+    return [dict(row) for row in training_history.read(builders.location_of(root)) if row["kind"] == "step"]
 
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("text", {"schedule": "cosine", "warmup_steps": 5, "optimizer": "adamw"}),
-        ("text", {"sampling": "random", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5}),
-        ("text", {"schedule": "plateau", "validate_every_steps": 3, "accumulate": 2}),
-        ("text", {"truncation": "none", "epochs": 12}),
-        ("text", {"truncation": "variable", "window": 8, "optimizer": "asgd", "non_monotone_interval": None}),
-        ("text", {"truncation": "random", "cut_every": 2, "temporal_activation_regularization": 1.0, "epochs": 2}),
+        ("text", {"schedule": {"kind": "cosine", "warmup_steps": 5}, "optimizer": {"kind": "adamw"}}),
+        ("text", {"sampling": "random", "optimizer": {"kind": "sgd", "momentum": 0.9}, "learning_rate": 0.5}),
+        ("text", {"schedule": {"kind": "plateau"}, "validate_every_steps": 3, "accumulate": 2}),
+        ("text", {"truncation": {"kind": "none"}, "epochs": 12}),
+        (
+            "text",
+            {
+                "truncation": {"kind": "variable"},
+                "window": 8,
+                "optimizer": {"kind": "asgd", "non_monotone_interval": None},
+            },
+        ),
+        (
+            "text",
+            {"truncation": {"kind": "random", "cut_every": 2}, "temporal_activation_regularization": 1.0, "epochs": 2},
+        ),
         ("text", RELOADING),
         ("pairs", {"target_window": 3, "scheduled_sampling": {"start": 0.1, "end": 0.6, "over_steps": 9}, "epochs": 2}),
-        ("pairs", {"schedule": "inverse_sqrt", "label_smoothing": 0.1}),
+        ("pairs", {"schedule": {"kind": "inverse_sqrt"}, "label_smoothing": 0.1}),
     ],
 )
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
@@ -67,7 +74,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=WET)
     one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
     builders.train(one)
-    stopped = dataclasses.replace(one, root=builders.place(tmp_path / "stopped"))
+    stopped = dataclasses.replace(one, root=builders.location_of(tmp_path / "stopped"))
     interrupted = [builders.train(stopped, stop_after).is_interrupted for stop_after in (2, 2, 1, 1, 1, 3)]
     assert all(interrupted)
     assert not builders.train(stopped).is_interrupted
@@ -93,9 +100,9 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, 
     crashing = builders.job(tmp_path / "crashing", text, **settings)
     for after in (7, 9):
         with pytest.raises(KeyboardInterrupt):
-            trainer.train(crashing, collective.Alone(), metrics.NullMetrics(), Crash(after))
+            trainer.train(crashing, collective.SingleProcess(), metrics.NullMetrics(), Crash(after))
     summary = builders.train(crashing)
-    assert summary.start == 3
+    assert summary.fencing_number == 3
     assert builders.digest(tmp_path / "crashing") == builders.digest(tmp_path / "whole")
     assert [row["step"] for row in _steps(tmp_path / "crashing")] == list(range(1, summary.step + 1))
 
@@ -105,12 +112,12 @@ def test_every_part_of_the_state_matters(
     tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resume that forgets one of them ends with other bits, so the laws of resume above can see each of them."""
-    usual: dict[str, Any] = {"schedule": "inverse_sqrt", "warmup_steps": 2}
-    falling: dict[str, Any] = {"schedule": "plateau", "validate_every_steps": 1, "decay_patience": 0}
+    usual: dict[str, Any] = {"schedule": {"kind": "inverse_sqrt", "warmup_steps": 2}}
+    falling: dict[str, Any] = {"schedule": {"kind": "plateau", "patience": 0}, "validate_every_steps": 1}
     settings = {**falling, "learning_rate": 3.0} if lost == "history" else usual
     one = builders.job(tmp_path / "whole", text, **settings)
     builders.train(one)
-    other = dataclasses.replace(one, root=builders.place(tmp_path / "lossy"))
+    other = dataclasses.replace(one, root=builders.location_of(tmp_path / "lossy"))
     builders.train(other, stop_after=5)
     load, claim = checkpoint.load, resume.claim
 
@@ -123,7 +130,7 @@ def test_every_part_of_the_state_matters(
     def lossy_claim(*arguments: Any) -> resume.Claim:
         claimed = claim(*arguments)
         parts: dict[str, dict[str, Any]] = {
-            "position": {"tasks": [dataclasses.replace(task, consumed=0) for task in claimed.state.tasks]},
+            "position": {"corpora": [dataclasses.replace(corpus, consumed=0) for corpus in claimed.state.corpora]},
             "schedule": {"step": 0},
             "history": {"history": []},
         }
@@ -140,7 +147,7 @@ def test_every_part_of_the_state_matters(
 def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
     told, watch = metrics.InMemoryMetrics(), builders.Watch()
     one = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
-    summary = trainer.train(one, collective.Alone(), told, watch)
+    summary = trainer.train(one, collective.SingleProcess(), told, watch)
     rows = _steps(tmp_path)
     assert rows[0]["loss_nats"] > 2.0
     assert summary.validation is not None
@@ -161,7 +168,7 @@ def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
     assert rows[-1]["perplexity"] == pytest.approx(math.exp(rows[-1]["loss_nats"]))
     assert rows[-1]["tokens_per_s"] > 0
     last = watch.seen[-1]
-    assert (last.step, last.epoch, last.epochs, last.validation) == (summary.step, 12, 12, summary.validation)
+    assert (last.step, last.epoch, last.validation) == (summary.step, 12, summary.validation)
     assert summary.to_json()["validation"]["perplexity"] == pytest.approx(2.718281828**summary.validation.nll_nats)
 
 
@@ -172,7 +179,7 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: P
     before = sorted(path for path in (tmp_path / "run").rglob("*"))
     again = builders.train(one)
     assert sorted(path for path in (tmp_path / "run").rglob("*")) == before
-    assert (again.step, again.checkpoint, again.start) == (first.step, first.checkpoint, 0)
+    assert (again.step, again.checkpoint, again.fencing_number) == (first.step, first.checkpoint, 0)
     builders.train(builders.job(tmp_path / "run", text, epochs=3))
     assert builders.digest(tmp_path / "run") == builders.digest(tmp_path / "long")
 
@@ -193,21 +200,21 @@ def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Lo
         def __init__(self) -> None:
             self.bleus = iter([10.0, 30.0, 20.0, 25.0, 40.0])
 
-        def examine(self, *_: object) -> validation.Examination:
+        def decode(self, *_: object) -> validation.DecodingResult:
             sample = validation.Sample("in", "out", "right")
-            return validation.Examination(next(self.bleus), (sample,))
+            return validation.DecodingResult(next(self.bleus), (sample,))
 
     stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
     settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
     one = builders.job(tmp_path, pairs, builders.PAIRS, keep_checkpoints=1, **settings)
-    summary = trainer.train(one, collective.Alone(), metrics.NullMetrics(), builders.Watch(), Scripted())
+    summary = trainer.train(one, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(), Scripted())
     assert summary.epochs_done == 4
     assert summary.validation is not None
     assert summary.validation.bleu == 25.0
     assert summary.best_validation is not None
     assert summary.best_validation.bleu == 30.0
-    assert bundle.find(builders.place(tmp_path)).step == summary.best_validation.step
-    rows = training_history.read(builders.place(tmp_path))
+    assert bundle.select_checkpoint(builders.location_of(tmp_path)).step == summary.best_validation.step
+    rows = training_history.read(builders.location_of(tmp_path))
     assert [row["bleu"] for row in rows if row["kind"] == "validation"] == [10.0, 30.0, 20.0, 25.0]
     samples = [row["samples"] for row in rows if row["kind"] == "samples"]
     assert samples == [[{"source": "in", "output": "out", "reference": "right"}]] * 4
@@ -217,11 +224,8 @@ def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Lo
 def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Path, text: location.Location) -> None:
     """So high a rate makes things worse at once; the step after the decay starts from the best validation."""
     settings: dict[str, Any] = {
-        "schedule": "plateau",
-        "reload_best": True,
-        "decay_patience": 0,
-        "decay_factor": 1e-9,
-        "optimizer": "sgd",
+        "schedule": {"kind": "plateau", "reload_best": True, "patience": 0, "decay_factor": 1e-9},
+        "optimizer": {"kind": "sgd"},
         "learning_rate": 8.0,
         "clip_norm": None,
         "validate_every_steps": 1,
@@ -230,7 +234,7 @@ def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Pat
     summary = builders.train(builders.job(tmp_path / "run", text, max_steps=9, **settings))
     assert summary.best_validation is not None
     found = summary.best_validation
-    rows = [row for row in training_history.read(builders.place(tmp_path / "run")) if row["kind"] == "validation"]
+    rows = [row for row in training_history.read(builders.location_of(tmp_path / "run")) if row["kind"] == "validation"]
     fallen = next(at for at in range(1, len(rows)) if rows[at]["nll_nats"] > rows[at - 1]["nll_nats"])
     assert rows[fallen]["nll_nats"] > found.nll_nats + 0.01
     assert all(row["nll_nats"] == pytest.approx(found.nll_nats, abs=1e-4) for row in rows[fallen + 1 :])
@@ -239,7 +243,7 @@ def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Pat
 
 def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Location) -> None:
     builders.train(builders.job(tmp_path, text, record_gradients=True, max_steps=10))
-    rows = training_history.read(builders.place(tmp_path))
+    rows = training_history.read(builders.location_of(tmp_path))
     (step_row,) = [row for row in rows if row["kind"] == "step"]
     total = sum(norm**2 for norm in step_row["layer_norms"].values()) ** 0.5
     assert total == pytest.approx(step_row["gradient_norm"], rel=1e-5)
@@ -252,7 +256,9 @@ def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Locati
 
 
 def test_the_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: location.Location) -> None:
-    builders.train(builders.job(tmp_path, text, truncation="variable", window=20, log_every_steps=1, epochs=4))
+    builders.train(
+        builders.job(tmp_path, text, truncation={"kind": "variable"}, window=20, log_every_steps=1, epochs=4)
+    )
     rows = _steps(tmp_path)
     full = [row for row in rows if row["fraction"] > 0]  # the last window of an epoch is short, its rate is not
     assert len({row["learning_rate"] for row in full}) > 5
@@ -269,19 +275,19 @@ def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text
     assert summary.step == 14
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000010-e1", "step-00000012-e1", "step-00000014-e1"]
-    best = checkpoint.find_best(builders.place(tmp_path))
+    best = checkpoint.find_best(builders.location_of(tmp_path))
     assert best is not None
     assert best.validation == summary.best_validation
 
 
 def test_damage_is_passed_over_and_told(tmp_path: Path, text: location.Location) -> None:
     one = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
-    builders.train(dataclasses.replace(one, root=builders.place(tmp_path / "whole")))
+    builders.train(dataclasses.replace(one, root=builders.location_of(tmp_path / "whole")))
     builders.train(one, stop_after=7)
     weights = tmp_path / "run" / "checkpoints" / "step-00000007-e1" / "bundle" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     told = metrics.InMemoryMetrics()
-    summary = trainer.train(one, collective.Alone(), told, builders.Watch())
+    summary = trainer.train(one, collective.SingleProcess(), told, builders.Watch())
     assert len(summary.passed_over) == 1
     assert "step-00000007-e1" in summary.passed_over[0]
     assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in told.calls
@@ -333,7 +339,7 @@ def test_what_passes_over_a_text_leave_out_is_told(tmp_path: Path, text: locatio
 def test_random_windows_carry_no_state(tmp_path: Path, text: location.Location) -> None:
     for sampling, has_state in (("sequential", True), ("random", False)):
         builders.train(builders.job(tmp_path / sampling, text, sampling=sampling), stop_after=3)
-        found = checkpoint.find_newest(builders.place(tmp_path / sampling)).found
+        found = checkpoint.find_newest(builders.location_of(tmp_path / sampling)).newest
         assert found is not None
         assert (checkpoint.load(found).hidden is not None) == has_state
 
@@ -342,16 +348,16 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
     tmp_path: Path, text: location.Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two are skipped and counted, without a trace in the weights; the third ends it."""
-    take, done = step.Learner.take, 0
+    train_step, done = step.Learner.train_step, 0
     bad = {2, 3, 6, 7, 8}
 
-    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.Outcome:
+    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.StepResult:
         nonlocal done
         done += 1
         if done in bad:
             monkeypatch.setattr("core.training.gradients.clip", lambda *_: torch.tensor(float("inf")))
         before = [parameter.detach().clone() for parameter in self.objective.model.parameters()]
-        outcome = take(self, *arguments, **named)
+        outcome = train_step(self, *arguments, **named)
         same = all(torch.equal(*pair) for pair in zip(before, self.objective.model.parameters(), strict=True))
         assert same == (done in bad)
         monkeypatch.undo() if done in bad else None
@@ -362,7 +368,7 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
     one = builders.job(tmp_path, text, checkpoint_every_steps=5)
     with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
         builders.train(one)
-    found = checkpoint.find_newest(builders.place(tmp_path)).found
+    found = checkpoint.find_newest(builders.location_of(tmp_path)).newest
     assert found is not None
     assert checkpoint.load(found).state.num_skipped == 2
 
@@ -373,7 +379,7 @@ def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
     saves = {}
     for name, asked in (("whole", ()), ("saved", (3, 5))):
         one = builders.job(tmp_path / name, text, keep_checkpoints=99)
-        trainer.train(one, collective.Alone(), metrics.NullMetrics(), builders.Watch(save_after=asked))
+        trainer.train(one, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(save_after=asked))
         saves[name] = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
     assert saves["saved"] - saves["whole"] == {"step-00000003-e1", "step-00000005-e1"}
     assert saves["whole"] < saves["saved"]
@@ -385,4 +391,4 @@ def test_too_little_text_for_the_lanes_is_told(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match="use fewer lanes"):
         builders.train(builders.job(tmp_path / "run", short))
     with pytest.raises(errors.UsageError, match="run prepare first"):
-        shards.Dataset.open(builders.place(tmp_path / "nowhere"))
+        shards.Dataset.open(builders.location_of(tmp_path / "nowhere"))

@@ -40,8 +40,9 @@ def _make(
     dataset: shards.Dataset, root: pathlib.Path, session: sessions.Session, part_tokens: int
 ) -> tuple[dict[str, object], str]:
     place = location.Location.parse(str(root))
-    report = ngram_training.make(place, {}, MODEL, dataset, session, console.SilentReporter(), part_tokens)
-    return report, bundle.load(bundle.locate(place)).fingerprint
+    job = ngram_training.NgramJob(place, {}, MODEL, dataset, part_tokens)
+    report = ngram_training.train(job, session, console.SilentReporter())
+    return report, bundle.load(bundle.find_folder(place)).fingerprint
 
 
 @pytest.mark.parametrize("part_tokens", [64, 1000])

@@ -21,8 +21,8 @@ from tests.core.training import builders
 from workers.train import validator
 
 
-def _examiner(job: trainer.TrainingJob) -> validator.Examiner:
-    return validator.Examiner(job.training.validation, job.compute, job.seed)
+def _examiner(job: trainer.TrainingJob) -> validator.DecodingValidator:
+    return validator.DecodingValidator(job.training.validation, job.compute, job.seed)
 
 
 def _train(job: trainer.TrainingJob, group: collective.Collective) -> trainer.TrainingSummary:
@@ -30,15 +30,15 @@ def _train(job: trainer.TrainingJob, group: collective.Collective) -> trainer.Tr
 
 
 def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in training_history.read(builders.place(root)) if row["kind"] == kind]
+    return [dict(row) for row in training_history.read(builders.location_of(root)) if row["kind"] == kind]
 
 
 def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> None:
     pairs = builders.pairs_dataset(tmp_path / "pairs")
     settings: dict[str, Any] = {"validation": {"bleu_lines": 8, "samples": 3}, "learning_rate": 0.05, "epochs": 4}
-    summary = _train(builders.job(tmp_path / "run", pairs, builders.PAIRS, **settings), collective.Alone())
+    summary = _train(builders.job(tmp_path / "run", pairs, builders.PAIRS, **settings), collective.SingleProcess())
     loaded = bundle.load(
-        bundle.locate(builders.place(tmp_path / "run" / "checkpoints" / f"step-{summary.step:08d}-e1"))
+        bundle.find_folder(builders.location_of(tmp_path / "run" / "checkpoints" / f"step-{summary.step:08d}-e1"))
     )
     dataset = shards.Dataset.open(pairs)
     split = dataset.split("valid")
@@ -61,7 +61,7 @@ def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> No
 def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -> None:
     text = builders.text_dataset(tmp_path / "text")
     job = builders.job(tmp_path / "run", text, validation={"samples": 2})
-    summary = _train(job, collective.Alone())
+    summary = _train(job, collective.SingleProcess())
     assert summary.validation is not None
     assert summary.validation.bleu is None
     found = _rows(tmp_path / "run", "samples")
@@ -74,12 +74,12 @@ def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -
 
 def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
-    examiner = validator.Examiner(training_settings.ValidationConfig(samples=3), builders.FP32, 1)
+    examiner = validator.DecodingValidator(training_settings.ValidationConfig(samples=3), builders.FP32, 1)
     found = []
     for steps in ((), ("letters",)):  # would take the digits of all words
         codecs = {role: dataclasses.replace(codec, cleaning=steps) for role, codec in dataset.codecs.items()}
         made = samples.build(builders.PAIRS, codecs, dataset.index.line_end)
-        found.append(examiner.examine(made, dataset, "", collective.Alone(), torch.device("cpu")))
+        found.append(examiner.decode(made, dataset, "", collective.SingleProcess(), torch.device("cpu")))
     assert found[0] == found[1]
     assert len(found[0].samples) == 3
 
@@ -87,16 +87,16 @@ def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
 def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
     pairs = builders.pairs_dataset(tmp_path / "pairs")
     wet = builders.PAIRS.model_copy(update={"embedding_dropout": 0.3})
-    _train(builders.job(tmp_path / "seen", pairs, wet, validation={"bleu_lines": 4}), collective.Alone())
+    _train(builders.job(tmp_path / "seen", pairs, wet, validation={"bleu_lines": 4}), collective.SingleProcess())
     builders.train(builders.job(tmp_path / "unseen", pairs, wet))
     assert builders.digest(tmp_path / "seen") == builders.digest(tmp_path / "unseen")
 
 
 def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
-    examiner = validator.Examiner(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
+    examiner = validator.DecodingValidator(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
     blank: Any = None
-    assert examiner.examine(blank, dataset, "", collective.Alone(), torch.device("cpu")) == (None, ())
+    assert examiner.decode(blank, dataset, "", collective.SingleProcess(), torch.device("cpu")) == (None, ())
 
 
 def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
@@ -109,11 +109,10 @@ def test_two_ranks_find_what_one_does_and_go_on_as_if_never_stopped(tmp_path: Pa
     """Variable windows, averages that begin on their own, translated lines: all agree without asking each other."""
     text, pairs = builders.text_dataset(tmp_path / "text"), builders.pairs_dataset(tmp_path / "pairs")
     averaged: dict[str, Any] = {
-        "truncation": "variable",
+        "truncation": {"kind": "variable"},
         "window": 8,
-        "optimizer": "asgd",
+        "optimizer": {"kind": "asgd", "non_monotone_interval": 1},
         "learning_rate": 9.0,
-        "non_monotone_interval": 1,
         "validate_every_steps": 4,
         "log_every_steps": 1,
         "epochs": 4,
@@ -126,10 +125,10 @@ def test_two_ranks_find_what_one_does_and_go_on_as_if_never_stopped(tmp_path: Pa
         other = builders.job(tmp_path / name / "pairs", pairs, builders.PAIRS, **looked)
         return [(one, stop), (one, 2), (one, None)] if stop else [(one, None), (other, None)]
 
-    _train_all(0, collective.Alone(), jobs("alone"))
+    _train_all(0, collective.SingleProcess(), jobs("alone"))
     builders.on_ranks(2, tmp_path, _train_all, [*jobs("two"), *jobs("stopped", 30)])
     assert builders.digest(tmp_path / "stopped" / "text") == builders.digest(tmp_path / "two" / "text")
-    newest = checkpoint.find_newest(builders.place(tmp_path / "two" / "text")).found
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "two" / "text")).newest
     assert newest is not None
     tensors = checkpoint.load(newest).optimizer
     (num_averaged,) = {value.item() for name, value in tensors.items() if name.startswith("num_averaged/")}
