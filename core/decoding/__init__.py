@@ -1,1 +1,1 @@
-"""What a trained model is used for: translating, scoring, generating."""
+"""Decoding: translation, scoring, generation and forecasting with a trained model."""

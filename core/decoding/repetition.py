@@ -1,4 +1,4 @@
-"""Penalties against repetition: repeated tokens cost more, repeated n-grams are blocked."""
+"""Repetition penalty and blocking of repeated n-grams."""
 
 import torch
 from torch import Tensor
@@ -6,40 +6,47 @@ from torch import Tensor
 from core.config import inference_settings
 
 
-def follow(logits_RV: Tensor, history_RT: Tensor, settings: inference_settings.DecodingConfig) -> Tensor:
-    """Returns what a language model says next as the settings change it: without what would repeat.
+def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inference_settings.GenerationConfig) -> Tensor:
+    """Returns next-token log-probabilities with the repetition penalty applied and repeated n-grams at -inf.
 
-    Where all tokens are refused, none is.
+    In a row where every token would repeat an n-gram, no token is blocked: generation must be able to continue.
     """
-    values_RV = logits_RV.float().log_softmax(dim=-1)
+    log_probs_RV = logits_RV.float().log_softmax(dim=-1)
     if settings.repetition_penalty != 1.0:
-        penalise(values_RV, history_RT, values_RV.new_zeros(len(values_RV), 1), settings.repetition_penalty)
+        # Already normalised, so the log normaliser is 0.
+        log_norm_R1 = log_probs_RV.new_zeros(len(log_probs_RV), 1)
+        penalise_repeated_tokens(log_probs_RV, history_RT, log_norm_R1, settings.repetition_penalty)
     if settings.no_repeat_ngram is not None:
-        blocked_RV = values_RV.clone()
-        block_repeats(blocked_RV, history_RT, settings.no_repeat_ngram)
-        values_RV = torch.where((blocked_RV == -torch.inf).all(dim=-1, keepdim=True), values_RV, blocked_RV)
-    return values_RV
+        blocked_RV = log_probs_RV.clone()
+        block_repeated_ngrams(blocked_RV, history_RT, settings.no_repeat_ngram)
+        all_blocked_R1 = (blocked_RV == -torch.inf).all(dim=-1, keepdim=True)
+        log_probs_RV = torch.where(all_blocked_R1, log_probs_RV, blocked_RV)
+    return log_probs_RV
 
 
-def penalise(values_RV: Tensor, history_RT: Tensor, norm_R1: Tensor, penalty: float) -> None:
-    """Multiplies the log-probabilities of tokens that a row has already; not logits, which may have any sign.
+def penalise_repeated_tokens(logits_RV: Tensor, history_RT: Tensor, log_norm_R1: Tensor, penalty: float) -> None:
+    """Multiplies the log-probabilities (logits less their log normaliser) of tokens in a row's history, in place.
 
-    Source: Keskar et al. 2019, section 4.1 (there logits are divided).
+    The paper divides logits. A logit may have either sign, so dividing it can make a repeated token more likely; a
+    log-probability is never positive.
+
+    Source: Keskar et al. 2019, CTRL: a conditional transformer language model for controllable generation, section 4.1.
     """
-    repeated_RT = (values_RV.gather(1, history_RT) - norm_R1) * penalty
-    values_RV.scatter_(1, history_RT, repeated_RT + norm_R1)
+    penalised_RT = (logits_RV.gather(1, history_RT) - log_norm_R1) * penalty
+    logits_RV.scatter_(1, history_RT, penalised_RT + log_norm_R1)
 
 
-def block_repeats(values_RV: Tensor, history_RT: Tensor, n: int) -> None:
-    """Refuses every token that would make the last n tokens of a row equal to n that it has already.
+def block_repeated_ngrams(logits_RV: Tensor, history_RT: Tensor, n: int) -> None:
+    """Sets to -inf every token that would complete an n-gram already in a row's history, in place.
 
-    Source: Paulus et al. 2018, section 2.5 (there n = 3).
+    Source: Paulus, Xiong and Socher 2018, A deep reinforced model for abstractive summarization, section 2.5 (n = 3).
     """
     num_tokens = history_RT.shape[1]
     if num_tokens < n:
         return
-    windows_RWN = history_RT.unfold(1, n, 1)
-    ending_R1N = history_RT[:, None, num_tokens - n + 1 :]
-    same_RW = (windows_RWN[:, :, : n - 1] == ending_R1N).all(dim=2)
-    rows, places = same_RW.nonzero(as_tuple=True)
-    values_RV[rows, windows_RWN[rows, places, n - 1]] = -torch.inf
+    ngrams_RWN = history_RT.unfold(1, n, 1)
+    # The last n - 1 tokens: whatever followed them before is blocked. Empty for n = 1, which matches every position.
+    suffix_R1N = history_RT[:, None, num_tokens - n + 1 :]
+    matches_RW = (ngrams_RWN[:, :, : n - 1] == suffix_R1N).all(dim=2)
+    rows, positions = matches_RW.nonzero(as_tuple=True)
+    logits_RV[rows, ngrams_RWN[rows, positions, n - 1]] = -torch.inf

@@ -1,4 +1,4 @@
-"""Forecasts of a series: the next step, and several steps ahead, recursively or directly; errors and anomalies."""
+"""Time-series forecasting: one step and several steps ahead, recursive or direct, with errors and anomalies."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,23 @@ from core.data import series
 from core.models import autoregressive
 from core.models import bundle as bundles
 
-ANOMALY = 3.0  # standard deviations from the mean residual
-_EXAMPLES_AT_ONCE = 1 << 14
+# The three-sigma rule: a residual further than this from the mean, in standard deviations, is an anomaly.
+ANOMALY_Z_SCORE = 3.0
+
+_WINDOWS_PER_BATCH = 1 << 14
 
 Array = npt.NDArray[np.float64]
 
 
 class Forecast(NamedTuple):
-    """What was forecast of one target so many steps ahead, and what came.
+    """Forecasts of one target at one horizon, with the actual values.
 
     Attributes:
-        target: name of its column.
+        target: name of the target column.
         horizon: steps ahead.
-        times_N: rows of the series that are forecast, from 0; those at its end or beyond are still to come.
-        forecasts_N: the values forecast.
-        actuals_N: the values that came; NaN where they are still to come.
+        times_N: forecast rows of the series, from 0; the last ones may lie beyond its end.
+        forecasts_N: forecast values.
+        actuals_N: actual values; NaN beyond the end of the series.
         residuals_N: actual less forecast.
         z_scores_N: residuals less their mean, in standard deviations of all residuals of this target and horizon.
     """
@@ -41,15 +43,16 @@ class Forecast(NamedTuple):
     residuals_N: Array
     z_scores_N: Array
 
-    def errors(self) -> dict[str, Any]:
-        """The figures of a report: the mean squared and mean absolute error, and how many residuals stand out."""
+    def error_summary(self) -> dict[str, Any]:
+        """Returns the errors of a report: MSE, RMSE, MAE and the number of anomalies."""
         known_N = self.residuals_N[np.isfinite(self.residuals_N)]
-        found: dict[str, Any] = {"target": self.target, "horizon": self.horizon, "count": len(known_N)}
+        summary: dict[str, Any] = {"target": self.target, "horizon": self.horizon, "count": len(known_N)}
         if len(known_N):
             mse = float(np.mean(known_N**2))
-            found |= {"mse": mse, "rmse": math.sqrt(mse), "mae": float(np.mean(np.abs(known_N)))}
-            found["anomalies"] = int((np.abs(self.z_scores_N[np.isfinite(self.z_scores_N)]) > ANOMALY).sum())
-        return found
+            summary |= {"mse": mse, "rmse": math.sqrt(mse), "mae": float(np.mean(np.abs(known_N)))}
+            z_scores_N = self.z_scores_N[np.isfinite(self.z_scores_N)]
+            summary["anomalies"] = int((np.abs(z_scores_N) > ANOMALY_Z_SCORE).sum())
+        return summary
 
 
 class Forecaster:
@@ -65,17 +68,18 @@ class Forecaster:
         self._model = bundle.model
         self._inputs, self._targets = bundle.columns["inputs"], bundle.columns["targets"]
         self._settings = settings
-        self._furthest = max(settings.horizons)
-        if settings.method == "direct" and self._furthest > self._model.config.horizon:
+        self._max_horizon = max(settings.horizons)
+        if settings.method == "direct" and self._max_horizon > self._model.config.horizon:
             raise errors.UsageError(
                 f"forecasting.horizons: this model has outputs for {self._model.config.horizon} steps, not for "
-                f"{self._furthest}; name fewer, use method: recursive, or train with model.horizon: {self._furthest}"
+                f"{self._max_horizon}; name fewer, use method: recursive, or train with "
+                f"model.horizon: {self._max_horizon}"
             )
         missing = [name for name in self._inputs if name not in self._targets]
-        if settings.method == "recursive" and self._furthest > 1 and missing:
+        if settings.method == "recursive" and self._max_horizon > 1 and missing:
             raise errors.UsageError(
-                f"forecasting.method: {missing[0]} goes in but is not forecast, so nothing can follow the next step; "
-                "use horizons: [1], or method: direct"
+                f"forecasting.method: {missing[0]} is an input but not a target, so recursive forecasts "
+                "end at the next step; use horizons: [1], or method: direct"
             )
 
     @property
@@ -84,53 +88,57 @@ class Forecaster:
         return series.columns(self._inputs, self._targets)
 
     def forecast(self, values_TC: Array) -> list[Forecast]:
-        """Forecasts from every time that has enough before it, the end of the series included.
+        """Forecasts from every row with enough rows before it, the end of the series included.
 
-        For a horizon k the value of row t is forecast from the rows up to t − k. From the end of the series all steps
-        up to the largest horizon are forecast: those of horizon k reach k rows beyond it.
+        At horizon k the value of row t is forecast from the rows up to t − k. From the end of the series all steps up
+        to the largest horizon are forecast, so those of horizon k reach k rows beyond it.
 
         Raises:
-            DataError: the series is shorter than what the model looks back at.
+            DataError: the series is shorter than the model's input window.
         """
         lags, names = self._model.config.lags, self.columns
         if len(values_TC) < lags:
-            raise errors.DataError(f"--input: {len(values_TC)} rows, but the model looks back at {lags}")
+            raise errors.DataError(f"--input: {len(values_TC)} rows, but the model needs {lags}; give a longer series")
         windows_NLI = series.windows(values_TC[:, [names.index(name) for name in self._inputs]], lags)
-        ahead_NKO = np.concatenate(
+        forecasts_NKO = np.concatenate(
             [
-                self._ahead(torch.tensor(windows_NLI[start : start + _EXAMPLES_AT_ONCE], dtype=torch.float32))
-                for start in range(0, len(windows_NLI), _EXAMPLES_AT_ONCE)
+                self._forecast_windows(
+                    torch.tensor(windows_NLI[start : start + _WINDOWS_PER_BATCH], dtype=torch.float32)
+                )
+                for start in range(0, len(windows_NLI), _WINDOWS_PER_BATCH)
             ]
         )
-        found = []
-        for place, target in enumerate(self._targets):
-            column = values_TC[:, names.index(target)]
+        forecasts = []
+        for output, target in enumerate(self._targets):
+            actuals_T = values_TC[:, names.index(target)]
             for horizon in sorted(self._settings.horizons):
-                found.append(_judged(target, horizon, ahead_NKO[:, horizon - 1, place], column, lags))
-        return found
+                forecasts_N = forecasts_NKO[:, horizon - 1, output]
+                forecasts.append(_with_actuals(target, horizon, forecasts_N, actuals_T, lags))
+        return forecasts
 
-    def beyond(self, values_TC: Array) -> dict[str, list[float]]:
-        """Returns by target what comes after the end of a series: every step up to the largest horizon."""
+    def forecast_beyond_end(self, values_TC: Array) -> dict[str, list[float]]:
+        """Returns by target the values after the end of a series: every step up to the largest horizon."""
         lags, names = self._model.config.lags, self.columns
         last_1LI = values_TC[None, len(values_TC) - lags :, [names.index(name) for name in self._inputs]]
-        ahead_KO = self._ahead(torch.tensor(last_1LI, dtype=torch.float32))[0]
-        return {target: ahead_KO[:, place].tolist() for place, target in enumerate(self._targets)}
+        forecasts_KO = self._forecast_windows(torch.tensor(last_1LI, dtype=torch.float32))[0]
+        return {target: forecasts_KO[:, output].tolist() for output, target in enumerate(self._targets)}
 
-    def _ahead(self, windows_NLI: torch.Tensor) -> Array:
-        """Forecasts from each window all steps up to the furthest, (N, K, O).
+    def _forecast_windows(self, windows_NLI: torch.Tensor) -> Array:
+        """Forecasts all steps up to the largest horizon from each window, (N, K, O).
 
-        Source: document 000 section 8.1.3.
+        Source: Zhang et al., Dive into Deep Learning (2021), section 8.1.3 "Prediction".
         """
         with torch.inference_mode():
             if self._settings.method == "direct":
-                return self._to_array(self._model(windows_NLI)[:, : self._furthest])
-            fed_back = [self._targets.index(name) for name in self._inputs] if self._furthest > 1 else []
+                return self._to_array(self._model(windows_NLI)[:, : self._max_horizon])
+            # The forecasts of the targets, in the order of the inputs, become the newest row of the next window.
+            feedback = [self._targets.index(name) for name in self._inputs] if self._max_horizon > 1 else []
             steps = []
-            for step in range(self._furthest):
+            for step in range(self._max_horizon):
                 next_NO = self._model(windows_NLI)[:, 0]
                 steps.append(next_NO)
-                if step + 1 < self._furthest:
-                    windows_NLI = torch.cat([windows_NLI[:, 1:], next_NO[:, None, fed_back]], dim=1)
+                if step + 1 < self._max_horizon:
+                    windows_NLI = torch.cat([windows_NLI[:, 1:], next_NO[:, None, feedback]], dim=1)
             return self._to_array(torch.stack(steps, dim=1))
 
     @staticmethod
@@ -139,12 +147,13 @@ class Forecaster:
         return array
 
 
-def _judged(target: str, horizon: int, forecasts_N: Array, column_T: Array, lags: int) -> Forecast:
-    """Puts what came beside what was forecast."""
+def _with_actuals(target: str, horizon: int, forecasts_N: Array, actuals_T: Array, lags: int) -> Forecast:
+    """Computes residuals and z-scores of forecasts against the actual series."""
+    # The first window ends at row lags - 1, so its forecast at horizon 1 is of row lags.
     times_N = np.arange(len(forecasts_N), dtype=np.int64) + lags + horizon - 1
     actuals_N = np.full(len(times_N), np.nan)
-    is_known_N = times_N < len(column_T)
-    actuals_N[is_known_N] = column_T[times_N[is_known_N]]
+    is_known_N = times_N < len(actuals_T)
+    actuals_N[is_known_N] = actuals_T[times_N[is_known_N]]
     residuals_N = actuals_N - forecasts_N
     z_scores_N = np.full(len(times_N), np.nan)
     known = residuals_N[is_known_N]
@@ -153,20 +162,20 @@ def _judged(target: str, horizon: int, forecasts_N: Array, column_T: Array, lags
     return Forecast(target, horizon, times_N, forecasts_N, actuals_N, residuals_N, z_scores_N)
 
 
-def rows(forecasts: Sequence[Forecast], method: str) -> Mapping[str, Sequence[Any]]:
-    """Returns the columns of a table: a row for each target, horizon and time, absent where nothing came yet."""
-    found: dict[str, list[Any]] = {name: [] for name in ("line", "target", "horizon", "method")}
+def to_columns(forecasts: Sequence[Forecast], method: str) -> Mapping[str, Sequence[Any]]:
+    """Returns the columns of a table with a row for each target, horizon and time; NaN becomes None."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("line", "target", "horizon", "method")}
     numbers: dict[str, list[Array]] = {name: [] for name in ("forecast", "actual", "residual", "z_score")}
-    for one in forecasts:
-        found["line"] += one.times_N.tolist()
-        for name, value in (("target", one.target), ("horizon", one.horizon), ("method", method)):
-            found[name] += [value] * len(one.times_N)
+    for forecast in forecasts:
+        columns["line"] += forecast.times_N.tolist()
+        for name, value in (("target", forecast.target), ("horizon", forecast.horizon), ("method", method)):
+            columns[name] += [value] * len(forecast.times_N)
         for name, values_N in (
-            ("forecast", one.forecasts_N),
-            ("actual", one.actuals_N),
-            ("residual", one.residuals_N),
-            ("z_score", one.z_scores_N),
+            ("forecast", forecast.forecasts_N),
+            ("actual", forecast.actuals_N),
+            ("residual", forecast.residuals_N),
+            ("z_score", forecast.z_scores_N),
         ):
             numbers[name].append(values_N)
-    joined = {name: np.concatenate(pieces) for name, pieces in numbers.items()}
-    return {**found, **{name: [None if math.isnan(x) else x for x in all_.tolist()] for name, all_ in joined.items()}}
+    joined = {name: np.concatenate(arrays) for name, arrays in numbers.items()}
+    return {**columns, **{name: [None if math.isnan(x) else x for x in all_.tolist()] for name, all_ in joined.items()}}

@@ -1,4 +1,4 @@
-"""Goes on from a prefix with a language model, or with one that reads backward from an ending towards its beginning."""
+"""Text generation: continues a prefix with a language model, or writes what precedes an ending with a backward one."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,17 @@ from core.models import bundle as bundles
 from core.models import language_model
 from core.models.ngram import ngram_model
 
-SHOWN_TOKENS = 10
+NUM_SHOWN_TOKENS = 10
 
 
-class Generated(NamedTuple):
-    """What was given, as the model read it, with what was added, and how much of the given the model did not know."""
+class Continuation(NamedTuple):
+    """A generated text.
+
+    Attributes:
+        text: the cleaned prompt with the generated text after it, or before it where the model reads backward.
+        num_tokens: tokens generated.
+        num_unknown: tokens of the prompt that are not in the vocabulary.
+    """
 
     text: str
     num_tokens: int
@@ -28,13 +34,13 @@ class Generator:
     """A bundle ready to generate.
 
     Raises:
-        UsageError: the bundle is a seq2seq.
+        UsageError: the bundle is no language model.
     """
 
     def __init__(
         self,
         bundle: bundles.Bundle,
-        decoding: inference_settings.DecodingConfig,
+        generation: inference_settings.GenerationConfig,
         compute: schema.ComputeConfig,
         seed: int,
         device: str = "cpu",
@@ -44,89 +50,97 @@ class Generator:
             raise errors.UsageError(
                 f"--run: generate needs a language_model; this run is a {bundle.config.kind}: use {verb}"
             )
-        self.placed = devices.place(bundle, compute, device)
+        self._context = devices.prepare(bundle, compute, device)
         self._model = bundle.model
         self._codec = bundle.codecs["text"]
         self._backward = model_settings.reads_backward(bundle.config)
-        self._settings = decoding
+        self._settings = generation
         self._seed = seed
 
-    def generate(self, given: str) -> str:
-        """Returns the cleaned text that was given with what was added; the same for the same seed."""
-        return self.continuation(given).text
+    def generate(self, prompt: str) -> str:
+        """Returns the cleaned prompt with the generated text; the same for the same seed."""
+        return self.continue_text(prompt).text
 
-    def continuation(self, given: str) -> Generated:
-        """Reads what is given, then adds `num_tokens` tokens, each chosen given all that was read before it.
+    def continue_text(self, prompt: str) -> Continuation:
+        """Generates `num_tokens` tokens, each given all tokens read or generated before it.
 
-        What is given is a prefix, or to a model that reads backward an ending, which it reads from its last token on:
-        what it adds stands before. The state is warmed up over what is given; a generated `<eos>` is a line break.
+        The prompt is a prefix; for a model that reads backward it is an ending, read from its last token to its first,
+        and the generated text precedes it. Reading the prompt warms up the hidden state. A generated `<eos>` becomes a
+        line break.
 
         Raises:
-            UsageError: nothing is given, and the model has no `<eos>` to start from instead.
+            UsageError: the prompt is empty, and the vocabulary has no `<eos>` to start from instead.
 
-        Source: document 000 section 8.5.4.
+        Source: Zhang et al., Dive into Deep Learning (2021), section 8.5.4 "Prediction".
         """
         tokenizer = self._codec.tokenizer
-        known = self._codec.encode_lines([given])[0]
-        start = self._start(known)
+        prompt_ids = self._codec.encode_lines([prompt])[0]
+        context = self._initial_context(prompt_ids)
         random = torch.Generator().manual_seed(self._seed)
-        added: list[int] = []
-        with self.placed.inference():
-            inputs_BT = torch.tensor([start], device=self.placed.device)
+        generated: list[int] = []
+        with self._context.inference():
+            inputs_BT = torch.tensor([context], device=self._context.device)
             features_BTF, state = self._model(inputs_BT, self._model.initial_state(1))
             features_BF = features_BTF[:, -1]
             while True:
                 logits_BV = self._model.logits(features_BF)
                 if self._settings.repetition_penalty != 1.0 or self._settings.no_repeat_ngram is not None:
-                    history_BT = torch.tensor([[*start, *added]], device=self.placed.device)
-                    logits_BV = repetition.follow(logits_BV, history_BT, self._settings)
-                token_B = sampling.choose(logits_BV, self._settings, random)
-                added.append(int(token_B))
-                if len(added) == self._settings.num_tokens:
+                    history_BT = torch.tensor([[*context, *generated]], device=self._context.device)
+                    logits_BV = repetition.penalised_log_probs(logits_BV, history_BT, self._settings)
+                token_B = sampling.select_tokens(logits_BV, self._settings, random)
+                generated.append(int(token_B))
+                # The last token needs no further step of the network.
+                if len(generated) == self._settings.num_tokens:
                     break
                 features_BF, state = self._model.step(token_B, state)
-        cleaned = cleaning.clean(given, self._codec.cleaning)
-        before, after = (
-            (self._text_before(known, added[::-1]), "") if self._backward else ("", self._text_after(known, added))
-        )
-        return Generated(before + cleaned + after, len(added), sum(token == tokenizer.unk_id for token in known))
+        cleaned = cleaning.clean(prompt, self._codec.cleaning)
+        if self._backward:
+            text = self._decode_before(prompt_ids, generated[::-1]) + cleaned
+        else:
+            text = cleaned + self._decode_after(prompt_ids, generated)
+        return Continuation(text, len(generated), sum(token == tokenizer.unk_id for token in prompt_ids))
 
-    def ahead(self, given: str, steps: int) -> list[tuple[str, float]]:
-        """Returns the likeliest tokens so many steps after what is given, whatever comes between, and how likely.
+    def predict_ahead(self, prompt: str, steps: int) -> list[tuple[str, float]]:
+        """Returns the most likely tokens `steps` steps after the prompt, with their probabilities.
+
+        The tokens in between are summed over.
 
         Raises:
             UsageError: the model is no n-gram of order 1 or 2, or there is nothing to start from.
         """
         if not isinstance(self._model, ngram_model.Ngram):
-            raise errors.UsageError("decoding.steps_ahead: needs a model of kind ngram, of order 1 or 2; leave it out")
-        start = self._start(self._codec.encode_lines([given])[0])
-        probabilities, tokens = (
-            self._model.after(start[-1], steps).cpu().topk(min(SHOWN_TOKENS, self._model.vocabulary_size))
-        )
-        found = zip(tokens.tolist(), probabilities.tolist(), strict=True)
-        return [(self._codec.tokenizer.token(token), probability) for token, probability in found if probability > 0]
+            raise errors.UsageError(
+                "generation.steps_ahead: needs a model of kind ngram, of order 1 or 2; leave it out"
+            )
+        context = self._initial_context(self._codec.encode_lines([prompt])[0])
+        probabilities_V = self._model.after(context[-1], steps).cpu()
+        top = probabilities_V.topk(min(NUM_SHOWN_TOKENS, self._model.vocabulary_size))
+        ranked = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [(self._codec.tokenizer.token(token), probability) for token, probability in ranked if probability > 0]
 
-    def _start(self, known: list[int]) -> list[int]:
-        """The tokens that a model reads before it adds the first one: the end of the line before, then those given."""
-        end = self._codec.tokenizer.eos_id
-        start = ([] if end is None else [end]) + (known[::-1] if self._backward else known)
-        if not start:
+    def _initial_context(self, prompt_ids: list[int]) -> list[int]:
+        """Returns the tokens read before the first one is generated: the previous line's `<eos>`, then the prompt."""
+        eos = self._codec.tokenizer.eos_id
+        context = ([] if eos is None else [eos]) + (prompt_ids[::-1] if self._backward else prompt_ids)
+        if not context:
             flag = "--ending" if self._backward else "--prefix"
             raise errors.UsageError(f"{flag}: has no token that the model could start from; give it some text")
-        return start
+        return context
 
-    def _text_after(self, known: list[int], added: list[int]) -> str:
-        """The text of the added tokens, as it stands behind that of the known ones."""
-        first, *others = self._lines([*known, *added])
-        return "\n".join([first.removeprefix(self._codec.decode(known)), *others])
+    def _decode_after(self, prompt_ids: list[int], generated: list[int]) -> str:
+        """Returns the text of generated tokens that follow the prompt."""
+        # Decoded together, so that the space between the two is right; then the prompt is cut off again, because the
+        # user's own text, which still has its unknown words, is shown instead.
+        first, *others = self._decode_lines([*prompt_ids, *generated])
+        return "\n".join([first.removeprefix(self._codec.decode(prompt_ids)), *others])
 
-    def _text_before(self, known: list[int], added: list[int]) -> str:
-        """The text of the added tokens, as it stands before that of the known ones."""
-        *others, last = self._lines([*added, *known])
-        return "\n".join([*others, last.removesuffix(self._codec.decode(known))])
+    def _decode_before(self, prompt_ids: list[int], generated: list[int]) -> str:
+        """Returns the text of generated tokens that precede the prompt."""
+        *others, last = self._decode_lines([*generated, *prompt_ids])
+        return "\n".join([*others, last.removesuffix(self._codec.decode(prompt_ids))])
 
-    def _lines(self, tokens: list[int]) -> list[str]:
-        """The text of tokens, cut where an `<eos>` ends a line."""
+    def _decode_lines(self, tokens: list[int]) -> list[str]:
+        """Returns the text of tokens, split into lines at each `<eos>`."""
         lines: list[list[int]] = [[]]
         for token in tokens:
             if token == self._codec.tokenizer.eos_id:

@@ -1,4 +1,4 @@
 """Scoring: log-probabilities of text and of given translations.
 
-In: lines or a stream. Out: negative log-likelihoods in nats.
+In: lines, a stream, or pairs of lines. Out: negative log-likelihoods in nats.
 """

@@ -1,12 +1,12 @@
-"""Dynamic evaluation: while text is scored, the weights go on learning from what has been scored already.
+"""Dynamic evaluation: gradient steps on text that has just been scored adapt the weights to the text that follows.
 
-After each window s of the text the weights θ, from the trained ones θ_g on, take a step
+After each window s of the text the weights θ, starting from the trained ones θ_g, take a step
 
     θ ← θ − η ∇L(s) + λ (θ_g − θ)                                             rule sgd
     θ ← θ − η ∇L(s) / (RMS_g + ε) + min(1, λ RMS_g / mean RMS_g) (θ_g − θ)     rule rms
 
-where L is the mean loss of the window and RMS_g the root of the mean squared gradient over training text. A token is
-always scored before anything is learnt from it, so the scores are those of an honest, if changing, model.
+where L is the mean loss of the window and RMS_g the root mean squared gradient over training text. A token is always
+scored before the weights learn from it, so the scores are those of an honest, if changing, model.
 
 Source: Krause, Kahembwe, Murray and Renals 2018, Dynamic evaluation of neural sequence models, equations 5 to 8.
 """
@@ -23,12 +23,12 @@ from core.models import bundle as bundles
 from core.models import language_model
 from core.models import state as states
 
-# Squared gradients are of windows of so many lanes at once, as in training; fewer where the text is short.
+# Gradient statistics come from batches of as many lanes, as in training; fewer where the text is short.
 _STATISTICS_LANES = 20
 
 
-class Learner:
-    """Changes a model's weights step by step; where a stream stands is in the weights, which its owner carries on."""
+class DynamicEvaluator:
+    """Updates a model's weights window by window; a stream's weights are held by its caller, between its parts."""
 
     def __init__(
         self,
@@ -41,44 +41,46 @@ class Learner:
         Args:
             model: on its device, in evaluation mode.
             settings: rule, η, λ and ε.
-            gradient_rms: RMS_g by name of the weight; of the rule `sgd` None.
+            gradient_rms: RMS_g by parameter name; None with rule `sgd`.
         """
-        assert (gradient_rms is None) == (settings.rule == "sgd"), "statistics belong to the rule rms"
+        assert (gradient_rms is None) == (settings.rule == "sgd"), "gradient statistics belong to rule rms"
         self._parameters = bundles.unique_parameters(model)
-        self.trained = self.weights()
-        self._rates: dict[str, Tensor | float] = dict.fromkeys(self.trained, settings.learning_rate)
-        self._pulls: dict[str, Tensor | float] = dict.fromkeys(self.trained, settings.decay)
+        self.trained_weights = self.weights()
+        self._learning_rates: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.learning_rate)
+        self._decays: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.decay)
         if gradient_rms is not None:
             mean = torch.cat([rms.flatten() for rms in gradient_rms.values()]).mean().clamp(min=1e-30)
             for name, rms in gradient_rms.items():
-                self._rates[name] = settings.learning_rate / (rms + settings.epsilon)
-                self._pulls[name] = (settings.decay * rms / mean).clamp(max=1.0)
+                self._learning_rates[name] = settings.learning_rate / (rms + settings.epsilon)
+                # A decay above 1 would overshoot the trained weights.
+                self._decays[name] = (settings.decay * rms / mean).clamp(max=1.0)
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns a copy of the weights as they are now."""
-        return {name: part.detach().clone() for name, part in self._parameters.items()}
+        """Returns a copy of the current weights."""
+        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
-    def go_on_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Puts the model where a stream has come to."""
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies the weights of a stream into the model."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(weights[name])
 
-    def learn(self, loss: Tensor) -> None:
-        """Takes one step down the gradient of a window's loss, and a share of the way back to the trained weights."""
+    def update(self, loss: Tensor) -> None:
+        """Takes one gradient step on a window's loss, and decays the weights towards the trained ones."""
         names = list(self._parameters)
         gradients = torch.autograd.grad(loss, [self._parameters[name] for name in names], allow_unused=True)
         with torch.no_grad():
             for name, gradient in zip(names, gradients, strict=True):
                 weight = self._parameters[name]
-                change = (self.trained[name] - weight) * self._pulls[name]
+                # Both terms are of the weights before the step, so the decay is computed before the weight changes.
+                change = (self.trained_weights[name] - weight) * self._decays[name]
                 if gradient is not None:
-                    change -= gradient * self._rates[name]
+                    change -= gradient * self._learning_rates[name]
                 weight += change
 
 
-def make_differentiable(model: nn.Module) -> None:
-    """Lets gradients through the fused kernels, which on a GPU keep what they need only in training mode.
+def enable_gradients(model: nn.Module) -> None:
+    """Puts fused recurrent layers into training mode: cuDNN cannot backpropagate in evaluation mode.
 
     The fused layers have no dropout of their own, so nothing else changes.
     """
@@ -90,17 +92,17 @@ def make_differentiable(model: nn.Module) -> None:
 def gradient_rms(
     model: language_model.LanguageModel, stream: lanes.Stream, window: int, num_windows: int, device: str
 ) -> dict[str, Tensor]:
-    """Measures the root of the mean squared gradient over the first windows of a training stream, state carried.
+    """Computes the root mean squared gradient over the first windows of a training stream, hidden state carried over.
 
     Raises:
-        DataError: the stream has not even two tokens.
+        DataError: the stream has fewer than two tokens.
     """
     num_lanes = max(1, min(_STATISTICS_LANES, (len(stream) - 1) // window))
-    served = lanes.windows(stream, num_lanes, range(num_lanes), window, offset=0)
+    windows = lanes.windows(stream, num_lanes, range(num_lanes), window, offset=0)
     parameters = bundles.unique_parameters(model)
-    squares = {name: torch.zeros_like(part) for name, part in parameters.items()}
+    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
-    for gradients in _gradients(model, served, num_lanes, list(parameters.values()), device):
+    for gradients in _gradients(model, windows, num_lanes, list(parameters.values()), device):
         for square, gradient in zip(squares.values(), gradients, strict=True):
             if gradient is not None:
                 square += gradient**2
@@ -112,14 +114,15 @@ def gradient_rms(
 
 def _gradients(
     model: language_model.LanguageModel,
-    served: Iterable[lanes.Window],
+    windows: Iterable[lanes.Window],
     num_lanes: int,
     parameters: list[Tensor],
     device: str,
 ) -> Iterable[tuple[Tensor | None, ...]]:
     """Yields the gradient of the mean loss of each window."""
     state = model.initial_state(num_lanes)
-    for window in served:
+    for window in windows:
+        # Truncated backpropagation: the state is carried over, its gradient is not.
         features_BTF, state = model(torch.from_numpy(window.inputs_BT).to(device), states.detach(state))
         logits_NV = model.logits(features_BTF.flatten(0, 1)).float()
         loss = F.cross_entropy(logits_NV, torch.from_numpy(window.targets_BT).to(device).flatten())

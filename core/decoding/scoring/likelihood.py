@@ -1,4 +1,4 @@
-"""How likely a model holds given tokens, from the features that go into its output layer."""
+"""Token log-probabilities, computed from the features that enter a model's output layer."""
 
 import contextlib
 import itertools
@@ -15,80 +15,81 @@ from core.models import language_model, seq2seq
 
 Array = npt.NDArray[np.float64]
 
-# Logits are made for so many numbers at a time: few enough for a cache, enough for a full matrix product.
+# Logits that are computed at once: few enough to stay in the cache, enough for an efficient matrix product.
 _LOGITS_AT_ONCE = 1 << 21
 
 
-class Judged(NamedTuple):
-    """Of each token its negative log-probability, and whether it is the one that the model held for the likeliest.
+class TokenScores(NamedTuple):
+    """Negative log-probabilities of tokens in nats, and whether each is the token ranked first by the model.
 
-    Of tokens that are equally likely the one with the lowest id counts as the likeliest, as in greedy decoding.
+    Of equally likely tokens the one with the lowest id is ranked first, as in greedy decoding.
     """
 
     nlls_N: Array
-    is_best_N: npt.NDArray[np.bool_]
+    is_first_N: npt.NDArray[np.bool_]
 
-    def part(self, start: int, stop: int) -> "Judged":
-        """Returns a run of it."""
-        return Judged(self.nlls_N[start:stop], self.is_best_N[start:stop])
+    def slice(self, start: int, stop: int) -> "TokenScores":
+        """Returns the scores of consecutive tokens."""
+        return TokenScores(self.nlls_N[start:stop], self.is_first_N[start:stop])
 
-    def split(self, lengths: Sequence[int]) -> "list[Judged]":
-        """Cuts it into runs of these lengths."""
+    def split(self, lengths: Sequence[int]) -> "list[TokenScores]":
+        """Splits the scores into consecutive runs of the given lengths."""
         ends = list(itertools.accumulate(lengths, initial=0))
-        return [self.part(start, stop) for start, stop in itertools.pairwise(ends)]
+        return [self.slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-def nothing() -> Judged:
-    """Of no tokens at all."""
-    return Judged(np.zeros(0), np.zeros(0, dtype=np.bool_))
+def empty() -> TokenScores:
+    """Returns the scores of no tokens."""
+    return TokenScores(np.zeros(0), np.zeros(0, dtype=np.bool_))
 
 
-def join(pieces: Sequence[Judged]) -> Judged:
-    """Puts runs one after another; at least one."""
-    return Judged(
-        np.concatenate([piece.nlls_N for piece in pieces]), np.concatenate([piece.is_best_N for piece in pieces])
+def concatenate(scores: Sequence[TokenScores]) -> TokenScores:
+    """Concatenates scores, at least one."""
+    return TokenScores(
+        np.concatenate([part.nlls_N for part in scores]), np.concatenate([part.is_first_N for part in scores])
     )
 
 
-def slices(num_tokens: int, vocabulary_size: int, most: int = _LOGITS_AT_ONCE) -> Iterator[slice]:
-    """Cuts tokens into runs, of `most` at the most, whose logits are made at once."""
-    rows = max(1, min(most, _LOGITS_AT_ONCE // vocabulary_size))
+def slices(num_tokens: int, vocabulary_size: int, max_tokens: int = _LOGITS_AT_ONCE) -> Iterator[slice]:
+    """Yields slices of at most `max_tokens` tokens whose logits are computed at once."""
+    rows = max(1, min(max_tokens, _LOGITS_AT_ONCE // vocabulary_size))
     return (slice(start, start + rows) for start in range(0, num_tokens, rows))
 
 
 @contextlib.contextmanager
-def reading(placed: devices.Placed) -> Iterator[None]:
-    """Inference over whole windows of a language model.
+def window_inference(context: devices.InferenceContext) -> Iterator[None]:
+    """Enters inference over whole windows of a language model.
 
-    The fused recurrent kernels know no int8: beside int8 they compute in bf16, where the CPU does.
+    The fused recurrent kernels have no int8: with int8 they compute in bf16, where the CPU supports it.
     """
-    in_bf16 = placed.precision == "int8" and computing.this_cpu().has_bf16
-    with placed.inference(), computing.autocast(placed.device, "bf16") if in_bf16 else contextlib.nullcontext():
+    in_bf16 = context.precision == "int8" and computing.this_cpu().has_bf16
+    with context.inference(), computing.autocast(context.device, "bf16") if in_bf16 else contextlib.nullcontext():
         yield
 
 
 def log_probs(model: language_model.LanguageModel | seq2seq.Seq2Seq, features_NF: Tensor) -> Tensor:
     """Returns the log-probabilities of all V tokens (N, V) in fp32."""
-    # Rounding to int8 starts from fp32, whatever the recurrent kernels computed in.
+    # Quantization to int8 starts from fp32, whatever the recurrent kernels computed in.
     return model.logits(features_NF.float()).float().log_softmax(1)
 
 
-def judge(
+def score_tokens(
     model: language_model.LanguageModel | seq2seq.Seq2Seq, vocabulary_size: int, features_NF: Tensor, targets_N: Tensor
-) -> Judged:
-    """Judges each target by the features that stand for all before it."""
-    pieces = [
-        judge_log_probs(log_probs(model, features_NF[rows]), targets_N[rows])
+) -> TokenScores:
+    """Returns the scores of targets, given the features after all tokens that precede each of them."""
+    # Slice by slice: the logits of all tokens together would be the largest tensor of the program.
+    scores = [
+        token_scores(log_probs(model, features_NF[rows]), targets_N[rows])
         for rows in slices(len(targets_N), vocabulary_size)
     ]
-    return join(pieces) if pieces else nothing()
+    return concatenate(scores) if scores else empty()
 
 
-def judge_log_probs(log_probs_NV: Tensor, targets_N: Tensor) -> Judged:
-    """Judges each target by log-probabilities that are normalised."""
-    own_N = log_probs_NV.gather(1, targets_N[:, None]).squeeze(1)
-    # To find the greatest is cheap, to find where it is costs as much as the softmax: asked only where it may matter.
-    is_best_N = own_N == log_probs_NV.amax(1)
-    rows = is_best_N.nonzero().squeeze(1)
-    is_best_N[rows] = log_probs_NV[rows].argmax(1) == targets_N[rows]
-    return Judged(-own_N.double().cpu().numpy(), is_best_N.cpu().numpy())
+def token_scores(log_probs_NV: Tensor, targets_N: Tensor) -> TokenScores:
+    """Returns the scores of targets, given normalised log-probabilities of all tokens."""
+    target_log_probs_N = log_probs_NV.gather(1, targets_N[:, None]).squeeze(1)
+    # The maximum is cheap, its index costs as much as the softmax: argmax runs only where the target may be first.
+    is_first_N = target_log_probs_N == log_probs_NV.amax(1)
+    rows = is_first_N.nonzero().squeeze(1)
+    is_first_N[rows] = log_probs_NV[rows].argmax(1) == targets_N[rows]
+    return TokenScores(-target_log_probs_N.double().cpu().numpy(), is_first_N.cpu().numpy())

@@ -1,13 +1,13 @@
-"""How likely text is to a model: log-probabilities of lines, of a stream, and of given translations.
+"""Scoring: token log-probabilities of lines, of a stream, and of given translations (forced decoding).
 
-With `<eos>` in its vocabulary a language model reads each line after an `<eos>` and scores the line's tokens and
-the `<eos>` that ends it. Without one, the first token of a line (of a stream: of each lane) has nothing before it
-that it could depend on: it goes in, and is neither scored nor counted.
+With `<eos>` in its vocabulary a language model reads each line after an `<eos>`, and scores the line's tokens and the
+`<eos>` that ends it. Without one, the first token of a line (of a stream: of each lane) has no context: it is read, and
+neither scored nor counted.
 
-A model that reads backward scores each token given those after it: a line is read from an `<eos>` at its end to the
-one before it, a stream from its last line to its first. What comes out stands in the order of the text all the same.
+A model that reads backward scores each token given those after it: a line is read from an `<eos>` at its end to the one
+before it, a stream from its last line to its first. Scores are always returned in the order of the text.
 
-Over a stream a neural cache may remember what followed like states, and dynamic evaluation may go on learning.
+Over a stream a neural cache and dynamic evaluation can adapt the model to the text so far.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from core.models.ngram import ngram_model
 
 
 class Scorer:
-    """A bundle ready to score: a language model scores lines or a stream, a seq2seq translations."""
+    """A bundle ready to score: a language model scores lines or a stream, a seq2seq model scores translations."""
 
     def __init__(
         self,
@@ -42,53 +42,58 @@ class Scorer:
         device: str = "cpu",
         training_text: lanes.Stream | None = None,
     ) -> None:
-        """Makes a bundle ready.
+        """Prepares a bundle.
 
         Args:
             bundle: its model is used, and by dynamic evaluation changed.
-            scoring: how it scores.
-            compute: how numbers are computed.
-            device: where.
-            training_text: what dynamic evaluation of the rule `rms` measures gradients on, as the model reads it.
+            scoring: batch size, neural cache, dynamic evaluation.
+            compute: precision.
+            device: `cpu` or `cuda`.
+            training_text: measured for gradient statistics by dynamic evaluation with rule `rms`, in the model's
+                reading direction.
 
         Raises:
-            UsageError: the settings ask for what the model does not have.
+            UsageError: the model lacks what the settings need.
         """
-        self.placed = devices.place(bundle, compute, device)
+        self.context = devices.prepare(bundle, compute, device)
         self._model = bundle.model
         self._settings = scoring
         self._codecs = target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token").codecs
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
         self._tokenizer = self._codec.tokenizer
-        self._joint = " " if bundle.line_end == "space" else ""
-        self._order = -1 if model_settings.reads_backward(bundle.config) else 1
-        self._stream = None if isinstance(bundle.model, seq2seq.Seq2Seq) else self._follower(training_text)
+        self._separator = " " if bundle.line_end == "space" else ""
+        # The step of slices that turn text order into reading order, and back.
+        self._direction = -1 if model_settings.reads_backward(bundle.config) else 1
+        self._stream_scorer = (
+            None if isinstance(bundle.model, seq2seq.Seq2Seq) else self._make_stream_scorer(training_text)
+        )
 
     def score_lines(self, lines: Sequence[str]) -> list[results.Score]:
-        """Scores each line alone, from the zero state; lines of like length are computed together.
+        """Scores each line alone, from the initial state; lines of similar length are batched.
 
         Raises:
-            UsageError: the bundle is a seq2seq.
+            UsageError: the bundle is a seq2seq model.
         """
         model = self._language_model()
         eos = self._tokenizer.eos_id
-        known = [ids[:: self._order] for ids in self._codec.encode_lines(lines)]
-        rows = [ids if eos is None else [eos, *ids, eos] for ids in known]
-        judged = {index: likelihood.nothing() for index, row in enumerate(rows) if len(row) < 2}
-        order = sorted(set(range(len(rows))) - judged.keys(), key=lambda index: (-len(rows[index]), index))
-        with likelihood.reading(self.placed):
+        ids_of_lines = [ids[:: self._direction] for ids in self._codec.encode_lines(lines)]
+        rows = [ids if eos is None else [eos, *ids, eos] for ids in ids_of_lines]
+        scores = {index: likelihood.empty() for index, row in enumerate(rows) if len(row) < 2}
+        order = sorted(set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), index))
+        with likelihood.window_inference(self.context):
             for batch in _batches(order, [len(row) - 1 for row in rows], self._settings.batch_tokens):
                 targets = [rows[index][1:] for index in batch]
-                inputs_BT = self._padded([rows[index][:-1] for index in batch])
-                judged.update(zip(batch, self._walk(model, inputs_BT, targets), strict=True))
+                inputs_BT = self._pad([rows[index][:-1] for index in batch])
+                scores.update(zip(batch, self._score_rows(model, inputs_BT, targets), strict=True))
         return [
-            self._score(line, row, judged[index]) for index, (line, row) in enumerate(zip(lines, rows, strict=True))
+            self._line_score(line, row, scores[index])
+            for index, (line, row) in enumerate(zip(lines, rows, strict=True))
         ]
 
     def score_pairs(self, lines: Sequence[str], targets: Sequence[str]) -> list[results.Score]:
-        """Scores given translations, each after its source: the negative of what beam search reports for them.
+        """Scores given translations by forced decoding: the negative of the score that beam search reports for them.
 
-        An empty source with an empty translation scores 0 with no tokens, as translating it does.
+        An empty source with an empty translation scores 0 with no tokens, as in translation.
 
         Raises:
             UsageError: the bundle is a language model.
@@ -102,62 +107,67 @@ class Scorer:
         assert eos is not None
         sources = [[*ids, source_eos] for ids in self._codecs["source"].encode_lines(lines)]
         rows = [[*ids, eos] for ids in self._codec.encode_lines(targets)]
-        judged: dict[int, likelihood.Judged] = {}
+        scores: dict[int, likelihood.TokenScores] = {}
         for index, (source, row) in enumerate(zip(sources, rows, strict=True)):
             if len(source) == len(row) == 1:
-                judged[index], rows[index] = likelihood.nothing(), []
+                scores[index], rows[index] = likelihood.empty(), []
         order = sorted(
-            set(range(len(rows))) - judged.keys(), key=lambda index: (-len(rows[index]), -len(sources[index]), index)
+            set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), -len(sources[index]), index)
         )
         sizes = [max(len(source), len(row)) for source, row in zip(sources, rows, strict=True)]
-        with self.placed.inference():
+        with self.context.inference():
             for batch in _batches(order, sizes, self._settings.batch_tokens):
-                source_BS = self._padded([sources[index] for index in batch])
+                source_BS = self._pad([sources[index] for index in batch])
                 lengths_B = torch.tensor([len(sources[index]) for index in batch])
-                inputs_BT = self._padded([[bos, *rows[index][:-1]] for index in batch])
+                inputs_BT = self._pad([[bos, *rows[index][:-1]] for index in batch])
                 features_BTF = model(source_BS, lengths_B, inputs_BT)
-                found = self._judge(model, features_BTF, [rows[index] for index in batch])
-                judged.update(zip(batch, found, strict=True))
+                batch_scores = self._score_targets(model, features_BTF, [rows[index] for index in batch])
+                scores.update(zip(batch, batch_scores, strict=True))
         return [
-            self._score(line, row, judged[index]) for index, (line, row) in enumerate(zip(targets, rows, strict=True))
+            self._line_score(line, row, scores[index])
+            for index, (line, row) in enumerate(zip(targets, rows, strict=True))
         ]
 
-    def stream_start(self) -> streams.Carried:
-        """What the first part that is read of a lane starts from: the zero state, after an `<eos>` if there is one."""
-        return self._along().start(self._tokenizer.eos_id)
+    def initial_stream_state(self) -> streams.StreamState:
+        """Returns the state at the start of a lane: the initial hidden state, after an `<eos>` if there is one."""
+        return self._scorer_of_streams().initial_state(self._tokenizer.eos_id)
 
-    def stream_tokens(self, lines: Sequence[str]) -> list[list[int]]:
-        """The tokens of each line as they are read in a stream, with what divides it from the line read next."""
+    def encode_stream(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the tokens of each line in reading order, with the `<eos>` or space that separates it from the next.
+
+        The separator counts to the line before it in the text.
+        """
         eos = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
-        ends = self._tokenizer.encode(self._joint) if self._joint else []
-        return [[*[*ids, *ends][:: self._order], *eos] for ids in self._codec.encode_lines(lines)]
+        separator = self._tokenizer.encode(self._separator) if self._separator else []
+        return [[*[*ids, *separator][:: self._direction], *eos] for ids in self._codec.encode_lines(lines)]
 
     def score_stream(
-        self, lines: Sequence[str], carried: streams.Carried
-    ) -> tuple[list[results.Score], streams.Carried]:
-        """Scores lines that go on where `carried` stands, each token given all of the stream that was read before it.
+        self, lines: Sequence[str], before: streams.StreamState
+    ) -> tuple[list[results.Score], streams.StreamState]:
+        """Scores lines that continue a stream, each token given all of the stream that was read before it.
 
-        Lines and scores are in the order of the text: of a model that reads backward `carried` is what the lines after
-        them left.
+        Lines and scores are in text order; for a model that reads backward `before` is the state after the lines that
+        follow in the text.
 
         Raises:
-            UsageError: the bundle is a seq2seq.
+            UsageError: the bundle is a seq2seq model.
         """
-        lines = lines[:: self._order]
-        rows = self.stream_tokens(lines)
-        stream = ([] if carried.last is None else [carried.last]) + [token for row in rows for token in row]
+        lines = lines[:: self._direction]
+        rows = self.encode_stream(lines)
+        stream = ([] if before.last_token is None else [before.last_token]) + [token for row in rows for token in row]
         if len(stream) < 2:
-            nothing = likelihood.nothing()
-            scores = [self._score(line, row, nothing) for line, row in zip(lines, rows, strict=True)]
-            return scores[:: self._order], carried._replace(last=next(iter(stream), None))
-        judged, after = self._along().follow(stream, carried)
+            # Nothing to score yet: the only token, if any, is read with the next lines.
+            scores = [self._line_score(line, row, likelihood.empty()) for line, row in zip(lines, rows, strict=True)]
+            return scores[:: self._direction], before._replace(last_token=next(iter(stream), None))
+        token_scores, after = self._scorer_of_streams().score(stream, before)
+        # From the end: at the start of a stream the first token may have no score.
         scores = []
         end = len(stream) - 1
         for line, row in zip(reversed(lines), reversed(rows), strict=True):
             start = max(0, end - len(row))
-            scores.append(self._score(line, row, judged.part(start, end), self._joint))
+            scores.append(self._line_score(line, row, token_scores.slice(start, end), self._separator))
             end = start
-        return scores[:: -self._order], after
+        return scores[:: -self._direction], after
 
     def _language_model(self) -> language_model.LanguageModel | ngram_model.Ngram:
         if isinstance(self._model, seq2seq.Seq2Seq):
@@ -165,105 +175,110 @@ class Scorer:
         assert not isinstance(self._model, autoregressive.Autoregressive), "a series has no text"
         return self._model
 
-    def _along(self) -> streams.Follower | streams.Lookup:
+    def _scorer_of_streams(self) -> streams.NeuralStreamScorer | streams.NgramStreamScorer:
         self._language_model()
-        assert self._stream is not None, "a language model has one"
-        return self._stream
+        assert self._stream_scorer is not None, "every language model has one"
+        return self._stream_scorer
 
-    def _follower(self, training_text: lanes.Stream | None) -> streams.Follower | streams.Lookup:
+    def _make_stream_scorer(
+        self, training_text: lanes.Stream | None
+    ) -> streams.NeuralStreamScorer | streams.NgramStreamScorer:
         model = self._language_model()
         if isinstance(model, language_model.LanguageModel):
             size = self._tokenizer.vocabulary_size
-            return streams.Follower(model, size, self._settings, self.placed, training_text)
+            return streams.NeuralStreamScorer(model, size, self._settings, self.context, training_text)
         for name in ("cache", "dynamic"):
             if getattr(self._settings, name) is not None:
                 raise errors.UsageError(
-                    f"scoring.{name}: n-gram tables have no hidden states or gradients; leave it out"
+                    f"scoring.{name}: an n-gram model has no hidden states or gradients; leave it out"
                 )
-        return streams.Lookup(model, self.placed)
+        return streams.NgramStreamScorer(model, self.context)
 
-    def _walk(
+    def _score_rows(
         self,
         model: language_model.LanguageModel | ngram_model.Ngram,
         inputs_BT: Tensor,
         targets: Sequence[Sequence[int]],
-    ) -> list[likelihood.Judged]:
-        """Runs the model over rows of inputs, window by window, so that long rows take no more memory than short."""
+    ) -> list[likelihood.TokenScores]:
+        """Scores rows window by window, so that long rows need no more memory than short ones."""
         state = model.initial_state(len(targets))
-        if isinstance(self._stream, streams.Lookup):
-            return self._stream.judge(inputs_BT, targets, state)[0]
-        assert isinstance(model, language_model.LanguageModel), "tables are looked up"
+        if isinstance(self._stream_scorer, streams.NgramStreamScorer):
+            return self._stream_scorer.score_rows(inputs_BT, targets, state)[0]
+        assert isinstance(model, language_model.LanguageModel), "n-gram models are scored above"
         window = max(1, self._settings.batch_tokens // len(targets))
-        pieces: list[list[likelihood.Judged]] = [[] for _ in targets]
+        scores_of_rows: list[list[likelihood.TokenScores]] = [[] for _ in targets]
         for start in range(0, inputs_BT.shape[1], window):
             features_BTF, state = model(inputs_BT[:, start : start + window], state)
-            found = self._judge(model, features_BTF, [row[start : start + window] for row in targets])
-            for piece, judged in zip(pieces, found, strict=True):
-                piece.append(judged)
-        return [likelihood.join(piece) for piece in pieces]
+            window_scores = self._score_targets(model, features_BTF, [row[start : start + window] for row in targets])
+            for scores, part in zip(scores_of_rows, window_scores, strict=True):
+                scores.append(part)
+        return [likelihood.concatenate(scores) for scores in scores_of_rows]
 
-    def _judge(
+    def _score_targets(
         self,
         model: language_model.LanguageModel | seq2seq.Seq2Seq,
         features_BTF: Tensor,
         targets: Sequence[Sequence[int]],
-    ) -> list[likelihood.Judged]:
-        """Judges the targets of each row; the rest of the row is padding, never computed."""
+    ) -> list[likelihood.TokenScores]:
+        """Scores the targets of each row; padding is masked out before the output layer."""
         lengths = [len(row) for row in targets]
-        flat_N = torch.tensor([token for row in targets for token in row], device=features_BTF.device)
+        targets_N = torch.tensor([token for row in targets for token in row], device=features_BTF.device)
         positions_T = torch.arange(features_BTF.shape[1])
-        valid_BT = (positions_T < torch.tensor(lengths)[:, None]).to(features_BTF.device)
+        mask_BT = (positions_T < torch.tensor(lengths)[:, None]).to(features_BTF.device)
         size = self._tokenizer.vocabulary_size
-        return likelihood.judge(model, size, features_BTF[valid_BT], flat_N).split(lengths)
+        return likelihood.score_tokens(model, size, features_BTF[mask_BT], targets_N).split(lengths)
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Puts rows beside each other; what fills them up is never scored, so any id will do."""
+    def _pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Pads rows to equal length with id 0; padding is never scored, so any id will do."""
         padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for index, row in enumerate(rows):
             padded[index, : len(row)] = row
-        return torch.from_numpy(padded).to(self.placed.device)
+        return torch.from_numpy(padded).to(self.context.device)
 
-    def _score(self, line: str, row: Sequence[int], judged: likelihood.Judged, joint: str = "") -> results.Score:
-        """The score of a line that is read as this row of tokens; those that nothing stands before are not judged."""
-        nlls = judged.nlls_N
-        unjudged, scored = row[: len(row) - len(nlls)], row[len(row) - len(nlls) :]
+    def _line_score(
+        self, line: str, row: Sequence[int], scores: likelihood.TokenScores, separator: str = ""
+    ) -> results.Score:
+        """Returns the score of a line from those of its tokens in reading order; first tokens may have none."""
+        nlls = scores.nlls_N
+        unscored, scored = row[: len(row) - len(nlls)], row[len(row) - len(nlls) :]
         tokens = None
         if self._settings.tokens:
             tokens = tuple(
                 results.TokenScore(self._tokenizer.token(token), float(nll))
-                for token, nll in zip(scored[:: self._order], nlls[:: self._order], strict=True)
+                for token, nll in zip(scored[:: self._direction], nlls[:: self._direction], strict=True)
             )
         return results.Score(
             nll_nats=float(np.sum(nlls)),
             num_tokens=len(scored),
             num_unk=sum(token == self._tokenizer.unk_id for token in scored),
             num_infinite=int(np.isinf(nlls).sum()),
-            num_correct=int(judged.is_best_N.sum()),
-            num_characters=self._num_characters(line, joint, unjudged, scored),
+            num_correct=int(scores.is_first_N.sum()),
+            num_characters=self._num_characters(line, separator, unscored, scored),
             tokens=tokens,
         )
 
-    def _num_characters(self, line: str, joint: str, unjudged: Sequence[int], scored: Sequence[int]) -> int:
-        """Characters of what is scored of a cleaned line and of what joins it to the next; an `<eos>` is one more."""
+    def _num_characters(self, line: str, separator: str, unscored: Sequence[int], scored: Sequence[int]) -> int:
+        """Counts the scored characters of a cleaned line and of the separator after it; an `<eos>` counts as one."""
         if self._tokenizer.kind == "char" or not scored:
             return len(scored)
         text = cleaning.clean(line, self._codec.cleaning)
         if self._tokenizer.eos_id is not None:
             return len(text) + 1
-        if self._tokenizer.kind == "word":  # the text of an unknown one is in the line alone
-            words = tokenizer.units("word", text, self._tokenizer.symbols)[:: self._order]
-            return len(text + joint) - sum(map(len, words[: len(unjudged)]))
-        return len(text + joint) - len(self._tokenizer.decode(unjudged))
+        if self._tokenizer.kind == "word":
+            # Counted in the line itself: an unknown word decodes to `<unk>`, which has another length.
+            words = tokenizer.units("word", text, self._tokenizer.symbols)[:: self._direction]
+            return len(text + separator) - sum(map(len, words[: len(unscored)]))
+        return len(text + separator) - len(self._tokenizer.decode(unscored))
 
 
-def _batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
-    """Cuts rows, sorted longest first, into batches of at most `budget` places, padding included."""
+def _batches(order: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Iterator[Sequence[int]]:
+    """Yields batches of rows, sorted longest first, of at most `max_tokens` tokens, padding included."""
     start = 0
     while start < len(order):
-        stop, widest = start, 0
+        stop, longest = start, 0
         while stop < len(order):
-            widest = max(widest, sizes[order[stop]])
-            if stop > start and widest * (stop - start + 1) > budget:
+            longest = max(longest, sizes[order[stop]])
+            if stop > start and longest * (stop - start + 1) > max_tokens:
                 break
             stop += 1
         yield order[start:stop]

@@ -1,4 +1,7 @@
-"""A language model along one long stream of text: what it carries from part to part, remembers and learns."""
+"""Stream scoring: a language model over one long text, whose state is carried over from part to part.
+
+The state holds the recurrent state, with a neural cache also the cached positions, with dynamic evaluation the weights.
+"""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -15,224 +18,238 @@ from core.data.batching import lanes
 from core.decoding import device as devices
 from core.decoding.scoring import dynamic_evaluation, likelihood, neural_cache
 from core.models import compute as computing
-from core.models import language_model, weights
+from core.models import language_model
 from core.models import state as states
+from core.models import weights as tensor_files
 from core.models.ngram import ngram_model
 
-# The cache compares each position with all that are remembered, so many positions at a time.
-_COMPARED_AT_ONCE = 256
+# Positions compared with the whole cache at once: bounds the memory of their similarities.
+_POSITIONS_PER_COMPARISON = 256
 
-# What the names of carried tensors begin with, beside those of the recurrent state.
+# Stored: prefixes of tensor names in the state's file, which also has `last` and the recurrent state.
 _CACHE = "cache."
 _WEIGHTS = "weights."
 
 
-class Carried(NamedTuple):
-    """What a stream leaves for its continuation: the last token, which is still to be read, and the state.
+class StreamState(NamedTuple):
+    """State of a stream after some of its text.
 
-    With a neural cache also what it remembers, with dynamic evaluation the weights as they are now; else None.
+    Attributes:
+        last_token: scored already, but still to be read by the model; None before the first token.
+        recurrent: the recurrent state, of an n-gram model the last tokens.
+        cache: of the neural cache; None without one.
+        weights: current weights by name, with dynamic evaluation; else None.
     """
 
-    last: int | None
-    state: states.State
-    memory: neural_cache.Memory | None = None
+    last_token: int | None
+    recurrent: states.State
+    cache: neural_cache.Cache | None = None
     weights: Mapping[str, Tensor] | None = None
 
     def to_bytes(self) -> bytes:
-        """Writes it as a safetensors file."""
-        named = {"last": torch.tensor([-1 if self.last is None else self.last]), **states.to_named(self.state)}
-        if self.memory is not None:
-            named |= {f"{_CACHE}{name}": part for name, part in self.memory._asdict().items()}
+        """Serializes the state as a safetensors file."""
+        last = torch.tensor([-1 if self.last_token is None else self.last_token])
+        tensors = {"last": last, **states.to_named(self.recurrent)}
+        if self.cache is not None:
+            tensors |= {f"{_CACHE}{name}": tensor for name, tensor in self.cache._asdict().items()}
         if self.weights is not None:
-            named |= {f"{_WEIGHTS}{name}": part for name, part in self.weights.items()}
-        return weights.to_bytes(named)
+            tensors |= {f"{_WEIGHTS}{name}": tensor for name, tensor in self.weights.items()}
+        return tensor_files.to_bytes(tensors)
 
     @staticmethod
-    def from_bytes(data: bytes, where: str) -> "Carried":
-        """Undoes `to_bytes`.
+    def from_bytes(data: bytes, where: str) -> "StreamState":
+        """Parses what `to_bytes` wrote.
 
         Raises:
-            IntegrityError: the bytes are something else.
+            IntegrityError: the bytes are no stream state.
         """
-        named = weights.from_bytes(data, where)
-        remembered, learnt = _take(named, _CACHE), _take(named, _WEIGHTS)
-        is_whole = not remembered or remembered.keys() == set(neural_cache.Memory._fields)
-        if "last" not in named or named["last"].shape != (1,) or not is_whole:
-            raise errors.IntegrityError(f"{where}: holds no carried state; remove the output and run again")
-        last = int(named.pop("last"))
-        memory = neural_cache.Memory(**remembered) if remembered else None
-        return Carried(None if last < 0 else last, states.from_named(named), memory, learnt or None)
+        tensors = tensor_files.from_bytes(data, where)
+        cache, stream_weights = _pop_prefixed(tensors, _CACHE), _pop_prefixed(tensors, _WEIGHTS)
+        is_complete = not cache or cache.keys() == set(neural_cache.Cache._fields)
+        if "last" not in tensors or tensors["last"].shape != (1,) or not is_complete:
+            raise errors.IntegrityError(f"{where}: holds no stream state; remove the output and run again")
+        last = int(tensors.pop("last"))
+        return StreamState(
+            last_token=None if last < 0 else last,
+            recurrent=states.from_named(tensors),
+            cache=neural_cache.Cache(**cache) if cache else None,
+            weights=stream_weights or None,
+        )
 
-    def to(self, device: str) -> "Carried":
-        """Moves all of it to a device."""
-        return Carried(
-            self.last,
-            tuple(tuple(part.to(device) for part in layer) for layer in self.state),
-            None if self.memory is None else neural_cache.Memory(*(part.to(device) for part in self.memory)),
+    def to(self, device: str) -> "StreamState":
+        """Returns the state with all tensors on a device."""
+        return StreamState(
+            self.last_token,
+            tuple(tuple(part.to(device) for part in layer) for layer in self.recurrent),
+            None if self.cache is None else neural_cache.Cache(*(part.to(device) for part in self.cache)),
             None if self.weights is None else {name: part.to(device) for name, part in self.weights.items()},
         )
 
 
-class Follower:
-    """Runs a language model along a stream, window by window; state, memory and weights go in and come out."""
+class NeuralStreamScorer:
+    """Scores a stream with a recurrent language model, window by window; holds no state of any stream."""
 
     def __init__(
         self,
         model: language_model.LanguageModel,
         vocabulary_size: int,
         scoring: inference_settings.ScoringConfig,
-        placed: devices.Placed,
+        context: devices.InferenceContext,
         training_text: lanes.Stream | None,
     ) -> None:
-        """Makes the model ready; with dynamic evaluation its weights change from then on.
+        """Prepares the model; with dynamic evaluation its weights change from then on.
 
         Args:
-            model: placed, in evaluation mode.
+            model: on its device, in evaluation mode.
             vocabulary_size: V.
-            scoring: what is remembered and learnt, and how much is computed together.
-            placed: where and in which precision the model computes.
-            training_text: what dynamic evaluation of the rule `rms` measures gradients on.
+            scoring: neural cache, dynamic evaluation and batch size.
+            context: device and precision.
+            training_text: measured for gradient statistics by dynamic evaluation with rule `rms`.
 
         Raises:
-            UsageError: dynamic evaluation in a precision that cannot learn.
+            UsageError: dynamic evaluation in a precision that has no gradients.
         """
         self._model = model
         self._vocabulary_size = vocabulary_size
         self._settings = scoring
-        self._placed = placed
-        # Every stream starts where the trained model does: a learned first state changes with the weights.
-        self._first = tuple(tuple(part.detach().clone() for part in layer) for layer in model.initial_state(1))
-        self._learner = None if scoring.dynamic is None else self._make_learner(scoring.dynamic, training_text)
+        self._context = context
+        # Copied now: a learned initial state is a weight, which dynamic evaluation changes, and every stream must
+        # start as the trained model does.
+        self._initial = tuple(tuple(part.detach().clone() for part in layer) for layer in model.initial_state(1))
+        self._evaluator = None if scoring.dynamic is None else self._make_evaluator(scoring.dynamic, training_text)
 
-    def start(self, first: int | None) -> Carried:
-        """What a stream starts from: the zero state, nothing remembered, the trained weights."""
-        memory = (
-            None if self._settings.cache is None else neural_cache.empty(self._model.feature_size, self._placed.device)
+    def initial_state(self, first_token: int | None) -> StreamState:
+        """Returns the state at the start of a stream: initial recurrent state, empty cache, trained weights."""
+        cache = (
+            None if self._settings.cache is None else neural_cache.empty(self._model.feature_size, self._context.device)
         )
-        learnt = None if self._learner is None else self._learner.trained
-        return Carried(first, self._first, memory, learnt)
+        weights = None if self._evaluator is None else self._evaluator.trained_weights
+        return StreamState(first_token, self._initial, cache, weights)
 
-    def follow(self, stream: Sequence[int], carried: Carried) -> tuple[likelihood.Judged, Carried]:
-        """Judges every token of a stream but the first, which is the one that was carried.
+    def score(self, tokens: Sequence[int], before: StreamState) -> tuple[likelihood.TokenScores, StreamState]:
+        """Scores all tokens but the first, which is the last token of the state before.
 
-        What is learnt from a window counts from the next on. The last window of a call may be short: with dynamic
-        evaluation it depends on where calls divide the stream what comes out.
+        Dynamic evaluation updates the weights after each window. The last window of a call may be short, so with it
+        the scores depend on where the caller divides the stream.
 
         Raises:
-            DivergedError: what was learnt has made the loss infinite.
+            DivergedError: dynamic evaluation made the loss infinite.
         """
-        tokens_N = torch.tensor(stream, device=self._placed.device)
-        _, state, memory, learnt = carried.to(self._placed.device)
-        if self._learner is not None:
-            assert learnt is not None, "the weights of a stream travel with it"
-            self._learner.go_on_from(learnt)
-        learning = self._settings.dynamic
-        window = self._settings.batch_tokens if learning is None else learning.window
-        pieces = []
-        for start in range(0, len(stream) - 1, window):
-            stop = min(start + window, len(stream) - 1)
+        tokens_N = torch.tensor(tokens, device=self._context.device)
+        _, recurrent, cache, weights = before.to(self._context.device)
+        if self._evaluator is not None:
+            assert weights is not None, "with dynamic evaluation the weights are part of the state"
+            self._evaluator.load_weights(weights)
+        dynamic = self._settings.dynamic
+        window = self._settings.batch_tokens if dynamic is None else dynamic.window
+        scores = []
+        for start in range(0, len(tokens) - 1, window):
+            stop = min(start + window, len(tokens) - 1)
             inputs_1T, targets_T = tokens_N[None, start:stop], tokens_N[start + 1 : stop + 1]
-            if self._learner is None:
-                judged, state, memory = self._read(inputs_1T, targets_T, state, memory)
+            if self._evaluator is None:
+                window_scores, recurrent, cache = self._score_window(inputs_1T, targets_T, recurrent, cache)
             else:
-                judged, state, memory, loss = self._read_to_learn(inputs_1T, targets_T, state, memory)
+                window_scores, recurrent, cache, loss = self._score_with_loss(inputs_1T, targets_T, recurrent, cache)
                 if not bool(loss.isfinite()):
                     raise errors.DivergedError(
-                        "scoring.dynamic.learning_rate: the weights ran away from the text; use a smaller rate"
+                        "scoring.dynamic.learning_rate: dynamic evaluation diverged; use a smaller rate"
                     )
-                self._learner.learn(loss / window)
-            pieces.append(judged)
-        learnt = None if self._learner is None else self._learner.weights()
-        return likelihood.join(pieces), Carried(stream[-1], state, memory, learnt)
+                # The sum over a full window's length, so that a token of a short last window weighs as much as others.
+                self._evaluator.update(loss / window)
+            scores.append(window_scores)
+        weights = None if self._evaluator is None else self._evaluator.weights()
+        return likelihood.concatenate(scores), StreamState(tokens[-1], recurrent, cache, weights)
 
-    def _read(
-        self, inputs_1T: Tensor, targets_T: Tensor, state: states.State, memory: neural_cache.Memory | None
-    ) -> tuple[likelihood.Judged, states.State, neural_cache.Memory | None]:
-        with likelihood.reading(self._placed):
-            (features_TF,), state = self._model(inputs_1T, state)
-            if memory is None:
-                return likelihood.judge(self._model, self._vocabulary_size, features_TF, targets_T), state, None
-            pieces = []
-            for rows in likelihood.slices(len(targets_T), self._vocabulary_size, _COMPARED_AT_ONCE):
+    def _score_window(
+        self, inputs_1T: Tensor, targets_T: Tensor, recurrent: states.State, cache: neural_cache.Cache | None
+    ) -> tuple[likelihood.TokenScores, states.State, neural_cache.Cache | None]:
+        with likelihood.window_inference(self._context):
+            (features_TF,), recurrent = self._model(inputs_1T, recurrent)
+            if cache is None:
+                scores = likelihood.score_tokens(self._model, self._vocabulary_size, features_TF, targets_T)
+                return scores, recurrent, None
+            parts = []
+            for rows in likelihood.slices(len(targets_T), self._vocabulary_size, _POSITIONS_PER_COMPARISON):
                 log_probs_TV = likelihood.log_probs(self._model, features_TF[rows])
-                judged, memory = self._recall(memory, features_TF[rows], targets_T[rows], log_probs_TV)
-                pieces.append(judged)
-            return likelihood.join(pieces), state, memory
+                part, cache = self._score_with_cache(cache, features_TF[rows], targets_T[rows], log_probs_TV)
+                parts.append(part)
+            return likelihood.concatenate(parts), recurrent, cache
 
-    def _read_to_learn(
-        self, inputs_1T: Tensor, targets_T: Tensor, state: states.State, memory: neural_cache.Memory | None
-    ) -> tuple[likelihood.Judged, states.State, neural_cache.Memory | None, Tensor]:
-        """Does what `_read` does, and returns the summed loss of the model alone, which has a gradient."""
+    def _score_with_loss(
+        self, inputs_1T: Tensor, targets_T: Tensor, recurrent: states.State, cache: neural_cache.Cache | None
+    ) -> tuple[likelihood.TokenScores, states.State, neural_cache.Cache | None, Tensor]:
+        """Scores a window as `_score_window` does; also returns the summed loss of the model alone, with gradient."""
         with self._autocast():
-            (features_TF,), state = self._model(inputs_1T, state)
+            (features_TF,), recurrent = self._model(inputs_1T, recurrent)
             log_probs_TV = likelihood.log_probs(self._model, features_TF)
         loss = F.nll_loss(log_probs_TV, targets_T, reduction="sum")
-        judged, memory = self._recall(memory, features_TF.detach(), targets_T, log_probs_TV.detach())
-        return judged, states.detach(state), memory, loss
+        scores, cache = self._score_with_cache(cache, features_TF.detach(), targets_T, log_probs_TV.detach())
+        return scores, states.detach(recurrent), cache, loss
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return computing.autocast(self._placed.device, "bf16" if self._placed.precision == "bf16" else "fp32")
+        return computing.autocast(self._context.device, "bf16" if self._context.precision == "bf16" else "fp32")
 
-    def _recall(
-        self, memory: neural_cache.Memory | None, features_TF: Tensor, targets_T: Tensor, log_probs_TV: Tensor
-    ) -> tuple[likelihood.Judged, neural_cache.Memory | None]:
-        if memory is not None:
-            assert self._settings.cache is not None, "only a cache leaves a memory"
-            log_probs_TV, memory = neural_cache.blend(
-                self._settings.cache, memory, features_TF, targets_T, log_probs_TV
+    def _score_with_cache(
+        self, cache: neural_cache.Cache | None, features_TF: Tensor, targets_T: Tensor, log_probs_TV: Tensor
+    ) -> tuple[likelihood.TokenScores, neural_cache.Cache | None]:
+        if cache is not None:
+            assert self._settings.cache is not None, "a cache comes from the setting"
+            log_probs_TV, cache = neural_cache.interpolate(
+                self._settings.cache, cache, features_TF, targets_T, log_probs_TV
             )
-        return likelihood.judge_log_probs(log_probs_TV, targets_T), memory
+        return likelihood.token_scores(log_probs_TV, targets_T), cache
 
-    def _make_learner(
+    def _make_evaluator(
         self, settings: inference_settings.DynamicConfig, training_text: lanes.Stream | None
-    ) -> dynamic_evaluation.Learner:
-        if self._placed.precision == "int8":
+    ) -> dynamic_evaluation.DynamicEvaluator:
+        if self._context.precision == "int8":
             raise errors.UsageError(
-                "scoring.dynamic: rounded weights cannot learn; use compute.precision: fp32 or bf16"
+                "scoring.dynamic: quantized weights have no gradients; use compute.precision: fp32 or bf16"
             )
-        dynamic_evaluation.make_differentiable(self._model)
+        dynamic_evaluation.enable_gradients(self._model)
         if settings.rule == "sgd":
-            return dynamic_evaluation.Learner(self._model, settings, None)
-        assert training_text is not None, "the rule rms measures training text"
+            return dynamic_evaluation.DynamicEvaluator(self._model, settings, None)
+        assert training_text is not None, "rule rms needs training text"
         with self._autocast():
             rms = dynamic_evaluation.gradient_rms(
-                self._model, training_text, settings.window, settings.statistics_windows, self._placed.device
+                self._model, training_text, settings.window, settings.statistics_windows, self._context.device
             )
-        return dynamic_evaluation.Learner(self._model, settings, rms)
+        return dynamic_evaluation.DynamicEvaluator(self._model, settings, rms)
 
 
-class Lookup:
-    """Runs n-gram tables along a stream: there is nothing to learn, and what counts is in the state."""
+class NgramStreamScorer:
+    """Scores a stream with an n-gram model, by table look-up; its state is the last tokens."""
 
-    def __init__(self, model: ngram_model.Ngram, placed: devices.Placed) -> None:
+    def __init__(self, model: ngram_model.Ngram, context: devices.InferenceContext) -> None:
         self._model = model
+        # Computed once, not for every part: the first-ranked token after each context.
         self._followers = model.followers()
-        self._device = placed.device
+        self._device = context.device
 
-    def start(self, first: int | None) -> Carried:
-        """What a stream starts from: nothing came before."""
-        return Carried(first, self._model.initial_state(1))
+    def initial_state(self, first_token: int | None) -> StreamState:
+        """Returns the state at the start of a stream, with no tokens before it."""
+        return StreamState(first_token, self._model.initial_state(1))
 
-    def follow(self, stream: Sequence[int], carried: Carried) -> tuple[likelihood.Judged, Carried]:
-        """Judges every token of a stream but the first, which is the one that was carried."""
-        inputs_1T = torch.tensor([stream[:-1]], device=self._device)
-        (judged,), state = self.judge(inputs_1T, [stream[1:]], carried.to(self._device).state)
-        return judged, Carried(stream[-1], state)
+    def score(self, tokens: Sequence[int], before: StreamState) -> tuple[likelihood.TokenScores, StreamState]:
+        """Scores all tokens but the first, which is the last token of the state before."""
+        inputs_1T = torch.tensor([tokens[:-1]], device=self._device)
+        (scores,), recurrent = self.score_rows(inputs_1T, [tokens[1:]], before.to(self._device).recurrent)
+        return scores, StreamState(tokens[-1], recurrent)
 
-    def judge(
+    def score_rows(
         self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
-    ) -> tuple[list[likelihood.Judged], states.State]:
-        """Judges the targets of each row, of which there may be fewer than inputs."""
-        guesses_BT = self._model.guesses(inputs_BT, state, self._followers).cpu().numpy()
-        nlls, after = self._model.score(inputs_BT, targets, state)
-        found = [
-            likelihood.Judged(nlls_T.double().cpu().numpy(), guesses_T[: len(own)] == np.array(own, dtype=np.int64))
-            for nlls_T, guesses_T, own in zip(nlls, guesses_BT, targets, strict=True)
-        ]
-        return found, after
+    ) -> tuple[list[likelihood.TokenScores], states.State]:
+        """Scores the targets of each row; a row may have fewer targets than inputs, which are padded."""
+        predicted_BT = self._model.guesses(inputs_BT, state, self._followers).cpu().numpy()
+        nlls, state = self._model.score(inputs_BT, targets, state)
+        scores = []
+        for nlls_T, predicted_T, targets_T in zip(nlls, predicted_BT, targets, strict=True):
+            is_first_T = predicted_T[: len(targets_T)] == np.array(targets_T, dtype=np.int64)
+            scores.append(likelihood.TokenScores(nlls_T.double().cpu().numpy(), is_first_T))
+        return scores, state
 
 
-def _take(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Takes out what begins with a prefix, which it loses."""
-    names = [name for name in named if name.startswith(prefix)]
-    return {name.removeprefix(prefix): named.pop(name) for name in names}
+def _pop_prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Removes the tensors whose names begin with a prefix, and returns them by the rest of their names."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}

@@ -1,4 +1,4 @@
-"""What attention says of a translation: which source words it goes back to, as pairs and as a picture's numbers."""
+"""Alignments and attention maps: attention weights as word alignments, as JSON, and for unknown-word replacement."""
 
 import json
 from collections.abc import Sequence
@@ -11,33 +11,33 @@ from core.data.tokens import tokenizer
 from core.decoding.translation import decoders
 
 
-class Map(NamedTuple):
-    """How much of its attention each target token (a row) gave to each source token (a column)."""
+class AttentionMap(NamedTuple):
+    """Attention weights of each target token (a row) over the source tokens (the columns)."""
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     weights: list[list[float]]
 
 
-def attention(
+def attention_weights(
     model: decoders.Decoder[decoders.M], memory: decoders.M, tokens: Sequence[int], bos: int
 ) -> list[list[float]]:
-    """Returns the attention with which given tokens are produced for the one source in memory."""
+    """Returns the attention weights of given target tokens by forced decoding, for the one source in memory."""
     state, rows = model.initial_state(memory), []
     for token in (bos, *tokens[:-1]):
-        said = model.step(torch.tensor([token], device=model.device), memory, state)
-        state = said.state
-        assert said.attention_RS is not None
-        rows.append(said.attention_RS[0].float().tolist())
+        predictions = model.step(torch.tensor([token], device=model.device), memory, state)
+        state = predictions.state
+        assert predictions.attention_RS is not None
+        rows.append(predictions.attention_RS[0].float().tolist())
     return rows
 
 
-def to_json(maps: Sequence[Map | None]) -> str:
-    """Writes maps, numbered by their line from 0; a line without one is left out."""
+def to_json(maps: Sequence[AttentionMap | None]) -> str:
+    """Serializes attention maps with the number of their line, from 0; lines without one are left out."""
     content: list[dict[str, Any]] = [
-        {"line": line, "source": one.source, "target": one.target, "weights": _rounded(one.weights)}
-        for line, one in enumerate(maps)
-        if one is not None
+        {"line": line, "source": map_.source, "target": map_.target, "weights": _rounded(map_.weights)}
+        for line, map_ in enumerate(maps)
+        if map_ is not None
     ]
     return json.dumps(content, ensure_ascii=False)
 
@@ -46,13 +46,13 @@ def _rounded(weights: list[list[float]]) -> list[list[float]]:
     return [[round(weight, 4) for weight in row] for row in weights]
 
 
-def pharaoh(alignment: Sequence[int] | None, num_source_tokens: int) -> str:
-    """Writes an alignment as pairs `source-target` of token numbers from 0, ends of line left out."""
+def to_pharaoh(alignment: Sequence[int] | None, num_source_tokens: int) -> str:
+    """Formats an alignment as pairs `source-target` of token positions from 0, `<eos>` left out on both sides."""
     pairs = enumerate((alignment or ())[:-1])
     return " ".join(f"{source}-{target}" for target, source in pairs if source < num_source_tokens)
 
 
-def with_source_words(
+def replace_unknown(
     tokens: Sequence[int],
     alignment: Sequence[int],
     line: str,
@@ -60,31 +60,35 @@ def with_source_words(
     source: tokenizer.Codec,
     target: tokenizer.Codec,
 ) -> str:
-    """Returns the text of a translation, each unknown token replaced by what attention looked at most.
+    """Returns the text of a translation with each unknown token replaced by its most attended source word.
 
-    That is a source word as it was written, or where words are cut into pieces the piece. An unknown token that
-    looked at the end of the source stays as it is.
+    With subword tokenizers it is the most attended subword. An unknown token that attends most to the `<eos>` of the
+    source is not replaced.
 
-    Source: Luong et al. 2015b, section 3.3, with attention as the alignment (Jean et al. 2015, section 4.1).
+    Source: Luong et al. 2015, Addressing the rare word problem in neural machine translation, section 3.3, with
+    attention as the alignment as in Jean et al. 2015, On using very large target vocabulary for neural machine
+    translation, section 4.1.
     """
     text = cleaning.clean(line, source.cleaning)
     kind = source.tokenizer.kind
-    # What stands before the line is no word of it; an unknown token that looked there stays as it is.
-    own = ids[len(source.begin) :]
+    # Tokens before the line, such as a target-language tag, are no words of it.
+    line_ids = ids[len(source.begin) :]
     if kind in ("char", "word"):
+        # From the text: an unknown source word would decode to <unk>.
         words = tokenizer.units(kind, text, source.tokenizer.symbols)
     else:
-        words = [source.tokenizer.token(one) for one in own]
-    written = [*(None for _ in source.begin), *words]
-    pieces: list[str] = []
-    run: list[int] = []
+        words = [source.tokenizer.token(token_id) for token_id in line_ids]
+    words_by_position = [*(None for _ in source.begin), *words]
+    parts: list[str] = []
+    run: list[int] = []  # consecutive known tokens, decoded together for the spaces between them
     for token, position in zip(tokens, alignment, strict=True):
-        word = written[position] if token == target.tokenizer.unk_id and position < len(written) else None
+        is_replaced = token == target.tokenizer.unk_id and position < len(words_by_position)
+        word = words_by_position[position] if is_replaced else None
         if word is not None:
-            pieces += [target.decode(run)] * bool(run)
-            pieces.append(word)
+            parts += [target.decode(run)] * bool(run)
+            parts.append(word)
             run = []
         elif token not in (target.tokenizer.pad_id, target.tokenizer.bos_id, target.tokenizer.eos_id):
             run.append(token)
-    pieces += [target.decode(run)] * bool(run)
-    return (" " if target.tokenizer.kind == "word" else "").join(pieces)
+    parts += [target.decode(run)] * bool(run)
+    return (" " if target.tokenizer.kind == "word" else "").join(parts)

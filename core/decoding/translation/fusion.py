@@ -1,4 +1,4 @@
-"""A language model beside a translation model: which of them fit, and how translations are ranked with one."""
+"""Fusion of a translation model with a language model: compatibility, shallow fusion, reranking."""
 
 from collections.abc import Sequence
 
@@ -13,66 +13,79 @@ from core.models import bundle as bundles
 from core.models import language_model
 
 
-def check(beside: bundles.Bundle, target: tokenizer.Codec) -> None:
-    """Makes sure that a language model reads and writes the tokens of the target.
+def check(bundle: bundles.Bundle, target: tokenizer.Codec) -> None:
+    """Checks that a bundle is a language model over the target's tokens.
 
     Raises:
-        UsageError: it is no neural language model, has no end of line, or other tokens.
+        UsageError: it is no forward neural language model, or has no `<eos>` or other tokens.
     """
     where = "decoding.fusion.run"
-    if not isinstance(beside.model, language_model.LanguageModel):
-        raise errors.UsageError(f"{where}: fusion needs a language_model; this run is a {beside.config.kind}")
-    if model_settings.reads_backward(beside.config):
+    if not isinstance(bundle.model, language_model.LanguageModel):
+        raise errors.UsageError(f"{where}: fusion needs a language_model; this run is a {bundle.config.kind}")
+    if model_settings.reads_backward(bundle.config):
         raise errors.UsageError(f"{where}: this language model reads backward; train one with direction: forward")
-    own = beside.codecs["text"].tokenizer
-    if own.eos_id is None:
-        raise errors.UsageError(f"{where}: this language model knows no end of a line; train one with an <eos>")
-    if own.kind != target.tokenizer.kind or _units(own) != _units(target.tokenizer):
-        missing = len(_units(target.tokenizer) - _units(own))
+    model_tokenizer = bundle.codecs["text"].tokenizer
+    if model_tokenizer.eos_id is None:
+        raise errors.UsageError(f"{where}: this language model has no <eos>; train one with an <eos>")
+    if model_tokenizer.kind != target.tokenizer.kind or _units(model_tokenizer) != _units(target.tokenizer):
+        missing = len(_units(target.tokenizer) - _units(model_tokenizer))
         raise errors.UsageError(
-            f"{where}: it has other tokens than the translations ({missing} of theirs are unknown to it); "
+            f"{where}: its vocabulary has other tokens than the translations' ({missing} of theirs are missing); "
             "train it on the target side with the same tokenizer settings"
         )
 
 
-def _units(own: tokenizer.Tokenizer) -> set[str]:
-    return {own.token(one) for one in range(own.vocabulary_size)} - set(tokenizer.RESERVED)
+def _units(of: tokenizer.Tokenizer) -> set[str]:
+    return {of.token(token_id) for token_id in range(of.vocabulary_size)} - set(tokenizer.RESERVED)
 
 
-def _ids(own: tokenizer.Tokenizer, target: tokenizer.Tokenizer) -> list[int]:
-    """Returns the language model's id of each target token; `<bos>` and `<pad>` are its end of line."""
-    id_of = {own.token(one): one for one in range(own.vocabulary_size)}
-    eos = own.eos_id
+def _target_ids(model_tokenizer: tokenizer.Tokenizer, target: tokenizer.Tokenizer) -> list[int]:
+    """Returns the language model's id of each target token.
+
+    `<bos>` becomes its `<eos>`, after which it read lines in training; so does `<pad>`, which is never read.
+    """
+    ids_by_token = {model_tokenizer.token(token_id): token_id for token_id in range(model_tokenizer.vocabulary_size)}
+    eos = model_tokenizer.eos_id
     assert eos is not None
-    ids = [id_of.get(target.token(one), own.unk_id) for one in range(target.vocabulary_size)]
-    for one in (target.pad_id, target.bos_id, target.eos_id):
-        assert one is not None
-        ids[one] = eos
+    ids = [
+        ids_by_token.get(target.token(token_id), model_tokenizer.unk_id) for token_id in range(target.vocabulary_size)
+    ]
+    for reserved_id in (target.pad_id, target.bos_id, target.eos_id):
+        assert reserved_id is not None
+        ids[reserved_id] = eos
     return ids
 
 
-class Ranker:
-    """A language model that says how likely a translation is as text."""
+class TargetLanguageModel:
+    """Language model over the target's tokens, for shallow fusion or for reranking."""
 
-    def __init__(self, beside: bundles.Bundle, target: tokenizer.Codec, weight: float, device: str) -> None:
-        assert isinstance(beside.model, language_model.LanguageModel)
+    def __init__(self, bundle: bundles.Bundle, target: tokenizer.Codec, weight: float, device: str) -> None:
+        assert isinstance(bundle.model, language_model.LanguageModel)
         assert target.tokenizer.bos_id is not None
-        self._model = beside.model
+        self._model = bundle.model
         self._weight = weight
         self._bos = target.tokenizer.bos_id
-        self._ids_V = torch.tensor(_ids(beside.codecs["text"].tokenizer, target.tokenizer), device=device)
+        self._ids_V = torch.tensor(_target_ids(bundle.codecs["text"].tokenizer, target.tokenizer), device=device)
 
-    def beside(self, base: decoders.Decoder[decoders.M], ids_U: Tensor | None = None) -> decoders.Fused:
-        """Returns the decoder with this model beside it; `ids_U` are the tokens that it knows, if these are not all."""
-        return decoders.Fused(base, self._model, self._ids_V if ids_U is None else self._ids_V[ids_U], self._weight)
+    def fuse(self, decoder: decoders.Decoder[decoders.M], ids_U: Tensor | None = None) -> decoders.FusedDecoder:
+        """Returns the decoder fused with this model; `ids_U` are the vocabulary ids of its tokens, None: all."""
+        ids_V = self._ids_V if ids_U is None else self._ids_V[ids_U]
+        return decoders.FusedDecoder(decoder, self._model, ids_V, self._weight)
 
-    def ranked(self, found: Sequence[beam_search.Hypothesis], length_penalty: float) -> list[beam_search.Hypothesis]:
-        """Orders finished translations of a line anew, the language model's share added to their ranks."""
-        scored = [one._replace(rank=one.rank + self._weight * self.nats(one.tokens)) for one in found]
-        return sorted(scored, key=lambda one: -one.rank / len(one.tokens) ** length_penalty)
+    def rerank(
+        self, hypotheses: Sequence[beam_search.Hypothesis], length_penalty: float
+    ) -> list[beam_search.Hypothesis]:
+        """Sorts the finished hypotheses of a line by their search scores plus this model's weighted log-probability."""
+        fused = [
+            hypothesis._replace(
+                search_score=hypothesis.search_score + self._weight * self.log_prob_nats(hypothesis.tokens)
+            )
+            for hypothesis in hypotheses
+        ]
+        return sorted(fused, key=lambda hypothesis: -hypothesis.search_score / len(hypothesis.tokens) ** length_penalty)
 
     @torch.inference_mode()
-    def nats(self, tokens: Sequence[int]) -> float:
+    def log_prob_nats(self, tokens: Sequence[int]) -> float:
         """Returns the log-probability of a translation, its `<eos>` included."""
         inputs_BT: Tensor = self._ids_V[torch.tensor([[self._bos, *tokens[:-1]]])]
         targets_T1 = self._ids_V[torch.tensor(tokens)][:, None]

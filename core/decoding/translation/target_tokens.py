@@ -1,4 +1,7 @@
-"""Which way a model of several directions translates: what stands before a source line tells it."""
+"""Target-language tags: a token before each source line that selects the direction of a multilingual model.
+
+Source: Johnson et al. 2017, Google's multilingual neural machine translation system, section 3.
+"""
 
 import dataclasses
 
@@ -7,15 +10,17 @@ from core.models import bundle as bundles
 
 
 def with_target_token(bundle: bundles.Bundle, target_token: str | None, where: str) -> bundles.Bundle:
-    """The bundle with a source codec that begins each line with a target token; as it is where it knows of none.
+    """Returns the bundle with a source codec that begins each line with a target token.
+
+    A bundle without target tokens is returned unchanged.
 
     Args:
         bundle: of a model of one direction or of several.
-        target_token: the one that the corpus of the wanted direction had in training.
-        where: the setting that names it, for errors.
+        target_token: that of the corpus with the wanted direction, in training.
+        where: name of the setting, for errors.
 
     Raises:
-        UsageError: it is not one of the bundle's, or the bundle has some and none is given.
+        UsageError: the token is not one of the bundle's, or the bundle has some and none is given.
     """
     source = bundle.codecs.get("source")
     known = () if source is None else source.tokenizer.target_tokens

@@ -1,4 +1,4 @@
-"""A model that has learnt something, for the tests of what is lost on the way to a translation."""
+"""A trained model: it copies words, for tests of attention and of quality."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from tests.core.decoding import samples
 
 @pytest.fixture(scope="session")
 def copier() -> bundle.Bundle:
-    """A model that writes each word, unknown ones too, as its counterpart (spelt backwards)."""
+    """Returns a model that translates each word, `<unk>` too, into its counterpart (spelt backwards)."""
     return trained_copier(seed=1)
 
 
 def trained_copier(seed: int) -> bundle.Bundle:
     """Trains a copier, in about a second."""
-    made = samples.seq2seq(attention="dot", context="output", bidirectional=True, hidden_size=32, embedding_size=32)
-    model: Any = made.model
+    copier = samples.seq2seq(attention="dot", context="output", bidirectional=True, hidden_size=32, embedding_size=32)
+    model: Any = copier.model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for parameter in model.parameters():
@@ -28,7 +28,7 @@ def trained_copier(seed: int) -> bundle.Bundle:
         for step in range(90):
             length = 1 + step % 6
             words_BS = torch.rand(64, 15).argsort(1)[:, :length] + 3
-            words_BS[words_BS == 3] = 0  # <unk> is a word like others
+            words_BS[words_BS == 3] = 0  # <unk> is trained like any other word
             source_BS = F.pad(words_BS, (0, 1), value=3)
             inputs_BT = F.pad(words_BS, (1, 0), value=2)
             features_BTF = model(source_BS, torch.full((64,), length + 1), inputs_BT)
@@ -36,4 +36,4 @@ def trained_copier(seed: int) -> bundle.Bundle:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return made
+    return copier

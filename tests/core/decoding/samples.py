@@ -1,4 +1,4 @@
-"""Small bundles with random weights, for the tests of decoding."""
+"""Small bundles with random weights for tests."""
 
 from typing import Any, Literal
 
@@ -29,15 +29,15 @@ def build(
         model = factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Wider than trained weights begin: distributions with a shape, hypotheses that differ.
+            # Larger than initial weights: peaked distributions, so that hypotheses differ.
             parameter.mul_(6 if name.startswith("output") else 2)
-            if name.endswith("coverage_Q"):  # zero at first
+            if name.endswith("coverage_Q"):  # initialised to zero
                 parameter.copy_(torch.linspace(-3, 3, len(parameter)))
     return bundle.Bundle(model, config, codecs, line_end, "fp32")
 
 
 def seq2seq(seed: int = 7, **settings: Any) -> bundle.Bundle:
-    """Translates the words into themselves written backwards, or would if it had learnt to."""
+    """Returns an untrained model whose target words are the source words spelt backwards."""
     source = codec("word", " ".join(WORDS), tokenizer.RESERVED, "lower")
     target = codec("word", " ".join(word[::-1] for word in WORDS), tokenizer.RESERVED)
     config = {"kind": "seq2seq", "cell": "gru", "hidden_size": 12, "embedding_size": 8, "attention": "additive"}
@@ -56,7 +56,7 @@ def language_model(
 
 
 def silence(made: bundle.Bundle) -> bundle.Bundle:
-    """Makes every token equally likely: the output layer says nothing."""
+    """Sets the output layer to zero, which makes every token equally likely."""
     with torch.no_grad():
         output(made).weight.zero_()
         output(made).bias.zero_()
@@ -64,7 +64,7 @@ def silence(made: bundle.Bundle) -> bundle.Bundle:
 
 
 def output(made: bundle.Bundle) -> torch.nn.Linear:
-    """The output layer of a network."""
+    """Returns the output layer of a network."""
     assert isinstance(made.model, lm.LanguageModel | s2s.Seq2Seq)
     return made.model.output
 

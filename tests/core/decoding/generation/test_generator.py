@@ -1,4 +1,4 @@
-"""Laws of drawing tokens and of going on from a prefix."""
+"""Text generation: sampling of tokens, and continuations of a prefix."""
 
 from typing import Any
 
@@ -15,45 +15,49 @@ from tests.core.decoding import samples
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
 
 
-def _drawn(count: int = 4000, **settings: Any) -> torch.Tensor:
-    decoding = inference_settings.DecodingConfig(method="sample", **settings)
+def _sampled_shares(count: int = 4000, **settings: Any) -> torch.Tensor:
+    generation = inference_settings.GenerationConfig(**{"temperature": 1.0, **settings})
     random = torch.Generator().manual_seed(3)
-    tokens = sampling.choose(LOGITS.expand(count, -1), decoding, random)
+    tokens = sampling.select_tokens(LOGITS.expand(count, -1), generation, random)
     return torch.bincount(tokens, minlength=5) / count
 
 
-def test_draws_follow_the_probabilities() -> None:
-    assert _drawn().tolist() == pytest.approx([0.5, 0.2, 0.15, 0.1, 0.05], abs=0.03)
+def test_samples_follow_the_probabilities() -> None:
+    assert _sampled_shares().tolist() == pytest.approx([0.5, 0.2, 0.15, 0.1, 0.05], abs=0.03)
 
 
-def test_temperature_sharpens_as_a_power_does() -> None:
+def test_temperature_is_a_power_of_the_probabilities() -> None:
     squares = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]) ** 2
-    assert _drawn(temperature=0.5).tolist() == pytest.approx((squares / squares.sum()).tolist(), abs=0.03)
+    assert _sampled_shares(temperature=0.5).tolist() == pytest.approx((squares / squares.sum()).tolist(), abs=0.03)
 
 
-def test_top_k_and_top_p_leave_the_likeliest() -> None:
-    assert _drawn(top_k=2).tolist() == pytest.approx([5 / 7, 2 / 7, 0, 0, 0], abs=0.03)
-    assert _drawn(top_p=0.6).tolist() == pytest.approx([5 / 7, 2 / 7, 0, 0, 0], abs=0.03)
-    assert _drawn(top_p=0.1).tolist() == [1, 0, 0, 0, 0]
-    assert _drawn(top_k=1).tolist() == [1, 0, 0, 0, 0]
+def test_top_k_and_top_p_keep_the_most_likely_tokens() -> None:
+    assert _sampled_shares(top_k=2).tolist() == pytest.approx([5 / 7, 2 / 7, 0, 0, 0], abs=0.03)
+    assert _sampled_shares(top_p=0.6).tolist() == pytest.approx([5 / 7, 2 / 7, 0, 0, 0], abs=0.03)
+    assert _sampled_shares(top_p=0.1).tolist() == [1, 0, 0, 0, 0]
+    assert _sampled_shares(top_k=1).tolist() == [1, 0, 0, 0, 0]
 
 
-def test_what_is_refused_does_not_depend_on_the_order_of_ids() -> None:
+def test_filters_do_not_depend_on_the_order_of_ids() -> None:
     shuffled = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15]]).log()
-    assert sampling.kept(shuffled, 3, 0.7).isfinite().tolist() == [[False, True, False, True, False]]
+    assert sampling.filter_logits(shuffled, 3, 0.7).isfinite().tolist() == [[False, True, False, True, False]]
 
 
-def test_greedy_takes_the_first_of_the_likeliest() -> None:
+def test_greedy_breaks_ties_by_the_lowest_id() -> None:
     logits_BV = torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])
-    assert sampling.choose(logits_BV, inference_settings.DecodingConfig(), torch.Generator()).tolist() == [1, 0]
+    assert sampling.select_tokens(
+        logits_BV, inference_settings.GenerationConfig(method="greedy"), torch.Generator()
+    ).tolist() == [1, 0]
 
 
 def _generator(made: Any = None, seed: int = 1, **settings: Any) -> generator.Generator:
-    decoding = inference_settings.DecodingConfig(**{"num_tokens": 12, **settings})
-    return generator.Generator(made or samples.language_model(line_end="none"), decoding, samples.FP32, seed)
+    generation = inference_settings.GenerationConfig(
+        **{"method": "greedy", "temperature": 1.0, "num_tokens": 12, **settings}
+    )
+    return generator.Generator(made or samples.language_model(line_end="none"), generation, samples.FP32, seed)
 
 
-def test_greedy_continuation_is_the_likeliest_token_each_time() -> None:
+def test_greedy_generation_takes_the_argmax_of_each_step() -> None:
     made = samples.language_model(line_end="none")
     tokenizer, model = made.codecs["text"].tokenizer, made.model
     assert isinstance(model, language_model.LanguageModel)
@@ -65,26 +69,26 @@ def test_greedy_continuation_is_the_likeliest_token_each_time() -> None:
     assert _generator(made).generate("the ") == tokenizer.decode(stream)
 
 
-def test_a_seed_decides_what_is_drawn() -> None:
+def test_sampling_is_reproducible_by_seed() -> None:
     first = _generator(method="sample").generate("the cat")
     assert first == _generator(method="sample").generate("the cat")
     assert first != _generator(method="sample", seed=2).generate("the cat")
     assert first.startswith("the cat")
 
 
-def test_an_end_of_line_is_a_line_break() -> None:
+def test_eos_becomes_a_line_break() -> None:
     made = samples.silence(samples.language_model("word", "eos"))
     with torch.no_grad():
         samples.output(made).bias[made.codecs["text"].tokenizer.eos_id] = 9.0
     assert _generator(made, num_tokens=3).generate("the cat") == "the cat\n\n\n"
 
 
-def test_words_are_set_off_and_unknown_ones_counted() -> None:
+def test_words_are_separated_and_unknown_ones_counted() -> None:
     made = samples.silence(samples.language_model("word", "eos"))
     with torch.no_grad():
         samples.output(made).bias[made.codecs["text"].tokenizer.encode("dog")[0]] = 9.0
-    found = _generator(made, num_tokens=2).continuation("the zebra")
-    assert found == generator.Generated("the zebra dog dog", 2, 1)
+    continuation = _generator(made, num_tokens=2).continue_text("the zebra")
+    assert continuation == generator.Continuation("the zebra dog dog", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +99,8 @@ def test_words_are_set_off_and_unknown_ones_counted() -> None:
         ({"no_repeat_ngram": 2}, "the dog dog cat dog"),
     ],
 )
-def test_repetitions_cost_or_are_refused(settings: dict[str, Any], expected: str) -> None:
-    """To begin with log p(dog) = -0.64 and log p(cat) = -0.74; doubled -1.29 and -1.49; all others are below -9."""
+def test_repetition_penalty_and_ngram_blocking_by_hand(settings: dict[str, Any], expected: str) -> None:
+    """Log p(dog) = -0.64 and log p(cat) = -0.74, twice that is -1.29 and -1.49; all other tokens are below -9."""
     made = samples.silence(samples.language_model("word", "eos"))
     with torch.no_grad():
         for word, bias in (("dog", 9.0), ("cat", 8.9)):
@@ -104,23 +108,21 @@ def test_repetitions_cost_or_are_refused(settings: dict[str, Any], expected: str
     assert _generator(made, num_tokens=4, **settings).generate("the") == expected
 
 
-def test_where_every_token_would_repeat_none_is_refused() -> None:
+def test_generation_continues_where_every_token_would_repeat() -> None:
     made = samples.language_model("word", "eos")
     size = made.codecs["text"].tokenizer.vocabulary_size
     choices: list[dict[str, Any]] = [{}, {"method": "sample"}]
     for settings in choices:
-        assert (
-            _generator(made, num_tokens=size + 5, no_repeat_ngram=1, **settings).continuation("the").num_tokens
-            == size + 5
-        )
+        ready = _generator(made, num_tokens=size + 5, no_repeat_ngram=1, **settings)
+        assert ready.continue_text("the").num_tokens == size + 5
 
 
-def test_nothing_to_start_from_is_refused_unless_there_is_an_end_of_line() -> None:
+def test_an_empty_prefix_is_refused_without_eos() -> None:
     with pytest.raises(errors.UsageError, match="--prefix"):
         _generator().generate("")
     assert _generator(samples.language_model(line_end="eos")).generate("")
 
 
-def test_a_seq2seq_is_refused() -> None:
+def test_generation_with_a_seq2seq_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="use translate"):
         _generator(samples.seq2seq())

@@ -1,4 +1,4 @@
-"""A small language model along a stream, scored with whatever settings."""
+"""Stream scoring with a small language model, for tests."""
 
 import math
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ LINES = ["the cat", "", "a dog sees a dog", "cat", "sees the xylophone", "t"]
 
 def score(
     lines: Sequence[str] = LINES,
-    carried: streams.Carried | None = None,
+    state: streams.StreamState | None = None,
     training_text: np.ndarray[Any, Any] | None = None,
-    made: Any = None,
+    bundle: Any = None,
     **settings: Any,
-) -> tuple[list[results.Score], streams.Carried]:
-    """Scores lines with a model that is made anew, as another process would."""
+) -> tuple[list[results.Score], streams.StreamState]:
+    """Scores lines with a newly built model, as another process would."""
     config = inference_settings.ScoringConfig(unit="stream", **_sections(settings))
-    ready = scorer.Scorer(made or samples.language_model(), config, samples.FP32, training_text=training_text)
-    return ready.score_stream(lines, ready.stream_start() if carried is None else carried)
+    ready = scorer.Scorer(bundle or samples.language_model(), config, samples.FP32, training_text=training_text)
+    return ready.score_stream(lines, ready.initial_stream_state() if state is None else state)
 
 
 def nats(rows: Sequence[results.Score]) -> float:
-    """What all the rows cost together."""
+    """Returns the total negative log-likelihood."""
     return math.fsum(row.nll_nats or 0.0 for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Laws of dynamic evaluation: the step by its formula, and honest scores."""
+"""Dynamic evaluation: its update rules, and that scores come before updates."""
 
 from typing import Any
 
@@ -31,79 +31,79 @@ def _model(**settings: Any) -> language_model.LanguageModel:
 
 
 def _loss(model: language_model.LanguageModel) -> Tensor:
-    """One window of two tokens."""
+    """Returns the mean loss of a window of two tokens."""
     features_BTF, _ = model(torch.tensor([[3, 4]]), model.initial_state(1))
     return F.cross_entropy(model.logits(features_BTF[0]), torch.tensor([4, 5]))
 
 
-def test_a_step_of_sgd_by_its_formula() -> None:
+def test_the_sgd_rule_follows_its_formula() -> None:
     model = _model()
-    learner = dynamic_evaluation.Learner(model, _config(rule="sgd", learning_rate=0.5, decay=0.25), None)
-    trained = learner.weights()
+    evaluator = dynamic_evaluation.DynamicEvaluator(model, _config(rule="sgd", learning_rate=0.5, decay=0.25), None)
+    trained = evaluator.weights()
     for _ in range(2):
-        before = learner.weights()
+        before = evaluator.weights()
         gradients = torch.autograd.grad(_loss(model), list(bundles.unique_parameters(model).values()))
-        learner.learn(_loss(model))
-        for (name, after), gradient in zip(learner.weights().items(), gradients, strict=True):
+        evaluator.update(_loss(model))
+        for (name, after), gradient in zip(evaluator.weights().items(), gradients, strict=True):
             expected = before[name] - 0.5 * gradient + 0.25 * (trained[name] - before[name])
             torch.testing.assert_close(after, expected)
-    learner.go_on_from(trained)
-    assert all(torch.equal(part, trained[name]) for name, part in learner.weights().items())
+    evaluator.load_weights(trained)
+    assert all(torch.equal(part, trained[name]) for name, part in evaluator.weights().items())
 
 
-def test_rms_divides_by_the_gradients_of_training_text_and_pulls_by_them() -> None:
+def test_the_rms_rule_scales_steps_and_decay_by_gradient_rms() -> None:
     model = _model(cell="rnn", num_layers=1)
     names = list(bundles.unique_parameters(model))
     rms = {name: torch.zeros_like(part) for name, part in bundles.unique_parameters(model).items()}
     bias = "output.bias"
     rms[bias] += 2.0
     mean = 2.0 * rms[bias].numel() / sum(part.numel() for part in rms.values())
-    learner = dynamic_evaluation.Learner(model, _config(learning_rate=0.3, decay=0.01, epsilon=0.5), rms)
-    trained = learner.weights()
+    evaluator = dynamic_evaluation.DynamicEvaluator(model, _config(learning_rate=0.3, decay=0.01, epsilon=0.5), rms)
+    trained = evaluator.weights()
     moved = {name: part + 1.0 for name, part in trained.items()}
-    learner.go_on_from(moved)
+    evaluator.load_weights(moved)
     gradients = dict(
         zip(names, torch.autograd.grad(_loss(model), list(bundles.unique_parameters(model).values())), strict=True)
     )
-    learner.learn(_loss(model))
-    pull = min(1.0, 0.01 * 2.0 / mean)
-    torch.testing.assert_close(learner.weights()[bias], moved[bias] - 0.3 * gradients[bias] / 2.5 - pull)
-    # What training never moved is pulled nowhere, and learns at the full rate.
+    evaluator.update(_loss(model))
+    decay = min(1.0, 0.01 * 2.0 / mean)
+    torch.testing.assert_close(evaluator.weights()[bias], moved[bias] - 0.3 * gradients[bias] / 2.5 - decay)
+    # A weight whose gradient was always zero has no decay, and learns at the full rate.
     other = "output.weight"
-    torch.testing.assert_close(learner.weights()[other], moved[other] - 0.3 * gradients[other] / 0.5)
+    torch.testing.assert_close(evaluator.weights()[other], moved[other] - 0.3 * gradients[other] / 0.5)
 
 
-def test_the_pull_never_overshoots() -> None:
+def test_decay_never_overshoots_the_trained_weights() -> None:
     model = _model(cell="rnn", num_layers=1)
     rms = {name: torch.zeros_like(part) for name, part in bundles.unique_parameters(model).items()}
     rms["output.bias"][0] = 1.0
-    learner = dynamic_evaluation.Learner(model, _config(learning_rate=0.0, decay=0.5), rms)
-    trained = learner.weights()["output.bias"]
-    learner.go_on_from({name: part + 1.0 for name, part in learner.weights().items()})
-    learner.learn(_loss(model))
-    assert float(learner.weights()["output.bias"][0]) == pytest.approx(float(trained[0]))
+    evaluator = dynamic_evaluation.DynamicEvaluator(model, _config(learning_rate=0.0, decay=0.5), rms)
+    trained = evaluator.weights()["output.bias"]
+    evaluator.load_weights({name: part + 1.0 for name, part in evaluator.weights().items()})
+    evaluator.update(_loss(model))
+    assert float(evaluator.weights()["output.bias"][0]) == pytest.approx(float(trained[0]))
 
 
-def test_statistics_are_the_mean_squared_gradient() -> None:
+def test_gradient_rms_of_one_window_is_the_absolute_gradient() -> None:
     model = _model()
-    found = dynamic_evaluation.gradient_rms(model, TEXT[:11], window=5, num_windows=9, device="cpu")
+    rms = dynamic_evaluation.gradient_rms(model, TEXT[:11], window=5, num_windows=9, device="cpu")
     parameters = bundles.unique_parameters(model)
     lanes_2T = torch.from_numpy(np.stack([TEXT[0:6], TEXT[5:11]]))
     features_BTF, _ = model(lanes_2T[:, :-1], model.initial_state(2))
     loss = F.cross_entropy(model.logits(features_BTF).flatten(0, 1), lanes_2T[:, 1:].flatten())
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     for name, gradient in zip(parameters, gradients, strict=True):
-        torch.testing.assert_close(found[name], gradient.abs(), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(rms[name], gradient.abs(), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("settings", [{"rule": "sgd"}, {"rule": "rms"}])
-def test_without_a_rate_nothing_changes(settings: dict[str, Any]) -> None:
+def test_learning_rate_0_changes_nothing(settings: dict[str, Any]) -> None:
     plain, _ = stream_scores.score()
-    still, _ = stream_scores.score(training_text=TEXT, dynamic={**settings, "learning_rate": 0.0, "window": 4})
-    assert stream_scores.nats(still) == pytest.approx(stream_scores.nats(plain), abs=1e-4)
+    unchanged, _ = stream_scores.score(training_text=TEXT, dynamic={**settings, "learning_rate": 0.0, "window": 4})
+    assert stream_scores.nats(unchanged) == pytest.approx(stream_scores.nats(plain), abs=1e-4)
 
 
-def test_a_window_is_scored_before_it_is_learnt_from_and_then_known_better() -> None:
+def test_a_window_is_scored_before_the_weights_learn_from_it() -> None:
     lines = ["the dog sees a cat"] * 12
     plain, _ = stream_scores.score(lines)
     learning, _ = stream_scores.score(lines, dynamic={"rule": "sgd", "learning_rate": 0.2, "decay": 0.0, "window": 19})
@@ -112,54 +112,54 @@ def test_a_window_is_scored_before_it_is_learnt_from_and_then_known_better() -> 
 
 
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
-def test_a_restart_between_parts_goes_on_as_if_there_was_none(rule: str) -> None:
+def test_a_restart_between_parts_changes_nothing(rule: str) -> None:
     settings: dict[str, Any] = {"training_text": TEXT, "dynamic": {"rule": rule, "learning_rate": 0.01, "window": 4}}
-    _, carried = stream_scores.score(stream_scores.LINES[:3], **settings)
-    uninterrupted, end = stream_scores.score(stream_scores.LINES[3:], carried, **settings)
-    restored = streams.Carried.from_bytes(carried.to_bytes(), "here")
+    _, state = stream_scores.score(stream_scores.LINES[:3], **settings)
+    uninterrupted, end = stream_scores.score(stream_scores.LINES[3:], state, **settings)
+    restored = streams.StreamState.from_bytes(state.to_bytes(), "here")
     restarted, other_end = stream_scores.score(stream_scores.LINES[3:], restored, **settings)
     assert restarted == uninterrupted
     assert end.to_bytes() == other_end.to_bytes()
 
 
 @pytest.mark.parametrize("initial_state", ["zero", "learned"])
-def test_one_scorer_serves_streams_that_do_not_know_of_each_other(initial_state: str) -> None:
+def test_streams_of_one_scorer_are_independent(initial_state: str) -> None:
     settings = inference_settings.ScoringConfig(unit="stream", dynamic=_config(rule="sgd", learning_rate=0.1, window=4))
     made = samples.language_model(initial_state=initial_state, cell="mgu")
     for name, parameter in made.model.named_parameters():
         if "start" in name:
             torch.nn.init.normal_(parameter)
     ready = scorer.Scorer(made, settings, samples.FP32)
-    alone, _ = ready.score_stream(stream_scores.LINES, ready.stream_start())
-    ready.score_stream(["something else entirely"] * 3, ready.stream_start())
-    again, _ = ready.score_stream(stream_scores.LINES, ready.stream_start())
+    alone, _ = ready.score_stream(stream_scores.LINES, ready.initial_stream_state())
+    ready.score_stream(["something else entirely"] * 3, ready.initial_stream_state())
+    again, _ = ready.score_stream(stream_scores.LINES, ready.initial_stream_state())
     assert again == alone
 
 
-def test_bf16_learns_in_full_weights() -> None:
+def test_bf16_updates_fp32_weights() -> None:
     settings = inference_settings.ScoringConfig(unit="stream", dynamic=_config(rule="sgd", learning_rate=0.0, window=4))
     ready = scorer.Scorer(samples.language_model(), settings, schema.ComputeConfig(precision="bf16", matmul="default"))
-    rows, carried = ready.score_stream(stream_scores.LINES, ready.stream_start())
-    assert carried.weights is not None
-    assert all(part.dtype is torch.float32 for part in carried.weights.values())
+    rows, state = ready.score_stream(stream_scores.LINES, ready.initial_stream_state())
+    assert state.weights is not None
+    assert all(part.dtype is torch.float32 for part in state.weights.values())
     plain, _ = stream_scores.score()
     assert stream_scores.nats(rows) == pytest.approx(stream_scores.nats(plain), rel=0.02)
 
 
-def test_a_rate_that_is_too_high_is_named() -> None:
+def test_divergence_names_the_learning_rate() -> None:
     with pytest.raises(errors.DivergedError, match="smaller rate"):
         stream_scores.score(["the cat sees a dog"] * 9, dynamic={"rule": "sgd", "learning_rate": 1e39, "window": 4})
 
 
-def test_rounded_weights_cannot_learn() -> None:
+def test_dynamic_evaluation_in_int8_is_refused() -> None:
     settings = inference_settings.ScoringConfig(unit="stream", dynamic=_config(rule="sgd"))
     with pytest.raises(errors.UsageError, match="fp32"):
         scorer.Scorer(samples.language_model(), settings, schema.ComputeConfig(precision="int8", matmul="default"))
 
 
-def test_a_carried_state_without_its_memory_is_refused() -> None:
-    _, carried = stream_scores.score(cache={"size": 3})
-    assert carried.memory is not None
-    damaged = carried.to_bytes().replace(b"cache.followers_N", b"cache.followers_M")
+def test_a_stream_state_with_an_incomplete_cache_is_refused() -> None:
+    _, state = stream_scores.score(cache={"size": 3})
+    assert state.cache is not None
+    damaged = state.to_bytes().replace(b"cache.followers_N", b"cache.followers_M")
     with pytest.raises(errors.IntegrityError):
-        streams.Carried.from_bytes(damaged, "here")
+        streams.StreamState.from_bytes(damaged, "here")

@@ -1,4 +1,4 @@
-"""Laws of scoring: what the numbers are, and that they do not depend on how they were computed."""
+"""Scoring: correct values, independent of batches and of the division of a stream."""
 
 import itertools
 import math
@@ -25,28 +25,28 @@ def _scorer(made: Any = None, **settings: Any) -> scorer.Scorer:
 
 
 def _by_hand(made: Any, stream: list[int]) -> list[float]:
-    """Scores all tokens but the first, one forward call for each."""
-    found, state = [], made.model.initial_state(1)
+    """Returns the scores of all tokens but the first, with one forward call for each."""
+    nlls, state = [], made.model.initial_state(1)
     with torch.inference_mode():
         for token, target in itertools.pairwise(stream):
             features_BTF, state = made.model(torch.tensor([[token]]), state)
-            found.append(-float(made.model.logits(features_BTF)[0, 0].double().log_softmax(0)[target]))
-    return found
+            nlls.append(-float(made.model.logits(features_BTF)[0, 0].double().log_softmax(0)[target]))
+    return nlls
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
 @pytest.mark.parametrize("line_end", ["eos", "none", "space"])
-def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(kind: Any, line_end: str) -> None:
+def test_the_perplexity_of_a_uniform_model_is_the_vocabulary_size(kind: Any, line_end: str) -> None:
     made = samples.silence(samples.language_model(kind, line_end))
     ready = _scorer(made)
-    streamed, _ = ready.score_stream(LINES, ready.stream_start())
+    streamed, _ = ready.score_stream(LINES, ready.initial_stream_state())
     for rows in (ready.score_lines(LINES), streamed):
         nll, tokens = math.fsum(row.nll_nats or 0.0 for row in rows), sum(row.num_tokens for row in rows)
         assert tokens > 0
         assert math.exp(nll / tokens) == pytest.approx(made.codecs["text"].tokenizer.vocabulary_size, rel=1e-6)
 
 
-def test_a_uniform_seq2seq_too() -> None:
+def test_the_perplexity_of_a_uniform_seq2seq_is_the_vocabulary_size() -> None:
     made = samples.silence(samples.seq2seq())
     targets = ["tac eht", "god", "a"]
     rows = _scorer(made).score_pairs(["the cat", "dog", "a"], targets)
@@ -66,30 +66,30 @@ def test_each_line_is_scored_alone(line_end: str) -> None:
         assert row.num_tokens == len(expected)
         assert row.nll_nats == pytest.approx(sum(expected), abs=1e-4)
         assert [token.nll_nats for token in row.tokens or ()] == pytest.approx(expected, abs=1e-4)
-        assert [token.text for token in row.tokens or ()] == [tokenizer.token(one) for one in stream[1:]]
+        assert [token.text for token in row.tokens or ()] == [tokenizer.token(token_id) for token_id in stream[1:]]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 7, 40, 4096])
-def test_the_size_of_batches_changes_nothing(batch_tokens: int) -> None:
+def test_scores_do_not_depend_on_the_batch_size(batch_tokens: int) -> None:
     made = samples.language_model()
     expected = [row.nll_nats for row in _scorer(made).score_lines(LINES)]
-    found = _scorer(made, batch_tokens=batch_tokens).score_lines(LINES)
-    assert [row.nll_nats for row in found] == pytest.approx(expected, abs=1e-4)
+    scores = _scorer(made, batch_tokens=batch_tokens).score_lines(LINES)
+    assert [row.nll_nats for row in scores] == pytest.approx(expected, abs=1e-4)
     pairs = samples.seq2seq()
     lines, targets = samples.sentences(12), ["tac eht", "", "god a tac"] * 4
     expected = [row.nll_nats for row in _scorer(pairs).score_pairs(lines, targets)]
-    found = _scorer(pairs, batch_tokens=batch_tokens).score_pairs(lines, targets)
-    assert [row.nll_nats for row in found] == pytest.approx(expected, abs=1e-4)
+    scores = _scorer(pairs, batch_tokens=batch_tokens).score_pairs(lines, targets)
+    assert [row.nll_nats for row in scores] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_budget_counts_padding() -> None:
+def test_batch_tokens_count_padding() -> None:
     sizes = [9, 5, 5, 1, 1, 1]
-    assert [list(batch) for batch in scorer._batches(range(6), sizes, budget=10)] == [[0], [1, 2], [3, 4, 5]]
+    assert [list(batch) for batch in scorer._batches(range(6), sizes, max_tokens=10)] == [[0], [1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("line_end", ["eos", "none", "space"])
-@pytest.mark.parametrize("cuts", [[], [1], [2, 2, 5]])
-def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[int]) -> None:
+@pytest.mark.parametrize("boundaries", [[], [1], [2, 2, 5]])
+def test_stream_scores_do_not_depend_on_the_division_into_parts(line_end: str, boundaries: list[int]) -> None:
     made = samples.language_model(line_end=line_end)
     ready = _scorer(made, batch_tokens=5)
     tokenizer = made.codecs["text"].tokenizer
@@ -97,11 +97,11 @@ def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[in
     end = {"eos": [eos], "none": [], "space": tokenizer.encode(" ")}[line_end]
     stream = [token for line in LINES for token in [*tokenizer.encode(line), *end]]
     expected = _by_hand(made, [eos, *stream] if line_end == "eos" else stream)
-    rows, carried = [], ready.stream_start()
-    for start, stop in zip([0, *cuts], [*cuts, len(LINES)], strict=True):
-        found, carried = ready.score_stream(LINES[start:stop], carried)
-        carried = streams.Carried.from_bytes(carried.to_bytes(), "here")
-        rows += found
+    rows, state = [], ready.initial_stream_state()
+    for start, stop in zip([0, *boundaries], [*boundaries, len(LINES)], strict=True):
+        part_rows, state = ready.score_stream(LINES[start:stop], state)
+        state = streams.StreamState.from_bytes(state.to_bytes(), "here")
+        rows += part_rows
     assert len(rows) == len(LINES)
     assert sum(row.num_tokens for row in rows) == len(expected)
     assert math.fsum(row.nll_nats or 0.0 for row in rows) == pytest.approx(sum(expected), abs=1e-4)
@@ -111,7 +111,7 @@ def test_a_stream_may_be_cut_anywhere_between_lines(line_end: str, cuts: list[in
         assert [row.nll_nats for row in rows] == pytest.approx(by_line, abs=1e-4)
 
 
-def test_right_guesses_are_counted() -> None:
+def test_tokens_ranked_first_are_counted() -> None:
     made = samples.language_model()
     assert isinstance(made.model, language_model.LanguageModel)
     tokenizer = made.codecs["text"].tokenizer
@@ -119,11 +119,11 @@ def test_right_guesses_are_counted() -> None:
         stream = [tokenizer.eos_id or 0, *tokenizer.encode(line), tokenizer.eos_id or 0]
         with torch.inference_mode():
             features_BTF, _ = made.model(torch.tensor([stream[:-1]]), made.model.initial_state(1))
-            guesses = made.model.logits(features_BTF)[0].argmax(1).tolist()
-        assert row.num_correct == sum(guess == token for guess, token in zip(guesses, stream[1:], strict=True))
+            predicted = made.model.logits(features_BTF)[0].argmax(1).tolist()
+        assert row.num_correct == sum(first == token for first, token in zip(predicted, stream[1:], strict=True))
 
 
-def test_a_large_vocabulary_in_bands_is_scored_by_its_exact_probabilities() -> None:
+def test_adaptive_softmax_scores_are_exact() -> None:
     made = samples.language_model(adaptive_cutoffs=(4, 8))
     tokenizer = made.codecs["text"].tokenizer
     for row, line in zip(_scorer(made).score_lines(LINES), LINES, strict=True):
@@ -131,8 +131,8 @@ def test_a_large_vocabulary_in_bands_is_scored_by_its_exact_probabilities() -> N
         assert row.nll_nats == pytest.approx(sum(expected), abs=1e-4)
 
 
-def test_lines_by_an_n_gram_model_have_its_probabilities_and_an_impossible_token_makes_its_line_infinite() -> None:
-    """Of `a b`, `a c`, `a b`: P(b | a) = 2/3, P(c | a) = 1/3, what is never seen after a word has no chance."""
+def test_ngram_scores_by_hand_and_lines_with_impossible_tokens_are_infinite() -> None:
+    """From `a b`, `a c`, `a b`: P(b | a) = 2/3, P(c | a) = 1/3; bigrams that were not seen have probability 0."""
     codec = samples.codec("word", "a b c", tokenizer.reserved_for("text", "eos"))
     eos, size = codec.tokenizer.eos_id or 0, codec.tokenizer.vocabulary_size
     stream = [eos, *(token for line in ("a b", "a c", "a b") for token in [*codec.tokenizer.encode(line), eos])]
@@ -142,8 +142,8 @@ def test_lines_by_an_n_gram_model_have_its_probabilities_and_an_impossible_token
     assert [row.nll_nats for row in rows] == pytest.approx([math.log(1.5), math.log(3), math.inf, math.inf])
     assert [row.num_infinite for row in rows] == [0, 0, 3, 1]
     assert [row.num_unk for row in rows] == [0, 0, 0, 1]
-    assert [row.num_correct for row in rows[:2]] == [3, 2], "after a it says b, and everything else is sure"
-    assert [one.nll_nats for one in rows[1].tokens or ()] == pytest.approx([0, math.log(3), 0])
+    assert [row.num_correct for row in rows[:2]] == [3, 2], "b is ranked first after a, and everything else is certain"
+    assert [token.nll_nats for token in rows[1].tokens or ()] == pytest.approx([0, math.log(3), 0])
 
 
 def test_unknown_tokens_are_counted_and_scored() -> None:
@@ -162,23 +162,23 @@ def test_unknown_tokens_are_counted_and_scored() -> None:
         ("word", "space", "forward", [4, 0, 0], [5, 5, 0]),
     ],
 )
-def test_characters_that_the_score_is_shared_over(
+def test_num_characters_counts_scored_characters(
     kind: Any, line_end: str, direction: Any, alone: list[int], stream: list[int]
 ) -> None:
-    """Those of the tokens that are scored, one for an `<eos>`; without one nothing stands before the first."""
-    scorer = _scorer(samples.language_model(kind, line_end, direction=direction))
+    """An `<eos>` counts as one character; without `<eos>` the first token is not scored."""
+    ready = _scorer(samples.language_model(kind, line_end, direction=direction))
     lines = ["the dog", "kiwi", ""]
-    assert [row.num_characters for row in scorer.score_lines(lines)] == alone
-    assert [row.num_characters for row in scorer.score_stream(lines, scorer.stream_start())[0]] == stream
+    assert [row.num_characters for row in ready.score_lines(lines)] == alone
+    assert [row.num_characters for row in ready.score_stream(lines, ready.initial_stream_state())[0]] == stream
 
 
-def test_the_wrong_kind_of_model_is_refused_with_what_to_do() -> None:
+def test_the_wrong_kind_of_model_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="--targets"):
         _scorer(samples.seq2seq()).score_lines(["a"])
     with pytest.raises(errors.UsageError, match="need a seq2seq"):
         _scorer().score_pairs(["a"], ["b"])
 
 
-def test_a_carried_state_that_is_something_else_is_refused() -> None:
+def test_bytes_that_are_no_stream_state_are_refused() -> None:
     with pytest.raises(errors.IntegrityError):
-        streams.Carried.from_bytes(b"nothing of ours", "here")
+        streams.StreamState.from_bytes(b"no stream state", "here")

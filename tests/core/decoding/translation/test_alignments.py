@@ -1,4 +1,4 @@
-"""What attention says of translations, on a model that has learnt to copy."""
+"""Attention maps, alignments and unknown-word replacement, with a trained copy model."""
 
 import json
 from typing import Any, Literal
@@ -21,25 +21,25 @@ def _translator(made: bundle.Bundle, **settings: Any) -> translator.Translator:
     return translator.Translator(made, decoding, samples.FP32)
 
 
-def test_a_copiers_attention_is_the_diagonal(copier: bundle.Bundle) -> None:
-    for line, found in zip(LINES, _translator(copier).attention_maps(LINES), strict=True):
+def test_attention_of_a_copy_model_is_diagonal(copier: bundle.Bundle) -> None:
+    for line, map_ in zip(LINES, _translator(copier).attention_maps(LINES), strict=True):
         words = line.split()
-        assert found is not None
-        assert found.source == (*words, "<eos>")
-        assert found.target == (*(word[::-1] for word in words), "<eos>")
-        weights_TS = torch.tensor(found.weights)
+        assert map_ is not None
+        assert map_.source == (*words, "<eos>")
+        assert map_.target == (*(word[::-1] for word in words), "<eos>")
+        weights_TS = torch.tensor(map_.weights)
         assert weights_TS.argmax(1).tolist() == list(range(len(words) + 1))
         assert weights_TS.sum(1).tolist() == pytest.approx([1.0] * (len(words) + 1), abs=1e-5)
 
 
-def test_a_copiers_alignment_is_the_diagonal(copier: bundle.Bundle) -> None:
+def test_alignment_of_a_copy_model_is_diagonal(copier: bundle.Bundle) -> None:
     for line, row in zip(LINES, _translator(copier).translate(LINES), strict=True):
         count = len(line.split())
         assert row.alignment == tuple(range(count + 1))
-        assert alignments.pharaoh(row.alignment, count) == " ".join(f"{n}-{n}" for n in range(count))
+        assert alignments.to_pharaoh(row.alignment, count) == " ".join(f"{n}-{n}" for n in range(count))
 
 
-def test_an_unknown_word_is_taken_from_the_source(copier: bundle.Bundle) -> None:
+def test_unknown_words_are_replaced_by_source_words(copier: bundle.Bundle) -> None:
     lines = ["the Zebra sees a dog", "a cat sees Quux"]
     kept = _translator(copier).translate(lines)
     assert [row.text for row in kept] == ["eht <unk> sees a god", "a tac sees <unk>"]
@@ -49,41 +49,39 @@ def test_an_unknown_word_is_taken_from_the_source(copier: bundle.Bundle) -> None
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
-def test_of_words_in_pieces_the_piece_is_taken(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
+def test_unknown_words_are_replaced_by_subwords(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
     made = tokenizer.train_subwords(kind, iter(["the cat sees the dog"] * 20), 300, tokenizer.RESERVED)
     source, target = tokenizer.Codec((), made), samples.codec("word", "a b", tokenizer.RESERVED)
     ids = made.encode("the cat")
-    found = alignments.with_source_words(
-        [4, target.tokenizer.unk_id], [0, len(ids) - 1], "the cat", ids, source, target
-    )
-    assert found == f"a {made.token(ids[-1])}"
+    text = alignments.replace_unknown([4, target.tokenizer.unk_id], [0, len(ids) - 1], "the cat", ids, source, target)
+    assert text == f"a {made.token(ids[-1])}"
 
 
-def test_a_symbol_is_a_word_of_its_own() -> None:
+def test_a_user_defined_symbol_counts_as_one_word() -> None:
     counts = tokenizer.Counts()
     counts.add(["x", "y"])
     symbols = tokenizer.from_counts("char", counts, 1, None, tokenizer.RESERVED, ("<num>",))
     source, target = tokenizer.Codec((), symbols), samples.codec("char", "ab", tokenizer.RESERVED)
     ids = symbols.encode("x<num>y")
-    assert alignments.with_source_words([5, 0], [0, 1], "x<num>y", ids, source, target) == "b<num>"
+    assert alignments.replace_unknown([5, 0], [0, 1], "x<num>y", ids, source, target) == "b<num>"
 
 
-def test_pairs_leave_ends_of_line_out() -> None:
-    assert alignments.pharaoh((0, 2, 1, 3), 3) == "0-0 2-1 1-2"
-    assert alignments.pharaoh((1, 2, 2), 2) == "1-0"  # position 2 is the <eos> of the source
-    assert alignments.pharaoh(None, 4) == ""
+def test_pharaoh_format_leaves_out_eos() -> None:
+    assert alignments.to_pharaoh((0, 2, 1, 3), 3) == "0-0 2-1 1-2"
+    assert alignments.to_pharaoh((1, 2, 2), 2) == "1-0"  # position 2 is the <eos> of the source
+    assert alignments.to_pharaoh(None, 4) == ""
 
 
-def test_maps_are_written_by_line() -> None:
-    found = alignments.Map(("a", "<eos>"), ("b", "<eos>"), [[0.123456, 0.876544], [0.0, 1.0]])
-    content = json.loads(alignments.to_json([None, found]))
+def test_attention_maps_are_written_with_their_line_number() -> None:
+    map_ = alignments.AttentionMap(("a", "<eos>"), ("b", "<eos>"), [[0.123456, 0.876544], [0.0, 1.0]])
+    content = json.loads(alignments.to_json([None, map_]))
     assert content == [
         {"line": 1, "source": ["a", "<eos>"], "target": ["b", "<eos>"], "weights": [[0.1235, 0.8765], [0, 1]]}
     ]
 
 
 @pytest.mark.parametrize("setting", ["alignments", "attention_maps", "replace_unknown", "coverage_penalty"])
-def test_without_attention_there_is_nothing_to_look_at(setting: str) -> None:
+def test_settings_that_need_attention_are_refused_without_it(setting: str) -> None:
     value = {"attention_maps": 3, "coverage_penalty": 0.2}.get(setting, True)
     with pytest.raises(errors.UsageError, match=rf"decoding\.{setting}.*no attention"):
         _translator(samples.seq2seq(attention="none"), **{setting: value})

@@ -1,4 +1,4 @@
-"""Laws of beam search, on a decoder small enough to search by hand or exhaustively."""
+"""Beam search, on a decoder small enough to be searched by hand or exhaustively."""
 
 import dataclasses
 import itertools
@@ -13,12 +13,12 @@ from core.config import inference_settings
 from core.decoding.translation import beam_search, constraints, decoders
 from core.models import state as states
 
-SPECIAL = constraints.Special(pad=1, bos=2, eos=3)
+SPECIAL = constraints.SpecialTokens(pad=1, bos=2, eos=3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-    """A memory that says of each row which line it is."""
+    """Memory that holds the line number of each row."""
 
     numbers_B: Tensor
 
@@ -27,7 +27,7 @@ class Lines:
 
 
 class Table:
-    """Each line has its own table from the last two tokens to logits; the state is the token before the last."""
+    """Decoder with a table of logits for each line, by the last two tokens; its state is the token before the last."""
 
     def __init__(self, num_lines: int, vocabulary_size: int, seed: int = 0, spread: float = 2.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -40,15 +40,15 @@ class Table:
     def initial_state(self, memory: Lines) -> states.State:
         return ((torch.zeros_like(memory.numbers_B),),)
 
-    def step(self, tokens_B: Tensor, memory: Lines, state: states.State) -> decoders.Predicted:
+    def step(self, tokens_B: Tensor, memory: Lines, state: states.State) -> decoders.Predictions:
         self.rows_of_steps.append(len(tokens_B))
         lines_B = memory.numbers_B.repeat_interleave(len(tokens_B) // len(memory.numbers_B))
         logits_BV = self.logits[lines_B, state[0][0], tokens_B]
         norm_B1 = logits_BV.logsumexp(1, keepdim=True)
-        return decoders.Predicted(logits_BV, norm_B1, ((tokens_B,),), torch.eye(self.size)[tokens_B])
+        return decoders.Predictions(logits_BV, norm_B1, ((tokens_B,),), torch.eye(self.size)[tokens_B])
 
     def forced(self, line: int, tokens: tuple[int, ...]) -> float:
-        """The score of given tokens, computed one by one."""
+        """Returns the score of given tokens, computed one by one."""
         total, before, last = 0.0, 0, SPECIAL.bos
         for token in tokens:
             total += float(self.logits[line, before, last].double().log_softmax(0)[token])
@@ -56,19 +56,19 @@ class Table:
         return total
 
 
-def _find(table: Table, lines: list[int], **settings: float) -> list[list[beam_search.Hypothesis]]:
+def _search(table: Table, lines: list[int], **settings: float) -> list[list[beam_search.Hypothesis]]:
     decoding = inference_settings.DecodingConfig(**{"max_length": 6, "length_penalty": 1.0, **settings})  # type: ignore[arg-type]
     mask_NS = torch.ones(len(lines), table.size, dtype=torch.bool)
     return beam_search.beam_search(table, Lines(torch.tensor(lines)), mask_NS, decoding, SPECIAL)
 
 
-def _tokens(found: list[list[beam_search.Hypothesis]]) -> list[list[tuple[int, ...]]]:
-    return [[hypothesis.tokens for hypothesis in line] for line in found]
+def _tokens(hypotheses: list[list[beam_search.Hypothesis]]) -> list[list[tuple[int, ...]]]:
+    return [[hypothesis.tokens for hypothesis in line] for line in hypotheses]
 
 
-def test_a_beam_of_one_takes_the_likeliest_token_each_time() -> None:
+def test_beam_search_with_beam_1_is_greedy() -> None:
     table = Table(num_lines=20, vocabulary_size=9)
-    for line, found in enumerate(_find(table, list(range(20)), beam_size=1, max_length=7)):
+    for line, hypotheses in enumerate(_search(table, list(range(20)), beam_size=1, max_length=7)):
         expected: list[int] = []
         before, last = 0, SPECIAL.bos
         while not expected or expected[-1] != SPECIAL.eos:
@@ -76,26 +76,26 @@ def test_a_beam_of_one_takes_the_likeliest_token_each_time() -> None:
             logits[[SPECIAL.pad, SPECIAL.bos]] = -torch.inf
             before, last = last, int(logits.argmax()) if len(expected) < 6 else SPECIAL.eos
             expected.append(last)
-        assert found[0].tokens == tuple(expected)
+        assert hypotheses[0].tokens == tuple(expected)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0])
-def test_a_beam_as_wide_as_the_tree_finds_the_best_of_all(length_penalty: float) -> None:
+def test_an_exhaustive_beam_finds_the_best_translations(length_penalty: float) -> None:
     table = Table(num_lines=4, vocabulary_size=6)
     words = [0, 4, 5]
-    found = _find(table, [0, 1, 2, 3], beam_size=200, num_best=3, max_length=4, length_penalty=length_penalty)
+    hypotheses_N = _search(table, [0, 1, 2, 3], beam_size=200, num_best=3, max_length=4, length_penalty=length_penalty)
     for line in range(4):
         everything = [(*path, SPECIAL.eos) for size in range(4) for path in itertools.product(words, repeat=size)]
         everything.sort(key=lambda tokens: -table.forced(line, tokens) / len(tokens) ** length_penalty)
-        assert [hypothesis.tokens for hypothesis in found[line]] == everything[:3]
+        assert [hypothesis.tokens for hypothesis in hypotheses_N[line]] == everything[:3]
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
-def test_every_score_is_what_forced_decoding_gives(beam_size: int) -> None:
+def test_scores_equal_those_of_forced_decoding(beam_size: int) -> None:
     table = Table(num_lines=10, vocabulary_size=12)
-    for line, found in enumerate(_find(table, list(range(10)), beam_size=beam_size, num_best=beam_size)):
-        assert len(found) == beam_size
-        for hypothesis in found:
+    for line, hypotheses in enumerate(_search(table, list(range(10)), beam_size=beam_size, num_best=beam_size)):
+        assert len(hypotheses) == beam_size
+        for hypothesis in hypotheses:
             assert hypothesis.tokens[-1] == SPECIAL.eos
             assert len(hypothesis.tokens) <= 6
             assert hypothesis.score_nats == pytest.approx(table.forced(line, hypothesis.tokens), abs=1e-4)
@@ -104,33 +104,33 @@ def test_every_score_is_what_forced_decoding_gives(beam_size: int) -> None:
 @pytest.mark.parametrize("beam_size", [1, 3, 5])
 def test_a_line_does_not_depend_on_its_batch(beam_size: int) -> None:
     table = Table(num_lines=16, vocabulary_size=10)
-    together = _find(table, list(range(16)), beam_size=beam_size, num_best=beam_size)
-    assert together == [_find(table, [line], beam_size=beam_size, num_best=beam_size)[0] for line in range(16)]
-    assert together[::-1] == _find(table, list(range(16))[::-1], beam_size=beam_size, num_best=beam_size)
+    together = _search(table, list(range(16)), beam_size=beam_size, num_best=beam_size)
+    assert together == [_search(table, [line], beam_size=beam_size, num_best=beam_size)[0] for line in range(16)]
+    assert together[::-1] == _search(table, list(range(16))[::-1], beam_size=beam_size, num_best=beam_size)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
-def test_asking_for_alternatives_changes_nothing_before_them(length_penalty: float) -> None:
+def test_num_best_does_not_change_the_first_translations(length_penalty: float) -> None:
     table = Table(num_lines=30, vocabulary_size=10, spread=4.0)
     lines = list(range(30))
-    most = _find(table, lines, beam_size=5, num_best=5, length_penalty=length_penalty, max_length=12)
+    most = _search(table, lines, beam_size=5, num_best=5, length_penalty=length_penalty, max_length=12)
     for num_best in (1, 2, 4):
-        fewer = _find(table, lines, beam_size=5, num_best=num_best, length_penalty=length_penalty, max_length=12)
+        fewer = _search(table, lines, beam_size=5, num_best=num_best, length_penalty=length_penalty, max_length=12)
         assert fewer == [line[:num_best] for line in most]
 
 
-def test_alternatives_are_ranked_by_score_over_length_and_differ() -> None:
-    for line in _find(Table(10, 10), list(range(10)), beam_size=5, num_best=5, length_penalty=0.7):
+def test_alternatives_differ_and_are_ranked_by_length_normalised_score() -> None:
+    for line in _search(Table(10, 10), list(range(10)), beam_size=5, num_best=5, length_penalty=0.7):
         values = [hypothesis.score_nats / len(hypothesis.tokens) ** 0.7 for hypothesis in line]
         assert values == sorted(values, reverse=True)
         assert len({hypothesis.tokens for hypothesis in line}) == 5
 
 
-def test_slots_worked_by_hand() -> None:
-    """Two slots. First step: a 0.5, b 0.3, <eos> 0.2. After a: <eos> 0.6, a 0.4; after b: b 0.9, <eos> 0.1.
+def test_two_slots_by_hand() -> None:
+    """Two slots. Step 1: a 0.5, b 0.3, <eos> 0.2. After a: <eos> 0.6, a 0.4; after b: b 0.9, <eos> 0.1.
 
-    Step 2: a<eos> 0.30, bb 0.27, aa 0.20: the first keeps a slot, the second goes on. Step 3: bbb 0.243, so at
-    the last place <eos> is forced: 0.243 * 0.1.
+    Step 2: a<eos> 0.30, bb 0.27, aa 0.20: the first is finished and keeps its slot, bb takes the other. Step 3:
+    bbb 0.243. Step 4 is the last position, where <eos> is forced: 0.243 * 0.1.
     """
     table = Table(num_lines=1, vocabulary_size=6)
     tiny = -40.0
@@ -140,68 +140,68 @@ def test_slots_worked_by_hand() -> None:
     for before in (SPECIAL.bos, a, b):
         table.logits[0, before, a, [SPECIAL.eos, a]] = torch.tensor([0.6, 0.4]).log()
         table.logits[0, before, b, [b, SPECIAL.eos]] = torch.tensor([0.9, 0.1]).log()
-    (found,) = _find(table, [0], beam_size=2, num_best=2, max_length=4, length_penalty=0.0)
-    assert _tokens([found]) == [[(a, SPECIAL.eos), (b, b, b, SPECIAL.eos)]]
-    assert found[0].score_nats == pytest.approx(math.log(0.3), abs=1e-6)
-    assert found[1].score_nats == pytest.approx(math.log(0.0243), abs=1e-6)
+    (hypotheses,) = _search(table, [0], beam_size=2, num_best=2, max_length=4, length_penalty=0.0)
+    assert _tokens([hypotheses]) == [[(a, SPECIAL.eos), (b, b, b, SPECIAL.eos)]]
+    assert hypotheses[0].score_nats == pytest.approx(math.log(0.3), abs=1e-6)
+    assert hypotheses[1].score_nats == pytest.approx(math.log(0.0243), abs=1e-6)
 
 
-def test_lengths_stay_within_their_limits() -> None:
+def test_lengths_stay_between_min_length_and_max_length() -> None:
     table = Table(num_lines=10, vocabulary_size=8)
-    for line in _find(table, list(range(10)), beam_size=4, num_best=4, min_length=3, max_length=5):
+    for line in _search(table, list(range(10)), beam_size=4, num_best=4, min_length=3, max_length=5):
         assert {len(hypothesis.tokens) for hypothesis in line} <= {4, 5}
 
 
-def test_padding_and_beginning_are_never_chosen() -> None:
+def test_pad_and_bos_are_never_generated() -> None:
     table = Table(num_lines=5, vocabulary_size=8)
     table.logits[..., SPECIAL.pad] = 50.0
     table.logits[..., SPECIAL.bos] = 50.0
-    for line in _find(table, list(range(5)), beam_size=4, num_best=4):
+    for line in _search(table, list(range(5)), beam_size=4, num_best=4):
         assert not {SPECIAL.pad, SPECIAL.bos} & {token for hypothesis in line for token in hypothesis.tokens}
 
 
-def test_a_small_vocabulary_gives_what_there_is() -> None:
+def test_a_small_vocabulary_gives_fewer_hypotheses_than_num_best() -> None:
     table = Table(num_lines=1, vocabulary_size=5)
-    (found,) = _find(table, [0], beam_size=8, num_best=8, max_length=2)
-    assert sorted(_tokens([found])[0]) == [(0, 3), (3,), (4, 3)]
+    (hypotheses,) = _search(table, [0], beam_size=8, num_best=8, max_length=2)
+    assert sorted(_tokens([hypotheses])[0]) == [(0, 3), (3,), (4, 3)]
 
 
-def test_equal_scores_give_the_same_answer_each_time() -> None:
+def test_ties_are_broken_deterministically() -> None:
     table = Table(num_lines=3, vocabulary_size=9, spread=0.0)
-    first = _find(table, [0, 1, 2], beam_size=4, num_best=4)
-    assert first == _find(table, [0, 1, 2], beam_size=4, num_best=4)
+    first = _search(table, [0, 1, 2], beam_size=4, num_best=4)
+    assert first == _search(table, [0, 1, 2], beam_size=4, num_best=4)
     assert first[0] == first[1] == first[2]
 
 
-def test_rows_that_are_done_are_dropped() -> None:
-    """Line 0 ends at once in all its slots; the other goes on to the end with its own rows only."""
+def test_finished_rows_leave_the_batch() -> None:
+    """Line 0 finishes at once in all its slots; from then on only the rows of line 1 are computed."""
     table = Table(num_lines=2, vocabulary_size=8)
     table.logits[0, ..., SPECIAL.eos] = 30.0
     table.logits[0, 0, SPECIAL.bos] = torch.tensor([0.0, 0, 0, -30, 0, 0, 0, 0])
     table.logits[1, ..., SPECIAL.eos] = -30.0
-    _find(table, [0, 1], beam_size=4, max_length=8, num_best=4)
+    _search(table, [0, 1], beam_size=4, max_length=8, num_best=4)
     assert table.rows_of_steps[:2] == [2, 8]
     assert set(table.rows_of_steps[2:]) == {4}
 
 
-def test_search_stops_when_nothing_can_become_better() -> None:
-    """Without a penalty a score only falls, so after a sure <eos> nothing is worth going on."""
+def test_search_stops_when_no_hypothesis_can_improve() -> None:
+    """Without length penalty a score only falls, so after an almost certain <eos> no hypothesis can win."""
     table = Table(num_lines=1, vocabulary_size=8)
     table.logits[0, 0, SPECIAL.bos, SPECIAL.eos] = 30.0
-    (found,) = _find(table, [0], beam_size=4, length_penalty=0.0)
-    assert found[0].tokens == (SPECIAL.eos,)
+    (hypotheses,) = _search(table, [0], beam_size=4, length_penalty=0.0)
+    assert hypotheses[0].tokens == (SPECIAL.eos,)
     assert len(table.rows_of_steps) == 1
 
 
 def test_alignment_follows_the_hypothesis() -> None:
-    """The table's attention looks at the position numbered as the token that goes in."""
-    for line in _find(Table(4, 9), [0, 1, 2, 3], beam_size=4, num_best=4):
+    """The table attends to the position with the number of the input token."""
+    for line in _search(Table(4, 9), [0, 1, 2, 3], beam_size=4, num_best=4):
         for hypothesis in line:
             assert hypothesis.alignment == (SPECIAL.bos, *hypothesis.tokens[:-1])
 
 
-def test_numbers_that_are_not_finite_give_no_translation_and_disturb_nobody() -> None:
+def test_a_line_with_nan_scores_has_no_translation_and_leaves_others_unchanged() -> None:
     table = Table(num_lines=2, vocabulary_size=8)
-    undisturbed = _find(table, [1], beam_size=3)
+    undisturbed = _search(table, [1], beam_size=3)
     table.logits[0] = torch.nan
-    assert _find(table, [0, 1], beam_size=3) == [[], undisturbed[0]]
+    assert _search(table, [0, 1], beam_size=3) == [[], undisturbed[0]]

@@ -1,4 +1,4 @@
-"""Laws of translating lines."""
+"""Translation of lines."""
 
 import itertools
 import statistics
@@ -30,7 +30,7 @@ def _translator(made: Any = None, **settings: Any) -> translator.Translator:
 
 
 @pytest.mark.parametrize(("model", "beam_size"), list(itertools.product(MODELS, [1, 4])))
-def test_a_batch_gives_what_each_line_gives_alone(model: dict[str, Any], beam_size: int) -> None:
+def test_translations_do_not_depend_on_the_batch(model: dict[str, Any], beam_size: int) -> None:
     lines = samples.sentences(24)
     ready = _translator(samples.seq2seq(**model), beam_size=beam_size, num_best=beam_size, batch_rows=40)
     together = ready.translate(lines)
@@ -43,35 +43,35 @@ def test_a_batch_gives_what_each_line_gives_alone(model: dict[str, Any], beam_si
 
 
 @pytest.mark.parametrize(("model", "beam_size"), list(itertools.product(MODELS, [1, 5])))
-def test_scoring_a_translation_gives_its_score(model: dict[str, Any], beam_size: int) -> None:
+def test_scores_equal_those_of_the_scorer(model: dict[str, Any], beam_size: int) -> None:
     made = samples.seq2seq(**model)
     lines = ["", *samples.sentences(24)]
-    found = _translator(made, beam_size=beam_size).translate(lines)
+    rows = _translator(made, beam_size=beam_size).translate(lines)
     scores = scorer.Scorer(made, inference_settings.ScoringConfig(batch_tokens=50), samples.FP32).score_pairs(
-        lines, [row.text for row in found]
+        lines, [row.text for row in rows]
     )
-    assert [row.score_nats for row in found] == pytest.approx([-(row.nll_nats or 0.0) for row in scores], abs=1e-4)
-    assert [row.num_tokens for row in found] == [row.num_tokens for row in scores]
+    assert [row.score_nats for row in rows] == pytest.approx([-(row.nll_nats or 0.0) for row in scores], abs=1e-4)
+    assert [row.num_tokens for row in rows] == [row.num_tokens for row in scores]
 
 
-def test_greedy_is_the_likeliest_token_each_time() -> None:
+def test_greedy_search_takes_the_argmax_of_each_step() -> None:
     made = samples.seq2seq()
     source, target = made.codecs["source"], made.codecs["target"].tokenizer
     model: Any = made.model
     lines = samples.sentences(10)
     for line, row in zip(lines, _translator(made, beam_size=1).translate(lines), strict=True):
         ids = [*source.encode_lines([line])[0], source.tokenizer.eos_id]
-        written: list[int] = [target.bos_id or 0]
+        tokens: list[int] = [target.bos_id or 0]
         with torch.inference_mode():
-            while len(written) < 8 and written[-1] != target.eos_id:
-                features_BTF = model(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([written]))
+            while len(tokens) < 8 and tokens[-1] != target.eos_id:
+                features_BTF = model(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([tokens]))
                 logits_V = model.logits(features_BTF)[0, -1]
                 logits_V[[target.pad_id, target.bos_id]] = -torch.inf
-                written.append(int(logits_V.argmax()))
-        assert row.text == target.decode(written)
+                tokens.append(int(logits_V.argmax()))
+        assert row.text == target.decode(tokens)
 
 
-def test_a_wider_beam_finds_nothing_worse_on_the_whole() -> None:
+def test_a_wider_beam_finds_a_higher_total_score() -> None:
     lines = samples.sentences(30)
     totals = [
         sum(row.score_nats or 0.0 for row in _translator(beam_size=beam_size, length_penalty=0.0).translate(lines))
@@ -80,26 +80,26 @@ def test_a_wider_beam_finds_nothing_worse_on_the_whole() -> None:
     assert totals == sorted(totals)
 
 
-def test_an_empty_line_has_an_empty_translation_in_its_place() -> None:
+def test_an_empty_line_has_an_empty_translation() -> None:
     rows = _translator(beam_size=2).translate(["the cat", "", "a dog"])
     assert rows[1] == results.Translation("", 0.0, 0)
     assert rows[0].num_tokens > 0
     assert rows[2].text == _translator(beam_size=2).translate(["a dog"])[0].text
 
 
-def test_a_line_that_is_too_long_is_an_error_of_its_own() -> None:
+def test_a_line_that_is_too_long_is_an_error_row() -> None:
     rows = _translator(beam_size=1).translate(["cat " * 12_000, "cat"])
     assert rows[0].error is not None
     assert rows[0].error.startswith("too_long")
     assert rows[1].error is None
 
 
-def test_unknown_words_are_translated_too() -> None:
+def test_lines_with_unknown_words_are_translated() -> None:
     (row,) = _translator().translate(["the zebra"])
     assert row.error is None
 
 
-def test_weights_that_overflow_give_error_rows() -> None:
+def test_scores_that_are_not_finite_give_error_rows() -> None:
     made = samples.seq2seq()
     with torch.no_grad():
         samples.output(made).bias.fill_(float("nan"))
@@ -110,7 +110,7 @@ def test_weights_that_overflow_give_error_rows() -> None:
 
 @pytest.mark.parametrize("model", [{}, *MODELS[-2:]])
 def test_bf16_scores_differ_from_fp32_by_a_few_roundings_on_average(model: dict[str, Any]) -> None:
-    """Averages over models and lines: how far a single row may be off depends on the CPU's own bf16 arithmetic."""
+    """Averages over models and lines: the error of a single row depends on the CPU's own bf16 arithmetic."""
     lines, bf16 = samples.sentences(10), schema.ComputeConfig(precision="bf16", matmul="default")
     differences = []
     for seed in range(10):
@@ -125,7 +125,7 @@ def test_bf16_scores_differ_from_fp32_by_a_few_roundings_on_average(model: dict[
     assert statistics.mean(differences) < 4 * torch.finfo(torch.bfloat16).eps  # measured without AMX: 0.3 to 0.4 eps
 
 
-def test_a_language_model_is_refused() -> None:
+def test_translation_with_a_language_model_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="use score or generate"):
         _translator(samples.language_model())
 
@@ -133,7 +133,7 @@ def test_a_language_model_is_refused() -> None:
 INT8 = schema.ComputeConfig(precision="int8", matmul="default")
 
 
-def test_int8_gives_each_line_exactly_what_it_gives_alone() -> None:
+def test_int8_translations_do_not_depend_on_the_batch() -> None:
     lines = samples.sentences(16)
     ready = translator.Translator(samples.seq2seq(), inference_settings.DecodingConfig(max_length=8, beam_size=4), INT8)
     together = ready.translate(lines)
@@ -147,10 +147,10 @@ def test_int8_gives_each_line_exactly_what_it_gives_alone() -> None:
     assert sum(row.text == other.text for row, other in zip(together, exact, strict=True)) >= 12
 
 
-def test_rounded_numbers_cost_less_than_a_fifth_of_a_bleu() -> None:
-    """On lines that say words twice, which copiers have not learnt: there are mistakes to make.
+def test_bf16_and_int8_lose_less_than_a_fifth_of_a_bleu_point() -> None:
+    """Lines with repeated words, which the copy model was not trained on, leave room for errors.
 
-    One model alone may win or lose half a point by chance; the mean of eight has a standard error of 0.06.
+    A single model may gain or lose half a point by chance; the mean of eight has a standard error of 0.06.
     """
     lines = samples.sentences(300, longest=6)
     references = [" ".join(word[::-1] for word in line.split()) for line in lines]
@@ -168,24 +168,24 @@ def test_rounded_numbers_cost_less_than_a_fifth_of_a_bleu() -> None:
     assert statistics.mean(bleu["int8"]) == pytest.approx(exact, abs=0.2)
 
 
-def test_int8_is_not_for_gpus() -> None:
+def test_int8_on_a_gpu_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="int8 is for CPUs"):
         translator.Translator(samples.seq2seq(), inference_settings.DecodingConfig(), INT8, "cuda")
 
 
-def test_translations_begin_as_they_are_told() -> None:
+def test_translations_begin_with_their_prefix() -> None:
     lines, prefixes = samples.sentences(6), ["god tac", "", "eht", "a", "", "gib"]
-    found = _translator(num_best=2, beam_size=4).translate(lines, prefixes)
-    for row, prefix in zip(found, prefixes, strict=True):
+    rows = _translator(num_best=2, beam_size=4).translate(lines, prefixes)
+    for row, prefix in zip(rows, prefixes, strict=True):
         assert row.text.startswith(prefix)
         assert all(other.text.startswith(prefix) for other in row.alternatives)
     free = _translator(beam_size=4).translate(lines)
-    assert [found[index].text for index in (1, 4)] == [free[index].text for index in (1, 4)]
+    assert [rows[index].text for index in (1, 4)] == [free[index].text for index in (1, 4)]
     (row,) = _translator().translate(["the cat"], ["a a a a a a a a"])
     assert row.error == "prefix_too_long: 8 tokens"
 
 
-def test_draws_depend_on_line_and_seed_alone() -> None:
+def test_samples_depend_on_line_and_seed_alone() -> None:
     lines = samples.sentences(8)
     ready = _translator(method="sample", num_best=3, seed=5)
     together = ready.translate(lines)
