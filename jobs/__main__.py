@@ -1,7 +1,7 @@
-"""`python -m jobs VERB …`: reads the command line, starts the job, prints its report, ends with its exit code.
+"""Command line, `python -m jobs VERB …`: parses arguments, runs the verb, prints its report, returns an exit code.
 
-A command checks everything that can be checked without torch and Ray and returns a `options.Job`; only then is a
-job started. So a wrong setting is told within a second or two, and `--help` loads nothing heavy.
+Each command first checks everything that can be checked without torch and Ray, and returns an `options.Job` that does
+the work. So a wrong setting is reported within a second or two, and `--help` loads nothing heavy.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ app = typer.Typer(
 def prepare(
     config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
 ) -> options.Job | str:
-    """Turn corpora into an Arrow dataset."""
+    """Tokenize corpora and write them as an Arrow dataset."""
 
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import prepare as verb
 
         with (
-            options.session_of(resolved) as session,
+            options.open_session(resolved) as session,
             run_lock.RunLock(location.Location.parse(resolved.root), "prepare"),
         ):
             return verb.run(resolved, session, console.reporter())
 
-    return options.of_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call)
 
 
 @app.command()
@@ -50,64 +50,66 @@ def train(
     config: options.Config,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="refuse to go on from a checkpoint")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="fail if the run has a checkpoint, instead of resuming from it")
+    ] = False,
 ) -> options.Job | str:
-    """Train a model on a dataset; run again, go on where it stopped."""
+    """Train a model on a dataset; resumes from the newest checkpoint."""
 
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import train as verb
 
-        with options.session_of(resolved) as session:
+        with options.open_session(resolved) as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
-    return options.of_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call)
 
 
 @app.command()
 def translate(
     runs: Annotated[
         list[str],
-        typer.Option("--run", metavar="RUN", help="root of a run, or one checkpoint folder; repeated: an ensemble"),
+        typer.Option("--run", metavar="RUN", help="root of a run, or a checkpoint folder; repeat for an ensemble"),
     ],
     input_: options.Input,
     output: options.Output,
     column: options.Column = None,
     prefixes: Annotated[
-        str | None, typer.Option("--prefixes", metavar="URI", help="text: what each line's translation begins with")
+        str | None,
+        typer.Option("--prefixes", metavar="URI", help="text file with the beginning of each line's translation"),
     ] = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Translate a file, or standard input, with a trained model."""
+    """Translate a file, or standard input, with a trained model or an ensemble."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
-    begun = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
+    prefixes_location = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
     others = [paths.locate(text, "--run") for text in runs[1:]]
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> options.Report:
+    def call(root: location.Location, use: settings.Use, stdout: int) -> options.Report:
         from jobs import translate as verb
 
-        with options.session_of_use(use, place, target) as session:
-            return verb.run(
-                run=place,
+        with options.open_inference_session(use, root, target) as session:
+            request = verb.Request(
+                run=root,
                 input=source,
                 output=target,
-                column=column,
                 decoding=use.decoding,
                 compute=use.compute,
                 cluster=use.cluster,
-                session=session,
-                reporter=console.reporter(),
+                column=column,
+                prefixes=prefixes_location,
+                others=others,
                 overwrite=overwrite,
                 stdout=stdout,
-                others=others,
-                prefixes=begun,
             )
+            return verb.run(request, session, console.reporter())
 
-    job = options.of_run(runs[0], set_, print_config, call, streams=target == "-")
+    job = options.job_from_run(runs[0], set_, print_config, call, streams=target == "-")
     for other in others:
-        options.reads(job, {"--run": str(other)})
-    return options.reads(job, {"--input": source, "--prefixes": begun})
+        options.check_inputs_exist(job, {"--run": str(other)})
+    return options.check_inputs_exist(job, {"--input": source, "--prefixes": prefixes_location})
 
 
 @app.command()
@@ -115,57 +117,59 @@ def score(
     run: options.Run,
     input_: options.Input,
     output: options.Output,
-    targets: Annotated[str | None, typer.Option("--targets", metavar="URI", help="given translations to score")] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option("--targets", metavar="URI", help="translations of the input, to score with a translation model"),
+    ] = None,
     column: options.Column = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Score text (perplexity), or given translations, with a trained model."""
+    """Score text (perplexity), or given translations (log-probabilities), with a trained model."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
-    sides = None if targets is None else options.absolute(targets, "--targets")
+    targets_location = None if targets is None else options.absolute(targets, "--targets")
 
-    def call(place: location.Location, use: settings.Use, stdout: int) -> options.Report:
+    def call(root: location.Location, use: settings.Use, stdout: int) -> options.Report:
         from jobs import score as verb
 
-        with options.session_of_use(use, place, target) as session:
-            return verb.run(
-                run=place,
+        with options.open_inference_session(use, root, target) as session:
+            request = verb.Request(
+                run=root,
                 input=source,
-                targets=sides,
                 output=target,
-                column=column,
                 scoring=use.scoring,
                 compute=use.compute,
                 cluster=use.cluster,
-                session=session,
-                reporter=console.reporter(),
+                targets=targets_location,
+                column=column,
                 overwrite=overwrite,
                 stdout=stdout,
             )
+            return verb.run(request, session, console.reporter())
 
-    job = options.of_run(run, set_, print_config, call, streams=target == "-")
-    return options.reads(job, {"--input": source, "--targets": sides})
+    job = options.job_from_run(run, set_, print_config, call, streams=target == "-")
+    return options.check_inputs_exist(job, {"--input": source, "--targets": targets_location})
 
 
 @app.command()
 def generate(
     run: options.Run,
-    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="what the text begins with")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="beginning of the text")] = None,
     ending: Annotated[
-        str | None, typer.Option("--ending", metavar="TEXT", help="what it ends with, for a model that reads backward")
+        str | None, typer.Option("--ending", metavar="TEXT", help="end of the text, for a model that reads backward")
     ] = None,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Go on from a prefix with a language model, or with one that reads backward towards an ending."""
+    """Generate text after a prefix with a language model; before an ending with a backward one."""
 
-    def call(place: location.Location, use: settings.Use, _: int) -> options.Report:
+    def call(root: location.Location, use: settings.Use, _: int) -> options.Report:
         from jobs import generate as verb
 
-        return verb.run(place, prefix, use.decoding, use.compute, use.cluster, settings.seed_of(place), ending)
+        return verb.run(root, prefix, use.generation, use.compute, use.cluster, settings.seed_of(root), ending)
 
-    return options.of_run(run, set_, print_config, call)
+    return options.job_from_run(run, set_, print_config, call)
 
 
 @app.command()
@@ -177,34 +181,42 @@ def forecast(
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Forecast a numeric series, one or several steps ahead, and say how far off that was."""
+    """Forecast numeric series, one or several steps ahead, and measure the errors."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
 
-    def call(place: location.Location, use: settings.Use, _: int) -> options.Report:
+    def call(root: location.Location, use: settings.Use, _: int) -> options.Report:
         from jobs import forecast as verb
 
-        return verb.run(place, source, target, use.forecasting, use.cluster, console.reporter(), overwrite)
+        return verb.run(root, source, target, use.forecasting, use.cluster, console.reporter(), overwrite)
 
-    return options.reads(options.of_run(run, set_, print_config, call), {"--input": source})
+    return options.check_inputs_exist(options.job_from_run(run, set_, print_config, call), {"--input": source})
 
 
 @app.command()
 def evaluate(
-    hypotheses: Annotated[str, typer.Option("--hypotheses", metavar="URI", help="translations, a line each")],
-    references: Annotated[list[str], typer.Option("--references", metavar="URI", help="references; repeatable")],
-    documents_k: Annotated[
-        int | None, typer.Option("--documents-k", min=1, help="longest n-grams of the documents' BLEU; without it 2")
+    hypotheses: Annotated[
+        str, typer.Option("--hypotheses", metavar="URI", help="translations to evaluate, one per line")
+    ],
+    references: Annotated[
+        list[str], typer.Option("--references", metavar="URI", help="reference translations, one per line; repeatable")
+    ],
+    d2l_bleu_k: Annotated[
+        int | None,
+        typer.Option(
+            "--d2l-bleu-k", min=1, help="longest n-grams, in tokens, of the BLEU of Dive into Deep Learning; default 2"
+        ),
     ] = None,
+    documents_k: Annotated[int | None, typer.Option("--documents-k", min=1, hidden=True)] = None,
 ) -> options.Job:
-    """Compare translations with references: BLEU, chrF, TER."""
-    places = [paths.locate(text, "--references") for text in references]
-    place = paths.locate(hypotheses, "--hypotheses")
+    """Evaluate translations against references: BLEU, chrF, TER."""
+    reference_files = [str(paths.locate(text, "--references")) for text in references]
+    hypotheses_file = str(paths.locate(hypotheses, "--hypotheses"))
 
     def call(_: int) -> options.Report:
         from jobs import evaluate as verb
 
-        k = documents_k or verb.DOCUMENTS_K
-        return verb.run(str(place), [str(reference) for reference in places], console.reporter(), k)
+        k = verb.ngram_order(d2l_bleu_k, documents_k)
+        return verb.run(hypotheses_file, reference_files, console.reporter(), k)
 
     return options.Job(call)
 
@@ -213,20 +225,20 @@ def evaluate(
 def pipeline(
     config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
 ) -> options.Job | str:
-    """Prepare, train, translate and score, evaluate, and report."""
+    """Prepare, train, translate, score, evaluate and report, skipping finished stages."""
 
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import pipeline as verb
 
-        with options.session_of(resolved) as session:
+        with options.open_session(resolved) as session:
             return verb.run(resolved, session, console.reporter())
 
-    return options.of_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call)
 
 
 @app.command()
 def demo(set_: options.Overrides = None, print_config: options.PrintConfig = False) -> options.Job | str:
-    """Run the pipeline on generated text: a translation model and a language model, in a few minutes."""
+    """Train a translation model and a language model on generated text, in a few minutes."""
     text, unresolved = settings.of_demo(set_ or [])
     root, configs = paths.writable(text, "root"), [paths.absolute(config) for config in unresolved]
     if print_config:
@@ -235,7 +247,7 @@ def demo(set_: options.Overrides = None, print_config: options.PrintConfig = Fal
     def call(_: int) -> options.Report:
         from jobs import demo as verb
 
-        with options.session_of(configs[0], root) as session:
+        with options.open_session(configs[0], root) as session:
             return verb.run(root, configs, session, console.reporter())
 
     return options.Job(call)
@@ -243,36 +255,39 @@ def demo(set_: options.Overrides = None, print_config: options.PrintConfig = Fal
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="root of a run; several are compared on one page")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="root of a run; several for a comparison")],
     output: Annotated[
-        str | None, typer.Option("--output", metavar="URI", help="the page; of one run else RUN/report.html")
+        str | None,
+        typer.Option("--output", metavar="URI", help="HTML file to write; default, for one run: RUN/report.html"),
     ] = None,
 ) -> options.Job:
-    """Write the HTML page of a run, or one that compares several."""
-    place = None if output is None else paths.writable(output, "--output")
-    roots = [paths.locate(run, "RUN") if place else paths.writable(run, "RUN") for run in runs]
+    """Write an HTML report of a run, or a comparison of several."""
+    target = None if output is None else paths.writable(output, "--output")
+    # Without --output the report is written into the run itself.
+    roots = [paths.locate(run, "RUN") if target else paths.writable(run, "RUN") for run in runs]
 
     def call(_: int) -> options.Report:
         from jobs import report as verb
 
-        return verb.run(roots, console.reporter(), place)
+        return verb.run(roots, console.reporter(), target)
 
     return options.Job(call)
 
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output folder")],
 ) -> options.Job:
-    """Say what a dataset, checkpoint, run or output folder holds, and verify it."""
-    place = paths.locate(path, "PATH")
-    if not place.exists() and not place.parent.exists():
-        raise errors.UsageError(f"PATH: there is nothing at {place}; check the name")
+    """Describe a dataset, checkpoint, run or output folder, and verify its files."""
+    artefact = paths.locate(path, "PATH")
+    # The merged file of an unfinished output does not exist yet, but the folder of its parts does, beside it.
+    if not artefact.exists() and not artefact.parent.exists():
+        raise errors.UsageError(f"PATH: {artefact} does not exist; check the path")
 
     def call(_: int) -> options.Report:
         from jobs import inspect as verb
 
-        return verb.run(place, console.reporter())
+        return verb.run(artefact, console.reporter())
 
     return options.Job(call)
 
@@ -280,37 +295,42 @@ def inspect(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(
     context: typer.Context,
-    verb: Annotated[str, typer.Argument(metavar="VERB", help="what to do there, followed by its own arguments")],
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="verb to run, followed by its own arguments")],
     address: Annotated[
-        str | None, typer.Option("--address", metavar="URL", help="of the job server, as http://127.0.0.1:8265")
+        str | None, typer.Option("--address", metavar="URL", help="Ray job server, such as http://127.0.0.1:8265")
     ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="print where the job is, and leave it alone")] = False,
-    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="reserved for the driver of the job")] = None,
-    num_gpus: Annotated[float | None, typer.Option("--num-gpus", help="reserved for the driver of the job")] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="print the submission id and return, instead of following the job")
+    ] = False,
+    num_cpus: Annotated[float | None, typer.Option("--num-cpus", help="CPUs to reserve for the driver")] = None,
+    num_gpus: Annotated[float | None, typer.Option("--num-gpus", help="GPUs to reserve for the driver")] = None,
     python: Annotated[
-        str | None, typer.Option("--python", help="interpreter there; this one on this machine, else python")
+        str | None,
+        typer.Option("--python", help="interpreter on the cluster; default: this one for a local cluster, else python"),
     ] = None,
 ) -> options.Job:
-    """Do any of these as a Ray job on a cluster: logs followed, its own exit code returned."""
+    """Run another verb as a Ray job: follows its log and returns its report and exit code."""
     from jobs import submit as verb_module
 
     group: Any = context.parent.command if context.parent else None
     if verb == "submit" or verb not in group.commands:
-        raise errors.UsageError(f"submit: {console.shown(verb)!r} is no verb that can be submitted; see --help")
-    place = verb_module.address_of(address)
-    is_local = verb_module.is_loopback(place)
-    order = verb_module.plan(group.commands[verb], context.args, is_local)
+        raise errors.UsageError(
+            f"submit: {console.sanitize(verb)!r} cannot be submitted; use another verb of python -m jobs --help"
+        )
+    server = verb_module.resolve_address(address)
+    is_local = verb_module.is_loopback(server)
+    spec = verb_module.plan(group.commands[verb], context.args, is_local)
     resources = {"entrypoint_num_cpus": num_cpus, "entrypoint_num_gpus": num_gpus}
     interpreter = python or (sys.executable if is_local else "python")
-    return options.Job(lambda _: verb_module.run(order, place, interpreter, resources, wait=not no_wait))
+    return options.Job(lambda _: verb_module.run(spec, server, interpreter, resources, wait=not no_wait))
 
 
-def _do(job: options.Job) -> None:
-    """Does a job and prints its report, with everything else that anybody prints on stderr."""
-    stdout = console.take_stdout()
+def _execute(job: options.Job) -> None:
+    """Executes a job and prints its report to stdout; whatever else is printed goes to stderr."""
+    stdout = console.redirect_stdout()
     text = json_documents.encode(job.call(stdout), one_line=job.streams)
     console.write_line("exit=0")
-    # The work is done and committed: a reader that has gone away makes it no failure.
+    # The work is done and committed, so a closed stdout (`| head`) is not a failure.
     with contextlib.suppress(BrokenPipeError):
         if job.streams:
             sys.stderr.write(text)
@@ -320,46 +340,50 @@ def _do(job: options.Job) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """Runs a command line and returns the exit code; says why it is not 0.
+    """Runs a command line and returns the exit code; prints the error if it is not 0.
 
-    A command returns a job, or the settings as text; the library itself returns an exit code where it shows help.
+    A command returns a job, or settings as text (`--print-config`); typer itself returns an exit code after `--help`.
     """
     try:
         job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
         if isinstance(job, options.Job):
-            _do(job)
+            _execute(job)
         elif isinstance(job, str):
             sys.stdout.write(job)
             sys.stdout.flush()
         else:
             return int(job or 0)
     except typer.TyperException as error:
-        complaint = " ".join(error.format_message().split()).rstrip(".")
-        console.complain(f"command line: {complaint}; see python -m jobs --help")
+        message = " ".join(error.format_message().split()).rstrip(".")
+        console.print_error(f"command line: {message}; see python -m jobs --help")
         return errors.UsageError.exit_code
     except errors.RaycurrentError as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         return error.exit_code
-    except typer.Exit as leaving:
-        return leaving.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
     except KeyboardInterrupt as interrupt:
-        console.complain("interrupted: nothing was lost that had been committed; run the same command again to go on")
+        console.print_error("interrupted: committed work is kept; run the same command again to resume")
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:
+        # Python flushes stdout again at its end, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except Exception:  # noqa: BLE001 (what nobody expected is a bug: shown whole)
+    except Exception:  # noqa: BLE001 (an unexpected exception is a bug: print its traceback)
         traceback.print_exc()
         return 1
     return 0
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    """Ends a job that is not yet, or no longer, one to be saved first: a session handles signals itself."""
+    """Ends a process outside a session; a session installs its own handlers, which save a checkpoint first."""
     raise KeyboardInterrupt(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; the last line of the log of a job, or of a mistake, is `exit=` with the code."""
+    """Runs a command line and returns its exit code.
+
+    The last line of the log is `exit=` with the code; `--help` and `--print-config` have none. `submit` reads that line.
+    """
     console.set_up_logging()
     signal.signal(signal.SIGTERM, _interrupt)
     code = _run(arguments)

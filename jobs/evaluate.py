@@ -1,5 +1,6 @@
-"""Compares translations with references: BLEU, chrF and TER with their signatures, and where translations go wrong."""
+"""The verb `evaluate`: BLEU, chrF and TER of translations with their signatures, and an error analysis."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +15,20 @@ from workers.fanout import progress_display
 
 _PART_LINES = 4096
 _TEXT_COLUMN = "text"
-DOCUMENTS_K = 2
-"""Up to which n-grams the documents' BLEU looks where nobody says: as they print it."""
+D2L_BLEU_K = 2  # longest n-grams of `quality.d2l_bleu` by default, as in Dive into Deep Learning
+
+_log = logging.getLogger(__name__)
 
 
 def run(
-    hypotheses: str, references: Sequence[str], reporter: progress_display.Reporter, documents_k: int = DOCUMENTS_K
+    hypotheses: str, references: Sequence[str], reporter: progress_display.Reporter, d2l_bleu_k: int = D2L_BLEU_K
 ) -> dict[str, Any]:
-    """Reads all files and compares; JSONL and Parquet give their column `text`, as `translate` writes it.
+    """Compares translations with references.
+
+    In JSONL and Parquet files the column `text` is read, as `translate` writes it.
 
     Raises:
-        DataError: the numbers of lines differ, or a line is no valid text.
+        DataError: the numbers of lines differ, or a line is not valid text.
         UsageError: a file is missing.
     """
     with reporter.stage("evaluate", 1 + len(references), "files") as stage:
@@ -34,35 +38,51 @@ def run(
         for reference in references:
             against.append(_read(reference, "--references"))
             stage.advance()
-    found = quality.corpus(lines, against)
+    scores = quality.corpus(lines, against)
+    d2l_bleu = [quality.mean_d2l_bleu(lines, reference, d2l_bleu_k) for reference in against]
     return {
         "verb": "evaluate",
         "hypotheses": str(paths.locate(hypotheses, "--hypotheses")),
         "references": [str(paths.locate(reference, "--references")) for reference in references],
         "lines": len(lines),
-        "bleu": found.bleu,
-        "chrf": found.chrf,
-        "ter": found.ter,
-        "signatures": found.signatures,
-        "documents_bleu": [quality.documents_corpus(lines, reference, documents_k) for reference in against],
-        "documents_bleu_k": documents_k,
+        "bleu": scores.bleu,
+        "chrf": scores.chrf,
+        "ter": scores.ter,
+        "signatures": scores.signatures,
+        "d2l_bleu": d2l_bleu,
+        "d2l_bleu_k": d2l_bleu_k,
+        # The names of release 0.1, kept for one version.
+        "documents_bleu": d2l_bleu,
+        "documents_bleu_k": d2l_bleu_k,
         "by_length": [bucket._asdict() for bucket in error_analysis.by_length(lines, against)],
         "faults": error_analysis.faults(lines, against[0]).to_json(),
     }
 
 
+def ngram_order(d2l_bleu_k: int | None, documents_k: int | None) -> int:
+    """Returns the value of `--d2l-bleu-k`, or of `--documents-k`, its deprecated name.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if documents_k is None:
+        return d2l_bleu_k or D2L_BLEU_K
+    if d2l_bleu_k is not None:
+        raise errors.UsageError("--documents-k: --d2l-bleu-k is given, too; keep --d2l-bleu-k")
+    _log.warning("--documents-k: now --d2l-bleu-k")
+    return documents_k
+
+
 def _read(text: str, where: str) -> list[str]:
-    place = paths.locate(text, where)
-    column = None if inputs.form_of(place) == "text" else _TEXT_COLUMN
+    path = paths.locate(text, where)
+    column = None if inputs.form_of(path) == "text" else _TEXT_COLUMN
     with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-        folder = location.Location.parse(scratch)
-        found = inputs.scan(place, column, _PART_LINES, folder, where)
+        scanned = inputs.scan(path, column, _PART_LINES, location.Location.parse(scratch), where)
         lines: list[str] = []
-        for piece in inputs.pieces([found]):
-            for row in inputs.read(piece):
+        for part in inputs.parts([scanned]):
+            for row in inputs.read(part):
+                # A line left out would shift all after it against the references.
                 if isinstance(row, corpus.BadLine):
-                    raise errors.DataError(
-                        f"{row.where}: {row.reason}; what is compared must be whole, correct the file"
-                    )
+                    raise errors.DataError(f"{row.where}: {row.reason}; every line is compared, correct the file")
                 lines.append(row[0])
     return lines

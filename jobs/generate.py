@@ -1,4 +1,4 @@
-"""Goes on from a prefix, or towards an ending, with a trained language model, in this process."""
+"""Text generation with a trained language model, from a prefix or towards an ending, in this process."""
 
 from typing import Any
 
@@ -13,50 +13,67 @@ from workers.infer import driver
 def run(
     run: location.Location,
     prefix: str | None,
-    decoding: inference_settings.DecodingConfig,
+    generation: inference_settings.GenerationConfig,
     compute: schema.ComputeConfig,
     cluster: schema.ClusterConfig,
     seed: int = 1,
     ending: str | None = None,
 ) -> dict[str, Any]:
-    """Reads the prefix and adds `decoding.num_tokens` tokens; the same for the same seed, be it `decoding.seed`.
+    """Generates `generation.num_tokens` tokens after the prefix, or before the ending, and returns the report.
 
-    A model that reads backward has an ending instead, and what it adds stands before it.
+    Equal seeds give equal texts.
+
+    Args:
+        run: root of a run, or one checkpoint folder.
+        prefix: beginning of the text, for a model that reads forward.
+        generation: settings of generation.
+        compute: numerical settings.
+        cluster: threads, and whether a GPU is used.
+        seed: seed of sampling, unless `generation.seed` is set.
+        ending: end of the text, for a model that reads backward.
 
     Raises:
-        UsageError: the run holds a seq2seq, or there is nothing to start from that its model reads.
+        UsageError: the model is not a language model, or the other one of prefix and ending is needed.
     """
     if (prefix is None) == (ending is None):
         raise errors.UsageError(
-            "--prefix, --ending: give one of them: what the text begins with, or to a model that reads backward its end"
+            "--prefix, --ending: give exactly one: the beginning of the text, or its end to a model that reads backward"
         )
-    if decoding.seed is not None:
-        seed = decoding.seed
-    opened = driver.open_run("generate", run, decoding.average_checkpoints)
+    if generation.seed is not None:
+        seed = generation.seed
+    opened = driver.open_run("generate", run, generation.average_checkpoints)
     computing.set_threads(cluster.cpus_per_worker)
     device = "cuda" if cluster.use_gpu else "cpu"
-    ready = generator.Generator(opened.bundle, decoding, compute, seed, device)
-    flag, given = _given(model_settings.reads_backward(opened.bundle.config), prefix, ending)
-    made = ready.continuation(given)
+    text_generator = generator.Generator(opened.bundle, generation, compute, seed, device)
+    option, prompt = _prompt(model_settings.reads_backward(opened.bundle.config), prefix, ending)
+    generated = text_generator.continue_text(prompt)
     report: dict[str, Any] = {
         **opened.report,
-        "method": decoding.method,
+        "method": generation.method,
         "seed": seed,
-        flag: given,
-        "text": made.text,
-        "num_tokens": made.num_tokens,
+        option: prompt,
+        "text": generated.text,
+        "num_tokens": generated.num_tokens,
     }
-    if decoding.steps_ahead is not None:
-        report["ahead"] = [list(one) for one in ready.ahead(given, decoding.steps_ahead)]
-    if made.num_unknown:
-        report["warnings"] = [f"--{flag}: {made.num_unknown} of its tokens are not in the vocabulary; read as <unk>"]
+    if generation.steps_ahead is not None:
+        report["ahead"] = [
+            list(prediction) for prediction in text_generator.predict_ahead(prompt, generation.steps_ahead)
+        ]
+    if generated.num_unknown:
+        report["warnings"] = [
+            f"--{option}: {generated.num_unknown} of its tokens are not in the vocabulary; read as <unk>"
+        ]
     return report
 
 
-def _given(backward: bool, prefix: str | None, ending: str | None) -> tuple[str, str]:
-    """Returns what there is to start from, and its name."""
-    name, given, way = ("ending", ending, "backward") if backward else ("prefix", prefix, "forward")
-    if given is None:
+def _prompt(backward: bool, prefix: str | None, ending: str | None) -> tuple[str, str]:
+    """Returns the name of the option that the model needs, and its value.
+
+    Raises:
+        UsageError: only the other option is given.
+    """
+    option, prompt, direction = ("ending", ending, "backward") if backward else ("prefix", prefix, "forward")
+    if prompt is None:
         other = "prefix" if backward else "ending"
-        raise errors.UsageError(f"--{other}: this run's model reads {way}; give it a --{name} instead")
-    return name, given
+        raise errors.UsageError(f"--{other}: this run's model reads {direction}; give it a --{option} instead")
+    return option, prompt

@@ -34,8 +34,8 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
         raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
     root = location.Location.parse(config.root, "root")
     with run_lock.RunLock(root, "pipeline"):
-        run_state.started(config)
-        with run_state.ending(root, session):
+        run_state.record_start(config)
+        with run_state.record_exit_code(root, session):
             return _Pipeline(run_state.with_stored_defaults(config), root, session, reporter).run()
 
 
@@ -173,7 +173,7 @@ class _Pipeline:
         return [used, *(found.checkpoint.name for found in others)]
 
     def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
-        made_with = run_state.stage(self._root, _named("translate", task)).get("made_with", "")
+        made_with = run_state.read_stage(self._root, _named("translate", task)).get("made_with", "")
 
         def work(_: bool) -> Report:
             hypotheses = str(self._root.join("outputs", f"{_prefix(task)}translations.jsonl"))
@@ -227,7 +227,7 @@ class _Pipeline:
             proof: a file that is written last, with which there is nothing left to do; None where the report is all
                 that the stage makes.
         """
-        before = run_state.stage(self._root, name)
+        before = run_state.read_stage(self._root, name)
         is_same = before.get("outcome") == "done" and before.get("made_with") == made_with
         if is_same and proof is None:
             self._stages[name] = before["report"]
@@ -235,12 +235,12 @@ class _Pipeline:
         is_outdated = any(before.get(key, made_with) != made_with for key in ("begun_with", "made_with"))
         is_done = is_same and proof is not None and proof.exists()
         if not is_same:
-            run_state.stage_begun(self._root, name, made_with)
+            run_state.record_stage_start(self._root, name, made_with)
         started_s = time.monotonic()
         made = work(is_outdated)
         self._measure(name, made)
         self._worked |= not is_done
-        run_state.stage_done(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
+        run_state.record_stage_end(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
         self._stages[name] = before["report"] if is_done else made
 
     def _measure(self, name: str, made: Report) -> None:

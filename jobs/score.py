@@ -1,139 +1,150 @@
-"""Scores a file, or standard input, with a trained run: how likely its lines are, or given translations of them."""
+"""Scoring of a file or of standard input: log-probabilities of lines, or of given translations of them."""
 
 import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core import errors
-from core.config import inference_settings, model_settings, schema
+from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data.dataset import shards
 from core.decoding.lines import inputs, outputs
 from core.decoding.scoring import scorer
 from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.storage import location
+from core.storage import json_values, location
 from jobs import paths
-from workers.cluster import session as clusters
+from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
 
-# What the fingerprint of the bundle says.
-_OTHERS = {"average_checkpoints"}
+
+@dataclass(frozen=True)
+class Request:
+    """One call of the command.
+
+    Attributes:
+        run: root of a run, or one checkpoint folder.
+        input: file of lines; `-` for standard input, which requires standard output.
+        output: file, folder (ends in `/`), or `-`.
+        scoring: settings of scoring.
+        compute: numerical settings.
+        cluster: where the work runs.
+        targets: translations of the input, line by line, which a seq2seq scores by forced decoding.
+        column: text column of JSONL and Parquet.
+        overwrite: removes results of other settings first.
+        stdout: descriptor of the real standard output.
+    """
+
+    run: location.Location
+    input: str
+    output: str
+    scoring: inference_settings.ScoringConfig
+    compute: schema.ComputeConfig
+    cluster: schema.ClusterConfig
+    targets: str | None = None
+    column: str | None = None
+    overwrite: bool = False
+    stdout: int = 1
+
+    @property
+    def device(self) -> str:
+        """The device type of the workers."""
+        return "cuda" if self.cluster.use_gpu else "cpu"
 
 
 def plan(
-    bundle: bundles.Bundle,
-    sources: Sequence[inputs.Input],
-    scoring: inference_settings.ScoringConfig,
-    compute: schema.ComputeConfig,
-    dataset: shards.Dataset | None = None,
+    bundle: bundles.Bundle, request: Request, files: Sequence[inputs.Input], dataset: shards.Dataset | None = None
 ) -> dict[str, Any]:
-    """Says all that the scores depend on."""
+    """Returns all that the scores depend on; `files` are the input and, if given, the targets."""
+    compute = request.compute
     return {
         "verb": "score",
         "bundle": bundle.fingerprint,
-        "input": sources[0].identity(),
-        "targets": sources[1].identity() if len(sources) > 1 else None,
-        "scoring": scoring.model_dump(mode="json", exclude=_OTHERS),
+        "input": files[0].identity(),
+        "targets": files[1].identity() if len(files) > 1 else None,
+        "scoring": stored_forms.of_scoring(request.scoring),
         "precision": bundle.precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
     }
 
 
-def run(
-    run: location.Location,
-    input: str,
-    targets: str | None,
-    output: str,
-    column: str | None,
-    scoring: inference_settings.ScoringConfig,
-    compute: schema.ComputeConfig,
-    cluster: schema.ClusterConfig,
-    session: clusters.Session,
-    reporter: progress_display.Reporter,
-    overwrite: bool = False,
-    stdout: int = 1,
-) -> dict[str, Any]:
-    """Scores every line of the input; what an earlier run of the same plan committed is not done again.
-
-    The arguments are those of `translate`; `targets` are translations of the input, line by line, for the
-    forced-decoding scores of a seq2seq.
+def run(request: Request, session: executors.Session, reporter: progress_display.Reporter) -> dict[str, Any]:
+    """Scores every line of the input and returns the report; parts committed under the same plan are kept.
 
     Raises:
-        UsageError: the run's model does not score such input, or input and output do not fit.
+        UsageError: the model does not score such input, or input, output and settings do not fit together.
         DataError: more lines fail than max(10, 0.1 %), or the targets have another number of lines.
-        LockedError: the output was begun with another plan, or is somebody else's.
+        LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    driver.check_streams(input, output, column)
-    opened = driver.open_run("score", run, scoring.average_checkpoints)
-    _check(opened.bundle, input, targets, scoring, compute)
+    driver.check_standard_streams(request.input, request.output, request.column)
+    scoring = request.scoring
+    opened = driver.open_run("score", request.run, scoring.average_checkpoints)
+    _check(opened.bundle, request)
     dataset = None
     if scoring.dynamic is not None and scoring.dynamic.rule == "rms":
-        asked = "scoring.dynamic.rule: rms measures gradients on training text"
-        dataset = driver.open_dataset(run, opened.bundle, asked, "use rule: sgd")
-    device = "cuda" if cluster.use_gpu else "cpu"
-    if input == "-":
-        computing.set_threads(cluster.cpus_per_worker)
-        ready = scorer.Scorer(opened.bundle, scoring, compute, device)
-        totals = driver.stream("scores", sys.stdin.buffer, stdout, scoring.part_lines, ready.score_lines)
-        done = {**summarise(totals, scoring, 1), **driver.speed(totals.lines, started_s)}
-        return {**opened.report, "input": input, "output": output, **done}
-    target = outputs.Output.at("scores", paths.writable(output, "--output"), output.endswith("/"), "--output")
-    files = _scan(input, targets, column, scoring.part_lines, target)
-    spec = part_worker.Spec(
+        reason = "scoring.dynamic.rule: rms measures gradients on training text"
+        dataset = driver.open_dataset(request.run, opened.bundle, reason, "use rule: sgd")
+    if request.input == "-":
+        computing.set_threads(request.cluster.cpus_per_worker)
+        score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.device).score_lines
+        totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
+        figures = {**summarise(totals, scoring, 1), **driver.throughput(totals.lines, started_s)}
+        return {**opened.report, "input": request.input, "output": request.output, **figures}
+    is_folder = request.output.endswith("/")
+    target = outputs.Output.at("scores", paths.writable(request.output, "--output"), is_folder, "--output")
+    files = _scan(request, target)
+    spec = _spec(opened, request, files, dataset, target)
+    with target.lock(spec.stage):
+        num_done = 0
+        store = target.begin(spec.plan, request.overwrite)
+        manifest = target.finished(store)
+        if manifest is None:
+            backward = model_settings.reads_backward(opened.bundle.config)
+            waves = _waves(spec, inputs.parts(files), backward, session, reporter)
+            with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
+                records, num_done = driver.run_parts(spec, waves, session, stage.advance)
+                figures = summarise(driver.Totals.of(records), scoring, len(waves[0]) if waves else 0)
+                manifest = target.finish(store, records, {"summary": figures})
+    path = str(paths.locate(request.input, "--input"))
+    report = {**opened.report, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
+    return {**report, **driver.throughput(num_done, started_s)}
+
+
+def _spec(
+    opened: driver.OpenedRun,
+    request: Request,
+    files: Sequence[inputs.Input],
+    dataset: shards.Dataset | None,
+    target: outputs.Output,
+) -> part_worker.Spec:
+    """Returns the specification of the workers."""
+    return part_worker.Spec(
         bundle=opened.urls[0],
         kind="scores",
         decoding=inference_settings.DecodingConfig(),
-        scoring=scoring,
-        compute=compute,
+        scoring=request.scoring,
+        compute=request.compute,
         folder=target.folder.url,
-        plan=plan(opened.bundle, files, scoring, compute, dataset),
-        device=device,
-        threads=cluster.cpus_per_worker,
+        plan=plan(opened.bundle, request, files, dataset),
+        device=request.device,
+        threads=request.cluster.cpus_per_worker,
         members=(opened.urls,),
         dataset=None if dataset is None else dataset.folder.url,
     )
-    with target.lock("score"):
-        backward = model_settings.reads_backward(opened.bundle.config)
-        figures, num_done = _do(spec, target, files, backward, session, reporter, overwrite)
-    place = str(paths.locate(input, "--input"))
-    report = {**opened.report, "input": place, "output": str(target.file or target.folder), **figures}
-    return {**report, **driver.speed(num_done, started_s)}
-
-
-def _do(
-    spec: part_worker.Spec,
-    target: outputs.Output,
-    files: Sequence[inputs.Input],
-    backward: bool,
-    session: clusters.Session,
-    reporter: progress_display.Reporter,
-    overwrite: bool,
-) -> tuple[dict[str, Any], int]:
-    """Does what is not done yet; returns the figures of all, and how many lines were done now."""
-    num_done = 0
-    store = target.begin(spec.plan, overwrite)
-    manifest = target.finished(store)
-    if manifest is None:
-        rounds = _rounds(spec, inputs.pieces(files), backward, session, reporter)
-        with reporter.stage("score", files[0].num_lines, "lines") as stage:
-            records, num_done = driver.do_parts(spec, "score", rounds, session, stage.advance)
-            figures = summarise(driver.Totals.of(records), spec.scoring, len(rounds[0]) if rounds else 0)
-            manifest = target.finish(store, records, {"summary": figures})
-    return dict(manifest["summary"]), num_done
 
 
 def summarise(totals: driver.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
-    """The figures of the corpus; `<eos>` is a token like any other, where the model has one.
+    """Returns the figures of the corpus; `<eos>` counts as a token if the model has one.
 
-    `infinite` counts tokens that the model holds impossible: with one of them all sums are infinite, and none is left
-    out. Perplexity is exp of the nats of a token, bits per character the bits of all tokens over all characters;
-    `accuracy` the share of tokens that the model held for the likeliest. `unk` of the tokens are unknown words.
+    `infinite` counts tokens with probability 0: a single one makes all sums infinite, for none is left out.
+    `perplexity` is exp of the nats per token, `bits_per_character` the bits of all tokens over all characters,
+    `accuracy` the share of tokens that the model ranked first, `unk` the number of unknown words.
     """
     figures: dict[str, Any] = {"unit": scoring.unit, "lines": totals.lines, **totals.problems()}
     if scoring.unit == "stream":
@@ -141,78 +152,80 @@ def summarise(totals: driver.Totals, scoring: inference_settings.ScoringConfig, 
     figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
     if totals.infinite:
         figures["infinite"] = totals.infinite
-    figures["nll_nats"] = part_worker.spelt(totals.nats)
+    figures["nll_nats"] = json_values.number(totals.nats)
     if totals.tokens and totals.correct is not None:
         figures["accuracy"] = totals.correct / totals.tokens
     if totals.tokens:
         mean = totals.nats / totals.tokens
-        figures["nll_nats_per_token"] = part_worker.spelt(mean)
-        figures["perplexity"] = part_worker.spelt(math.exp(mean) if mean < 700 else math.inf)
+        figures["nll_nats_per_token"] = json_values.number(mean)
+        # math.exp raises an OverflowError beyond 709.
+        figures["perplexity"] = json_values.number(math.exp(mean) if mean < 700 else math.inf)
     if totals.characters:
-        figures["bits_per_character"] = part_worker.spelt(totals.nats / math.log(2) / totals.characters)
+        figures["bits_per_character"] = json_values.number(totals.nats / math.log(2) / totals.characters)
     return figures
 
 
-def _check(
-    bundle: bundles.Bundle,
-    source: str,
-    targets: str | None,
-    scoring: inference_settings.ScoringConfig,
-    compute: schema.ComputeConfig,
-) -> None:
-    """Refuses what does not go together."""
-    if bundle.config.kind == "autoregressive":
-        raise errors.UsageError("--run: this run is an autoregressive, which scores no text: use forecast")
+def _check(bundle: bundles.Bundle, request: Request) -> None:
+    """Refuses combinations of model, input and settings that cannot be scored.
+
+    Raises:
+        UsageError: names the option or setting.
+    """
+    scoring, kind = request.scoring, bundle.config.kind
+    if kind == "autoregressive":
+        raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")
     target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
-    is_seq2seq = bundle.config.kind == "seq2seq"
-    if is_seq2seq and targets is None:
-        raise errors.UsageError("--targets: this run is a seq2seq: name the translations of the input that it scores")
-    if not is_seq2seq and targets is not None:
-        kind = bundle.config.kind
-        raise errors.UsageError(f"--targets: this run is a {kind}, which scores lines alone; leave it out")
+    is_seq2seq = kind == "seq2seq"
+    if is_seq2seq and request.targets is None:
+        raise errors.UsageError("--targets: a seq2seq scores given translations; name their file")
+    if not is_seq2seq and request.targets is not None:
+        raise errors.UsageError(f"--targets: a {kind} scores single lines, not translations; leave it out")
     for name in ("cache", "dynamic"):
-        if bundle.config.kind == "ngram" and getattr(scoring, name) is not None:
-            raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states to use; leave it out")
-    if scoring.dynamic is not None and compute.precision == "int8":
-        raise errors.UsageError("scoring.dynamic: rounded weights cannot learn; use compute.precision: fp32 or bf16")
+        if kind == "ngram" and getattr(scoring, name) is not None:
+            raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states; leave it out")
+    if scoring.dynamic is not None and request.compute.precision == "int8":
+        raise errors.UsageError(
+            "scoring.dynamic: quantized weights cannot be updated; use compute.precision: fp32 or bf16"
+        )
     if is_seq2seq and scoring.unit == "stream":
         raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
     if scoring.unit == "line" and scoring.lanes > 1:
-        raise errors.UsageError("scoring.lanes: lines alone have no lanes; use unit: stream")
-    if source == "-" and (is_seq2seq or scoring.unit == "stream"):
-        raise errors.UsageError("--input: of standard input lines alone are scored; write it to a file first")
+        raise errors.UsageError("scoring.lanes: only a stream has lanes; use unit: stream")
+    if request.input == "-" and (is_seq2seq or scoring.unit == "stream"):
+        raise errors.UsageError("--input: only single lines are scored from standard input; write it to a file first")
 
 
-def _scan(
-    source: str, targets: str | None, column: str | None, part_lines: int, target: outputs.Output
-) -> list[inputs.Input]:
-    """Reads the input, and the targets beside it."""
-    named = [(source, "--input")] + ([] if targets is None else [(targets, "--targets")])
-    places = [(paths.locate(text, where), where) for text, where in named]
-    target.refuse_inputs([place for place, _ in places])
-    # The column belongs to what has columns: plain targets may stand beside an input with columns.
-    plain = {place for place, _ in places if inputs.form_of(place) == "text"}
-    plain = plain if len(plain) < len(places) else set()
+def _scan(request: Request, target: outputs.Output) -> list[inputs.Input]:
+    """Scans the input and, if given, the targets."""
+    files = [(paths.locate(request.input, "--input"), "--input")]
+    if request.targets is not None:
+        files.append((paths.locate(request.targets, "--targets"), "--targets"))
+    target.refuse_inputs([path for path, _ in files])
+    # If only one of two files has columns, --column names a column of that one. If both are plain text, none is
+    # exempt, so that `inputs.scan` refuses --column.
+    plain = {path for path, _ in files if inputs.form_of(path) == "text"}
+    plain = plain if len(plain) < len(files) else set()
+    part_lines = request.scoring.part_lines
     return [
-        inputs.scan(place, None if place in plain else column, part_lines, target.folder, where)
-        for place, where in places
+        inputs.scan(path, None if path in plain else request.column, part_lines, target.folder, where)
+        for path, where in files
     ]
 
 
-def _rounds(
+def _waves(
     spec: part_worker.Spec,
-    pieces: Sequence[inputs.Piece],
+    parts: Sequence[inputs.Part],
     backward: bool,
-    session: clusters.Session,
+    session: executors.Session,
     reporter: progress_display.Reporter,
-) -> Sequence[Sequence[part_worker.Payload]]:
-    """The parts, in rounds; in a lane that is read backward the last part comes first."""
+) -> Sequence[Sequence[inputs.Part]]:
+    """Returns the waves of parts; a backward model reads each lane from its last part to its first."""
     if spec.scoring.unit == "line":
-        return driver.of_lines(pieces)
+        return [parts]
     order = -1 if backward else 1
-    if spec.scoring.lanes == 1 or not pieces:
-        return driver.of_stream([pieces[::order]] if pieces else [])
-    with reporter.stage("count tokens", sum(piece.num_lines for piece in pieces), "lines") as stage:
-        counts = driver.count_tokens(spec, "score", pieces, session, stage.advance)
-    lanes = inputs.cut_lanes(pieces, spec.scoring.lanes, counts, part_worker.CountWorker(spec))
-    return driver.of_stream([lane[::order] for lane in lanes])
+    if spec.scoring.lanes == 1 or not parts:
+        return driver.waves_of_lanes([parts[::order]] if parts else [])
+    with reporter.stage("count tokens", sum(part.num_lines for part in parts), "lines") as stage:
+        counts = driver.count_tokens(spec, parts, session, stage.advance)
+    lanes = inputs.cut_lanes(parts, spec.scoring.lanes, counts, part_worker.CountWorker(spec))
+    return driver.waves_of_lanes([lane[::order] for lane in lanes])

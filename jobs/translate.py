@@ -245,4 +245,4 @@ def _pharaoh_lines(
         lines = ["" if isinstance(line, corpus.BadLine) else line[0] for line in inputs.read(part)]
         tokens = member.codecs["source"].encode_lines(lines)
         for row, ids in zip(table.column("alignment").to_pylist(), tokens, strict=True):
-            yield alignments.pharaoh(row, len(ids))
+            yield alignments.to_pharaoh(row, len(ids))

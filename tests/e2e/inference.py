@@ -72,13 +72,14 @@ class Place(_Place):
         """Translates in this process, undisturbed."""
         with trained.session() as session:
             translate.run(
-                location.Location.parse(self._path("run")),
-                self._path("in.txt"),
-                self._path(f"{name}.jsonl"),
-                None,
-                DECODING,
-                samples.FP32,
-                trained.NONE,
+                translate.Request(
+                    location.Location.parse(self._path("run")),
+                    self._path("in.txt"),
+                    self._path(f"{name}.jsonl"),
+                    DECODING,
+                    samples.FP32,
+                    trained.NONE,
+                ),
                 session,
                 console.SilentReporter(),
             )
@@ -100,14 +101,14 @@ class StreamPlace(_Place):
         """Scores in this process, undisturbed, but for these settings as the command does; returns the report."""
         with trained.session() as session:
             return score.run(
-                location.Location.parse(self._path("run")),
-                self._path("in.txt"),
-                None,
-                self._path(f"{name}.jsonl"),
-                None,
-                self.scoring.model_copy(update=scoring),
-                samples.FP32,
-                trained.NONE,
+                score.Request(
+                    location.Location.parse(self._path("run")),
+                    self._path("in.txt"),
+                    self._path(f"{name}.jsonl"),
+                    self.scoring.model_copy(update=scoring),
+                    samples.FP32,
+                    trained.NONE,
+                ),
                 session,
                 console.SilentReporter(),
             )

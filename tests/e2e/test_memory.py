@@ -19,7 +19,7 @@ from core.decoding.lines import inputs, outputs
 from core.storage import commit, location
 from core.telemetry import metrics
 from jobs import console, held_out, prepare
-from tests.jobs import preparing
+from tests.jobs import datasets
 from workers.fanout import executor as executors
 from workers.infer import driver, part_worker
 
@@ -50,7 +50,7 @@ def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConf
     if not file.exists():
         sentences.write_pairs(file, 1, 0, num_pairs)
     settings = {"kind": "pairs", "train": {"tsv": [str(file)]}, "split": {"valid": 0.05}}
-    return preparing.config(
+    return datasets.config(
         folder / f"{num_pairs}-{tokenizer}",
         {**settings, "filters": {"duplicates": "drop"}},
         {"kind": tokenizer, "max_size": 1000, "sample_bytes": 100_000},
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
     monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
-    session, reporter = preparing.Session(), console.SilentReporter()
+    session, reporter = datasets.Session(), console.SilentReporter()
     session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
     corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
     prepare.run(corpora[0], session, reporter)  # what is loaded once is loaded now
@@ -146,12 +146,10 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         store = target.begin(spec.plan, overwrite=False)
         peak_bytes()
         before = tracemalloc.get_traced_memory()[0]
-        found = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
-        session = preparing.Session(Committing(store))
+        scanned = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
+        session = datasets.Session(Committing(store))
         session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
-        records, _ = driver.do_parts(
-            spec, "score", driver.of_lines(inputs.pieces([found])), session, lambda lines: None
-        )
+        records, _ = driver.run_parts(spec, [inputs.parts([scanned])], session, lambda lines: None)
         assert driver.Totals.of(records).tokens == 99 * num_parts
         target.finish(store, records, {})
         in_store = sum(

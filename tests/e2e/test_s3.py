@@ -149,18 +149,24 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
     common: dict[str, Any] = {
         "run": root,
         "input": source,
-        "column": None,
         "compute": config.compute,
         "cluster": config.cluster,
     }
     reporter = console.SilentReporter()
     with sessions.Session(config.cluster) as session:
-        common |= {"session": session, "reporter": reporter}
         made = {
             "prepare": prepare.run(config, session, reporter),
             "train": train.run(config, session, reporter),
-            "translate": translate.run(output=f"{output}/translations.jsonl", decoding=config.decoding, **common),
-            "score": score.run(output=f"{output}/scores.parquet", targets=target, scoring=config.scoring, **common),
+            "translate": translate.run(
+                translate.Request(output=f"{output}/translations.jsonl", decoding=config.decoding, **common),
+                session,
+                reporter,
+            ),
+            "score": score.run(
+                score.Request(output=f"{output}/scores.parquet", targets=target, scoring=config.scoring, **common),
+                session,
+                reporter,
+            ),
         }
     for report in made.values():
         for name in ("elapsed_s", "lines_per_s", "path", "root", "run", "checkpoint", "input", "output"):

@@ -58,12 +58,13 @@ def _translated(root: pathlib.Path, source: pathlib.Path, name: str, token: str 
     decoding = inference_settings.DecodingConfig(beam_size=2, max_length=30, target_token=token)
     run, output = location.Location.parse(str(root)), root.parent / name
     with trained.session() as session:
-        arguments = (decoding, conftest.configured(BOTH_WAYS, root.parent).compute, trained.NONE)
-        translate.run(run, str(source), str(output), None, *arguments, session, console.SilentReporter())
+        compute = conftest.configured(BOTH_WAYS, root.parent).compute
+        request = translate.Request(run, str(source), str(output), decoding, compute, trained.NONE)
+        translate.run(request, session, console.SilentReporter())
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
-def test_the_held_out_lines_of_each_direction_are_translated_scored_and_judged(root: pathlib.Path) -> None:
+def test_pipeline_translates_scores_and_evaluates_each_direction(root: pathlib.Path) -> None:
     stages = json.loads((root / "run.json").read_text())["stages"]
     verbs = ("translate", "score", "evaluate")
     assert {f"{verb}.{task}" for verb in verbs for task in ("en_fr", "fr_en")} <= set(stages)
@@ -76,7 +77,7 @@ def test_the_held_out_lines_of_each_direction_are_translated_scored_and_judged(r
     assert lines["fr_en"] == (root / "outputs" / "en_fr.test.target.txt").read_text().splitlines()
 
 
-def test_the_target_token_decides_and_is_that_of_training(root: pathlib.Path) -> None:
+def test_the_target_token_determines_the_translation(root: pathlib.Path) -> None:
     """What the pipeline made is made again with the token by hand, and not with the other one."""
     source = root / "outputs" / "en_fr.test.source.txt"
     made = [json.loads(line) for line in (root / "outputs" / "en_fr.translations.jsonl").read_text().splitlines()]
@@ -86,15 +87,16 @@ def test_the_target_token_decides_and_is_that_of_training(root: pathlib.Path) ->
     assert [row["score_nats"] for row in other] != [row["score_nats"] for row in made]
 
 
-def test_the_score_of_a_translation_is_its_own_in_its_direction(root: pathlib.Path) -> None:
+def test_scoring_a_translation_gives_its_translation_score(root: pathlib.Path) -> None:
     source = root / "outputs" / "en_fr.test.source.txt"
     rows = _translated(root, source, "rows.jsonl", "<2fr>")
     (root.parent / "rows.txt").write_text("".join(f"{row['text']}\n" for row in rows))
     scoring, output = inference_settings.ScoringConfig(target_token="<2fr>"), root.parent / "scores.jsonl"
     with trained.session() as session:
-        arguments = (scoring, conftest.configured(BOTH_WAYS, root.parent).compute, trained.NONE)
+        compute = conftest.configured(BOTH_WAYS, root.parent).compute
         run, targets = location.Location.parse(str(root)), str(root.parent / "rows.txt")
-        score.run(run, str(source), targets, str(output), None, *arguments, session, console.SilentReporter())
+        request = score.Request(run, str(source), str(output), scoring, compute, trained.NONE, targets=targets)
+        score.run(request, session, console.SilentReporter())
     for row, line in zip(rows, output.read_text().splitlines(), strict=True):
         if row["num_tokens"] == json.loads(line)["num_tokens"]:  # else the text is cut into other pieces
             assert json.loads(line)["nll_nats"] == pytest.approx(-float(str(row["score_nats"])), abs=1e-4)
@@ -107,18 +109,18 @@ def test_the_score_of_a_translation_is_its_own_in_its_direction(root: pathlib.Pa
         ("<2de>", r"decoding\.target_token: '<2de>' is none of this run's; choose <2fr> or <2en>"),
     ],
 )
-def test_a_direction_is_not_guessed(root: pathlib.Path, token: str | None, match: str) -> None:
+def test_translation_needs_a_target_token_of_this_run(root: pathlib.Path, token: str | None, match: str) -> None:
     with pytest.raises(errors.UsageError, match=match):
         _translated(root, root / "outputs" / "en_fr.test.source.txt", "refused.jsonl", token)
 
 
-def test_a_model_of_one_direction_takes_no_target_token(runs: pathlib.Path) -> None:
+def test_a_model_of_one_direction_accepts_no_target_token(runs: pathlib.Path) -> None:
     for name, where in (("translation", "outputs/test.source.txt"), ("language", "outputs/test.text.txt")):
         with pytest.raises(errors.UsageError, match=r"no target tokens to choose from|needs a seq2seq"):
             _translated(runs / name, runs / name / where, "refused.jsonl", "<2de>")
 
 
-def test_the_report_shows_each_task(root: pathlib.Path) -> None:
+def test_the_report_shows_each_corpus(root: pathlib.Path) -> None:
     report = content.build(location.Location.parse(str(root)))
     assert [row["task"] for row in report["tasks"]] == ["en_fr", "fr_en"]
     for row in report["tasks"]:

@@ -16,7 +16,7 @@ from tests.jobs import conftest, trained
 from tests.jobs.test_ngram import COUNTED
 
 LINES = ["the cat sees a dog", "", "a cat", "the the the"]
-SETTINGS = inference_settings.DecodingConfig(num_tokens=10)
+SETTINGS = inference_settings.GenerationConfig(method="greedy", num_tokens=10)
 
 
 def _backward(line_end: str = "eos") -> Any:
@@ -30,14 +30,14 @@ def test_a_stream_in_parts_is_scored_from_its_end(tmp_path: pathlib.Path, lanes:
     scoring = inference_settings.ScoringConfig(unit="stream", lanes=lanes, part_lines=1)
     with trained.session() as session:
         report = score.run(
-            location.Location.parse(str(tmp_path / "run")),
-            str(tmp_path / "in.txt"),
-            None,
-            str(tmp_path / "out.jsonl"),
-            None,
-            scoring,
-            samples.FP32,
-            trained.NONE,
+            score.Request(
+                location.Location.parse(str(tmp_path / "run")),
+                str(tmp_path / "in.txt"),
+                str(tmp_path / "out.jsonl"),
+                scoring,
+                samples.FP32,
+                trained.NONE,
+            ),
             session,
             console.SilentReporter(),
         )
@@ -45,7 +45,7 @@ def test_a_stream_in_parts_is_scored_from_its_end(tmp_path: pathlib.Path, lanes:
     cut = {1: [], 2: [1]}[lanes]  # 19 and 19 tokens
     expected = []
     for start, stop in zip([0, *cut], [*cut, 4], strict=True):
-        expected += ready.score_stream(LINES[start:stop], ready.stream_start())[0]
+        expected += ready.score_stream(LINES[start:stop], ready.initial_stream_state())[0]
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [0, 1, 2, 3]
     assert [row["nll_nats"] for row in rows] == [pytest.approx(one.nll_nats, abs=1e-4) for one in expected]
@@ -68,7 +68,7 @@ def test_each_direction_is_given_what_it_reads_first(tmp_path: pathlib.Path) -> 
     with pytest.raises(errors.UsageError, match="--ending: this run's model reads forward; give it a --prefix"):
         _generate(tmp_path / "forward", ending="the")
     for given in ({}, {"prefix": "the", "ending": "dog"}):
-        with pytest.raises(errors.UsageError, match="give one of them"):
+        with pytest.raises(errors.UsageError, match="give exactly one"):
             _generate(tmp_path / "forward", **given)
 
 
@@ -88,21 +88,21 @@ def test_pairs_of_words_are_as_likely_in_both_directions(tmp_path: pathlib.Path)
             *overrides,
             "model.epsilons=[0]",
             f"model.direction={direction}",
-            "decoding.method=greedy",
+            "generation.method=greedy",
         )
         config = config.model_copy(update={"root": f"{config.root}-{direction}"})
         roots[direction] = location.Location.parse(config.root)
         with trained.session() as session:
             pipeline.run(config, session, console.SilentReporter())
             reports[direction] = score.run(
-                roots[direction],
-                str(tmp_path / "english.txt"),
-                None,
-                str(tmp_path / f"{direction}.jsonl"),
-                None,
-                config.scoring,
-                config.compute,
-                config.cluster,
+                score.Request(
+                    roots[direction],
+                    str(tmp_path / "english.txt"),
+                    str(tmp_path / f"{direction}.jsonl"),
+                    config.scoring,
+                    config.compute,
+                    config.cluster,
+                ),
                 session,
                 console.SilentReporter(),
             )

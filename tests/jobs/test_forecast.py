@@ -1,4 +1,7 @@
-"""The documents' sine, by the commands that a user types."""
+"""Forecasts of a noisy sine by the commands prepare, train and forecast.
+
+Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models".
+"""
 
 import json
 import pathlib
@@ -18,8 +21,8 @@ CONFIG = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "configs" / "sin
 
 
 def _config(folder: pathlib.Path, *overrides: str) -> schema.RunConfig:
-    places = [f"root={folder}/run", f"corpus.train.csv=[{folder}/sine.csv]", "cluster.address=none"]
-    return paths.absolute(loading.load(str(CONFIG), [*places, *overrides]))
+    overrides_of_paths = [f"root={folder}/run", f"corpus.train.csv=[{folder}/sine.csv]", "cluster.address=none"]
+    return paths.absolute(loading.load(str(CONFIG), [*overrides_of_paths, *overrides]))
 
 
 def _train(folder: pathlib.Path, *overrides: str) -> tuple[schema.RunConfig, dict[str, Any]]:
@@ -35,18 +38,23 @@ def _train(folder: pathlib.Path, *overrides: str) -> tuple[schema.RunConfig, dic
 
 def _forecast(config: schema.RunConfig, folder: pathlib.Path, output: str, **given: Any) -> dict[str, Any]:
     root = location.Location.parse(config.root)
-    place = str(folder / "sine.csv")
     return forecast.run(
-        root, place, str(folder / output), config.forecasting, config.cluster, console.SilentReporter(), **given
+        root,
+        str(folder / "sine.csv"),
+        str(folder / output),
+        config.forecasting,
+        config.cluster,
+        console.SilentReporter(),
+        **given,
     )
 
 
-def test_the_sine_is_learnt_as_the_documents_print(tmp_path: pathlib.Path) -> None:
+def test_the_sine_is_learned_with_the_loss_that_the_book_prints(tmp_path: pathlib.Path) -> None:
     config, made = _train(tmp_path)
     assert made["examples"] == 600
     assert made["train_mse"][-1] <= 0.055
     report = _forecast(config, tmp_path, "forecasts.parquet")
-    errors_by_horizon = [one["mse"] for one in report["errors"]]
+    errors_by_horizon = [error["mse"] for error in report["errors"]]
     assert errors_by_horizon == sorted(errors_by_horizon)
     assert errors_by_horizon[-1] > 3 * errors_by_horizon[0]
     assert len(report["next"]["x"]) == 64
@@ -60,7 +68,7 @@ def test_the_sine_is_learnt_as_the_documents_print(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("by", ["outputs", "models"])
-def test_direct_forecasts_and_recurrent_cells(tmp_path: pathlib.Path, by: str) -> None:
+def test_direct_forecasts_by_recurrent_networks(tmp_path: pathlib.Path, by: str) -> None:
     overrides = ["model.horizon=4", f"model.horizon_by={by}", "model.network=gru"]
     overrides += ["forecasting.method=direct", "forecasting.horizons=[1, 4]"]
     config, made = _train(tmp_path, *overrides)
@@ -69,41 +77,49 @@ def test_direct_forecasts_and_recurrent_cells(tmp_path: pathlib.Path, by: str) -
     rows = [json.loads(line) for line in (tmp_path / "forecasts.jsonl").read_text().splitlines()]
     assert {row["method"] for row in rows} == {"direct"}
     assert sum(row["actual"] is None for row in rows) == 1 + 4
-    assert [one["horizon"] for one in report["errors"]] == [1, 4]
+    assert [error["horizon"] for error in report["errors"]] == [1, 4]
 
 
 def test_equal_seeds_make_equal_models(tmp_path: pathlib.Path) -> None:
-    prints = []
+    fingerprints = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         config, _ = _train(tmp_path / name, "training.epochs=1")
-        found = inspect.run(location.Location.parse(config.root), console.SilentReporter())
-        prints += [one["fingerprint"] for one in found["checkpoints"].values()]
-        assert found["dataset"]["of"] == "series"
-    assert prints[0] == prints[1]
+        inspected = inspect.run(location.Location.parse(config.root), console.SilentReporter())
+        fingerprints += [checkpoint["fingerprint"] for checkpoint in inspected["checkpoints"].values()]
+        assert inspected["dataset"]["of"] == "series"
+    assert fingerprints[0] == fingerprints[1]
 
 
-def test_zeros_may_stand_before_the_first_values(tmp_path: pathlib.Path) -> None:
+def test_padding_with_zeros_gives_an_example_for_every_value(tmp_path: pathlib.Path) -> None:
     _, made = _train(tmp_path, "corpus.padding=zeros", "training.epochs=1")
     assert made["examples"] == 604
 
 
-def test_validation_is_reported(tmp_path: pathlib.Path) -> None:
+def test_the_validation_loss_of_each_epoch_is_reported(tmp_path: pathlib.Path) -> None:
     _, made = _train(tmp_path, "corpus.split={valid: 0.1, test: 0.2}", "training.epochs=2")
     assert len(made["valid_mse"]) == 2
 
 
-def test_text_and_series_are_not_mixed_up(tmp_path: pathlib.Path) -> None:
+def test_commands_and_settings_for_text_are_refused_for_series(tmp_path: pathlib.Path) -> None:
     config, _ = _train(tmp_path, "training.epochs=1")
     root = location.Location.parse(config.root)
     with pytest.raises(errors.UsageError, match="use forecast"):
-        generate.run(root, "a", config.decoding, config.compute, config.cluster)
+        generate.run(root, "a", config.generation, config.compute, config.cluster)
     with trained.session() as session:
         with pytest.raises(errors.UsageError, match="use forecast"):
             score.run(
-                root, str(tmp_path / "sine.csv"), None, str(tmp_path / "s.txt"), None, config.scoring,
-                config.compute, config.cluster, session, console.SilentReporter(),
-            )  # fmt: skip
+                score.Request(
+                    root,
+                    str(tmp_path / "sine.csv"),
+                    str(tmp_path / "s.txt"),
+                    config.scoring,
+                    config.compute,
+                    config.cluster,
+                ),
+                session,
+                console.SilentReporter(),
+            )
         with pytest.raises(errors.UsageError, match="then forecast"):
             pipeline.run(config, session, console.SilentReporter())
     with pytest.raises(errors.UsageError, match="does not learn from a corpus of series"):
@@ -113,7 +129,7 @@ def test_text_and_series_are_not_mixed_up(tmp_path: pathlib.Path) -> None:
             _config(tmp_path, f"training.{setting}")
 
 
-def test_other_settings_want_another_place(tmp_path: pathlib.Path) -> None:
+def test_an_output_of_other_settings_is_replaced_only_with_overwrite(tmp_path: pathlib.Path) -> None:
     config, _ = _train(tmp_path, "training.epochs=1")
     _forecast(config, tmp_path, "f.txt")
     assert len((tmp_path / "f.txt").read_text().splitlines()) == 4 * 997

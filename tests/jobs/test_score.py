@@ -1,4 +1,4 @@
-"""Laws of `score`: figures of a corpus are those of its lines, in any division of the work."""
+"""Laws of `score`: the figures of a corpus are the sums over its lines, for any division into parts and lanes."""
 
 import json
 import math
@@ -14,43 +14,41 @@ from core.decoding.scoring import scorer
 from core.storage import location
 from jobs import console, score, translate
 from tests.core.decoding import samples
-from tests.jobs import preparing, trained
+from tests.jobs import datasets, trained
 
 LINES = ["the cat sees a dog", "", "a cat", "the the the"]
 
 
 def _run(
-    place: pathlib.Path,
+    folder: pathlib.Path,
     output: str = "out.jsonl",
     targets: str | None = None,
     compute: schema.ComputeConfig = samples.FP32,
     **scoring: Any,
 ) -> dict[str, Any]:
+    request = score.Request(
+        location.Location.parse(str(folder / "run")),
+        str(folder / "in.txt"),
+        f"{folder}/{output}",
+        inference_settings.ScoringConfig(**{"part_lines": 2, **scoring}),
+        compute,
+        trained.NONE,
+        targets=None if targets is None else str(folder / targets),
+    )
     with trained.session() as session:
-        return score.run(
-            location.Location.parse(str(place / "run")),
-            str(place / "in.txt"),
-            None if targets is None else str(place / targets),
-            f"{place}/{output}",
-            None,
-            inference_settings.ScoringConfig(**{"part_lines": 2, **scoring}),
-            compute,
-            trained.NONE,
-            session,
-            console.SilentReporter(),
-        )
+        return score.run(request, session, console.SilentReporter())
 
 
 @pytest.fixture
-def place(tmp_path: pathlib.Path) -> pathlib.Path:
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     trained.save(samples.language_model(), tmp_path / "run")
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES))
     return tmp_path
 
 
-def test_the_corpus_has_the_sum_of_its_lines(place: pathlib.Path) -> None:
-    report = _run(place)
-    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+def test_the_score_of_a_corpus_is_the_sum_over_its_lines(folder: pathlib.Path) -> None:
+    report = _run(folder)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [0, 1, 2, 3]
     assert report["nll_nats"] == pytest.approx(math.fsum(row["nll_nats"] for row in rows), rel=1e-12)
     assert report["tokens"] == sum(len(line) + 1 for line in LINES) == report["characters"]
@@ -69,22 +67,22 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path: pathlib.
         assert report["bits_per_character"] == pytest.approx(math.log2(size), rel=1e-6)
 
 
-def test_a_stream_of_one_lane_is_scored_as_one_text(place: pathlib.Path) -> None:
-    report = _run(place, unit="stream")
+def test_a_stream_of_one_lane_is_scored_as_one_text(folder: pathlib.Path) -> None:
+    report = _run(folder, unit="stream")
     made = scorer.Scorer(samples.language_model(), inference_settings.ScoringConfig(), samples.FP32)
-    rows, _ = made.score_stream(LINES, made.stream_start())
+    rows, _ = made.score_stream(LINES, made.initial_stream_state())
     assert report["nll_nats"] == pytest.approx(sum(row.nll_nats or 0.0 for row in rows), abs=1e-4)
     assert report["lanes"] == 1
 
 
 @pytest.mark.parametrize("lanes", [2, 3])
-def test_lanes_score_every_line_once(place: pathlib.Path, lanes: int) -> None:
-    report = _run(place, unit="stream", lanes=lanes)
-    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+def test_lanes_score_every_line_once(folder: pathlib.Path, lanes: int) -> None:
+    report = _run(folder, unit="stream", lanes=lanes)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [0, 1, 2, 3]
     assert [row["num_tokens"] for row in rows] == [len(line) + 1 for line in LINES]
     assert report["lanes"] == lanes
-    assert _run(place, unit="stream", lanes=lanes)["nll_nats"] == report["nll_nats"]
+    assert _run(folder, unit="stream", lanes=lanes)["nll_nats"] == report["nll_nats"]
 
 
 def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> None:
@@ -92,13 +90,14 @@ def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> No
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in samples.sentences(9)))
     with trained.session() as session:
         translated = translate.run(
-            location.Location.parse(str(tmp_path / "run")),
-            str(tmp_path / "in.txt"),
-            str(tmp_path / "translated.txt"),
-            None,
-            inference_settings.DecodingConfig(max_length=7, part_lines=4),
-            samples.FP32,
-            trained.NONE,
+            translate.Request(
+                location.Location.parse(str(tmp_path / "run")),
+                str(tmp_path / "in.txt"),
+                str(tmp_path / "translated.txt"),
+                inference_settings.DecodingConfig(max_length=7, part_lines=4),
+                samples.FP32,
+                trained.NONE,
+            ),
             session,
             console.SilentReporter(),
         )
@@ -107,49 +106,46 @@ def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> No
     assert report["tokens"] == translated["tokens"]
 
 
-def test_the_scores_of_tokens_are_stored_on_request(place: pathlib.Path) -> None:
-    _run(place, tokens=True)
-    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+def test_the_scores_of_tokens_are_stored_on_request(folder: pathlib.Path) -> None:
+    _run(folder, tokens=True)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert [token["text"] for token in rows[2]["tokens"]] == [*"a cat", "<eos>"]
     assert sum(token["nll_nats"] for token in rows[2]["tokens"]) == pytest.approx(rows[2]["nll_nats"])
 
 
-def test_the_share_of_right_guesses_is_reported(place: pathlib.Path) -> None:
+def test_accuracy_is_the_share_of_tokens_ranked_first(folder: pathlib.Path) -> None:
     made = scorer.Scorer(samples.language_model(), inference_settings.ScoringConfig(), samples.FP32)
     rows = made.score_lines(LINES)
-    right = sum(row.num_correct or 0 for row in rows)
-    assert _run(place)["accuracy"] == pytest.approx(right / sum(row.num_tokens for row in rows))
+    num_correct = sum(row.num_correct or 0 for row in rows)
+    assert _run(folder)["accuracy"] == pytest.approx(num_correct / sum(row.num_tokens for row in rows))
 
 
-def test_standard_input_gets_the_figures_of_a_file(
-    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+def test_standard_input_has_the_figures_of_a_file(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    expected = _run(place)
-    monkeypatch.setattr(sys, "stdin", (place / "in.txt").open())
+    expected = _run(folder)
+    monkeypatch.setattr(sys, "stdin", (folder / "in.txt").open())
     with trained.session() as session, (tmp_path / "stdout").open("w") as real:
-        report = score.run(
-            location.Location.parse(str(place / "run")),
+        request = score.Request(
+            location.Location.parse(str(folder / "run")),
             "-",
-            None,
             "-",
-            None,
             inference_settings.ScoringConfig(part_lines=2),
             samples.FP32,
             trained.NONE,
-            session,
-            console.SilentReporter(),
             stdout=real.fileno(),
         )
+        report = score.run(request, session, console.SilentReporter())
     for figure in ("lines", "tokens", "unk", "perplexity", "bits_per_character", "accuracy"):
         assert report[figure] == pytest.approx(expected[figure])
 
 
 def test_dynamic_evaluation_reads_training_text_from_the_run(tmp_path: pathlib.Path) -> None:
-    corpus = {"kind": "text", "train": {"text": [preparing.write(tmp_path / "train.txt", LINES * 20)]}}
-    prepared = preparing.config(tmp_path / "run", corpus, {"kind": "char"})
-    preparing.run(prepared)
+    corpus = {"kind": "text", "train": {"text": [datasets.write(tmp_path / "train.txt", LINES * 20)]}}
+    prepared = datasets.config(tmp_path / "run", corpus, {"kind": "char"})
+    datasets.run(prepared)
     config = model_settings.LanguageModelConfig(kind="language_model", hidden_size=12, embedding_size=8)
-    trained.save(samples.build(config, preparing.opened(prepared).codecs), tmp_path / "run")
+    trained.save(samples.build(config, datasets.open_dataset(prepared).codecs), tmp_path / "run")
     (tmp_path / "in.txt").write_text("the cat sees a dog\n" * 4)
     plain = _run(tmp_path, "plain.txt", unit="stream")
     dynamic = inference_settings.DynamicConfig(learning_rate=0.01, statistics_windows=5)
@@ -159,50 +155,49 @@ def test_dynamic_evaluation_reads_training_text_from_the_run(tmp_path: pathlib.P
     assert _run(tmp_path, "still.txt", unit="stream", dynamic=still)["perplexity"] == pytest.approx(plain["perplexity"])
 
 
-def test_dynamic_evaluation_without_training_text_is_refused(place: pathlib.Path) -> None:
+def test_dynamic_evaluation_without_training_text_is_refused(folder: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="rule: sgd"):
-        _run(place, unit="stream", dynamic=inference_settings.DynamicConfig())
+        _run(folder, unit="stream", dynamic=inference_settings.DynamicConfig())
 
 
-def test_settings_that_do_not_go_together_are_refused(place: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_incompatible_settings_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="leave it out"):
-        _run(place, targets="in.txt")
+        _run(folder, targets="in.txt")
     with pytest.raises(errors.UsageError, match="unit: stream"):
-        _run(place, lanes=2)
+        _run(folder, lanes=2)
     other = tmp_path / "other"
     trained.save(samples.seq2seq(), other / "run")
     (other / "in.txt").write_text("the cat\n")
-    with pytest.raises(errors.UsageError, match="name the translations"):
+    with pytest.raises(errors.UsageError, match="name their file"):
         _run(other)
     (other / "targets.txt").write_text("un\ndeux\n")
-    with pytest.raises(errors.DataError, match="2 lines for 1 of"):
+    with pytest.raises(errors.DataError, match=r"has 2 lines, but .* has 1;"):
         _run(other, targets="targets.txt")
     with pytest.raises(errors.UsageError, match="use line"):
         _run(other, targets="targets.txt", unit="stream")
 
 
-def test_rounded_weights_cannot_learn(place: pathlib.Path) -> None:
+def test_dynamic_evaluation_of_quantized_weights_is_refused(folder: pathlib.Path) -> None:
     settings = inference_settings.DynamicConfig(rule="sgd")
-    with pytest.raises(errors.UsageError, match=r"scoring\.dynamic: rounded weights cannot learn"):
-        _run(place, compute=schema.ComputeConfig(precision="int8"), unit="stream", dynamic=settings)
-    assert not (place / "out.jsonl.parts").exists(), "refused before anything is begun"
+    with pytest.raises(errors.UsageError, match=r"scoring\.dynamic: quantized weights cannot be updated"):
+        _run(folder, compute=schema.ComputeConfig(precision="int8"), unit="stream", dynamic=settings)
+    assert not (folder / "out.jsonl.parts").exists(), "refused before anything is written"
 
 
-def test_the_column_is_that_of_the_side_that_has_columns(tmp_path: pathlib.Path) -> None:
+def test_the_column_option_applies_to_the_file_that_has_columns(tmp_path: pathlib.Path) -> None:
     trained.save(samples.seq2seq(), tmp_path / "run")
     (tmp_path / "in.txt").write_text("the cat\n")
     (tmp_path / "targets.jsonl").write_text('{"text": "tac eht"}\n')
+    request = score.Request(
+        location.Location.parse(str(tmp_path / "run")),
+        str(tmp_path / "in.txt"),
+        str(tmp_path / "out.txt"),
+        inference_settings.ScoringConfig(),
+        samples.FP32,
+        trained.NONE,
+        targets=str(tmp_path / "targets.jsonl"),
+        column="text",
+    )
     with trained.session() as session:
-        report = score.run(
-            location.Location.parse(str(tmp_path / "run")),
-            str(tmp_path / "in.txt"),
-            str(tmp_path / "targets.jsonl"),
-            str(tmp_path / "out.txt"),
-            "text",
-            inference_settings.ScoringConfig(),
-            samples.FP32,
-            trained.NONE,
-            session,
-            console.SilentReporter(),
-        )
+        report = score.run(request, session, console.SilentReporter())
     assert report["tokens"] == 3

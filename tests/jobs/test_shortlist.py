@@ -20,19 +20,22 @@ def _run(root: pathlib.Path, folder: pathlib.Path, output: str, **settings: Any)
     )
     with trained.session() as session:
         return translate.run(
-            location.Location.parse(str(root)),
-            str(folder / "in.txt"),
-            str(folder / output),
-            None,
-            decoding,
-            samples.FP32,
-            trained.NONE,
+            translate.Request(
+                location.Location.parse(str(root)),
+                str(folder / "in.txt"),
+                str(folder / output),
+                decoding,
+                samples.FP32,
+                trained.NONE,
+            ),
             session,
             console.SilentReporter(),
         )
 
 
-def test_a_table_is_learnt_beside_the_run_and_used_by_every_part(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_translation_table_is_estimated_once_and_used_by_all_parts(
+    runs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     root = tmp_path / "run"
     for name in ("checkpoints", "dataset"):
         shutil.copytree(runs / "translation" / name, root / name)
@@ -47,7 +50,5 @@ def test_a_table_is_learnt_beside_the_run_and_used_by_every_part(runs: pathlib.P
     assert narrow["score_nats"] != plain["score_nats"]
     with pytest.raises(errors.LockedError):
         _run(root, tmp_path, "narrow.jsonl", shortlist={"candidates": 2, "always": 3})
-    with pytest.raises(
-        errors.UsageError, match=r"decoding\.shortlist: is learnt from training pairs.*holds no dataset"
-    ):
+    with pytest.raises(errors.UsageError, match=r"decoding\.shortlist: is made from the training data.*has no dataset"):
         _run(pathlib.Path(plain["checkpoint"]), tmp_path, "other.jsonl", shortlist=whole)

@@ -1,4 +1,4 @@
-"""Laws of `translate`: one line out for one line in, finished once, never over what is not ours."""
+"""Laws of `translate`: one output line for each input line, computed once, and no foreign file overwritten."""
 
 import json
 import pathlib
@@ -24,46 +24,44 @@ DECODING = inference_settings.DecodingConfig(beam_size=3, num_best=2, max_length
 
 
 @pytest.fixture
-def place(tmp_path: pathlib.Path) -> pathlib.Path:
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     trained.save(samples.seq2seq(), tmp_path / "run")
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES))
     return tmp_path
 
 
 def _run(
-    place: pathlib.Path, output: str = "out.txt", source: str = "in.txt", decoding: Any = DECODING, **more: Any
+    folder: pathlib.Path, output: str = "out.txt", source: str = "in.txt", decoding: Any = DECODING, **options: Any
 ) -> dict[str, Any]:
+    request = translate.Request(
+        location.Location.parse(str(folder / "run")),
+        source if source == "-" else str(folder / source),
+        output if output == "-" else f"{folder}/{output}",
+        decoding,
+        samples.FP32,
+        trained.NONE,
+        **options,
+    )
     with trained.session() as session:
-        return translate.run(
-            location.Location.parse(str(place / "run")),
-            source if source == "-" else str(place / source),
-            output if output == "-" else f"{place}/{output}",
-            more.pop("column", None),
-            decoding,
-            samples.FP32,
-            trained.NONE,
-            session,
-            console.SilentReporter(),
-            **more,
-        )
+        return translate.run(request, session, console.SilentReporter())
 
 
 def _expected() -> list[results.Translation]:
     return translator.Translator(samples.seq2seq(), DECODING, samples.FP32).translate(LINES)
 
 
-def test_every_line_has_its_line(place: pathlib.Path) -> None:
-    report = _run(place)
-    assert (place / "out.txt").read_text().split("\n") == [*(row.text for row in _expected()), ""]
+def test_each_input_line_has_one_output_line(folder: pathlib.Path) -> None:
+    report = _run(folder)
+    assert (folder / "out.txt").read_text().split("\n") == [*(row.text for row in _expected()), ""]
     assert (report["lines"], report["errors"], report["step"]) == (5, 0, 5)
     assert report["tokens"] == sum(row.num_tokens for row in _expected())
     assert float(report["score_nats"]) == pytest.approx(sum(row.score_nats or 0 for row in _expected()), abs=1e-4)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "arrow"])
-def test_other_formats_have_all_columns(place: pathlib.Path, ending: str) -> None:
-    _run(place, f"out.{ending}")
-    path = place / f"out.{ending}"
+def test_formats_with_columns_have_all_of_them(folder: pathlib.Path, ending: str) -> None:
+    _run(folder, f"out.{ending}")
+    path = folder / f"out.{ending}"
     if ending == "jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
@@ -74,102 +72,104 @@ def test_other_formats_have_all_columns(place: pathlib.Path, ending: str) -> Non
     assert [len(row["alternatives"]) for row in rows] == [1, 0, 1, 1, 1]
 
 
-def test_a_folder_keeps_the_parts_and_their_manifest(place: pathlib.Path) -> None:
-    _run(place, "out/")
-    manifest = json.loads((place / "out" / "_MANIFEST.json").read_text())
+def test_a_folder_output_keeps_the_parts_and_their_manifest(folder: pathlib.Path) -> None:
+    _run(folder, "out/")
+    manifest = json.loads((folder / "out" / "_MANIFEST.json").read_text())
     assert len(manifest["shards"]) == 3
     assert manifest["summary"]["lines"] == 5
-    assert not (place / "out.parts").exists()
+    assert not (folder / "out.parts").exists()
 
 
-def test_the_second_time_nothing_is_done(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _run(place)
-    before = (place / "out.txt").stat().st_mtime_ns
-    monkeypatch.setattr(part_worker.TranslateWorker, "__init__", lambda *_: pytest.fail("a worker was made"))
-    report = _run(place)
-    assert (report["lines"], report["lines_per_s"]) == (5, 0), "none of the five was done now"
-    assert (place / "out.txt").stat().st_mtime_ns == before
+def test_a_finished_output_is_not_computed_again(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(folder)
+    before = (folder / "out.txt").stat().st_mtime_ns
+    monkeypatch.setattr(part_worker.TranslateWorker, "__init__", lambda *_: pytest.fail("a worker was created"))
+    report = _run(folder)
+    assert (report["lines"], report["lines_per_s"]) == (5, 0), "no line was computed in this call"
+    assert (folder / "out.txt").stat().st_mtime_ns == before
 
 
-def test_a_run_that_was_cut_short_goes_on(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _run(place, "whole.txt")
+def test_an_interrupted_translation_resumes_with_the_parts_that_are_missing(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _run(folder, "whole.txt")
     done: list[str] = []
     original = part_worker.PartWorker.__call__
 
-    def twice(self: Any, payload: Any) -> Any:
+    def interrupted(self: Any, part: Any) -> Any:
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(payload.name)
-        return original(self, payload)
+        done.append(part.name)
+        return original(self, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(part_worker.PartWorker, "__call__", twice)
+        patch.setattr(part_worker.PartWorker, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            _run(place)
-    assert not (place / "out.txt").exists()
+            _run(folder)
+    assert not (folder / "out.txt").exists()
     done.clear()
-    monkeypatch.setattr(part_worker.PartWorker, "__call__", twice)
-    report = _run(place)
+    monkeypatch.setattr(part_worker.PartWorker, "__call__", interrupted)
+    report = _run(folder)
     assert done == ["part-000002"]
-    assert (place / "out.txt").read_bytes() == (place / "whole.txt").read_bytes()
+    assert (folder / "out.txt").read_bytes() == (folder / "whole.txt").read_bytes()
     assert report["score_nats"] == whole["score_nats"]
 
 
-def test_a_lost_merged_file_is_merged_again(place: pathlib.Path) -> None:
-    _run(place)
-    before = (place / "out.txt").read_bytes()
-    (place / "out.txt").unlink()
-    _run(place)
-    assert (place / "out.txt").read_bytes() == before
+def test_a_deleted_merged_file_is_merged_again(folder: pathlib.Path) -> None:
+    _run(folder)
+    before = (folder / "out.txt").read_bytes()
+    (folder / "out.txt").unlink()
+    _run(folder)
+    assert (folder / "out.txt").read_bytes() == before
 
 
-def test_somebody_elses_file_is_not_touched_without_being_told(place: pathlib.Path) -> None:
-    (place / "out.txt").write_text("precious\n")
-    with pytest.raises(errors.LockedError, match="not of this run"):
-        _run(place)
-    assert (place / "out.txt").read_text() == "precious\n"
-    _run(place, overwrite=True)
-    assert (place / "out.txt").read_text() != "precious\n"
-    (place / "out.txt").write_text("changed\n")
-    with pytest.raises(errors.LockedError, match="not of this run"):
-        _run(place)
+def test_a_foreign_file_is_not_overwritten_without_the_option(folder: pathlib.Path) -> None:
+    (folder / "out.txt").write_text("precious\n")
+    with pytest.raises(errors.LockedError, match="not written by this run"):
+        _run(folder)
+    assert (folder / "out.txt").read_text() == "precious\n"
+    _run(folder, overwrite=True)
+    assert (folder / "out.txt").read_text() != "precious\n"
+    (folder / "out.txt").write_text("changed\n")
+    with pytest.raises(errors.LockedError, match="not written by this run"):
+        _run(folder)
 
 
-def test_other_settings_or_input_are_refused_with_what_differs(place: pathlib.Path) -> None:
-    _run(place)
+def test_other_settings_or_input_are_refused_with_the_difference(folder: pathlib.Path) -> None:
+    _run(folder)
     with pytest.raises(errors.LockedError, match="beam_size"):
-        _run(place, decoding=inference_settings.DecodingConfig(beam_size=1, max_length=6, part_lines=2))
-    (place / "in.txt").write_text("another\n")
+        _run(folder, decoding=inference_settings.DecodingConfig(beam_size=1, max_length=6, part_lines=2))
+    (folder / "in.txt").write_text("another\n")
     with pytest.raises(errors.LockedError, match="input"):
-        _run(place)
-    assert _run(place, overwrite=True)["lines"] == 1
-    assert len((place / "out.txt").read_text().splitlines()) == 1
+        _run(folder)
+    assert _run(folder, overwrite=True)["lines"] == 1
+    assert len((folder / "out.txt").read_text().splitlines()) == 1
 
 
-def test_an_empty_input_gives_an_empty_committed_output(place: pathlib.Path) -> None:
-    (place / "in.txt").write_bytes(b"")
-    assert _run(place)["lines"] == 0
-    assert (place / "out.txt").read_bytes() == b""
-    assert (place / "out.txt.parts" / "_MANIFEST.json").exists()
+def test_an_empty_input_gives_an_empty_committed_output(folder: pathlib.Path) -> None:
+    (folder / "in.txt").write_bytes(b"")
+    assert _run(folder)["lines"] == 0
+    assert (folder / "out.txt").read_bytes() == b""
+    assert (folder / "out.txt.parts" / "_MANIFEST.json").exists()
 
 
-def test_standard_input_goes_to_standard_output(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", (place / "in.txt").open())
-    with (place / "stdout").open("wb") as real:
-        report = _run(place, "-", "-", stdout=real.fileno())
-    assert (place / "stdout").read_text().split("\n") == [*(row.text for row in _expected()), ""]
+def test_standard_input_goes_to_standard_output(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", (folder / "in.txt").open())
+    with (folder / "stdout").open("wb") as real:
+        report = _run(folder, "-", "-", stdout=real.fileno())
+    assert (folder / "stdout").read_text().split("\n") == [*(row.text for row in _expected()), ""]
     assert report["lines"] == 5
 
 
-def test_what_does_not_fit_is_refused(place: pathlib.Path) -> None:
+def test_invalid_inputs_and_outputs_are_refused(folder: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="standard output"):
-        _run(place, "-")
+        _run(folder, "-")
     with pytest.raises(errors.UsageError, match="also an input"):
-        _run(place, "in.txt")
+        _run(folder, "in.txt")
     with pytest.raises(errors.UsageError, match="nothing at"):
-        _run(place, source="missing.txt")
-    with pytest.raises(errors.UsageError, match="does not say its format"):
-        _run(place, "out.csv")
+        _run(folder, source="missing.txt")
+    with pytest.raises(errors.UsageError, match="has no known extension"):
+        _run(folder, "out.csv")
 
 
 def test_a_language_model_does_not_translate(tmp_path: pathlib.Path) -> None:
@@ -179,43 +179,46 @@ def test_a_language_model_does_not_translate(tmp_path: pathlib.Path) -> None:
         _run(tmp_path)
 
 
-def test_a_damaged_part_is_told(place: pathlib.Path) -> None:
-    _run(place)
-    (place / "out.txt").unlink()
-    shard = next((place / "out.txt.parts").glob("part-000001-*.arrow"))
+def test_a_damaged_part_is_an_error(folder: pathlib.Path) -> None:
+    _run(folder)
+    (folder / "out.txt").unlink()
+    shard = next((folder / "out.txt.parts").glob("part-000001-*.arrow"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     with pytest.raises(errors.IntegrityError, match=r"part-000001.*damaged"):
-        _run(place)
+        _run(folder)
 
 
-def test_two_drivers_do_not_share_an_output(place: pathlib.Path) -> None:
-    folder = location.Location.parse(str(place / "out.txt.parts"))
+def test_two_drivers_do_not_share_an_output(folder: pathlib.Path) -> None:
+    parts = location.Location.parse(str(folder / "out.txt.parts"))
     with (
-        run_lock.RunLock(folder, "translate"),
+        run_lock.RunLock(parts, "translate"),
         pytest.raises(errors.LockedError, match="in use"),
     ):
-        _run(place)
-    assert _run(place)["lines"] == 5
+        _run(folder)
+    assert _run(folder)["lines"] == 5
 
 
 @pytest.mark.ray
-def test_a_pool_of_workers_writes_the_same_bytes(place: pathlib.Path) -> None:
-    """Translations of a pool of two, and of this process alone; a stage of several parts uses the pool."""
-    _run(place)
+def test_a_pool_of_workers_writes_the_same_bytes(folder: pathlib.Path) -> None:
+    """Compares a pool of two workers with this process; a stage of several parts uses the pool."""
+    _run(folder)
     pool = schema.ClusterConfig(address="local", num_workers=2)
     with trained.session(pool) as session:
         translate.run(
-            location.Location.parse(str(place / "run")),
-            str(place / "in.txt"),
-            str(place / "pool.txt"),
-            None,
-            DECODING,
-            samples.FP32,
-            pool,
+            translate.Request(
+                location.Location.parse(str(folder / "run")),
+                str(folder / "in.txt"),
+                str(folder / "pool.txt"),
+                DECODING,
+                samples.FP32,
+                pool,
+            ),
             session,
             console.SilentReporter(),
         )
         assert session.ray_started
-    alone, together = (json.loads((place / f"{name}.txt.parts/_MANIFEST.json").read_text()) for name in ("out", "pool"))
-    assert together["shards"] == alone["shards"]
-    assert (place / "pool.txt").read_bytes() == (place / "out.txt").read_bytes()
+    in_process, by_pool = (
+        json.loads((folder / f"{name}.txt.parts/_MANIFEST.json").read_text()) for name in ("out", "pool")
+    )
+    assert by_pool["shards"] == in_process["shards"]
+    assert (folder / "pool.txt").read_bytes() == (folder / "out.txt").read_bytes()

@@ -54,7 +54,7 @@ class Monitor:
         should_stop: polled; True ends the run with an InterruptedRunError.
     """
 
-    metrics: telemetry.Metrics = telemetry.NullMetrics()
+    metrics: telemetry.Metrics = dataclasses.field(default_factory=telemetry.NullMetrics)
     progress: Callable[[int], None] = unseen
     should_stop: Callable[[], bool] = never
 

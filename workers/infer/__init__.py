@@ -1,4 +1,4 @@
-"""Inference: parts of lines translated or scored, each committed whole.
+"""Inference: parts of lines translated or scored, each committed as a whole.
 
 In: a bundle and inputs. Out: an output folder.
 """

@@ -1,8 +1,8 @@
-"""Makes an n-gram model: the stream is counted part by part, and what was counted becomes one checkpoint.
+"""Training of an n-gram model: counts the stream part by part, estimates the model, commits one checkpoint.
 
 A part is a range of tokens; its counts are a sorted Arrow file, named by the hash of its bytes, and a commit record.
-A part that is committed is not counted again. The driver merges the parts: its memory grows with the different runs
-of tokens, as the model does, not with the text.
+A part that is committed is not counted again. The driver merges the parts: its memory grows with the number of
+different n-grams, as the model does, not with the text.
 """
 
 import contextlib
@@ -23,11 +23,10 @@ from core.data.dataset import shards
 from core.data.tokens import tokenizer
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
-from core.storage import commit, location
-from core.training import checkpoint, progress
+from core.storage import commit, json_values, location
+from core.training import checkpoint, progress, run_log
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.infer import part_worker
 
 STAGE = "train"
 FOLDER = "counts"
@@ -36,8 +35,27 @@ _SCORED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
+class NgramJob:
+    """An n-gram model to estimate.
+
+    Attributes:
+        root: folder of the run.
+        settings: settings that the checkpoint records.
+        model: settings of the model.
+        dataset: of text, opened in the model's direction.
+        part_tokens: tokens of one part.
+    """
+
+    root: location.Location
+    settings: dict[str, Any]
+    model: ngram_settings.NgramConfig
+    dataset: shards.Dataset
+    part_tokens: int = PART_TOKENS
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What the counts depend on, for all parts: the dataset, the order, the direction, and where they go."""
+    """Everything that the counts of all parts depend on: dataset, order, direction, and the folder that they go to."""
 
     dataset: location.Location
     order: int
@@ -47,73 +65,63 @@ class Recipe:
 
     @property
     def store(self) -> commit.PartStore:
-        """Where the records of parts are committed."""
+        """The commit records of the parts."""
         return commit.PartStore(self.folder, self.plan)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The runs that begin at these places of the stream."""
+    """The n-grams that begin at tokens `start` to `stop` of the stream."""
 
     name: str
     start: int
     stop: int
 
 
-def make(
-    root: location.Location,
-    settings: dict[str, Any],
-    config: ngram_settings.NgramConfig,
-    dataset: shards.Dataset,
-    session: executors.Session,
-    reporter: progress_display.Reporter,
-    part_tokens: int = PART_TOKENS,
-) -> dict[str, Any]:
+def train(job: NgramJob, session: executors.Session, reporter: progress_display.Reporter) -> dict[str, Any]:
     """Counts the training stream of a dataset and commits the model as the one checkpoint of a run.
 
     Args:
-        root: of the run.
-        settings: what the checkpoint says that it was made with.
-        config: the model.
-        dataset: of text, opened in the model's direction.
-        session: who counts.
-        reporter: shows how far they are.
-        part_tokens: tokens of one part.
+        job: what to train.
+        session: runs the counting.
+        reporter: shows progress.
 
     Returns:
-        What `train` reports: sizes, discounts, and how well the validation text is predicted.
+        The report of `train`: sizes, discounts, and the perplexity of the validation text.
 
     Raises:
         DataError: there is no text to count.
-        InterruptedRunError: it was stopped; what was counted stays.
+        InterruptedRunError: it was stopped; the parts that were counted stay.
     """
     started_s = time.monotonic()
+    dataset, config = job.dataset, job.model
     stream = _stream(dataset, "train")
-    plan = {"dataset": dataset.index.fingerprint, "order": config.order, "part_tokens": part_tokens}
+    plan = {"dataset": dataset.index.fingerprint, "order": config.order, "part_tokens": job.part_tokens}
     if model_settings.reads_backward(config):
         plan["direction"] = config.direction
-    recipe = Recipe(dataset.folder, config.order, model_settings.reads_backward(config), root.join(FOLDER), plan)
-    made = _estimate(config, dataset, stream, _count(recipe, len(stream), session, reporter, part_tokens))
+    recipe = Recipe(dataset.folder, config.order, model_settings.reads_backward(config), job.root.join(FOLDER), plan)
+    counts = _count(recipe, len(stream), session, reporter, job.part_tokens)
+    estimate = _estimate(config, dataset, stream, counts)
     line_end: Any = dataset.index.line_end
-    found = bundle.Bundle(made.model, config, dataset.codecs, line_end, "fp32")
-    state = progress.State(step=1, tasks=[progress.Task(passes=1)], num_tokens=len(stream))
-    epoch = checkpoint.take_epoch(root, world_size=1)
-    snapshot = checkpoint.Snapshot(found, {}, None, state, settings, None)
-    saved = checkpoint.save(root, epoch, snapshot, progress.Record(root, epoch))
+    trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
+    state = progress.State(step=1, corpora=[progress.CorpusState(passes=1)], num_tokens=len(stream))
+    fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
+    snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
+    saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
     _clean_up(recipe)
     return {
         "step": state.step,
         "num_tokens": len(stream),
-        "num_runs": list(made.num_runs),
-        "discounts": [list(taken) for taken in made.discounts],
-        "validation": _validate(made.model, dataset),
+        "num_runs": list(estimate.num_runs),
+        "discounts": [list(discounts) for discounts in estimate.discounts],
+        "validation": _validate(estimate.model, dataset),
         "checkpoint": str(saved.folder),
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 
 
 def counter(recipe: Recipe) -> Callable[[Part], dict[str, Any]]:
-    """Opens the dataset, once for each worker, and returns what it calls with each part."""
+    """Opens the dataset, once for each worker, and returns the function that counts a part."""
     dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
     return functools.partial(_count_part, recipe, _stream(dataset, "train"), _vocabulary_size(dataset))
 
@@ -127,7 +135,7 @@ def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: Part) -> d
 def _count(
     recipe: Recipe, num_tokens: int, session: executors.Session, reporter: progress_display.Reporter, part_tokens: int
 ) -> list[ngram_counts.Counts]:
-    """Counts what is not counted yet, and reads the counts of all parts."""
+    """Counts the parts that have no commit record yet, and reads the counts of all parts."""
     recipe.store.begin()
     tasks = [
         executors.Task(name, Part(name, start, stop), stop - start)
@@ -152,8 +160,8 @@ def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
     assert record is not None, f"{name} was just done"
     file = commit.FileRecord.from_json(record["files"][0], name)
     commit.verify(recipe.folder, [file])
-    place = recipe.folder.join(file.name)
-    return ngram_counts.decode(place.read_bytes(), recipe.order, str(place))
+    counts_file = recipe.folder.join(file.name)
+    return ngram_counts.decode(counts_file.read_bytes(), recipe.order, str(counts_file))
 
 
 def _estimate(
@@ -173,16 +181,16 @@ def _estimate(
 
 
 def _clean_up(recipe: Recipe) -> None:
-    """Removes the counts: the model holds all that they say."""
+    """Removes the counts: the model holds all that is in them."""
     recipe.store.remove()
     if recipe.folder.is_local:
-        for place in (recipe.folder.join(commit.RECORDS).path, recipe.folder.path):
+        for path in (recipe.folder.join(commit.RECORDS).path, recipe.folder.path):
             with contextlib.suppress(OSError):
-                place.rmdir()
+                path.rmdir()
 
 
 def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, Any] | None:
-    """Scores the validation text as one stream; its first token only goes in."""
+    """Scores the validation text as one stream; its first token is context only."""
     split = dataset.split("valid")
     if split is None or len(split.stream()) < 2:
         return None
@@ -195,8 +203,8 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, An
         num_infinite += int(nlls.isinf().sum())
     mean = math.fsum(nats) / (len(stream) - 1)
     return {
-        "nll_nats": part_worker.spelt(mean),
-        "perplexity": part_worker.spelt(progress.perplexity(mean) if num_infinite == 0 else math.inf),
+        "nll_nats": json_values.number(mean),
+        "perplexity": json_values.number(progress.perplexity(mean) if num_infinite == 0 else math.inf),
         "num_tokens": len(stream) - 1,
         "num_unk": int((stream[1:] == tokenizer.UNK_ID).sum()),
         "infinite": num_infinite,

@@ -107,11 +107,11 @@ class Part:
 
 
 def form_of(path: location.Location) -> Form:
-    """Returns the file format by the ending of the name, ignoring the ending of a compression."""
+    """Returns the file format by the extension of the name, ignoring one of compression."""
     name = path.name
-    for ending in compression.COMPRESSED:
-        name = name.removesuffix(ending)
-    return "jsonl" if name.endswith(tables.JSON_ENDINGS) else "parquet" if name.endswith(".parquet") else "text"
+    for extension in compression.COMPRESSED:
+        name = name.removesuffix(extension)
+    return "jsonl" if name.endswith(tables.JSON_EXTENSIONS) else "parquet" if name.endswith(".parquet") else "text"
 
 
 def scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:

@@ -1,6 +1,9 @@
-"""Where results go: a folder that is filled part by part, and one file that is merged from it at the end."""
+"""Output of batch inference: a folder that is filled part by part, and one file merged from it at the end.
 
-import hashlib
+Workers write the shards and commit records of parts (`core.storage.commit`); the driver merges them and writes the
+manifest last. Further results are written to sidecar files next to the merged one, such as alignments.
+"""
+
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,89 +16,97 @@ from core.storage import commit, location, run_lock
 
 FORMAT = "raycurrent-output"
 VERSION = 1
+# Extensions of the sidecar files: each is appended to the name of the merged file.
 ALIGNMENTS, ATTENTION, PICTURES = ".alignments", ".attention.json", ".html"
-_BESIDE: Mapping[results.Kind, tuple[str, ...]] = {
+_SIDECARS: Mapping[results.Kind, tuple[str, ...]] = {
     "translations": (ALIGNMENTS, ATTENTION),
     "scores": (),
     "forecasts": (PICTURES,),
 }
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Output:
-    """A folder of parts; where a file was asked for, the folder beside it and the file."""
+    """A folder of parts and the file merged from them.
+
+    Attributes:
+        kind: the kind of its rows.
+        folder: folder of the parts; with a file, a folder next to it.
+        file: the merged file; None if a folder was asked for.
+    """
 
     kind: results.Kind
     folder: location.Location
     file: location.Location | None
 
     @classmethod
-    def at(cls, kind: results.Kind, place: location.Location, is_folder: bool, where: str) -> "Output":
-        """Says where results go: into a folder, or into a file whose ending is its format.
+    def at(cls, kind: results.Kind, path: location.Location, is_folder: bool, where: str) -> "Output":
+        """Returns the output at a path: a folder, or a file whose extension gives its format.
 
         Raises:
-            UsageError: the ending is none that we write.
+            UsageError: the extension is not that of a known format.
         """
         if is_folder:
-            return cls(kind, place, None)
-        results.ending_of(place.name, where)
-        return cls(kind, location.Location(f"{place.url}.parts"), place)
+            return cls(kind, path, None)
+        results.extension_of(path.name, where)
+        return cls(kind, location.Location(f"{path.url}.parts"), path)
 
     def refuse_inputs(self, inputs: Sequence[location.Location]) -> None:
-        """Makes sure that nothing is read from where it is written.
+        """Checks that no input would be overwritten.
 
         Raises:
-            UsageError: an input is the output, or lies in its folder.
+            UsageError: an input is the output file, or in the output folder.
         """
-        for place in inputs:
-            if place == self.file or place.url.startswith(f"{self.folder.url.rstrip('/')}/"):
-                raise errors.UsageError(f"--output: {place} is also an input; write to another place")
+        for path in inputs:
+            if path == self.file or path.url.startswith(f"{self.folder.url.rstrip('/')}/"):
+                raise errors.UsageError(f"--output: {path} is also an input; write to another path")
 
     def lock(self, stage: str) -> run_lock.RunLock:
-        """Keeps other drivers away while this one works here; a context manager."""
+        """Returns the lock that keeps other drivers from writing here; a context manager."""
         return run_lock.RunLock(self.folder, stage)
 
     def begin(self, plan: Mapping[str, object], overwrite: bool) -> commit.PartStore:
-        """Takes the folder for this plan: anew, or to go on with what is there.
+        """Opens the folder for a plan: a new folder, or one in which parts of the same plan are committed.
+
+        With `overwrite`, first removes the results of any other plan.
 
         Raises:
-            LockedError: what is there was made by another plan, or the file is not ours; `overwrite` removes both.
+            LockedError: the folder has another plan, or the file was not written by this plan.
         """
         store = commit.PartStore(self.folder, plan)
         if overwrite:
             store.remove()
             if self.file is not None:
-                for place in (self.file, *map(self.beside, _BESIDE[self.kind])):
-                    place.remove()
-        begun = self.folder.join(commit.PLAN).exists()
-        if self.file is not None and not begun and self.file.exists():
-            raise self._not_ours()
+                for path in (self.file, *map(self.sidecar, _SIDECARS[self.kind])):
+                    path.remove()
+        has_plan = self.folder.join(commit.PLAN).exists()
+        if self.file is not None and not has_plan and self.file.exists():
+            raise self._foreign_file_error()
         store.begin()
         return store
 
     def finished(self, store: commit.PartStore) -> dict[str, Any] | None:
-        """Returns the manifest of an output that is complete, its merged file included.
+        """Returns the manifest if the output is complete, else None; merges the file again if it was deleted.
 
         Raises:
-            LockedError: another file has taken the place of the merged one.
+            LockedError: the file has other content than the merged one.
         """
         manifest = store.manifest()
         if manifest is not None and self.file is not None:
             merged = manifest.get("merged") or {}
             if not self.file.exists():
                 self._merge(_records_of(manifest))
-            elif _sha256(self.file) != merged.get("sha256"):
-                raise self._not_ours()
+            elif commit.sha256_of_file(self.file) != merged.get("sha256"):
+                raise self._foreign_file_error()
         return manifest
 
     def finish(
         self, store: commit.PartStore, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Merges the parts, in the order given, puts the file in place, then writes the manifest.
+        """Merges the parts in the order of their commit records, then writes and returns the manifest.
 
         Raises:
-            LockedError: somebody else's file is in the place.
+            LockedError: a file that this plan did not write has the name of the merged one.
             IntegrityError: a part is damaged.
         """
         files, shards = [], []
@@ -108,63 +119,61 @@ class Output:
         store.finish(content)
         return content
 
-    def beside(self, ending: str) -> location.Location:
-        """Returns the place beside the file whose name has this ending more."""
+    def sidecar(self, extension: str) -> location.Location:
+        """Returns the location of the sidecar file with this extension."""
         assert self.file is not None
-        return location.Location(f"{self.file.url}{ending}")
+        return location.Location(f"{self.file.url}{extension}")
 
-    def put_beside(self, ending: str, lines: Iterable[str]) -> None:
-        """Writes lines of text to a file beside the merged one; equal content may be there already.
+    def put_sidecar(self, extension: str, lines: Iterable[str]) -> None:
+        """Writes lines of text to a sidecar file; equal content may exist already.
 
         Raises:
-            LockedError: something else is in the place.
+            LockedError: the file exists with other content.
         """
-        place = self.beside(ending)
+        file = self.sidecar(extension)
         with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-            path = pathlib.Path(scratch, "beside")
-            with path.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(f"{line}\n" for line in lines)
-            with path.open("rb") as written:
-                sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-            if not place.put_file_if_absent(path) and _sha256(place) != sha256:
-                raise errors.LockedError(f"{place}: exists and has other content; move it away or use --overwrite")
+            path = pathlib.Path(scratch, "sidecar")
+            with path.open("w", encoding="utf-8", newline="\n") as text:
+                text.writelines(f"{line}\n" for line in lines)
+            if _put_file(path, file) is None:
+                raise errors.LockedError(f"{file}: exists and has other content; move it away or use --overwrite")
 
     def tables(self, manifest: Mapping[str, Any]) -> Iterator[Any]:
-        """Yields the rows of each part of a finished output, in order."""
+        """Yields the rows of each part of a complete output, in order."""
         return self._tables(_records_of(manifest))
 
     def _merge(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         assert self.file is not None
-        ending = results.ending_of(self.file.name, "--output")
+        extension = results.extension_of(self.file.name, "--output")
         with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-            path = pathlib.Path(scratch, f"merged{ending}")
-            results.write_file(self.kind, self._tables(records), ending, path)
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if not self.file.put_file_if_absent(path) and _sha256(self.file) != sha256:
-                raise self._not_ours()
+            path = pathlib.Path(scratch, f"merged{extension}")
+            results.write_file(self.kind, self._tables(records), extension, path)
+            sha256 = _put_file(path, self.file)
+            if sha256 is None:
+                raise self._foreign_file_error()
             return {"name": self.file.name, "sha256": sha256, "size_bytes": path.stat().st_size}
 
     def _tables(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         for record in records:
-            place = self.folder.join(record["shard"]["name"])
-            data = place.read_bytes()
+            shard = self.folder.join(record["shard"]["name"])
+            data = shard.read_bytes()
             if commit.sha256_hex(data) != record["shard"]["sha256"]:
-                raise errors.IntegrityError(f"{place}: is damaged; run again with --overwrite")
-            yield results.decode(self.kind, data, str(place))
+                raise errors.IntegrityError(f"{shard}: is damaged; run again with --overwrite")
+            yield results.decode(self.kind, data, str(shard))
 
-    def _not_ours(self) -> errors.LockedError:
-        return errors.LockedError(f"{self.file}: exists and is not of this run; name another file or use --overwrite")
+    def _foreign_file_error(self) -> errors.LockedError:
+        return errors.LockedError(
+            f"{self.file}: exists and was not written by this run; name another file or use --overwrite"
+        )
+
+
+def _put_file(path: pathlib.Path, target: location.Location) -> str | None:
+    """Puts a local file in place, or finds an equal one there; returns its SHA-256, or None if another file exists."""
+    sha256 = commit.sha256_of_file(location.Location.parse(str(path)))
+    is_in_place = target.put_file_if_absent(path) or commit.sha256_of_file(target) == sha256
+    return sha256 if is_in_place else None
 
 
 def _records_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     by_name = {file["name"]: file for file in manifest["files"]}
     return [{"shard": by_name[name]} for name in manifest["shards"]]
-
-
-def _sha256(place: location.Location) -> str:
-    digest = hashlib.sha256()
-    with place.open() as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()

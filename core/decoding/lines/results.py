@@ -1,7 +1,9 @@
-"""What translating and scoring give for each line: rows, their schemas, and the formats they are written in."""
+"""Results of batch inference: one row for each line, its schema, and the output formats.
+
+Parts are written as Arrow files and merged into one text, JSONL, Parquet or Arrow file, one part in memory at a time.
+"""
 
 import json
-import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,14 +14,15 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
+from core.storage import json_values
 
 Kind = Literal["translations", "scores", "forecasts"]
-ENDINGS = (".txt", ".jsonl", ".parquet", ".arrow")
+EXTENSIONS = (".txt", ".jsonl", ".parquet", ".arrow")
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another translation of the same line, ranked below the first."""
+    """A translation of the same line that is ranked below the best."""
 
     text: str
     score_nats: float
@@ -27,11 +30,17 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated line; with an error there is no text and no score.
+    """A translated line; a line that failed has an error and neither text nor score.
 
-    `score_nats` is the plain sum of the log-probabilities of the tokens, `<eos>` included, as it is in
-    `num_tokens`. `alternatives` are the next best. `alignment` has for each token the position in the source that
-    the attention looked at most, without attention it is None. An empty line has an empty translation of no tokens.
+    An empty line has an empty translation of no tokens.
+
+    Attributes:
+        text: the best translation.
+        score_nats: sum of the log-probabilities of its tokens, `<eos>` included, without length normalisation.
+        num_tokens: number of its tokens, `<eos>` included.
+        alternatives: the next best translations.
+        alignment: for each token, the source position with the largest attention weight; None without attention.
+        error: the reason of the failure.
     """
 
     text: str
@@ -44,7 +53,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token as the tokenizer writes it, and its negative log-probability."""
+    """A token in the spelling of the tokenizer, and its negative log-probability."""
 
     text: str
     nll_nats: float
@@ -52,12 +61,19 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Score:
-    """A scored line; with an error there is no score.
+    """A scored line; a line that failed has an error and no score.
 
-    `num_tokens` counts the tokens that were scored, `<eos>` among them where the model has one; `num_unk` those of
-    them that the vocabulary lacks. `num_infinite` counts those that cannot be, by the model; `num_characters` is what
-    bits per character are divided by; `num_correct` those that the model held for the likeliest, None where it was not
-    asked. These three are not in the rows.
+    `num_characters`, `num_infinite` and `num_correct` are summed over the corpus; they have no column in the output.
+
+    Attributes:
+        nll_nats: negative log-probability of the line.
+        num_tokens: number of scored tokens, `<eos>` included if the model has one.
+        num_unk: number of those that the vocabulary lacks.
+        num_characters: the divisor of bits per character.
+        num_infinite: number of tokens with probability 0.
+        num_correct: number of tokens that the model ranked first; None if that was not computed.
+        tokens: the score of each token, if it was asked for.
+        error: the reason of the failure.
     """
 
     nll_nats: float | None
@@ -110,24 +126,19 @@ SCHEMAS: dict[Kind, pa.Schema] = {
 
 
 def failed(kind: Kind, reason: str) -> Result:
-    """The result of a line that could not be done."""
+    """Returns the result of a line that failed."""
     return Translation("", None, 0, error=reason) if kind == "translations" else Score(None, 0, 0, error=reason)
 
 
 def to_table(kind: Kind, first_line: int, results: Sequence[Result]) -> pa.Table:
-    """Makes the rows of consecutive lines, counted from 0."""
+    """Returns the rows of consecutive lines; line numbers count from 0."""
     rows = [{"line": first_line + index, **_plain(result)} for index, result in enumerate(results)]
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
 def forecast_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Makes the rows of forecasts from their columns; `line` is the row of the series, counted from 0."""
+    """Returns the rows of forecasts, given by column; `line` is the row of the series, counted from 0."""
     return pa.Table.from_pydict(dict(columns), schema=SCHEMAS["forecasts"])
-
-
-def from_table(kind: Kind, table: pa.Table) -> list[Result]:
-    """Undoes `to_table`; what is not in the rows is 0."""
-    return [_result(kind, row) for row in table.to_pylist()]
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -140,18 +151,8 @@ def _plain(result: Result) -> dict[str, Any]:
     return row
 
 
-def _result(kind: Kind, row: dict[str, Any]) -> Result:
-    fields = {name: value for name, value in row.items() if name != "line"}
-    if kind == "scores":
-        tokens = fields["tokens"]
-        return Score(**{**fields, "tokens": None if tokens is None else tuple(TokenScore(**token) for token in tokens)})
-    fields["alternatives"] = tuple(Alternative(**item) for item in fields["alternatives"] or ())
-    fields["alignment"] = None if fields["alignment"] is None else tuple(fields["alignment"])
-    return Translation(**fields)
-
-
 def encode(table: pa.Table) -> bytes:
-    """Writes the rows of a part as an Arrow file: equal rows, equal bytes."""
+    """Encodes the rows of a part as an Arrow file; equal rows give equal bytes."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
@@ -159,10 +160,10 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
-    """Reads the rows of a part.
+    """Decodes the rows of a part.
 
     Raises:
-        IntegrityError: the bytes are not those of such rows.
+        IntegrityError: the bytes are not a valid Arrow file, or have another schema.
     """
     try:
         table = pa.ipc.open_file(data).read_all()
@@ -170,33 +171,33 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
     if table.schema != SCHEMAS[kind]:
-        raise errors.IntegrityError(f"{where}: holds other columns than {kind}; name another folder")
+        raise errors.IntegrityError(f"{where}: has other columns than {kind}; name another folder")
     return table
 
 
-def ending_of(name: str, where: str) -> str:
-    """Returns the ending that decides the format of an output file.
+def extension_of(name: str, where: str) -> str:
+    """Returns the extension of a name that gives the format of an output file.
 
     Raises:
-        UsageError: it is none that we write.
+        UsageError: the name has no extension of a known format.
     """
-    for ending in ENDINGS:
-        if name.endswith(ending):
-            return ending
+    for extension in EXTENSIONS:
+        if name.endswith(extension):
+            return extension
     raise errors.UsageError(
-        f"{where}: {name!r} does not say its format; end it in {', '.join(ENDINGS)}, or in / for a folder of parts"
+        f"{where}: {name!r} has no known extension; use {', '.join(EXTENSIONS)}, or a trailing / for a folder"
     )
 
 
-def write_file(kind: Kind, tables: Iterable[pa.Table], ending: str, path: pathlib.Path) -> None:
-    """Writes the parts, in their order, as one file; no more than one part is in memory."""
-    with _WRITERS[ending](path, SCHEMAS[kind]) as write:
+def write_file(kind: Kind, tables: Iterable[pa.Table], extension: str, path: pathlib.Path) -> None:
+    """Writes the parts to one file, in the given order; only one part is in memory at a time."""
+    with _WRITERS[extension](path, SCHEMAS[kind]) as write:
         for table in tables:
             write(table)
 
 
 def text_lines(table: pa.Table) -> Iterator[str]:
-    """Yields one line for each row: translation, score in nats, or forecast; empty where there is none."""
+    """Yields one line for each row: the translation, the score in nats, or the forecast; empty if it failed."""
     if "text" in table.column_names:
         yield from (_one_line(text or "") for text in table.column("text").to_pylist())
     elif "forecast" in table.column_names:
@@ -206,21 +207,13 @@ def text_lines(table: pa.Table) -> Iterator[str]:
 
 
 def json_lines(table: pa.Table) -> Iterator[str]:
-    """Yields each row as a JSON object; an infinite number, which JSON lacks, is the word `inf`."""
+    """Yields each row as a JSON object; for numbers that are not finite see `json_values`."""
     for row in table.to_pylist():
-        yield json.dumps(_spelt(row), ensure_ascii=False, allow_nan=False)
+        yield json.dumps(json_values.plain(row), ensure_ascii=False, allow_nan=False)
 
 
 def _one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
-
-
-def _spelt(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _spelt(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_spelt(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _Write = Callable[[pa.Table], Any]

@@ -1,4 +1,4 @@
-"""Rows survive every format, in order, one output line for each input line."""
+"""Laws of results: every format keeps all rows, in order, one output line for each input line."""
 
 import json
 import pathlib
@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.decoding.lines import results
+from tests.core.decoding.lines import rows as rows_of
 
 TRANSLATIONS = [
     results.Translation("le chat", -1.25, 3, (results.Alternative("un chat", -2.5),), (0, 1, 2)),
@@ -24,44 +25,44 @@ SCORES = [
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("translations", TRANSLATIONS), ("scores", SCORES)])
-def test_what_is_written_is_read(kind: results.Kind, rows: list[results.Result]) -> None:
+def test_write_then_read_is_identity(kind: results.Kind, rows: list[results.Result]) -> None:
     table = results.to_table(kind, 10, rows)
     read = results.decode(kind, results.encode(table), "here")
     assert read.column("line").to_pylist() == list(range(10, 10 + len(rows)))
-    assert results.from_table(kind, read) == rows
+    assert rows_of.from_table(kind, read) == rows
 
 
-@pytest.mark.parametrize("ending", results.ENDINGS)
-def test_a_merged_file_has_the_rows_of_all_parts_in_order(ending: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("extension", results.EXTENSIONS)
+def test_a_merged_file_has_the_rows_of_all_parts_in_order(extension: str, tmp_path: pathlib.Path) -> None:
     parts = [results.to_table("translations", 0, TRANSLATIONS[:1]), results.to_table("translations", 1, [])]
     parts.append(results.to_table("translations", 1, TRANSLATIONS[1:]))
-    path = tmp_path / f"out{ending}"
-    results.write_file("translations", parts, ending, path)
+    path = tmp_path / f"out{extension}"
+    results.write_file("translations", parts, extension, path)
     expected = results.to_table("translations", 0, TRANSLATIONS)
-    if ending == ".parquet":
+    if extension == ".parquet":
         assert parquet.read_table(path).equals(expected)
-    elif ending == ".arrow":
+    elif extension == ".arrow":
         assert pa.ipc.open_file(path.read_bytes()).read_all().equals(expected)
-    elif ending == ".jsonl":
+    elif extension == ".jsonl":
         assert [json.loads(line) for line in path.read_text().split("\n")[:-1]] == expected.to_pylist()
     else:
         assert path.read_bytes().decode().split("\n") == ["le chat", "", "a b \u2028é𝄞", "", ""]
 
 
-def test_scores_as_text_and_json(tmp_path: pathlib.Path) -> None:
+def test_infinite_and_missing_scores_as_text_and_json(tmp_path: pathlib.Path) -> None:
     table = results.to_table("scores", 0, SCORES)
     assert list(results.text_lines(table)) == ["1.500000", "inf", ""]
     assert [json.loads(line)["nll_nats"] for line in results.json_lines(table)] == [1.5, "inf", None]
 
 
 def test_an_empty_output_is_a_valid_file(tmp_path: pathlib.Path) -> None:
-    for ending in results.ENDINGS:
-        results.write_file("scores", [], ending, tmp_path / f"out{ending}")
+    for extension in results.EXTENSIONS:
+        results.write_file("scores", [], extension, tmp_path / f"out{extension}")
     assert parquet.read_table(tmp_path / "out.parquet").num_rows == 0
     assert (tmp_path / "out.txt").read_bytes() == b""
 
 
-def test_damaged_or_foreign_parts_are_refused() -> None:
+def test_damaged_parts_and_parts_of_another_kind_are_refused() -> None:
     data = results.encode(results.to_table("scores", 0, SCORES))
     with pytest.raises(errors.IntegrityError, match="cannot be read"):
         results.decode("scores", data[: len(data) // 2], "here")
@@ -69,6 +70,6 @@ def test_damaged_or_foreign_parts_are_refused() -> None:
         results.decode("translations", data, "here")
 
 
-def test_an_unknown_ending_is_refused_with_those_known() -> None:
+def test_an_unknown_ending_is_refused_with_the_known_ones() -> None:
     with pytest.raises(errors.UsageError, match=r"\.txt, \.jsonl, \.parquet, \.arrow"):
-        results.ending_of("out.csv", "--output")
+        results.extension_of("out.csv", "--output")

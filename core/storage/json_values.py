@@ -1,0 +1,30 @@
+"""JSON values: numbers that JSON cannot represent are written as words.
+
+JSON has no infinities and no NaN. They are written as the strings `inf`, `-inf` and `nan`, which `float` parses.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float) -> float | str:
+    """Returns a number as JSON can represent it: itself if it is finite, else the word for it."""
+    return value if math.isfinite(value) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """Converts a value to types that JSON knows: mappings, dataclasses and sequences recursively, others by `str`."""
+    match value:
+        case float():
+            return number(value)
+        case None | bool() | int() | str():
+            return value
+        case Mapping():
+            return {str(name): plain(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    return str(value)
