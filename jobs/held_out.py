@@ -1,4 +1,4 @@
-"""The held-out lines of a corpus as plain text again, as they were before cleaning: what is translated and scored."""
+"""Held-out lines of a corpus as plain text, uncleaned: the input of translation and scoring in the pipeline."""
 
 import contextlib
 import dataclasses
@@ -14,16 +14,16 @@ from core.data.dataset import shards
 from core.data.text import corpus, sources
 from core.storage import location
 
-_EVERY_LINES = 1 << 16
+_PART_LINES = 1 << 16
 
 
 class HeldOut(NamedTuple):
-    """The text of one split, a file for each side.
+    """The text of one split, with one file for each side.
 
     Attributes:
-        split: `test`, or `valid` where there is no test split.
-        num_lines: lines of each file.
-        files: by `text`, or by `source` and `target`.
+        split: `test`, or `valid` if there is no test split.
+        num_lines: number of lines of each file.
+        files: keys are `text`, or `source` and `target`.
     """
 
     split: str
@@ -31,49 +31,50 @@ class HeldOut(NamedTuple):
     files: dict[str, location.Location]
 
 
-def write(config: schema.RunConfig, task: str = "") -> HeldOut | None:
-    """Writes the held-out lines of a corpus below `outputs/`, or finds them written; None if nothing is held out.
+def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
+    """Writes the held-out lines of a corpus into `outputs/` unless they are there; None if nothing is held out.
 
-    A split with a source of its own is taken whole, but for lines that are no text. Of a split that was set aside
-    from the training source, the lines of the dataset are taken, so what a filter dropped is not among them.
+    From a separate source, all lines are taken except bad lines. From a split of the training source, the lines of the
+    dataset are taken, so lines that a filter dropped are left out.
 
     Raises:
-        DataError: the corpus is gone, or has fewer lines than it was prepared with.
+        DataError: the corpus does not exist any more, or has fewer lines than when it was prepared.
     """
     root = location.Location.parse(config.root, "root")
     dataset = shards.Dataset.open(root.join("dataset"))
     for split in ("test", "valid"):
-        if dataset.split(split, task) is not None or getattr(config.tasks[task], split) is not None:
-            return _write_split(config, task, root, dataset, split)
+        if dataset.split(split, corpus_name) is not None or getattr(config.tasks[corpus_name], split) is not None:
+            return _write_split(config, corpus_name, root, dataset, split)
     return None
 
 
 def _write_split(
-    config: schema.RunConfig, task: str, root: location.Location, dataset: shards.Dataset, split: str
+    config: schema.RunConfig, corpus_name: str, root: location.Location, dataset: shards.Dataset, split: str
 ) -> HeldOut:
     sides = ("text",) if config.corpus_kind == "text" else ("source", "target")
-    prefix = f"{task}." if task else ""
+    prefix = f"{corpus_name}." if corpus_name else ""
     files = {side: root.join("outputs", f"{prefix}{split}.{side}.txt") for side in sides}
     if not all(file.exists() for file in files.values()):
         with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
-            lines = _lines_of(config, task, dataset, split, Path(scratch))
+            lines = _read_held_out(config, corpus_name, dataset, split, Path(scratch))
             _write_sides(lines, list(files.values()), Path(scratch))
     with next(iter(files.values())).open() as file:
         num_lines = sum(1 for _ in file)
     return HeldOut(split, num_lines, files)
 
 
-def _lines_of(
-    config: schema.RunConfig, task: str, dataset: shards.Dataset, split: str, scratch: Path
+def _read_held_out(
+    config: schema.RunConfig, corpus_name: str, dataset: shards.Dataset, split: str, scratch: Path
 ) -> Iterator[corpus.Sides]:
-    settings, where = config.tasks[task], f"corpora.{task}" if task else "corpus"
-    own: corpus_settings.SourceConfig | None = getattr(settings, split)
-    parts = _parts(own or settings.train, f"{where}.{split if own else 'train'}", settings, scratch)
-    if own is not None:
+    settings, setting = config.tasks[corpus_name], sources.setting_name(corpus_name)
+    separate: corpus_settings.SourceConfig | None = getattr(settings, split)
+    parts = _parts(separate or settings.train, f"{setting}.{split if separate else 'train'}", settings, scratch)
+    if separate is not None:
         lines = itertools.chain.from_iterable(map(corpus.read_lines, parts))
         yield from (sides for _, sides in lines if not isinstance(sides, corpus.BadLine))
         return
-    wanted = _numbers(dataset, split, task)
+    # Both the wanted numbers and the lines of the source ascend, so one pass over the source finds all.
+    wanted = _line_numbers(dataset, split, corpus_name)
     line = next(wanted, None)
     for part in parts:
         if line is None or line >= part.first_line + part.num_lines:
@@ -85,40 +86,40 @@ def _lines_of(
                     yield sides
     if line is not None:
         raise errors.DataError(
-            f"{where}.train: has no line {line + 1}, which the dataset holds out; name the text that was prepared"
+            f"{setting}.train: has no line {line + 1}, which the dataset holds out; name the text that was prepared"
         )
 
 
-def _numbers(dataset: shards.Dataset, split: str, task: str) -> Iterator[int]:
-    """Yields the numbers of the lines that a split has in the training source, smallest first."""
-    found = dataset.split(split, task)
-    assert found is not None
-    for number in range(len(dataset.index.shards(split, task))):
-        yield from found.shard(number).lines.tolist()
+def _line_numbers(dataset: shards.Dataset, split: str, corpus_name: str) -> Iterator[int]:
+    """Yields the numbers of a split's lines in the training source, in ascending order."""
+    held_out = dataset.split(split, corpus_name)
+    assert held_out is not None
+    for number in range(len(dataset.index.shards(split, corpus_name))):
+        yield from held_out.shard(number).lines.tolist()
 
 
 def _parts(
-    source: corpus_settings.SourceConfig, where: str, settings: corpus_settings.CorpusConfig, scratch: Path
+    source: corpus_settings.SourceConfig, setting: str, settings: corpus_settings.CorpusConfig, scratch: Path
 ) -> Iterator[corpus.Part]:
-    """Yields the parts of a source, with line numbers over all its files."""
+    """Yields the parts of a source; line numbers continue over all its files."""
     staged = location.Location.parse(str(scratch))
     first_line = 0
-    for group in sources.resolve(source, where, settings.sha256):
+    for group in sources.resolve(source, setting, settings.sha256):
         files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
-        indexes = [corpus.index_lines(file, _EVERY_LINES) for file in files]
+        indexes = [corpus.index_lines(file, _PART_LINES) for file in files]
         for part in corpus.cut_by_lines(files, indexes, settings.max_line_bytes):
             yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.places)
         first_line += indexes[0].num_lines
 
 
-def _write_sides(lines: Iterable[corpus.Sides], places: list[location.Location], scratch: Path) -> None:
-    """Writes each side to its place, whole or not at all; memory does not grow with the lines."""
-    paths = [scratch / f"side-{number}" for number in range(len(places))]
+def _write_sides(lines: Iterable[corpus.Sides], destinations: list[location.Location], scratch: Path) -> None:
+    """Writes each side to its file, atomically; memory does not grow with the number of lines."""
+    paths = [scratch / f"side-{number}" for number in range(len(destinations))]
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in paths]
         for sides in lines:
             for file, side in zip(opened, sides, strict=True):
-                # A carriage return is part of a line for us; it must not end one for whoever reads the file.
+                # A carriage return within a line is text here, but ends a line for most other readers of the file.
                 file.write(side.replace("\r", " ") + "\n")
-    for path, place in zip(paths, places, strict=True):
-        place.put_file_if_absent(path)
+    for path, destination in zip(paths, destinations, strict=True):
+        destination.put_file_if_absent(path)

@@ -1,7 +1,7 @@
-"""`prepare`: corpora become an Arrow dataset, by passes over parts of lines.
+"""`prepare`: makes an Arrow dataset of the corpora, by passes over their parts.
 
-Each pass is a fan-out of one kind of task (`workers.prepare.sharding`); a task that is committed is not done again. The
-driver holds a small record of each part, never lines; the index, written last, makes the dataset visible.
+Each pass is a fan-out of tasks of one kind (`workers.prepare.sharding`); a task with a commit record is not run again.
+The driver keeps a small record of each part, never lines. The index, written last, makes the dataset visible.
 """
 
 import contextlib
@@ -27,50 +27,61 @@ Report = dict[str, Any]
 
 
 def plan(config: schema.RunConfig) -> dataset_passes.Plan:
-    """Finds the files of all sources; reads none of them.
+    """Lists the files of all sources, without reading them.
 
     Raises:
         DataError: a source matches no file.
-        UsageError: the settings do not fit together.
+        UsageError: the settings contradict each other.
     """
-    for task, corpus in config.tasks.items():
+    corpora = config.tasks
+    for name, corpus in corpora.items():
         if corpus.limit.tokens and not config.tokenizer.counts_words:
-            where = f"{_where(task)}.limit.tokens"
-            raise errors.UsageError(f"{where}: counts characters or words; with subwords use limit.lines")
+            setting = f"{sources.setting_name(name)}.limit.tokens"
+            raise errors.UsageError(f"{setting}: counts characters or words; with subwords use limit.lines")
     num_tokenizers = 1 if config.tokenizer.shared else len(dataset_index.COLUMNS[config.corpus_kind])
     if config.tokenizer.load and len(config.tokenizer.load) != num_tokenizers:
         raise errors.UsageError(
             f"tokenizer.load: names {len(config.tokenizer.load)} files for {num_tokenizers} vocabularies; "
-            "of pairs name two, or one with shared: true"
+            "for pairs name two, or one with shared: true"
         )
     groups = {
-        task: {
-            name: sources.resolve(source, f"{_where(task)}.{name}", corpus.sha256)
-            for name in dataset_index.SPLITS
-            if (source := getattr(corpus, name)) is not None
+        name: {
+            split: sources.resolve(source, f"{sources.setting_name(name)}.{split}", corpus.sha256)
+            for split in dataset_index.SPLITS
+            if (source := getattr(corpus, split)) is not None
         }
-        for task, corpus in config.tasks.items()
+        for name, corpus in corpora.items()
     }
     files = {
-        task: {
-            name: [[_described(file, config.tasks[task]) for file in group] for group in found]
-            for name, found in sources_of_task.items()
+        name: {
+            split: [[_describe(file, corpora[name]) for file in group] for group in groups_of_split]
+            for split, groups_of_split in groups_of_corpus.items()
         }
-        for task, sources_of_task in groups.items()
+        for name, groups_of_corpus in groups.items()
     }
-    return dataset_passes.Plan(_folder(config), _settings(config), groups, files)
+    return dataset_passes.Plan(
+        folder=_folder(config),
+        settings=_settings(config),
+        corpora=corpora,
+        tokenizer=config.tokenizer,
+        seed=config.seed,
+        groups=groups,
+        files=files,
+    )
 
 
 def run(config: schema.RunConfig, session: executors.Session, reporter: progress_display.Reporter) -> Report:
-    """Makes the dataset of a run below its root, or finds it made.
+    """Makes the dataset of a run under its root; resumes one that was begun, and checks one that is finished.
 
-    What a dataset is made of is text, wherever it lies: of a finished one, sources that lie elsewhere than they did
-    are read again and compared; those that are gone are done without.
+    A dataset is identified by its text, not by the paths of its files. If a finished dataset's sources have other paths
+    or sizes now, they are read again and compared; if they no longer exist, the dataset is used without them.
 
     Raises:
         DataError: a source is missing, damaged, misaligned or has no usable line.
-        LockedError: the folder holds a dataset, whole or begun, of other settings or of other text.
-        IntegrityError, StorageError, ClusterError, InterruptedRunError: as their names say.
+        LockedError: the folder contains a dataset, finished or begun, of other settings or other text.
+        IntegrityError: a file of the dataset is damaged.
+        StorageError, ClusterError: the disks or the Ray cluster failed.
+        InterruptedRunError: a signal stopped the run.
     """
     started_s = time.monotonic()
     folder = _folder(config)
@@ -79,69 +90,64 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     store = commit.PartStore(folder, dataset_passes.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
-        made = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
-        _check_sources(config, made, session, reporter)
+        index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+        _check_sources(config, index, session, reporter)
     else:
-        all_passes = _passes(plan(config), config, session, reporter)
-        store.begin()
-        made = all_passes.run(config.sharding)
-        store.finish(made.to_json(), dataset_index.NAME)
+        all_passes = dataset_passes.Passes(plan(config), session, reporter)
+        store.begin()  # after the plan: a missing source must not leave a folder behind
+        index = all_passes.run(config.sharding)
+        store.finish(index.to_json(), dataset_index.NAME)
         session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
     _clean_up(folder)
-    return _report(folder, made, started_s, already_done=content is not None)
+    return _report(folder, index, started_s, already_done=content is not None)
 
 
 def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: progress_display.Reporter) -> Report:
-    """Makes a dataset of numbers: read whole, in this process."""
+    """Makes the dataset of a series, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        made, already_done = series.prepare(config.tasks[""], _settings(config), folder)
+        dataset, already_done = series.prepare(config.tasks[""], _settings(config), folder)
         stage.advance()
     return {
         "verb": "prepare",
         "path": str(folder),
         "already_done": already_done,
         "kind": "series",
-        "columns": {"inputs": list(made.inputs), "targets": list(made.targets)},
-        "splits": {name: {"rows": len(values_TC)} for name, values_TC in made.splits.items()},
+        "columns": {"inputs": list(dataset.inputs), "targets": list(dataset.targets)},
+        "splits": {name: {"rows": len(values_TC)} for name, values_TC in dataset.splits.items()},
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 
 
-def _passes(
-    planned: dataset_passes.Plan,
-    config: schema.RunConfig,
-    session: executors.Session,
-    reporter: progress_display.Reporter,
-) -> dataset_passes.Passes:
-    return dataset_passes.Passes(planned, config.tasks, config.tokenizer, config.seed, session, reporter)
-
-
 def _check_sources(
     config: schema.RunConfig,
-    made: dataset_index.DatasetIndex,
+    index: dataset_index.DatasetIndex,
     session: executors.Session,
     reporter: progress_display.Reporter,
 ) -> None:
-    """Makes sure that a finished dataset was made of the text that the settings name now."""
+    """Checks that a finished dataset was made from the text that the settings name now.
+
+    Raises:
+        LockedError: it was made from other text.
+    """
     try:
-        planned = plan(config)
+        current = plan(config)
     except errors.DataError as error:
-        _log.warning("%s; the dataset in %s is whole and does without", error, _folder(config))
+        _log.warning("%s; the dataset in %s is complete and is used without its sources", error, _folder(config))
         return
-    planned_files = [files for found in planned.files.values() for files in found.values()]
-    if [source["files"] for source in made.sources] == planned_files:
+    current_files = [files for files_of_corpus in current.files.values() for files in files_of_corpus.values()]
+    if [source["files"] for source in index.sources] == current_files:
         return
     try:
-        found = _passes(planned, config, session, reporter).read_again(config.sharding)
+        hashes = dataset_passes.Passes(current, session, reporter).hash_sources(config.sharding)
     finally:
-        _clean_up(planned.folder)
-    for source in made.sources:
-        task, _, split = source["split"].rpartition(".")
-        if found[task][split] != source["sha256"]:
+        _clean_up(current.folder)
+    for source in index.sources:
+        name, _, split = source["split"].rpartition(".")
+        if hashes[name][split] != source["sha256"]:
             raise errors.LockedError(
-                f"{_where(task)}.{split}: is not the text that the dataset in {planned.folder} was made of; "
-                "use another root, or name that text"
+                f"{sources.setting_name(name)}.{split}: is not the text that the dataset in {current.folder} was made "
+                "from; use another root, or name that text"
             )
 
 
@@ -150,7 +156,10 @@ def _folder(config: schema.RunConfig) -> location.Location:
 
 
 def _settings(config: schema.RunConfig) -> dict[str, Any]:
-    """The settings that decide a dataset, as it was begun with them."""
+    """Returns the settings that determine the dataset, in the form in which it was begun.
+
+    A dataset that an older release began lacks settings that are newer; they are left out if they have their defaults.
+    """
     try:
         begun = commit.read_manifest(_folder(config), commit.PLAN, commit.PLAN_FORMAT, commit.PLAN_VERSION)
     except errors.NotFoundError:
@@ -158,44 +167,41 @@ def _settings(config: schema.RunConfig) -> dict[str, Any]:
     return config.of_dataset((begun.get("plan") or {}).get("settings") or {})
 
 
-def _where(task: str) -> str:
-    return f"corpora.{task}" if task else "corpus"
-
-
-def _described(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
-    """What tells without reading that a file is the one of before."""
-    # A web server may not tell the size; such a source has its checksum in the settings.
-    expected = sources.expected_sha256(file, corpus.sha256)
-    return {"url": file.url, "size_bytes": None if file.is_web else file.place.size_bytes(), "sha256": expected}
+def _describe(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
+    """Returns what identifies a file without reading it."""
+    # A web server need not send a size; a source on the web always has a checksum in the settings.
+    sha256 = sources.expected_sha256(file, corpus.sha256)
+    return {"url": file.url, "size_bytes": None if file.is_web else file.origin.size_bytes(), "sha256": sha256}
 
 
 def _clean_up(folder: location.Location) -> None:
-    """Removes what only the passes needed: records first, then the files that they name."""
+    """Removes the commit records and intermediate files of the passes."""
+    # Records first: a record whose file is gone would make the next run skip a task and then miss its file.
     for name in (commit.RECORDS, sharding.STAGING):
-        place = folder.join(name)
-        for left in place.list_names():
-            place.join(left).remove()
-        if place.is_local:
+        subfolder = folder.join(name)
+        for child in subfolder.list_names():
+            subfolder.join(child).remove()
+        if subfolder.is_local:
             with contextlib.suppress(OSError):
-                place.path.rmdir()
+                subfolder.path.rmdir()
 
 
 def _report(
-    folder: location.Location, made: dataset_index.DatasetIndex, started_s: float, already_done: bool
+    folder: location.Location, index: dataset_index.DatasetIndex, started_s: float, already_done: bool
 ) -> Report:
     return {
         "verb": "prepare",
         "path": str(folder),
         "already_done": already_done,
-        "kind": made.kind,
+        "kind": index.kind,
         "splits": {
-            name: {"lines": made.rows(name), "tokens": made.tokens(name), "shards": len(records)}
-            for name, records in made.splits.items()
+            name: {"lines": index.rows(name), "tokens": index.tokens(name), "shards": len(records)}
+            for name, records in index.splits.items()
         },
-        **({"tasks": tasks} if (tasks := made.by_task()) else {}),
-        "vocabulary_sizes": {column: record.vocabulary_size for column, record in made.tokenizers.items()},
-        "lines_read": made.lines_read,
-        "drops": made.drops,
-        "repairs": made.repairs,
+        **({"tasks": by_corpus} if (by_corpus := index.by_task()) else {}),
+        "vocabulary_sizes": {column: record.vocabulary_size for column, record in index.tokenizers.items()},
+        "lines_read": index.lines_read,
+        "drops": index.drops,
+        "repairs": index.repairs,
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }

@@ -16,7 +16,7 @@ def test_bytes_depend_neither_on_workers_nor_on_deaths(
     tmp_path: Path, drive: driving.Drive, chance: random.Random
 ) -> None:
     """The driver is killed twice, and a worker under each of three drivers."""
-    place = preparation.Place(tmp_path, num_lines=6000)
+    place = preparation.Workspace(tmp_path, num_lines=6000)
     place.prepare("whole")
     done: dict[Path, int] = {}
     for turn in range(3):

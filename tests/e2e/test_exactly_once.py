@@ -74,7 +74,7 @@ def test_a_translation_whose_driver_is_killed_is_finished_by_the_same_command(
 
 @pytest.mark.e2e
 def test_a_dataset_whose_driver_is_killed_is_finished_by_the_same_command(tmp_path: Path, drive: driving.Drive) -> None:
-    place = preparation.Place(tmp_path)
+    place = preparation.Workspace(tmp_path)
     place.prepare("whole")
     command = place.arguments("killed", address="none")
     dataset = place.dataset("killed")

@@ -1,4 +1,4 @@
-"""One model of both directions, by the whole pipeline: it is told where to translate to, and refuses to guess."""
+"""Tests of a model of both translation directions, made by the whole pipeline."""
 
 import json
 import pathlib
@@ -67,18 +67,18 @@ def _translated(root: pathlib.Path, source: pathlib.Path, name: str, token: str 
 def test_pipeline_translates_scores_and_evaluates_each_direction(root: pathlib.Path) -> None:
     stages = json.loads((root / "run.json").read_text())["stages"]
     verbs = ("translate", "score", "evaluate")
-    assert {f"{verb}.{task}" for verb in verbs for task in ("en_fr", "fr_en")} <= set(stages)
+    assert {f"{verb}.{name}" for verb in verbs for name in ("en_fr", "fr_en")} <= set(stages)
     lines = {}
-    for task in ("en_fr", "fr_en"):
+    for name in ("en_fr", "fr_en"):
         outputs = root / "outputs"
-        lines[task] = (outputs / f"{task}.test.source.txt").read_text().splitlines()
-        rows = [json.loads(line) for line in (outputs / f"{task}.translations.jsonl").read_text().splitlines()]
-        assert len(rows) == len(lines[task]) == stages[f"evaluate.{task}"]["report"]["lines"] > 5
+        lines[name] = (outputs / f"{name}.test.source.txt").read_text().splitlines()
+        rows = [json.loads(line) for line in (outputs / f"{name}.translations.jsonl").read_text().splitlines()]
+        assert len(rows) == len(lines[name]) == stages[f"evaluate.{name}"]["report"]["lines"] > 5
     assert lines["fr_en"] == (root / "outputs" / "en_fr.test.target.txt").read_text().splitlines()
 
 
 def test_the_target_token_determines_the_translation(root: pathlib.Path) -> None:
-    """What the pipeline made is made again with the token by hand, and not with the other one."""
+    """The pipeline's translations are reproduced with the token given by hand, and not with the other one."""
     source = root / "outputs" / "en_fr.test.source.txt"
     made = [json.loads(line) for line in (root / "outputs" / "en_fr.translations.jsonl").read_text().splitlines()]
     again = _translated(root, source, "again.jsonl", "<2fr>")
@@ -98,7 +98,7 @@ def test_scoring_a_translation_gives_its_translation_score(root: pathlib.Path) -
         request = score.Request(run, str(source), str(output), scoring, compute, trained.NONE, targets=targets)
         score.run(request, session, console.SilentReporter())
     for row, line in zip(rows, output.read_text().splitlines(), strict=True):
-        if row["num_tokens"] == json.loads(line)["num_tokens"]:  # else the text is cut into other pieces
+        if row["num_tokens"] == json.loads(line)["num_tokens"]:  # otherwise the text is segmented into other subwords
             assert json.loads(line)["nll_nats"] == pytest.approx(-float(str(row["score_nats"])), abs=1e-4)
 
 

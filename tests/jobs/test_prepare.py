@@ -1,4 +1,4 @@
-"""Laws of prepare: counts add up, and nothing depends on who did what when."""
+"""Tests of prepare: content of the dataset, counts, limits, and independence of the workers."""
 
 import collections
 import gzip
@@ -15,43 +15,43 @@ from core import errors
 from core.data.text import cleaning
 from core.storage import location
 from jobs import console, prepare
-from tests.jobs import preparing
+from tests.jobs import datasets
 
-LIMITED = preparing.sentences(400, seed=3)
+LIMITED = datasets.sentences(400, seed=3)
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here cuts the power."""
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips fsync to save time: no test here cuts the power."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> dict[str, Any]:
-    return preparing.pairs(tmp_path)
+    return datasets.pairs(tmp_path)
 
 
 @pytest.mark.parametrize(
     "tokenizer", [{"kind": "word"}, {"kind": "char", "shared": True}, {"kind": "bpe", "max_size": 320}]
 )
-def test_the_bytes_do_not_depend_on_workers_or_on_the_order_of_completion(
+def test_bytes_do_not_depend_on_workers_or_order_of_completion(
     tmp_path: Path, pairs: dict[str, Any], tokenizer: dict[str, Any]
 ) -> None:
     if tokenizer["kind"] == "char":
         pairs["filters"]["max_length"] = 60
-    alone = preparing.config(tmp_path / "alone", pairs, tokenizer)
-    report = preparing.run(alone)
-    expected = preparing.content(tmp_path / "alone" / "dataset")
+    alone = datasets.config(tmp_path / "alone", pairs, tokenizer)
+    report = datasets.run(alone)
+    expected = datasets.read_files(tmp_path / "alone" / "dataset")
     assert report["splits"]["train"]["shards"] > 5
     for num_workers in (2, 4):
-        other = preparing.config(tmp_path / str(num_workers), pairs, tokenizer)
-        preparing.run(other, preparing.Shuffling(num_workers, num_workers))
-        assert preparing.content(tmp_path / str(num_workers) / "dataset") == expected
+        other = datasets.config(tmp_path / str(num_workers), pairs, tokenizer)
+        datasets.run(other, datasets.ShufflingExecutor(num_workers, num_workers))
+        assert datasets.read_files(tmp_path / str(num_workers) / "dataset") == expected
 
 
-def test_lines_read_are_lines_kept_and_lines_dropped_by_reason(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
-    session = preparing.Session()
+def test_lines_read_equal_lines_kept_and_dropped_by_reason(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    session = datasets.Session()
     report = prepare.run(settings, session, console.SilentReporter())
     kept = sum(split["lines"] for split in report["splits"].values())
     assert report["lines_read"] == 300 == kept + sum(report["drops"].values())
@@ -59,7 +59,7 @@ def test_lines_read_are_lines_kept_and_lines_dropped_by_reason(tmp_path: Path, p
     assert report["drops"]["empty"] == 1
     assert report["drops"]["too_long"] == 1
     assert report["drops"]["duplicate"] >= 1
-    index = preparing.opened(settings).index
+    index = datasets.open_dataset(settings).index
     rows = sum(shard.rows for records in index.splits.values() for shard in records)
     assert index.lines_read == 300 == rows + sum(index.drops.values())
     counted = collections.Counter[tuple[str, str | None]]()
@@ -71,51 +71,48 @@ def test_lines_read_are_lines_kept_and_lines_dropped_by_reason(tmp_path: Path, p
     assert counted["raycurrent_prepare_tokens_total", None] == tokens
 
 
-def test_what_is_kept_is_in_the_dataset_in_order_and_once(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    """Every kept pair is a pair of the input, with its line number, and ends with <eos> on both sides."""
-    settings = preparing.config(tmp_path / "run", pairs)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+def test_kept_lines_are_in_the_dataset_once_in_order(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    """Every kept pair is a pair of the input with its line number, and ends with <eos> on both sides."""
+    settings = datasets.config(tmp_path / "run", pairs)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     rows = Path(pairs["train"]["tsv"][0]).read_text().splitlines()
     numbers: list[int] = []
     for split in ("train", "valid", "test"):
-        found = dataset.split(split)
-        assert found is not None
-        lines = found.line_numbers(preparing.range_of(found.num_lines)).tolist()
+        lines = datasets.line_numbers(dataset, split)
         assert lines == sorted(lines)
-        assert [tuple(rows[line].split("\t")) for line in lines] == preparing.texts(dataset, split)
+        assert [tuple(rows[line].split("\t")) for line in lines] == datasets.texts(dataset, split)
         numbers += lines
         for column in ("source", "target"):
             eos = dataset.codecs[column].tokenizer.eos_id
-            assert all(row[-1] == eos for row in found.rows(preparing.range_of(found.num_lines), column))
+            assert all(row[-1] == eos for row in datasets.rows(datasets.split(dataset, split), column))
     assert len(set(numbers)) == len(numbers)
 
 
-def test_of_equal_pairs_the_first_stays(tmp_path: Path) -> None:
-    rows = [*preparing.sentences(50), *preparing.sentences(50), "one\tun", "one\tune", "ONE\tun"]
-    file = preparing.write(tmp_path / "a.tsv", [row if "\t" in row else f"{row}\t{row}" for row in rows])
+def test_the_first_of_duplicate_pairs_is_kept(tmp_path: Path) -> None:
+    rows = [*datasets.sentences(50), *datasets.sentences(50), "one\tun", "one\tune", "ONE\tun"]
+    file = datasets.write(tmp_path / "a.tsv", [row if "\t" in row else f"{row}\t{row}" for row in rows])
     corpus = {"kind": "pairs", "train": {"tsv": [file]}, "cleaning": ["lower"], "filters": {"duplicates": "drop"}}
-    settings = preparing.config(tmp_path / "run", corpus)
-    assert preparing.run(settings)["drops"]["duplicate"] == 103 - len({row.lower() for row in rows})
-    found = preparing.opened(settings).split("train")
-    assert found is not None
-    assert found.line_numbers(preparing.range_of(found.num_lines)).tolist()[-2:] == [100, 101]
-    assert max(found.line_numbers(preparing.range_of(found.num_lines - 2))) < 50
+    settings = datasets.config(tmp_path / "run", corpus)
+    assert datasets.run(settings)["drops"]["duplicate"] == 103 - len({row.lower() for row in rows})
+    lines = datasets.line_numbers(datasets.open_dataset(settings), "train")
+    assert lines[-2:] == [100, 101]
+    assert max(lines[:-2]) < 50
 
 
-def test_equal_sources_never_straddle_a_split(tmp_path: Path) -> None:
-    chance = random.Random(0)
-    rows = [f"{chance.choice('abcdefghijklmnopqrstuvwxyz')}  {number % 40}\tt{number}" for number in range(800)]
+def test_equal_source_sides_are_in_one_split(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [f"{rng.choice('abcdefghijklmnopqrstuvwxyz')}  {number % 40}\tt{number}" for number in range(800)]
     corpus = {
         "kind": "pairs",
-        "train": {"tsv": [preparing.write(tmp_path / "a.tsv", rows)]},
+        "train": {"tsv": [datasets.write(tmp_path / "a.tsv", rows)]},
         "cleaning": ["strip"],
         "split": {"valid": 0.2, "test": 0.2},
     }
-    settings = preparing.config(tmp_path / "run", corpus)
-    preparing.run(settings)
+    settings = datasets.config(tmp_path / "run", corpus)
+    datasets.run(settings)
     sides = [
-        {source for source, _ in preparing.texts(preparing.opened(settings), split)}
+        {source for source, _ in datasets.texts(datasets.open_dataset(settings), split)}
         for split in ("train", "valid", "test")
     ]
     assert all(sides)
@@ -126,135 +123,123 @@ def test_a_text_is_split_at_its_tail(tmp_path: Path) -> None:
     lines = [f"line {number}" for number in range(200)]
     corpus = {
         "kind": "text",
-        "train": {"text": [preparing.write(tmp_path / "a.txt", lines)]},
+        "train": {"text": [datasets.write(tmp_path / "a.txt", lines)]},
         "split": {"valid": 0.1, "test": 0.05},
     }
-    settings = preparing.config(tmp_path / "run", corpus)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
-    found = dataset.split("test")
-    assert found is not None
-    assert found.line_numbers(preparing.range_of(found.num_lines)).tolist() == list(range(190, 200))
-    assert [len(preparing.texts(dataset, split)) for split in ("train", "valid", "test")] == [170, 20, 10]
-    assert preparing.texts(dataset, "valid")[0] == ("line <unk>",), "the vocabulary has seen training lines only"
+    settings = datasets.config(tmp_path / "run", corpus)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
+    assert datasets.line_numbers(dataset, "test") == list(range(190, 200))
+    assert [len(datasets.texts(dataset, split)) for split in ("train", "valid", "test")] == [170, 20, 10]
+    assert datasets.texts(dataset, "valid")[0] == ("line <unk>",), "the vocabulary is that of the training lines only"
 
 
-def test_sources_of_their_own_give_their_splits_and_no_word_to_the_vocabulary(tmp_path: Path) -> None:
+def test_separate_validation_and_test_sources_do_not_enter_the_vocabulary(tmp_path: Path) -> None:
     def side(name: str, lines: list[str]) -> dict[str, list[str]]:
         return {
-            "source": [preparing.write(tmp_path / f"{name}.en", lines)],
-            "target": [preparing.write(tmp_path / f"{name}.fr", [line.upper() for line in lines])],
+            "source": [datasets.write(tmp_path / f"{name}.en", lines)],
+            "target": [datasets.write(tmp_path / f"{name}.fr", [line.upper() for line in lines])],
         }
 
     corpus = {
         "kind": "pairs",
-        "train": side("train", preparing.sentences(100)),
+        "train": side("train", datasets.sentences(100)),
         "valid": side("valid", ["the dog validates", "a cat"]),
         "test": side("test", ["the dog tests"]),
     }
-    settings = preparing.config(tmp_path / "run", corpus)
-    report = preparing.run(settings)
+    settings = datasets.config(tmp_path / "run", corpus)
+    report = datasets.run(settings)
     assert {name: split["lines"] for name, split in report["splits"].items()} == {"train": 100, "valid": 2, "test": 1}
-    assert preparing.texts(preparing.opened(settings), "valid")[0] == ("the dog <unk>", "THE DOG <unk>")
-    assert report["vocabulary_sizes"] == {"source": 4 + len(preparing.WORDS), "target": 4 + len(preparing.WORDS)}
+    assert datasets.texts(datasets.open_dataset(settings), "valid")[0] == ("the dog <unk>", "THE DOG <unk>")
+    assert report["vocabulary_sizes"] == {"source": 4 + len(datasets.WORDS), "target": 4 + len(datasets.WORDS)}
 
 
 @pytest.mark.parametrize(
     ("line_end", "stream"),
     [("none", "oneandtwo"), ("space", "one and two "), ("eos", "one|and|two|")],
 )
-def test_what_stands_between_two_lines(tmp_path: Path, line_end: str, stream: str) -> None:
-    file = preparing.write(tmp_path / "a.txt", ["one", "", "and", "two"])
+def test_line_end_separates_lines_in_the_stream(tmp_path: Path, line_end: str, stream: str) -> None:
+    file = datasets.write(tmp_path / "a.txt", ["one", "", "and", "two"])
     corpus = {"kind": "text", "train": {"text": [file]}, "line_end": line_end}
-    settings = preparing.config(tmp_path / "run", corpus, {"kind": "char"})
-    assert preparing.run(settings)["drops"] == {"empty": 1}
-    dataset = preparing.opened(settings)
-    found = dataset.split("train")
-    assert found is not None
-    tokenizer = dataset.codecs["text"].tokenizer
-    assert (
-        "".join("|" if one == tokenizer.eos_id else tokenizer.token(one) for one in found.stream()[:].tolist())
-        == stream
-    )
+    settings = datasets.config(tmp_path / "run", corpus, {"kind": "char"})
+    assert datasets.run(settings)["drops"] == {"empty": 1}
+    dataset = datasets.open_dataset(settings)
+    tokenizer, ids = dataset.codecs["text"].tokenizer, datasets.split(dataset, "train").stream()[:].tolist()
+    assert "".join("|" if token == tokenizer.eos_id else tokenizer.token(token) for token in ids) == stream
 
 
-def test_a_blank_line_is_an_end_of_line_where_it_is_kept(tmp_path: Path) -> None:
-    file = preparing.write(tmp_path / "a.txt", ["one", "", "two"])
+def test_a_kept_blank_line_is_an_eos_token(tmp_path: Path) -> None:
+    file = datasets.write(tmp_path / "a.txt", ["one", "", "two"])
     corpus = {"kind": "text", "train": {"text": [file]}, "filters": {"min_length": 0}}
-    settings = preparing.config(tmp_path / "run", corpus)
-    assert preparing.run(settings)["splits"]["train"] == {"lines": 3, "tokens": {"text": 5}, "shards": 1}
+    settings = datasets.config(tmp_path / "run", corpus)
+    assert datasets.run(settings)["splits"]["train"] == {"lines": 3, "tokens": {"text": 5}, "shards": 1}
 
 
-def test_the_documents_cut_long_lines_after_counting_their_words(tmp_path: Path) -> None:
-    file = preparing.write(tmp_path / "a.tsv", ["a b c d e\tv w", "a b\tv w x y z"])
+def test_words_are_counted_before_long_lines_are_cut(tmp_path: Path) -> None:
+    file = datasets.write(tmp_path / "a.tsv", ["a b c d e\tv w", "a b\tv w x y z"])
     corpus = {
         "kind": "pairs",
         "train": {"tsv": [file]},
         "filters": {"max_length": 4, "too_long": "cut"},
     }
-    settings = preparing.config(tmp_path / "run", corpus)
-    report = preparing.run(settings)
-    found = preparing.opened(settings).split("train")
-    assert found is not None
+    settings = datasets.config(tmp_path / "run", corpus)
+    report = datasets.run(settings)
+    rows = datasets.rows(datasets.split(datasets.open_dataset(settings), "train"), "source")
     eos = 3
-    assert [len(row) for row in found.rows(preparing.range_of(2), "source")] == [4, 3]
-    assert [row[-1] == eos for row in found.rows(preparing.range_of(2), "source")] == [False, True]
+    assert [len(row) for row in rows] == [4, 3]
+    assert [row[-1] == eos for row in rows] == [False, True]
     assert report["vocabulary_sizes"] == {"source": 9, "target": 9}
     assert report["drops"] == {}
 
 
 @pytest.mark.parametrize("vocabulary", ["before", "after"])
 @pytest.mark.parametrize("limit", [3, 57, 700])
-def test_a_limit_of_tokens_is_exact_and_the_vocabulary_is_of_what_is_asked(
-    tmp_path: Path, vocabulary: str, limit: int
-) -> None:
-    file = preparing.write(tmp_path / "a.txt", LIMITED)
+def test_a_limit_of_tokens_is_exact_for_both_choices_of_vocabulary(tmp_path: Path, vocabulary: str, limit: int) -> None:
+    file = datasets.write(tmp_path / "a.txt", LIMITED)
     corpus = {"kind": "text", "train": {"text": [file]}, "limit": {"tokens": limit, "vocabulary": vocabulary}}
-    settings = preparing.config(tmp_path / "run", corpus)
-    report = preparing.run(settings, preparing.Shuffling(1))
+    settings = datasets.config(tmp_path / "run", corpus)
+    report = datasets.run(settings, datasets.ShufflingExecutor(1))
     stream = [word for line in LIMITED for word in [*line.split(" "), "<eos>"]]
     used = stream if vocabulary == "before" else stream[:limit]
     assert report["vocabulary_sizes"]["text"] == len({*used, "<unk>", "<eos>"})
     assert report["splits"]["train"]["tokens"] == {"text": limit}
     assert report["drops"]["limit"] == 400 - report["splits"]["train"]["lines"]
-    dataset = preparing.opened(settings)
-    found = dataset.split("train")
-    assert found is not None
-    names = [dataset.codecs["text"].tokenizer.token(one) for one in found.stream()[:].tolist()]
-    assert names == stream[:limit]
+    dataset = datasets.open_dataset(settings)
+    ids = datasets.split(dataset, "train").stream()[:].tolist()
+    assert [dataset.codecs["text"].tokenizer.token(token) for token in ids] == stream[:limit]
 
 
 @pytest.mark.parametrize(("vocabulary", "size"), [("before", 4 + 5), ("after", 4 + 2)])
-def test_a_limit_of_lines_takes_the_first_ones(tmp_path: Path, vocabulary: str, size: int) -> None:
-    file = preparing.write(tmp_path / "a.tsv", ["a\tb", "c\td", "e\tf", "g\th", "i\tj"])
+def test_a_limit_of_lines_keeps_the_first_lines(tmp_path: Path, vocabulary: str, size: int) -> None:
+    file = datasets.write(tmp_path / "a.tsv", ["a\tb", "c\td", "e\tf", "g\th", "i\tj"])
     corpus = {"kind": "pairs", "train": {"tsv": [file]}, "limit": {"lines": 2, "vocabulary": vocabulary}}
-    settings = preparing.config(tmp_path / "run", corpus)
-    report = preparing.run(settings)
+    settings = datasets.config(tmp_path / "run", corpus)
+    report = datasets.run(settings)
     assert report["lines_read"] == 2
     assert report["vocabulary_sizes"] == {"source": size, "target": size}
-    assert preparing.texts(preparing.opened(settings), "train") == [("a", "b"), ("c", "d")]
+    assert datasets.texts(datasets.open_dataset(settings), "train") == [("a", "b"), ("c", "d")]
 
 
-def test_compressed_text_gives_the_same_tokens(tmp_path: Path) -> None:
-    lines = preparing.sentences(300)
-    plain = preparing.write(tmp_path / "a.txt", lines)
+def test_compressed_text_gives_the_same_shards(tmp_path: Path) -> None:
+    lines = datasets.sentences(300)
+    plain = datasets.write(tmp_path / "a.txt", lines)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(Path(plain).read_bytes()))
-    one = preparing.config(tmp_path / "one", {"kind": "text", "train": {"text": [plain]}})
-    other = preparing.config(tmp_path / "other", {"kind": "text", "train": {"text": [f"{plain}.gz"]}})
-    preparing.run(one)
-    preparing.run(other)
-    shards_of = {name: preparing.opened(settings).index.splits for name, settings in (("one", one), ("other", other))}
-    assert shards_of["one"] == shards_of["other"]
+    splits = []
+    for name, file in (("plain", plain), ("compressed", f"{plain}.gz")):
+        settings = datasets.config(tmp_path / name, {"kind": "text", "train": {"text": [file]}})
+        datasets.run(settings)
+        splits.append(datasets.open_dataset(settings).index.splits)
+    assert splits[0] == splits[1]
 
 
-def test_memory_urls_work_where_everything_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_urls_work_in_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     location.Location.parse("memory://in/a.txt").put_if_absent(b"one two\nthree\n")
-    settings = preparing.config(
+    settings = datasets.config(
         "memory://out/run", {"kind": "text", "train": {"text": ["memory://in/a.txt"]}}, cluster={"address": "none"}
     )
-    preparing.run(settings)
-    assert preparing.texts(preparing.opened(settings), "train") == [("one two",), ("three",)]
+    datasets.run(settings)
+    assert datasets.texts(datasets.open_dataset(settings), "train") == [("one two",), ("three",)]
 
 
 @pytest.mark.parametrize(
@@ -266,29 +251,29 @@ def test_memory_urls_work_where_everything_is_one_process(monkeypatch: pytest.Mo
         (["one", "two"], {"split": {"valid": 0.4}}, "0 usable lines for valid, of 2 read"),
     ],
 )
-def test_a_split_without_a_usable_line_is_refused(
+def test_a_split_without_usable_lines_is_an_error(
     tmp_path: Path, lines: list[str], more: dict[str, Any], message: str
 ) -> None:
-    file = preparing.write(tmp_path / "a.txt", lines)
+    file = datasets.write(tmp_path / "a.txt", lines)
     with pytest.raises(errors.DataError, match=message):
-        preparing.run(preparing.config(tmp_path / "run", {"kind": "text", "train": {"text": [file]}, **more}))
+        datasets.run(datasets.config(tmp_path / "run", {"kind": "text", "train": {"text": [file]}, **more}))
 
 
 def test_a_bad_line_is_skipped_and_counted_or_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\ntw\xffo\nth\0ree\n" + b"good line\n" * 50)
     corpus = {"kind": "text", "train": {"text": [str(tmp_path / "a.txt")]}}
-    assert preparing.run(preparing.config(tmp_path / "run", corpus))["drops"] == {"control_char": 1, "invalid_utf8": 1}
+    assert datasets.run(datasets.config(tmp_path / "run", corpus))["drops"] == {"control_char": 1, "invalid_utf8": 1}
     with pytest.raises(errors.DataError, match=r"a\.txt:2:3: is a bad line \(invalid_utf8\)"):
-        preparing.run(preparing.config(tmp_path / "other", {**corpus, "on_bad_line": "fail"}))
+        datasets.run(datasets.config(tmp_path / "other", {**corpus, "on_bad_line": "fail"}))
 
 
-def test_marks_and_carriage_returns_are_counted_and_change_no_shard(tmp_path: Path) -> None:
-    """The text of another system's editor: the dataset of the same lines, and a report that says what was removed."""
+def test_byte_order_marks_and_carriage_returns_are_counted_and_change_no_shard(tmp_path: Path) -> None:
+    """Text from an editor of another system gives the same shards, and a report of the repairs."""
     reports = {}
     for name, content in {"plain": b"one two\nthree\n", "marked": b"\xef\xbb\xbfone two\r\nthree\r\n"}.items():
         (tmp_path / name).write_bytes(content)
         corpus = {"kind": "text", "train": {"text": [str(tmp_path / name)]}}
-        reports[name] = preparing.run(preparing.config(tmp_path / "run" / name, corpus))
+        reports[name] = datasets.run(datasets.config(tmp_path / "run" / name, corpus))
     assert reports["plain"]["repairs"] == {}
     assert reports["marked"]["repairs"] == {"bom": 1, "crlf": 2}
     plain, marked = (json.loads((tmp_path / "run" / name / "dataset/index.json").read_text()) for name in reports)
@@ -296,29 +281,29 @@ def test_marks_and_carriage_returns_are_counted_and_change_no_shard(tmp_path: Pa
     assert marked["repairs"] == reports["marked"]["repairs"]
 
 
-def test_files_that_do_not_pair_are_refused(tmp_path: Path) -> None:
+def test_aligned_files_must_have_equal_numbers_of_lines(tmp_path: Path) -> None:
     source, target = (
-        preparing.write(tmp_path / "a.en", preparing.sentences(1000)),
-        preparing.write(tmp_path / "a.fr", preparing.sentences(999)),
+        datasets.write(tmp_path / "a.en", datasets.sentences(1000)),
+        datasets.write(tmp_path / "a.fr", datasets.sentences(999)),
     )
     with pytest.raises(errors.DataError, match="source 1000 lines, target 999"):
-        preparing.run(
-            preparing.config(tmp_path / "run", {"kind": "pairs", "train": {"source": [source], "target": [target]}})
+        datasets.run(
+            datasets.config(tmp_path / "run", {"kind": "pairs", "train": {"source": [source], "target": [target]}})
         )
 
 
-def test_a_missing_file_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"corpus\.train\.text: .* matches no file"):
-        preparing.run(
-            preparing.config(tmp_path / "run", {"kind": "text", "train": {"text": [str(tmp_path / "none.txt")]}})
+        datasets.run(
+            datasets.config(tmp_path / "run", {"kind": "text", "train": {"text": [str(tmp_path / "none.txt")]}})
         )
     assert not (tmp_path / "run").exists()
 
 
-def test_limits_in_tokens_are_not_for_bpe(tmp_path: Path) -> None:
-    corpus = {"kind": "text", "train": {"text": [preparing.write(tmp_path / "a.txt", ["one"])]}, "limit": {"tokens": 5}}
+def test_a_limit_of_tokens_is_rejected_for_subwords(tmp_path: Path) -> None:
+    corpus = {"kind": "text", "train": {"text": [datasets.write(tmp_path / "a.txt", ["one"])]}, "limit": {"tokens": 5}}
     with pytest.raises(errors.UsageError, match=r"use limit\.lines"):
-        prepare.plan(preparing.config(tmp_path / "run", corpus, {"kind": "bpe", "max_size": 300}))
+        prepare.plan(datasets.config(tmp_path / "run", corpus, {"kind": "bpe", "max_size": 300}))
 
 
 @pytest.mark.data
@@ -326,7 +311,7 @@ def test_limits_in_tokens_are_not_for_bpe(tmp_path: Path) -> None:
     ("line_end", "kind", "size", "tokens"),
     [("none", "char", 28, 170_580), ("none", "word", 4_580, 32_775), ("space", "char", 28, 173_428)],
 )
-def test_the_time_machine_has_the_counts_of_the_documents(
+def test_the_time_machine_has_the_counts_of_d2l(
     tmp_path: Path, corpora: Path, line_end: str, kind: str, size: int, tokens: int
 ) -> None:
     corpus = {
@@ -335,21 +320,21 @@ def test_the_time_machine_has_the_counts_of_the_documents(
         "cleaning": ["letters", "lower"],
         "line_end": line_end,
     }
-    settings = preparing.config(tmp_path / "run", corpus, {"kind": kind})
-    report = preparing.run(settings)
+    settings = datasets.config(tmp_path / "run", corpus, {"kind": kind})
+    report = datasets.run(settings)
     assert report["lines_read"] == 3_221
     assert report["vocabulary_sizes"] == {"text": size}
     assert report["splits"]["train"]["tokens"] == {"text": tokens}
     if kind == "word":
-        assert preparing.opened(settings).codecs["text"].tokenizer.encode("the time machine by") == [1, 19, 50, 40]
+        assert datasets.open_dataset(settings).codecs["text"].tokenizer.encode("the time machine by") == [1, 19, 50, 40]
 
 
 @pytest.mark.data
 @pytest.mark.parametrize(("counted", "sizes"), [("after", (184, 201)), ("before", (10_012, 17_851))])
-def test_fra_eng_has_the_vocabularies_of_the_documents(
+def test_fra_eng_has_the_vocabularies_of_d2l(
     tmp_path: Path, corpora: Path, counted: str, sizes: tuple[int, int]
 ) -> None:
-    """Of the first 600 pairs and of all, whose words are counted though no more than 600 are kept."""
+    """Vocabularies of the first 600 pairs, and of all pairs while only 600 are kept."""
     corpus = {
         "kind": "pairs",
         "train": {"tsv": [str(corpora / "fra-eng" / "fra.txt.xz")]},
@@ -357,9 +342,7 @@ def test_fra_eng_has_the_vocabularies_of_the_documents(
         "limit": {"lines": 600, "vocabulary": counted},
     }
     sharding = {"part_size_bytes": 1 << 22, "statistics": False}
-    report = preparing.run(
-        preparing.config(tmp_path / "run", corpus, {"kind": "word", "min_freq": 2}, sharding=sharding)
-    )
+    report = datasets.run(datasets.config(tmp_path / "run", corpus, {"kind": "word", "min_freq": 2}, sharding=sharding))
     assert report["vocabulary_sizes"] == {"source": sizes[0], "target": sizes[1]}
 
 
@@ -372,15 +355,15 @@ def test_no_english_side_of_fra_eng_is_in_two_splits(tmp_path: Path, corpora: Pa
         "split": {"valid": 0.02, "test": 0.02},
         "limit": {"lines": 30_000},
     }
-    settings = preparing.config(tmp_path / "run", corpus, sharding={"part_size_bytes": 1 << 20, "statistics": False})
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+    settings = datasets.config(tmp_path / "run", corpus, sharding={"part_size_bytes": 1 << 20, "statistics": False})
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     with lzma.open(corpora / "fra-eng" / "fra.txt.xz", "rt", encoding="utf-8", newline="\n") as file:
         english = [line.split("\t")[0] for line in itertools.islice(file, 30_000)]
     english = cleaning.clean_lines(english, ["spaces", "lower", "punctuation"])
     sides: list[set[str]] = []
     for name in ("train", "valid", "test"):
-        split = dataset.split(name)
-        assert split is not None
-        sides.append({english[line] for line in split.line_numbers(preparing.range_of(split.num_lines)).tolist()})
-    assert sum(map(len, sides)) == len(set(english)) < 0.7 * len(english), "every side is in one split, many repeat"
+        sides.append({english[line] for line in datasets.line_numbers(dataset, name)})
+    assert sum(map(len, sides)) == len(set(english)) < 0.7 * len(english), (
+        "every side is in one split, and many are repeated"
+    )

@@ -1,4 +1,4 @@
-"""Laws of what is there already: done stays done, begun goes on, damaged is refused."""
+"""Tests of preparing an existing dataset: finished, begun, moved, changed or damaged."""
 
 import contextlib
 import gzip
@@ -16,138 +16,138 @@ from core import errors
 from core.config import loading, schema, section
 from core.storage import location, run_lock
 from jobs import console, prepare, train
-from tests.jobs import preparing
+from tests.jobs import datasets
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here cuts the power."""
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips fsync to save time: no test here cuts the power."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> dict[str, Any]:
-    return preparing.pairs(tmp_path)
+    return datasets.pairs(tmp_path)
 
 
-def test_done_is_done(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
-    first = preparing.run(settings)
-    before = preparing.content(tmp_path / "run")
-    session = preparing.Session()
+def test_a_finished_dataset_is_not_made_again(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    first = datasets.run(settings)
+    before = datasets.read_files(tmp_path / "run")
+    session = datasets.Session()
     second = prepare.run(settings, session, console.SilentReporter())
     assert second["already_done"]
-    assert session.asked == []
-    assert preparing.content(tmp_path / "run") == before
+    assert session.requested == []
+    assert datasets.read_files(tmp_path / "run") == before
     assert {**second, "elapsed_s": 0, "already_done": False} == {**first, "elapsed_s": 0}
     Path(pairs["train"]["tsv"][0]).unlink()
-    assert preparing.run(settings)["already_done"], "a finished dataset does without its sources"
+    assert datasets.run(settings)["already_done"], "a finished dataset is used without its sources"
 
 
 def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    preparing.run(preparing.config(tmp_path / "run", pairs))
+    datasets.run(datasets.config(tmp_path / "run", pairs))
     with pytest.raises(errors.LockedError, match=r"settings\.tokenizer\.min_freq: was 1, now 2"):
-        preparing.run(preparing.config(tmp_path / "run", pairs, {"kind": "word", "min_freq": 2}))
+        datasets.run(datasets.config(tmp_path / "run", pairs, {"kind": "word", "min_freq": 2}))
 
 
-def _of_an_older_program(config: schema.RunConfig) -> dict[str, Any]:
-    """The settings of a dataset as a program says them that had neither `seed` nor `corpus.filters.duplicates`."""
+def _settings_of_older_release(config: schema.RunConfig) -> dict[str, Any]:
+    """The settings of a dataset made by a release without `seed` and `corpus.filters.duplicates`."""
     corpus = section.deciding(config.tasks[""])
     del corpus["filters"]["duplicates"]
     return {"corpus": corpus, **{name: section.deciding(getattr(config, name)) for name in ("tokenizer", "sharding")}}
 
 
 @pytest.mark.parametrize("stop_after", [None, 22])
-def test_a_dataset_of_an_older_program_stands_for_the_defaults_of_younger_settings(
+def test_settings_missing_from_an_older_dataset_count_as_their_defaults(
     tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stop_after: int | None
 ) -> None:
     pairs = {**pairs, "filters": {}}
-    settings = preparing.config(tmp_path / "run", pairs)
+    settings = datasets.config(tmp_path / "run", pairs)
     with monkeypatch.context() as older:
-        older.setattr(prepare, "_settings", _of_an_older_program)
+        older.setattr(prepare, "_settings", _settings_of_older_release)
         with pytest.raises(errors.InterruptedRunError) if stop_after else contextlib.nullcontext():
-            preparing.run(settings, preparing.Shuffling(0, stop_after=stop_after))
-    assert preparing.run(settings)["already_done"] is (stop_after is None)
-    train.check_dataset(settings, preparing.opened(settings))
-    other = preparing.config(tmp_path / "run", {**pairs, "filters": {"duplicates": "drop"}})
+            datasets.run(settings, datasets.ShufflingExecutor(0, stop_after=stop_after))
+    assert datasets.run(settings)["already_done"] is (stop_after is None)
+    train.check_dataset(settings, datasets.open_dataset(settings))
+    other = datasets.config(tmp_path / "run", {**pairs, "filters": {"duplicates": "drop"}})
     with pytest.raises(errors.LockedError, match=r"corpus\.filters\.duplicates: was null, now \"drop\""):
-        preparing.run(other)
+        datasets.run(other)
     with pytest.raises(errors.LockedError, match=r"corpus\.filters\.duplicates: the dataset in .* another value"):
-        train.check_dataset(other, preparing.opened(settings))
+        train.check_dataset(other, datasets.open_dataset(settings))
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
-def test_the_same_text_elsewhere_is_the_same_source_and_other_text_is_another(
-    tmp_path: Path, pairs: dict[str, Any], ending: str
+@pytest.mark.parametrize("extension", ["", ".gz"])
+def test_moved_text_is_accepted_and_changed_text_rejected(
+    tmp_path: Path, pairs: dict[str, Any], extension: str
 ) -> None:
     text = Path(pairs["train"]["tsv"][0]).read_bytes()
-    packed = gzip.compress if ending else bytes
-    places = [tmp_path / f"{name}.tsv{ending}" for name in ("first", "moved", "longer", "other")]
-    for place, content in zip(places, (text, text, text + b"one\tmore\n", text.replace(b"dog", b"god")), strict=True):
-        place.write_bytes(packed(content))
-    first, moved, *others = ({**pairs, "train": {"tsv": [str(place)]}} for place in places)
-    preparing.run(preparing.config(tmp_path / "run", first))
-    before = preparing.content(tmp_path / "run")
-    session = preparing.Session()
-    found = prepare.run(preparing.config(tmp_path / "run", moved), session, console.SilentReporter())
-    assert found["already_done"]
-    assert session.asked, "text that lies elsewhere is read"
+    compress = gzip.compress if extension else bytes
+    paths = [tmp_path / f"{name}.tsv{extension}" for name in ("first", "moved", "longer", "other")]
+    for path, content in zip(paths, (text, text, text + b"one\tmore\n", text.replace(b"dog", b"god")), strict=True):
+        path.write_bytes(compress(content))
+    first, moved, *others = ({**pairs, "train": {"tsv": [str(path)]}} for path in paths)
+    datasets.run(datasets.config(tmp_path / "run", first))
+    before = datasets.read_files(tmp_path / "run")
+    session = datasets.Session()
+    report = prepare.run(datasets.config(tmp_path / "run", moved), session, console.SilentReporter())
+    assert report["already_done"]
+    assert session.requested, "a file with another path is read"
     for other in others:
         with pytest.raises(errors.LockedError, match=r"corpus\.train: is not the text that the dataset in .*run"):
-            preparing.run(preparing.config(tmp_path / "run", other))
-        assert preparing.content(tmp_path / "run") == before
+            datasets.run(datasets.config(tmp_path / "run", other))
+        assert datasets.read_files(tmp_path / "run") == before
 
 
-def test_a_run_that_was_stopped_goes_on_from_the_same_text_elsewhere(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    preparing.run(preparing.config(tmp_path / "whole", pairs))
+def test_a_stopped_run_resumes_from_moved_text(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    datasets.run(datasets.config(tmp_path / "whole", pairs))
     with pytest.raises(errors.InterruptedRunError):
-        preparing.run(preparing.config(tmp_path / "run", pairs), preparing.Shuffling(0, stop_after=22))
-    place = Path(pairs["train"]["tsv"][0]).rename(tmp_path / "moved.tsv")
-    settings = preparing.config(tmp_path / "run", {**pairs, "train": {"tsv": [str(place)]}})
-    preparing.run(settings)
-    whole = preparing.opened(preparing.config(tmp_path / "whole", pairs)).index
-    found = preparing.opened(settings).index
-    assert (found.splits, found.fingerprint) == (whole.splits, whole.fingerprint)
+        datasets.run(datasets.config(tmp_path / "run", pairs), datasets.ShufflingExecutor(0, stop_after=22))
+    path = Path(pairs["train"]["tsv"][0]).rename(tmp_path / "moved.tsv")
+    settings = datasets.config(tmp_path / "run", {**pairs, "train": {"tsv": [str(path)]}})
+    datasets.run(settings)
+    whole = datasets.open_dataset(datasets.config(tmp_path / "whole", pairs)).index
+    index = datasets.open_dataset(settings).index
+    assert (index.splits, index.fingerprint) == (whole.splits, whole.fingerprint)
 
 
 @pytest.mark.parametrize("stop_after", [3, 9, 15, 19, 24])
-def test_a_run_that_was_stopped_goes_on_and_touches_nothing_that_is_done(
+def test_a_stopped_run_resumes_without_repeating_committed_tasks(
     tmp_path: Path, pairs: dict[str, Any], stop_after: int
 ) -> None:
-    whole = preparing.config(tmp_path / "whole", pairs)
-    preparing.run(whole)
-    settings = preparing.config(tmp_path / "run", pairs)
+    whole = datasets.config(tmp_path / "whole", pairs)
+    datasets.run(whole)
+    settings = datasets.config(tmp_path / "run", pairs)
     with pytest.raises(errors.InterruptedRunError):
-        preparing.run(settings, preparing.Shuffling(stop_after, stop_after=stop_after))
+        datasets.run(settings, datasets.ShufflingExecutor(stop_after, stop_after=stop_after))
     folder = tmp_path / "run" / "dataset"
     assert not (folder / "index.json").exists()
     with pytest.raises(errors.UsageError, match="run prepare first"):
-        preparing.opened(settings)
+        datasets.open_dataset(settings)
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*.arrow")}
-    preparing.run(settings)
+    datasets.run(settings)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert preparing.content(folder) == preparing.content(tmp_path / "whole" / "dataset")
+    assert datasets.read_files(folder) == datasets.read_files(tmp_path / "whole" / "dataset")
 
 
-def test_a_source_that_changed_between_two_attempts_is_found(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
+def test_a_source_that_changed_between_two_starts_is_an_error(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
     with pytest.raises(errors.InterruptedRunError):
-        preparing.run(settings, preparing.Shuffling(0, stop_after=22))
+        datasets.run(settings, datasets.ShufflingExecutor(0, stop_after=22))
     file = Path(pairs["train"]["tsv"][0])
     file.write_text(file.read_text().replace("dog", "god"))
     with pytest.raises(errors.LockedError, match=r"corpus\.train: has changed"):
-        preparing.run(settings)
+        datasets.run(settings)
 
 
-def test_nothing_but_the_dataset_is_left(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    preparing.run(preparing.config(tmp_path / "run", pairs))
+def test_intermediate_files_are_removed(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    datasets.run(datasets.config(tmp_path / "run", pairs))
     folder = tmp_path / "run" / "dataset"
     names = {path.name.rstrip("0123456789") for path in folder.iterdir()}
     assert {"_PLAN.json", "index.json", "train", "valid", "test"} <= names
     assert [name for name in names if name.startswith((".", "_"))] == ["_PLAN.json"]
     listed = {
         record.name
-        for records in preparing.opened(preparing.config(tmp_path / "run", pairs)).index.splits.values()
+        for records in datasets.open_dataset(datasets.config(tmp_path / "run", pairs)).index.splits.values()
         for record in records
     }
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.arrow")} == listed
@@ -156,9 +156,9 @@ def test_nothing_but_the_dataset_is_left(tmp_path: Path, pairs: dict[str, Any]) 
 @pytest.mark.parametrize(
     "edit", ["count", "twice", "name", "type", "text", "version", "hash", "tokenizer", "lost", "cut"]
 )
-def test_a_damaged_dataset_is_refused_when_it_is_opened(tmp_path: Path, pairs: dict[str, Any], edit: str) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
-    preparing.run(settings)
+def test_a_damaged_dataset_cannot_be_opened(tmp_path: Path, pairs: dict[str, Any], edit: str) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    datasets.run(settings)
     folder = tmp_path / "run" / "dataset"
     index = json.loads((folder / "index.json").read_text())
     first = index["splits"]["train"][0]
@@ -178,27 +178,27 @@ def test_a_damaged_dataset_is_refused_when_it_is_opened(tmp_path: Path, pairs: d
     text = json.dumps(index)
     (folder / "index.json").write_text(text[:-9] if edit == "text" else text)
     if edit == "tokenizer":
-        place = folder / index["tokenizers"]["source"]["file"]["name"]
-        place.write_bytes(place.read_bytes() + b" ")
+        file = folder / index["tokenizers"]["source"]["file"]["name"]
+        file.write_bytes(file.read_bytes() + b" ")
     elif edit == "lost":
         (folder / first["name"]).unlink()
     elif edit == "cut":
         (folder / first["name"]).write_bytes(b"short")
     with pytest.raises(errors.IntegrityError):
-        preparing.opened(settings)
+        datasets.open_dataset(settings)
 
 
-def test_swapped_shards_are_found_before_a_row_is_used(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+def test_swapped_shards_are_detected_before_a_row_is_read(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     dataset.verify()
     records = dataset.index.splits["train"]
     folder = tmp_path / "run" / "dataset"
     (folder / records[0].name).write_bytes(
         (folder / records[1].name).read_bytes().ljust(records[0].size_bytes, b"\0")[: records[0].size_bytes]
     )
-    again = preparing.opened(settings)
+    again = datasets.open_dataset(settings)
     split = again.split("train")
     assert split is not None
     with pytest.raises(errors.IntegrityError, match=f"expected SHA-256 {records[0].sha256}, found "):
@@ -207,18 +207,18 @@ def test_swapped_shards_are_found_before_a_row_is_used(tmp_path: Path, pairs: di
         again.verify()
 
 
-def test_a_shard_that_is_a_link_out_of_the_dataset_is_refused(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs)
-    preparing.run(settings)
-    shard = tmp_path / "run" / "dataset" / preparing.opened(settings).index.splits["train"][0].name
+def test_a_shard_that_links_out_of_the_dataset_is_rejected(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    datasets.run(settings)
+    shard = tmp_path / "run" / "dataset" / datasets.open_dataset(settings).index.splits["train"][0].name
     shard.rename(tmp_path / "elsewhere")
     shard.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(errors.IntegrityError, match="is a link out of the dataset"):
-        preparing.opened(settings)
+        datasets.open_dataset(settings)
 
 
-def test_a_root_that_is_in_use_is_not_prepared(tmp_path: Path, pairs: dict[str, Any]) -> None:
-    settings = preparing.config(tmp_path / "run", pairs, cluster={"address": "none"})
+def test_a_locked_root_is_not_prepared(tmp_path: Path, pairs: dict[str, Any]) -> None:
+    settings = datasets.config(tmp_path / "run", pairs, cluster={"address": "none"})
     (tmp_path / "run.yaml").write_text(loading.dump(settings))
     command = [sys.executable, "-m", "jobs", "prepare", str(tmp_path / "run.yaml")]
     with run_lock.RunLock(location.Location.parse(settings.root), "prepare"):

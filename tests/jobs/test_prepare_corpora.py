@@ -1,4 +1,4 @@
-"""Laws of a dataset of several corpora: shared tokenizers, shards of each, target tokens before source lines."""
+"""Tests of datasets of several corpora: shared tokenizers, shards of each, and target tokens."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from core import errors
 from core.config import loading, schema
 from core.data.tokens import tokenizer
 from jobs import held_out, train
-from tests.jobs import preparing
+from tests.jobs import datasets
 
 BPE: dict[str, Any] = {"kind": "bpe", "max_size": 300, "shared": True}
 
 
 def corpora(folder: Path, **more: Any) -> dict[str, Any]:
-    """Both directions of the same pairs, and pairs of their own with validation lines of their own."""
-    rows = [f"{source}\t{target.upper()}" for source, target in zip(preparing.sentences(200), _targets(), strict=True)]
-    file = preparing.write(folder / "pairs.tsv", rows)
-    other = preparing.write(folder / "other.tsv", rows[:40])
+    """Both directions of the same pairs, and a corpus with a separate validation source."""
+    rows = [f"{source}\t{target.upper()}" for source, target in zip(datasets.sentences(200), _targets(), strict=True)]
+    file = datasets.write(folder / "pairs.tsv", rows)
+    other = datasets.write(folder / "other.tsv", rows[:40])
     split = {"valid": 0.1, "test": 0.1, "by": "line"}
     return {
         "up": {"kind": "pairs", "train": {"tsv": [file]}, "split": split, "target_token": "<2UP>", **more},
@@ -36,7 +36,7 @@ def corpora(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def _targets() -> list[str]:
-    return preparing.sentences(200, seed=1)
+    return datasets.sentences(200, seed=1)
 
 
 def config(
@@ -53,123 +53,115 @@ def config(
 
 
 @pytest.mark.parametrize("tokenizing", [{"kind": "word"}, BPE])
-def test_each_corpus_has_its_own_lines_and_all_share_their_tokenizers(
-    tmp_path: Path, tokenizing: dict[str, Any]
-) -> None:
+def test_corpora_have_their_own_shards_and_share_their_tokenizers(tmp_path: Path, tokenizing: dict[str, Any]) -> None:
     settings = config(tmp_path / "run", corpora(tmp_path), tokenizing)
-    report = preparing.run(settings)
-    dataset = preparing.opened(settings)
+    report = datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     dataset.verify()
     assert dataset.tasks == ("up", "down", "few")
     codec = dataset.codecs["source"].tokenizer
     assert codec.target_tokens == ("<2UP>", "<2down>")
     assert dataset.codecs["target"].tokenizer.target_tokens == (codec.target_tokens if "shared" in tokenizing else ())
     total = 0
-    for task, token in (("up", "<2UP>"), ("down", "<2down>"), ("few", "<2UP>")):
-        for split in ("train", "valid", "test"):
-            found = dataset.split(split, task)
-            if found is None:
-                assert (task, split) == ("few", "test")
+    for name, token in (("up", "<2UP>"), ("down", "<2down>"), ("few", "<2UP>")):
+        for split_name in ("train", "valid", "test"):
+            if dataset.split(split_name, name) is None:
+                assert (name, split_name) == ("few", "test")
                 continue
-            total += found.num_lines
-            every = preparing.range_of(found.num_lines)
-            for source, target in zip(found.rows(every, "source"), found.rows(every, "target"), strict=True):
+            split = datasets.split(dataset, split_name, name)
+            total += split.num_lines
+            for source, target in zip(datasets.rows(split, "source"), datasets.rows(split, "target"), strict=True):
                 assert codec.reserved[source[0]] == token
                 text = codec.decode(source.tolist())
-                upper = dataset.codecs["target"].decode(target.tolist())
-                assert (text == text.upper()) == (task == "down")
-                assert (upper == upper.upper()) == (task != "down")
+                target_text = dataset.codecs["target"].decode(target.tolist())
+                assert (text == text.upper()) == (name == "down")
+                assert (target_text == target_text.upper()) == (name != "down")
                 assert source.tolist() == [
                     *dataset.codecs["source"].with_target_token(token).encode_lines([text])[0],
                     3,
                 ]
-    assert total == sum(one["lines"] for one in report["splits"].values())
+    assert total == sum(split["lines"] for split in report["splits"].values())
     assert report["lines_read"] == 200 + 200 + 40 + 40
     assert set(report["tasks"]) == {"up", "down", "few"}
-    assert preparing.run(settings)["already_done"]
+    assert datasets.run(settings)["already_done"]
 
 
-def test_the_bytes_do_not_depend_on_the_order_of_work_or_on_stops(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_order_of_tasks_or_on_stops(tmp_path: Path) -> None:
     several = corpora(tmp_path, filters={"duplicates": "drop"})
     whole = config(tmp_path / "whole", several, BPE)
-    preparing.run(whole)
+    datasets.run(whole)
     stopped = config(tmp_path / "stopped", several, BPE)
     for seed in range(3):
         with pytest.raises(errors.InterruptedRunError):
-            preparing.run(stopped, preparing.Shuffling(seed, 2, stop_after=14))
-    preparing.run(stopped, preparing.Shuffling(4, 3))
-    one, other = (preparing.content(tmp_path / name / "dataset") for name in ("whole", "stopped"))
-    assert {name: data for name, data in one.items() if name != "_PLAN.json"} == {
-        name: data for name, data in other.items() if name != "_PLAN.json"
-    }
+            datasets.run(stopped, datasets.ShufflingExecutor(seed, 2, stop_after=14))
+    datasets.run(stopped, datasets.ShufflingExecutor(4, 3))
+    whole_files, stopped_files = (datasets.read_files(tmp_path / name / "dataset") for name in ("whole", "stopped"))
+    assert stopped_files == whole_files
 
 
-def test_corpora_of_text_are_streams_of_their_own(tmp_path: Path) -> None:
-    lines = preparing.sentences(60)
-    files = [preparing.write(tmp_path / "a.txt", lines[:40]), preparing.write(tmp_path / "b.txt", lines[40:])]
+def test_corpora_of_text_are_separate_streams(tmp_path: Path) -> None:
+    lines = datasets.sentences(60)
+    files = [datasets.write(tmp_path / "a.txt", lines[:40]), datasets.write(tmp_path / "b.txt", lines[40:])]
     several = {
         name: {"kind": "text", "train": {"text": [file]}, "limit": {"tokens": 90}}
         for name, file in zip("ab", files, strict=True)
     }
     settings = config(tmp_path / "run", several)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
-    for task, own in (("a", lines[:40]), ("b", lines[40:])):
-        found = dataset.split("train", task)
-        assert found is not None
-        stream = " <eos> ".join(own).split()[:90]
-        known = [dataset.codecs["text"].tokenizer.token(one) for one in found.stream()[0:90].tolist()]
-        assert known == stream
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
+    for name, corpus_lines in (("a", lines[:40]), ("b", lines[40:])):
+        ids = datasets.split(dataset, "train", name).stream()[0:90].tolist()
+        tokens = [dataset.codecs["text"].tokenizer.token(token) for token in ids]
+        assert tokens == " <eos> ".join(corpus_lines).split()[:90]
 
 
-def test_weight_is_no_setting_of_the_dataset_and_the_token_is(tmp_path: Path) -> None:
+def test_target_token_is_a_setting_of_the_dataset_and_weight_is_not(tmp_path: Path) -> None:
     several = corpora(tmp_path)
     settings = config(tmp_path / "run", several)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     heavier = {**several, "up": {**several["up"], "weight": 5.0}}
     changed = config(tmp_path / "run", heavier)
-    assert preparing.run(changed)["already_done"]
+    assert datasets.run(changed)["already_done"]
     train.check_dataset(changed, dataset)
-    told = config(tmp_path / "run", {**several, "up": {**several["up"], "target_token": "<2X>"}})
+    retagged = config(tmp_path / "run", {**several, "up": {**several["up"], "target_token": "<2X>"}})
     with pytest.raises(errors.LockedError, match=r"corpora\.up\.target_token"):
-        train.check_dataset(told, dataset)
+        train.check_dataset(retagged, dataset)
     with pytest.raises(errors.LockedError):
-        preparing.run(told)
+        datasets.run(retagged)
 
 
-def test_a_corpus_whose_text_changed_is_named(tmp_path: Path) -> None:
+def test_a_corpus_with_changed_text_is_named_in_the_error(tmp_path: Path) -> None:
     several = corpora(tmp_path)
     settings = config(tmp_path / "run", several)
-    preparing.run(settings)
-    preparing.write(tmp_path / "other.tsv", ["a\tB"] * 40)
+    datasets.run(settings)
+    datasets.write(tmp_path / "other.tsv", ["a\tB"] * 40)
     with pytest.raises(errors.LockedError, match=r"corpora\.few\.train: is not the text"):
-        preparing.run(settings)
+        datasets.run(settings)
 
 
-def test_held_out_lines_of_each_corpus_are_files_of_their_own(tmp_path: Path) -> None:
+def test_held_out_lines_of_each_corpus_have_their_own_files(tmp_path: Path) -> None:
     settings = config(tmp_path / "run", corpora(tmp_path))
-    preparing.run(settings)
-    found = {task: held_out.write(settings, task) for task in settings.tasks}
-    up, down, few = (found[task] for task in ("up", "down", "few"))
+    datasets.run(settings)
+    up, down, few = (held_out.write(settings, name) for name in ("up", "down", "few"))
     assert up is not None
     assert down is not None
     assert few is not None
-    assert [one.split for one in (up, down, few)] == ["test", "test", "valid"]
+    assert [up.split, down.split, few.split] == ["test", "test", "valid"]
     sources = {line.upper() for line in down.files["source"].read_bytes().decode().splitlines()}
     assert sources <= {line.upper() for line in _targets()}
     assert up.files["source"].name == "up.test.source.txt"
 
 
-def test_a_target_token_is_no_word_of_a_text(tmp_path: Path) -> None:
-    rows = ["<2UP> a\tA", *(f"{line}\tX" for line in preparing.sentences(20))]
+def test_a_target_token_in_a_text_is_not_the_reserved_token(tmp_path: Path) -> None:
+    rows = ["<2UP> a\tA", *(f"{line}\tX" for line in datasets.sentences(20))]
     several = {
-        "up": {"kind": "pairs", "train": {"tsv": [preparing.write(tmp_path / "a", rows)]}, "target_token": "<2UP>"}
+        "up": {"kind": "pairs", "train": {"tsv": [datasets.write(tmp_path / "a", rows)]}, "target_token": "<2UP>"}
     }
     for tokenizing in ({"kind": "word"}, BPE):
         settings = config(tmp_path / str(tokenizing["kind"]), several, tokenizing)
-        preparing.run(settings)
-        codec = preparing.opened(settings).codecs["source"]
+        datasets.run(settings)
+        codec = datasets.open_dataset(settings).codecs["source"]
         ids = codec.tokenizer.encode("<2UP> a")
         assert 4 not in ids
         assert codec.with_target_token("<2UP>").encode_lines(["a", ""]) == [[4, *codec.tokenizer.encode("a")], []]
@@ -200,11 +192,11 @@ def test_a_target_token_is_no_word_of_a_text(tmp_path: Path) -> None:
         ("corpus={kind: pairs, train: {tsv: [x]}}", "corpus: name one, or several as corpora; not both"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, change: str, match: str) -> None:
+def test_contradictory_settings_are_rejected(tmp_path: Path, change: str, match: str) -> None:
     with pytest.raises(errors.UsageError, match=match):
         config(tmp_path, corpora(tmp_path), None, [change])
 
 
-def test_gradients_of_tasks_need_several_corpora(tmp_path: Path) -> None:
+def test_multitask_needs_several_corpora(tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match=r"training\.multitask: means nothing with a single corpus"):
-        preparing.config(tmp_path, preparing.pairs(tmp_path), training={"multitask": {"projection": "pcgrad"}})
+        datasets.config(tmp_path, datasets.pairs(tmp_path), training={"multitask": {"projection": "pcgrad"}})

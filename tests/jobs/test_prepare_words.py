@@ -1,11 +1,10 @@
-"""Word statistics and tokenizers of every kind, made or found by `prepare`."""
+"""Tests of the word statistics and tokenizers that `prepare` makes or loads."""
 
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from core import errors
@@ -13,27 +12,27 @@ from core.data.dataset import shards
 from core.data.tokens import tokenizer
 from core.reporting import word_statistics
 from core.storage import location
-from tests.jobs import preparing
+from tests.jobs import datasets
 
 
-def found(dataset: shards.Dataset) -> dict[str, Any]:
+def statistics_of(dataset: shards.Dataset) -> dict[str, Any]:
     content = word_statistics.read(dataset.folder, dataset.index.to_json())
     assert content is not None
     columns: dict[str, Any] = content["columns"]
     return columns
 
 
-def test_statistics_are_of_the_training_lines_whoever_counts_them(tmp_path: Path) -> None:
-    corpus = preparing.pairs(tmp_path)
-    settings = [preparing.config(tmp_path / name, corpus) for name in ("alone", "many")]
-    preparing.run(settings[0])
-    preparing.run(settings[1], preparing.Shuffling(3, num_workers=3))
-    alone, many = (preparing.opened(one) for one in settings)
+def test_statistics_describe_the_training_lines_for_any_number_of_workers(tmp_path: Path) -> None:
+    corpus = datasets.pairs(tmp_path)
+    settings = [datasets.config(tmp_path / name, corpus) for name in ("alone", "many")]
+    datasets.run(settings[0])
+    datasets.run(settings[1], datasets.ShufflingExecutor(3, num_workers=3))
+    alone, many = (datasets.open_dataset(config) for config in settings)
     assert many.index == alone.index
     assert alone.index.statistics is not None
-    columns = found(alone)
+    columns = statistics_of(alone)
     assert len(alone.index.splits["train"]) > 1
-    lines = [source.split() for source, _ in preparing.texts(alone, "train")]
+    lines = [source.split() for source, _ in datasets.texts(alone, "train")]
     assert columns["source"]["lines"] == len(lines)
     assert columns["source"]["tokens"] == sum(map(len, lines))
     top = {tuple(units): count for units, count in columns["source"]["orders"][1]["top"]}
@@ -43,14 +42,14 @@ def test_statistics_are_of_the_training_lines_whoever_counts_them(tmp_path: Path
     assert columns["target"]["coverage"][0]["share"] == 1
 
 
-def test_statistics_can_be_left_out_and_damage_to_them_is_found(tmp_path: Path) -> None:
-    corpus = preparing.pairs(tmp_path)
-    without = preparing.config(tmp_path / "without", corpus, sharding={"statistics": False})
-    preparing.run(without)
-    assert preparing.opened(without).index.statistics is None
-    settings = preparing.config(tmp_path / "with", corpus)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+def test_statistics_are_optional_and_verified(tmp_path: Path) -> None:
+    corpus = datasets.pairs(tmp_path)
+    without = datasets.config(tmp_path / "without", corpus, sharding={"statistics": False})
+    datasets.run(without)
+    assert datasets.open_dataset(without).index.statistics is None
+    settings = datasets.config(tmp_path / "with", corpus)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     dataset.verify()
     assert dataset.index.statistics is not None
     (tmp_path / "with" / "dataset" / dataset.index.statistics.name).write_text("{}")
@@ -59,92 +58,91 @@ def test_statistics_can_be_left_out_and_damage_to_them_is_found(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
-def test_learnt_subwords_give_the_lines_back(tmp_path: Path, kind: str) -> None:
-    lines = preparing.sentences(200)
-    text = preparing.write(tmp_path / "a.txt", lines)
+def test_trained_subwords_decode_to_the_lines(tmp_path: Path, kind: str) -> None:
+    lines = datasets.sentences(200)
+    text = datasets.write(tmp_path / "a.txt", lines)
     corpus = {"kind": "text", "train": {"text": [text]}}
-    settings = preparing.config(tmp_path / "run", corpus, {"kind": kind, "max_size": 320})
-    preparing.run(settings, preparing.Shuffling(1, num_workers=2))
-    dataset = preparing.opened(settings)
+    settings = datasets.config(tmp_path / "run", corpus, {"kind": kind, "max_size": 320})
+    datasets.run(settings, datasets.ShufflingExecutor(1, num_workers=2))
+    dataset = datasets.open_dataset(settings)
     assert dataset.codecs["text"].tokenizer.kind == kind
-    assert [line for (line,) in preparing.texts(dataset, "train")] == lines
-    assert found(dataset)["text"]["coverage"] == []
+    assert [line for (line,) in datasets.texts(dataset, "train")] == lines
+    assert statistics_of(dataset)["text"]["coverage"] == []
 
 
 @pytest.mark.parametrize(
     ("shared", "words"),
     [(False, {"source": ["b", "a"], "target": ["c", "b", "d"]}), (True, dict.fromkeys(("source", "target"), "bcad"))],
 )
-def test_a_vocabulary_is_of_one_side_or_of_both(tmp_path: Path, shared: bool, words: dict[str, Any]) -> None:
-    """Shared, b and c occur four and three times, a and d once each; a was seen first."""
-    file = preparing.write(tmp_path / "a.tsv", ["b a\tc b", "b\tc d", "b\tc"])
-    settings = preparing.config(
+def test_vocabularies_are_separate_or_shared(tmp_path: Path, shared: bool, words: dict[str, Any]) -> None:
+    """In the shared vocabulary b occurs 4 times, c 3 times, a and d once; a occurs before d."""
+    file = datasets.write(tmp_path / "a.tsv", ["b a\tc b", "b\tc d", "b\tc"])
+    settings = datasets.config(
         tmp_path / "run", {"kind": "pairs", "train": {"tsv": [file]}}, {"kind": "word", "shared": shared}
     )
-    preparing.run(settings)
-    for column, codec in preparing.opened(settings).codecs.items():
-        every = [codec.tokenizer.token(one) for one in range(codec.tokenizer.vocabulary_size)]
-        assert every == ["<unk>", "<pad>", "<bos>", "<eos>", *words[column]]
+    datasets.run(settings)
+    for column, codec in datasets.open_dataset(settings).codecs.items():
+        tokens = [codec.tokenizer.token(token) for token in range(codec.tokenizer.vocabulary_size)]
+        assert tokens == ["<unk>", "<pad>", "<bos>", "<eos>", *words[column]]
 
 
 @pytest.mark.parametrize("tokenizing", [{"kind": "word"}, {"kind": "char"}, {"kind": "bpe", "max_size": 300}])
-def test_symbols_of_a_user_are_tokens_wherever_they_stand(tmp_path: Path, tokenizing: dict[str, Any]) -> None:
-    lines = [*preparing.sentences(50), "the <num> dogs"]
-    corpus = {"kind": "text", "train": {"text": [preparing.write(tmp_path / "a.txt", lines)]}}
-    settings = preparing.config(tmp_path / "run", corpus, {**tokenizing, "symbols": ["<num>", "<url>"]})
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
-    codec, split = dataset.codecs["text"], dataset.split("train")
-    assert split is not None
-    assert [codec.tokenizer.token(one) for one in range(4)] == ["<unk>", "<eos>", "<num>", "<url>"]
-    (last,) = split.rows(np.array([50]), "text")
+def test_user_symbols_are_single_tokens(tmp_path: Path, tokenizing: dict[str, Any]) -> None:
+    lines = [*datasets.sentences(50), "the <num> dogs"]
+    corpus = {"kind": "text", "train": {"text": [datasets.write(tmp_path / "a.txt", lines)]}}
+    settings = datasets.config(tmp_path / "run", corpus, {**tokenizing, "symbols": ["<num>", "<url>"]})
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
+    codec = dataset.codecs["text"]
+    assert [codec.tokenizer.token(token) for token in range(4)] == ["<unk>", "<eos>", "<num>", "<url>"]
+    last = datasets.rows(datasets.split(dataset, "train"), "text")[50]
     assert last.tolist().count(2) == 1
     assert codec.decode(last.tolist()) == lines[-1]
-    assert {tuple(units) for units, _ in found(dataset)["text"]["orders"][0]["top"]} >= {("<num>",)}
+    assert {tuple(units) for units, _ in statistics_of(dataset)["text"]["orders"][0]["top"]} >= {("<num>",)}
     for wrong in (["<num>", "<num>"], ["<eos>"], ["num"]):
         with pytest.raises(errors.UsageError, match=r"tokenizer.*symbols"):
-            preparing.config(tmp_path / "run", corpus, {**tokenizing, "symbols": wrong})
+            datasets.config(tmp_path / "run", corpus, {**tokenizing, "symbols": wrong})
 
 
-def test_a_ready_tokenizer_is_the_one_of_the_dataset(tmp_path: Path) -> None:
+def test_a_ready_tokenizer_is_used_unchanged(tmp_path: Path) -> None:
     counts = tokenizer.Counts()
-    counts.add(preparing.WORDS[:8])
+    counts.add(datasets.WORDS[:8])
     made = tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
     (tmp_path / "words.json").write_text(made.to_json())
-    corpus = preparing.pairs(tmp_path)
+    corpus = datasets.pairs(tmp_path)
     ready = {"load": [str(tmp_path / "word*.json")], "shared": True}
-    settings = preparing.config(tmp_path / "run", corpus, ready)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
+    settings = datasets.config(tmp_path / "run", corpus, ready)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
     assert {codec.tokenizer for codec in dataset.codecs.values()} == {made}
-    assert found(dataset)["source"]["unknown"] > 0
+    assert statistics_of(dataset)["source"]["unknown"] > 0
     with pytest.raises(errors.UsageError, match="names 1 files for 2 vocabularies"):
-        preparing.run(preparing.config(tmp_path / "two", corpus, {**ready, "shared": False}))
+        datasets.run(datasets.config(tmp_path / "two", corpus, {**ready, "shared": False}))
     (tmp_path / "words-2.json").write_text(made.to_json())
-    with pytest.raises(errors.UsageError, match=r"tokenizer\.load: .*word\*\.json' names 2 files; name one"):
-        preparing.run(preparing.config(tmp_path / "several", corpus, ready))
+    with pytest.raises(errors.UsageError, match=r"tokenizer\.load: .*word\*\.json' matches 2 files; name one"):
+        datasets.run(datasets.config(tmp_path / "several", corpus, ready))
     with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*none\.json' matches no file; check the path"):
-        preparing.run(preparing.config(tmp_path / "none", corpus, {**ready, "load": [str(tmp_path / "none.json")]}))
+        datasets.run(datasets.config(tmp_path / "none", corpus, {**ready, "load": [str(tmp_path / "none.json")]}))
     (tmp_path / "words-2.json").unlink()
     (tmp_path / "words.json").write_text(json.dumps({"model": {}}))
     with pytest.raises(errors.DataError, match=r"tokenizer\.load: .*words\.json"):
-        preparing.run(preparing.config(tmp_path / "bad", corpus, ready))
+        datasets.run(datasets.config(tmp_path / "bad", corpus, ready))
 
 
 def test_a_folder_and_a_table_are_sources(tmp_path: Path) -> None:
-    lines = preparing.sentences(100)
+    lines = datasets.sentences(100)
     (tmp_path / "texts").mkdir()
-    preparing.write(tmp_path / "texts" / "a.txt", lines[:50])
-    preparing.write(tmp_path / "b.jsonl", [json.dumps({"text": line}) for line in lines[50:]])
+    datasets.write(tmp_path / "texts" / "a.txt", lines[:50])
+    datasets.write(tmp_path / "b.jsonl", [json.dumps({"text": line}) for line in lines[50:]])
     corpus = {
         "kind": "text",
         "train": {"text": [str(tmp_path / "texts")]},
         "valid": {"table": [str(tmp_path / "b.jsonl")], "columns": ["text"]},
     }
-    settings = preparing.config(tmp_path / "run", corpus)
-    preparing.run(settings)
-    dataset = preparing.opened(settings)
-    assert [line for (line,) in preparing.texts(dataset, "train")] == lines[:50]
+    settings = datasets.config(tmp_path / "run", corpus)
+    datasets.run(settings)
+    dataset = datasets.open_dataset(settings)
+    assert [line for (line,) in datasets.texts(dataset, "train")] == lines[:50]
     assert dataset.index.rows("valid") == 50
     url = dataset.index.sources[1]["files"][0][0]["url"]
     assert url == location.Location.parse(str(tmp_path / "b.jsonl")).url

@@ -1,4 +1,4 @@
-"""Translating with a shortlist, by the commands that a user types."""
+"""Tests of `translate` with a shortlist."""
 
 import pathlib
 import shutil

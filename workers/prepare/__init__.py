@@ -1,4 +1,4 @@
-"""Preparing: corpora to an Arrow dataset, by passes over parts of lines.
+"""Preparing a dataset: passes over the parts of the corpora, each a fan-out of tasks of one kind.
 
-In: corpus settings. Out: shards, tokenizers, statistics, an index.
+In: settings of the corpora. Out: Arrow shards, tokenizers, statistics and an index.
 """

@@ -1,7 +1,7 @@
 """The passes over one corpus of a dataset, from its files to its shards.
 
-A task that is committed is not done again, so a run that was stopped goes on where it was. The driver holds a small
-record of each part, never lines.
+A task with a commit record is not run again, so a stopped run resumes with the tasks that are missing. The driver keeps
+a small record of each part in memory, never lines.
 """
 
 import dataclasses
@@ -19,34 +19,41 @@ from workers.fanout import executor as executors
 from workers.prepare import passes, sharding, vocabularies
 
 Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
+Counts = dict[str, list[list[list[corpus.BlockCount]]]]  # by split, group and file, the blocks
 
 
-class Read(NamedTuple):
-    """By split, its files as plain text, the lines of all their blocks, and a hash of it all."""
+class ScannedSources(NamedTuple):
+    """The sources of a corpus after one reading.
+
+    Attributes:
+        groups: locations of the plain text files, by split.
+        counts: line counts of all blocks.
+        hashes: hash of the text, by split.
+    """
 
     groups: dict[str, list[corpus.Group]]
-    counts: dict[str, list[list[list[corpus.BlockCount]]]]
+    counts: Counts
     hashes: dict[str, str]
 
 
-class Counted(NamedTuple):
-    """What the shards are made with.
+class EncodingPlan(NamedTuple):
+    """Everything that the shards are made from.
 
     Attributes:
-        recipe: with how lines are shared out, and which of them repeat earlier ones.
-        used: by split, the parts of its source.
-        rooms: how many tokens each part of the training source may give (None: all).
-        files: what tokenizers learn from.
+        recipe: complete except for the tokenizers.
+        parts: the parts of each source that are used.
+        token_limits: tokens that each part of the training source may contribute; None for all.
+        vocabulary_files: word counts or samples that tokenizers are made from.
     """
 
     recipe: sharding.Recipe
-    used: dict[str, list[corpus.Part]]
-    rooms: list[int | None]
-    files: list[str]
+    parts: dict[str, list[corpus.Part]]
+    token_limits: list[int | None]
+    vocabulary_files: list[str]
 
 
 class CorpusPasses:
-    """The passes over one corpus, in order; each takes what the one before returned."""
+    """The passes over one corpus, in order; each takes the result of the one before."""
 
     def __init__(self, groups: Groups, recipe: sharding.Recipe, runner: passes.Runner, num_corpora: int) -> None:
         self._groups, self._recipe, self._runner = groups, recipe, runner
@@ -54,92 +61,93 @@ class CorpusPasses:
         self._sample_bytes = self._tokenizing.sample_bytes // num_corpora
 
     @property
-    def where(self) -> str:
+    def setting(self) -> str:
         """The name of its settings."""
-        return f"corpora.{self._recipe.task}" if self._recipe.task else "corpus"
+        return sources.setting_name(self._recipe.corpus_name)
 
-    def read(self, block_bytes: int) -> Read:
-        """Looks at all files: makes plain copies where they are needed, and counts lines."""
+    def scan(self, block_bytes: int) -> ScannedSources:
+        """Reads all files once: makes plain copies where needed, and counts the lines of blocks."""
         groups = self._stage()
         counts = self._count_blocks(groups, block_bytes)
-        return Read(groups, counts, _hashes(counts))
+        return ScannedSources(groups, counts, _hash_sources(counts))
 
-    def count(self, read: Read) -> Counted:
-        """Cuts the sources into parts, finds repeated lines, and counts what tokenizers learn from.
+    def plan(self, scanned: ScannedSources) -> EncodingPlan:
+        """Cuts the sources into parts, finds duplicate lines, and counts words for the vocabulary.
 
         Raises:
             DataError: a source has no usable line.
         """
-        parts = {name: self._cut(name, read.groups[name], read.counts[name]) for name in read.groups}
-        used = dict(parts)
+        all_parts = {name: self._cut(name, scanned.groups[name], scanned.counts[name]) for name in scanned.groups}
+        used_parts = dict(all_parts)
         limit = self._corpus.limit
         if limit.lines is not None:
-            used["train"] = corpus.take(parts["train"], limit.lines)
-        counted = parts["train"] if limit.vocabulary == "before" else used["train"]
-        for name, found in used.items():
-            if not found:
+            used_parts["train"] = corpus.take(all_parts["train"], limit.lines)
+        # The vocabulary may be that of all training lines although only some of them are used.
+        vocabulary_parts = all_parts["train"] if limit.vocabulary == "before" else used_parts["train"]
+        for name, parts in used_parts.items():
+            if not parts:
                 raise errors.DataError(
-                    f"{self.where}.{name}: 0 usable lines, its files are empty; name files with text"
+                    f"{self.setting}.{name}: 0 usable lines, its files are empty; name files with text"
                 )
+        read_parts = {**used_parts, "train": vocabulary_parts}
         recipe = dataclasses.replace(
             self._recipe,
-            splitting={
-                name: selection.splitting(name, self._corpus, self._recipe.seed, _num_lines(found))
-                for name, found in used.items()
+            splittings={
+                name: selection.make_splitting(name, self._corpus, self._recipe.seed, _num_lines(parts))
+                for name, parts in used_parts.items()
             },
-            num_parts={name: len(found) for name, found in {**used, "train": counted}.items()},
+            num_parts={name: len(parts) for name, parts in read_parts.items()},
         )
         if self._corpus.filters.duplicates == "drop":
-            recipe = self._find_repeats(recipe, {**used, "train": counted})
-        rooms, files = self._count_words(recipe, parts["train"], used["train"], counted)
-        return Counted(recipe, used, rooms, files)
+            recipe = self._find_duplicates(recipe, read_parts)
+        token_limits, files = self._count_words(recipe, all_parts["train"], used_parts["train"], vocabulary_parts)
+        return EncodingPlan(recipe, used_parts, token_limits, files)
 
-    def encode(self, counted: Counted, tokenizers: Mapping[str, commit.FileRecord]) -> list[sharding.Record]:
-        """Writes the shards; returns the records of all parts in order, those that need no work included."""
-        recipe = dataclasses.replace(counted.recipe, tokenizers=tokenizers)
-        tasks: list[tuple[Any, int]] = []
-        beyond: passes.Records = {}
-        every = [part for name, found in counted.used.items() for part in self._part_tasks("encode", name, found)]
-        for task, weight in every:
-            room = counted.rooms[task.number] if task.source == "train" else None
-            if room == 0 and recipe.splitting[task.source].by == "none":
-                beyond[task.name] = {"shards": {}, "lines": weight, "drops": {"limit": weight}, "repairs": {}}
+    def encode(self, plan: EncodingPlan, tokenizers: Mapping[str, commit.FileRecord]) -> list[sharding.Record]:
+        """Writes the shards; returns the records of all parts in order, including those beyond the token limit."""
+        recipe = dataclasses.replace(plan.recipe, tokenizers=tokenizers)
+        tasks: list[sharding.PartTask] = []
+        skipped: passes.Records = {}
+        all_tasks = [task for name, parts in plan.parts.items() for task in self._part_tasks("encode", name, parts)]
+        for task in all_tasks:
+            limit = plan.token_limits[task.number] if task.source == "train" else None
+            # A part beyond the limit is not read, unless some of its lines may belong to another split.
+            if limit == 0 and recipe.splittings[task.source].by == "none":
+                lines = task.part.num_lines
+                skipped[task.name] = {"shards": {}, "lines": lines, "drops": {"limit": lines}, "repairs": {}}
             else:
-                tasks.append((dataclasses.replace(task, max_tokens=room), weight))
-        records = beyond | self._fan_out("encode", "lines", tasks, functools.partial(sharding.encoder, recipe))
-        return [records[task.name] for task, _ in every]
+                tasks.append(dataclasses.replace(task, max_tokens=limit))
+        make_encoder = functools.partial(sharding.make_encoder, recipe)
+        records = skipped | self._fan_out("encode", "lines", tasks, make_encoder)
+        return [records[task.name] for task in all_tasks]
 
     def _stage(self) -> dict[str, list[corpus.Group]]:
-        """Makes plain copies of compressed and remote files, and looks whether all are text."""
+        """Makes plain copies of compressed and remote files, and checks that all files are text."""
         files = dict.fromkeys(file for groups in self._groups.values() for group in groups for file in group)
-        tasks: list[tuple[sharding.StageTask, int]] = []
+        tasks: list[sharding.StageTask] = []
         for file in files:
             sha256 = sources.expected_sha256(file, self._corpus.sha256)
             if sources.needs_staging(file, sha256):
-                # The name says which file it is: a part that is committed is not done for another one.
-                described = loading.fingerprint(
-                    [file.url, *file.columns, sha256, None if sha256 else file.place.size_bytes()]
+                # The name identifies the file, so that a commit record never counts for another file.
+                identity = loading.fingerprint(
+                    [file.url, *file.columns, sha256, None if sha256 else file.origin.size_bytes()]
                 )
-                tasks.append((sharding.StageTask(f"stage-{described[:16]}", file, sha256), 1))
-        records = self._fan_out("decompress", "files", tasks, doing(sharding.stage, self._recipe))
-        plain = {task.file: location.Location(records[task.name]["url"]) for task, _ in tasks}
+                tasks.append(sharding.StageTask(f"stage-{identity[:16]}", file, sha256))
+        records = self._fan_out("decompress", "files", tasks, worker_factory(sharding.stage, self._recipe))
+        plain = {task.file: location.Location(records[task.name]["url"]) for task in tasks}
         for file in files:
-            sources.check(plain.get(file, file.place))
+            sources.check(plain.get(file, file.origin))
         return {
-            name: [tuple(plain.get(file, file.place) for file in group) for group in groups]
+            name: [tuple(plain.get(file, file.origin) for file in group) for group in groups]
             for name, groups in self._groups.items()
         }
 
-    def _count_blocks(
-        self, groups: Mapping[str, Sequence[corpus.Group]], block_bytes: int
-    ) -> dict[str, list[list[list[corpus.BlockCount]]]]:
-        """Counts the lines of all blocks: by source, group and file."""
+    def _count_blocks(self, groups_of: Mapping[str, Sequence[corpus.Group]], block_bytes: int) -> Counts:
+        """Counts the lines of all blocks. Not committed: a source must be read again to see if it has changed."""
         tasks: list[executors.Task] = []
-        counts: dict[str, list[list[list[corpus.BlockCount]]]] = {
-            name: [[[] for _ in group] for group in found] for name, found in groups.items()
-        }
-        for name, found in groups.items():
-            for number, group in enumerate(found):
+        counts: Counts = {name: [[[] for _ in group] for group in groups] for name, groups in groups_of.items()}
+        for name, groups in groups_of.items():
+            for number, group in enumerate(groups):
                 for side, file in enumerate(group):
                     blocks = corpus.blocks(file.size_bytes(), block_bytes)
                     tasks += [
@@ -154,9 +162,10 @@ class CorpusPasses:
             counts[name][int(number)][int(side)].append(count)
 
         self._runner.execute(
-            self._title("count lines"), "bytes", tasks, doing(sharding.count_block, self._recipe), on_done
+            self._title("count lines"), "bytes", tasks, worker_factory(sharding.count_block, self._recipe), on_done
         )
-        for file_counts in (file for found in counts.values() for group in found for file in group):
+        # Tasks are done in any order.
+        for file_counts in (file for groups in counts.values() for group in groups for file in group):
             file_counts.sort()
         return counts
 
@@ -166,95 +175,97 @@ class CorpusPasses:
         source: corpus_settings.SourceConfig = getattr(self._corpus, name)
         return corpus.cut_by_blocks(groups, counts, source.places, self._corpus.max_line_bytes)
 
-    def _find_repeats(self, recipe: sharding.Recipe, parts: Mapping[str, Sequence[corpus.Part]]) -> sharding.Recipe:
-        """Finds the repeated lines of each source, by hashes on disk."""
-        partitions = {name: duplicates.num_partitions(_num_lines(found)) for name, found in parts.items()}
+    def _find_duplicates(
+        self, recipe: sharding.Recipe, parts_of: Mapping[str, Sequence[corpus.Part]]
+    ) -> sharding.Recipe:
+        """Finds the duplicate lines of each source, by hashes on disk."""
+        partitions = {name: duplicates.num_partitions(_num_lines(parts)) for name, parts in parts_of.items()}
         recipe = dataclasses.replace(recipe, num_partitions=partitions)
-        tasks = [task for name, found in parts.items() for task in self._part_tasks("hash", name, found)]
-        records = self._fan_out("hash lines", "lines", tasks, doing(sharding.hash_lines, recipe))
-        searches: list[tuple[Any, int]] = []
-        for name, found in parts.items():
-            files = tuple(file(records[task.name]) for task, _ in self._part_tasks("hash", name, found))
-            starts = tuple(part.first_line for part in found)
-            for number in range(partitions[name]):
-                task = sharding.RepeatsTask(
-                    f"repeats-{recipe.prefix}{name}-{number:05d}", number, partitions[name], files, starts
+        hash_tasks = [task for name, parts in parts_of.items() for task in self._part_tasks("hash", name, parts)]
+        hashes = self._fan_out("hash lines", "lines", hash_tasks, worker_factory(sharding.hash_lines, recipe))
+        tasks: dict[str, list[sharding.DuplicatesTask]] = {}
+        for name, parts in parts_of.items():
+            files = tuple(file_name(hashes[task.name]) for task in self._part_tasks("hash", name, parts))
+            part_starts = tuple(part.first_line for part in parts)
+            tasks[name] = [
+                sharding.DuplicatesTask(
+                    f"repeats-{recipe.prefix}{name}-{number:05d}", number, partitions[name], files, part_starts
                 )
-                searches.append((task, 1))
-        repeats = self._fan_out("find duplicates", "partitions", searches, doing(sharding.find_repeats, recipe))
+                for number in range(partitions[name])
+            ]
+        all_tasks = [task for source_tasks in tasks.values() for task in source_tasks]
+        find_duplicates = worker_factory(sharding.find_duplicates, recipe)
+        records = self._fan_out("find duplicates", "partitions", all_tasks, find_duplicates)
         names = {
-            name: tuple(
-                file(repeats[f"repeats-{recipe.prefix}{name}-{number:05d}"]) for number in range(partitions[name])
-            )
-            for name in parts
+            name: tuple(file_name(records[task.name]) for task in source_tasks) for name, source_tasks in tasks.items()
         }
-        return dataclasses.replace(recipe, repeats=names)
+        return dataclasses.replace(recipe, duplicates=names)
 
     def _count_words(
         self,
         recipe: sharding.Recipe,
-        everything: Sequence[corpus.Part],
-        used: Sequence[corpus.Part],
-        counted: Sequence[corpus.Part],
+        all_parts: Sequence[corpus.Part],
+        used_parts: Sequence[corpus.Part],
+        vocabulary_parts: Sequence[corpus.Part],
     ) -> tuple[list[int | None], list[str]]:
-        """Counts the words of the training lines, or takes a sample of them.
+        """Counts the words of the training lines, or samples lines for a subword tokenizer.
 
         Returns:
-            How many tokens each used part may give to the training stream (None: all), and the files to learn from.
+            The number of tokens that each used part may contribute to the training stream (None for all), and the
+            files to make tokenizers from.
         """
         if self._tokenizing.load:
-            return [None] * len(used), []
+            return [None] * len(used_parts), []
         if not self._tokenizing.counts_words:
-            line_bytes = _num_bytes(everything) / _num_lines(everything)
-            share = self._sample_bytes / (line_bytes * _num_lines(counted))
+            line_bytes = _num_bytes(all_parts) / _num_lines(all_parts)
+            share = self._sample_bytes / (line_bytes * _num_lines(vocabulary_parts))
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
-            what, title, function = "sample", "sample lines", vocabularies.sample_lines
+            prefix, title, function = "sample", "sample lines", vocabularies.sample_lines
         else:
-            what, title, function = "count", "count words", vocabularies.count_words
-        tasks = self._part_tasks(what, "train", counted)
-        records = self._fan_out(title, "lines", tasks, doing(function, recipe))
-        ordered = [records[task.name] for task, _ in tasks]
-        if not sum(record["lines"] for record in ordered):
+            prefix, title, function = "count", "count words", vocabularies.count_words
+        tasks = self._part_tasks(prefix, "train", vocabulary_parts)
+        records_by_name = self._fan_out(title, "lines", tasks, worker_factory(function, recipe))
+        records = [records_by_name[task.name] for task in tasks]
+        if not sum(record["lines"] for record in records):
             raise errors.DataError(
-                f"{self.where}.train: 0 usable lines of {_num_lines(counted)}; "
-                f"check {self.where}.filters and {self.where}.split"
+                f"{self.setting}.train: 0 usable lines of {_num_lines(vocabulary_parts)}; "
+                f"check {self.setting}.filters and {self.setting}.split"
             )
-        files = [file(record) for record in ordered]
+        files = [file_name(record) for record in records]
         limit = self._corpus.limit
         if limit.tokens is None:
-            return [None] * len(used), files
-        before = itertools.accumulate((record["tokens"] for record in ordered), initial=0)
-        rooms: list[int | None] = [max(0, limit.tokens - tokens) for tokens in itertools.islice(before, len(used))]
+            return [None] * len(used_parts), files
+        tokens_before = itertools.accumulate((record["tokens"] for record in records), initial=0)
+        token_limits: list[int | None] = [
+            max(0, limit.tokens - tokens) for tokens in itertools.islice(tokens_before, len(used_parts))
+        ]
         if limit.vocabulary == "after":
-            recounted = [
-                (dataclasses.replace(task, name=f"re{task.name}", max_tokens=room), weight)
-                for (task, weight), room in zip(tasks, rooms, strict=True)
-                if room
+            # Which words the limit leaves is known only now, so those of the parts within it are counted again.
+            recount = [
+                dataclasses.replace(task, name=f"re{task.name}", max_tokens=max_tokens)
+                for task, max_tokens in zip(tasks, token_limits, strict=True)
+                if max_tokens
             ]
-            records = self._fan_out(title, "lines", recounted, doing(vocabularies.count_words, recipe))
-            files = [file(records[task.name]) for task, _ in recounted]
-        return rooms, files
+            recounted = self._fan_out(title, "lines", recount, worker_factory(vocabularies.count_words, recipe))
+            files = [file_name(recounted[task.name]) for task in recount]
+        return token_limits, files
 
-    def _fan_out(
-        self, what: str, unit: str, tasks: Sequence[tuple[Any, int]], factory: passes.Factory
-    ) -> passes.Records:
-        return self._runner.fan_out(self._title(what), unit, tasks, factory)
+    def _fan_out(self, action: str, unit: str, tasks: Sequence[passes.Task], factory: passes.Factory) -> passes.Records:
+        return self._runner.fan_out(self._title(action), unit, tasks, factory)
 
-    def _title(self, what: str) -> str:
-        return f"prepare: {what} of {self._recipe.task}" if self._recipe.task else f"prepare: {what}"
+    def _title(self, action: str) -> str:
+        name = self._recipe.corpus_name
+        return f"prepare: {action} of {name}" if name else f"prepare: {action}"
 
-    def _part_tasks(self, what: str, source: str, parts: Sequence[corpus.Part]) -> list[tuple[sharding.PartTask, int]]:
+    def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.Part]) -> list[sharding.PartTask]:
         return [
-            (
-                sharding.PartTask(f"{what}-{self._recipe.prefix}{source}-{number:05d}", source, number, part),
-                part.num_lines,
-            )
+            sharding.PartTask(f"{prefix}-{self._recipe.prefix}{source}-{number:05d}", source, number, part)
             for number, part in enumerate(parts)
         ]
 
 
-def _hashes(counts: Mapping[str, Sequence[Sequence[Sequence[corpus.BlockCount]]]]) -> dict[str, str]:
-    """Returns a hash of the text of each source, and of how it lies in files."""
+def _hash_sources(counts: Counts) -> dict[str, str]:
+    """Returns a hash of the text of each source and of its division into files."""
     return {
         name: loading.fingerprint(
             [[[(block.start, block.sha256) for block in file] for file in group] for group in groups]
@@ -263,13 +274,13 @@ def _hashes(counts: Mapping[str, Sequence[Sequence[Sequence[corpus.BlockCount]]]
     }
 
 
-def doing(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> passes.Factory:
-    """What makes a worker that does this with a recipe."""
-    return functools.partial(sharding.worker, function, recipe)
+def worker_factory(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> passes.Factory:
+    """Returns the factory of workers that apply a function and a recipe to each task."""
+    return functools.partial(sharding.make_worker, function, recipe)
 
 
-def file(record: sharding.Record) -> str:
-    """The name of the file that a task wrote."""
+def file_name(record: sharding.Record) -> str:
+    """Returns the name of the only file of a commit record."""
     return str(record["files"][0]["name"])
 
 
@@ -278,6 +289,6 @@ def _num_lines(parts: Sequence[corpus.Part]) -> int:
 
 
 def _num_bytes(parts: Sequence[corpus.Part]) -> int:
-    """Returns the bytes of the larger side of all files."""
-    sizes = {part.files: part.sizes_bytes for part in parts}
-    return max(map(sum, zip(*sizes.values(), strict=True)))
+    """Returns the total bytes of all files, on the larger side."""
+    sizes_bytes = {part.files: part.sizes_bytes for part in parts}
+    return max(map(sum, zip(*sizes_bytes.values(), strict=True)))

@@ -1,7 +1,7 @@
-"""A pass of prepare: the tasks of one kind are fanned out, and one that is committed is not done again."""
+"""Passes of prepare: the tasks of one kind are fanned out, and tasks with a commit record are skipped."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from core.storage import commit
 from core.telemetry import catalog
@@ -15,8 +15,20 @@ Records = dict[str, sharding.Record]
 Factory = Callable[[], Callable[[Any], Any]]
 
 
+class Task(Protocol):
+    """A task of a pass, such as `sharding.PartTask`."""
+
+    @property
+    def name(self) -> str:
+        """The name of its commit record, unique in the dataset."""
+
+    @property
+    def weight(self) -> int:
+        """Units of progress, such as the lines of its part."""
+
+
 class Runner:
-    """Does the tasks of one pass after the other."""
+    """Runs one pass after the other."""
 
     def __init__(
         self, store: commit.PartStore, session: executors.Session, reporter: progress_display.Reporter
@@ -25,23 +37,23 @@ class Runner:
         self._session = session
         self._reporter = reporter
 
-    def fan_out(self, title: str, unit: str, tasks: Sequence[tuple[Any, int]], factory: Factory) -> Records:
-        """Does the tasks that are not committed yet and returns the records of all, by name."""
+    def fan_out(self, title: str, unit: str, tasks: Sequence[Task], factory: Factory) -> Records:
+        """Runs the tasks that are not committed yet, and returns the commit records of all, by name."""
         records: Records = {}
-        todo = []
-        for task, weight in tasks:
+        uncommitted = []
+        for task in tasks:
             record = self._store.committed(task.name)
             if record is None:
-                todo.append(executors.Task(task.name, task, weight))
+                uncommitted.append(executors.Task(task.name, task, task.weight))
             else:
                 records[task.name] = record
 
         def on_done(task: executors.Task, record: sharding.Record) -> None:
             records[task.name] = record
             if "shards" in record:
-                self._measure(record)
+                self._count_lines(record)
 
-        self.execute(title, unit, todo, factory, on_done)
+        self.execute(title, unit, uncommitted, factory, on_done)
         return records
 
     def execute(
@@ -52,19 +64,19 @@ class Runner:
         factory: Factory,
         on_done: Callable[[executors.Task, Any], None],
     ) -> None:
-        """Does tasks and shows how far they are."""
+        """Runs tasks and displays their progress."""
         if not tasks:
             return
-        with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as shown:
+        with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as progress:
             self._session.executor(STAGE, len(tasks)).run(
                 STAGE,
                 tasks,
                 factory,
                 on_done,
-                executors.Monitor(self._session.metrics, shown.advance, self._session.should_stop),
+                executors.Monitor(self._session.metrics, progress.advance, self._session.should_stop),
             )
 
-    def _measure(self, record: sharding.Record) -> None:
+    def _count_lines(self, record: sharding.Record) -> None:
         kept = sum(shard["rows"] for shard in record["shards"].values())
         tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
         self._session.metrics.count(catalog.PREPARE_LINES, kept, outcome="done")

@@ -1,8 +1,9 @@
-"""What one worker does to prepare a corpus: one plain function for each kind of task.
+"""Tasks of prepare that read lines: staging, counting, deduplication, and encoding into shards.
 
-Each takes the recipe, which is the same for all tasks of a pass, and its own task, which names a range of lines.
-What it makes is a file whose name holds the hash of its bytes, and a commit record; both depend on the recipe and
-the lines alone. So it does not matter who does a task, how often, or in which order.
+A task is a part (or a file, a block, a partition of hashes) and the name of its commit record. There is one function
+for each kind of task; it takes the recipe, which is the same for all tasks of a pass, and the task. It writes a file
+whose name contains the hash of its bytes, and a commit record. Both depend on the recipe and the task alone, so the
+result does not depend on which worker runs a task, how often, or in which order.
 """
 
 import collections
@@ -21,31 +22,33 @@ from core.data.tokens import tokenizer
 from core.storage import commit, location
 
 STAGING = ".staging"
-READ_LINES = 1024
-_REASONS = {"too_long": "too_many_bytes"}  # `too_long` is said of tokens
+BATCH_LINES = 1024
+_DROP_REASONS = {"too_long": "too_many_bytes"}  # as a reason to drop, `too_long` is a number of tokens
 
 Record = dict[str, Any]
 Rows = list[list[int]]
+Encoded = tuple[list[int], list[shards.Ragged]]  # line numbers, and the token ids of each column
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the dataset, for all tasks of a pass.
+    """Everything that determines the dataset, for all tasks of a pass.
 
     Attributes:
         corpus: the settings of the corpus.
-        task: the name of the corpus, where it is one of several.
-        target_token, target_tokens: what stands before its source lines, if anything; those of all corpora.
         tokenizer: the settings of the tokenizer.
         seed: of splits and samples.
         dataset: the folder of the dataset.
         plan: the plan of its part store.
-        splitting: by source, how its lines are shared out.
-        num_parts: by source, how many parts it has.
-        num_partitions: by source, over how many files its hashes are spread.
-        repeats: by source, the files that name its repeated lines, one for each partition.
-        sample_share: of the lines, that a trained tokenizer sees.
-        tokenizers: by column, the file that holds its tokenizer, once there is one.
+        corpus_name: empty for the only corpus of a run.
+        target_token: token that begins the source lines of this corpus, if any.
+        target_tokens: those of all corpora.
+        splittings: the assignment of lines to splits, by source.
+        num_parts: number of parts, by source.
+        num_partitions: number of partitions of the line hashes, by source.
+        duplicates: names of the files that list the duplicate lines, one for each partition, by source.
+        sample_share: share of the lines that a subword tokenizer is trained on.
+        tokenizers: the file of the tokenizer, by column; empty until it is made.
     """
 
     corpus: corpus_settings.CorpusConfig
@@ -53,19 +56,19 @@ class Recipe:
     seed: int
     dataset: location.Location
     plan: Mapping[str, Any]
-    task: str = ""
+    corpus_name: str = ""
     target_token: str | None = None
     target_tokens: tuple[str, ...] = ()
-    splitting: Mapping[str, selection.Splitting] = field(default_factory=dict)
+    splittings: Mapping[str, selection.Splitting] = field(default_factory=dict)
     num_parts: Mapping[str, int] = field(default_factory=dict)
     num_partitions: Mapping[str, int] = field(default_factory=dict)
-    repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sample_share: float = 1.0
     tokenizers: Mapping[str, commit.FileRecord] = field(default_factory=dict)
 
     @property
     def store(self) -> commit.PartStore:
-        """Where the records of tasks are committed."""
+        """The store of the commit records of tasks."""
         return commit.PartStore(self.dataset, self.plan)
 
     @property
@@ -75,37 +78,38 @@ class Recipe:
 
     @property
     def prefix(self) -> str:
-        """What names of tasks and shards begin with, so that those of several corpora differ."""
-        return self.task and f"{self.task}."
+        """Prefix of the names of tasks and shards, which keeps those of several corpora apart."""
+        return self.corpus_name and f"{self.corpus_name}."
 
     @property
-    def num_ends(self) -> int:
-        """How many `<eos>` end each side of a line: 1 or 0."""
+    def num_eos(self) -> int:
+        """The number of `<eos>` tokens at the end of each side of a line: 1 or 0."""
         return int(self.corpus.kind == "pairs" or self.corpus.line_end == "eos")
 
     @property
-    def joint(self) -> str:
-        """The text that stands after each line of a text."""
+    def line_suffix(self) -> str:
+        """The text after each line of a corpus of text."""
         return " " if self.corpus.kind == "text" and self.corpus.line_end == "space" else ""
 
     @property
-    def cut_at(self) -> int | None:
-        """How many tokens of a side are kept, or None for all."""
+    def truncated_length(self) -> int | None:
+        """The number of tokens to which a side is cut, `<eos>` included; None to keep all."""
         return self.corpus.filters.max_length if self.corpus.filters.too_long == "cut" else None
 
 
 @dataclass(frozen=True)
 class StageTask:
-    """A file that is not plain, and the checksum it must have."""
+    """A file to copy as plain text, and its expected checksum."""
 
     name: str
     file: sources.File
     sha256: str | None
+    weight: int = 1
 
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block of bytes of a file."""
+    """A block of a file whose lines are counted."""
 
     file: location.Location
     start: int
@@ -114,7 +118,15 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class PartTask:
-    """Some lines of a source; `max_tokens` is what is left here of a limit on the training stream."""
+    """A part of a source: its lines are hashed, counted, sampled or encoded, depending on the pass.
+
+    Attributes:
+        name: of its commit record.
+        source: `train`, `valid` or `test`.
+        number: of the part in its source.
+        part: the lines.
+        max_tokens: tokens that this part may contribute to the training stream; None for all.
+    """
 
     name: str
     source: str
@@ -122,53 +134,75 @@ class PartTask:
     part: corpus.Part
     max_tokens: int | None = None
 
+    @property
+    def weight(self) -> int:
+        """The number of lines."""
+        return self.part.num_lines
+
 
 @dataclass(frozen=True)
-class RepeatsTask:
-    """One partition of the hashes of a source: the files of its parts, and the first line of each part."""
+class DuplicatesTask:
+    """A partition of the line hashes of a source, in which duplicates are searched.
+
+    Attributes:
+        name: of its commit record.
+        partition: its number.
+        num_partitions: of the source.
+        files: the hashes of each part.
+        part_starts: the first line of each part.
+    """
 
     name: str
     partition: int
     num_partitions: int
     files: tuple[str, ...]
     part_starts: tuple[int, ...]
+    weight: int = 1
 
 
 class Line(NamedTuple):
-    """A cleaned line, the split that it belongs to, and whether it repeats an earlier one."""
+    """A cleaned line, its split, and whether it is a duplicate of an earlier one."""
 
     number: int
     sides: tuple[str, ...]
     split: str
-    repeated: bool
+    is_duplicate: bool
 
 
-def worker(function: Callable[[Recipe, Any], Any], recipe: Recipe) -> Callable[[Any], Any]:
-    """Returns what a worker calls with each task of a pass."""
+@dataclass(frozen=True)
+class _Counters:
+    """Numbers of dropped lines and of repairs, by reason."""
+
+    drops: collections.Counter[str] = field(default_factory=collections.Counter)
+    repairs: collections.Counter[str] = field(default_factory=collections.Counter)
+
+
+def make_worker(function: Callable[[Recipe, Any], Any], recipe: Recipe) -> Callable[[Any], Any]:
+    """Returns the callable that a worker applies to each task of a pass."""
     return functools.partial(function, recipe)
 
 
-def encoder(recipe: Recipe) -> Callable[[PartTask], Record]:
-    """Loads the tokenizers, once for each worker, and returns what it calls with each part."""
+def make_encoder(recipe: Recipe) -> Callable[[PartTask], Record]:
+    """Returns the callable of the encoding pass; loads the tokenizers once for each worker."""
     return functools.partial(encode, recipe, load_tokenizers(recipe))
 
 
 def load_tokenizers(recipe: Recipe) -> dict[str, tokenizer.Tokenizer]:
-    """Reads and checks the tokenizer of each column."""
-    loaded: dict[str, tokenizer.Tokenizer] = {}
-    for column, file in recipe.tokenizers.items():
-        commit.verify(recipe.dataset, [file])
-        place = recipe.dataset.join(file.name)
-        loaded[column] = tokenizer.Tokenizer.from_json(place.read_bytes().decode(), str(place))
-    return loaded
+    """Reads and verifies the tokenizer of each column."""
+    tokenizers: dict[str, tokenizer.Tokenizer] = {}
+    for column, record in recipe.tokenizers.items():
+        commit.verify(recipe.dataset, [record])
+        file = recipe.dataset.join(record.name)
+        tokenizers[column] = tokenizer.Tokenizer.from_json(file.read_bytes().decode(), str(file))
+    return tokenizers
 
 
 def stage(recipe: Recipe, task: StageTask) -> Record:
-    """Makes a plain copy of a file that is not plain, and compares its checksum."""
+    """Verifies the checksum of a file, and makes a plain copy if it is not plain text."""
     folder = recipe.dataset.join(STAGING)
     plain = sources.stage(task.file, folder, task.sha256)
-    copied = [] if plain == task.file.place else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
-    return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copied]})
+    copies = [] if plain == task.file.origin else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
+    return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copies]})
 
 
 def count_block(recipe: Recipe, task: BlockTask) -> corpus.BlockCount:
@@ -183,122 +217,135 @@ def hash_lines(recipe: Recipe, task: PartTask) -> Record:
     return commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
 
 
-def find_repeats(recipe: Recipe, task: RepeatsTask) -> Record:
-    """Writes the lines of one partition that repeat an earlier one."""
-    pieces = [
+def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
+    """Writes the numbers of the lines of one partition that are duplicates of an earlier line."""
+    hashes = [
         duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
     ]
-    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(pieces), task.part_starts))
+    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(hashes), task.part_starts))
 
 
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:
-    """Writes the shards of a part: one for each split that has a line in it."""
-    drops: collections.Counter[str] = collections.Counter()
-    repairs: collections.Counter[str] = collections.Counter()
-    pieces: dict[str, list[tuple[list[int], list[shards.Ragged]]]] = collections.defaultdict(list)
-    ends = [[*one.encode(recipe.joint), *([one.eos_id] * recipe.num_ends)] for one in tokenizers.values()]
-    begin = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
-    room, cut_at = task.max_tokens, recipe.cut_at
-    for read in _read(recipe, task, drops, repairs):
-        sides_of = [
-            one.encode_lines([line.sides[side] for line in read]) for side, one in enumerate(tokenizers.values())
+    """Writes the shards of a part: one for each split that one of its lines belongs to."""
+    counters = _Counters()
+    encoded: dict[str, list[Encoded]] = collections.defaultdict(list)
+    endings = [[*codec.encode(recipe.line_suffix), *([codec.eos_id] * recipe.num_eos)] for codec in tokenizers.values()]
+    beginning = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
+    remaining_tokens, length = task.max_tokens, recipe.truncated_length
+    for batch in _read_batches(recipe, task, counters):
+        ids_of_sides = [
+            codec.encode_lines([line.sides[side] for line in batch]) for side, codec in enumerate(tokenizers.values())
         ]
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
-        for line, *sides in zip(read, *sides_of, strict=True):
+        for line, *sides in zip(batch, *ids_of_sides, strict=True):
             reason = reason_to_drop(recipe, line, [len(ids) for ids in sides])
-            if reason is None and line.split == "train" and room == 0:
+            if reason is None and line.split == "train" and remaining_tokens == 0:
                 reason = "limit"
             if reason is not None:
-                drops[reason] += 1
+                counters.drops[reason] += 1
                 continue
-            rows = [(ids + end)[:cut_at] if cut_at else ids + end for ids, end in zip(sides, ends, strict=True)]
-            rows[0] = begin + rows[0] if sides[0] else rows[0]
-            if room is not None and line.split == "train":
-                rows[0] = rows[0][:room]
-                room -= len(rows[0])
+            rows = [
+                (ids + ending)[:length] if length else ids + ending for ids, ending in zip(sides, endings, strict=True)
+            ]
+            # The target token comes on top of the limits, and an empty source line stays empty.
+            rows[0] = beginning + rows[0] if sides[0] else rows[0]
+            if remaining_tokens is not None and line.split == "train":
+                rows[0] = rows[0][:remaining_tokens]
+                remaining_tokens -= len(rows[0])
             numbers, columns = kept.setdefault(line.split, ([], [[] for _ in rows]))
             numbers.append(line.number)
             for column, row in zip(columns, rows, strict=True):
                 column.append(row)
-        for split, (numbers, columns) in kept.items():  # arrays take a tenth of what lists of numbers take
-            pieces[split].append((numbers, [shards.ragged(rows) for rows in columns]))
-    return _commit_shards(recipe, tokenizers, task, pieces, {"drops": drops, "repairs": repairs})
+        for split, (numbers, columns) in kept.items():  # arrays take a tenth of the memory of lists of numbers
+            encoded[split].append((numbers, [shards.ragged(rows) for rows in columns]))
+    return _commit_shards(recipe, tokenizers, task, encoded, counters)
 
 
 def _commit_shards(
     recipe: Recipe,
     tokenizers: Mapping[str, tokenizer.Tokenizer],
     task: PartTask,
-    pieces: Mapping[str, Sequence[tuple[list[int], list[shards.Ragged]]]],
-    counted: Mapping[str, Mapping[str, int]],
+    encoded: Mapping[str, Sequence[Encoded]],
+    counters: _Counters,
 ) -> Record:
-    sizes = {column: one.vocabulary_size for column, one in tokenizers.items()}
-    files, written = [], {}
+    sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
+    files, shard_records = [], {}
     for split in dataset_index.SPLITS:
-        if split not in pieces:
+        if split not in encoded:
             continue
-        lines = [number for numbers, _ in pieces[split] for number in numbers]
+        line_numbers = [number for numbers, _ in encoded[split] for number in numbers]
         columns = {
-            column: shards.join([sides[place] for _, sides in pieces[split]])
-            for place, column in enumerate(recipe.columns)
+            column: shards.join([sides[side] for _, sides in encoded[split]])
+            for side, column in enumerate(recipe.columns)
         }
-        data = shards.encode_shard(columns, lines, sizes)
+        data = shards.encode_shard(columns, line_numbers, sizes)
         file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
         files.append(file.to_json())
         tokens = {column: len(side.values) for column, side in columns.items()}
-        written[split] = {**file.to_json(), "rows": len(lines), "tokens": tokens, "task": recipe.task}
-    num_kept = sum(shard["rows"] for shard in written.values())
-    num_dropped = sum(counted["drops"].values())
+        # Stored under "task", the name of a corpus in releases up to 0.1.
+        shard_records[split] = {
+            **file.to_json(),
+            "rows": len(line_numbers),
+            "tokens": tokens,
+            "task": recipe.corpus_name,
+        }
+    num_kept = sum(shard["rows"] for shard in shard_records.values())
+    num_dropped = sum(counters.drops.values())
     assert num_kept + num_dropped == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
-    counts = {what: dict(sorted(found.items())) for what, found in counted.items()}
-    return recipe.store.commit(task.name, {"files": files, "shards": written, "lines": task.part.num_lines, **counts})
+    record = {
+        "files": files,
+        "shards": shard_records,
+        "lines": task.part.num_lines,
+        "drops": dict(sorted(counters.drops.items())),
+        "repairs": dict(sorted(counters.repairs.items())),
+    }
+    return recipe.store.commit(task.name, record)
 
 
 def lines(recipe: Recipe, task: PartTask) -> Iterator[Line]:
     """Yields the usable lines of a part, cleaned."""
-    return itertools.chain.from_iterable(_read(recipe, task, collections.Counter(), collections.Counter()))
+    return itertools.chain.from_iterable(_read_batches(recipe, task, _Counters()))
 
 
-def _read(
-    recipe: Recipe, task: PartTask, drops: collections.Counter[str], repairs: collections.Counter[str]
-) -> Iterator[list[Line]]:
-    """Yields the usable lines of a part, cleaned, some at a time; counts the others, and what was repaired."""
-    settings, splitting = recipe.corpus, recipe.splitting[task.source]
-    repeated = _repeated(recipe, task)
-    every = corpus.read_lines(task.part, repairs)
-    while read := list(itertools.islice(every, READ_LINES)):
+def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterator[list[Line]]:
+    """Yields the usable lines of a part, cleaned, in batches; counts bad lines and repairs."""
+    settings, splitting = recipe.corpus, recipe.splittings[task.source]
+    duplicate_lines = _read_duplicates(recipe, task)
+    all_lines = corpus.read_lines(task.part, counters.repairs)
+    while batch := list(itertools.islice(all_lines, BATCH_LINES)):
         usable: list[tuple[int, corpus.Sides]] = []
-        for number, sides in read:
+        for number, sides in batch:
             if isinstance(sides, corpus.BadLine):
-                reason = _REASONS.get(sides.reason, sides.reason)
+                reason = _DROP_REASONS.get(sides.reason, sides.reason)
                 if settings.on_bad_line == "fail":
                     raise errors.DataError(
                         f"{sides.where}: is a bad line ({reason}); correct it, or set corpus.on_bad_line: skip"
                     )
-                drops[reason] += 1
+                counters.drops[reason] += 1
                 continue
             usable.append((number, sides))
         columns = [
             cleaning.clean_lines(column, settings.cleaning) for column in zip(*(s for _, s in usable), strict=True)
         ]
         yield [
-            Line(number, cleaned, splitting.of(number, cleaned[0]), number in repeated)
+            Line(number, cleaned, splitting.assign(number, cleaned[0]), number in duplicate_lines)
             for (number, _), cleaned in zip(usable, zip(*columns, strict=True), strict=True)
         ]
 
 
-def _repeated(recipe: Recipe, task: PartTask) -> frozenset[int]:
-    found = [
+def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
+    """Reads the numbers of the duplicate lines of a part."""
+    numbers = [
         duplicates.read_repeats(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
-        for file in recipe.repeats.get(task.source, ())
+        for file in recipe.duplicates.get(task.source, ())
     ]
-    return frozenset(itertools.chain.from_iterable(found))
+    return frozenset(itertools.chain.from_iterable(numbers))
 
 
 def reason_to_drop(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
-    """Says why a usable line is in no shard, or None; `lengths` are those of its sides, without `<eos>`."""
-    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_ends)
-    return reason or ("duplicate" if line.repeated else None)
+    """Returns the reason to drop a usable line, or None; `lengths` are those of its sides, without `<eos>`."""
+    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_eos)
+    return reason or ("duplicate" if line.is_duplicate else None)
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
@@ -307,6 +354,6 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, int] | None = None) -> Record:
-    """Puts what a later pass reads beside the dataset, and commits the task."""
+    """Writes an intermediate file for a later pass, and commits the task."""
     file = commit.put_content(recipe.dataset, f"{STAGING}/{name}", ".bin", data)
     return recipe.store.commit(name, {"files": [file.to_json()], **(values or {})})

@@ -1,4 +1,4 @@
-"""Word statistics of a dataset: its training shards are counted by one task each, and a last one adds up."""
+"""Word statistics of a dataset: one task counts each training shard, and a last task merges the counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,48 +10,61 @@ from workers.prepare import sharding
 
 @dataclass(frozen=True)
 class CountTask:
-    """A training shard, and whether its n-grams are counted too."""
+    """A training shard whose words, and n-grams if `with_ngrams`, are counted."""
 
     name: str
     shard: dataset_index.ShardRecord
     with_ngrams: bool
 
+    @property
+    def weight(self) -> int:
+        """The number of lines."""
+        return self.shard.rows
+
 
 @dataclass(frozen=True)
 class SummaryTask:
-    """The files of counts, of how many tokens they have the n-grams, and by column what `min_freq` would keep."""
+    """The counts to merge.
+
+    Attributes:
+        name: of its commit record.
+        files: the counts of each shard.
+        ngram_tokens: number of tokens whose n-grams were counted.
+        coverage: by column, the words that each `min_freq` would keep.
+    """
 
     name: str
     files: tuple[str, ...]
     ngram_tokens: int
     coverage: Mapping[str, Sequence[Mapping[str, float]]]
+    weight: int = 1
 
 
 def count(recipe: sharding.Recipe, task: CountTask) -> sharding.Record:
     """Writes the counts of one shard."""
-    made = sharding.load_tokenizers(recipe)
-    sizes = {column: one.vocabulary_size for column, one in made.items()}
-    place, record = recipe.dataset.join(task.shard.name), task.shard
-    expected = arrow_file.Expected(str(place), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
-    shard = arrow_file.open_shard(place, expected, verify=False)
-    separate = recipe.num_ends > 0
-    counted = {
-        column: statistics.count(side.values, side.offsets, made[column], separate, task.with_ngrams)
+    tokenizers = sharding.load_tokenizers(recipe)
+    sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
+    file, record = recipe.dataset.join(task.shard.name), task.shard
+    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
+    shard = arrow_file.open_shard(file, expected, verify=False)
+    has_eos = recipe.num_eos > 0
+    counts = {
+        column: statistics.count(side.values, side.offsets, tokenizers[column], has_eos, task.with_ngrams)
         for column, side in shard.sides.items()
     }
-    return sharding.commit_file(recipe, task.name, statistics.pack(counted))
+    return sharding.commit_file(recipe, task.name, statistics.pack(counts))
 
 
 def summarize(recipe: sharding.Recipe, task: SummaryTask) -> sharding.Record:
-    """Adds up the counts of all shards, one after the other, and writes the artefact."""
+    """Merges the counts of all shards, one after the other to save memory, and writes the statistics file."""
     totals: dict[str, statistics.Counts] = {}
     for file in task.files:
-        counted = statistics.unpack(recipe.dataset.join(file).read_bytes(), recipe.columns)
-        for column, one in counted.items():
-            totals[column] = statistics.merge(totals[column], one) if column in totals else one
-    made = sharding.load_tokenizers(recipe)
+        counts = statistics.unpack(recipe.dataset.join(file).read_bytes(), recipe.columns)
+        for column, shard_counts in counts.items():
+            totals[column] = statistics.merge(totals[column], shard_counts) if column in totals else shard_counts
+    tokenizers = sharding.load_tokenizers(recipe)
     columns = {
-        column: statistics.summary(totals[column], made[column], task.coverage.get(column, ()))
+        column: statistics.summary(totals[column], tokenizers[column], task.coverage.get(column, ()))
         for column in recipe.columns
     }
     data = sharding.json_bytes(statistics.document(columns, task.ngram_tokens))
@@ -59,8 +72,8 @@ def summarize(recipe: sharding.Recipe, task: SummaryTask) -> sharding.Record:
     return recipe.store.commit(task.name, {"files": [file_record.to_json()]})
 
 
-def chosen(shards: Sequence[dataset_index.ShardRecord]) -> list[bool]:
-    """Says of which shards n-grams are counted: all, or as many, evenly spread, as their memory allows."""
+def choose_ngram_shards(shards: Sequence[dataset_index.ShardRecord]) -> list[bool]:
+    """Returns True for each shard whose n-grams are counted: all, or an evenly spread subset that fits in memory."""
     num_tokens = sum(max(shard.tokens.values()) for shard in shards)
     share = min(1.0, statistics.NGRAM_TOKENS / max(num_tokens, 1))
     return [int((number + 1) * share) > int(number * share) for number in range(len(shards))]

@@ -130,10 +130,6 @@ class Split:
             found.append(side.values[side.offsets[row] : side.offsets[row + 1]])
         return found
 
-    def line_numbers(self, indices: Array) -> Array:
-        """Returns which line of the source each of the rows was, counted from 0."""
-        return np.array([self.shard(number).lines[row] for number, row in self._places(indices)], dtype=np.int64)
-
     def _places(self, indices: Array) -> Iterator[tuple[int, int]]:
         numbers = np.searchsorted(self._row_starts, indices, side="right") - 1
         return zip(numbers.tolist(), (indices - self._row_starts[numbers]).tolist(), strict=True)

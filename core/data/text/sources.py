@@ -66,6 +66,11 @@ class File:
         return not (self.is_web or self.member or self.columns or self.origin.name.endswith(compression.EXTENSIONS))
 
 
+def setting_name(corpus_name: str) -> str:
+    """Returns the name of a corpus's setting: `corpora.NAME`, or `corpus` for the only one, whose name is empty."""
+    return f"corpora.{corpus_name}" if corpus_name else "corpus"
+
+
 def resolve(
     source: corpus_settings.SourceConfig, where: str, sha256: Mapping[str, str], base: str | None = None
 ) -> list[tuple[File, ...]]:

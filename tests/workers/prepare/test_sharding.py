@@ -1,4 +1,4 @@
-"""Laws of the tasks of prepare, each on its own."""
+"""Tests of single tasks of prepare."""
 
 import dataclasses
 import pickle
@@ -23,7 +23,7 @@ def recipe(folder: Path, kind: str = "word", **more: Any) -> sharding.Recipe:
         seed=1,
         dataset=location.Location.parse(str(folder / "dataset")),
         plan={"made": "for a test"},
-        splitting={"train": selection.Splitting("train")},
+        splittings={"train": selection.Splitting("train")},
         num_parts={"train": 1},
     )
     made.store.begin()
@@ -45,15 +45,15 @@ def with_tokenizer(made: sharding.Recipe, counted: dict[str, Any]) -> sharding.R
     return dataclasses.replace(made, tokenizers={"text": file})
 
 
-def test_a_task_done_twice_commits_once_and_gives_the_record_that_won(tmp_path: Path) -> None:
+def test_a_repeated_task_commits_once_and_returns_the_first_record(tmp_path: Path) -> None:
     made = recipe(tmp_path)
     counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
     assert counted == vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
     assert (counted["lines"], counted["tokens"]) == (2, 5)
     ready = with_tokenizer(made, counted)
     work = task(tmp_path, "encode", "a b\nb\n")
-    first = sharding.encoder(ready)(work)
-    assert sharding.encoder(ready)(work) == first == ready.store.committed("encode")
+    first = sharding.make_encoder(ready)(work)
+    assert sharding.make_encoder(ready)(work) == first == ready.store.committed("encode")
     assert len(list((tmp_path / "dataset" / "train").iterdir())) == 1
 
 
@@ -61,53 +61,54 @@ def test_a_task_done_twice_commits_once_and_gives_the_record_that_won(tmp_path: 
 @pytest.mark.parametrize("kind", ["char", "word"])
 @pytest.mark.parametrize("max_length", [None, 4])
 @pytest.mark.parametrize("max_tokens", [None, 1, 7, 100])
-def test_the_count_of_tokens_is_what_encode_writes(
+def test_count_words_counts_the_tokens_that_encode_writes(
     tmp_path: Path, kind: str, line_end: str, max_length: int | None, max_tokens: int | None
 ) -> None:
-    """A limit on tokens is shared out by the counts of the first pass, so both passes must agree."""
+    """The counts of the first pass decide how a limit on tokens is divided among parts, so both passes must agree."""
     filters = {"max_length": max_length, "too_long": "cut"}
     made = recipe(tmp_path, kind, line_end=line_end, filters=filters)
     text = "one two  three\n\nfour\nfive six seven eight nine\n"
     counted = vocabularies.count_words(made, task(tmp_path, "count", text, max_tokens))
     ready = with_tokenizer(made, counted)
-    record = sharding.encoder(ready)(task(tmp_path, "encode", text, max_tokens))
+    record = sharding.make_encoder(ready)(task(tmp_path, "encode", text, max_tokens))
     assert record["shards"]["train"]["tokens"]["text"] == counted["tokens"]
     assert record["shards"]["train"]["rows"] == counted["lines"]
     assert max_tokens is None or counted["tokens"] <= max_tokens
 
 
-def test_a_sample_stays_within_its_bytes_for_each_column(tmp_path: Path) -> None:
+def test_a_sample_is_limited_to_sample_bytes_per_column(tmp_path: Path) -> None:
     made = recipe(tmp_path, "bpe")
     settings = made.tokenizer.model_copy(update={"sample_bytes": 10})
     made = dataclasses.replace(made, tokenizer=settings)
     record = vocabularies.sample_lines(made, task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n"))
     assert record["lines"] == 3
     vocabulary = vocabularies.VocabularyTask("tokenizer-text", ("text",), (record["files"][0]["name"],))
-    assert list(vocabularies._sampled(made, vocabulary)) == ["abcd", "abcd"]
+    assert list(vocabularies._read_sample(made, vocabulary)) == ["abcd", "abcd"]
 
 
-def test_bad_lines_are_counted_by_reason_and_words_too_many_are_not_bytes_too_many(tmp_path: Path) -> None:
+def test_too_many_tokens_and_too_many_bytes_are_different_reasons_to_drop(tmp_path: Path) -> None:
     made = recipe(tmp_path, filters={"max_length": 3})
     counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\n"))
     file = tmp_path / "text.txt"
     work = task(tmp_path, "encode", "a b\na b c d\n" + "x" * 40 + "\n")
     work = dataclasses.replace(work, part=dataclasses.replace(work.part, max_line_bytes=20))
-    record = sharding.encoder(with_tokenizer(made, counted))(work)
+    record = sharding.make_encoder(with_tokenizer(made, counted))(work)
     assert record["drops"] == {"too_long": 1, "too_many_bytes": 1}
     assert record["lines"] == 3
     assert file.exists()
 
 
-def test_a_worker_that_finds_a_damaged_tokenizer_says_so(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_is_an_error_when_a_worker_starts(tmp_path: Path) -> None:
     made = recipe(tmp_path)
     ready = with_tokenizer(made, vocabularies.count_words(made, task(tmp_path, "count", "a\n")))
-    place = tmp_path / "dataset" / ready.tokenizers["text"].name
-    place.write_bytes(place.read_bytes().replace(b'"a"', b'"b"'))
+    file = tmp_path / "dataset" / ready.tokenizers["text"].name
+    file.write_bytes(file.read_bytes().replace(b'"a"', b'"b"'))
     with pytest.raises(errors.IntegrityError, match="is damaged"):
-        sharding.encoder(ready)
+        sharding.make_encoder(ready)
 
 
-def test_all_that_travels_to_a_worker_can_be_pickled(tmp_path: Path) -> None:
+def test_recipe_task_and_worker_can_be_pickled(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    for one in (made, task(tmp_path, "count", "a\n"), sharding.worker(vocabularies.count_words, made)):
-        assert pickle.loads(pickle.dumps(one))
+    worker = sharding.make_worker(vocabularies.count_words, made)
+    for value in (made, task(tmp_path, "count", "a\n"), worker):
+        assert pickle.loads(pickle.dumps(value))

@@ -48,11 +48,11 @@ def test_what_is_written_is_read_in_the_narrowest_type(tmp_path: Path, size: int
     assert split.num_tokens("text") == 7
 
 
-def test_rows_come_in_the_order_asked_for_with_their_line_numbers(tmp_path: Path) -> None:
+def test_rows_come_in_the_order_of_the_indices_with_their_line_numbers(tmp_path: Path) -> None:
     split = text_split(tmp_path, [ROWS, [[9], [8]]])
     asked = np.array([5, 0, 4, 2])
     assert [row.tolist() for row in split.rows(asked, "text")] == [[8], [5, 6, 7], [9], [300]]
-    assert split.line_numbers(asked).tolist() == [5, 0, 4, 2]
+    assert [split.shard(number).lines.tolist() for number in (0, 1)] == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_lengths_are_those_of_the_rows_over_borders_of_shards(tmp_path: Path) -> None:

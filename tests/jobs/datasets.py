@@ -1,4 +1,4 @@
-"""What tests of prepare share: a session, executors, small corpora, and what a dataset says."""
+"""Helpers of tests of prepare: a session, an executor, small corpora, and the content of datasets."""
 
 import json
 import random
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from core import errors
 from core.config import loading, schema
@@ -36,13 +37,13 @@ WORDS = [
 ]
 
 
-class Shuffling:
-    """Does tasks in an order of its own, some of them twice, as a pool with stragglers may; stops after some."""
+class ShufflingExecutor:
+    """Runs tasks in random order, and a fifth of them twice, as a pool with stragglers may; can stop early."""
 
     def __init__(self, seed: int, num_workers: int = 1, stop_after: int | None = None) -> None:
         self.num_workers = num_workers
-        self.chance = random.Random(seed)
-        self.left = stop_after
+        self.rng = random.Random(seed)
+        self.remaining = stop_after
 
     def run(
         self,
@@ -52,33 +53,33 @@ class Shuffling:
         on_done: Callable[[executors.Task, Result], None],
         monitor: executors.Monitor = executors.UNMONITORED,
     ) -> None:
-        mixed = list(tasks)
-        self.chance.shuffle(mixed)
+        shuffled = list(tasks)
+        self.rng.shuffle(shuffled)
         workers = [factory() for _ in range(self.num_workers)]
-        for number, task in enumerate(mixed):
-            if self.left is not None:
-                self.left -= 1
-                if self.left < 0:
+        for number, task in enumerate(shuffled):
+            if self.remaining is not None:
+                self.remaining -= 1
+                if self.remaining < 0:
                     raise errors.InterruptedRunError("prepare: stopped")
             result = workers[number % self.num_workers](task.payload)
-            if self.chance.random() < 0.2:
+            if self.rng.random() < 0.2:
                 workers[-1](task.payload)
             on_done(task, result)
             monitor.progress(task.weight)
 
 
 class Session:
-    """A session of one executor, which remembers what was measured."""
+    """A session of one executor; records the metrics, and the numbers of tasks that executors were requested for."""
 
     def __init__(self, executor: executors.Executor | None = None) -> None:
         self.metrics = metrics.InMemoryMetrics()
         self.should_stop: Callable[[], bool] = executors.never
-        self.used = executor or executors.InProcess()
-        self.asked: list[int | None] = []
+        self._executor = executor or executors.InProcess()
+        self.requested: list[int | None] = []
 
     def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
-        self.asked.append(num_tasks)
-        return self.used
+        self.requested.append(num_tasks)
+        return self._executor
 
 
 def config(
@@ -102,29 +103,42 @@ def run(settings: schema.RunConfig, executor: executors.Executor | None = None) 
     return prepare.run(settings, Session(executor), console.SilentReporter())
 
 
-def opened(settings: schema.RunConfig) -> shards.Dataset:
+def open_dataset(settings: schema.RunConfig) -> shards.Dataset:
     return shards.Dataset.open(location.Location.parse(settings.root).join("dataset"))
 
 
-def texts(dataset: shards.Dataset, split: str) -> list[tuple[str, ...]]:
-    """The lines of a split, decoded."""
-    found = dataset.split(split)
-    if found is None:
+def split(dataset: shards.Dataset, name: str, corpus_name: str = "") -> shards.Split:
+    """A split that must exist."""
+    existing = dataset.split(name, corpus_name)
+    assert existing is not None, name
+    return existing
+
+
+def rows(of_split: shards.Split, column: str) -> list[npt.NDArray[Any]]:
+    """The token ids of all lines on one side."""
+    return of_split.rows(np.arange(of_split.num_lines), column)
+
+
+def line_numbers(dataset: shards.Dataset, name: str) -> list[int]:
+    """The numbers of the lines of a split in their source."""
+    of_split, num_shards = split(dataset, name), len(dataset.index.splits[name])
+    return [line for number in range(num_shards) for line in of_split.shard(number).lines.tolist()]
+
+
+def texts(dataset: shards.Dataset, name: str) -> list[tuple[str, ...]]:
+    """The decoded lines of a split; none if there is no such split."""
+    if dataset.split(name) is None:
         return []
     columns = [
-        [codec.decode(row.tolist()) for row in found.rows(range_of(found.num_lines), column)]
+        [codec.decode(row.tolist()) for row in rows(split(dataset, name), column)]
         for column, codec in dataset.codecs.items()
     ]
     return list(zip(*columns, strict=True))
 
 
-def range_of(number: int) -> shards.Array:
-    return np.arange(number)
-
-
 def sentences(number: int, seed: int = 0) -> list[str]:
-    chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(1, 9))) for _ in range(number)]
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 9))) for _ in range(number)]
 
 
 def write(path: Path, lines: Sequence[str]) -> str:
@@ -133,14 +147,14 @@ def write(path: Path, lines: Sequence[str]) -> str:
 
 
 def pairs(folder: Path) -> dict[str, Any]:
-    """A corpus with one line for every reason to drop one, in several parts."""
+    """The settings of a corpus of several parts, with one line for each reason to drop a line."""
     sources, targets = sentences(300), sentences(300, seed=1)
-    rows = [f"{source}\t{target}" for source, target in zip(sources, targets, strict=True)]
-    rows[10] = rows[3]
-    rows[20] = "no target"
-    rows[30] = "\tempty source"
-    rows[40] = " ".join(WORDS) + "\tlong source"
-    file = write(folder / "pairs.tsv", rows)
+    lines = [f"{source}\t{target}" for source, target in zip(sources, targets, strict=True)]
+    lines[10] = lines[3]
+    lines[20] = "no target"
+    lines[30] = "\tempty source"
+    lines[40] = " ".join(WORDS) + "\tlong source"
+    file = write(folder / "pairs.tsv", lines)
     return {
         "kind": "pairs",
         "train": {"tsv": [file]},
@@ -149,6 +163,6 @@ def pairs(folder: Path) -> dict[str, Any]:
     }
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a dataset but the plan of the run that made it."""
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The content of every file in a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
