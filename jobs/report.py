@@ -1,4 +1,4 @@
-"""Writes the report of a run, `report.json` and `report.html` to look at; or one page that compares several runs."""
+"""The verb `report`: `report.json` and `report.html` of a run, or one page that compares several runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,20 +15,23 @@ _HEAD_BYTES = 1024
 def run(
     roots: Sequence[location.Location], reporter: progress_display.Reporter, output: location.Location | None = None
 ) -> dict[str, Any]:
-    """Gathers what is known about runs and writes it.
+    """Writes the report of a run, or a comparison of several.
 
-    Of one run, both files go beside its settings. With an output a page goes there, and nothing is written to a run:
-    that of the one run, or a comparison of several.
+    Args:
+        roots: roots of the runs.
+        reporter: shows progress.
+        output: HTML file to write the page to; nothing is then written below the roots. Without it, `report.json` and
+            `report.html` are written to the root of the run.
 
     Raises:
-        UsageError: there is no run at one of the places, or the page has none.
-        LockedError: at the output is something else than a page of ours.
+        UsageError: there is no run at a root, or the output is missing or not an HTML file.
+        LockedError: the output exists and is not a page of ours.
         IntegrityError: a file of a run is damaged.
     """
     _check(len(roots), output)
     if output is None:
-        return _beside(roots[0], reporter)
-    _refuse_others_page(output)
+        return _write_to_root(roots[0], reporter)
+    _refuse_foreign_page(output)
     with reporter.stage("report", len(roots) + 1, "steps") as stage:
         reports = []
         for root in roots:
@@ -40,7 +43,7 @@ def run(
     return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
 
 
-def _beside(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
+def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
     with reporter.stage("report", 2, "files") as stage:
         report = content.build(root)
         root.join("report.json").replace(json_documents.encode(report).encode())
@@ -52,16 +55,16 @@ def _beside(root: location.Location, reporter: progress_display.Reporter) -> dic
 
 
 def _check(num_runs: int, output: location.Location | None) -> None:
-    """Makes sure that a page has a place."""
+    """Checks that the output fits the number of runs."""
     if output is None and num_runs > 1:
         raise errors.UsageError("RUN: several runs are compared on one page; say where it goes with --output PAGE.html")
     if output is not None and not output.name.endswith((".html", ".htm")):
         raise errors.UsageError(f"--output: {output} is a page; give it a name that ends in .html")
 
 
-def _refuse_others_page(output: location.Location) -> None:
+def _refuse_foreign_page(output: location.Location) -> None:
     if not output.exists():
         return
     head = output.read_range(0, min(_HEAD_BYTES, output.size_bytes()))
     if f'<meta name="generator" content="{page_frame.GENERATOR}">'.encode() not in head:
-        raise errors.LockedError(f"--output: {output} exists and is no report of ours; name another file")
+        raise errors.LockedError(f"--output: {output} exists and is not a report of Raycurrent; name another file")

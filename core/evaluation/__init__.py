@@ -1,1 +1,1 @@
-"""How good a translation is."""
+"""Evaluation of translations: quality metrics and error analysis."""

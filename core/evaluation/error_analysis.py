@@ -1,4 +1,4 @@
-"""Where translations go wrong: by the length of the line, and words left out, repeated or in another order."""
+"""Error analysis of translations: quality by line length; omitted, added, repeated and swapped words."""
 
 import bisect
 import collections
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from sacrebleu.metrics import bleu, chrf
 from sacrebleu.tokenizers import tokenizer_13a
 
-_LONGEST = (5, 10, 15, 20, 30, 50)
+_LONGEST = (5, 10, 15, 20, 30, 50)  # longest line of each bucket but the last, in words
 _tokenizer: Callable[[str], str] = tokenizer_13a.Tokenizer13a()  # type: ignore[no-untyped-call]
 
 
 class Bucket(NamedTuple):
-    """Quality of the lines whose (first) reference has from `shortest` to `longest` words; None: and more."""
+    """Quality of the lines whose first reference has from `shortest` to `longest` words (None: no upper limit)."""
 
     shortest: int
     longest: int | None
@@ -24,16 +24,16 @@ class Bucket(NamedTuple):
 
 
 class Faults(NamedTuple):
-    """What happens to the words of a corpus, against its first reference.
+    """Word errors of a corpus, counted line by line against the first reference.
 
     Attributes:
-        words: of the translations.
-        reference_words: of the references.
-        omitted: words of a reference that its translation has not, or not as often.
-        added: words of a translation that its reference has not, or not as often.
-        repeated: those of the added ones that the translation has already.
-        pairs: pairs of words that both sides of a line have once each.
-        swapped: those of them that stand in the other order.
+        words: words in the translations.
+        reference_words: words in the references.
+        omitted: words missing from a translation, or occurring less often than in its reference.
+        added: words missing from a reference, or occurring less often than in its translation.
+        repeated: added words that occur earlier in the same translation.
+        pairs: pairs of words that occur exactly once in both the translation and the reference.
+        swapped: pairs whose order differs.
     """
 
     words: int
@@ -45,7 +45,7 @@ class Faults(NamedTuple):
     swapped: int
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the counts, and what they are divided by what they are counted in."""
+        """Returns the counts, and each of them as a share of the words or pairs that it is counted among."""
         shares = {
             "omitted_share": self.omitted / max(1, self.reference_words),
             "added_share": self.added / max(1, self.words),
@@ -56,36 +56,37 @@ class Faults(NamedTuple):
 
 
 def words(line: str) -> list[str]:
-    """Cuts a line into words and signs as BLEU does."""
+    """Splits a line into words and punctuation as BLEU does (tokenizer 13a)."""
     return _tokenizer(line).split()
 
 
 def by_length(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Bucket]:
-    """Computes BLEU and chrF of lines of like length, shortest first; lengths that no line has are left out.
+    """Computes BLEU and chrF by length of the first reference, shortest first; empty buckets are omitted.
 
-    Source: document 003 section 2.13, which draws quality over the length of the sentence.
+    Source: Bahdanau et al. (2015), "Neural Machine Translation by Jointly Learning to Align and Translate", figure 2,
+    which plots BLEU over sentence length.
     """
     rows: dict[int, list[int]] = collections.defaultdict(list)
     for row, reference in enumerate(references[0]):
         rows[bisect.bisect_left(_LONGEST, len(words(reference)))].append(row)
-    found = []
-    for place, members in sorted(rows.items()):
+    buckets = []
+    for index, members in sorted(rows.items()):
         lines = [hypotheses[row] for row in members]
         against = [[reference[row] for row in members] for reference in references]
-        found.append(
+        buckets.append(
             Bucket(
-                shortest=_LONGEST[place - 1] + 1 if place else 0,
-                longest=_LONGEST[place] if place < len(_LONGEST) else None,
+                shortest=_LONGEST[index - 1] + 1 if index else 0,
+                longest=_LONGEST[index] if index < len(_LONGEST) else None,
                 lines=len(members),
                 bleu=float(bleu.BLEU().corpus_score(lines, against).score),
                 chrf=float(chrf.CHRF().corpus_score(lines, against).score),
             )
         )
-    return found
+    return buckets
 
 
 def faults(hypotheses: Sequence[str], reference: Sequence[str]) -> Faults:
-    """Counts words that are left out, added, repeated or swapped, line by line."""
+    """Counts omitted, added, repeated and swapped words, line by line."""
     total = [0] * len(Faults._fields)
     for line, expected in zip(hypotheses, reference, strict=True):
         total = list(map(sum, zip(total, _of_line(words(line), words(expected)), strict=True)))
@@ -93,18 +94,19 @@ def faults(hypotheses: Sequence[str], reference: Sequence[str]) -> Faults:
 
 
 def _of_line(written: Sequence[str], expected: Sequence[str]) -> Faults:
-    has, wants = collections.Counter(written), collections.Counter(expected)
-    added = has - wants
-    once = [word for word in expected if has[word] == wants[word] == 1]
-    place = {word: number for number, word in enumerate(written)}
+    counts, expected_counts = collections.Counter(written), collections.Counter(expected)
+    added = counts - expected_counts
+    # Words that occur once on both sides can be matched without an alignment.
+    once = [word for word in expected if counts[word] == expected_counts[word] == 1]
+    position = {word: index for index, word in enumerate(written)}
     pairs = list(itertools.combinations(once, 2))
     return Faults(
         words=len(written),
         reference_words=len(expected),
-        omitted=(wants - has).total(),
+        omitted=(expected_counts - counts).total(),
         added=added.total(),
-        # Where a word is not in the reference at all, its first occurrence is wrong, but no repetition.
-        repeated=sum(min(count, has[word] - 1) for word, count in added.items()),
+        # The first occurrence of a word that is not in the reference at all is an error, but not a repetition.
+        repeated=sum(min(count, counts[word] - 1) for word, count in added.items()),
         pairs=len(pairs),
-        swapped=sum(place[first] > place[second] for first, second in pairs),
+        swapped=sum(position[first] > position[second] for first, second in pairs),
     )

@@ -1,4 +1,4 @@
-"""How good translations are: BLEU, chrF and TER by sacreBLEU with their signatures, and the documents' BLEU."""
+"""Translation quality: BLEU, chrF and TER by sacreBLEU with their signatures, and the sentence BLEU of D2L."""
 
 import collections
 import math
@@ -11,7 +11,7 @@ from core import errors
 
 
 class Quality(NamedTuple):
-    """Corpus figures in percent (a lower TER is better), and what each was computed with."""
+    """Corpus scores in percent (for TER, lower is better), and the sacreBLEU signature of each metric."""
 
     bleu: float
     chrf: float
@@ -20,9 +20,9 @@ class Quality(NamedTuple):
 
 
 def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Quality:
-    """Compares a corpus of translations with one or more references.
+    """Computes corpus BLEU, chrF and TER of translations against one or more references.
 
-    Empty translations are fine and count as what they are. No lines at all give 0 for BLEU and chrF.
+    Empty translations are allowed and lower the scores. Without any lines BLEU and chrF are 0.
 
     Args:
         hypotheses: the translations.
@@ -30,6 +30,8 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
 
     Raises:
         DataError: the numbers of lines differ, or there is no reference.
+
+    Source: Post (2018), "A Call for Clarity in Reporting BLEU Scores".
     """
     if not references:
         raise errors.DataError("references: there is none to compare with; name at least one")
@@ -40,7 +42,7 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
                 "both must have one line for each source line"
             )
     metrics: dict[str, base.Metric] = {"bleu": bleu.BLEU(), "chrf": chrf.CHRF(), "ter": ter.TER()}
-    # sacreBLEU takes no empty corpus; an empty line against an empty line gives the same figures.
+    # sacreBLEU rejects an empty corpus; an empty line against an empty line gives the same scores.
     lines = list(hypotheses) or [""]
     against = [list(reference) or [""] for reference in references]
     scores = {name: float(metric.corpus_score(lines, against).score) for name, metric in metrics.items()}
@@ -48,13 +50,14 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
     return Quality(scores["bleu"], scores["chrf"], scores["ter"], signatures)
 
 
-def documents_bleu(hypothesis: str, reference: str, k: int) -> float:
-    """The BLEU of one sentence with n-grams up to k, between 0 and 1, tokens cut at spaces.
+def d2l_bleu(hypothesis: str, reference: str, k: int) -> float:
+    """Computes the sentence BLEU of Dive into Deep Learning, between 0 and 1, with n-grams of up to k tokens.
 
-    exp(min(0, 1 - len_reference / len_hypothesis)) * product over n of p_n ** (1 / 2 ** n). A hypothesis with
-    fewer than k tokens has no k-gram to be right, so it scores 0.
+    exp(min(0, 1 - len_reference / len_hypothesis)) * product over n of p_n ** (1 / 2 ** n), with p_n the precision of
+    n-grams and tokens split at spaces. A hypothesis of fewer than k tokens contains no k-gram, so it scores 0.
 
-    Source: document 003, section on the evaluation of predicted sequences.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 9.7 "Sequence to Sequence Learning", evaluation of
+    predicted sequences.
     """
     words, expected = hypothesis.split(" "), reference.split(" ")
     score = math.exp(min(0.0, 1 - len(expected) / len(words)))
@@ -66,17 +69,18 @@ def documents_bleu(hypothesis: str, reference: str, k: int) -> float:
     return score
 
 
-def documents_corpus(hypotheses: Sequence[str], references: Sequence[str], k: int) -> float:
-    """The mean of the documents' BLEU over all lines; 0 without lines.
+def mean_d2l_bleu(hypotheses: Sequence[str], references: Sequence[str], k: int) -> float:
+    """Computes the mean `d2l_bleu` over all lines; 0 without lines.
 
     Raises:
         DataError: the numbers of lines differ.
     """
     if len(hypotheses) != len(references):
         raise errors.DataError(
-            f"reference: {len(references)} lines for {len(hypotheses)} translations; both must have as many"
+            f"reference: {len(references)} lines for {len(hypotheses)} translations; "
+            "both must have one line for each source line"
         )
-    scores = [documents_bleu(*pair, k) for pair in zip(hypotheses, references, strict=True)]
+    scores = [d2l_bleu(*pair, k) for pair in zip(hypotheses, references, strict=True)]
     return math.fsum(scores) / max(1, len(scores))
 
 

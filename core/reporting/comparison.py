@@ -1,4 +1,4 @@
-"""Several runs on one page: what differs in their settings, and what came of it."""
+"""The page that compares several runs: key figures, differing settings, curves and translations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from core.reporting import content, page, page_frame, plots
 
 _LOWEST, _HIGHEST = min, max
-# Which end of a figure is the good one; of those that are not here, none is.
+# Figures of which the lowest or highest is the best; the others are not ranked.
 _BEST = {
     "BLEU": _HIGHEST,
     "chrF": _HIGHEST,
@@ -14,14 +14,14 @@ _BEST = {
     "held-out perplexity": _LOWEST,
     "bits per character": _LOWEST,
     "validation perplexity": _LOWEST,
-    "valid error, MSE": _LOWEST,
+    "validation MSE": _LOWEST,
 }
 _OF_TRANSLATIONS = ("BLEU", "chrF", "TER")
 _OF_TOKENS = ("held-out perplexity", "validation perplexity")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
 _OTHERS = ("Gradient norm before clipping", "Learning rate", plots.THROUGHPUT)
-# Where a run lies and what it is called differs always, and says nothing.
+# Settings that differ between any two runs.
 _NAMES = ("name", "root")
 
 TEMPLATE = """{% extends "frame" %}
@@ -41,7 +41,7 @@ TEMPLATE = """{% extends "frame" %}
 {%- endfor %}
 </table></div>
 {%- if with_best %}
-<p class="quiet">Bold: the best of a row.</p>
+<p class="quiet">Bold: best value of the row.</p>
 {%- endif %}
 {%- if settings %}
 <h2>Settings that differ</h2>
@@ -52,24 +52,24 @@ TEMPLATE = """{% extends "frame" %}
 {%- endfor %}
 </table></div>
 {%- endif %}
-{%- if pictures %}
+{%- if training_plots %}
 <h2>Training</h2>
-{{ parts.plots(pictures) }}
+{{ parts.figures(training_plots) }}
 {%- endif %}
-{%- if quality_pictures %}
+{%- if quality_plots %}
 <h2>Quality</h2>
-{{ parts.plots(quality_pictures) }}
+{{ parts.figures(quality_plots) }}
 {%- endif %}
 {%- if lines %}
 <h2>Translations</h2>
-<p>The first held-out lines that all have. <mark>Underlined</mark>: a word that the reference has not, or not as
+<p>The first held-out lines that all runs share. <mark>Underlined</mark>: words that the reference lacks or has less
 often.</p>
 <div class="cards">
 {%- for line in lines %}
 <div class="card"><dl>
 <dt>source</dt><dd>{{ line.source }}</dd>
-{%- for name, pieces in line.outputs %}
-<dt>{{ name }}</dt><dd>{{ parts.marked(pieces) }}</dd>
+{%- for name, words in line.outputs %}
+<dt>{{ name }}</dt><dd>{{ parts.marked(words) }}</dd>
 {%- endfor %}
 {%- if line.reference is not none %}
 <dt>reference</dt><dd>{{ line.reference }}</dd>
@@ -78,7 +78,7 @@ often.</p>
 {%- endfor %}
 </div>
 {%- endif %}
-<h2>Where they are</h2>
+<h2>Roots</h2>
 <div class="wide"><table class="names">
 {%- for name, root in roots %}
 <tr><td>{{ name }}</td><td class="value">{{ root }}</td></tr>
@@ -89,29 +89,29 @@ often.</p>
 
 
 def render(reports: Sequence[content.Report]) -> str:
-    """Returns a page on which the runs stand side by side; what none of them has is not on it."""
-    names = labels(reports)
+    """Renders the page that compares runs side by side; sections that no run has are omitted."""
+    names = label_runs(reports)
     quality = {
         name: (report["quality"] or {}).get("by_length", ()) for name, report in zip(names, reports, strict=True)
     }
-    by_length = plots.by_length(quality)
-    table = rows(reports)
-    return page_frame.page(
+    by_length = plots.plot_by_length(quality)
+    table = compare_figures(reports)
+    return page_frame.render(
         TEMPLATE,
         names=names,
-        warnings=warnings(reports),
+        warnings=find_warnings(reports),
         figures=table,
         with_best=any(cell["best"] for row in table for cell in row["cells"]),
-        settings=differing(reports),
-        pictures=_curves(names, reports),
-        quality_pictures=[by_length] if by_length else [],
-        lines=_lines(names, reports),
+        settings=compare_settings(reports),
+        training_plots=_plot_curves(names, reports),
+        quality_plots=[by_length] if by_length else [],
+        lines=_common_lines(names, reports),
         roots=[(name, report["root"]) for name, report in zip(names, reports, strict=True)],
     )
 
 
-def labels(reports: Sequence[content.Report]) -> list[str]:
-    """Names the runs so that each name stands for one: where names are equal, by where they lie."""
+def label_runs(reports: Sequence[content.Report]) -> list[str]:
+    """Returns a unique label for each run: its name, or the last parts of its root if names repeat."""
     names = [report["name"] for report in reports]
     if len(set(names)) == len(names):
         return names
@@ -127,35 +127,36 @@ def labels(reports: Sequence[content.Report]) -> list[str]:
     return ["/".join(root[-depth:]) for root in roots]
 
 
-def rows(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
-    """The figures of all runs, a row for each, and which of a row is the best, where they can be compared."""
-    found = [{**page.figures(report), **_effort(report)} for report in reports]
-    beyond = {
-        *(_OF_TRANSLATIONS if _differ(_translated(reports)) else ()),
-        *(_OF_TOKENS if _differ(_sizes(reports)) else ()),
+def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
+    """Returns a table row for each key figure, with the best value marked if the runs are comparable."""
+    columns = [{**page.key_figures(report), **_cost(report)} for report in reports]
+    incomparable = {
+        *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) else ()),
+        *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
     }
     table = []
-    for label in found[0]:
-        values = [figures[label] for figures in found]
+    for label in columns[0]:
+        values = [column[label] for column in columns]
         known = [value for value in values if value is not None]
-        is_rankable = label in _BEST and label not in beyond and _differ(known)
+        is_rankable = label in _BEST and label not in incomparable and _differ(known)
         best = _BEST[label](known) if is_rankable else None
-        cells = [{"text": _text(label, value), "best": best is not None and value == best} for value in values]
+        cells = [{"text": _format(label, value), "best": best is not None and value == best} for value in values]
         if known:
             table.append({"label": label, "cells": cells})
     return table
 
 
-def _text(label: str, value: float | None) -> str:
+def _format(label: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if label.endswith(_SECONDS) else page.figure(value)
+    return f"{value:.1f}" if label.endswith(_SECONDS) else page.format_number(value)
 
 
-def _effort(report: content.Report) -> dict[str, float | None]:
-    """What it took. The seconds of training are told if one start did it all: they are those of the last."""
+def _cost(report: content.Report) -> dict[str, float | None]:
+    """Returns steps, tokens and seconds; seconds of training only if one start trained everything."""
     training = report["training"] or {}
     elapsed_s = {stage["name"]: stage["elapsed_s"] for stage in report["stages"]}
+    # Only the seconds of the last start are known.
     if training.get("restarts"):
         elapsed_s.pop("train", None)
     return {
@@ -165,14 +166,14 @@ def _effort(report: content.Report) -> dict[str, float | None]:
     }
 
 
-def differing(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
-    """The settings that are not the same in all runs, with the value in each."""
-    found = [content.flat(report["settings"]) for report in reports]
+def compare_settings(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
+    """Returns the settings that differ between runs, with the value in each."""
+    by_run = [content.flat(report["settings"]) for report in reports]
     table = []
-    every = list(dict.fromkeys(name for settings in found for name in settings))
-    sections = list(dict.fromkeys(map(_section, every)))
-    for name in sorted(every, key=lambda name: sections.index(_section(name))):
-        values = [page_frame.setting(settings[name]) if name in settings else "–" for settings in found]
+    names = list(dict.fromkeys(name for settings in by_run for name in settings))
+    sections = list(dict.fromkeys(map(_section, names)))
+    for name in sorted(names, key=lambda name: sections.index(_section(name))):
+        values = [page_frame.format_setting(settings[name]) if name in settings else "–" for settings in by_run]
         if name not in _NAMES and len(set(values)) > 1:
             table.append({"name": name, "cells": values})
     return table
@@ -182,60 +183,60 @@ def _section(name: str) -> str:
     return name.partition(".")[0]
 
 
-def warnings(reports: Sequence[content.Report]) -> list[str]:
-    """What keeps figures from being compared, in sentences."""
-    said = []
+def find_warnings(reports: Sequence[content.Report]) -> list[str]:
+    """Returns sentences on differences between runs that make their figures incomparable."""
+    warnings = []
     if _differ([(report["data"] or {}).get("fingerprint") for report in reports]):
-        said.append("The runs learnt from different datasets.")
-    if _differ(_sizes(reports)):
-        said.append("Their vocabularies differ: a perplexity is of tokens, and their tokens are not the same.")
-    if _differ(_translated(reports)):
-        said.append("They did not translate the same held-out lines: BLEU, chrF and TER are of different texts.")
-    return said
+        warnings.append("The runs were trained on different datasets.")
+    if _differ(_vocabulary_sizes(reports)):
+        warnings.append("The vocabularies differ: perplexities per token are not comparable.")
+    if _differ(_translated_lines(reports)):
+        warnings.append("The runs translated different held-out lines: BLEU, chrF and TER are not comparable.")
+    return warnings
 
 
-def _sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]:
+def _vocabulary_sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]:
     return [report["data"]["vocabulary_sizes"] for report in reports if report["data"]]
 
 
-def _translated(reports: Sequence[content.Report]) -> list[list[str]]:
-    """The first source lines of each run that has translated any."""
-    found = ([one["source"] for one in report["samples"]["translations"]] for report in reports)
-    return [sources for sources in found if sources]
+def _translated_lines(reports: Sequence[content.Report]) -> list[list[str]]:
+    """Returns the first source lines of each run that has translations."""
+    by_run = ([row["source"] for row in report["samples"]["translations"]] for report in reports)
+    return [sources for sources in by_run if sources]
 
 
 def _differ(values: Sequence[object]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _curves(names: Sequence[str], reports: Sequence[content.Report]) -> list[plots.Picture]:
-    """Draws each curve with all runs in it: of the validation where there is one, else of training."""
-    drawn = []
+def _plot_curves(names: Sequence[str], reports: Sequence[content.Report]) -> list[plots.Plot]:
+    """Plots each curve of all runs together; training and validation are separate plots."""
+    curves = []
     for title in (*_TITLES, *_OTHERS):
         by_run = [(report["training"] or {}).get("curves", {}).get(title, {}) for report in reports]
-        for which in ("training", "validation"):
-            series = [plots.series(name, named.get(which, ())) for name, named in zip(names, by_run, strict=True)]
-            both = all(named.get("training") and named.get("validation") for named in by_run if named)
-            shown = f"{title}, {which}" if both else title
-            drawn.append(plots.lines(title, series, called=shown))
-    return [picture for picture in drawn if picture]
+        for split in ("training", "validation"):
+            series = [plots.to_series(name, curve.get(split, ())) for name, curve in zip(names, by_run, strict=True)]
+            has_both = all(curve.get("training") and curve.get("validation") for curve in by_run if curve)
+            shown_title = f"{title}, {split}" if has_both else title
+            curves.append(plots.plot_lines(title, series, shown_title=shown_title))
+    return [plot for plot in curves if plot]
 
 
-def _lines(names: Sequence[str], reports: Sequence[content.Report]) -> list[dict[str, Any]]:
-    """The lines at the same place in all runs whose source is the same, with each run's translation."""
-    found = []
-    for ones in zip(*(report["samples"]["translations"] for report in reports), strict=False):
-        first = ones[0]
-        if any((one["source"], one["reference"]) != (first["source"], first["reference"]) for one in ones):
+def _common_lines(names: Sequence[str], reports: Sequence[content.Report]) -> list[dict[str, Any]]:
+    """Returns the lines with the same number, source and reference in all runs, with the translation of each run."""
+    lines = []
+    for rows in zip(*(report["samples"]["translations"] for report in reports), strict=False):
+        first = rows[0]
+        if any((row["source"], row["reference"]) != (first["source"], first["reference"]) for row in rows):
             continue
         outputs = [
             (
                 name,
-                page.marked(one["hypothesis"], first["reference"])
+                page.mark_differences(row["hypothesis"], first["reference"])
                 if first["reference"]
-                else [(one["hypothesis"], False)],
+                else [(row["hypothesis"], False)],
             )
-            for name, one in zip(names, ones, strict=True)
+            for name, row in zip(names, rows, strict=True)
         ]
-        found.append({"source": first["source"], "reference": first["reference"], "outputs": outputs})
-    return found
+        lines.append({"source": first["source"], "reference": first["reference"], "outputs": outputs})
+    return lines

@@ -1,4 +1,4 @@
-"""Everything that is known about a run, as one JSON document: what its page shows, and others may read."""
+"""The report of a run as one JSON document, from which its page is rendered."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ MAX_SAMPLES = 12
 
 Report = dict[str, Any]
 
-# title, columns of the run record in the training rows and the validation rows
+# title, column of the training rows and column of the validation rows in the run log; the titles are keys of the report
 CURVES = (
     ("Loss (nats per token)", "loss_nats", "nll_nats"),
     ("Perplexity", "perplexity", "perplexity"),
@@ -31,12 +31,12 @@ _SPLITS = ("train", "valid", "test")
 
 
 def build(root: location.Location) -> Report:
-    """Gathers everything that is known about the run below this root.
+    """Builds the report of the run below this root.
 
-    What a run has not made yet is absent from the report, not an error.
+    Results that the run has not produced yet are missing from the report; that is not an error.
 
     Raises:
-        UsageError: there is no run here.
+        UsageError: there is no run at this root.
         IntegrityError: a file of the run is damaged.
     """
     config = _config(root)
@@ -44,7 +44,7 @@ def build(root: location.Location) -> Report:
     run = _json(root.join("run.json")) or {}
     stages = run.get("stages", {})
     data = None if config.corpus_kind == "series" else _json(root.join("dataset", "index.json"))
-    record = training_history.read_all(root)
+    history = training_history.read_history(root)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -54,16 +54,16 @@ def build(root: location.Location) -> Report:
         "started_unix_s": run.get("started_unix_s"),
         "data": _data(data) if data else None,
         "words": word_statistics.read(root.join("dataset"), data) if data else None,
-        "training": _training(record, config.training.best_by),
-        "tasks": [_task(task, stages, data, record.rows) for task in config.corpora],
-        "gradients": _gradients(record.rows),
-        "quality": _report_of(stages, "evaluate"),
+        "training": _training(history, config.training.best_by),
+        "tasks": [_corpus(corpus, stages, data, history.rows) for corpus in config.corpora],
+        "gradients": _gradients(history.rows),
+        "quality": _quality(stages),
         "scores": _report_of(stages, "score"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
             "translations": _first_translations(root.join("outputs"), list(config.tasks)),
             "generated": (_report_of(stages, "generate") or {}).get("samples", []),
-            "training": _samples(record.rows),
+            "training": _samples(history.rows),
         },
         "stages": [{"name": name, **_timing(stage)} for name, stage in stages.items()],
         "measured": metrics_summary.read(root),
@@ -78,32 +78,32 @@ def build(root: location.Location) -> Report:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns settings by their full name, as `--set` takes them."""
-    named: dict[str, Any] = {}
+    """Returns settings by their full name, such as `training.epochs`, as `--set` accepts them."""
+    by_name: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            named |= flat(value, f"{prefix}{name}.")
+            by_name |= flat(value, f"{prefix}{name}.")
         else:
-            named[f"{prefix}{name}"] = value
-    return named
+            by_name[f"{prefix}{name}"] = value
+    return by_name
 
 
 def _config(root: location.Location) -> schema.RunConfig:
-    place = root.join("config.yaml")
+    path = root.join("config.yaml")
     try:
-        text = place.read_bytes().decode()
+        text = path.read_bytes().decode()
     except errors.NotFoundError as error:
         raise errors.UsageError(f"{root}: holds no run (there is no config.yaml); name the root of a run") from error
-    return loading.parse(text, str(place))
+    return loading.parse_stored(text, str(path))
 
 
-def _json(place: location.Location) -> dict[str, Any] | None:
+def _json(path: location.Location) -> dict[str, Any] | None:
     try:
-        content = place.read_json()
+        content = path.read_json()
     except errors.NotFoundError:
         return None
     if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{place}: is no JSON object; restore or remove it")
+        raise errors.IntegrityError(f"{path}: is not a JSON object; restore or remove it")
     return content
 
 
@@ -112,17 +112,24 @@ def _report_of(stages: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return report
 
 
+def _quality(stages: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the report of the evaluation, with the new names of values that release 0.1 stored under old ones."""
+    quality = _report_of(stages, "evaluate")
+    if quality is None:
+        return None
+    renamed = {"documents_bleu": "d2l_bleu", "documents_bleu_k": "d2l_bleu_k"}
+    return quality | {new: quality[old] for old, new in renamed.items() if old in quality}
+
+
 def _timing(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """How long a stage took, and what it got done in that time."""
+    """Returns the duration and outcome of a stage, and how many lines and tokens it processed."""
     report = stage.get("report") or {}
-    done = {name: report[name] for name in ("lines", "lines_read", "tokens", "num_tokens") if name in report}
-    made = {"lines": done.get("lines", done.get("lines_read")), "tokens": done.get("tokens", done.get("num_tokens"))}
-    failed = report.get("errors") or 0
     return {
         "elapsed_s": float(stage.get("elapsed_s", 0.0)),
         "outcome": str(stage.get("outcome", "unknown")),
-        **made,
-        "failed_lines": failed,
+        "lines": report.get("lines", report.get("lines_read")),
+        "tokens": report.get("tokens", report.get("num_tokens")),
+        "failed_lines": report.get("errors") or 0,
     }
 
 
@@ -135,7 +142,7 @@ def _data(index: Mapping[str, Any]) -> dict[str, Any]:
             for column, count in shard["tokens"].items():
                 tokens[column] = tokens.get(column, 0) + count
         splits[name] = {"lines": sum(shard["rows"] for shard in shards), "shards": len(shards), "tokens": tokens}
-    sizes = {column: record["vocabulary_size"] for column, record in index["tokenizers"].items()}
+    sizes = {column: tokenizer["vocabulary_size"] for column, tokenizer in index["tokenizers"].items()}
     drops = {reason: count for reason, count in index.get("drops", {}).items() if count}
     return {
         "kind": index["kind"],
@@ -143,7 +150,7 @@ def _data(index: Mapping[str, Any]) -> dict[str, Any]:
         "lines_read": index.get("lines_read"),
         "splits": splits,
         "drops": drops,
-        "repairs": {what: count for what, count in index.get("repairs", {}).items() if count},
+        "repairs": {name: count for name, count in index.get("repairs", {}).items() if count},
         "vocabulary_sizes": sizes,
     }
 
@@ -153,7 +160,7 @@ def _of_kind(rows: Sequence[training_history.Row], kind: str) -> list[training_h
 
 
 def _best(validations: Sequence[training_history.Row], metric: training_settings.Metric) -> training_history.Row | None:
-    """Finds the validation that training took for the best one, so the one whose weights translate."""
+    """Returns the best validation by the metric of the run; inference uses the weights of its checkpoint."""
     return min(
         validations,
         key=lambda row: (-float(row.get("bleu", -math.inf)) if metric == "bleu" else 0.0, float(row["nll_nats"])),
@@ -161,8 +168,8 @@ def _best(validations: Sequence[training_history.Row], metric: training_settings
     )
 
 
-def _training(record: training_history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
-    rows = record.rows
+def _training(history: training_history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
+    rows = history.rows
     if not rows:
         return None
     steps, validations = _of_kind(rows, "step"), _of_kind(rows, "validation")
@@ -170,31 +177,32 @@ def _training(record: training_history.History, best_by: training_settings.Metri
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,
-        "median_tokens_per_s": statistics.median(training_history.points(steps, "tokens_per_s")[1] or [0.0]),
+        "median_tokens_per_s": statistics.median(training_history.finite_points(steps, "tokens_per_s")[1] or [0.0]),
         "best_validation": dict(best) if best else None,
-        "restarts": record.restarts,
+        "restarts": history.restarts,
         "curves": {
-            title: {"training": _points(steps, own), "validation": _points(validations, other)}
-            for title, own, other in CURVES
+            title: {"training": _points(steps, training), "validation": _points(validations, validation)}
+            for title, training, validation in CURVES
         },
     }
 
 
-def _task(
-    task: str, stages: Mapping[str, Any], index: Mapping[str, Any] | None, rows: Sequence[training_history.Row]
+def _corpus(
+    name: str, stages: Mapping[str, Any], index: Mapping[str, Any] | None, rows: Sequence[training_history.Row]
 ) -> dict[str, Any]:
-    """What is known of one of several corpora: its size, how it was learnt, and how good the model is at it."""
+    """Returns the results of one of several corpora: its size, training curves and quality on its held-out lines."""
     splits = index["splits"] if index else {}
-    learnt = [row["tasks"][task] | {"step": row["step"]} for row in rows if task in row.get("tasks", ())]
-    validations = [row for row in learnt if "accuracy" in row]
-    steps = [row for row in learnt if "accuracy" not in row]
-    quality, scores = (_report_of(stages, f"{verb}.{task}") or {} for verb in ("evaluate", "score"))
+    # The stored key is "task", in the run log, the dataset index and the report.
+    own_rows = [row["tasks"][name] | {"step": row["step"]} for row in rows if name in row.get("tasks", ())]
+    validations = [row for row in own_rows if "accuracy" in row]
+    steps = [row for row in own_rows if "accuracy" not in row]
+    quality, scores = (_report_of(stages, f"{verb}.{name}") or {} for verb in ("evaluate", "score"))
     return {
-        "task": task,
-        "train_lines": sum(shard["rows"] for shard in splits.get("train", ()) if shard.get("task") == task),
+        "task": name,
+        "train_lines": sum(shard["rows"] for shard in splits.get("train", ()) if shard.get("task") == name),
         "training_perplexity": steps[-1]["perplexity"] if steps else None,
         "validation_perplexity": validations[-1]["perplexity"] if validations else None,
-        **{name: quality.get(name) for name in ("bleu", "chrf", "ter")},
+        **{metric: quality.get(metric) for metric in ("bleu", "chrf", "ter")},
         "perplexity": scores.get("perplexity"),
         "curves": {"training": _points(steps, "perplexity"), "validation": _points(validations, "perplexity")},
     }
@@ -203,38 +211,38 @@ def _task(
 def _points(rows: Sequence[training_history.Row], name: str | None) -> list[tuple[float, float]]:
     if name is None:
         return []
-    steps, values = training_history.points(rows, name)
-    few = curves.thinned(curves.Series(name, steps, values))
+    steps, values = training_history.finite_points(rows, name)
+    few = curves.thin(curves.Series(name, steps, values))
     return list(zip(few.steps, few.values, strict=True))
 
 
 def _gradients(rows: Sequence[training_history.Row]) -> dict[str, Any] | None:
-    """What was recorded of gradients by layer, of recurrent weights and through time; None where nothing was."""
-    found = _of_kind(rows, "gradients")
+    """Returns the logged gradients by layer and by lag, spectral radii and forget gates; None if there are none."""
+    gradient_rows = _of_kind(rows, "gradients")
     content = {
         "layer_norms": _by_layer(_of_kind(rows, "step"), "layer_norms"),
         "cosines": _by_layer(_of_kind(rows, "step"), "cosines"),
-        "spectral_radii": _by_layer(found, "spectral_radii"),
-        "forget_gates": _by_layer(found, "forget_gates"),
+        "spectral_radii": _by_layer(gradient_rows, "spectral_radii"),
+        "forget_gates": _by_layer(gradient_rows, "forget_gates"),
         "norms_by_lag": [
-            {"step": row["step"], "norms": row["norms_by_lag"]} for row in found if row.get("norms_by_lag")
+            {"step": row["step"], "norms": row["norms_by_lag"]} for row in gradient_rows if row.get("norms_by_lag")
         ],
     }
     return content if any(content.values()) else None
 
 
 def _by_layer(rows: Sequence[training_history.Row], name: str) -> dict[str, list[tuple[float, float]]]:
-    """The points of each layer; of a list, one value for each gate, the largest."""
+    """Returns the points of each layer; of a list with one value per gate, the largest."""
     layers: dict[str, list[training_history.Row]] = {}
     for row in rows:
         for layer, value in (row.get(name) or {}).items():
             largest = max(value) if isinstance(value, list) else value
             layers.setdefault(layer, []).append({"step": row["step"], "value": largest})
-    return {layer: _points(own, "value") for layer, own in layers.items()}
+    return {layer: _points(layer_rows, "value") for layer, layer_rows in layers.items()}
 
 
 def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
-    """What the model made of the same lines at each validation."""
+    """Returns the outputs for each sample line at all validations."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _of_kind(rows, "samples"):
         for sample in row["samples"]:
@@ -246,23 +254,23 @@ def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _first_translations(outputs: location.Location, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The first held-out lines with what they became, as many of each corpus."""
-    each = -(-MAX_SAMPLES // len(tasks))
-    prefixes = [f"{task}." if task else "" for task in tasks]
-    return [found for prefix in prefixes for found in itertools.islice(_translations(outputs, prefix), each)]
+def _first_translations(outputs: location.Location, corpora: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the first held-out lines with their translations, the same number of each corpus."""
+    num_each = -(-MAX_SAMPLES // len(corpora))
+    prefixes = [f"{corpus}." if corpus else "" for corpus in corpora]
+    return [row for prefix in prefixes for row in itertools.islice(_translations(outputs, prefix), num_each)]
 
 
 def _translations(outputs: location.Location, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yields source, hypothesis, reference and attention of the first held-out lines, as far as each is there."""
-    place = outputs.join(f"{prefix}translations.jsonl")
-    if not place.exists():
+    """Yields source, hypothesis, reference (or None) and attention (or None) of the held-out lines."""
+    path = outputs.join(f"{prefix}translations.jsonl")
+    if not path.exists():
         return
     splits = [split for split in ("test", "valid") if outputs.join(f"{prefix}{split}.source.txt").exists()]
     split = next(iter(splits), "test")
     sources, references = (_lines(outputs.join(f"{prefix}{split}.{side}.txt")) for side in ("source", "target"))
-    maps = _maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
-    for number, line in enumerate(_lines(place)):
+    maps = _attention_maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
+    for number, line in enumerate(_lines(path)):
         row = json.loads(line)
         yield {
             "source": next(sources, ""),
@@ -273,15 +281,15 @@ def _translations(outputs: location.Location, prefix: str) -> Iterator[dict[str,
         }
 
 
-def _maps(place: location.Location) -> dict[int, dict[str, Any]]:
+def _attention_maps(path: location.Location) -> dict[int, dict[str, Any]]:
     try:
-        content = place.read_json()
+        content = path.read_json()
     except errors.NotFoundError:
         return {}
-    return {one["line"]: {name: one[name] for name in ("source", "target", "weights")} for one in content}
+    return {row["line"]: {name: row[name] for name in ("source", "target", "weights")} for row in content}
 
 
-def _lines(place: location.Location) -> Iterator[str]:
-    if place.exists():
-        with place.open() as file:
+def _lines(path: location.Location) -> Iterator[str]:
+    if path.exists():
+        with path.open() as file:
             yield from (line.decode("utf-8", "replace").rstrip("\n") for line in file)

@@ -1,4 +1,8 @@
-"""Pictures of how a run went, as SVG text that takes its colours from the page around it."""
+"""Line and bar plots as inline SVG that takes its colours from the page around it.
+
+Matplotlib draws with placeholder colours, which are replaced by CSS variables, so that a plot follows the light and
+dark colour schemes of its page.
+"""
 
 import dataclasses
 import io
@@ -13,10 +17,10 @@ import matplotlib.figure
 import matplotlib.ticker
 
 MAX_POINTS = 400
-_LEGEND_INSIDE = 3
-_ROUND = (1, 2, 5, 10)
+_LEGEND_INSIDE = 3  # series up to which the legend fits inside the axes
+_ROUND = (1, 2, 5, 10)  # leading digits of tick distances
 
-# Colours that nobody would choose stand for the page's own, so that a picture follows light and dark.
+# Placeholders: colours that occur nowhere else, each replaced by a colour of the page.
 _INK, _GRID = "#010101", "#020202"
 SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808")
 _DASHES = ("-", "--", ":")
@@ -25,10 +29,10 @@ _PAGE_COLOURS = {
     _GRID: "var(--grid)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)},
 }
-# Any: matplotlib's stubs list every name there is
+# Any: matplotlib's stubs accept only a Literal of all parameter names
 _STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "raycurrent",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "raycurrent",  # the same plot has the same ids, hence the same bytes
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,
@@ -46,137 +50,143 @@ _STYLE: Any = {
     "ytick.labelcolor": _INK,
     "legend.frameon": False,
 }
-_NAMES_IN_SVG = re.compile(r' id="(?:figure|axes|patch|matplotlib\.axis|[xy]tick|line2d|text|legend)_\d+"')
+_IDS = re.compile(r' id="(?:figure|axes|patch|matplotlib\.axis|[xy]tick|line2d|text|legend)_\d+"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Values over steps, or over whatever else a picture says."""
+    """Values over steps, or over another quantity that the x axis names."""
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
 
 
-def thinned(series: Series, most: int = MAX_POINTS) -> Series:
-    """Keeps at most `most` points, evenly by position; the first and the last always stay."""
+def thin(series: Series, most: int = MAX_POINTS) -> Series:
+    """Returns a series of at most `most` points, evenly spaced by index, with the first and the last."""
     count = len(series.steps)
     if count <= most:
         return series
-    kept = [round(index * (count - 1) / (most - 1)) for index in range(most)]
-    return Series(series.name, [series.steps[i] for i in kept], [series.values[i] for i in kept])
+    indices = [round(number * (count - 1) / (most - 1)) for number in range(most)]
+    return Series(series.name, [series.steps[i] for i in indices], [series.values[i] for i in indices])
 
 
-def draw(
+def plot_lines(
     title: str,
     series: Sequence[Series],
     logarithmic: bool = False,
     restarts: Sequence[float] = (),
-    over: str = "step",
+    x_label: str = "step",
 ) -> str:
-    """Draws series over steps and returns an `<svg>` element.
+    """Plots series as lines and returns an `<svg>` element.
 
-    The same series always give the same text. Nothing in it refers to a file or an address.
+    The same series always give the same bytes. The element refers to no file and no URL.
 
     Args:
-        title: what a screen reader says.
-        series: the first six have colours of their own; those after them the same ones, dashed and dotted. One
-            without values is left out, but keeps its colour from the others.
-        logarithmic: the values, which then are all above 0.
-        restarts: steps that are marked.
-        over: what the steps are.
+        title: accessible name of the plot.
+        series: the first six have colours of their own; further ones have the same colours, dashed and dotted. A
+            series without values is omitted, and its colour is not given to another one.
+        logarithmic: logarithmic y axis; all values must be above 0.
+        restarts: steps to mark with a vertical line.
+        x_label: label of the x axis.
     """
 
-    def plot(axes: Any) -> None:
+    def draw(axes: Any) -> None:
         for step in restarts:
             axes.axvline(step, color=_INK, alpha=0.35, linewidth=1, linestyle=":")
-        for number, one in shown:
-            few = thinned(one)
-            mark = "o" if len(few.steps) <= 30 else ""
+        for number, member in visible:
+            few = thin(member)
+            marker = "o" if len(few.steps) <= 30 else ""
             dashes = _DASHES[number // len(SERIES) % len(_DASHES)]
             axes.plot(
-                few.steps, few.values, dashes, color=SERIES[number % len(SERIES)], label=one.name,
-                linewidth=1.6, marker=mark, markersize=3.5,
+                few.steps, few.values, dashes, color=SERIES[number % len(SERIES)], label=member.name,
+                linewidth=1.6, marker=marker, markersize=3.5,
             )  # fmt: skip
         if logarithmic:
-            _logarithmic(axes, [value for one in series for value in one.values])
+            _set_log_scale(axes, [value for member in series for value in member.values])
         else:
             axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=_ROUND))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True, steps=_ROUND))
-        axes.set_xlabel(over)
-        if len(shown) > 1:
-            legend(axes, below=len(shown) > _LEGEND_INSIDE)
+        axes.set_xlabel(x_label)
+        if len(visible) > 1:
+            _add_legend(axes, below=len(visible) > _LEGEND_INSIDE)
 
-    shown = _shown(series)
-    return picture(title, plot, rows=math.ceil(len(shown) / 2) if len(shown) > _LEGEND_INSIDE else 0)
+    visible = _with_values(series)
+    return render_svg(title, draw, legend_rows=math.ceil(len(visible) / 2) if len(visible) > _LEGEND_INSIDE else 0)
 
 
-def bars(title: str, groups: Sequence[str], series: Sequence[Series], over: str) -> str:
-    """Draws bars side by side: of each series the value at each of its steps, which are numbers of groups."""
+def plot_bars(title: str, groups: Sequence[str], series: Sequence[Series], x_label: str) -> str:
+    """Plots series as groups of bars, one bar per series; the steps of a series are indices of groups."""
 
-    def plot(axes: Any) -> None:
-        width = 0.8 / max(1, len(shown))
-        for place, (number, one) in enumerate(shown):
-            shift = (place - (len(shown) - 1) / 2) * width
-            places = [step + shift for step in one.steps]
-            axes.bar(places, one.values, 0.92 * width, color=SERIES[number % len(SERIES)], label=one.name)
+    def draw(axes: Any) -> None:
+        width = 0.8 / max(1, len(visible))
+        for index, (number, member) in enumerate(visible):
+            shift = (index - (len(visible) - 1) / 2) * width
+            positions = [step + shift for step in member.steps]
+            axes.bar(positions, member.values, 0.92 * width, color=SERIES[number % len(SERIES)], label=member.name)
         axes.set_xticks(range(len(groups)), groups)
         axes.xaxis.grid(visible=False)
         axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=_ROUND))
-        axes.set_xlabel(over)
-        if len(shown) > 1:
-            legend(axes, below=True)
+        axes.set_xlabel(x_label)
+        if len(visible) > 1:
+            _add_legend(axes, below=True)
 
-    shown = _shown(series)
-    return picture(title, plot, rows=math.ceil(len(shown) / 2) if len(shown) > 1 else 0)
-
-
-def _shown(series: Sequence[Series]) -> list[tuple[int, Series]]:
-    """The series that have values, each with its number among all."""
-    return [(number, one) for number, one in enumerate(series) if one.values]
+    visible = _with_values(series)
+    return render_svg(title, draw, legend_rows=math.ceil(len(visible) / 2) if len(visible) > 1 else 0)
 
 
-def legend(axes: Any, below: bool) -> None:
-    """Names the series: where there is most room, or below, where they hide nothing."""
+def _with_values(series: Sequence[Series]) -> list[tuple[int, Series]]:
+    """Returns the series that have values, each with its index among all, which decides its colour."""
+    return [(number, member) for number, member in enumerate(series) if member.values]
+
+
+def _add_legend(axes: Any, below: bool) -> None:
+    """Adds a legend: below the axes, or inside them at the emptiest spot."""
     if below:
         axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     else:
         axes.legend(loc="best")
 
 
-def _logarithmic(axes: Any, values: Sequence[float]) -> None:
+def _set_log_scale(axes: Any, values: Sequence[float]) -> None:
     axes.set_yscale("log")
+    # Over little more than a decade, ticks at powers of ten alone would leave the axis almost without labels.
     few_decades = max(values) < 30 * min(values)
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0) if few_decades else (1.0,)))
     axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def picture(title: str, plot: Callable[[Any], None], rows: int = 0) -> str:
-    """Returns the `<svg>` element of what `plot` puts on the axes that it is given, in colours of `SERIES`.
+def render_svg(title: str, draw: Callable[[Any], None], legend_rows: int = 0) -> str:
+    """Returns the plot that `draw` makes on the given axes as an `<svg>` element.
 
-    `rows` are those of a legend below the axes, for which the picture is made higher.
+    Args:
+        title: accessible name of the plot.
+        draw: draws on matplotlib axes, in colours of `SERIES`.
+        legend_rows: rows of a legend below the axes, for which the figure is made taller.
     """
     with mpl.rc_context(_STYLE):
-        figure = matplotlib.figure.Figure(figsize=(5.2, 2.9 + 0.17 * rows), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(5.2, 2.9 + 0.17 * legend_rows), layout="constrained")
         matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        plot(axes)
+        draw(axes)
         axes.tick_params(which="both", length=0)
         written = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(written, format="svg", transparent=True, metadata=nothing)
+        # No metadata: a date would make the bytes differ from render to render.
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(written, format="svg", transparent=True, metadata=metadata)
     return _inline(written.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> str:
-    """Turns a whole SVG document into an element for a page."""
+    """Converts an SVG document to an element for an HTML page."""
     element = svg[svg.index("<svg") :]
-    element = _NAMES_IN_SVG.sub("", element)
+    # Several plots share a page: ids must not repeat, and the size comes from the page's style.
+    element = _IDS.sub("", element)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     element = element.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    for colour, own in _PAGE_COLOURS.items():
-        element = element.replace(colour, own)
+    for placeholder, colour in _PAGE_COLOURS.items():
+        element = element.replace(placeholder, colour)
     return element.strip()

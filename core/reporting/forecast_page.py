@@ -1,4 +1,4 @@
-"""Pictures of forecasts beside what came, and their errors, as one page that needs nothing else."""
+"""The page of forecasts: plots beside the actual values, and errors by horizon; a self-contained HTML file."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,23 +20,32 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto
 td, th { padding: 0 1.5rem 0 0; text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1.5rem 0; } figcaption { font-weight: 600; }
 </style>
-<h1>Forecasts, {{ method }}</h1>
+<h1>{{ method|capitalize }} forecasts</h1>
 <table>
 <tr><th>column</th><th>steps ahead</th><th>mean squared error</th><th>residuals beyond 3 σ</th></tr>
-{% for one in forecasts %}
-<tr><td>{{ one.target }}</td><td>{{ one.horizon }}</td><td>{{ one.mse }}</td><td>{{ one.anomalies }}</td></tr>
+{% for row in forecasts %}
+<tr><td>{{ row.target }}</td><td>{{ row.horizon }}</td><td>{{ row.mse }}</td><td>{{ row.anomalies }}</td></tr>
 {% endfor %}
 </table>
-{% for picture in pictures %}
-<figure><figcaption>{{ picture.title }}</figcaption>{{ picture.svg }}</figure>
+{% for plot in plots %}
+<figure><figcaption>{{ plot.title }}</figcaption>{{ plot.svg }}</figure>
 {% endfor %}
 </html>
 """
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """What was forecast of a column so many steps ahead: by row of the series, with what came there."""
+class Forecast:
+    """Forecasts of one column at one horizon.
+
+    Attributes:
+        target: name of the column.
+        horizon: steps ahead.
+        mse: mean squared error, formatted.
+        anomalies: number of residuals beyond 3 standard deviations, formatted.
+        forecast: forecast values, by row of the series.
+        actual: actual values, by row of the series.
+    """
 
     target: str
     horizon: int
@@ -46,13 +55,12 @@ class Shown:
     actual: curves.Series
 
 
-def render(method: str, forecasts: Sequence[Shown]) -> str:
-    """Returns the page: a table of errors by horizon, and a picture for each column and horizon."""
-    pictures = []
-    for one in forecasts:
-        steps = "the next step" if one.horizon == 1 else f"{one.horizon} steps ahead"
-        title = f"{one.target}, {steps}"
-        svg = curves.draw(title, [one.actual, one.forecast])
-        pictures.append({"title": title, "svg": markupsafe.Markup(svg)})  # noqa: S704 (drawn here, from numbers)
+def render(method: str, forecasts: Sequence[Forecast]) -> str:
+    """Renders the page: a table of errors by horizon, and a plot for each column and horizon."""
+    plots = []
+    for row in forecasts:
+        title = f"{row.target}, {row.horizon} step{'' if row.horizon == 1 else 's'} ahead"
+        svg = curves.plot_lines(title, [row.actual, row.forecast])
+        plots.append({"title": title, "svg": markupsafe.Markup(svg)})  # noqa: S704 (drawn here, from numbers)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_PAGE).render(method=method, forecasts=forecasts, pictures=pictures)
+    return environment.from_string(_PAGE).render(method=method, forecasts=forecasts, plots=plots)

@@ -1,4 +1,4 @@
-"""What a run measured of itself: the last values of its metrics, as each node left them."""
+"""Summary of a run's final Prometheus metrics, which each node writes to a `.prom` file when the run ends."""
 
 import re
 from collections.abc import Iterator
@@ -20,11 +20,10 @@ class Sample(NamedTuple):
 
 
 def read(root: location.Location) -> dict[str, Any] | None:
-    """Reads who did how much below a run's root; None where nothing was measured.
+    """Returns a summary of the final metrics below a run's root; None if there are none.
 
-    The files are those of the newest driver. `workers` has for each rank its steps, the tokens that it trained on
-    and the seconds that its steps took; `stages` for each stage that was spread out its parts by outcome, and how
-    many workers died.
+    The files are those of the newest driver. `workers` holds the steps, target tokens and seconds of steps of each
+    rank; `stages` the part attempts by outcome and the worker deaths of each fan-out stage.
     """
     folder = root.join("metrics")
     samples: list[Sample] = []
@@ -37,27 +36,27 @@ def read(root: location.Location) -> dict[str, Any] | None:
 
 
 def parse(text: str) -> Iterator[Sample]:
-    """Yields the samples of one file; buckets of histograms are left out.
+    """Yields the samples of a file, without histogram buckets.
 
-    Source: Prometheus' exposition formats, the text-based one.
+    Source: Prometheus documentation, "Exposition formats", text-based format.
     """
     for line in text.splitlines():
-        found = _SAMPLE.fullmatch(line)
-        if found and not found[1].endswith("_bucket"):
-            yield Sample(found[1], dict(_LABEL.findall(found[2] or "")), float(found[3]))
+        match = _SAMPLE.fullmatch(line)
+        if match and not match[1].endswith("_bucket"):
+            yield Sample(match[1], dict(_LABEL.findall(match[2] or "")), float(match[3]))
 
 
 def _workers(samples: list[Sample]) -> list[dict[str, float]]:
-    named = {
+    columns = {
         "raycurrent_train_steps_total": "steps",
         "raycurrent_train_tokens_total": "tokens",
         "raycurrent_train_step_seconds_sum": "elapsed_s",
     }
     ranks: dict[int, dict[str, float]] = {}
     for name, labels, value in samples:
-        if name in named and "rank" in labels:
-            row = ranks.setdefault(int(labels["rank"]), dict.fromkeys(named.values(), 0.0))
-            row[named[name]] += value
+        if name in columns and "rank" in labels:
+            row = ranks.setdefault(int(labels["rank"]), dict.fromkeys(columns.values(), 0.0))
+            row[columns[name]] += value
     return [{"rank": rank, **row} for rank, row in sorted(ranks.items()) if row["steps"]]
 
 
@@ -65,11 +64,11 @@ def _stages(samples: list[Sample]) -> dict[str, dict[str, float]]:
     stages: dict[str, dict[str, float]] = {}
     for name, labels, value in samples:
         if name == "raycurrent_fanout_parts_total":
-            what = labels["outcome"]
+            count = labels["outcome"]
         elif name == "raycurrent_fanout_worker_deaths_total":
-            what = "worker_deaths"
+            count = "worker_deaths"
         else:
             continue
         row = stages.setdefault(labels["stage"], {})
-        row[what] = row.get(what, 0.0) + value
+        row[count] = row.get(count, 0.0) + value
     return stages

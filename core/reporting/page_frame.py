@@ -1,4 +1,8 @@
-"""What all pages share: one file, no scripts, nothing fetched; light and dark, wide and narrow."""
+"""Frame and style of all pages.
+
+A page is a single HTML file without scripts that loads nothing from the network; it has a light and a dark colour
+scheme and fits wide and narrow screens.
+"""
 
 import json
 from typing import Any
@@ -107,47 +111,47 @@ summary:hover { color: var(--ink); }
 """
 
 _PARTS = """
-{%- macro plot(picture) -%}
-<figure><figcaption><span>{{ picture.title }}</span>
-{%- if picture.logarithmic %}
-<label class="scale"><input type="checkbox"{% if picture.opens_logarithmic %} checked{% endif %}>log scale</label>
+{%- macro figure(plot) -%}
+<figure><figcaption><span>{{ plot.title }}</span>
+{%- if plot.logarithmic %}
+<label class="scale"><input type="checkbox"{% if plot.opens_logarithmic %} checked{% endif %}>log scale</label>
 {%- endif -%}
 </figcaption>
-<div class="linear">{{ picture.linear }}</div>
-{%- if picture.logarithmic %}
-<div class="logarithmic">{{ picture.logarithmic }}</div>
+<div class="linear">{{ plot.linear }}</div>
+{%- if plot.logarithmic %}
+<div class="logarithmic">{{ plot.logarithmic }}</div>
 {%- endif %}
 </figure>
 {%- endmacro -%}
-{%- macro plots(pictures) -%}
+{%- macro figures(plots) -%}
 <div class="curves">
-{%- for picture in pictures %}
-{{ plot(picture) }}
+{%- for plot in plots %}
+{{ figure(plot) }}
 {%- endfor %}
 </div>
 {%- endmacro -%}
-{%- macro marked(pieces) -%}
-{%- for text, is_odd in pieces %}{% if is_odd %}<mark>{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
+{%- macro marked(words) -%}
+{%- for text, is_marked in words %}{% if is_marked %}<mark>{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
 {%- endmacro -%}
 """
 
 
-def page(template: str, **content: object) -> str:
-    """Renders a page whose template extends `frame`; every text in it is escaped."""
+def render(template: str, **content: object) -> str:
+    """Renders a page whose template extends `frame`; all texts are escaped."""
     sources = {"frame": _FRAME, "style": _STYLE, "parts": _PARTS, "page": template}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.DictLoader(sources)
     )
-    environment.filters["thousands"] = thousands
-    environment.filters["setting"] = setting
+    environment.filters["thousands"] = format_count
+    environment.filters["setting"] = format_setting
     return environment.get_template("page").render(generator=GENERATOR, **content)
 
 
-def setting(value: Any) -> str:
-    """Writes the value of a setting."""
+def format_setting(value: Any) -> str:
+    """Formats the value of a setting: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def thousands(number: float) -> str:
-    """Writes a number without decimals, its thousands set apart."""
+def format_count(number: float) -> str:
+    """Formats a number without decimals, with a thin space between groups of three digits."""
     return f"{round(number):,}".replace(",", THIN_SPACE)

@@ -1,4 +1,4 @@
-"""Which pictures tell how a run went, or how several compare."""
+"""Plots on the pages of one run and of several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ from core.reporting import curves, word_statistics
 Points = Sequence[Sequence[float]]
 
 THROUGHPUT = "Target tokens per second"
-_RADIUS, _FORGET = "Spectral radius of W_hh, largest gate", "Share of its memory that a layer keeps"
-_COSINES = "Cosine between the gradients of two corpora"
-_LAGS = "Gradient of the last loss, by lag"
+_RADIUS, _FORGET = "Spectral radius of W_hh, largest gate", "Mean forget gate"
+_COSINES = "Gradient cosine of two corpora"
+_LAGS = "Gradient norm by lag"
+# Plots without a logarithmic scale: their values are shares, or may be 0 or negative.
 _ONLY_LINEAR = {
     "Next-token accuracy, validation",
     "BLEU, validation, greedy",
@@ -22,13 +23,13 @@ _ONLY_LINEAR = {
     _FORGET,
     _COSINES,
 }
-# Those whose changes are easier to see by ratio open logarithmic, the others linear.
+# Plots that open with the logarithmic scale, because their relative changes matter; the others open linear.
 _LOGARITHMIC = {"Perplexity", "Gradient norm before clipping", "Gradient norm by layer", _LAGS}
-_MOST_LAGS = 6
+_MAX_LAG_SERIES = 6
 
 
-class Picture(NamedTuple):
-    """One picture under its title; where there are two, a reader may choose the scale."""
+class Plot(NamedTuple):
+    """One plot with its title; if it has a logarithmic version, the reader can switch between both."""
 
     title: str
     linear: markupsafe.Markup
@@ -36,105 +37,116 @@ class Picture(NamedTuple):
     opens_logarithmic: bool = False
 
 
-def series(name: str, points: Points) -> curves.Series:
-    """Returns points as a series."""
+def to_series(name: str, points: Points) -> curves.Series:
+    """Converts (step, value) points to a series."""
     return curves.Series(name, [point[0] for point in points], [point[1] for point in points])
 
 
-def lines(
+def plot_lines(
     title: str,
-    found: Sequence[curves.Series],
+    series: Sequence[curves.Series],
     restarts: Sequence[float] = (),
-    over: str = "step",
-    called: str | None = None,
-) -> Picture | None:
-    """Draws series linearly and, if all values are above 0, logarithmically; None where there is nothing to draw.
+    x_label: str = "step",
+    shown_title: str | None = None,
+) -> Plot | None:
+    """Plots series linearly and, if all values are above 0, logarithmically; None if there are no values.
 
-    What is drawn by ratio, or only linearly, goes by the title; `called` is another one to show.
+    Args:
+        title: decides which scales the plot has and which one it opens with.
+        series: the lines.
+        restarts: steps to mark.
+        x_label: label of the x axis.
+        shown_title: title on the page, if it is another one.
     """
-    values = [value for one in found for value in one.values]
+    values = [value for line in series for value in line.values]
     if not values:
         return None
-    linear = curves.draw(title, found, False, restarts, over)
+    linear = curves.plot_lines(title, series, False, restarts, x_label)
     logarithmic = None
     if title not in _ONLY_LINEAR and all(value > 0 for value in values):
-        logarithmic = _safe(curves.draw(title, found, True, restarts, over))
-    return Picture(called or title, _safe(linear), logarithmic, title in _LOGARITHMIC and logarithmic is not None)
+        logarithmic = _safe(curves.plot_lines(title, series, True, restarts, x_label))
+    return Plot(shown_title or title, _safe(linear), logarithmic, title in _LOGARITHMIC and logarithmic is not None)
 
 
-def of_training(training: Mapping[str, Any] | None) -> list[Picture]:
-    """Draws the curves of a run."""
-    drawn = []
-    for title, named in training["curves"].items() if training else ():
-        found = [series(name, named[name]) for name in ("training", "validation")]
-        assert training is not None
-        drawn.append(lines(title, found, training["restarts"]))
-    return [picture for picture in drawn if picture]
+def plot_training(training: Mapping[str, Any] | None) -> list[Plot]:
+    """Plots the training and validation curves of a run."""
+    if training is None:
+        return []
+    plots = [
+        plot_lines(title, [to_series(name, curve[name]) for name in ("training", "validation")], training["restarts"])
+        for title, curve in training["curves"].items()
+    ]
+    return [plot for plot in plots if plot]
 
 
-def of_gradients(gradients: Mapping[str, Any] | None) -> list[Picture]:
-    """Draws what was recorded of gradients: by layer, through time, and the recurrent weights that decide it."""
+def plot_gradients(gradients: Mapping[str, Any] | None) -> list[Plot]:
+    """Plots gradient norms by layer and by lag, and the recurrent weights and gates on which they depend."""
     if gradients is None:
         return []
-    found = {name: gradients[name] for name in ("layer_norms", "cosines", "spectral_radii", "forget_gates")}
-    by_layer = {name: [series(layer, points) for layer, points in layers.items()] for name, layers in found.items()}
-    # Of many validations the first, the last and some between them, evenly.
+    names = ("layer_norms", "cosines", "spectral_radii", "forget_gates")
+    by_layer = {name: [to_series(layer, points) for layer, points in gradients[name].items()] for name in names}
+    # Of many validations: the first, the last, and evenly spaced ones in between.
     lags = gradients["norms_by_lag"]
-    count = min(len(lags), _MOST_LAGS)
-    chosen = [lags[round(number * (len(lags) - 1) / max(1, count - 1))] for number in range(count)]
+    count = min(len(lags), _MAX_LAG_SERIES)
+    selected = [lags[round(number * (len(lags) - 1) / max(1, count - 1))] for number in range(count)]
     by_lag = [
         curves.Series(
             f"step {row['step']}",
             [lag for lag, norm in enumerate(row["norms"]) if norm],
             [norm for norm in row["norms"] if norm],
         )
-        for row in chosen
+        for row in selected
     ]
-    drawn = (
-        lines("Gradient norm by layer", by_layer["layer_norms"]),
-        lines(_COSINES, by_layer["cosines"]),
-        lines(_LAGS, by_lag, over="steps back"),
-        lines(_RADIUS, by_layer["spectral_radii"]),
-        lines(_FORGET, by_layer["forget_gates"]),
+    plots = (
+        plot_lines("Gradient norm by layer", by_layer["layer_norms"]),
+        plot_lines(_COSINES, by_layer["cosines"]),
+        plot_lines(_LAGS, by_lag, x_label="lag (steps back)"),
+        plot_lines(_RADIUS, by_layer["spectral_radii"]),
+        plot_lines(_FORGET, by_layer["forget_gates"]),
     )
-    return [picture for picture in drawn if picture]
+    return [plot for plot in plots if plot]
 
 
-def of_tasks(tasks: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Draws how each of several corpora was learnt."""
-    drawn = [
-        lines(f"Perplexity by corpus, {which}", [series(one["task"], one["curves"][which]) for one in tasks])
-        for which in ("training", "validation")
+def plot_corpora(corpora: Sequence[Mapping[str, Any]]) -> list[Plot]:
+    """Plots the perplexity of each of several corpora during training."""
+    plots = [
+        plot_lines(f"Perplexity by corpus, {split}", [to_series(row["task"], row["curves"][split]) for row in corpora])
+        for split in ("training", "validation")
     ]
-    return [picture for picture in drawn if picture]
+    return [plot for plot in plots if plot]
 
 
-def of_words(found: Mapping[str, Any] | None) -> list[Picture]:
-    """Draws the statistics of words."""
-    return [Picture(title, _safe(svg)) for title, svg in word_statistics.pictures(found)] if found else []
+def plot_words(statistics: Mapping[str, Any] | None) -> list[Plot]:
+    """Plots the word statistics of a dataset."""
+    return [Plot(title, _safe(svg)) for title, svg in word_statistics.make_plots(statistics)] if statistics else []
 
 
-def by_length(named: Mapping[str, Sequence[Mapping[str, Any]]], measure: str = "bleu") -> Picture | None:
-    """Draws the quality of lines by their length, for one or several runs."""
-    spans = sorted({_span(bucket) for buckets in named.values() for bucket in buckets})
-    if len(spans) < 2:
+def plot_by_length(runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str = "bleu") -> Plot | None:
+    """Plots quality by length of the reference for one or several runs; None for fewer than two buckets.
+
+    Args:
+        runs: buckets of lengths by name of a run.
+        metric: key of the value in a bucket.
+    """
+    ranges = sorted({_range(bucket) for buckets in runs.values() for bucket in buckets})
+    if len(ranges) < 2:
         return None
-    found = [
-        curves.Series(name, [spans.index(_span(one)) for one in buckets], [one[measure] for one in buckets])
-        for name, buckets in named.items()
+    series = [
+        curves.Series(name, [ranges.index(_range(row)) for row in buckets], [row[metric] for row in buckets])
+        for name, buckets in runs.items()
     ]
     title = "BLEU by length of the reference"
-    labels = [words_from_to(*span) for span in spans]
-    return Picture(title, _safe(curves.bars(title, labels, found, "words of the reference")))
+    labels = [format_range(*bounds) for bounds in ranges]
+    return Plot(title, _safe(curves.plot_bars(title, labels, series, "words in the reference")))
 
 
-def _span(bucket: Mapping[str, Any]) -> tuple[int, float]:
+def _range(bucket: Mapping[str, Any]) -> tuple[int, float]:
     longest = bucket["longest"]
     return bucket["shortest"], float("inf") if longest is None else longest
 
 
-def words_from_to(shortest: int, longest: float | None) -> str:
-    """Names the lengths of a bucket."""
+def format_range(shortest: int, longest: float | None) -> str:
+    """Formats the range of lengths of a bucket."""
     if longest is None or longest == float("inf"):
         return f"≥ {shortest}"
     return f"{shortest}–{longest}"

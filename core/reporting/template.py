@@ -1,4 +1,4 @@
-"""The page of a run, as a Jinja template on the frame of all pages."""
+"""Jinja template of the report page of a run."""
 
 PAGE = """{% extends "frame" %}
 {% import "parts" as parts %}
@@ -13,64 +13,65 @@ PAGE = """{% extends "frame" %}
 <div><dt>{{ figure.label }}</dt><dd>{{ figure.text }}</dd></div>
 {%- endfor %}
 </dl>
-{%- if training_pictures %}
+{%- if training_plots %}
 <h2 id="training">Training</h2>
 {%- if report.training.restarts %}
-<p class="quiet">A dotted line: what is right of it was recorded by a new start, which went on from a checkpoint.</p>
+<p class="quiet">Dotted lines: training resumed from a checkpoint.</p>
 {%- endif %}
 {%- if smoothing %}
-<p class="quiet">The training loss has label smoothing ({{ smoothing }}) in it, the validation loss and both
-perplexities have not.</p>
+<p class="quiet">The training loss includes label smoothing ({{ smoothing }}); the validation loss and both
+perplexities do not.</p>
 {%- endif %}
-{{ parts.plots(training_pictures) }}
+{{ parts.figures(training_plots) }}
 {%- endif %}
-{%- if task_rows %}
-<h2 id="tasks">Corpora</h2>
+{%- if corpus_rows %}
+<h2 id="corpora">Corpora</h2>
 <div class="wide"><table class="narrow">
-<tr><th>corpus</th><th class="number">lines</th><th class="number">training perplexity</th>
-<th class="number">validation</th><th class="number">held out</th><th class="number">BLEU</th>
+<tr><th>corpus</th><th class="number">training lines</th><th class="number">training perplexity</th>
+<th class="number">validation perplexity</th><th class="number">held-out perplexity</th><th class="number">BLEU</th>
 <th class="number">chrF</th><th class="number">TER</th></tr>
-{%- for row in task_rows %}
+{%- for row in corpus_rows %}
 <tr><td>{{ row[0] }}</td>{% for text in row[1:] %}<td class="number">{{ text }}</td>{% endfor %}</tr>
 {%- endfor %}
 </table></div>
-{{ parts.plots(task_pictures) }}
+{{ parts.figures(corpus_plots) }}
 {%- endif %}
-{%- if gradient_pictures %}
+{%- if gradient_plots %}
 <h2 id="gradients">Gradients</h2>
-{{ parts.plots(gradient_pictures) }}
+{{ parts.figures(gradient_plots) }}
 {%- endif %}
 {%- if report.samples.training %}
-<h2 id="samples">Samples while it learnt</h2>
+<h2 id="samples">Samples during training</h2>
+<p class="quiet">Output of the model for the same lines at each validation.</p>
 <div class="cards">
 {%- for sample in report.samples.training %}
 <div class="card"><dl>
-<dt>{{ "source" if report.kind == "seq2seq" else "beginning" }}</dt><dd>{{ sample.source }}</dd>
-<dt>{{ "reference" if report.kind == "seq2seq" else "how the text goes on" }}</dt><dd>{{ sample.reference }}</dd>
+<dt>{{ "source" if report.kind == "seq2seq" else "prefix" }}</dt><dd>{{ sample.source }}</dd>
+<dt>{{ "reference" if report.kind == "seq2seq" else "actual continuation" }}</dt><dd>{{ sample.reference }}</dd>
 </dl><div class="grow">
-{%- for one in sample.outputs %}<span>step {{ one.step|thousands }}</span><span>{{ one.output }}</span>{% endfor -%}
+{%- for row in sample.outputs %}<span>step {{ row.step|thousands }}</span><span>{{ row.output }}</span>{% endfor -%}
 </div></div>
 {%- endfor %}
 </div>
 {%- endif %}
 {%- if translations %}
 <h2 id="translations">Translations</h2>
-<p>The first held-out lines. <mark>Underlined</mark>: a word that the other side has not, or not as often.
-{%- if with_maps %} In a map each row says how much a word of the translation looked at the words of the source;
-point at a cell to read its weight.{% endif %}</p>
-{%- for one in translations %}
+<p>The first held-out lines. <mark>Underlined</mark>: words that the other side lacks or has less often.
+{%- if with_maps %} In an attention map, each row shows the attention weights of one target token over the source
+tokens; hover over a cell for its weight.{% endif %}</p>
+{%- for row in translations %}
 <div class="card beside"><dl>
-<dt>source</dt><dd>{{ one.source }}</dd>
-<dt>translation{% if one.score_nats is not none %} ({{ "%.2f"|format(one.score_nats) }} nats){% endif %}</dt>
-<dd>{{ parts.marked(one.hypothesis) }}</dd>
-{%- if one.reference is not none %}
-<dt>reference</dt><dd>{{ parts.marked(one.reference) }}</dd>
+<dt>source</dt><dd>{{ row.source }}</dd>
+<dt>translation{% if row.score_nats is not none %} (score {{ "%.2f"|format(row.score_nats) }} nats){% endif %}</dt>
+<dd>{{ parts.marked(row.hypothesis) }}</dd>
+{%- if row.reference is not none %}
+<dt>reference</dt><dd>{{ parts.marked(row.reference) }}</dd>
 {%- endif %}
 </dl>
-{%- if one.map %}
-<details{% if loop.index <= 3 %} open{% endif %}><summary>attention
-{%- if not one.is_same %} (searched alone, this line came out otherwise){% endif %}</summary>
-<div class="wide">{{ one.map }}</div>
+{%- if row.map %}
+<details{% if loop.index <= 3 %} open{% endif %}><summary>attention map
+{%- if not row.is_same %} (of this line translated alone, with a different result){% endif %}</summary>
+<div class="wide">{{ row.map }}</div>
 </details>
 {%- endif %}
 </div>
@@ -81,7 +82,7 @@ point at a cell to read its weight.{% endif %}</p>
 <div class="cards">
 {%- for sample in report.samples.generated %}
 <div class="card"><dl>
-<dt>{% if "ending" in sample %}before “{{ sample.ending }}”{% else %}after “{{ sample.prefix }}”{% endif %}</dt>
+<dt>{% if "ending" in sample %}text before “{{ sample.ending }}”{% else %}prefix “{{ sample.prefix }}”{% endif %}</dt>
 <dd>{{ sample.text }}</dd></dl></div>
 {%- endfor %}
 </div>
@@ -89,18 +90,18 @@ point at a cell to read its weight.{% endif %}</p>
 {%- if quality_rows %}
 <h2 id="quality">Quality</h2>
 <div class="wide"><table class="narrow">
-<tr><th>measure</th><th class="number">value</th><th>signature</th></tr>
+<tr><th>metric</th><th class="number">value</th><th>signature</th></tr>
 {%- for row in quality_rows %}
 <tr><td>{{ row.name }}</td><td class="number">{{ row.text }}</td><td class="value">{{ row.signature }}</td></tr>
 {%- endfor %}
 </table></div>
 <div class="curves">
-{%- if length_picture %}
-{{ parts.plot(length_picture) }}
+{%- if length_plot %}
+{{ parts.figure(length_plot) }}
 {%- endif %}
 {%- if length_rows %}
 <div>
-<h3>Lines of each length</h3>
+<h3>Quality by length of the reference</h3>
 <table class="narrow"><tr><th>words</th><th class="number">lines</th><th class="number">BLEU</th>
 <th class="number">chrF</th></tr>
 {%- for row in length_rows %}
@@ -109,10 +110,10 @@ point at a cell to read its weight.{% endif %}</p>
 {%- endfor %}
 </table></div>
 {%- endif %}
-{%- if fault_rows %}
-<div><h3>What goes wrong with words</h3>
-<table class="narrow"><tr><th></th><th class="number">words</th><th class="number">share</th></tr>
-{%- for row in fault_rows %}
+{%- if error_rows %}
+<div><h3>Word errors</h3>
+<table class="narrow"><tr><th></th><th class="number">count</th><th class="number">share</th></tr>
+{%- for row in error_rows %}
 <tr><td>{{ row.name }}</td><td class="number">{{ row.count|thousands }}</td>
 <td class="number">{{ "%.1f %%"|format(100 * row.share) }}</td></tr>
 {%- endfor %}
@@ -132,21 +133,21 @@ point at a cell to read its weight.{% endif %}</p>
 <td class="number">{{ split.tokens.get(column, 0)|thousands }}</td>{% endfor %}</tr>
 {%- endfor %}
 </table></div>
-<p>Vocabulary: {% for column, size in report.data.vocabulary_sizes.items() -%}
+<p>Vocabulary size: {% for column, size in report.data.vocabulary_sizes.items() -%}
 {{ column }} {{ size|thousands }}{{ "" if loop.last else ", " }}{% endfor %}.
 {% if report.data.drops -%}
-Left out: {% for reason, count in report.data.drops.items() -%}
+Dropped lines: {% for reason, count in report.data.drops.items() -%}
 {{ count|thousands }} {{ reason }}{{ "" if loop.last else ", " }}{% endfor %}.
 {%- else -%}
-No line was left out.
+No line was dropped.
 {%- endif %}
 {%- if report.data.repairs %}
-Reading removed {% for what, count in report.data.repairs.items() -%}
-{{ count|thousands }} {{ {"bom": "byte order marks", "crlf": "carriage returns"}[what] -}}
-{{ "" if loop.last else " and " }}{% endfor %}.
+Removed while reading: {% for name, count in report.data.repairs.items() -%}
+{{ count|thousands }} {{ {"bom": "byte order marks", "crlf": "carriage returns"}[name] -}}
+{{ "" if loop.last else ", " }}{% endfor %}.
 {%- endif %}</p>
-{%- if word_pictures %}
-{{ parts.plots(word_pictures) }}
+{%- if word_plots %}
+{{ parts.figures(word_plots) }}
 {%- for sentence in word_sentences %}
 <p>{{ sentence }}</p>
 {%- endfor %}
@@ -160,7 +161,7 @@ Reading removed {% for what, count in report.data.repairs.items() -%}
 {%- endfor %}
 {%- endif %}
 {%- endif %}
-{%- if stage_rows or speed_pictures %}
+{%- if stage_rows or throughput_plots %}
 <h2 id="throughput">Throughput</h2>
 {%- if stage_rows %}
 <div class="wide"><table class="narrow">
@@ -172,12 +173,13 @@ Reading removed {% for what, count in report.data.repairs.items() -%}
 <td class="number">{{ row.tokens }}</td><td class="number">{{ row.tokens_per_s }}</td><td>{{ row.outcome }}</td></tr>
 {%- endfor %}
 </table></div>
-<p class="quiet">Seconds: of the last command that worked on the stage. Tokens/s of train: the median of its record.</p>
+<p class="quiet">Seconds are those of the last command that ran the stage. Tokens/s of train is the median over the run
+log.</p>
 {%- endif %}
 {%- if worker_rows %}
-<h3>Workers of the last start</h3>
+<h3>Ranks of the last start</h3>
 <div class="wide"><table class="narrow"><tr><th>rank</th><th class="number">steps</th><th class="number">tokens</th>
-<th class="number">tokens/s</th><th class="number">ms a step</th></tr>
+<th class="number">tokens/s</th><th class="number">ms/step</th></tr>
 {%- for row in worker_rows %}
 <tr><td>{{ row.rank }}</td><td class="number">{{ row.steps|thousands }}</td>
 <td class="number">{{ row.tokens|thousands }}</td><td class="number">{{ row.tokens_per_s|thousands }}</td>
@@ -185,22 +187,22 @@ Reading removed {% for what, count in report.data.repairs.items() -%}
 {%- endfor %}
 </table></div>
 {%- endif %}
-{%- if speed_pictures %}
-{{ parts.plots(speed_pictures) }}
+{%- if throughput_plots %}
+{{ parts.figures(throughput_plots) }}
 {%- endif %}
 {%- endif %}
-<h2 id="faults">Faults survived</h2>
-{%- if troubles %}
+<h2 id="failures">Failures and recoveries</h2>
+{%- if failures %}
 <ul>
-{%- for sentence in troubles %}
+{%- for sentence in failures %}
 <li>{{ sentence }}</li>
 {%- endfor %}
 </ul>
 {%- else %}
-<p>None: no restart, no skipped step, no damaged checkpoint, no part tried again.</p>
+<p>None: no restarts, skipped steps, damaged checkpoints or retried parts.</p>
 {%- endif %}
 <h2 id="settings">Settings</h2>
-<p class="quiet">Those that are not at their default, named as <code>--set</code> takes them.</p>
+<p class="quiet">Settings that differ from their default, named as for <code>--set</code>.</p>
 <div class="wide"><table class="names">
 {%- for name, value in chosen %}
 <tr><td>{{ name }}</td><td class="value">{{ value }}</td></tr>

@@ -1,60 +1,68 @@
-"""What training wrote down as it went, read back as one history without repetitions."""
+"""Reader of the run log.
+
+The run log is a folder of segments, `metrics/e<fencing number>-<step>.jsonl`, one per checkpoint. A run that resumed
+from an older checkpoint has written some steps twice; the rows of the newest start count.
+"""
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from core import errors
 from core.storage import location
+from core.training import run_log
 
 Row = Mapping[str, Any]
 
-_SEGMENT = re.compile(r"e([0-9]+)-([0-9]+)\.jsonl")
-
 
 class History(NamedTuple):
-    """The rows of a run, and from which recorded steps on they are those of a new start."""
+    """The rows of a run, and the first logged step of each start but the first."""
 
     rows: list[Row]
     restarts: list[int]
 
 
 def read(root: location.Location) -> list[Row]:
-    """Reads the run record below a run's root, a row for each recorded step, in order of steps.
-
-    A run that was restarted has written some steps twice; the row of the newest start counts.
+    """Returns the rows of the run log below a run's root, in order of steps, each step once.
 
     Raises:
         IntegrityError: a segment is damaged.
     """
-    return read_all(root).rows
+    return read_history(root).rows
 
 
-def read_all(root: location.Location) -> History:
-    """Reads what `read` reads, and where each start but the first began to write."""
-    folder = root.join("metrics")
+def read_history(root: location.Location) -> History:
+    """Returns the rows of the run log and the steps at which training restarted.
+
+    Raises:
+        IntegrityError: a segment is damaged.
+    """
+    folder = root.join(run_log.FOLDER)
     starts: dict[int, list[Row]] = {}
     for name in folder.list_names():
-        if match := _SEGMENT.fullmatch(name):
-            starts.setdefault(int(match[1]), []).extend(_rows(folder.join(name)))
-    in_order = [starts[epoch] for epoch in sorted(starts)]
-    return History(merged(in_order), [min(int(row["step"]) for row in rows) for rows in in_order[1:] if rows])
+        if segment := run_log.Segment.parse(name):
+            starts.setdefault(segment.fencing_number, []).extend(_rows(folder.join(name)))
+    in_order = [starts[fencing_number] for fencing_number in sorted(starts)]
+    return History(merge(in_order), [min(int(row["step"]) for row in rows) for rows in in_order[1:] if rows])
 
 
-def merged(starts: Iterable[Iterable[Row]]) -> list[Row]:
-    """Joins the rows of all starts, oldest start first: from a start's first step on, those before it do not count."""
-    rows: list[Row] = []
+def merge(starts: Iterable[Iterable[Row]]) -> list[Row]:
+    """Joins the rows of all starts, oldest start first.
+
+    Rows of earlier starts from the first step of a later start on are dropped, even at steps that the later start did
+    not log.
+    """
+    merged: list[Row] = []
     for start in starts:
-        own = list(start)
-        first = min((int(row["step"]) for row in own), default=0)
-        rows = [row for row in rows if int(row["step"]) < first or not own] + own
-    return sorted(rows, key=lambda row: int(row["step"]))
+        rows = list(start)
+        first_step = min((int(row["step"]) for row in rows), default=0)
+        merged = [row for row in merged if int(row["step"]) < first_step or not rows] + rows
+    return sorted(merged, key=lambda row: int(row["step"]))
 
 
-def points(rows: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
-    """Returns the steps and finite values of one column, leaving out rows without it."""
+def finite_points(rows: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
+    """Returns the steps and values of one column, without rows that have no finite number in it."""
     steps, values = [], []
     for row in rows:
         value = row.get(name)
@@ -70,8 +78,8 @@ def _rows(segment: location.Location) -> list[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise errors.IntegrityError(f"{segment}:{number}: is no valid JSON; remove the file") from error
+            raise errors.IntegrityError(f"{segment}:{number}: is not valid JSON; remove the file") from error
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise errors.IntegrityError(f"{segment}:{number}: is no row of a run record; remove the file")
+            raise errors.IntegrityError(f"{segment}:{number}: is not a row of a run log; remove the file")
         rows.append(row)
     return rows

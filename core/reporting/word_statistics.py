@@ -1,4 +1,4 @@
-"""Word statistics of a dataset as pictures and tables: how frequent, how long, how much a vocabulary covers."""
+"""Plots and tables of a dataset's word statistics: frequencies, line lengths, vocabulary coverage."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,75 +12,78 @@ from core.reporting import curves
 from core.storage import location
 
 SHOWN_NGRAMS = 10
-_ORDERS = {1: "single", 2: "pairs", 3: "triples"}
-_PERCENTILE = 0.995
-_AS_GOOD_AS_ALL = 0.9995
+_ORDERS = {1: "unigrams", 2: "bigrams", 3: "trigrams"}
+_PERCENTILE = 0.995  # of the lines that the plot of lengths shows; a few very long lines would squeeze the others
+_FULL_COVERAGE = 0.9995  # shares from here on are not visibly below 100 %
 
 Statistics = Mapping[str, Any]
 
 
 def read(dataset: location.Location, index: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Reads the statistics that an index names; None where there are none.
+    """Reads the statistics file that a dataset index names; None if it names none.
 
     Raises:
-        IntegrityError: it is not in the format that this version reads.
+        IntegrityError: the file is not in the format that this version reads.
     """
     record = index.get("statistics")
     if not record:
         return None
-    place = dataset.join(record["name"])
-    content = place.read_json()
+    path = dataset.join(record["name"])
+    content = path.read_json()
     known = (statistics.FORMAT, statistics.FORMAT_VERSION)
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != known:
-        raise errors.IntegrityError(f"{place}: is not in the format {known[0]} {known[1]}; prepare the dataset again")
+        raise errors.IntegrityError(f"{path}: is not in the format {known[0]} {known[1]}; prepare the dataset again")
     return content
 
 
-def pictures(found: Statistics) -> list[tuple[str, str]]:
-    """Returns the title and `<svg>` element of each picture."""
-    columns: Mapping[str, Any] = found["columns"]
-    drawn = [(_title("Frequency by rank", name, columns), zipf(column)) for name, column in columns.items()]
-    drawn.append(("Lengths of lines", lengths(columns)))
-    if all(column["coverage"] for column in columns.values()) and _is_cut(columns.values()):
-        drawn.append(("Share of the text that min_freq keeps", coverage(columns)))
-    return drawn
+def make_plots(content: Statistics) -> list[tuple[str, str]]:
+    """Returns the title and `<svg>` element of each plot."""
+    columns: Mapping[str, Any] = content["columns"]
+    plots = [(_title("Frequency by rank", name, columns), plot_zipf(column)) for name, column in columns.items()]
+    plots.append(("Line lengths", plot_lengths(columns)))
+    if all(column["coverage"] for column in columns.values()) and _is_reduced(columns.values()):
+        plots.append(("Vocabulary coverage by min_freq", plot_coverage(columns)))
+    return plots
 
 
-def _is_cut(columns: Iterable[Statistics]) -> bool:
-    """Would `min_freq` leave anything out that can be seen? Of characters it hardly does."""
-    return any(row["share"] < _AS_GOOD_AS_ALL for column in columns for row in column["coverage"])
+def _is_reduced(columns: Iterable[Statistics]) -> bool:
+    """Returns whether `min_freq` visibly reduces the coverage of any column; with characters it hardly does."""
+    return any(row["share"] < _FULL_COVERAGE for column in columns for row in column["coverage"])
 
 
-def tables(found: Statistics) -> list[dict[str, Any]]:
-    """Returns the most frequent units and n-grams of each column, side by side."""
-    made = []
-    for name, column in found["columns"].items():
-        tops = [[(_shown(units), count) for units, count in order["top"][:SHOWN_NGRAMS]] for order in column["orders"]]
+def make_tables(content: Statistics) -> list[dict[str, Any]]:
+    """Returns a table per column of its most frequent tokens and n-grams, the orders side by side."""
+    tables = []
+    for name, column in content["columns"].items():
+        tops = [
+            [(_printable(units), count) for units, count in order["top"][:SHOWN_NGRAMS]] for order in column["orders"]
+        ]
         rows = [list(row) for row in itertools.zip_longest(*tops, fillvalue=("", ""))]
         orders = [_ORDERS[order["order"]] for order in column["orders"]]
-        made.append({"title": _title("Most frequent", name, found["columns"]), "orders": orders, "rows": rows})
-    return made
+        tables.append({"title": _title("Most frequent", name, content["columns"]), "orders": orders, "rows": rows})
+    return tables
 
 
-def sentences(found: Statistics) -> list[str]:
-    """Says how much of the text the most frequent units are: of words, mostly stop words."""
+def describe(content: Statistics) -> list[str]:
+    """Returns sentences on the share of the most frequent tokens in the text; of words, these are mostly stop words."""
     return [
-        _title("Share of the most frequent units", name, found["columns"])
+        _title("Most frequent tokens", name, content["columns"])
         + ": "
-        + ", ".join(f"the first {row['units']} are {100 * row['share']:.1f} %" for row in column["head_shares"])
+        + ", ".join(f"the top {row['units']} make up {100 * row['share']:.1f} %" for row in column["head_shares"])
         + " of the text."
-        for name, column in found["columns"].items()
+        for name, column in content["columns"].items()
         if column["head_shares"]
     ]
 
 
-def zipf(column: Statistics) -> str:
-    """Draws how often the n-grams of each order occur, by their rank, both in logarithms.
+def plot_zipf(column: Statistics) -> str:
+    """Plots the frequency of n-grams by rank, log-log, one line per order with its Zipf exponent.
 
-    Source: document 000 section 8.3.3.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.3 "Language Models and the Dataset"; Zipf (1949),
+    "Human Behavior and the Principle of Least Effort".
     """
 
-    def plot(axes: Any) -> None:
+    def draw(axes: Any) -> None:
         for colour, order in zip(curves.SERIES, column["orders"], strict=False):
             if not order["ranks"]:
                 continue
@@ -97,32 +100,32 @@ def zipf(column: Statistics) -> str:
         axes.set_ylabel("occurrences")
         axes.legend(loc="best")
 
-    return curves.picture("Frequency by rank", plot)
+    return curves.render_svg("Frequency by rank", draw)
 
 
-def lengths(columns: Mapping[str, Statistics]) -> str:
-    """Draws how many lines have which length, up to a length that nearly all lines keep below."""
+def plot_lengths(columns: Mapping[str, Statistics]) -> str:
+    """Plots the number of lines by length, up to a length that covers nearly all lines."""
 
-    def plot(axes: Any) -> None:
+    def draw(axes: Any) -> None:
         for colour, (name, column) in zip(curves.SERIES, columns.items(), strict=False):
             by_length = dict(column["lengths"])
-            last = _covering(by_length, _PERCENTILE * column["lines"])
+            last = _covering_length(by_length, _PERCENTILE * column["lines"])
             values = [by_length.get(length, 0) for length in range(last + 1)]
             axes.stairs(values, [length - 0.5 for length in range(last + 2)], color=colour, linewidth=1.6, label=name)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True))
-        axes.set_xlabel("units of a line")
+        axes.set_xlabel("tokens per line")
         axes.set_ylabel("lines")
         axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
         if len(columns) > 1:
             axes.legend(loc="best")
 
-    return curves.picture("Lengths of lines", plot)
+    return curves.render_svg("Line lengths", draw)
 
 
-def coverage(columns: Mapping[str, Statistics]) -> str:
-    """Draws which share of the text stays known when rarer units are left out of the vocabulary."""
+def plot_coverage(columns: Mapping[str, Statistics]) -> str:
+    """Plots the share of the text that is in the vocabulary by `min_freq`, the lowest frequency of its tokens."""
 
-    def plot(axes: Any) -> None:
+    def draw(axes: Any) -> None:
         for colour, (name, column) in zip(curves.SERIES, columns.items(), strict=False):
             rows: Sequence[Mapping[str, float]] = column["coverage"]
             axes.plot(
@@ -133,15 +136,15 @@ def coverage(columns: Mapping[str, Statistics]) -> str:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
         axes.set_xlabel("min_freq")
-        axes.set_ylabel("% of the text")
+        axes.set_ylabel("% of tokens covered")
         if len(columns) > 1:
             axes.legend(loc="best")
 
-    return curves.picture("Coverage by min_freq", plot)
+    return curves.render_svg("Coverage by min_freq", draw)
 
 
-def _covering(by_length: Mapping[int, int], num_lines: float) -> int:
-    """Returns the length up to which at least so many lines are."""
+def _covering_length(by_length: Mapping[int, int], num_lines: float) -> int:
+    """Returns the shortest length such that at least `num_lines` lines are no longer."""
     seen = 0
     for length in sorted(by_length):
         seen += by_length[length]
@@ -150,9 +153,10 @@ def _covering(by_length: Mapping[int, int], num_lines: float) -> int:
     return max(by_length, default=0)
 
 
-def _title(what: str, name: str, columns: Mapping[str, Any]) -> str:
-    return what if len(columns) == 1 else f"{what}: {name}"
+def _title(title: str, name: str, columns: Mapping[str, Any]) -> str:
+    return title if len(columns) == 1 else f"{title}: {name}"
 
 
-def _shown(units: Sequence[str]) -> str:
+def _printable(units: Sequence[str]) -> str:
+    # White space would be invisible in a table, so it is quoted.
     return " ".join(unit if unit.strip() else repr(unit) for unit in units)

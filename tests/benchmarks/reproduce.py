@@ -41,7 +41,12 @@ TEACHERS: dict[str, tuple[str, ...]] = {
     "multi30k": (),
     "multi30k-lighter": (*LIGHTER, "seed=2"),
     "multi30k-words": (*LIGHTER, "model.word_dropout=0.1", "seed=4"),
-    "multi30k-subwords": (*LIGHTER, "training.epochs=5", "training.learning_rate=7e-4", "training.warmup_steps=50"),
+    "multi30k-subwords": (
+        *LIGHTER,
+        "training.epochs=5",
+        "training.learning_rate=7e-4",
+        "training.schedule.warmup_steps=50",
+    ),
 }
 BEGINNING = ("multi30k-subwords-begun", (*LIGHTER, "training.bpe_dropout=0.1", "training.epochs=30"))
 TOGETHER = ("multi30k-distilled", "multi30k-words", "multi30k-subwords")  # the best on the validation captions
@@ -197,7 +202,7 @@ def fra_eng(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
         "translate", "--run", str(root), "--input", "-", "--output", "-", stdin="".join(f"{line}\n" for line in PRINTED)
     )
     for (line, printed), text in zip(PRINTED.items(), translated.splitlines(), strict=True):
-        bleu = f", BLEU(k=2) {quality.documents_bleu(text, printed, 2):.2f}" if printed else ""
+        bleu = f", BLEU(k=2) {quality.d2l_bleu(text, printed, 2):.2f}" if printed else ""
         figures.append(Figure(f"“{line}”", f"“{text}”{bleu}", "1.00" if printed else "reported"))
     return figures
 

@@ -33,13 +33,18 @@ def test_the_first_600_pairs_are_learnt(corpora: pathlib.Path, tmp_path: pathlib
     report = reproduce.train("fra-eng-first-600.yaml", tmp_path, [source, "training.epochs=60", HERE])
     assert report["loss_nats"] <= 0.75
     text = reproduce.jobs("translate", "--run", str(tmp_path), "--input", "-", "--output", "-", stdin="go .\n")
-    assert quality.documents_bleu(text.strip(), "va !", 2) == 1.0
+    assert quality.d2l_bleu(text.strip(), "va !", 2) == 1.0
 
 
 def test_multi30k_begins_to_be_learnt(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """60 steps of a smaller model: the counts, and a validation loss 2 nats below that of equally likely tokens."""
     settings = reproduce.multi30k_sources(corpora)
-    shorter = ["training.max_steps=60", "training.warmup_steps=20", "model.hidden_size=64", "model.embedding_size=64"]
+    shorter = [
+        "training.max_steps=60",
+        "training.schedule.warmup_steps=20",
+        "model.hidden_size=64",
+        "model.embedding_size=64",
+    ]
     report = reproduce.train("multi30k.yaml", tmp_path, [*settings, *shorter, HERE])
     index = json.loads((tmp_path / "dataset" / "index.json").read_text())
     rows = {split: sum(shard["rows"] for shard in shards) for split, shards in index["splits"].items()}

@@ -1,4 +1,4 @@
-"""The report of a real run: both files, from what the run left behind."""
+"""The verb `report` on real runs: both files, and the comparison."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from core.storage import location
 from jobs import console, report
 
 
-def test_the_report_of_a_translation_model_has_its_figures_and_samples(runs: pathlib.Path) -> None:
+def test_the_report_of_a_translation_model_has_figures_and_samples(runs: pathlib.Path) -> None:
     content = json.loads((runs / "translation" / "report.json").read_text())
     stages = json.loads((runs / "translation" / "run.json").read_text())["stages"]
     assert content["quality"]["bleu"] == stages["evaluate"]["report"]["bleu"]
@@ -21,9 +21,9 @@ def test_the_report_of_a_translation_model_has_its_figures_and_samples(runs: pat
     assert (sample["hypothesis"], sample["score_nats"]) == (first["text"], first["score_nats"])
     assert f"{sample['source']}\t{sample['reference']}" in (runs / "pairs.tsv").read_text().splitlines()
     page = (runs / "translation" / "report.html").read_text()
-    for section in ("training", "translations", "quality", "data", "throughput", "faults", "settings", "versions"):
+    for section in ("training", "translations", "quality", "data", "throughput", "failures", "settings", "versions"):
         assert f'<h2 id="{section}">' in page
-    assert 'id="gradients"' not in page, "nothing was recorded of gradients"
+    assert 'id="gradients"' not in page, "gradients were not recorded"
     assert content["versions"]["torch"] in page
 
 
@@ -36,7 +36,7 @@ def test_the_report_of_a_language_model_has_generated_text(runs: pathlib.Path) -
 
 
 def test_the_same_run_gives_the_same_page(runs: pathlib.Path) -> None:
-    # The pipeline notes how long its report took after writing it, so its own page is not among these.
+    # The pipeline records the duration of its report stage after writing the page, so its own page is not compared.
     pages = []
     for _ in range(2):
         report.run([location.Location.parse(str(runs / "language"))], console.SilentReporter())
@@ -44,15 +44,13 @@ def test_the_same_run_gives_the_same_page(runs: pathlib.Path) -> None:
     assert pages[0] == pages[1]
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_folder_without_a_run_is_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="holds no run"):
         report.run([location.Location.parse(str(tmp_path))], console.SilentReporter())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_runs_are_compared_on_a_page_that_is_replaced_and_nothing_else_is(
-    runs: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_comparison_replaces_its_own_page_and_no_other_file(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     roots = [location.Location.parse(str(runs / name)) for name in ("translation", "language")]
     before = sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*"))
     output = location.Location.parse(str(tmp_path / "both.html"))
@@ -64,12 +62,12 @@ def test_several_runs_are_compared_on_a_page_that_is_replaced_and_nothing_else_i
     assert "tiny-language" in text
     assert sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*")) == before
     output.path.write_text("<!doctype html><title>mine</title>")
-    with pytest.raises(errors.LockedError, match="is no report of ours"):
+    with pytest.raises(errors.LockedError, match="is not a report of Raycurrent"):
         report.run(roots, console.SilentReporter(), output)
     assert output.path.read_text() == "<!doctype html><title>mine</title>"
 
 
-def test_a_comparison_without_a_place_is_refused(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_comparison_without_an_html_output_is_an_error(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     roots = [location.Location.parse(str(runs / name)) for name in ("translation", "language")]
     with pytest.raises(errors.UsageError, match=r"say where it goes with --output PAGE\.html"):
         report.run(roots, console.SilentReporter())

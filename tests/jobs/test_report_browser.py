@@ -1,4 +1,4 @@
-"""The pages of real runs in a real browser: in light and dark, on a desk and on a phone."""
+"""Pages of real runs in a real browser: light and dark, on wide and narrow screens."""
 
 import pathlib
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with the page of each run and one that compares two."""
+    """Returns a folder with the page of each run and their comparison."""
     folder = tmp_path_factory.mktemp("pages")
     conftest.write_corpus(folder)
     roots = []
@@ -49,47 +49,49 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]
         yield opened
 
 
-def shade(colour: str) -> float:
-    """How light a colour as `rgb(r, g, b)` is."""
+def brightness(colour: str) -> float:
+    """Returns the brightness of a colour given as `rgb(r, g, b)`."""
     return sum(map(float, colour.removeprefix("rgb(").removesuffix(")").split(",")[:3]))
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "comparison"])
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (390, True)])
-def test_a_page_is_quiet_asks_for_nothing_and_fits(
+def test_a_page_has_no_errors_loads_nothing_and_fits_the_screen(
     pages: pathlib.Path, shown: browser.Browser, name: str, width: int, dark: bool, tmp_path: pathlib.Path
 ) -> None:
-    shown.complaints.clear()
+    shown.console_messages.clear()
     shown.requests.clear()
     page = pages / f"{name}.html"
     shown.open(page, width, dark)
     shown.screenshot(tmp_path / "whole.png")
-    assert shown.complaints == []
-    assert [address for address in shown.requests if not address.startswith("data:")] == [page.resolve().as_uri()]
+    assert shown.console_messages == []
+    assert [url for url in shown.requests if not url.startswith("data:")] == [page.resolve().as_uri()]
     assert shown.value("document.documentElement.scrollWidth") <= width
-    ground, ink = (shown.value(f"getComputedStyle(document.body).{which}") for which in ("backgroundColor", "color"))
-    assert (shade(ground) < shade(ink)) == dark
+    background, text = (
+        shown.value(f"getComputedStyle(document.body).{style}") for style in ("backgroundColor", "color")
+    )
+    assert (brightness(background) < brightness(text)) == dark
     sizes: list[Any] = shown.value("[...document.querySelectorAll('figure svg')].map(svg => svg.clientWidth)")
-    assert len([size for size in sizes if size > 200]) >= 5, "pictures that can be read"
+    assert len([size for size in sizes if size > 200]) >= 5, "plots are large enough to read"
 
 
-def test_a_curve_changes_its_scale_when_it_is_told_to(pages: pathlib.Path, shown: browser.Browser) -> None:
+def test_the_check_box_switches_a_plot_to_the_other_scale(pages: pathlib.Path, shown: browser.Browser) -> None:
     shown.open(pages / "translation.html")
-    seen = "[...document.querySelector('figure:has(input)').querySelectorAll('svg')].map(svg => svg.clientWidth > 0)"
-    assert shown.value(seen) == [True, False]
+    visible = "[...document.querySelector('figure:has(input)').querySelectorAll('svg')].map(svg => svg.clientWidth > 0)"
+    assert shown.value(visible) == [True, False]
     shown.value("document.querySelector('figure input').click()")
-    assert shown.value(seen) == [False, True]
+    assert shown.value(visible) == [False, True]
 
 
-def test_what_was_recorded_is_on_the_page(pages: pathlib.Path, shown: browser.Browser) -> None:
+def test_pages_have_all_recorded_plots_and_samples(pages: pathlib.Path, shown: browser.Browser) -> None:
     shown.open(pages / "translation.html")
     assert shown.value("document.querySelectorAll('svg.attention').length") == 3
     assert shown.value("document.querySelectorAll('#samples + .cards > .card').length") == 2
-    titles = shown.value("[...document.querySelectorAll('figcaption')].map(one => one.innerText).join()")
+    titles = shown.value("[...document.querySelectorAll('figcaption')].map(caption => caption.innerText).join()")
     assert "BLEU, validation" in titles
     assert "Gradient norm by layer" in titles
-    assert "Workers of the last start" in shown.value("document.body.innerText")
+    assert "Ranks of the last start" in shown.value("document.body.innerText")
     shown.open(pages / "language.html")
-    titles = shown.value("[...document.querySelectorAll('figcaption')].map(one => one.innerText).join()")
-    assert "Gradient of the last loss, by lag" in titles
-    assert "Share of its memory that a layer keeps" in titles
+    titles = shown.value("[...document.querySelectorAll('figcaption')].map(caption => caption.innerText).join()")
+    assert "Gradient norm by lag" in titles
+    assert "Mean forget gate" in titles

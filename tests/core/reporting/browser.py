@@ -1,4 +1,4 @@
-"""A real Chromium, told what to do over a pipe by the DevTools protocol; nothing else is needed to talk to it."""
+"""Minimal client of a headless Chromium: the DevTools protocol over a pipe, without further dependencies."""
 
 import base64
 import contextlib
@@ -32,14 +32,14 @@ class Browser:
     """One browser with one page.
 
     Attributes:
-        complaints: what the console said, errors of scripts and of the page's own policy among it.
-        requests: every address that the page asked for.
+        console_messages: messages of the console, such as script errors and violations of the page's policy.
+        requests: all URLs that the page requested.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
         self._number, self._rest, self._session = 0, b"", ""
-        self.complaints: list[str] = []
+        self.console_messages: list[str] = []
         self.requests: list[str] = []
         self._is_loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -62,7 +62,7 @@ class Browser:
                 return result
 
     def open(self, page: pathlib.Path, width: int = 1280, dark: bool = False) -> None:
-        """Shows a file as a screen of this width does, and waits until it is there."""
+        """Opens a file at this screen width and waits until it has loaded."""
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call(
@@ -70,25 +70,25 @@ class Browser:
         )
         self._is_loaded = False
         self.call("Page.navigate", url=page.resolve().as_uri())
-        until = time.monotonic() + _TIMEOUT_S
+        deadline_s = time.monotonic() + _TIMEOUT_S
         while not self._is_loaded:
-            assert time.monotonic() < until, "the page does not come"
+            assert time.monotonic() < deadline_s, "the page did not load"
             self._next()
 
     def value(self, expression: str) -> Any:
-        """Returns what an expression of JavaScript gives on the page."""
+        """Evaluates a JavaScript expression on the page and returns its value."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def screenshot(self, picture: pathlib.Path) -> None:
-        """Writes the whole page as PNG."""
-        taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        picture.write_bytes(base64.b64decode(taken["data"]))
+    def screenshot(self, path: pathlib.Path) -> None:
+        """Writes a PNG of the whole page."""
+        result = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(result["data"]))
 
     def _next(self) -> dict[str, Any]:
-        """Returns the next message, having taken note of what it says."""
+        """Reads the next message and records page loads, requests and console messages."""
         while b"\0" not in self._rest:
             data = os.read(self._answers, 1 << 16)
-            assert data, "the browser is gone"
+            assert data, "the browser has exited"
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
@@ -98,20 +98,20 @@ class Browser:
             case "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
             case "Runtime.consoleAPICalled" | "Runtime.exceptionThrown" | "Log.entryAdded":
-                self.complaints.append(json.dumps(message["params"])[:1000])
+                self.console_messages.append(json.dumps(message["params"])[:1000])
         return message
 
 
 @contextlib.contextmanager
 def browser(folder: pathlib.Path) -> Iterator[Browser]:
-    """Starts a browser that keeps what is its own below a folder, and ends it."""
+    """Starts a browser with its profile in this folder, and stops it."""
     assert PROGRAM
     read_commands, commands = os.pipe()
     answers, write_answers = os.pipe()
     environment = {**os.environ, "HOME": str(folder)}
 
     def descriptors() -> None:
-        # The browser reads commands from descriptor 3 and answers on 4.
+        # With --remote-debugging-pipe Chromium reads commands from descriptor 3 and answers on 4.
         reading, writing = os.dup(read_commands), os.dup(write_answers)
         os.dup2(reading, 3)
         os.dup2(writing, 4)
@@ -126,7 +126,7 @@ def browser(folder: pathlib.Path) -> Iterator[Browser]:
     try:
         yield Browser(commands, answers)
     finally:
-        os.close(commands)  # a browser whose pipe is closed ends
+        os.close(commands)  # Chromium exits when its pipe is closed
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, written by hand: small numbers that can be checked by eye."""
+"""Hand-written run folders with small numbers that are easy to check."""
 
 import json
 import pathlib
@@ -58,33 +58,40 @@ ATTENTION = [
 
 
 def begin(folder: pathlib.Path, name: str = "small", cell: str = "gru") -> None:
-    """Writes the settings of a run, which is all that one has that has only begun."""
+    """Writes a run that has only started: its settings."""
     (folder / "config.yaml").write_text(SETTINGS.format(root=folder, name=name, cell=cell))
 
 
 def rows() -> list[dict[str, Any]]:
-    """The run record of one start: four steps, two validations, and what they look at besides."""
-    made: list[dict[str, Any]] = [
+    """Returns the run log of one start: three logged steps, two validations with samples and gradients."""
+    log: list[dict[str, Any]] = [
         {"kind": "step", "step": step, "loss_nats": 4 / step, "perplexity": 2.0, "gradient_norm": 0.5,
          "learning_rate": 0.01, "tokens_per_s": 1500.0, "num_tokens": 10 * step, "num_skipped": step // 4,
          "layer_norms": {"encoder": 0.3, "decoder": 0.4}}
         for step in (1, 2, 4)
     ]  # fmt: skip
-    for step, nll, said in ((2, 1.5, "un"), (4, 1.0, "un chat")):
-        made.append(
-            {"kind": "validation", "step": step, "nll_nats": nll, "perplexity": 2.7183, "accuracy": 0.5, "bleu": 9.0}
+    for step, nll_nats, output in ((2, 1.5, "un"), (4, 1.0, "un chat")):
+        log.append(
+            {
+                "kind": "validation",
+                "step": step,
+                "nll_nats": nll_nats,
+                "perplexity": 2.7183,
+                "accuracy": 0.5,
+                "bleu": 9.0,
+            }
         )
-        sample = {"source": "a cat", "output": said, "reference": "un chat"}
-        made.append({"kind": "samples", "step": step, "epoch": 0, "samples": [sample]})
-        made.append(
+        sample = {"source": "a cat", "output": output, "reference": "un chat"}
+        log.append({"kind": "samples", "step": step, "epoch": 0, "samples": [sample]})
+        log.append(
             {"kind": "gradients", "step": step, "epoch": 0, "spectral_radii": {"encoder": [0.5, 0.9, 0.25]},
              "forget_gates": {"encoder": 0.75}, "norms_by_lag": [1.0, 0.5, None]}
         )  # fmt: skip
-    return made
+    return log
 
 
 def complete(folder: pathlib.Path, name: str = "small", cell: str = "gru", bleu: float = 91.25) -> None:
-    """Writes a run that has everything."""
+    """Writes a run with all files that a report reads."""
     begin(folder, name, cell)
     for inner in ("dataset", "metrics", "outputs"):
         (folder / inner).mkdir()

@@ -1,4 +1,4 @@
-"""Maps of attention: where the weight is, there is the colour."""
+"""Attention maps."""
 
 import re
 import xml.etree.ElementTree
@@ -11,9 +11,9 @@ _SVG = "{*}"
 
 
 def cells(svg: str) -> list[tuple[int, int, float]]:
-    """Row, column and weight of each cell that is drawn."""
-    picture = xml.etree.ElementTree.fromstring(svg)
-    field, *drawn = picture.findall(f"{_SVG}rect")
+    """Returns row, column and weight of each cell in the map."""
+    root = xml.etree.ElementTree.fromstring(svg)
+    field, *rects = root.findall(f"{_SVG}rect")
     left, top = float(field.attrib["x"]), float(field.attrib["y"])
     return [
         (
@@ -21,15 +21,15 @@ def cells(svg: str) -> list[tuple[int, int, float]]:
             round((float(cell.attrib["x"]) - left) / attention_map.CELL),
             float(cell.attrib["opacity"]),
         )
-        for cell in drawn
+        for cell in rects
     ]
 
 
-def test_the_map_of_a_copy_task_is_the_diagonal() -> None:
+def test_the_map_of_identity_weights_is_the_diagonal() -> None:
     words = ["a", "b", "c", "<eos>"]
     weights = [[1.0 if row == column else 0.0 for column in range(4)] for row in range(4)]
     svg = attention_map.draw("copy", {"source": words, "target": words, "weights": weights})
-    assert cells(svg) == [(place, place, 1.0) for place in range(4)]
+    assert cells(svg) == [(index, index, 1.0) for index in range(4)]
 
 
 def test_rows_are_target_tokens_and_columns_source_tokens() -> None:
@@ -40,15 +40,15 @@ def test_rows_are_target_tokens_and_columns_source_tokens() -> None:
     assert re.findall(r"<title>([^<]*)</title>", svg) == ["p → z: 1.00", "q → x: 0.25", "q → y: 0.75"]
 
 
-def test_everything_lies_within_the_picture_and_texts_are_escaped() -> None:
+def test_cells_are_inside_the_view_box_and_texts_are_escaped() -> None:
     svg = attention_map.draw(
         '"<i>"', {"source": ["<a&b>", " "], "target": [" extraordinarily"], "weights": [[0.5, 0.5]]}
     )
-    picture = xml.etree.ElementTree.fromstring(svg)
-    assert picture.attrib["aria-label"] == '"<i>"'
-    assert [text.text for text in picture.iter() if text.tag.endswith("text")] == ["<a&b>", "' '", "extraordinarily"]
-    width, height = map(float, picture.attrib["viewBox"].split()[2:])
-    for cell in picture.findall(f"{_SVG}rect"):
+    root = xml.etree.ElementTree.fromstring(svg)
+    assert root.attrib["aria-label"] == '"<i>"'
+    assert [text.text for text in root.iter() if text.tag.endswith("text")] == ["<a&b>", "' '", "extraordinarily"]
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    for cell in root.findall(f"{_SVG}rect"):
         assert float(cell.attrib["x"]) + float(cell.attrib["width"]) <= width
         assert float(cell.attrib["y"]) + float(cell.attrib["height"]) <= height
 
@@ -61,5 +61,5 @@ def test_everything_lies_within_the_picture_and_texts_are_escaped() -> None:
         ("il est Paul", ["il", "est", "<unk>", "<eos>"], True),
     ],
 )
-def test_a_map_that_spells_another_translation_is_told(text: str, tokens: list[str], expected: bool) -> None:
-    assert attention_map.is_of(text, {"target": tokens}) is expected
+def test_a_map_of_another_translation_is_detected(text: str, tokens: list[str], expected: bool) -> None:
+    assert attention_map.matches(text, {"target": tokens}) is expected

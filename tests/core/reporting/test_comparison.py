@@ -1,4 +1,4 @@
-"""Several runs side by side."""
+"""The page that compares several runs."""
 
 import copy
 
@@ -11,57 +11,57 @@ from tests.core.reporting import run_folders
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[content.Report]:
-    """Two runs that differ in their cell and in their BLEU."""
-    made = []
+    """Returns the reports of two runs that differ in their cell and their BLEU."""
+    reports = []
     for name, cell, bleu in (("first", "gru", 91.25), ("second", "lstm", 92.5)):
         folder = tmp_path_factory.mktemp(name)
         run_folders.complete(folder, name, cell, bleu)
-        made.append(content.build(location.Location.parse(str(folder))))
-    return made
+        reports.append(content.build(location.Location.parse(str(folder))))
+    return reports
 
 
 def row(reports: list[content.Report], label: str) -> list[tuple[str, bool]]:
-    found = next(one for one in comparison.rows(reports) if one["label"] == label)
-    return [(cell["text"], cell["best"]) for cell in found["cells"]]
+    figures = {row["label"]: row["cells"] for row in comparison.compare_figures(reports)}
+    return [(cell["text"], cell["best"]) for cell in figures[label]]
 
 
-def test_the_best_of_a_row_is_marked_and_equal_ones_are_not(reports: list[content.Report]) -> None:
+def test_the_best_value_of_a_row_is_marked_unless_all_are_equal(reports: list[content.Report]) -> None:
     assert row(reports, "BLEU") == [("91.25", False), ("92.50", True)]
     assert row(reports, "TER") == [("3.50", False), ("3.50", False)]
     assert row(reports, "steps") == [("4", False), ("4", False)]
 
 
-def test_what_is_not_comparable_is_said_and_not_ranked(reports: list[content.Report]) -> None:
-    assert comparison.warnings(reports) == []
+def test_incomparable_figures_have_a_warning_and_no_best_value(reports: list[content.Report]) -> None:
+    assert comparison.find_warnings(reports) == []
     first, second = reports[0], copy.deepcopy(reports[1])
     second["data"] |= {"fingerprint": "f2", "vocabulary_sizes": {"source": 7, "target": 7}}
     second["scores"]["perplexity"] = 1.25
     second["samples"]["translations"][0]["source"] = "a dog"
-    assert len(comparison.warnings([first, second])) == 3
+    assert len(comparison.find_warnings([first, second])) == 3
     assert row([first, second], "BLEU") == [("91.25", False), ("92.50", False)]
     assert row([first, second], "held-out perplexity") == [("1.50", False), ("1.25", False)]
 
 
-def test_seconds_of_a_training_that_went_on_are_not_compared(reports: list[content.Report]) -> None:
+def test_training_seconds_of_a_resumed_run_are_not_compared(reports: list[content.Report]) -> None:
     first, second = reports[0], copy.deepcopy(reports[1])
     second["training"]["restarts"] = [3]
     assert row([first, second], "train, seconds") == [("8.0", False), ("–", False)]
 
 
-def test_settings_that_differ_are_all_that_is_listed(reports: list[content.Report]) -> None:
-    assert comparison.differing(reports) == [{"name": "model.cell", "cells": ["gru", "lstm"]}]
+def test_only_differing_settings_are_listed(reports: list[content.Report]) -> None:
+    assert comparison.compare_settings(reports) == [{"name": "model.cell", "cells": ["gru", "lstm"]}]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_place() -> None:
-    runs = [{"name": "a", "root": f"/x/{place}/run"} for place in ("one", "two")]
-    assert comparison.labels(runs) == ["one/run", "two/run"]
-    assert comparison.labels([*runs[:1], {"name": "b", "root": "/x/one/run"}]) == ["a", "b"]
+def test_runs_with_the_same_name_are_labelled_by_their_root() -> None:
+    runs = [{"name": "a", "root": f"/x/{folder}/run"} for folder in ("one", "two")]
+    assert comparison.label_runs(runs) == ["one/run", "two/run"]
+    assert comparison.label_runs([*runs[:1], {"name": "b", "root": "/x/one/run"}]) == ["a", "b"]
 
 
-def test_the_page_has_both_runs_in_each_curve_and_each_translation(reports: list[content.Report]) -> None:
+def test_every_plot_and_translation_shows_both_runs(reports: list[content.Report]) -> None:
     text = comparison.render(reports)
     assert "<h1>2 runs</h1>" in text
     assert text.count("<dt>first</dt>") == text.count("<dt>second</dt>") == 2
     assert "<script" not in text
     for svg in text.split("<svg")[1:]:
-        assert "var(--series-2)" in svg, "a curve without the second run"
+        assert "var(--series-2)" in svg, "a plot without the second run"

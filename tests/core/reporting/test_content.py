@@ -1,4 +1,4 @@
-"""The report as a document: what a run left behind, gathered and added up."""
+"""The report of a run as a JSON document."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def root(tmp_path: pathlib.Path) -> location.Location:
     return location.Location.parse(str(tmp_path))
 
 
-def test_a_run_that_has_only_begun_has_a_report(root: location.Location) -> None:
+def test_a_run_that_has_only_started_has_a_report(root: location.Location) -> None:
     run_folders.begin(root.path)
     report = content.build(root)
     parts = ("data", "words", "training", "gradients", "quality", "measured")
@@ -25,7 +25,7 @@ def test_a_run_that_has_only_begun_has_a_report(root: location.Location) -> None
     assert report["samples"] == {"translations": [], "generated": [], "training": []}
 
 
-def test_what_is_no_run_is_refused(root: location.Location) -> None:
+def test_a_folder_without_a_run_is_an_error(root: location.Location) -> None:
     with pytest.raises(errors.UsageError, match=r"holds no run .*name the root of a run"):
         content.build(root)
 
@@ -37,7 +37,7 @@ def test_a_damaged_file_of_the_run_is_named(root: location.Location) -> None:
         content.build(root)
 
 
-def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.Location) -> None:
+def test_shards_are_summed_and_the_best_validation_is_found(root: location.Location) -> None:
     run_folders.complete(root.path)
     report = content.build(root)
     assert report["data"]["splits"]["train"] == {"lines": 100, "shards": 2, "tokens": {"source": 1000, "target": 1000}}
@@ -51,7 +51,7 @@ def test_the_report_adds_up_shards_and_finds_the_best_validation(root: location.
     }
 
 
-def test_where_bleu_decides_the_best_validation_is_the_one_with_the_best_bleu(root: location.Location) -> None:
+def test_with_early_stopping_by_bleu_the_best_validation_has_the_highest_bleu(root: location.Location) -> None:
     run_folders.complete(root.path)
     settings = yaml.safe_load((root.path / "config.yaml").read_text())
     watching = {"validation": {"bleu_lines": 8}, "early_stop": {"metric": "bleu"}}
@@ -63,7 +63,7 @@ def test_where_bleu_decides_the_best_validation_is_the_one_with_the_best_bleu(ro
     assert content.build(root)["training"]["best_validation"]["step"] == 2, "of steps 2 and 4, whose loss is lower"
 
 
-def test_each_translation_has_its_source_its_reference_and_its_own_map(root: location.Location) -> None:
+def test_translations_have_their_source_reference_and_attention_map(root: location.Location) -> None:
     run_folders.complete(root.path)
     first, second = content.build(root)["samples"]["translations"]
     assert first == {
@@ -72,7 +72,7 @@ def test_each_translation_has_its_source_its_reference_and_its_own_map(root: loc
     assert (second["reference"], second["attention"]["weights"]) == ("non", [[0.75, 0.25], [0.0, 1.0]])
 
 
-def test_held_out_lines_of_the_validation_split_are_found_too(root: location.Location) -> None:
+def test_held_out_lines_of_the_validation_split_are_found(root: location.Location) -> None:
     run_folders.complete(root.path)
     for side in ("source", "target"):
         (root.path / "outputs" / f"test.{side}.txt").rename(root.path / "outputs" / f"valid.{side}.txt")
@@ -80,14 +80,14 @@ def test_held_out_lines_of_the_validation_split_are_found_too(root: location.Loc
     assert (first["source"], first["reference"]) == ("a cat", "un chat")
 
 
-def test_samples_of_a_line_are_together_in_order_of_steps(root: location.Location) -> None:
+def test_samples_are_grouped_by_line_in_order_of_steps(root: location.Location) -> None:
     run_folders.complete(root.path)
     outputs = [{"step": 2, "output": "un"}, {"step": 4, "output": "un chat"}]
     expected = [{"source": "a cat", "reference": "un chat", "outputs": outputs}]
     assert content.build(root)["samples"]["training"] == expected
 
 
-def test_of_the_radii_of_a_layer_the_largest_counts(root: location.Location) -> None:
+def test_the_spectral_radius_of_a_layer_is_the_largest_of_its_gates(root: location.Location) -> None:
     run_folders.complete(root.path)
     gradients = content.build(root)["gradients"]
     assert gradients["spectral_radii"] == {"encoder": [(2.0, 0.9), (4.0, 0.9)]}
@@ -95,7 +95,17 @@ def test_of_the_radii_of_a_layer_the_largest_counts(root: location.Location) -> 
     assert gradients["norms_by_lag"][1] == {"step": 4, "norms": [1.0, 0.5, None]}
 
 
-def test_a_second_start_is_told_by_the_step_from_which_it_wrote(root: location.Location) -> None:
+def test_quality_stored_by_release_0_1_gets_the_new_names(root: location.Location) -> None:
+    run_folders.complete(root.path)
+    run = json.loads((root.path / "run.json").read_text())
+    run["stages"]["evaluate"]["report"] |= {"documents_bleu": [0.5], "documents_bleu_k": 2}
+    (root.path / "run.json").write_text(json.dumps(run))
+    quality = content.build(root)["quality"]
+    assert quality["d2l_bleu"] == quality["documents_bleu"] == [0.5]
+    assert quality["d2l_bleu_k"] == quality["documents_bleu_k"] == 2
+
+
+def test_a_restart_is_marked_at_its_first_logged_step(root: location.Location) -> None:
     run_folders.complete(root.path)
     row = {"kind": "step", "step": 3, "loss_nats": 0.5}
     (root.path / "metrics" / "e2-00000003.jsonl").write_text(json.dumps(row) + "\n")
@@ -104,7 +114,7 @@ def test_a_second_start_is_told_by_the_step_from_which_it_wrote(root: location.L
     assert training["curves"]["Loss (nats per token)"]["training"] == [(1.0, 4.0), (2.0, 2.0), (3.0, 0.5)]
 
 
-def test_chosen_settings_are_those_that_are_not_at_their_default(root: location.Location) -> None:
+def test_chosen_settings_are_those_that_differ_from_their_default(root: location.Location) -> None:
     run_folders.begin(root.path)
     report = content.build(root)
     chosen = report["chosen"]

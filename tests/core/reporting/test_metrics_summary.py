@@ -1,4 +1,4 @@
-"""The final metrics of a run, read back."""
+"""Summary of the final metrics of a run."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ from core.storage import location
 from tests.core.reporting import run_folders
 
 
-def test_values_of_all_nodes_are_added_up(tmp_path: pathlib.Path) -> None:
+def test_values_of_all_nodes_are_summed(tmp_path: pathlib.Path) -> None:
     (tmp_path / "metrics").mkdir()
     for node in ("a", "b"):
         (tmp_path / "metrics" / f"final-{node}.prom").write_text(run_folders.PROM)
@@ -21,11 +21,11 @@ def test_values_of_all_nodes_are_added_up(tmp_path: pathlib.Path) -> None:
     }
 
 
-def test_a_run_that_nobody_measured_has_none(tmp_path: pathlib.Path) -> None:
+def test_a_run_without_metrics_has_no_summary(tmp_path: pathlib.Path) -> None:
     assert metrics_summary.read(location.Location.parse(str(tmp_path))) is None
 
 
-def test_samples_without_labels_count_and_buckets_do_not() -> None:
+def test_samples_without_labels_are_parsed_and_buckets_are_not() -> None:
     samples = list(metrics_summary.parse(run_folders.PROM))
     assert metrics_summary.Sample("raycurrent_train_workers", {}, 2.0) in samples
     assert not [sample for sample in samples if "le" in sample.labels]

@@ -1,4 +1,4 @@
-"""The page of a run: its figures, its sections, and nothing from outside."""
+"""The report page of a run: figures, sections, escaping, no external resources."""
 
 import html.parser
 import json
@@ -12,7 +12,7 @@ from tests.core.reporting import run_folders
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects tags and text."""
+    """Collects the tags and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class Reader(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    """The page of a run that has everything."""
+    """Returns the page of a run that has all sections."""
     folder = tmp_path_factory.mktemp("run")
     run_folders.complete(folder)
     return Reader(page.render(content.build(location.Location.parse(str(folder)))))
 
 
-def test_the_page_shows_the_figures_and_escapes_text(read: Reader) -> None:
+def test_the_page_has_the_figures_and_escapes_text(read: Reader) -> None:
     assert "script" not in [tag for tag, _ in read.tags]
     assert "<script>alert(1)</script>" in read.text
-    assert "6.50" in read.text  # of the held-out tokens unknown, %: 13 of 200
+    assert "6.50" in read.text  # unknown held-out tokens, %: 13 of 200
     for figure in (
         "91.25",
         "nrefs:1",
@@ -61,67 +61,67 @@ def test_the_page_shows_the_figures_and_escapes_text(read: Reader) -> None:
     assert "1970-01-02 00:00 UTC" in read.text
 
 
-def test_the_page_fetches_nothing(read: Reader) -> None:
+def test_the_page_loads_no_external_resource(read: Reader) -> None:
     for tag, attributes in read.tags:
         addresses = [attributes.get(name) or "#" for name in ("src", "href", "xlink:href", "srcset", "action")]
         assert all(address.startswith("#") or address == "data:," for address in addresses), (tag, addresses)
 
 
-def test_every_section_that_there_is_is_linked_in_order(read: Reader) -> None:
+def test_all_sections_are_linked_in_order(read: Reader) -> None:
     assert read.sections == read.links
     assert read.sections == [
         *("training", "gradients", "samples", "translations", "quality", "data"),
-        *("throughput", "faults", "settings", "versions"),
+        *("throughput", "failures", "settings", "versions"),
     ]
 
 
-def test_what_a_run_lacks_has_no_section(tmp_path: pathlib.Path) -> None:
+def test_missing_results_have_no_section(tmp_path: pathlib.Path) -> None:
     run_folders.begin(tmp_path)
-    begun = Reader(page.render(content.build(location.Location.parse(str(tmp_path)))))
-    assert begun.sections == begun.links == ["faults", "settings"]
-    assert "not trained yet" in begun.text
-    assert "None: no restart" in begun.text
+    started = Reader(page.render(content.build(location.Location.parse(str(tmp_path)))))
+    assert started.sections == started.links == ["failures", "settings"]
+    assert "not trained yet" in started.text
+    assert "None: no restarts" in started.text
 
 
-def test_curves_have_both_scales_where_values_allow(read: Reader) -> None:
+def test_plots_of_positive_values_have_both_scales(read: Reader) -> None:
     boxes = [attributes for tag, attributes in read.tags if tag == "input"]
-    # loss, perplexity, gradient norm, norms by layer, gradient by lag; of these the loss opens linear
+    # loss, perplexity, gradient norm, norm by layer, norm by lag; of these only the loss opens linear
     assert [("checked" in box) for box in boxes] == [False, True, True, True, True]
-    pictures = [tag for tag, _ in read.tags].count("svg")
-    # besides: accuracy, BLEU, learning rate, radii, forget gates, quality by length, speed; one attention map
-    assert pictures == 2 * 5 + 7 + 1
+    num_plots = [tag for tag, _ in read.tags].count("svg")
+    # linear only: accuracy, BLEU, learning rate, radii, forget gates, quality by length, throughput; an attention map
+    assert num_plots == 2 * 5 + 7 + 1
 
 
 def test_workers_and_stages_have_their_rates(read: Reader) -> None:
     cells = read.text.split()
-    assert {"500.0", "250.0"} <= set(cells)  # ms a step: 2 s and 1 s for 4 steps
+    assert {"500.0", "250.0"} <= set(cells)  # ms/step: 2 s and 1 s for 4 steps
     assert "12" in cells  # tokens/s of translate: 6 in half a second
 
 
-def test_what_was_survived_is_said(read: Reader) -> None:
+def test_failures_are_listed(read: Reader) -> None:
     for sentence in (
         "The run was started 2 times.",
-        "1 step was skipped: the gradient was not finite.",
-        "A checkpoint was passed over: step-3: torn",
+        "1 step was skipped because the gradient norm was not finite.",
+        "A damaged checkpoint was skipped: step-3: torn",
         "translate: 2 workers died.",
-        "translate: 1 part was tried again.",
-        "translate: 1 line could not be done.",
+        "translate: 1 part was retried.",
+        "translate: 1 line failed.",
         "training.epochs was changed from 1 to 2.",
     ):
         assert sentence in read.text, sentence
-    assert "None: no restart" not in read.text
+    assert "None: no restarts" not in read.text
 
 
-def test_words_that_the_other_side_has_not_are_marked_as_often_as_that_is_so() -> None:
-    assert page.marked("a b  a a", "b a") == [
+def test_surplus_words_are_marked_as_often_as_they_are_surplus() -> None:
+    assert page.mark_differences("a b  a a", "b a") == [
         *(("a", False), (" ", False), ("b", False), ("  ", False), ("a", True), (" ", False), ("a", True)),
     ]
 
 
-def test_an_infinite_perplexity_is_shown(tmp_path: pathlib.Path) -> None:
+def test_an_infinite_perplexity_is_a_figure(tmp_path: pathlib.Path) -> None:
     run_folders.complete(tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     run["stages"]["score"]["report"]["perplexity"] = "inf"
     (tmp_path / "run.json").write_text(json.dumps(run))
     report = content.build(location.Location.parse(str(tmp_path)))
-    assert page.figures(report)["held-out perplexity"] == float("inf")
+    assert page.key_figures(report)["held-out perplexity"] == float("inf")

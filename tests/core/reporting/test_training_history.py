@@ -1,4 +1,4 @@
-"""The run record, read back: each step once, whatever was restarted."""
+"""Reading the run log: each step once, also after restarts."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ def write(root: pathlib.Path, name: str, *steps: int, start: int) -> None:
     (root / "metrics" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_run_restarted_twice_has_each_step_once_and_the_newest_start_counts(tmp_path: pathlib.Path) -> None:
+def test_repeated_steps_are_read_once_from_the_newest_start(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "e1-00000030.jsonl", 10, 20, 30, start=1)
     write(tmp_path, "e1-00000060.jsonl", 40, 50, 60, start=1)
     write(tmp_path, "e2-00000060.jsonl", 40, 50, 60, start=2)
@@ -28,20 +28,20 @@ def test_a_run_restarted_twice_has_each_step_once_and_the_newest_start_counts(tm
     assert [row["start"] for row in rows] == [1, 1, 1, 2, 2, 2, 10, 10, 10]
 
 
-def test_what_an_older_start_wrote_beyond_the_place_of_a_resume_does_not_count(tmp_path: pathlib.Path) -> None:
-    """The first start wrote up to step 60 and lost its checkpoint; the second went on from 20, logging more rarely."""
+def test_rows_of_an_older_start_after_the_resumed_step_are_dropped(tmp_path: pathlib.Path) -> None:
+    """The first start logged up to step 60 and lost its checkpoint; the second resumed from 20 and logs less often."""
     write(tmp_path, "e1-00000060.jsonl", 10, 20, 30, 40, 50, 60, start=1)
     write(tmp_path, "e2-00000045.jsonl", 25, 45, start=2)
     rows = training_history.read(location.Location.parse(str(tmp_path)))
     assert [(row["step"], row["start"]) for row in rows] == [(10, 1), (20, 1), (25, 2), (45, 2)]
 
 
-def test_a_run_without_a_record_has_no_rows(tmp_path: pathlib.Path) -> None:
+def test_a_run_without_a_log_has_no_rows(tmp_path: pathlib.Path) -> None:
     assert training_history.read(location.Location.parse(str(tmp_path))) == []
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"loss_nats": 1}'])
-def test_a_damaged_segment_is_named_with_its_line(line: str, tmp_path: pathlib.Path) -> None:
+def test_a_damaged_segment_is_an_error_with_its_line(line: str, tmp_path: pathlib.Path) -> None:
     write(tmp_path, "e1-00000010.jsonl", 10, start=1)
     with (tmp_path / "metrics" / "e1-00000010.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -49,11 +49,11 @@ def test_a_damaged_segment_is_named_with_its_line(line: str, tmp_path: pathlib.P
         training_history.read(location.Location.parse(str(tmp_path)))
 
 
-def test_points_leave_out_what_is_no_finite_number() -> None:
+def test_points_without_a_finite_number_are_dropped() -> None:
     rows: list[training_history.Row] = [
         {"step": 1, "x": 2.0},
         {"step": 2, "x": None},
         {"step": 3, "x": float("nan")},
         {"step": 4, "x": 5},
     ]
-    assert training_history.points(rows, "x") == ([1.0, 4.0], [2.0, 5.0])
+    assert training_history.finite_points(rows, "x") == ([1.0, 4.0], [2.0, 5.0])

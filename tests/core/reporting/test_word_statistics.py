@@ -1,4 +1,4 @@
-"""Pictures and tables of word statistics."""
+"""Plots and tables of word statistics."""
 
 import pathlib
 import re
@@ -27,49 +27,49 @@ def column(units: list[str]) -> dict[str, Any]:
     }
 
 
-FOUND = {"columns": {"source": column(["the", "cat"]), "target": column(["<le>", " "])}}
+STATISTICS = {"columns": {"source": column(["the", "cat"]), "target": column(["<le>", " "])}}
 
 
-def test_each_column_has_its_ranks_and_all_share_lengths_and_coverage() -> None:
-    drawn = dict(word_statistics.pictures(FOUND))
-    assert list(drawn) == [
+def test_each_column_has_a_rank_plot_and_all_share_lengths_and_coverage() -> None:
+    plots = dict(word_statistics.make_plots(STATISTICS))
+    assert list(plots) == [
         "Frequency by rank: source",
         "Frequency by rank: target",
-        "Lengths of lines",
-        "Share of the text that min_freq keeps",
+        "Line lengths",
+        "Vocabulary coverage by min_freq",
     ]
-    ranks = drawn["Frequency by rank: source"]
-    assert "single, α = 1.25" in ranks
-    assert "pairs" in ranks
-    assert "triples" not in ranks
-    for svg in drawn.values():
+    ranks = plots["Frequency by rank: source"]
+    assert "unigrams, α = 1.25" in ranks
+    assert "bigrams" in ranks
+    assert "trigrams" not in ranks
+    for svg in plots.values():
         assert svg.startswith("<svg ")
-        assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "a colour that is not the page's"
+        assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "a placeholder colour"
 
 
-def test_subwords_have_no_coverage_to_draw() -> None:
-    one = {**column(["a", "b"]), "coverage": []}
-    assert [title for title, _ in word_statistics.pictures({"columns": {"text": one}})] == [
+def test_without_coverage_there_is_no_coverage_plot() -> None:
+    subwords = {**column(["a", "b"]), "coverage": []}
+    assert [title for title, _ in word_statistics.make_plots({"columns": {"text": subwords}})] == [
         "Frequency by rank",
-        "Lengths of lines",
+        "Line lengths",
     ]
 
 
-def test_tables_show_orders_side_by_side_and_spaces_so_that_they_are_seen() -> None:
-    first, second = word_statistics.tables(FOUND)
+def test_tables_have_orders_side_by_side_and_quote_spaces() -> None:
+    first, second = word_statistics.make_tables(STATISTICS)
     assert first == {
         "title": "Most frequent: source",
-        "orders": ["single", "pairs", "triples"],
+        "orders": ["unigrams", "bigrams", "trigrams"],
         "rows": [[("the", 90), ("the cat", 45), ("", "")]],
     }
     assert second["rows"][0][1] == ("<le> ' '", 45)
     assert (
-        word_statistics.sentences(FOUND)[0]
-        == "Share of the most frequent units: source: the first 10 are 25.0 % of the text."
+        word_statistics.describe(STATISTICS)[0]
+        == "Most frequent tokens: source: the top 10 make up 25.0 % of the text."
     )
 
 
-def test_a_dataset_without_statistics_or_with_those_of_another_version(tmp_path: pathlib.Path) -> None:
+def test_missing_statistics_are_none_and_those_of_another_version_an_error(tmp_path: pathlib.Path) -> None:
     folder = location.Location.parse(str(tmp_path))
     assert word_statistics.read(folder, {}) is None
     (tmp_path / "s.json").write_text('{"format": "raycurrent-statistics", "version": 99}')
