@@ -1,4 +1,4 @@
-"""A node of a cluster is cut off: what it had is done elsewhere, and what it says when it is back is not heard."""
+"""Network partitions: a disconnected node's work is done elsewhere, and its messages are ignored when it returns."""
 
 import time
 from pathlib import Path
@@ -13,17 +13,17 @@ pytestmark = [
     pytest.mark.skipif(not networks.can_be_made(), reason="network namespaces need root and iproute2"),
 ]
 
-CUT_S = 15.0  # longer than it takes to give the node up
+CUT_S = 15.0  # longer than the cluster takes to declare the node dead
 
 
 @pytest.mark.parametrize("is_healed", [False, True])
-def test_a_translation_has_the_same_bytes_when_a_node_is_cut_off(
+def test_a_translation_has_the_same_bytes_when_a_node_is_disconnected(
     tmp_path: Path, drive: driving.Drive, is_healed: bool
 ) -> None:
-    place = inference.Place(tmp_path, num_lines=1200)
+    workspace = inference.TranslationWorkload(tmp_path, num_lines=1200)
     with networks.started(drive, 3) as cluster:
-        driver = drive("submit", *place.arguments("run", num_workers=3), "--address", cluster.job_server)
-        driver.until(lambda: place.committed("run") >= 8, "8 parts")
+        driver = drive("submit", *workspace.arguments("run", num_workers=3), "--address", cluster.job_server)
+        driver.until(lambda: workspace.committed("run") >= 8, "8 parts")
         cluster.cut(2)
         cut_s = time.monotonic()
         if is_healed:
@@ -31,15 +31,15 @@ def test_a_translation_has_the_same_bytes_when_a_node_is_cut_off(
             cluster.heal(2)
         driver.end().document()
         print("seconds from the cut to the end:", time.monotonic() - cut_s)
-    place.translate("whole")
-    assert place.outcome("run") == place.outcome("whole")
+    workspace.translate("whole")
+    assert workspace.outcome("run") == workspace.outcome("whole")
 
 
 @pytest.mark.parametrize("is_healed", [False, True])
-def test_training_goes_on_with_fewer_ranks_when_a_node_is_cut_off(
+def test_training_continues_with_fewer_ranks_when_a_node_is_disconnected(
     tmp_path: Path, drive: driving.Drive, is_healed: bool
 ) -> None:
-    """And its rank, which is alive and may come back, changes nothing."""
+    """The rank on the disconnected node is still alive and may return; it changes nothing."""
     run = runs.Place(tmp_path).run("text", "run")
     with networks.started(drive, 3) as cluster:
         driver = drive("submit", "train", run.config, *runs.ELASTIC, "--address", cluster.job_server)

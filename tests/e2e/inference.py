@@ -1,4 +1,4 @@
-"""Translations and scores that take long enough to be disturbed, and what must not change when they are."""
+"""Translation and scoring workloads that run long enough to be interrupted, and the results to compare."""
 
 import json
 import math
@@ -20,56 +20,64 @@ SCORING = inference_settings.ScoringConfig(
 )
 
 
-class _Place:
-    """A folder with a model, lines, and what a verb makes of them."""
+class _Workload:
+    """A folder with a model, lines, and the outputs of a command.
+
+    Args:
+        folder: the folder.
+        num_lines: number of input lines.
+        model: saved as the run.
+        command: `translate` or `score`.
+        sections: settings of the command.
+    """
 
     def __init__(
-        self, folder: Path, num_lines: int, made: bundles.Bundle, verb: str, **sections: section.Section
+        self, folder: Path, num_lines: int, model: bundles.Bundle, command: str, **sections: section.Section
     ) -> None:
         self.folder, self.num_lines = folder, num_lines
-        self._verb, self._sections = verb, {**sections, "compute": samples.FP32}
-        trained.save(made, folder / "run")
+        self._command, self._sections = command, {**sections, "compute": samples.FP32}
+        trained.save(model, folder / "run")
         lines = samples.sentences(num_lines - 3, longest=20)
-        # Empty lines and one that cannot be read have their rows too.
+        # Empty lines, and one that is not UTF-8, have rows in the output, too.
         text = "".join(f"{line}\n" for line in ["", *lines, ""]).encode() + b"\xff\n"
         (folder / "in.txt").write_bytes(text)
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
-        """The command line that fills this folder of parts and the file beside it."""
-        set_here = {name: section.model_dump(exclude_unset=True) for name, section in self._sections.items()}
-        settings = {**set_here, "cluster": cluster}
-        places = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}.jsonl"))
+        """Returns the command line that writes the file of this name and its folder of parts."""
+        own_settings = {name: section.model_dump(exclude_unset=True) for name, section in self._sections.items()}
+        settings = {**own_settings, "cluster": cluster}
+        paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}.jsonl"))
         words = [f"{name}.{key}={value}" for name, section in settings.items() for key, value in section.items()]
-        return (self._verb, *places, *(word for setting in words for word in ("--set", setting)))
+        return (self._command, *paths, *(word for setting in words for word in ("--set", setting)))
 
     def _path(self, name: str) -> str:
         return str(self.folder / name)
 
     def parts(self, name: str) -> dict[str, int]:
-        """The parts that are committed, and when the records and the files that they name were written."""
+        """Returns the files of committed parts, with their modification times in nanoseconds."""
         folder = self.folder / f"{name}.jsonl.parts"
         files = [*folder.glob("_commits/*.json"), *folder.glob("*.arrow"), *folder.glob("*.safetensors")]
         return {path.name: path.stat().st_mtime_ns for path in files}
 
     def committed(self, name: str) -> int:
-        """How many parts are."""
+        """Returns the number of committed parts."""
         return len(list((self.folder / f"{name}.jsonl.parts").glob("_commits/*.json")))
 
     def outcome(self, name: str) -> tuple[bytes, dict[str, Any]]:
-        """All that must be the same whatever happened on the way."""
+        """Returns the merged file and the manifest, which no interruption may change."""
         manifest: dict[str, Any] = json.loads((self.folder / f"{name}.jsonl.parts" / "_MANIFEST.json").read_text())
         manifest["merged"].pop("name")
         return (self.folder / f"{name}.jsonl").read_bytes(), manifest
 
 
-class Place(_Place):
-    """A folder with a model, lines to translate, and translations of them."""
+class TranslationWorkload(_Workload):
+    """A translation model, lines, and their translations."""
 
     def __init__(self, folder: Path, num_lines: int = 500) -> None:
         super().__init__(folder, num_lines, samples.seq2seq(hidden_size=64), "translate", decoding=DECODING)
 
     def translate(self, name: str) -> None:
-        """Translates in this process, undisturbed."""
+        """Translates in this process, without interruption."""
         with trained.session() as session:
             translate.run(
                 translate.Request(
@@ -85,20 +93,20 @@ class Place(_Place):
             )
 
 
-class StreamPlace(_Place):
-    """A folder with a language model, lines that it reads as one stream in lanes, and their scores.
+class ScoringWorkload(_Workload):
+    """A language model, lines that it reads as one stream in lanes, and their scores.
 
-    The parts of a lane wait for each other: each goes on from what the one before it committed.
+    The parts of a lane depend on each other: each starts from the state that the one before it committed.
     """
 
     def __init__(self, folder: Path, num_lines: int = 400, hidden_size: int = 256, **scoring: Any) -> None:
-        """Scores as `SCORING` says, but for the settings given here."""
+        """Takes the settings of `SCORING`, except those given here."""
         self.scoring = SCORING.model_copy(update=scoring)
-        made = samples.language_model(text=" ".join(samples.WORDS), hidden_size=hidden_size)
-        super().__init__(folder, num_lines, made, "score", scoring=self.scoring)
+        model = samples.language_model(text=" ".join(samples.WORDS), hidden_size=hidden_size)
+        super().__init__(folder, num_lines, model, "score", scoring=self.scoring)
 
     def score(self, name: str, **scoring: Any) -> dict[str, Any]:
-        """Scores in this process, undisturbed, but for these settings as the command does; returns the report."""
+        """Scores in this process, without interruption, with these settings changed; returns the report."""
         with trained.session() as session:
             return score.run(
                 score.Request(
@@ -113,12 +121,12 @@ class StreamPlace(_Place):
                 console.SilentReporter(),
             )
 
-    def counted(self) -> dict[str, float]:
-        """What the driver that ended last measured: parts by outcome, and deaths of workers.
+    def fanout_counts(self) -> dict[str, float]:
+        """Returns the counts of the last driver that ended: parts by outcome, and deaths of workers; no zeros.
 
-        Before the parts of lanes it did others, that count tokens to cut the lanes by; these are left out.
+        The tasks that count tokens, before the lanes are cut, are left out.
         """
-        found = metrics_summary.read(location.Location.parse(str(self.folder)))
-        assert found is not None
-        found["stages"]["score"]["done"] -= math.ceil(self.num_lines / PART_LINES)
-        return {what: count for what, count in found["stages"]["score"].items() if count}
+        summary = metrics_summary.read(location.Location.parse(str(self.folder)))
+        assert summary is not None
+        summary["stages"]["score"]["done"] -= math.ceil(self.num_lines / PART_LINES)
+        return {outcome: count for outcome, count in summary["stages"]["score"].items() if count}

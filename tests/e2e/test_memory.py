@@ -1,4 +1,4 @@
-"""What a process needs at once depends on the size of a part and on the words, not on the size of the corpus."""
+"""Memory law: peak memory depends on the size of a part and the vocabulary, not on the size of the corpus."""
 
 import gc
 import pathlib
@@ -26,26 +26,26 @@ from workers.infer import driver, part_worker
 pytestmark = pytest.mark.e2e
 
 PART_BYTES = 131_072
-# Less than one number for each further line; a part of a few hundred lines may have a record of a few hundred bytes.
+# Less than one 64-bit number per line; a part has hundreds of lines, so a record of hundreds of bytes is acceptable.
 LARGEST_GROWTH_BYTES = 8
 LARGEST_RECORD_BYTES = 2048
 SIZES = (3000, 24_000)
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here cuts the power."""
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips fsync, which only matters at a power failure."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)
-def _no_table_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pathlib` interns every name, in a table of megabytes that moves when it likes."""
+def _no_interning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disables interning: `pathlib` interns every name, and the table of megabytes is reallocated at random times."""
     monkeypatch.setattr(sys, "intern", lambda name: name)
 
 
-def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConfig:
-    """Settings of a corpus of so many pairs; all of its words are in the first of them."""
+def configured(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConfig:
+    """Returns the settings of a corpus of `num_pairs` pairs; its first pairs contain the whole vocabulary."""
     file = folder / f"{num_pairs}.tsv"
     if not file.exists():
         sentences.write_pairs(file, 1, 0, num_pairs)
@@ -59,7 +59,7 @@ def made(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.RunConf
 
 
 def peak_bytes() -> int:
-    """The most that was in memory since the last call."""
+    """Returns the peak of traced memory since the last call."""
     peak = tracemalloc.get_traced_memory()[1]
     gc.collect()
     tracemalloc.reset_peak()
@@ -79,8 +79,8 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
     session, reporter = datasets.Session(), console.SilentReporter()
     session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
-    corpora = [made(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
-    prepare.run(corpora[0], session, reporter)  # what is loaded once is loaded now
+    corpora = [configured(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
+    prepare.run(corpora[0], session, reporter)  # warm-up: modules and caches are loaded once
     peaks: dict[str, list[int]] = {}
     tracemalloc.start()
     for settings in corpora[1:]:
@@ -95,12 +95,12 @@ def test_memory_does_not_grow_with_the_corpus(
             buckets.collate(split, plan.lines, 1, 2)
         peaks.setdefault("batches", []).append(peak_bytes())
     tracemalloc.stop()
-    growth = {what: (large - small) / (SIZES[1] - SIZES[0]) for what, (small, large) in peaks.items()}
+    growth = {stage: (large - small) / (SIZES[1] - SIZES[0]) for stage, (small, large) in peaks.items()}
     assert max(growth.values()) < LARGEST_GROWTH_BYTES, (growth, peaks)
 
 
 class Committing:
-    """Commits parts without doing them."""
+    """Commits parts without computing them."""
 
     num_workers = 1
 
@@ -124,21 +124,21 @@ class Committing:
             on_done(task, self._store.commit(task.name, record))
 
 
-def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pathlib.Path) -> None:
+def test_the_driver_of_inference_keeps_a_short_record_for_each_part(tmp_path: pathlib.Path) -> None:
     peaks = []
     tracemalloc.start()
     for num_parts in (100, 1000):
         file = tmp_path / f"{num_parts}.txt"
         file.write_text("a b c\n" * num_parts)
-        place = location.Location.parse(f"memory://{uuid.uuid4().hex}/out")
-        target = outputs.Output.at("scores", place, is_folder=True, where="--output")
+        folder = location.Location.parse(f"memory://{uuid.uuid4().hex}/out")
+        target = outputs.Output.at("scores", folder, is_folder=True, where="--output")
         spec = part_worker.Spec(
             bundle="",
             kind="scores",
             decoding=inference_settings.DecodingConfig(),
             scoring=inference_settings.ScoringConfig(),
             compute=schema.ComputeConfig(),
-            folder=place.url,
+            folder=folder.url,
             plan={},
             device="cpu",
             threads=1,
@@ -146,14 +146,14 @@ def test_a_part_of_an_inference_job_takes_the_driver_a_short_record(tmp_path: pa
         store = target.begin(spec.plan, overwrite=False)
         peak_bytes()
         before = tracemalloc.get_traced_memory()[0]
-        scanned = inputs.scan(location.Location.parse(str(file)), None, 1, place, "--input")
+        scanned = inputs.scan(location.Location.parse(str(file)), None, 1, folder, "--input")
         session = datasets.Session(Committing(store))
         session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
         records, _ = driver.run_parts(spec, [inputs.parts([scanned])], session, lambda lines: None)
         assert driver.Totals.of(records).tokens == 99 * num_parts
         target.finish(store, records, {})
         in_store = sum(
-            len(place.join(commit.RECORDS, name).read_bytes()) for name in place.join(commit.RECORDS).list_names()
+            len(folder.join(commit.RECORDS, name).read_bytes()) for name in folder.join(commit.RECORDS).list_names()
         )
         peaks.append(peak_bytes() - before - in_store)
     tracemalloc.stop()

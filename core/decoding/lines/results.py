@@ -155,7 +155,7 @@ def encode(table: pa.Table) -> bytes:
     """Encodes the rows of a part as an Arrow file; equal rows give equal bytes."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+        writer.write_table(table.combine_chunks())  # one record batch, however the table was built
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -213,6 +213,7 @@ def json_lines(table: pa.Table) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
+    # A line break in a text would shift all lines after it.
     return text.replace("\r", " ").replace("\n", " ")
 
 
@@ -221,6 +222,7 @@ _Write = Callable[[pa.Table], Any]
 
 @contextmanager
 def _lines_writer(path: pathlib.Path, lines: Callable[[pa.Table], Iterator[str]]) -> Iterator[_Write]:
+    # Lone surrogates, from escapes in JSON input, are not encodable otherwise.
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
         yield lambda table: file.writelines(f"{line}\n" for line in lines(table))
 
@@ -233,6 +235,7 @@ def _arrow_writer(path: pathlib.Path, schema: pa.Schema) -> Iterator[_Write]:
 
 @contextmanager
 def _parquet_writer(path: pathlib.Path, schema: pa.Schema) -> Iterator[_Write]:
+    # One row group for each part; an empty part has none.
     with parquet.ParquetWriter(str(path), schema) as writer:
         yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows)) if table.num_rows else None
 
