@@ -1,1 +1,4 @@
-"""The problem itself: text, tensors, files. Knows nothing of Ray or of what the user asked for."""
+"""Text, tensors and files: everything but Ray and the command line.
+
+In: settings and files. Out: datasets, models, checkpoints, translations, scores and reports.
+"""

@@ -1,14 +1,14 @@
-"""The one family of errors that a user may see, each with the exit code of its kind.
+"""Exceptions that a user may see, each with the exit code of its kind.
 
-A message is one line, `where: what is wrong; what to do`. Every class takes that one string and nothing
-else, so that an error raised on a Ray worker arrives in the driver as what it was.
+A message is one line, `where: what is wrong; what to do`. Every class takes that string as its only argument: an
+exception that takes others cannot be unpickled, and would arrive from a Ray worker as an unknown error.
 """
 
 from typing import ClassVar
 
 
 class RaycurrentError(Exception):
-    """Something that the user can act on; printed as one line, without a traceback."""
+    """Base class of errors that the user can act on; printed as one line, without a traceback."""
 
     exit_code: ClassVar[int] = 1
 
@@ -20,7 +20,7 @@ class UsageError(RaycurrentError):
 
 
 class DataError(RaycurrentError):
-    """The input data is not what its place in the configuration needs."""
+    """Input data is invalid, or not of the kind that the configuration needs."""
 
     exit_code = 3
 
@@ -38,17 +38,17 @@ class StorageError(RaycurrentError):
 
 
 class NotFoundError(StorageError):
-    """There is nothing at this location."""
+    """A file or folder does not exist."""
 
 
 class LockedError(RaycurrentError):
-    """Another run holds the place, or what is there was made with other settings."""
+    """The output is locked by another run, or was made with other settings."""
 
     exit_code = 6
 
 
 class DivergedError(RaycurrentError):
-    """Training produced numbers that are not finite, several steps in a row."""
+    """Training diverged: gradients were not finite for several steps in a row."""
 
     exit_code = 7
 

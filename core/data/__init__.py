@@ -1,1 +1,4 @@
-"""Text to token ids, token ids to batches."""
+"""Data: from text to token ids, and from token ids to batches.
+
+In: files of text or numbers. Out: tokenizers, datasets, and the batches of training.
+"""

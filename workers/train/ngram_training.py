@@ -112,7 +112,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     return {
         "step": state.step,
         "num_tokens": len(stream),
-        "num_runs": list(estimate.num_runs),
+        "num_runs": list(estimate.num_ngrams),
         "discounts": [list(discounts) for discounts in estimate.discounts],
         "validation": _validate(estimate.model, dataset),
         "checkpoint": str(saved.folder),

@@ -113,7 +113,7 @@ class Generator:
                 "generation.steps_ahead: needs a model of kind ngram, of order 1 or 2; leave it out"
             )
         context = self._initial_context(self._codec.encode_lines([prompt])[0])
-        probabilities_V = self._model.after(context[-1], steps).cpu()
+        probabilities_V = self._model.distribution_after(context[-1], steps).cpu()
         top = probabilities_V.topk(min(NUM_SHOWN_TOKENS, self._model.vocabulary_size))
         ranked = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [(self._codec.tokenizer.token(token), probability) for token, probability in ranked if probability > 0]

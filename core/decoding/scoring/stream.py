@@ -240,7 +240,7 @@ class NgramStreamScorer:
         self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
     ) -> tuple[list[likelihood.TokenScores], states.State]:
         """Scores the targets of each row; a row may have fewer targets than inputs, which are padded."""
-        predicted_BT = self._model.guesses(inputs_BT, state, self._followers).cpu().numpy()
+        predicted_BT = self._model.predict(inputs_BT, state, self._followers).cpu().numpy()
         nlls, state = self._model.score(inputs_BT, targets, state)
         scores = []
         for nlls_T, predicted_T, targets_T in zip(nlls, predicted_BT, targets, strict=True):

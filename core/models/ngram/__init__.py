@@ -1,4 +1,4 @@
-"""N-gram models: probabilities from counts.
+"""N-gram models: smoothed probabilities from counts.
 
-In: counts of n-grams. Out: smoothed conditional distributions.
+In: counts of n-grams. Out: conditional distributions of the next token.
 """

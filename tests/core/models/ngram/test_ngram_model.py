@@ -38,7 +38,7 @@ def test_a_guess_is_the_likeliest_of_the_distribution_and_of_equals_the_first(or
         inputs = torch.tensor([stream[:60], np.random.default_rng(seed + 9).integers(0, 11, size=60).tolist()])
         features, _ = model(inputs, model.initial_state(2))
         expected = [[row.index(max(row)) for row in model.logits(line).tolist()] for line in features]
-        assert model.guesses(inputs, model.initial_state(2), model.followers()).tolist() == expected
+        assert model.predict(inputs, model.initial_state(2), model.followers()).tolist() == expected
 
 
 def test_a_stream_in_pieces_scores_as_whole() -> None:
@@ -79,12 +79,12 @@ def test_steps_of_a_chain_are_powers_of_its_matrix(order: int, how: str) -> None
     for steps in (1, 2, 5):
         expected = torch.linalg.matrix_power(matrix, steps)
         for token in range(7):
-            torch.testing.assert_close(model.after(token, steps), expected[token])
+            torch.testing.assert_close(model.distribution_after(token, steps), expected[token])
 
 
 def test_a_model_that_looks_further_back_is_no_chain() -> None:
     with pytest.raises(errors.UsageError, match="order 1 or 2"):
-        counted.estimate(STREAM, 7, 3, "kneser_ney").model.after(0, 2)
+        counted.estimate(STREAM, 7, 3, "kneser_ney").model.distribution_after(0, 2)
 
 
 @pytest.mark.parametrize("order", [1, 3])
