@@ -131,4 +131,4 @@ def test_the_report_shows_each_corpus(root: pathlib.Path) -> None:
     assert set(report["gradients"]["cosines"]) == {"en_fr/fr_en"}
     page = (root / "report.html").read_text()
     assert "fr_en" in page
-    assert "Cosine" in page
+    assert "Gradient cosine" in page

@@ -282,7 +282,7 @@ def _commit_shards(
         file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
         files.append(file.to_json())
         tokens = {column: len(side.values) for column, side in columns.items()}
-        # Stored under "task", the name of a corpus in releases up to 0.1.
+        # Stored as "task", the former name of one of several corpora.
         shard_records[split] = {
             **file.to_json(),
             "rows": len(line_numbers),
