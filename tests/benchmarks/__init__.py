@@ -1,1 +1,1 @@
-"""Tests: benchmarks."""
+"""Benchmarks: throughput, memory, and results on the real corpora."""

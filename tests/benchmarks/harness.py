@@ -1,7 +1,7 @@
-"""Times variants against each other in one run: random order, garbage collector off, medians, ratios only.
+"""Timing of variants against each other: random order, garbage collector off, medians.
 
-What is counted is work done per CPU-second of the process, which other load on the machine does not disturb
-as it disturbs the clock on the wall.
+The measure is work per CPU-second of the process, which other load on the machine disturbs less than wall-clock time.
+Only ratios of one run are comparable.
 """
 
 import gc
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 
 class Done(NamedTuple):
-    """How much work a variant did, and in how many CPU-seconds; None: those of the whole call."""
+    """Amount of work that a variant did, and its CPU-seconds; None: those of the whole call."""
 
     amount: float
     cpu_s: float | None = None
 
 
 class Ratio(NamedTuple):
-    """One line of the table: how many times as much work `ours` does as `baseline` in the same CPU time."""
+    """One row of the table: throughput of a workload, ours and the baseline's."""
 
     work: str
     baseline: str
@@ -30,13 +30,14 @@ class Ratio(NamedTuple):
 
     @property
     def ratio(self) -> float:
+        """Speed-up over the baseline."""
         return self.ours_per_cpu_s / self.baseline_per_cpu_s
 
 
 def rates(variants: Mapping[str, Callable[[], Done]], rounds: int, seed: int = 1) -> dict[str, float]:
-    """Median work per CPU-second of each variant; a variant does its work when called and returns how much it was.
+    """Returns the median work per CPU-second of each variant, a function that does its work and returns its amount.
 
-    Every variant runs once beforehand, unmeasured; then each round runs all of them in a random order.
+    Every variant runs once as a warm-up; then each round runs all of them in a random order.
     """
     for run in variants.values():
         run()
@@ -57,9 +58,9 @@ def rates(variants: Mapping[str, Callable[[], Done]], rounds: int, seed: int = 1
 
 
 def table(ratios: list[Ratio]) -> str:
-    """The ratios as a Markdown table."""
+    """Formats the ratios as a Markdown table."""
     rows = [
-        "| work | against | ours, per CPU-second | baseline | ratio | goal |",
+        "| workload | baseline | ours, per CPU-second | baseline, per CPU-second | speed-up | goal |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in ratios:

@@ -1,9 +1,8 @@
-"""What memory preparing, training, translating and scoring take, for a corpus and for one of a tenth of its size.
+"""Memory benchmark: preparation, training, translation and scoring of a corpus, and of one a tenth of its size.
 
 `python -m tests.benchmarks.memory [--bytes 1000000000]` runs the verbs as commands, with two workers each, and
-reads the kernel's account of the driver and of every worker while they run. Shards are memory-mapped: their pages
-count as resident although the kernel takes them back when somebody else wants them, so the law is about what is
-anonymous.
+samples the memory of the driver and of every worker while they run. Shards are memory-mapped: their pages count as
+resident although the kernel can reclaim them at any time, so the limit is on anonymous memory. It may grow by 15 %.
 """
 
 import argparse
@@ -22,10 +21,10 @@ from typing import Any, NamedTuple
 from core.data.builtin import sentences
 
 SEED = 1
-PIECE_PAIRS = 100_000
+PAIRS_PER_WRITE = 100_000
 SAMPLE_S = 0.2
-LOOK_EVERY = 10  # samples between two looks for new processes
-LARGEST_GROWTH = 1.15
+SAMPLES_PER_SCAN = 10  # samples between two scans for new processes
+MAX_GROWTH = 1.15
 TRANSLATED_SHARE, SCORED_SHARE = 0.002, 0.02
 WORKERS = ("ray::_Host", "ray::RayTrainWorker")
 CONFIG: dict[str, dict[str, Any]] = {
@@ -40,15 +39,15 @@ CONFIG: dict[str, dict[str, Any]] = {
 
 
 class Peak(NamedTuple):
-    """The most that a process had at any time; bytes."""
+    """Peak memory of a process, in bytes."""
 
     anonymous: int = 0
     proportional: int = 0
     resident: int = 0
 
 
-class Watch(threading.Thread):
-    """Looks at a process and the workers below it again and again, until told that they are gone."""
+class MemorySampler(threading.Thread):
+    """Samples the memory of a process and of its workers until `end` is called."""
 
     def __init__(self, driver: int) -> None:
         super().__init__(daemon=True)
@@ -57,16 +56,16 @@ class Watch(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        """Samples."""
+        """Takes samples."""
         watched: dict[int, str] = {}
         for number in itertools.count():
             if self._done.wait(SAMPLE_S):
                 return
-            if number % LOOK_EVERY == 0:
-                below = {pid: "driver" if pid == self._driver else _role(pid) for pid in _below(self._driver)}
-                watched = {pid: role for pid, role in below.items() if role}
+            if number % SAMPLES_PER_SCAN == 0:
+                roles = {pid: "driver" if pid == self._driver else _role(pid) for pid in _family(self._driver)}
+                watched = {pid: role for pid, role in roles.items() if role}
             for pid, role in watched.items():
-                now = _measured(pid)
+                now = _memory(pid)
                 if now is not None:
                     before = self.peaks[role].get(pid, Peak())
                     self.peaks[role][pid] = Peak(*map(max, before, now))
@@ -78,8 +77,8 @@ class Watch(threading.Thread):
         return {role: Peak(*map(max, *peaks.values(), Peak())) for role, peaks in self.peaks.items()}
 
 
-def _below(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+def _family(pid: int) -> list[int]:
+    """Returns a process and all its descendants."""
     children = defaultdict(list)
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -88,10 +87,10 @@ def _below(pid: int) -> list[int]:
             except OSError:
                 continue
             children[int(status[1])].append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found += children[one]
-    return found
+    family = [pid]
+    for member in family:  # grows while it is walked
+        family += children[member]
+    return family
 
 
 def _role(pid: int) -> str:
@@ -102,7 +101,7 @@ def _role(pid: int) -> str:
     return "worker" if name.startswith(WORKERS) else ""
 
 
-def _measured(pid: int) -> Peak | None:
+def _memory(pid: int) -> Peak | None:
     try:
         lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
@@ -112,26 +111,26 @@ def _measured(pid: int) -> Peak | None:
 
 
 def write_corpus(path: pathlib.Path, size_bytes: int) -> int:
-    """Writes pairs until they take so many bytes; returns how many pairs."""
+    """Writes pairs until the file has `size_bytes`; returns their number."""
     written = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         while file.tell() < size_bytes:
-            pairs = sentences.pairs(SEED, written, PIECE_PAIRS)
+            pairs = sentences.pairs(SEED, written, PAIRS_PER_WRITE)
             file.writelines(f"{english}\t{french}\n" for english, french in pairs)
-            written += PIECE_PAIRS
+            written += PAIRS_PER_WRITE
     return written
 
 
 def command(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Peak]]:
-    """Runs a verb; returns its report and what it took."""
+    """Runs a verb; returns its report and its peak memory by role."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-m", "jobs", *arguments]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-        watch = Watch(process.pid)
-        watch.start()
+        sampler = MemorySampler(process.pid)
+        sampler.start()
         output, _ = process.communicate()
-        peaks = watch.end()
+        peaks = sampler.end()
         if process.returncode:
             log.seek(0)
             raise SystemExit(f"{' '.join(command)}\n{log.read()}")
@@ -151,21 +150,21 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
     settings = folder / "memory.yaml"
     settings.write_text(json.dumps(content))
     workers = ["--set", "cluster.address=local", "--set", "cluster.num_workers=2"]
-    found = {}
+    peaks = {}
     for verb in ("prepare", "train"):
-        _, found[verb] = command([verb, str(settings), *workers])
-        _say(verb, size_bytes, found[verb])
+        _, peaks[verb] = command([verb, str(settings), *workers])
+        _report(verb, size_bytes, peaks[verb])
     used = ["--run", str(root), *workers, *_settings("decoding"), *_settings("scoring")]
     for verb, targets in (("translate", []), ("score", ["--targets", str(folder / "score.fr")])):
-        places = ["--input", str(folder / f"{verb}.en"), *targets, "--output", str(folder / f"{verb}.jsonl")]
-        report, found[verb] = command([verb, *used, *places])
+        files = ["--input", str(folder / f"{verb}.en"), *targets, "--output", str(folder / f"{verb}.jsonl")]
+        report, peaks[verb] = command([verb, *used, *files])
         assert report["lines"] == inputs[verb]
-        _say(verb, size_bytes, found[verb])
-    return found
+        _report(verb, size_bytes, peaks[verb])
+    return peaks
 
 
-def _say(verb: str, size_bytes: int, peaks: dict[str, Peak]) -> None:
-    """Tells what is known so far: the larger corpus takes a while."""
+def _report(verb: str, size_bytes: int, peaks: dict[str, Peak]) -> None:
+    """Reports progress: the larger corpus takes a while."""
     shown = ", ".join(f"{role} {peak.anonymous >> 20} MiB anonymous" for role, peak in peaks.items())
     sys.stderr.write(f"{verb} of {size_bytes // 1_000_000} MB: {shown}\n")
 
@@ -175,27 +174,27 @@ def _settings(section: str) -> list[str]:
 
 
 def main() -> int:
-    """Measures both sizes and prints them side by side; 1 if what is anonymous grew."""
+    """Measures both sizes and prints a Markdown table; returns 1 if anonymous memory grew by more than allowed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="size of the larger corpus")
     larger = parser.parse_args().bytes
-    found = []
+    peaks_by_size = []
     for size_bytes in (larger // 10, larger):
         with tempfile.TemporaryDirectory(prefix="rc-memory-", dir=os.environ.get("TMPDIR")) as folder:
-            found.append(measure(pathlib.Path(folder), size_bytes))
-    head = f"{larger // 10_000_000} MB → {larger // 1_000_000} MB"
+            peaks_by_size.append(measure(pathlib.Path(folder), size_bytes))
+    sizes = f"{larger // 10_000_000} MB → {larger // 1_000_000} MB"
     sys.stdout.write(
-        f"| {head}, MiB | anonymous | growth | proportional | resident |\n| --- | --- | --- | --- | --- |\n"
+        f"| {sizes}, MiB | anonymous | growth | proportional | resident |\n| --- | --- | --- | --- | --- |\n"
     )
     worst = 0.0
-    for verb, roles in found[1].items():
+    for verb, roles in peaks_by_size[1].items():
         for role, large in roles.items():
-            small = found[0][verb][role]
+            small = peaks_by_size[0][verb][role]
             growth = large.anonymous / small.anonymous
             worst = max(worst, growth)
             columns = [f"{before >> 20} → {after >> 20}" for before, after in zip(small, large, strict=True)]
             sys.stdout.write(f"| {verb}, {role} | {columns[0]} | {growth:.2f} | {columns[1]} | {columns[2]} |\n")
-    return int(worst > LARGEST_GROWTH)
+    return int(worst > MAX_GROWTH)
 
 
 if __name__ == "__main__":

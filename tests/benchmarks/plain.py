@@ -1,4 +1,4 @@
-"""The plain-torch baselines: what one would write first, kept as it is to be compared with."""
+"""Plain PyTorch baselines: straightforward implementations, left unoptimised for comparison."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +11,12 @@ from core.models import state as states
 
 
 class AttentionSeq2Seq(nn.Module):
-    """GRU encoder and decoder with additive attention, stepped as the textbook writes it.
+    """GRU encoder and decoder with additive attention, stepped as in the textbook.
 
-    Source: Bahdanau attention as in Dive into Deep Learning: the query is the previous top state, the context
-    enters the recurrent layers beside the embedding, keys are projected anew at every step.
+    The query is the previous top state, the context enters the recurrent layers concatenated with the embedding, and
+    keys are projected again at every step.
+
+    Source: Zhang et al., Dive into Deep Learning (2021), "Bahdanau Attention".
     """
 
     def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int, num_layers: int) -> None:
@@ -43,7 +45,7 @@ class AttentionSeq2Seq(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embedding, torch's stacked LSTM or GRU, and a linear output: all logits at once."""
+    """Embedding, PyTorch's stacked LSTM or GRU, and a linear output layer; computes all logits at once."""
 
     def __init__(self, cell: str, vocabulary_size: int, hidden_size: int, num_layers: int) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class LanguageModel(nn.Module):
 def step(
     model: nn.Module, optimizer: torch.optim.Optimizer, logits_BTV: torch.Tensor, targets_BT: torch.Tensor
 ) -> None:
-    """Cross entropy over all positions but padding (0), backward, clip, update."""
+    """Takes a training step: cross entropy over all positions but padding (0), backward, clipping, update."""
     loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=0)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -69,7 +71,7 @@ def step(
 
 
 def padded_batches(lines: list[tuple[list[int], list[int]]], batch_lines: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Corpus-order batches, padded with 0: (source_BS, source_lengths_B, targets_BT)."""
+    """Yields batches in corpus order, padded with 0: (source_BS, source_lengths_B, targets_BT)."""
     for start in range(0, len(lines), batch_lines):
         batch = lines[start : start + batch_lines]
         sources = [torch.tensor(source) for source, _ in batch]
@@ -89,35 +91,35 @@ def beam(
     lengths: range,
     bos: int,
     eos: int,
-    refused: Sequence[int],
+    blocked: Sequence[int],
 ) -> list[int]:
-    """Beam search for one line: every hypothesis a Python list, every step one batch of the live ones.
+    """Searches one line by beam search: each hypothesis is a Python list, each step one batch of the unfinished ones.
 
-    Translations are as long as `lengths` allows, `<eos>` included.
+    `lengths` is the range of lengths allowed, `<eos>` included.
     """
     memory = model.encode(torch.tensor([list(source)]), torch.tensor([len(source)]))
-    alive: list[tuple[list[int], float]] = [([], 0.0)]
+    unfinished: list[tuple[list[int], float]] = [([], 0.0)]
     state = model.initial_state(memory)
-    ended: list[tuple[list[int], float]] = []
+    finished: list[tuple[list[int], float]] = []
     for length in range(1, lengths.stop):
-        tokens = torch.tensor([hypothesis[-1] if hypothesis else bos for hypothesis, _ in alive])
-        rows = memory.select(torch.zeros(len(alive), dtype=torch.int64))
+        tokens = torch.tensor([hypothesis[-1] if hypothesis else bos for hypothesis, _ in unfinished])
+        rows = memory.select(torch.zeros(len(unfinished), dtype=torch.int64))
         features, state, _ = model.step(tokens, rows, state)
         log_probs = torch.log_softmax(model.logits(features), dim=-1)
-        log_probs[:, [*refused, eos] if length < lengths.start else list(refused)] = -torch.inf
-        totals = log_probs + torch.tensor([score for _, score in alive])[:, None]
-        values, places = totals.flatten().topk(beam_size - len(ended))
-        following, origins = [], []
-        for value, place in zip(values.tolist(), places.tolist(), strict=True):
-            row, token = divmod(place, totals.shape[1])
-            hypothesis = [*alive[row][0], token]
+        log_probs[:, [*blocked, eos] if length < lengths.start else list(blocked)] = -torch.inf
+        totals = log_probs + torch.tensor([score for _, score in unfinished])[:, None]
+        values, indices = totals.flatten().topk(beam_size - len(finished))
+        continued, parents = [], []
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+            row, token = divmod(index, totals.shape[1])
+            hypothesis = [*unfinished[row][0], token]
             if token == eos or length == lengths.stop - 1:
-                ended.append((hypothesis, value / length))
+                finished.append((hypothesis, value / length))
             else:
-                following.append((hypothesis, value))
-                origins.append(row)
-        alive = following
-        if not alive:
+                continued.append((hypothesis, value))
+                parents.append(row)
+        unfinished = continued
+        if not unfinished:
             break
-        state = states.select(state, torch.tensor(origins))
-    return max(ended, key=lambda found: found[1])[0]
+        state = states.select(state, torch.tensor(parents))
+    return max(finished, key=lambda hypothesis: hypothesis[1])[0]

@@ -1,4 +1,7 @@
-"""`prepare` against the library's `encode_batch` on the same lines; ours reads, cleans, splits and writes as well."""
+"""Preparation benchmark: `prepare` against `encode_batch` of Hugging Face tokenizers on the same lines.
+
+Ours also reads, cleans, splits and writes.
+"""
 
 import atexit
 import itertools
@@ -16,7 +19,7 @@ from core.data.text import cleaning
 from core.storage import location
 from jobs import console, prepare
 from tests.benchmarks import harness, workloads
-from tests.jobs import preparing
+from tests.jobs import datasets
 
 NUM_PAIRS = 40_000
 CLEANING = ("spaces", "lower", "punctuation")
@@ -24,7 +27,7 @@ BATCH_LINES = 4096
 
 
 def variants(tokenizer: dict[str, object]) -> workloads.Variants:
-    """One task, of pairs; the amount of work is the tokens of both sides."""
+    """Returns both variants for one corpus of pairs; work is counted in tokens of both sides."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="rc-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     sentences.write_pairs(folder / "pairs.tsv", 1, 0, NUM_PAIRS)
@@ -46,12 +49,12 @@ def variants(tokenizer: dict[str, object]) -> workloads.Variants:
             "training": {"batch_tokens": 4096},
         }
         config = loading.parse(json.dumps(content), "bench", [])
-        report = prepare.run(config, preparing.Session(), console.SilentReporter())
+        report = prepare.run(config, datasets.Session(), console.SilentReporter())
         return harness.Done(sum(sum(split["tokens"].values()) for split in report["splits"].values()))
 
     num_tokens = ours().amount
-    made = shards.Dataset.open(location.Location.parse(str(folder / "run-0" / "dataset")))
-    libraries = [tokenizers.Tokenizer.from_str(codec.tokenizer.to_json()) for codec in made.codecs.values()]
+    dataset = shards.Dataset.open(location.Location.parse(str(folder / "run-0" / "dataset")))
+    libraries = [tokenizers.Tokenizer.from_str(codec.tokenizer.to_json()) for codec in dataset.codecs.values()]
     rows = [line.split("\t") for line in (folder / "pairs.tsv").read_text().splitlines()]
     sides = [cleaning.clean_lines([row[side] for row in rows], CLEANING) for side in (0, 1)]
 

@@ -38,7 +38,7 @@ class ProfiledSteps:
         self._deadline_s = time.monotonic() + seconds
         self.num_steps = 0
 
-    def progress(self, now: progress.Progress) -> None:
+    def on_progress(self, now: progress.Progress) -> None:
         """Shows nothing."""
 
     def should_stop(self) -> bool:
@@ -63,7 +63,7 @@ def main() -> None:
     output: Path = arguments.output.resolve()
     own = [f"root={output / 'run'}", "cluster.address=none", "cluster.num_workers=1"]
     config = paths.absolute(loading.load(arguments.config, [*arguments.set, *own]))
-    with options.session_of(config) as session:
+    with options.open_session(config) as session:
         preparing.run(config, session, console.reporter())
     activities = [profiler.ProfilerActivity.CPU]
     if config.cluster.use_gpu:
@@ -78,7 +78,7 @@ def main() -> None:
         # Checkpoints go to a scratch root, so that every profile starts from the first step.
         job = dataclasses.replace(training.plan(config), root=location.Location.parse(scratch))
         callbacks = ProfiledSteps(profile, arguments.seconds)
-        trainer.train(job, collective.Alone(), metrics.NullMetrics(), callbacks)
+        trainer.train(job, collective.SingleProcess(), metrics.NullMetrics(), callbacks)
     if callbacks.num_steps <= NUM_WARMUP_STEPS:
         sys.exit(f"profile: {callbacks.num_steps} steps in {arguments.seconds:g} s are too few; raise --seconds")
     table = profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=NUM_OPERATORS)

@@ -1,4 +1,4 @@
-"""Two DDP workers against two processes that share nothing: what the machine can do, and what we make of it."""
+"""Data-parallel scaling benchmark: two DDP ranks against two independent processes."""
 
 import os
 import statistics
@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from core.config import model_settings, training_settings
+from core.config import model_settings, optimizer_settings, training_settings
 from core.models import compute, factory
-from core.training import batches, collective, losses, optimizers, step
+from core.training import batches, collective, gradients, losses, optimizers, step
 from tests.benchmarks import harness
 
 STEPS = 4
@@ -20,7 +20,7 @@ ROWS, WINDOW, VOCABULARY = 20, 35, 10_000
 
 
 def measure(rounds: int) -> harness.Ratio:
-    """Wall time of the same steps, with and without the all-reduce, in turns; tokens per second of both workers."""
+    """Measures tokens per second of both ranks, by wall time of the same steps with and without the all-reduce."""
     with tempfile.TemporaryDirectory() as folder:
         store = os.path.join(folder, "store")  # noqa: PTH118
         results = mp.get_context("spawn").SimpleQueue()
@@ -28,7 +28,7 @@ def measure(rounds: int) -> harness.Ratio:
         alone_s, together_s = results.get()
     tokens = 2 * STEPS * ROWS * WINDOW
     return harness.Ratio(
-        "2 workers, LSTM 2×650, 10,000 entries (wall)",
+        "2 workers, LSTM 2×650, vocabulary of 10,000 (wall time)",
         "2 independent processes",
         tokens / together_s,
         tokens / alone_s,
@@ -44,13 +44,13 @@ def _rank(rank: int, store: str, rounds: int, results: Any) -> None:
     config = model_settings.LanguageModelConfig(
         kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
     )
-    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1)
+    training = training_settings.TrainingConfig(optimizer=optimizer_settings.SgdConfig(), learning_rate=0.1)
     learned = losses.Objective(factory.build(config, {"text": VOCABULARY}, None), 0.0).train()
     optimizer = optimizers.build(learned.model, training)
-    replica = step.replicate(learned, collective.Torch())
-    settings = (optimizer, torch.device("cpu"), "fp32", 1.0)
-    together = step.Learner(learned, replica, *settings)  # type: ignore[arg-type]
-    alone = step.Learner(learned, learned, *settings)  # type: ignore[arg-type]
+    replica = step.replicate(learned, collective.TorchDistributed())
+    limits = gradients.limits(training)
+    together = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", limits)
+    alone = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", limits)
     tokens = torch.randint(0, VOCABULARY, (ROWS, WINDOW + 1))
     content = batches.TextContent(tokens[:, :-1].contiguous(), tokens[:, 1:].flatten())
     batch = batches.Batch(content, 2 * ROWS * WINDOW, ROWS * WINDOW, 0, 0.0)
@@ -60,7 +60,7 @@ def _rank(rank: int, store: str, rounds: int, results: Any) -> None:
             dist.barrier()
             started_s = time.perf_counter()
             for _ in range(STEPS):
-                learner.take([batch], [None], carries_state=False)
+                learner.train_step([batch], [None], carries_state=False)
             dist.barrier()
             if number:
                 durations[name].append(time.perf_counter() - started_s)

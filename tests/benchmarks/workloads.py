@@ -1,4 +1,4 @@
-"""The workloads of the table: sizes as in published set-ups, random weights, seeded data of realistic lengths."""
+"""Workloads of the throughput benchmarks: published model sizes, random weights, seeded data of realistic lengths."""
 
 import itertools
 import pathlib
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from core.config import inference_settings, model_settings, schema, training_settings
+from core.config import inference_settings, model_settings, optimizer_settings, schema, training_settings
 from core.data import translation_table
 from core.data.dataset import shards
 from core.data.tokens import tokenizer
@@ -35,23 +35,23 @@ class Pairs:
     """Pairs in memory, with the lengths of image captions in subwords: 15 ± 5 tokens, both sides alike."""
 
     def __init__(self, num_lines: int, vocabulary_size: int) -> None:
-        draw = np.random.default_rng(1)
-        sources = np.clip(draw.gamma(9.0, 1.6, num_lines) + 1, 4, 48).astype(np.int64)
-        targets = np.clip(sources + draw.normal(0.0, 2.0, num_lines), 3, 50).astype(np.int64)
+        rng = np.random.default_rng(1)
+        sources = np.clip(rng.gamma(9.0, 1.6, num_lines) + 1, 4, 48).astype(np.int64)
+        targets = np.clip(sources + rng.normal(0.0, 2.0, num_lines), 3, 50).astype(np.int64)
         self.columns = {
-            name: [np.append(draw.integers(RESERVED, vocabulary_size, length), EOS) for length in lengths]
+            name: [np.append(rng.integers(RESERVED, vocabulary_size, length), EOS) for length in lengths]
             for name, lengths in (("source", sources), ("target", targets))
         }
         self.num_lines = num_lines
 
     def lengths(self, start: int, stop: int) -> Mapping[str, npt.NDArray[np.int32]]:
-        """The tokens of each line in a range, by column."""
+        """Returns the number of tokens of each line in a range, by column."""
         return {
             name: np.fromiter(map(len, rows[start:stop]), np.int32, stop - start) for name, rows in self.columns.items()
         }
 
     def rows(self, indices: npt.NDArray[np.int64], column: str) -> list[npt.NDArray[Any]]:
-        """The token ids of some lines."""
+        """Returns the token ids of some lines."""
         return [self.columns[column][index] for index in indices.tolist()]
 
 
@@ -67,14 +67,14 @@ class _OneSource:
 def learner(
     model: factory.Model, training: training_settings.TrainingConfig, precision: computing.Precision
 ) -> step.Learner:
-    """Our step over a model, alone on the CPU."""
+    """Returns our training step over a model, in one process on the CPU."""
     learned = losses.Objective(model, training.label_smoothing).train()
     optimizer = optimizers.build(model, training)
     return step.Learner(learned, learned, optimizer, torch.device("cpu"), precision, gradients.limits(training))
 
 
 def seq2seq_training(precision: computing.Precision) -> Variants:
-    """Training with additive attention whose context enters every decoder step: GRU 2×256, 5,000 subwords."""
+    """Returns seq2seq training: GRU 2×256, additive attention whose context is a decoder input, 5,000 subwords."""
     pairs = Pairs(4096, 5000)
     training = training_settings.TrainingConfig(batch_tokens=1200)
     config = model_settings.Seq2SeqConfig(
@@ -85,11 +85,11 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
 
     def run_ours() -> harness.Done:
         computing.use_matmul("auto", precision)
-        done = 0
+        num_tokens = 0
         for batch in itertools.islice(stream, 12):
-            ours.take([batch], [None], carries_state=False)
-            done += batch.num_targets
-        return harness.Done(done)
+            ours.train_step([batch], [None], carries_state=False)
+            num_tokens += batch.num_targets
+        return harness.Done(num_tokens)
 
     baseline = plain.AttentionSeq2Seq(5000, 256, 256, 2)
     optimizer = torch.optim.Adam(baseline.parameters())
@@ -98,12 +98,12 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
 
     def run_baseline() -> harness.Done:
         computing.use_matmul("default", "fp32")
-        done = 0
+        num_tokens = 0
         for source_BS, lengths_B, targets_BT in itertools.islice(corpus_order, 12):
             inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=BOS)
             plain.step(baseline, optimizer, baseline(source_BS, lengths_B, inputs_BT), targets_BT)
-            done += int((targets_BT != 0).sum())
-        return harness.Done(done)
+            num_tokens += int((targets_BT != 0).sum())
+        return harness.Done(num_tokens)
 
     return {"ours": run_ours, "baseline": run_baseline}
 
@@ -111,8 +111,8 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
 def language_training(
     cell: str, num_layers: int, size: int, vocabulary: int, rows: int, precision: computing.Precision
 ) -> Variants:
-    """Training a language model on windows of 35 tokens."""
-    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1)
+    """Returns training of a language model on windows of 35 tokens."""
+    training = training_settings.TrainingConfig(optimizer=optimizer_settings.SgdConfig(), learning_rate=0.1)
     config = model_settings.LanguageModelConfig(
         kind="language_model", cell=cast(Any, cell), num_layers=num_layers, hidden_size=size, embedding_size=size
     )
@@ -129,7 +129,7 @@ def language_training(
         computing.use_matmul("auto", precision)
         state = None
         for _ in range(steps):
-            state = ours.take([batch], [state], carries_state=True).states[0]
+            state = ours.train_step([batch], [state], carries_state=True).states[0]
         return harness.Done(steps * targets_BT.numel())
 
     def run_baseline() -> harness.Done:
@@ -143,20 +143,23 @@ def language_training(
 
 
 def words(size: int) -> tokenizer.Tokenizer:
-    """A vocabulary of so many made-up words, reserved ones included."""
+    """Returns a vocabulary of made-up words with `size` entries, reserved ones included."""
     counts = tokenizer.Counts()
     counts.add(f"w{number}" for number in range(size - RESERVED))
     return tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
 
 
 def sentences(num_lines: int, vocabulary_size: int) -> list[str]:
-    """Lines of made-up words with the lengths of `Pairs`."""
+    """Returns lines of made-up words with the lengths of `Pairs`."""
     rows = Pairs(num_lines, vocabulary_size).columns["source"]
     return [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in rows]
 
 
 def translation(precision: computing.Precision) -> Variants:
-    """Beam 5: GRU 2×512 with additive attention, 10,000 words; `<eos>` made likely enough for 6 to 40 tokens a line."""
+    """Returns translation with beam 5: GRU 2×512, additive attention, 10,000 words.
+
+    The bias of `<eos>` is raised so that translations have 6 to 40 tokens.
+    """
     torch.manual_seed(1)
     config = model_settings.Seq2SeqConfig(
         kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=512
@@ -174,7 +177,7 @@ def translation(precision: computing.Precision) -> Variants:
 
     def run_ours() -> harness.Done:
         computing.use_matmul("auto", precision)
-        return harness.Done(sum(found.num_tokens for found in ours.translate(lines)))
+        return harness.Done(sum(row.num_tokens for row in ours.translate(lines)))
 
     def run_baseline() -> harness.Done:
         computing.use_matmul("default", "fp32")
@@ -187,24 +190,26 @@ def translation(precision: computing.Precision) -> Variants:
 
 
 class ZipfPairs(Pairs):
-    """Pairs whose words are as frequent as those of a language, the n-th in proportion to 1 / (n + 2.7).
+    """Pairs with word frequencies as in natural language: the n-th word in proportion to 1 / (n + 2.7).
 
-    A word is translated by the one of the same number, three times in four.
+    With probability 3/4 a word is translated by the word of the same number.
+
+    Source: Mandelbrot 1953, An informational theory of the statistical structure of language (Zipf's law with offset).
     """
 
     def __init__(self, num_lines: int, vocabulary_size: int) -> None:
         super().__init__(num_lines, vocabulary_size)
-        draw = np.random.default_rng(2)
+        rng = np.random.default_rng(2)
         size = vocabulary_size - RESERVED
-        chances = 1 / (np.arange(1, size + 1) + 2.7)
+        frequencies = 1 / (np.arange(1, size + 1) + 2.7)
 
-        def drawn(length: int) -> npt.NDArray[np.int64]:
-            return RESERVED + draw.choice(size, length, p=chances / chances.sum())
+        def random_words(length: int) -> npt.NDArray[np.int64]:
+            return RESERVED + rng.choice(size, length, p=frequencies / frequencies.sum())
 
         rows = [(len(source), len(target)) for source, target in zip(*self.columns.values(), strict=True)]
-        sources = [drawn(length - 1) for length, _ in rows]
+        sources = [random_words(length - 1) for length, _ in rows]
         targets = [
-            np.where(draw.random(length - 1) < 0.75, np.resize(source, length - 1), drawn(length - 1))
+            np.where(rng.random(length - 1) < 0.75, np.resize(source, length - 1), random_words(length - 1))
             for source, (_, length) in zip(sources, rows, strict=True)
         ]
         self.columns = {
@@ -213,7 +218,7 @@ class ZipfPairs(Pairs):
 
 
 def shortlist(precision: computing.Precision) -> Variants:
-    """Beam 5 over 32,000 words with Zipf's frequencies, GRU 2×512: a shortlist against the whole vocabulary."""
+    """Returns translation with beam 5, GRU 2×512, 32,000 words with Zipfian frequencies, with and without shortlist."""
     size, pairs = 32_000, ZipfPairs(8_000, 32_000)
     torch.manual_seed(1)
     config = model_settings.Seq2SeqConfig(
@@ -231,22 +236,22 @@ def shortlist(precision: computing.Precision) -> Variants:
     lines = [" ".join(f"w{token - RESERVED}" for token in row[:-1]) for row in pairs.columns["source"][:102]]
     compute = schema.ComputeConfig(precision=precision)
 
-    def run(listed: inference_settings.ShortlistConfig | None) -> Callable[[], harness.Done]:
-        # Without a trained sense for the end of a line, lines of one length: both sides take as many steps.
-        decoding = inference_settings.DecodingConfig(beam_size=5, min_length=19, max_length=20, shortlist=listed)
+    def variant(settings: inference_settings.ShortlistConfig | None) -> Callable[[], harness.Done]:
+        # An untrained model does not know when to end: with a fixed length both variants take as many steps.
+        decoding = inference_settings.DecodingConfig(beam_size=5, min_length=19, max_length=20, shortlist=settings)
         ready = translator.Translator(packed, decoding, compute, table=table)
 
         def call() -> harness.Done:
             computing.use_matmul("auto", precision)
-            return harness.Done(sum(found.num_tokens for found in ready.translate(lines)))
+            return harness.Done(sum(row.num_tokens for row in ready.translate(lines)))
 
         return call
 
-    return {"ours": run(inference_settings.ShortlistConfig()), "baseline": run(None)}
+    return {"ours": variant(inference_settings.ShortlistConfig()), "baseline": variant(None)}
 
 
 def scoring(precision: computing.Precision) -> Variants:
-    """Scoring lines alone: LSTM 2×650, 10,000 words."""
+    """Returns scoring of lines: LSTM 2×650, 10,000 words."""
     config = model_settings.LanguageModelConfig(
         kind="language_model", cell="lstm", num_layers=2, hidden_size=650, embedding_size=650
     )
@@ -263,51 +268,53 @@ def scoring(precision: computing.Precision) -> Variants:
 
     def run_baseline() -> harness.Done:
         computing.use_matmul("default", "fp32")
-        done = 0
+        num_tokens = 0
         with torch.inference_mode():
             for ids in codec.encode_lines(lines[:64]):
                 row = torch.tensor([[EOS, *ids, EOS]])
                 features_BTF, _ = model(row[:, :-1], model.initial_state(1))
                 F.cross_entropy(model.logits(features_BTF)[0], row[0, 1:], reduction="sum").item()
-                done += row.shape[1] - 1
-        return harness.Done(done)
+                num_tokens += row.shape[1] - 1
+        return harness.Done(num_tokens)
 
     return {"ours": run_ours, "baseline": run_baseline}
 
 
 class _Clock:
-    """Hooks that read the CPU clock after each step, which is when a run asks whether to stop."""
+    """Callbacks that read the CPU clock after each step, when `should_stop` is called."""
 
     def __init__(self) -> None:
         self.read_s: list[float] = []
 
-    def progress(self, now: progress.Progress) -> None:
-        """Looks at it."""
+    def on_progress(self, now: progress.Progress) -> None:
+        """Shows nothing."""
 
     def should_stop(self) -> bool:
-        """Never."""
+        """Records the time; returns False."""
         self.read_s.append(time.process_time())
         return False
 
     def should_save(self) -> bool:
-        """Never."""
+        """Returns False."""
         return False
 
 
 def bare() -> Variants:
-    """Whole runs of a character LSTM 1×256, record and metrics and all, beside the same model in a bare loop."""
+    """Returns training runs of a character LSTM 1×256 with run log and metrics, and the same model in a bare loop."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="raycurrent-bench-"))
     dataset = builders.text_dataset(folder / "dataset", num_train=200_000, num_valid=100)
     config = model_settings.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=256, embedding_size=256)
-    training = training_settings.TrainingConfig(optimizer="sgd", learning_rate=0.1, max_steps=80)
+    training = training_settings.TrainingConfig(
+        optimizer=optimizer_settings.SgdConfig(), learning_rate=0.1, max_steps=80
+    )
     runs = itertools.count()
     tokens = training.num_lanes * training.window
 
     def run_ours() -> harness.Done:
         clock = _Clock()
-        root = builders.place(folder / f"run-{next(runs)}")
+        root = builders.location_of(folder / f"run-{next(runs)}")
         job = trainer.TrainingJob(root, "bench", 1, config, training, builders.FP32, dataset)
-        trainer.train(job, collective.Alone(), metrics.NullMetrics(), clock)
+        trainer.train(job, collective.SingleProcess(), metrics.NullMetrics(), clock)
         steps_s = [after - before for before, after in itertools.pairwise(clock.read_s)]
         return harness.Done(tokens, statistics.median(steps_s))
 

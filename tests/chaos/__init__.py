@@ -1,1 +1,1 @@
-"""Tests: chaos."""
+"""Chaos tests: workers, drivers and nodes are killed while commands run."""

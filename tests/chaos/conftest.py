@@ -1,4 +1,4 @@
-"""The fixtures of whole commands, for commands that things are done to."""
+"""Fixtures of the end-to-end tests."""
 
 from tests.e2e.conftest import chance, drive
 

@@ -1,1 +1,1 @@
-"""Tests: e2e."""
+"""End-to-end tests: whole commands as separate processes."""

@@ -1,4 +1,4 @@
-"""Drivers that do not outlive their test, and random choices that can be repeated."""
+"""Fixtures: drivers that end with their test, and reproducible random choices."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from tests.e2e import driving
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[driving.Drive]:
-    """Starts `python -m jobs` with the given arguments, or another program."""
+    """Yields a function that starts `python -m jobs` with the given arguments, or another program."""
     drivers: list[driving.Driver] = []
 
     def start(*arguments: str, program: Sequence[str] = driving.JOBS) -> driving.Driver:
@@ -28,7 +28,7 @@ def drive(tmp_path: Path) -> Iterator[driving.Drive]:
 
 @pytest.fixture
 def chance() -> random.Random:
-    """Random choices; a test that fails shows the seed that repeats them."""
+    """Returns a random generator; a failing test prints the seed that repeats its choices."""
     seed = int(os.environ.get("RAYCURRENT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"repeat with RAYCURRENT_CHAOS_SEED={seed}")
     return random.Random(seed)

@@ -1,4 +1,4 @@
-"""Commands as users start them, in processes that a test can watch, kill, and be sure are gone."""
+"""Driver processes: commands as users start them, which a test can watch and kill."""
 
 import contextlib
 import dataclasses
@@ -21,22 +21,22 @@ from tests import conftest
 T = TypeVar("T")
 JOBS = (sys.executable, "-m", "jobs")
 POLL_S = 0.02
-ORPHANS_S = 30.0  # no worker of a dead driver lives longer
-# Ray's helpers on a node live for a minute without it, and do nothing: they wait for a head that is gone.
+ORPHANS_S = 30.0  # workers of a dead driver end within this time
+# Ray's agents on a node outlive it by up to a minute, idle, waiting for the head to return.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 PRIVATE_FOLDER = re.compile(r"/tmp/rc-[A-Za-z0-9_]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """A process, never taken for a later one with the same id."""
+    """A process, identified by its id and its start time: ids are reused."""
 
     pid: int
     born: str
 
     @classmethod
     def at(cls, pid: int) -> tuple[Self, int] | None:
-        """The process with this id and its parent; None if it is gone, or has ended and was not waited for."""
+        """Returns the process with this id and its parent's id; None if it is gone or a zombie."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -44,11 +44,11 @@ class Process:
         return None if fields[0] in "ZX" else (cls(pid, fields[19]), int(fields[1]))
 
     def is_alive(self) -> bool:
-        found = self.at(self.pid)
-        return found is not None and found[0] == self
+        current = self.at(self.pid)
+        return current is not None and current[0] == self
 
     def title(self) -> str:
-        """What it calls itself; nothing once it has ended."""
+        """Returns the title of the process; empty once it has ended."""
         if not self.is_alive():
             return ""
         try:
@@ -64,7 +64,7 @@ class Process:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a command ended; `cpu_s` does not depend on what else the machine does."""
+    """Result of a command; `cpu_s` does not depend on other load of the machine."""
 
     code: int
     stdout: str
@@ -73,14 +73,17 @@ class Ended:
     cpu_s: float
 
     def document(self) -> dict[str, Any]:
-        """What it printed, which is one JSON document; it must have ended well."""
+        """Returns the JSON document that the command printed; fails unless it ended with 0."""
         assert self.code == 0, f"exit {self.code}\n{self.log}"
-        found: dict[str, Any] = json.loads(self.stdout)
-        return found
+        document: dict[str, Any] = json.loads(self.stdout)
+        return document
 
 
 class Driver:
-    """A command that runs, in a session of its own, with no cluster around it; `program` if it is not ours."""
+    """A running command, in a process session of its own; `program` replaces `python -m jobs`.
+
+    It does not inherit the environment of Ray or of Raycurrent, so it never joins a cluster of the test's.
+    """
 
     def __init__(self, folder: Path, arguments: Sequence[str], program: Sequence[str] = JOBS) -> None:
         self._log, self._out = folder / "log", folder / "out"
@@ -114,12 +117,13 @@ class Driver:
         return self._out.read_text(errors="replace")
 
     def family(self) -> set[Process]:
-        """The driver and all that descend from it now; whoever was once seen is remembered for the end."""
+        """Returns the driver and its current descendants; all that were ever seen are remembered for `clean_up`."""
         children: dict[int, list[Process]] = {}
         for path in Path("/proc").iterdir():
-            found = Process.at(int(path.name)) if path.name.isdigit() else None
-            if found is not None:
-                children.setdefault(found[1], []).append(found[0])
+            current = Process.at(int(path.name)) if path.name.isdigit() else None
+            if current is not None:
+                process, parent = current
+                children.setdefault(parent, []).append(process)
         driver = Process.at(self._popen.pid)
         family = {driver[0]} if driver is not None else set()
         queue = [process.pid for process in family | self._family if process.is_alive()]
@@ -134,20 +138,21 @@ class Driver:
         return family
 
     def workers(self, title: str) -> list[Process]:
-        """The living workers of Ray whose title begins so, oldest first."""
-        found = [process for process in self.family() if process.title().startswith(f"ray::{title}")]
-        return sorted(found, key=lambda process: int(process.born))
+        """Returns the living Ray workers whose title begins with `title`, oldest first."""
+        workers = [process for process in self.family() if process.title().startswith(f"ray::{title}")]
+        return sorted(workers, key=lambda process: int(process.born))
 
     def kill_at_work(self, title: str, chance: random.Random) -> None:
-        """Waits for a worker that is at a task, whose title begins so, and kills it there."""
+        """Waits for a worker whose title begins with `title`, which names its task, and kills it during that task."""
 
         def kill() -> bool:
             busy = self.workers(title)
             if not busy:
                 return False
             worker = chance.choice(busy)
+            # Stopped first, so that the task cannot end between the check and the kill.
             worker.signal(signal.SIGSTOP)
-            if not worker.title().startswith(f"ray::{title}"):  # it has just ended
+            if not worker.title().startswith(f"ray::{title}"):  # the task has just ended
                 worker.signal(signal.SIGCONT)
                 return False
             worker.signal(signal.SIGKILL)
@@ -156,19 +161,19 @@ class Driver:
         self.until(kill, f"a {title}")
 
     def until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 280.0) -> T:
-        """Waits for a condition while the command runs; returns what it gave."""
+        """Waits until a condition is true while the command runs; returns the condition's value."""
         deadline_s = time.monotonic() + timeout_s
-        while not (found := condition()):
+        while not (value := condition()):
             assert self._popen.poll() is None, f"ended with {self._popen.returncode} before {what}\n{self.log()}"
             assert time.monotonic() < deadline_s, f"{what}: not within {timeout_s} s\n{self.log()}"
             time.sleep(POLL_S)
-        return found
+        return value
 
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
     def runs_for(self, seconds: float) -> bool:
-        """Waits so long, or until the command ends; says whether it still runs."""
+        """Waits for some seconds or until the command ends; returns whether it is still running."""
         try:
             self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -176,7 +181,7 @@ class Driver:
         return False
 
     def end(self, timeout_s: float = 280.0) -> Ended:
-        """Waits for the end of the command."""
+        """Waits until the command ends; returns its result."""
         before_s = _cpu_s()
         try:
             code = self._popen.wait(timeout_s)
@@ -186,7 +191,7 @@ class Driver:
         return Ended(code, self.output(), self.log(), elapsed_s, _cpu_s() - before_s)
 
     def kill(self) -> None:
-        """Kills the driver, and waits until no worker is left that it had."""
+        """Kills the driver, and waits until none of its workers is left."""
         self.family()
         self._popen.kill()
         self._popen.wait()
@@ -196,7 +201,7 @@ class Driver:
             time.sleep(POLL_S)
 
     def clean_up(self) -> None:
-        """Ends whatever is left, and removes the private folders of a driver that could not."""
+        """Kills all remaining processes, and removes the private folders that a killed driver left behind."""
         self.family()
         if self._popen.poll() is None:
             self._popen.kill()
@@ -208,18 +213,18 @@ class Driver:
 
 
 def is_worker(title: str) -> bool:
-    """Whether a process with this title is a worker of Ray."""
+    """Returns whether a process with this title is a Ray worker."""
     return title.startswith("ray::") and not title.startswith(AGENTS)
 
 
 def _cpu_s() -> float:
-    """The CPU time of all children that were waited for."""
+    """Returns the CPU time of all child processes that were waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def check_refused(second: Ended, verb: str) -> None:
-    """A second driver was told at once who is there; on an idle machine its wall time is its CPU time."""
+    """Checks that a second driver was refused at once, by CPU time: wall time depends on the machine's load."""
     assert second.code == 6, second.log
     assert f"is in use by {verb} on host" in second.log
     assert second.cpu_s < 5

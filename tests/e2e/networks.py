@@ -1,7 +1,7 @@
-"""A cluster whose nodes have addresses of their own: `python -m tests.e2e.networks FOLDER NUM_NODES`; needs root.
+"""A Ray cluster with a network namespace for each node: `python -m tests.e2e.networks FOLDER NUM_NODES`; needs root.
 
-Each node but the head lives in a network namespace, with one cable to a bridge, on which the head is. Prints where
-the cluster is, as a line of JSON, and lives until a signal comes.
+Each node but the head runs in a network namespace, connected by a virtual cable to a bridge, where the head listens.
+Prints the addresses of the cluster as a line of JSON, and runs until SIGTERM or SIGINT.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Self
 from tests.e2e import driving, nodes
 from workers.cluster import session as sessions
 
-# All processes of the cluster ping each other, and notice within seconds who does not answer.
+# Short keepalives: a process that does not answer is noticed within seconds.
 ENVIRONMENT = {
     **nodes.ENVIRONMENT,
     "RAY_grpc_client_keepalive_time_ms": "5000",
@@ -36,7 +36,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """The cluster, seen by a test."""
+    """Handle of the cluster, for a test; `cables` are the network devices of all nodes but the head."""
 
     program: driving.Driver
     job_server: str
@@ -44,28 +44,28 @@ class Nodes:
 
     @classmethod
     def at(cls, program: driving.Driver) -> Self:
-        """Waits for a cluster that was just started."""
+        """Waits for a cluster that is starting."""
         line = program.until(lambda: program.output().partition("\n")[0], "a cluster", 120)
         return cls(program, **json.loads(line))
 
     def cut(self, number: int) -> None:
-        """Nothing comes from this node any more, or gets there; the head is no node that can be cut."""
+        """Disconnects a node from the network; the head cannot be disconnected."""
         ip("link", "set", self.cables[number - 1], "down")
 
     def heal(self, number: int) -> None:
-        """Now it does."""
+        """Reconnects a node."""
         ip("link", "set", self.cables[number - 1], "up")
 
 
 def can_be_made() -> bool:
-    """Whether this machine lets us have network namespaces."""
+    """Returns whether network namespaces can be created on this machine."""
     if os.geteuid() != 0 or not shutil.which("ip"):
         return False
     name = f"rc{os.getpid()}-try"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
-    if made:
+    is_created = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    if is_created:
         ip("netns", "del", name)
-    return made
+    return is_created
 
 
 def ip(*words: str) -> None:
@@ -75,7 +75,7 @@ def ip(*words: str) -> None:
 
 @contextlib.contextmanager
 def started(drive: driving.Drive, num_nodes: int) -> Iterator[Nodes]:
-    """A cluster of so many nodes, gone afterwards, and its network with it."""
+    """Starts a cluster; stops it and removes its network at the end."""
     folder = sessions.private_folder()
     program = drive(str(folder), str(num_nodes), program=(sys.executable, "-m", "tests.e2e.networks"))
     try:
@@ -92,7 +92,7 @@ def started(drive: driving.Drive, num_nodes: int) -> Iterator[Nodes]:
 
 @contextlib.contextmanager
 def network(num_nodes: int) -> Iterator[tuple[list[str], list[str], str, str]]:
-    """Namespaces, their cables, the bridge, and the first three numbers of all addresses; number 1 is this machine."""
+    """Creates a network; yields its namespaces, cables, bridge and address prefix. Address 1 is this machine's."""
     mark, subnet = f"rc{os.getpid()}", f"10.213.{os.getpid() % 250}"
     bridge = f"{mark}b"
     spaces = [f"{mark}-{number}" for number in range(1, num_nodes)]
@@ -114,28 +114,28 @@ def network(num_nodes: int) -> Iterator[tuple[list[str], list[str], str, str]]:
 
 
 def main(folder: str, num_nodes: str) -> None:
-    """Starts the cluster and waits."""
-    # What a job means by `python` is this one.
+    """Starts the cluster and waits for a signal."""
+    # Jobs run `python`: it must be this interpreter.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.update(ENVIRONMENT, PATH=path)
     stop = threading.Event()
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, lambda *_: stop.set())
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop_signal, lambda *_: stop.set())
     gcs_port, job_port, agent_port = nodes.free_ports(3)
     with network(int(num_nodes)) as (spaces, cables, bridge, subnet), contextlib.ExitStack() as running:
         gcs = f"{subnet}.1:{gcs_port}"
 
         def start(address: str, device: str, *words: str, within: Sequence[str] = ()) -> None:
-            places = (f"--node-ip-address={address}", f"--temp-dir={folder}/{address.rpartition('.')[2]}")
+            addresses = (f"--node-ip-address={address}", f"--temp-dir={folder}/{address.rpartition('.')[2]}")
             common = ("--block", "--num-cpus=1", "--object-store-memory=100000000")
-            command = [*within, *nodes.RAY, "start", *common, *places, *words]
-            # The name of the machine, by which ranks would find each other, is the same everywhere.
+            command = [*within, *nodes.RAY, "start", *common, *addresses, *words]
+            # Gloo would find ranks by host name, which is the same in all namespaces: name the device instead.
             environment = {**os.environ, "GLOO_SOCKET_IFNAME": device}
             process = subprocess.Popen(command, stdout=sys.stderr, env=environment)
             running.callback(process.wait)
             running.callback(process.terminate)
 
-        # The head has the ports of this machine, on which there may be other clusters.
+        # The head runs on this machine's own ports, where other clusters may run too.
         ports = (f"--port={gcs_port}", f"--dashboard-port={job_port}", f"--dashboard-agent-listen-port={agent_port}")
         start(f"{subnet}.1", bridge, "--head", f"--dashboard-host={subnet}.1", *ports)
         subprocess.run(

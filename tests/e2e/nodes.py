@@ -1,7 +1,7 @@
-"""A cluster of several nodes on this machine: `python -m tests.e2e.nodes FOLDER NUM_NODES [FOLDER_NOT_SEEN]`.
+"""A Ray cluster of several nodes on this machine: `python -m tests.e2e.nodes FOLDER NUM_NODES [HIDDEN_FOLDER]`.
 
-Prints where it is, as a line of JSON, and lives until a signal comes. Every node has one core. Where a folder is
-named, the last node does not see what is in it: there it is another, empty filesystem.
+Prints its addresses as a line of JSON, and runs until SIGTERM or SIGINT. Every node has one core. A hidden folder is an
+empty filesystem for the last node, as if it were not shared with it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tests.e2e import driving
 from workers.cluster import session as sessions
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
-# A node that is gone is noticed within seconds.
+# Short health checks: a dead node is noticed within seconds.
 ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """The cluster, seen by a test; `ids` and `raylets`, the processes that make a machine a node: the head's first."""
+    """Handle of the cluster, for a test; `ids` and `raylets` (process ids) are of its nodes, the head first."""
 
     program: driving.Driver
     job_server: str
@@ -44,18 +44,18 @@ class Nodes:
 
     @classmethod
     def at(cls, program: driving.Driver) -> Self:
-        """Waits for a cluster that was just started."""
+        """Waits for a cluster that is starting."""
         line = program.until(lambda: program.output().partition("\n")[0], "a cluster", 120)
         return cls(program, **json.loads(line))
 
     def kill_node(self, number: int) -> None:
-        """Kills a node's raylet, without which its workers end too."""
-        found = driving.Process.at(self.raylets[number])
-        assert found is not None
-        found[0].signal(signal.SIGKILL)
+        """Kills a node's raylet; its workers end with it."""
+        raylet = driving.Process.at(self.raylets[number])
+        assert raylet is not None
+        raylet[0].signal(signal.SIGKILL)
 
     def drain_node(self, number: int, seconds: int, drive: driving.Drive) -> None:
-        """Says that a node will be taken away after so many seconds, as clouds do."""
+        """Announces that a node will be taken away after `seconds`, as clouds do."""
         reason = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed")
         words = (f"--address={self.gcs}", f"--node-id={self.ids[number]}", *reason)
         ended = drive("drain-node", *words, f"--deadline-remaining-seconds={seconds}", program=RAY).end(60)
@@ -63,10 +63,10 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def started(drive: driving.Drive, num_nodes: int, unseen: str = "") -> Iterator[Nodes]:
-    """A cluster of so many nodes, gone afterwards."""
+def started(drive: driving.Drive, num_nodes: int, hidden: str = "") -> Iterator[Nodes]:
+    """Starts a cluster; stops it at the end."""
     folder = sessions.private_folder()
-    arguments = (str(folder), str(num_nodes), *([unseen] if unseen else []))
+    arguments = (str(folder), str(num_nodes), *([hidden] if hidden else []))
     program = drive(*arguments, program=(sys.executable, "-m", "tests.e2e.nodes"))
     try:
         yield Nodes.at(program)
@@ -79,16 +79,17 @@ def started(drive: driving.Drive, num_nodes: int, unseen: str = "") -> Iterator[
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, below those from which the system takes its own."""
+    """Returns ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        # All are bound before any is closed, so that they differ.
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
 
 
-def main(folder: str, num_nodes: str, unseen: str = "") -> None:
-    """Starts the cluster and waits."""
+def main(folder: str, num_nodes: str, hidden: str = "") -> None:
+    """Starts the cluster and waits for a signal."""
     os.environ.update(ENVIRONMENT, RAY_TMPDIR=folder)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,43 +99,43 @@ def main(folder: str, num_nodes: str, unseen: str = "") -> None:
     job_port, *agent_ports = free_ports(int(num_nodes) + 1)
     common: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
     head = {"include_dashboard": True, "dashboard_port": job_port, "dashboard_host": "127.0.0.1"}
-    # The default agent port is one for all clusters of a machine.
+    # The default agent port is the same for all clusters of a machine.
     machines: Any = cluster_utils.Cluster(
         initialize_head=True, head_node_args={**common, **head, "dashboard_agent_listen_port": agent_ports[0]}
     )
-    apart: list[subprocess.Popen[bytes]] = []
+    separate: list[subprocess.Popen[bytes]] = []
     try:
-        seeing = agent_ports[1:-1] if unseen else agent_ports[1:]
-        # And nodes that share a folder clean it up for each other: a job loses its code when another node goes.
+        ports = agent_ports[1:-1] if hidden else agent_ports[1:]
+        # A temporary folder for each node: a node that ends empties its folder, and with it the code of others' jobs.
         nodes = [
             machines.add_node(wait=False, dashboard_agent_listen_port=port, temp_dir=f"{folder}/{number}", **common)
-            for number, port in enumerate(seeing, 1)
+            for number, port in enumerate(ports, 1)
         ]
         machines.wait_for_nodes(timeout=90)
-        if unseen:
-            apart.append(node_apart(machines.address, unseen, agent_ports[-1], folder))
-        everyone = (machines.head_node, *nodes)
-        found = {
+        if hidden:
+            separate.append(start_separate_node(machines.address, hidden, agent_ports[-1], folder))
+        all_nodes = (machines.head_node, *nodes)
+        addresses = {
             "job_server": f"http://127.0.0.1:{job_port}",
             "gcs": machines.address,
-            "ids": [node.node_id for node in everyone],
-            "raylets": [node.all_processes["raylet"][0].process.pid for node in everyone],
+            "ids": [node.node_id for node in all_nodes],
+            "raylets": [node.all_processes["raylet"][0].process.pid for node in all_nodes],
         }
-        print(json.dumps(found), flush=True)
+        print(json.dumps(addresses), flush=True)
         stop.wait()
     finally:
-        for process in apart:
+        for process in separate:
             process.terminate()
             process.wait()
         machines.shutdown()
 
 
-def node_apart(address: str, unseen: str, agent_port: int, folder: str) -> "subprocess.Popen[bytes]":
-    """Starts a node for which a folder is another filesystem; needs root."""
+def start_separate_node(address: str, hidden: str, agent_port: int, folder: str) -> "subprocess.Popen[bytes]":
+    """Starts a node that has an empty filesystem in place of a folder; needs root."""
     start = [*RAY, "start", "--block", f"--address={address}", "--num-cpus=1", "--object-store-memory=100000000"]
     start += [f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}/apart"]
     script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
-    return subprocess.Popen(["unshare", "--mount", "sh", "-c", script, "sh", unseen, *start], stdout=sys.stderr)
+    return subprocess.Popen(["unshare", "--mount", "sh", "-c", script, "sh", hidden, *start], stdout=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole commands from outside, as users type them."""
+"""The command line end to end: pipelines, streams, exit codes."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def jobs(*arguments: str, stdin: str = "", code: int = 0, timeout_s: float = 240) -> Done:
-    """Runs a command line that is to end with this code."""
+    """Runs a command line, and checks its exit code."""
     done = subprocess.run(
         command(*arguments), cwd=REPOSITORY, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
     )
@@ -32,7 +32,7 @@ def jobs(*arguments: str, stdin: str = "", code: int = 0, timeout_s: float = 240
 
 
 def report(*arguments: str) -> dict[str, object]:
-    """Runs a command line and returns the document that is all of its stdout."""
+    """Runs a command line and returns the JSON document on its stdout."""
     done = jobs(*arguments)
     assert done.stderr.splitlines()[-1] == "exit=0"
     document = json.loads(done.stdout)
@@ -42,21 +42,21 @@ def report(*arguments: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with a corpus, and with a run of each kind that the pipeline has finished."""
+    """Returns a folder with a corpus and a finished run of each kind."""
     folder = tmp_path_factory.mktemp("e2e")
     conftest.write_corpus(folder)
     for name, text in (("translation", conftest.TRANSLATION), ("language", conftest.LANGUAGE)):
         (folder / f"{name}.yaml").write_text(text.format(folder=folder))
-        made = report("pipeline", str(folder / f"{name}.yaml"))
-        assert made["held_out"] == "test"
+        pipeline_report = report("pipeline", str(folder / f"{name}.yaml"))
+        assert pipeline_report["held_out"] == "test"
     return folder
 
 
 @pytest.mark.parametrize("name", ["translation", "language"])
 def test_a_pipeline_run_again_does_nothing(name: str, folder: pathlib.Path) -> None:
     def artefacts() -> dict[str, int]:
-        places = [folder / name / part for part in ("dataset", "checkpoints", "epochs", "outputs", "report.html")]
-        files = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+        parts = [folder / name / part for part in ("dataset", "checkpoints", "epochs", "outputs", "report.html")]
+        files = [path for part in parts for path in (part, *part.rglob("*")) if path.is_file()]
         return {str(path): path.stat().st_mtime_ns for path in files if "_lock" not in path.parts}
 
     before = artefacts()
@@ -65,7 +65,7 @@ def test_a_pipeline_run_again_does_nothing(name: str, folder: pathlib.Path) -> N
     assert "train:" not in done.stderr
 
 
-def test_the_figures_of_the_stages_agree_with_those_of_the_verbs(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_pipeline_stages_report_the_same_values_as_the_verbs(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     outputs = folder / "translation" / "outputs"
     run, source, target = (
         str(folder / "translation"),
@@ -75,14 +75,14 @@ def test_the_figures_of_the_stages_agree_with_those_of_the_verbs(folder: pathlib
     stages = json.loads((folder / "translation" / "run.json").read_text())["stages"]
     report("translate", "--run", run, "--input", source, "--output", f"{tmp_path}/out.txt")
     scored = report("score", "--run", run, "--input", source, "--targets", target, "--output", f"{tmp_path}/out.jsonl")
-    found = report("evaluate", "--hypotheses", f"{tmp_path}/out.txt", "--references", target)
-    assert found["bleu"] == stages["evaluate"]["report"]["bleu"]
+    evaluated = report("evaluate", "--hypotheses", f"{tmp_path}/out.txt", "--references", target)
+    assert evaluated["bleu"] == stages["evaluate"]["report"]["bleu"]
     assert scored["nll_nats"] == stages["score"]["report"]["nll_nats"]
-    kept = [json.loads(line)["text"] for line in (outputs / "translations.jsonl").read_text().splitlines()]
-    assert (tmp_path / "out.txt").read_text().splitlines() == kept
+    translations = [json.loads(line)["text"] for line in (outputs / "translations.jsonl").read_text().splitlines()]
+    assert (tmp_path / "out.txt").read_text().splitlines() == translations
 
 
-def test_standard_streams_carry_lines_alone_and_the_document_ends_stderr(folder: pathlib.Path) -> None:
+def test_stdout_has_only_lines_and_stderr_ends_with_the_document(folder: pathlib.Path) -> None:
     source = (folder / "translation" / "outputs" / "test.source.txt").read_text()
     done = jobs("translate", "--run", str(folder / "translation"), "--input", "-", "--output", "-", stdin=source)
     assert len(done.stdout.splitlines()) == len(source.splitlines())
@@ -90,8 +90,8 @@ def test_standard_streams_carry_lines_alone_and_the_document_ends_stderr(folder:
     assert json.loads(done.stderr.splitlines()[-1])["lines"] == len(source.splitlines())
 
 
-def test_generate_goes_on_from_its_prefix(folder: pathlib.Path) -> None:
-    arguments = ("generate", "--run", str(folder / "language"), "--prefix", "The", "--set", "decoding.num_tokens=7")
+def test_generate_continues_the_prefix(folder: pathlib.Path) -> None:
+    arguments = ("generate", "--run", str(folder / "language"), "--prefix", "The", "--set", "generation.num_tokens=7")
     first = report(*arguments)
     assert re.match("The", str(first["text"]))
     assert report(*arguments) == first
@@ -114,12 +114,12 @@ def test_a_model_of_the_wrong_kind_is_refused(
     assert "Traceback" not in done.stderr
 
 
-def test_inspect_finds_everything_whole(folder: pathlib.Path) -> None:
-    found = report("inspect", str(folder / "translation"))
-    assert (found["kind"], found["verified"]) == ("run", True)
+def test_inspect_verifies_a_run(folder: pathlib.Path) -> None:
+    inspected = report("inspect", str(folder / "translation"))
+    assert (inspected["kind"], inspected["verified"]) == ("run", True)
 
 
-def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_stopped_run_resumes_to_the_same_weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = str(folder / "language.yaml")
     longer = ["--set", "training.epochs=20"]
     straight, stopped = (["--set", f"root={tmp_path}/{name}", *longer] for name in ("straight", "stopped"))
@@ -134,7 +134,7 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_end(folder: pathlib.Path
         _, stderr = run.communicate(timeout=60)
     assert run.returncode == 143, stderr
     assert stderr.splitlines()[-1] == "exit=143"
-    assert "run it again to go on" in stderr.splitlines()[-2]
+    assert "run it again to resume" in stderr.splitlines()[-2]
     jobs("train", config, *stopped)
     ends = [sorted((tmp_path / name / "checkpoints").iterdir())[-1] for name in ("straight", "stopped")]
     assert ends[0].name[:13] == ends[1].name[:13]
@@ -153,7 +153,7 @@ def test_the_demo_runs_on_a_cluster_of_its_own(tmp_path: pathlib.Path) -> None:
     records = [json.loads(pathlib.Path(run["root"], "run.json").read_text()) for run in runs.values()]
     assert {record["stages"]["train"]["report"]["world_size"] for record in records} == {2}
     assert (tmp_path / "demo" / "language" / "report.html").exists()
-    for text in ("BLEU", "bits per character", "where the time went", "reference", "report.html"):
+    for text in ("BLEU", "bits per character", "time per stage", "reference", "report.html"):
         assert text in done.stderr, text
     assert len(done.stdout.splitlines()) > 1
     assert not list((tmp_path / "demo").glob("*/.ray"))

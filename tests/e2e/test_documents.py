@@ -1,4 +1,4 @@
-"""Shortened laws of `make reproduce`: the documents' experiments on the real corpora, as far as a minute goes."""
+"""Shortened experiments of `make reproduce` on the real corpora, of about a minute each."""
 
 import json
 import math
@@ -14,10 +14,10 @@ HERE = "cluster.address=none"
 
 
 @pytest.mark.parametrize(("cell", "rate"), [("gru", 2.0), ("lstm", 4.0)])
-def test_the_beginning_of_the_time_machine_is_learnt_by_heart(
+def test_a_model_memorizes_the_beginning_of_the_time_machine(
     corpora: pathlib.Path, tmp_path: pathlib.Path, cell: str, rate: float
 ) -> None:
-    """1,500 characters instead of 10,000, a smaller model and fewer epochs; the vocabulary is that of the book."""
+    """With 1,500 characters instead of 10,000, a smaller model and fewer epochs; the vocabulary is the book's."""
     source = f"corpus.train.text=[{corpora / 'timemachine' / 'timemachine.txt'}]"
     smaller = ["corpus.limit.tokens=1500", "training.num_lanes=8", "training.window=24", "model.hidden_size=128"]
     schedule = ["training.epochs=140", f"training.learning_rate={rate}", "training.log_every_steps=7"]
@@ -27,8 +27,8 @@ def test_the_beginning_of_the_time_machine_is_learnt_by_heart(
     assert text[-20:] in reproduce.book(corpora)
 
 
-def test_the_first_600_pairs_are_learnt(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A fifth of the epochs: the loss is on its way to 0.23, short lines are translated already."""
+def test_a_model_fits_the_first_600_pairs(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """With a fifth of the epochs the loss has not reached 0.23 yet, but short lines are translated."""
     source = f"corpus.train.tsv=[{corpora / 'fra-eng' / 'fra.txt.xz'}]"
     report = reproduce.train("fra-eng-first-600.yaml", tmp_path, [source, "training.epochs=60", HERE])
     assert report["loss_nats"] <= 0.75
@@ -36,8 +36,8 @@ def test_the_first_600_pairs_are_learnt(corpora: pathlib.Path, tmp_path: pathlib
     assert quality.d2l_bleu(text.strip(), "va !", 2) == 1.0
 
 
-def test_multi30k_begins_to_be_learnt(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """60 steps of a smaller model: the counts, and a validation loss 2 nats below that of equally likely tokens."""
+def test_the_loss_on_multi30k_falls_within_60_steps(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """60 steps of a smaller model: dataset sizes, and a validation loss 2 nats below the uniform distribution's."""
     settings = reproduce.multi30k_sources(corpora)
     shorter = [
         "training.max_steps=60",

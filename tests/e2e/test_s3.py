@@ -1,4 +1,4 @@
-"""A run whose corpus, root, input and output all lie in an object store gives the bytes of a local one."""
+"""Object stores: a run with corpus, root, input and output in S3 has the bytes of a local run."""
 
 import bz2
 import gzip
@@ -40,7 +40,7 @@ RUN = {"epochs": 1, "max_steps": 4, "checkpoint_every_steps": 2}
 
 
 def corpora(at: str) -> dict[str, dict[str, Any]]:
-    """A corpus of each form, below a folder."""
+    """Returns corpus settings of each form, for files below a folder."""
     packed = {"tsv": [f"{at}/b.tsv.gz"]}
     tables = {"table": [f"{at}/tables"], "columns": ["en", "fr"]}
     member = {"tsv": [f"zip://inner/b.tsv::{at}/b.zip"]}
@@ -54,7 +54,7 @@ def corpora(at: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
-    """200 pairs and their sides, plain and compressed in each way."""
+    """Writes 200 pairs and their sides, plain and in each compressed format."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     sentences.write_pairs(folder / "a.tsv", 1, 0, 150)
@@ -101,32 +101,32 @@ def configured(what: str, at: str, root: str) -> schema.RunConfig:
 
 
 def stored(root: location.Location) -> dict[str, bytes]:
-    """Every file below a root, by its name there."""
+    """Returns every file below a root, by name."""
     if root.is_local:
-        found = [location.Location.parse(str(path)) for path in root.path.rglob("*") if path.is_file()]
+        files = [location.Location.parse(str(path)) for path in root.path.rglob("*") if path.is_file()]
     else:
-        found = [location.Location(f"s3://{name}") for name in filesystems.filesystem("s3", "").find(root.url)]
-    return {place.url.removeprefix(f"{root.url}/"): place.read_bytes() for place in found}
+        files = [location.Location(f"s3://{name}") for name in filesystems.filesystem("s3", "").find(root.url)]
+    return {file.url.removeprefix(f"{root.url}/"): file.read_bytes() for file in files}
 
 
 def lasting(root: location.Location) -> dict[str, bytes]:
-    """What a run made, without what says where, when and by whom."""
-    of_the_attempt = (
+    """Returns the artefacts of a run, without files and fields that record where, when and by whom."""
+    specific_to_attempt = (
         r"(.*/)?_lock/.*|run\.json|config\.yaml|epochs/.*|metrics/.*|checkpoints/.*/(MANIFEST|progress)\.json"
     )
-    found = {name: data for name, data in stored(root).items() if not re.fullmatch(of_the_attempt, name)}
-    for name in found:
+    files = {name: data for name, data in stored(root).items() if not re.fullmatch(specific_to_attempt, name)}
+    for name in files:
         if "/_commits/" in name or name == "dataset/index.json":
-            content = json.loads(found[name])
+            content = json.loads(files[name])
             content.pop("attempt", None)
             for source in content.get("sources", ()):
                 del source["files"]
-            found[name] = json.dumps(content, sort_keys=True).encode()
-    return found
+            files[name] = json.dumps(content, sort_keys=True).encode()
+    return files
 
 
 @pytest.mark.parametrize("what", corpora(""))
-def test_a_dataset_from_a_store_in_a_store_has_the_bytes_of_a_local_one(
+def test_a_dataset_in_an_object_store_has_the_bytes_of_a_local_one(
     what: str, corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
 ) -> None:
     upload(corpus, s3_root.join("corpus"))
@@ -144,7 +144,7 @@ def test_a_dataset_from_a_store_in_a_store_has_the_bytes_of_a_local_one(
 
 
 def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict[str, Any]:
-    """Prepares, trains, translates and scores; returns the reports without times and places."""
+    """Prepares, trains, translates and scores; returns the reports without times and paths."""
     root = location.Location.parse(config.root)
     common: dict[str, Any] = {
         "run": root,
@@ -154,7 +154,7 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
     }
     reporter = console.SilentReporter()
     with sessions.Session(config.cluster) as session:
-        made = {
+        reports = {
             "prepare": prepare.run(config, session, reporter),
             "train": train.run(config, session, reporter),
             "translate": translate.run(
@@ -168,29 +168,29 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
                 reporter,
             ),
         }
-    for report in made.values():
+    for report in reports.values():
         for name in ("elapsed_s", "lines_per_s", "path", "root", "run", "checkpoint", "input", "output"):
             report.pop(name, None)
-    return made
+    return reports
 
 
-def test_a_run_in_a_store_gives_the_bytes_of_a_local_one_and_again_does_nothing(
+def test_a_run_in_an_object_store_has_the_bytes_of_a_local_one_and_is_done_once(
     corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
 ) -> None:
     upload(corpus, s3_root.join("corpus"))
     here = configured("tsv", str(corpus), str(tmp_path / "run"))
     there = configured("tsv", f"{s3_root}/corpus", f"{s3_root}/run")
     local = use(here, f"{corpus}/1.en", f"{corpus}/1.fr", f"{here.root}/out")
-    asked = (there, f"{s3_root}/corpus/1.en", f"{s3_root}/corpus/1.fr", f"{there.root}/out")
-    remote = use(*asked)
+    arguments = (there, f"{s3_root}/corpus/1.en", f"{s3_root}/corpus/1.fr", f"{there.root}/out")
+    remote = use(*arguments)
     assert remote == local
-    found, expected = lasting(s3_root.join("run")), lasting(location.Location.parse(here.root))
-    assert found.keys() == expected.keys()
-    assert {name for name in found if found[name] != expected[name]} == set()
-    assert {"out/translations.jsonl", "out/scores.parquet"} <= found.keys()
-    assert "checkpoints/step-00000004-e1/bundle/model.safetensors" in found
+    actual, expected = lasting(s3_root.join("run")), lasting(location.Location.parse(here.root))
+    assert actual.keys() == expected.keys()
+    assert {name for name in actual if actual[name] != expected[name]} == set()
+    assert {"out/translations.jsonl", "out/scores.parquet"} <= actual.keys()
+    assert "checkpoints/step-00000004-e1/bundle/model.safetensors" in actual
     before = stored(s3_root.join("run"))
-    again = use(*asked)
+    again = use(*arguments)
     assert again["prepare"].pop("already_done")
     assert again["train"].pop("already_done")
     for name, report in again.items():
@@ -210,7 +210,7 @@ def jobs(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_the_pipeline_as_a_command_needs_no_local_file_but_its_settings(
+def test_the_pipeline_command_needs_no_local_file_but_its_configuration(
     corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
 ) -> None:
     upload(corpus, s3_root.join("corpus"))
@@ -223,7 +223,7 @@ def test_the_pipeline_as_a_command_needs_no_local_file_but_its_settings(
 
 
 @pytest.mark.ray
-def test_workers_of_a_cluster_prepare_in_a_store_too(
+def test_ray_workers_prepare_a_dataset_in_an_object_store(
     corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
 ) -> None:
     upload(corpus, s3_root.join("corpus"))

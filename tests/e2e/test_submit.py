@@ -1,4 +1,4 @@
-"""Verbs as Ray jobs, from outside: what they return, what they leave, and what a stop does."""
+"""Verbs submitted as Ray jobs: documents, exit codes, tokens and stops."""
 
 import json
 import signal
@@ -22,20 +22,20 @@ TOKEN = "0123456789abcdef" * 4
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Nodes]:
-    """A cluster of one node that asks for a token."""
+    """Starts a cluster of one node with token authentication."""
     folder = tmp_path_factory.mktemp("cluster")
-    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 1) as found:
-        yield found
+    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 1) as cluster:
+        yield cluster
 
 
 def jobs_of(server: nodes.Nodes) -> str:
-    """What everybody with the token is told about all jobs."""
+    """Returns the job server's description of all jobs."""
     request = urllib.request.Request(f"{server.job_server}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=20) as response:
         return str(response.read().decode())
 
 
-def test_a_verb_returns_its_document_and_nobody_is_told_the_token(
+def test_a_verb_returns_its_document_and_the_token_stays_secret(
     server: nodes.Nodes, tmp_path: Path, drive: driving.Drive
 ) -> None:
     conftest.write_corpus(tmp_path)
@@ -45,9 +45,9 @@ def test_a_verb_returns_its_document_and_nobody_is_told_the_token(
     assert ended.document()["path"] == f"{tmp_path}/translation/dataset"
     assert ended.log.splitlines()[-1] == "exit=0"
     assert "prepare: encode: done, 200 lines" in ended.log
-    told = jobs_of(server)
-    assert "raycurrent-prepare-" in told
-    assert TOKEN not in told
+    listing = jobs_of(server)
+    assert "raycurrent-prepare-" in listing
+    assert TOKEN not in listing
     assert TOKEN not in ended.log
 
 
@@ -60,7 +60,7 @@ def test_a_failing_job_ends_with_its_own_exit_code(server: nodes.Nodes, tmp_path
     assert ended.stdout == ""
 
 
-def test_rays_own_command_submits_a_verb_too(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
+def test_ray_job_submit_runs_a_verb(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
     (tmp_path / "lines.txt").write_text("Cette robe que le père achètera est grande.\n")
     verb = ("evaluate", f"--hypotheses={tmp_path}/lines.txt", f"--references={tmp_path}/lines.txt")
     reach = ("--address", server.job_server, "--working-dir", ".")
@@ -69,12 +69,14 @@ def test_rays_own_command_submits_a_verb_too(server: nodes.Nodes, tmp_path: Path
     assert '"bleu": 100' in ended.stdout + ended.log
 
 
-def test_without_waiting_one_is_told_where_the_job_is(server: nodes.Nodes, drive: driving.Drive) -> None:
-    told = drive("submit", "--no-wait", "--address", server.job_server, "inspect", "/nowhere/at/all").end().document()
-    assert told["submission_id"] in jobs_of(server)
+def test_no_wait_prints_the_submission_id(server: nodes.Nodes, drive: driving.Drive) -> None:
+    document = (
+        drive("submit", "--no-wait", "--address", server.job_server, "inspect", "/nowhere/at/all").end().document()
+    )
+    assert document["submission_id"] in jobs_of(server)
 
 
-def test_another_token_is_refused_with_the_remedy(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
+def test_a_wrong_token_is_refused(server: nodes.Nodes, tmp_path: Path, drive: driving.Drive) -> None:
     arguments = ["submit", "--address", server.job_server, "inspect", "/x"]
     script = (
         "import os, sys; from jobs import __main__ as main; os.environ['RAY_AUTH_TOKEN'] = 'x' * 64; "
@@ -85,11 +87,11 @@ def test_another_token_is_refused_with_the_remedy(server: nodes.Nodes, tmp_path:
     assert "does not accept this token" in ended.log
 
 
-def test_a_stopped_job_is_saved_and_submitted_again_loses_no_step(
+def test_a_stopped_job_saves_a_checkpoint_and_resumes_when_submitted_again(
     server: nodes.Nodes, tmp_path: Path, drive: driving.Drive
 ) -> None:
-    place = runs.Place(tmp_path)
-    run, whole = place.run("text", "run"), place.run("text", "whole")
+    workspace = runs.Place(tmp_path)
+    run, whole = workspace.run("text", "run"), workspace.run("text", "whole")
     settings = ("cluster.address=none", "cluster.num_workers=1", "training.epochs=1")
     words = [word for setting in settings for word in ("--set", setting)]
     command = ("submit", "train", run.config, *words, "--address", server.job_server)
@@ -103,7 +105,7 @@ def test_a_stopped_job_is_saved_and_submitted_again_loses_no_step(
     stopped_at = run.newest_step()
     report = drive(*command).end().document()
     assert report["start"] == 2
-    assert run.rows(2)[0]["step"] <= stopped_at + 5, "it went on where it had stopped"
+    assert run.rows(2)[0]["step"] <= stopped_at + 5, "it resumed from the checkpoint of the stop"
     config = paths.absolute(loading.load(whole.config, settings))
     with sessions.Session(config.cluster) as session:
         train.run(config, session, console.SilentReporter())
