@@ -1,4 +1,4 @@
-"""Trains the model of a configuration on its dataset; what is there is gone on from, what is done is left alone."""
+"""Training of a configuration's model on its dataset: resumes from the newest checkpoint, skips a finished run."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from workers.train import autoregressive_training, launch, ngram_training
 
 
 def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
-    """Says what is trained step by step, where; what counts, or fits a series, is not."""
+    """Returns the training job of a configuration, for models that are trained in steps and can be resumed."""
     assert config.model.kind in ("language_model", "seq2seq")
     assert not isinstance(config.model, ngram_settings.NgramConfig | autoregressive_settings.AutoregressiveConfig)
     root = location.Location.parse(config.root, "root")
@@ -40,22 +40,22 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
 def run(
     config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
-    """Trains until the run's end, or until it is stopped with its state saved.
+    """Trains to the end of the run, or until it is stopped, with its state saved.
 
     Raises:
         UsageError: there is no dataset.
-        LockedError: another driver works here, the settings are those of another run, or `fresh` finds a checkpoint.
-        InterruptedRunError: it was stopped; the same command goes on.
-        DivergedError: the numbers are not finite.
+        LockedError: another driver uses the root, the settings are those of another run, or `fresh` finds a checkpoint.
+        InterruptedRunError: it was stopped; the same command resumes it.
+        DivergedError: loss or gradients are not finite.
         ClusterError: workers failed, and retries did not help.
     """
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
     with run_lock.RunLock(root, "train"):
         check_dataset(config, dataset)
-        _reached(root, fresh)
-        run_state.started(config)
-        with run_state.ending(root, session):
+        _find_newest(root, fresh)
+        run_state.record_start(config)
+        with run_state.record_exit_code(root, session):
             return run_locked(config, session, reporter, fresh)
 
 
@@ -66,23 +66,23 @@ def run_locked(
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
     check_dataset(config, dataset)
-    run_state.changed(root, run_state.begin(config))
-    search, state = _reached(root, fresh)
-    run_state.faults(root, search.passed_over)
+    run_state.record_changes(root, run_state.check_settings(config))
+    search, state = _find_newest(root, fresh)
+    run_state.record_faults(root, search.passed_over)
     in_one_go = config.model.kind in ("ngram", "autoregressive")
-    if search.found is not None and (in_one_go or resume.is_finished(state, config.training)):
-        kept: dict[str, Any] = run_state.stage(root, "train").get("report") or {"step": state.step}
-        # It may have moved since then.
-        here = {"root": str(root), "checkpoint": str(search.found.folder)}
+    if search.newest is not None and (in_one_go or resume.is_finished(state, config.training)):
+        kept: dict[str, Any] = run_state.read_stage(root, "train").get("report") or {"step": state.step}
+        # The root may have been moved since the report was written.
+        here = {"root": str(root), "checkpoint": str(search.newest.folder)}
         return {"verb": "train", **kept, **here, "already_done": True}
     started_s = time.monotonic()
     if in_one_go:
-        made = _make(config, root, dataset, session, reporter)
-        report = {"verb": "train", "root": str(root), **made, "already_done": False}
+        result = _train_in_one_go(config, root, dataset, session, reporter)
+        report = {"verb": "train", "root": str(root), **result, "already_done": False}
     else:
         report = _train_steps(plan(config, fresh), session, reporter, state)
     session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage="train")
-    run_state.stage_done(root, "train", time.monotonic() - started_s, report, worked=True)
+    run_state.record_stage_end(root, "train", time.monotonic() - started_s, report, worked=True)
     return report
 
 
@@ -93,45 +93,50 @@ def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
     return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))
 
 
-def _make(
+def _train_in_one_go(
     config: schema.RunConfig,
     root: location.Location,
     dataset: shards.Dataset | series.Dataset,
     session: sessions.Session,
     reporter: progress_display.Reporter,
 ) -> dict[str, Any]:
-    """Makes a model that has no steps to resume from: counts an n-gram, or fits the regressor of a series."""
+    """Trains a model that has no steps to resume from: counts n-grams, or fits the regressor of a series."""
     settings = section.deciding(config)
     if isinstance(dataset, shards.Dataset):
         assert isinstance(config.model, ngram_settings.NgramConfig)
         settings["dataset"] = dataset.index.fingerprint
-        return ngram_training.make(root, settings, config.model, dataset, session, reporter)
+        job = ngram_training.NgramJob(root, settings, config.model, dataset)
+        return ngram_training.train(job, session, reporter)
     assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
     settings["dataset"] = dataset.fingerprint
-    threads = config.cluster.cpus_per_worker
-    return autoregressive_training.make(
-        root, settings, config.model, config.training, config.seed, threads, dataset, session, reporter
+    regression_job = autoregressive_training.RegressionJob(
+        root, settings, config.model, config.training, config.seed, config.cluster.cpus_per_worker, dataset
     )
+    return autoregressive_training.train(regression_job, session, reporter)
 
 
 def _train_steps(
     job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, state: progress.State
 ) -> dict[str, Any]:
-    """Trains from where the run is."""
+    """Trains a model in steps, from the state of its newest checkpoint on."""
     done = state.step if job.training.max_steps is not None else state.epochs_done
     summary = _train(job, session, reporter, done)
-    run_state.faults(job.root, summary.passed_over)
+    run_state.record_faults(job.root, summary.passed_over)
     if summary.is_interrupted:
         raise errors.InterruptedRunError(
-            f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to go on"
+            f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to resume"
         )
     return {"verb": "train", "root": str(job.root), **summary.to_json(), "already_done": False}
 
 
 def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
-    """Refuses a dataset that was prepared with other settings, or that training cannot use as they say.
+    """Checks that a dataset was prepared with the settings of a configuration, and that training can use it with them.
 
-    Where the text lay that it was made of is not asked; `prepare` compares the text itself.
+    The location of the text that it was made of may differ; `prepare` compares the text itself.
+
+    Raises:
+        LockedError: it was prepared with other settings.
+        UsageError: BPE-dropout is asked for with a tokenizer that has no merges.
     """
     settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
     deciding = config.of_dataset(settings)
@@ -158,7 +163,7 @@ def _differing(old: Any, new: Any, name: str) -> Iterator[str]:
 def _train(
     job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, done: float
 ) -> trainer.TrainingSummary:
-    """Trains with progress shown, in steps where the run ends after so many, else in epochs."""
+    """Trains with progress shown: in steps if `max_steps` is set, else in epochs."""
     in_steps = job.training.max_steps is not None
     total = job.training.max_steps if in_steps else job.training.epochs
     is_moving = False
@@ -172,9 +177,9 @@ def _train(
                 shown["loss"] = round(now.loss_nats, 4)
             if now.validation is not None:
                 shown["valid"] = round(now.validation.nll_nats, 4)
-            # After a restart of the group the run is where its last checkpoint was: a bar does not go back.
+            # After a restart of the group the run is back at its last checkpoint: the bar waits until it is caught up.
             if not is_moving:
-                stage.advance(0)  # until now ranks were starting
+                stage.advance(0)  # shows that the ranks have started
                 is_moving = True
             stage.advance(max(0.0, reached - done), **shown)
             done = max(done, reached)
@@ -185,11 +190,11 @@ def _train(
         return summary
 
 
-def _reached(root: location.Location, fresh: bool) -> tuple[checkpoint.Search, progress.State]:
-    """Where the run is: its newest checkpoint, if there is one, and the state in it."""
+def _find_newest(root: location.Location, fresh: bool) -> tuple[checkpoint.Search, progress.State]:
+    """Returns the newest checkpoint, if there is one, and the state in it."""
     search = checkpoint.find_newest(root)
-    if search.found is None:
+    if search.newest is None:
         return search, progress.State()
     if fresh:
-        raise errors.LockedError(f"{search.found.folder}: --fresh, but this root holds a checkpoint; use another root")
-    return search, checkpoint.load_state(search.found)[0]
+        raise errors.LockedError(f"{search.newest.folder}: --fresh, but this root holds a checkpoint; use another root")
+    return search, checkpoint.load_state(search.newest)[0]

@@ -1,4 +1,11 @@
-"""Averaged SGD: the weights that are validated and kept are the mean of those that training went through."""
+"""Averaged SGD (ASGD), with the non-monotonic trigger of AWD-LSTM (NT-ASGD).
+
+The weights that are validated and saved are the mean of those after each step, which has less noise than the last
+ones. Averaging starts when validations stop improving; until then the optimizer is plain SGD.
+
+Source: Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; Merity, Keskar and Socher 2018,
+Regularizing and Optimizing LSTM Language Models.
+"""
 
 import contextlib
 import math
@@ -7,23 +14,22 @@ from typing import Any
 
 import torch
 
+# Names of tensors in a checkpoint's optimizer state.
 _SHADOW, _COUNT = "shadow", "num_averaged"
 
 
 class AveragedSGD(torch.optim.SGD):
     """SGD that, once `is_averaging`, keeps the mean of the weights after each of its steps.
 
-    Besides each parameter there is its shadow: the weights that the model does not hold. That is the mean while it
-    trains; `swap` exchanges the two, and `showing_averages` does so for a while.
-
-    Source: Polyak and Juditsky 1992.
+    Each parameter has a shadow: the weights that the model does not hold at the moment. That is the mean while it
+    trains; `swap` exchanges the two, and `averaged_weights` does so for a while.
     """
 
     is_averaging = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Takes a step of SGD, and brings the result into the mean."""
+        """Takes a step of SGD, and adds the new weights to the mean."""
         loss = super().step(closure)
         if self.is_averaging:
             for parameter in self._parameters():
@@ -32,7 +38,7 @@ class AveragedSGD(torch.optim.SGD):
                     state[_SHADOW] = torch.zeros_like(parameter)
                     state[_COUNT] = torch.zeros((), device=parameter.device)
                 state[_COUNT] += 1
-                state[_SHADOW].lerp_(parameter, 1.0 / state[_COUNT])
+                state[_SHADOW].lerp_(parameter, 1.0 / state[_COUNT])  # mean ← mean + (weights − mean) / count
         return loss
 
     @torch.no_grad()
@@ -41,9 +47,9 @@ class AveragedSGD(torch.optim.SGD):
         for parameter in self._parameters():
             shadow = self.state[parameter].get(_SHADOW) if parameter in self.state else None
             if shadow is not None:
-                held = parameter.clone()
+                weights = parameter.clone()
                 parameter.copy_(shadow)
-                shadow.copy_(held)
+                shadow.copy_(weights)
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         for group in self.param_groups:
@@ -51,11 +57,11 @@ class AveragedSGD(torch.optim.SGD):
 
 
 @contextlib.contextmanager
-def showing_averages(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """While this lasts the model holds the averages, if its optimiser has any.
+def averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Puts the averages, if the optimizer keeps any, into the model for the duration of a `with` block.
 
-    A checkpoint is written in here: its bundle has the averages, and the optimiser's tensors the weights that
-    training goes on from.
+    Checkpoints are written inside: the bundle then holds the averages, for inference, and the optimizer's shadows the
+    weights that training continues from.
     """
     swap(optimizer)
     try:
@@ -65,23 +71,23 @@ def showing_averages(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def swap(optimizer: torch.optim.Optimizer) -> None:
-    """Exchanges weights and averages; an optimiser without averages is left alone."""
+    """Exchanges weights and averages; leaves an optimizer without averages alone."""
     if isinstance(optimizer, AveragedSGD):
         optimizer.swap()
 
 
 def is_triggered(history: Sequence[float], interval: int | None) -> bool:
-    """Whether averages have begun: some validation was worse than the best of those more than `interval` before it.
+    """Returns whether averaging has started: a validation was worse than the best of those more than `interval` before.
 
-    Without an interval they begin at once.
+    Without an interval averaging starts at once.
 
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, algorithm 1.
     """
     if interval is None:
         return True
     best = math.inf
-    for before, value in zip(history, history[interval + 1 :], strict=False):
-        best = min(best, before)
+    for earlier, value in zip(history, history[interval + 1 :], strict=False):
+        best = min(best, earlier)
         if value > best:
             return True
     return False

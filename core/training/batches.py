@@ -1,7 +1,7 @@
-"""What a rank computes, batch by batch, from any place in an epoch on.
+"""Training batches of a rank, from any position in an epoch.
 
-The order of data is that of all ranks together, so a place in it is a number that does not depend on how many
-ranks there are.
+The order of the data is that of all ranks together, so a position in it is a number that does not depend on how many
+ranks there are, and a run may be resumed with more or fewer of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from core.training import progress, truncation
 
 
 class TextContent(NamedTuple):
-    """A window of some lanes; all targets are valid, row after row. The weights are those of random truncation."""
+    """A window of some lanes; all targets are valid, row after row. `weights_T` are those of random truncation."""
 
     inputs_BT: Tensor
     targets_N: Tensor
@@ -28,7 +28,7 @@ class TextContent(NamedTuple):
 
 
 class PairsContent(NamedTuple):
-    """Padded pairs; `valid_N` are the places of the valid targets in the rows laid end to end."""
+    """Padded pairs; `valid_N` are the indices of the valid targets in the rows laid end to end."""
 
     source_BS: Tensor
     source_lengths_B: Tensor
@@ -43,11 +43,17 @@ Content = TextContent | PairsContent
 class Batch(NamedTuple):
     """A rank's share of a batch.
 
-    `num_targets` counts the valid targets of all ranks. `num_own` are this rank's; with 0 of them the content is a
-    row that counts for nothing, so that the rank takes part in what all ranks do. `consumed` is the place in the
-    epoch after it, and `fraction` the part of the epoch that is done then. The learning rate of a step is multiplied
-    by the mean `rate_scale` of its batches. Of several tasks, `task` is the number of the one that it belongs to;
-    `passes` are the passes over its data that are done after it, and `ends_pass` says that it is the last of one.
+    Attributes:
+        content: the tensors.
+        num_targets: valid targets of all ranks.
+        num_own: valid targets of this rank; with 0 of them the content is a placeholder that counts for nothing, so
+            that the rank takes part in collective operations.
+        consumed: the position in the pass over the data after the batch.
+        fraction: the fraction of the pass that is done after the batch.
+        rate_scale: factor of the learning rate; a step uses the mean of its batches.
+        corpus: number of the corpus that the batch belongs to.
+        passes: passes over the corpus that are done after the batch.
+        ends_pass: whether the batch is the last of a pass.
     """
 
     content: Content
@@ -56,27 +62,30 @@ class Batch(NamedTuple):
     consumed: int
     fraction: float
     rate_scale: float = 1.0
-    task: int = 0
+    corpus: int = 0
     passes: int = 0
     ends_pass: bool = False
 
 
 class Source(Protocol):
-    """Gives the batches of a rank."""
+    """Batches of a rank, epoch by epoch."""
 
     @property
     def carries_state(self) -> bool:
-        """Whether the state after a batch is that before the next one."""
+        """Whether the hidden state after a batch is the one before the next batch."""
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch from a place on."""
+        """Yields the batches of an epoch from a position on."""
 
     def left_out(self, epoch: int) -> int:
-        """The targets of all ranks that no batch of an epoch has."""
+        """Returns the number of targets, of all ranks, that are in no batch of an epoch."""
 
 
 class SequentialLanes:
-    """Windows of lanes in order: the state of one batch is that before the next."""
+    """Windows of lanes in order, for truncated BPTT: the hidden state is carried from batch to batch.
+
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.3.4.2 "Sequential Partitioning".
+    """
 
     carries_state = True
 
@@ -91,26 +100,32 @@ class SequentialLanes:
         training, seed = self._training, self._seed
         offset = lanes.epoch_offset(seed, epoch, training.window)
         length = lanes.lane_length(len(self._stream), training.num_lanes, offset)
-        base = truncation.window(training, length)
+        base = truncation.window_length(training, length)
 
         def size_at(begin: int) -> int:
-            is_variable = training.truncation == "variable"
+            is_variable = training.truncation.kind == "variable"
             return truncation.variable_window(base, seed, epoch, begin) if is_variable else base
 
         begin = consumed
-        for found in lanes.variable_windows(self._stream, training.num_lanes, self._lanes, size_at, offset, consumed):
-            batch = text_batch(found, found.stop / length)
-            yield _truncated(batch, training, seed, epoch, begin)._replace(rate_scale=size_at(begin) / base)
-            begin = found.stop
+        for window in lanes.variable_windows(self._stream, training.num_lanes, self._lanes, size_at, offset, consumed):
+            batch = text_batch(window, window.stop / length)
+            # The learning rate follows the length of the window (Merity et al. 2018, section 5), as it was drawn: the
+            # last window of an epoch is short for lack of text.
+            scale = size_at(begin) / base
+            yield _with_cut_weights(batch, training, seed, epoch, begin)._replace(rate_scale=scale)
+            begin = window.stop
 
     def left_out(self, epoch: int) -> int:
-        """Those before the offset, and what does not fill all lanes."""
+        """Counts the targets before the offset, and those that do not fill all lanes."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
         return lanes.left_out(len(self._stream), self._training.num_lanes, offset)
 
 
 class RandomWindows:
-    """Windows from all over the stream; each row starts from the zero state."""
+    """Windows from all over the stream, in random order; each row starts from the zero state.
+
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.3.4.1 "Random Sampling".
+    """
 
     carries_state = False
 
@@ -122,30 +137,32 @@ class RandomWindows:
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; `consumed` counts the tokens of a lane."""
-        num_lanes, window = self._training.num_lanes, self._training.window
-        offset = lanes.epoch_offset(self._seed, epoch, window)
-        num_batches = -(-((len(self._stream) - 1 - offset) // window) // num_lanes)
-        found_windows = lanes.random_windows(self._stream, num_lanes, self._lanes, window, self._seed, epoch, consumed)
-        for found in found_windows:
-            batch = text_batch(found, found.stop / (num_batches * window))
-            yield _truncated(batch, self._training, self._seed, epoch, found.stop - window)
+        num_lanes, length = self._training.num_lanes, self._training.window
+        offset = lanes.epoch_offset(self._seed, epoch, length)
+        num_batches = -(-((len(self._stream) - 1 - offset) // length) // num_lanes)
+        windows = lanes.random_windows(self._stream, num_lanes, self._lanes, length, self._seed, epoch, consumed)
+        for window in windows:
+            batch = text_batch(window, window.stop / (num_batches * length))
+            yield _with_cut_weights(batch, self._training, self._seed, epoch, window.stop - length)
 
     def left_out(self, epoch: int) -> int:
-        """Those before the offset, and what does not fill a window."""
+        """Counts the targets before the offset, and those that do not fill a window."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
         return offset + (len(self._stream) - 1 - offset) % self._training.window
 
 
-def _truncated(batch: Batch, training: training_settings.TrainingConfig, seed: int, epoch: int, start: int) -> Batch:
-    """The batch with the weights of random truncation in its content."""
+def _with_cut_weights(
+    batch: Batch, training: training_settings.TrainingConfig, seed: int, epoch: int, start: int
+) -> Batch:
+    """Returns the batch with the weights of random truncation in its content."""
     content = batch.content
     assert isinstance(content, TextContent)
-    weights_T = truncation.weights(training, seed, epoch, start, content.inputs_BT.shape[1])
+    weights_T = truncation.cut_weights(training, seed, epoch, start, content.inputs_BT.shape[1])
     return batch._replace(content=content._replace(weights_T=weights_T)) if weights_T else batch
 
 
 class BucketedPairs:
-    """Pairs of like length; `consumed` counts batches. With cutters, words are cut otherwise in each epoch."""
+    """Pairs bucketed by length; `consumed` counts batches. With `cutters` (BPE-dropout) each epoch cuts words anew."""
 
     carries_state = False
 
@@ -171,53 +188,54 @@ class BucketedPairs:
             if number < consumed:
                 continue
             own = buckets.share(plan, self._rank, self._world_size)
-            # Recurrent calls want at least one row: a rank without its own computes one that counts for nothing.
+            # Recurrent calls need at least one row: a rank without its own computes one that counts for nothing.
             pairs = buckets.collate(split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
             content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
             yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
 
     def left_out(self, epoch: int) -> int:  # noqa: ARG002
-        """None: an epoch has every pair."""
+        """Returns 0: an epoch has every pair."""
         return 0
 
 
-def steps(sources: Sequence[Source], at: Sequence[progress.Task], accumulate: int) -> Iterator[list[Batch]]:
-    """Yields the micro-batches of each step, from where each task stands on, without an end.
+def steps(sources: Sequence[Source], start: Sequence[progress.CorpusState], accumulate: int) -> Iterator[list[Batch]]:
+    """Yields the micro-batches of each step, from the given position in each corpus, endlessly.
 
-    A step has `accumulate` batches of every task, or fewer where an epoch ends with it. Each task goes round its own
-    data at its own pace; an epoch ends when the one that has gone round least often has gone round once more.
+    A step has `accumulate` batches of every corpus, or fewer where an epoch ends with it. Each corpus repeats at its
+    own pace; an epoch ends when the corpus with the fewest passes has completed one more.
 
     Raises:
-        DataError: there is no batch in the data of a task.
+        DataError: there is no batch in the data of a corpus.
     """
-    found = [
-        _round_and_round(source, number, where) for number, (source, where) in enumerate(zip(sources, at, strict=True))
+    endless = [
+        _repeat(source, corpus, position) for corpus, (source, position) in enumerate(zip(sources, start, strict=True))
     ]
-    passes = [where.passes for where in at]
+    passes = [position.passes for position in start]
     while True:
         epoch, step = min(passes), list[Batch]()
-        while min(passes) == epoch and len(step) < accumulate * len(found):
-            step += [next(one) for one in found]
-            passes = [batch.passes for batch in step[-len(found) :]]
+        while min(passes) == epoch and len(step) < accumulate * len(endless):
+            step += [next(batches) for batches in endless]
+            passes = [batch.passes for batch in step[-len(endless) :]]
         yield step
 
 
-def _round_and_round(source: Source, task: int, where: progress.Task) -> Iterator[Batch]:
-    passes, consumed = where.passes, where.consumed
+def _repeat(source: Source, corpus: int, start: progress.CorpusState) -> Iterator[Batch]:
+    passes, consumed = start.passes, start.consumed
     while True:
-        found = source.epoch(passes, consumed)
-        batch = next(found, None)
+        epoch = source.epoch(passes, consumed)
+        batch = next(epoch, None)
         if batch is None:
             raise errors.DataError("the training split gives no batch; use more data")
-        for following in found:
-            yield batch._replace(task=task, passes=passes)
+        # One batch behind, to know which one is the last: a position after it is the start of the next pass.
+        for following in epoch:
+            yield batch._replace(corpus=corpus, passes=passes)
             batch = following
         passes, consumed = passes + 1, 0
-        yield batch._replace(consumed=0, fraction=0.0, task=task, passes=passes, ends_pass=True)
+        yield batch._replace(consumed=0, fraction=0.0, corpus=corpus, passes=passes, ends_pass=True)
 
 
 class PairsIds(NamedTuple):
-    """The reserved ids that batches of pairs are made with."""
+    """The reserved ids that batches of pairs need."""
 
     pad: int
     bos: int
@@ -231,18 +249,18 @@ def sources(
     rank: int,
     world_size: int,
 ) -> list[Source]:
-    """The training batches of a rank, for each task of the dataset: of every batch its share by weight.
+    """Returns the training batches of a rank, for each corpus of the dataset: its share of every batch, by weight.
 
     Raises:
         DataError: there is no training data.
-        UsageError: there are more ranks than lanes of a task.
+        UsageError: there are more ranks than lanes of a corpus.
     """
-    # Tasks may have the same lines, which are not to come in the same order; the first has the order of a single one.
+    # Corpora may have the same lines, which must not come in the same order; the first has the order of a single one.
     seeds = [shuffling.key("task", seed, number) if number else seed for number in range(len(weights))]
     cutters = _cutters(dataset, training)
     return [
-        source(dataset, settings, own_seed, rank, world_size, task, cutters)
-        for task, settings, own_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
+        source(dataset, settings, corpus_seed, rank, world_size, corpus, cutters)
+        for corpus, settings, corpus_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
     ]
 
 
@@ -252,14 +270,14 @@ def source(
     seed: int,
     rank: int,
     world_size: int,
-    task: str | None = None,
+    corpus: str | None = None,
     cutters: Mapping[str, bpe_dropout.Cutter] | None = None,
 ) -> Source:
-    """The training batches of a rank, of one task or of all data together; see `sources`.
+    """Returns the training batches of a rank, of one corpus or of all data together; see `sources`.
 
-    `cutters`, of each side, serve several tasks; without them a task has its own.
+    `cutters`, of each side, may be shared by several corpora; without them a corpus has its own.
     """
-    split = dataset.split("train", task)
+    split = dataset.split("train", corpus)
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":
@@ -274,14 +292,14 @@ def _cutters(
 ) -> dict[str, bpe_dropout.Cutter] | None:
     if not training.bpe_dropout:
         return None
-    used = {side: codec.tokenizer for side, codec in dataset.codecs.items()}
-    # Sides that share a tokenizer share what it has cut.
-    made = {one: bpe_dropout.Cutter(one, training.bpe_dropout) for one in dict.fromkeys(used.values())}
-    return {side: made[one] for side, one in used.items()}
+    tokenizers = {side: codec.tokenizer for side, codec in dataset.codecs.items()}
+    # Sides that share a tokenizer share a cutter, and so its cache.
+    cutters = {each: bpe_dropout.Cutter(each, training.bpe_dropout) for each in dict.fromkeys(tokenizers.values())}
+    return {side: cutters[each] for side, each in tokenizers.items()}
 
 
 def pairs_ids(dataset: shards.Dataset) -> PairsIds:
-    """The reserved ids of a dataset of pairs, which both sides have at the same places."""
+    """Returns the reserved ids of a dataset of pairs, which are the same on both sides."""
     target = dataset.codecs["target"].tokenizer
     assert target.pad_id is not None
     assert target.bos_id is not None
@@ -289,7 +307,7 @@ def pairs_ids(dataset: shards.Dataset) -> PairsIds:
 
 
 def blank(kind: str) -> Content:
-    """The smallest batch, for calls whose numbers do not matter."""
+    """Returns the smallest batch, a placeholder for calls whose numbers do not matter."""
     zeros_BT = torch.zeros((1, 2), dtype=torch.int64)
     if kind == "text":
         return TextContent(zeros_BT, zeros_BT.flatten())
@@ -298,7 +316,7 @@ def blank(kind: str) -> Content:
 
 
 def to_device(content: Content, device: torch.device) -> Content:
-    """Copies a batch to the device; on a GPU the copy runs beside the computation.
+    """Copies a batch to the device; on a GPU the copy overlaps with computation.
 
     Lengths and weights stay on the CPU, where they are read.
     """
@@ -312,20 +330,20 @@ def to_device(content: Content, device: torch.device) -> Content:
     return content._replace(**moved)
 
 
-def text_batch(found: lanes.Window, fraction: float) -> Batch:
-    """The tensors of a window."""
-    num_own = found.inputs_BT.size
+def text_batch(window: lanes.Window, fraction: float) -> Batch:
+    """Returns the tensors of a window; a placeholder for a rank without lanes of its own in it."""
+    num_own = window.inputs_BT.size
     if not num_own:
-        return Batch(blank("text"), found.num_targets, 0, found.stop, fraction)
+        return Batch(blank("text"), window.num_targets, 0, window.stop, fraction)
     content = TextContent(
-        torch.from_numpy(np.ascontiguousarray(found.inputs_BT)),
-        torch.from_numpy(np.ascontiguousarray(found.targets_BT).reshape(-1)),
+        torch.from_numpy(np.ascontiguousarray(window.inputs_BT)),
+        torch.from_numpy(np.ascontiguousarray(window.targets_BT).reshape(-1)),
     )
-    return Batch(content, found.num_targets, num_own, found.stop, fraction)
+    return Batch(content, window.num_targets, num_own, window.stop, fraction)
 
 
 def pairs_content(pairs: buckets.PairBatch, is_counted: bool) -> tuple[PairsContent, int]:
-    """The tensors of padded pairs, and how many valid targets count."""
+    """Returns the tensors of padded pairs, and the number of valid targets that count."""
     is_valid_BT = np.arange(pairs.targets_BT.shape[1]) < pairs.target_lengths_B[:, None]
     valid_N = np.flatnonzero(is_valid_BT)
     targets_N = pairs.targets_BT.reshape(-1)[valid_N]

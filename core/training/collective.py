@@ -1,8 +1,8 @@
-"""What ranks agree on, and how: a protocol, one for a rank alone, and one over torch.distributed.
+"""Collective operations of the ranks: a protocol, its single-process version, and torch.distributed.
 
-A decision that changes what a rank does next (stop, skip, save) is taken by all ranks together, in the same
-order, or they wait for each other for ever. Each call says what it is about, so that the error of a rank that
-waited in vain says it too.
+A decision that changes what a rank does next (stop, skip, save) is taken by all ranks together, in the same order, or
+they wait for each other for ever. Each call names its purpose, so that the error of a rank whose peers are gone does
+too.
 """
 
 from collections.abc import Callable
@@ -25,54 +25,48 @@ class Collective(Protocol):
 
     @property
     def world_size(self) -> int:
-        """How many ranks there are."""
+        """The number of ranks."""
 
-    def sum_(self, tensor: torch.Tensor, what: str) -> None:
+    def sum_(self, tensor: torch.Tensor, purpose: str) -> None:
         """Replaces the tensor by the sum of all ranks' tensors."""
 
-    def largest(self, number: int, what: str) -> int:
-        """The largest of all ranks' numbers."""
+    def largest(self, number: int, purpose: str) -> int:
+        """Returns the largest of all ranks' numbers."""
 
-    def broadcast(self, value: T, what: str) -> T:
-        """Rank 0's value; what the others pass is ignored."""
+    def broadcast(self, value: T, purpose: str) -> T:
+        """Returns rank 0's value; the values of the others are ignored."""
 
-    def gather(self, value: T, what: str) -> list[T] | None:
-        """All ranks' values in rank order on rank 0, None elsewhere."""
-
-    def barrier(self, what: str) -> None:
-        """Returns when every rank has come here."""
+    def gather(self, value: T, purpose: str) -> list[T] | None:
+        """Returns all ranks' values in rank order on rank 0, None elsewhere."""
 
 
-class Alone:
-    """The only rank: agrees with itself at once."""
+class SingleProcess:
+    """A group of one rank, without torch.distributed."""
 
     rank = 0
     world_size = 1
 
-    def sum_(self, tensor: torch.Tensor, what: str) -> None:
-        """Leaves the tensor: it is the sum."""
+    def sum_(self, tensor: torch.Tensor, purpose: str) -> None:
+        """See `Collective`: the tensor is the sum already."""
 
-    def largest(self, number: int, what: str) -> int:  # noqa: ARG002
-        """Its own number."""
+    def largest(self, number: int, purpose: str) -> int:  # noqa: ARG002
+        """See `Collective`."""
         return number
 
-    def broadcast(self, value: T, what: str) -> T:  # noqa: ARG002
-        """Its own value."""
+    def broadcast(self, value: T, purpose: str) -> T:  # noqa: ARG002
+        """See `Collective`."""
         return value
 
-    def gather(self, value: T, what: str) -> list[T] | None:  # noqa: ARG002
-        """Its own value, listed."""
+    def gather(self, value: T, purpose: str) -> list[T] | None:  # noqa: ARG002
+        """See `Collective`."""
         return [value]
 
-    def barrier(self, what: str) -> None:
-        """Returns at once."""
 
+class TorchDistributed:
+    """The ranks of torch.distributed's default process group, which the caller has initialized.
 
-class Torch:
-    """The ranks of torch.distributed's default group, which the caller has set up.
-
-    Numbers on a GPU go over the group's own backend. Words and objects go over gloo, so that agreeing on them never
-    waits for the GPU.
+    Tensors on a GPU use the group's own backend. Numbers and objects of the control flow use gloo, so that agreeing on
+    them never waits for the GPU.
     """
 
     def __init__(self) -> None:
@@ -81,69 +75,61 @@ class Torch:
         is_gloo = dist.get_backend() == dist.Backend.GLOO
         self._control = dist.group.WORLD if is_gloo else dist.new_group(backend="gloo")
 
-    def sum_(self, tensor: torch.Tensor, what: str) -> None:
+    def sum_(self, tensor: torch.Tensor, purpose: str) -> None:
         """Replaces the tensor by the sum of all ranks' tensors.
 
         Raises:
             ClusterError: a rank did not take part.
         """
         group = self._control if tensor.device.type == "cpu" else dist.group.WORLD
-        self._agree(what, lambda: dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group))
+        self._call(purpose, lambda: dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group))
 
-    def largest(self, number: int, what: str) -> int:
-        """The largest of all ranks' numbers.
+    def largest(self, number: int, purpose: str) -> int:
+        """Returns the largest of all ranks' numbers.
 
         Raises:
             ClusterError: a rank did not take part.
         """
         word = torch.tensor(number, dtype=torch.int32)
-        self._agree(what, lambda: dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self._control))
+        self._call(purpose, lambda: dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self._control))
         return int(word.item())
 
-    def broadcast(self, value: T, what: str) -> T:
-        """Rank 0's value; what the others pass is ignored.
+    def broadcast(self, value: T, purpose: str) -> T:
+        """Returns rank 0's value; the values of the others are ignored.
 
         Raises:
             ClusterError: a rank did not take part.
         """
         values = [value]
-        self._agree(what, lambda: dist.broadcast_object_list(values, src=0, group=self._control))
+        self._call(purpose, lambda: dist.broadcast_object_list(values, src=0, group=self._control))
         return values[0]
 
-    def gather(self, value: T, what: str) -> list[T] | None:
-        """All ranks' values in rank order on rank 0, None elsewhere.
+    def gather(self, value: T, purpose: str) -> list[T] | None:
+        """Returns all ranks' values in rank order on rank 0, None elsewhere.
 
         Raises:
             ClusterError: a rank did not take part.
         """
         values: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
-        self._agree(what, lambda: dist.gather_object(value, values, dst=0, group=self._control))
+        self._call(purpose, lambda: dist.gather_object(value, values, dst=0, group=self._control))
         return values
 
-    def barrier(self, what: str) -> None:
-        """Returns when every rank has come here; rank 0 names those that did not.
-
-        Raises:
-            ClusterError: a rank did not come in time.
-        """
-        self._agree(what, lambda: dist.monitored_barrier(group=self._control, wait_all_ranks=True))
-
-    def _agree(self, what: str, call: Callable[[], object]) -> None:
+    def _call(self, purpose: str, operation: Callable[[], object]) -> None:
         try:
-            call()
-        except RuntimeError as error:
+            operation()
+        except RuntimeError as error:  # what torch raises when a peer is gone or the timeout has passed
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise errors.ClusterError(
-                f"rank {self.rank} of {self.world_size}: agreeing on {what} failed ({reason}); "
+                f"rank {self.rank} of {self.world_size}: agreeing on {purpose} failed ({reason}); "
                 "another rank died or hangs, its log says why"
             ) from error
 
 
-def from_first(group: Collective, what: str, call: Callable[[], T]) -> T:
-    """Rank 0 does something, and all ranks get its result, or its error.
+def on_rank_0(group: Collective, purpose: str, call: Callable[[], T]) -> T:
+    """Calls a function on rank 0 alone, and returns its result, or raises its error, on all ranks.
 
     Raises:
-        RaycurrentError: what the call raised on rank 0.
+        RaycurrentError: the call raised it on rank 0.
     """
     result: T | None = None
     failure: errors.RaycurrentError | None = None
@@ -151,8 +137,9 @@ def from_first(group: Collective, what: str, call: Callable[[], T]) -> T:
         try:
             result = call()
         except errors.RaycurrentError as error:
+            # Raised only after the broadcast: the others would wait for it for ever.
             failure = error
-    result, failure = group.broadcast((result, failure), what)
+    result, failure = group.broadcast((result, failure), purpose)
     if failure is not None:
         raise failure
     return result  # type: ignore[return-value]

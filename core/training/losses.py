@@ -1,7 +1,8 @@
-"""The loss: a sum over valid targets, in nats, computed without the logits of a whole batch.
+"""The training objective: cross entropy in nats, summed over valid targets.
 
-Padding never gets here, so it cannot count. Sums are returned, not means: the number that they are divided by
-is that of all ranks together, which the plan of the batches knows.
+The logits of a whole batch never exist at once: with a large vocabulary they would take more memory than the model.
+Padding is left out before the loss, so that it cannot count. Sums are returned instead of means, because the number
+that they are divided by is that of all ranks together, which the plan of the batches holds.
 """
 
 from typing import NamedTuple
@@ -19,11 +20,14 @@ from core.training import batches, scheduled_sampling, truncation
 SLICE_ROWS = 256
 """Rows of logits that exist at a time: the fastest of 64, 256 and 1,024 for 5,000 to 18,000 entries on a CPU."""
 FEW_LOGITS = 1 << 20
-"""Up to so many logits (4 MB) the plain way is up to twice as fast, and its memory does not matter."""
+"""Up to this number of logits (4 MB) one plain product is up to twice as fast, and its memory does not matter."""
 
 
 class Sums(NamedTuple):
-    """What a batch adds: the loss that is minimised, and the negative log-likelihood that is reported."""
+    """Sums over a batch: the loss that is minimized, and the negative log-likelihood that is reported.
+
+    The two differ by label smoothing, AR and TAR. `state` is the state after the batch; None for pairs.
+    """
 
     loss: Tensor
     nll: Tensor
@@ -31,7 +35,7 @@ class Sums(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a batch adds to a validation."""
+    """Sums over a batch of a validation: negative log-likelihood, and targets that were the likeliest token."""
 
     nll: Tensor
     num_right: Tensor
@@ -41,60 +45,65 @@ class Scores(NamedTuple):
 class Objective(nn.Module):
     """Model and loss as one module, so that DDP sees every use of a parameter in its forward call.
 
-    `activation` and `temporal` are the weights of AR and TAR; `target_window` is where the gradients of long targets
-    stop. See the settings of these names.
+    Attributes:
+        label_smoothing: share of a target's probability that is spread evenly over the vocabulary.
+        activation_regularization: weight of `activation_penalty` (AR).
+        temporal_activation_regularization: weight of `temporal_penalty` (TAR).
+        target_window: target tokens between two places where the gradients of long targets are cut; None for no cut.
     """
 
     def __init__(
         self,
         model: factory.Model,
         label_smoothing: float = 0.0,
-        activation: float = 0.0,
-        temporal: float = 0.0,
+        activation_regularization: float = 0.0,
+        temporal_activation_regularization: float = 0.0,
         target_window: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
-        self.activation, self.temporal = activation, temporal
+        self.activation_regularization = activation_regularization
+        self.temporal_activation_regularization = temporal_activation_regularization
         self.target_window = target_window
 
-    def forward(self, content: batches.Content, state: states.State | None, own_share: float = 0.0) -> Sums:
-        """The sums of a batch, and the state after it, cut from its history.
+    def forward(self, content: batches.Content, state: states.State | None, sampling_probability: float = 0.0) -> Sums:
+        """Computes the sums of a batch, and the detached state after it.
 
         Args:
             content: the batch, on the model's device.
-            state: of a language model, where its rows go on; None starts them from the zero state.
-            own_share: of pairs, the share of the decoder's inputs that are the model's own words.
+            state: of a language model, carried from the window before; None starts its rows from the zero state.
+            sampling_probability: of pairs, the probability that a decoder input is a token that the model sampled.
         """
         if isinstance(content, batches.PairsContent):
-            features_BTF = self._decoded(content, own_share)
+            features_BTF = self._decode_targets(content, sampling_probability)
+            # Padding ends here: only the features of valid targets are projected to logits.
             features_NF = features_BTF.flatten(0, 1).index_select(0, content.valid_N)
             return Sums(*self._losses(features_NF, content.targets_N), None)
-        outputs = self._text(content, state)
+        outputs = self._read_window(content, state)
         loss, nll = self._losses(outputs.features_BTF.flatten(0, 1), content.targets_N)
-        if self.activation:
-            loss = loss + self.activation * activation_penalty(outputs.features_BTF)
-        if self.temporal:
-            loss = loss + self.temporal * temporal_penalty(outputs.raw_BTH)
-        return Sums(loss, nll, truncation.cut(outputs.state))
+        if self.activation_regularization:
+            loss = loss + self.activation_regularization * activation_penalty(outputs.features_BTF)
+        if self.temporal_activation_regularization:
+            loss = loss + self.temporal_activation_regularization * temporal_penalty(outputs.raw_BTH)
+        return Sums(loss, nll, truncation.detach(outputs.state))
 
     @torch.no_grad()
     def score(self, content: batches.Content, state: states.State | None) -> Scores:
-        """The log-likelihood of a batch, and how many targets were the likeliest token."""
+        """Computes the log-likelihood of a batch, and counts the targets that were the likeliest token."""
         if isinstance(content, batches.PairsContent):
             features_BTF = self.model(content.source_BS, content.source_lengths_B, content.inputs_BT)
             features_NF, state = features_BTF.flatten(0, 1).index_select(0, content.valid_N), None
         else:
-            outputs = self._text(content, state)
+            outputs = self._read_window(content, state)
             features_NF, state = outputs.features_BTF.flatten(0, 1), outputs.state
         nll = torch.zeros((), dtype=torch.float64, device=features_NF.device)
         num_right = torch.zeros((), dtype=torch.int64, device=features_NF.device)
-        pieces = zip(torch.split(features_NF, SLICE_ROWS), torch.split(content.targets_N, SLICE_ROWS), strict=True)
-        for features, targets in pieces:
-            logits = self.model.logits(features).float()
-            nll += F.cross_entropy(logits, targets, reduction="sum")
-            num_right += (logits.argmax(dim=-1) == targets).sum()
+        slices = zip(torch.split(features_NF, SLICE_ROWS), torch.split(content.targets_N, SLICE_ROWS), strict=True)
+        for features_RF, targets_R in slices:
+            logits_RV = self.model.logits(features_RF).float()
+            nll += F.cross_entropy(logits_RV, targets_R, reduction="sum")
+            num_right += (logits_RV.argmax(dim=-1) == targets_R).sum()
         return Scores(nll, num_right, state)
 
     def _losses(self, features_NF: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,52 +113,55 @@ class Objective(nn.Module):
             return nll, nll.detach()
         return token_losses(features_NF, model.output_weight_VF, model.output_bias_V, targets_N, self.label_smoothing)
 
-    def _text(self, content: batches.TextContent, state: states.State | None) -> language_model.Outputs:
-        """The outputs of a window, in pieces where random truncation may cut it."""
+    def _read_window(self, content: batches.TextContent, state: states.State | None) -> language_model.Outputs:
+        """Runs the language model over a window, in segments where random truncation may cut it."""
         model, inputs_BT = self.model, content.inputs_BT
         assert isinstance(model, language_model.LanguageModel)
         if state is None:
             state = model.initial_state(inputs_BT.shape[0])
         if not content.weights_T:
             return model.outputs(inputs_BT, state)
-        x_BTE, drawn, found = model.embed_input(inputs_BT), model.stack.draw_dropout(inputs_BT.shape[0]), []
-        for begin, end, weight in truncation.pieces(content.weights_T, inputs_BT.shape[1]):
-            y_BTH, state = model.stack(x_BTE[:, begin:end], truncation.weighted(state, weight), drawn)
-            found.append(y_BTH)
-        raw_BTH = torch.cat(found, dim=1)
+        # The masks are drawn once for the window: a cut must not change which units are dropped.
+        x_BTE, masks, segments = model.embed_input(inputs_BT), model.stack.draw_dropout(inputs_BT.shape[0]), []
+        for begin, end, weight in truncation.segments(content.weights_T, inputs_BT.shape[1]):
+            y_BTH, state = model.stack(x_BTE[:, begin:end], truncation.scale_gradient(state, weight), masks)
+            segments.append(y_BTH)
+        raw_BTH = torch.cat(segments, dim=1)
         return language_model.Outputs(model.compute_features(raw_BTH), raw_BTH, state)
 
-    def _decoded(self, content: batches.PairsContent, own_share: float) -> Tensor:
-        """The features of padded targets.
+    def _decode_targets(self, content: batches.PairsContent, sampling_probability: float) -> Tensor:
+        """Computes the decoder's features of padded targets.
 
-        Where a target is longer than the window, the state goes on as a number, and a window's activations are computed
-        again in the backward pass: memory does not grow with the target but for its features. The source is encoded
-        once, so that the gradients of all windows reach the encoder through what the decoder looks at.
+        Where a target is longer than `target_window`, the state is detached between windows, and a window's activations
+        are computed again in the backward pass: memory does not grow with the target but for its features. The source
+        is encoded once, so that the gradients of all windows reach the encoder through attention.
+
+        Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, for the recomputation.
         """
         model, inputs_BT = self.model, content.inputs_BT
         assert not isinstance(model, language_model.LanguageModel)
         length = inputs_BT.shape[1]
         window = self.target_window or length
-        if own_share == 0.0 and length <= window:
+        if sampling_probability == 0.0 and length <= window:
             features_BTF: Tensor = model(content.source_BS, content.source_lengths_B, inputs_BT)
             return features_BTF
         memory = model.encode(content.source_BS, content.source_lengths_B)
-        if own_share > 0.0:
-            inputs_BT = scheduled_sampling.mixed(model, memory, inputs_BT, own_share)
+        if sampling_probability > 0.0:
+            inputs_BT = scheduled_sampling.mix_inputs(model, memory, inputs_BT, sampling_probability)
         state = model.initial_state(memory)
         if length <= window:
             return model.decode(inputs_BT, memory, state)[0]
-        found = []
+        windows = []
         for start in range(0, length, window):
-            piece_BT = inputs_BT[:, start : start + window]
-            features_BTF, state = checkpoint.checkpoint(model.decode, piece_BT, memory, state, use_reentrant=False)
-            state = truncation.cut(state)
-            found.append(features_BTF)
-        return torch.cat(found, dim=1)
+            window_BT = inputs_BT[:, start : start + window]
+            features_BTF, state = checkpoint.checkpoint(model.decode, window_BT, memory, state, use_reentrant=False)
+            state = truncation.detach(state)
+            windows.append(features_BTF)
+        return torch.cat(windows, dim=1)
 
 
 def build(model: factory.Model, training: training_settings.TrainingConfig) -> Objective:
-    """The objective that the settings ask for."""
+    """Returns the objective that the settings ask for."""
     return Objective(
         model,
         training.label_smoothing,
@@ -160,10 +172,10 @@ def build(model: factory.Model, training: training_settings.TrainingConfig) -> O
 
 
 def activation_penalty(features_BTF: Tensor) -> Tensor:
-    """AR: the mean square over a position's features, summed over the B T positions.
+    """Computes AR: the mean square over a position's features, summed over the B T positions.
 
-    Divided by the number of targets, as the loss is, it is the mean over all entries: as the authors' program adds it
-    to the mean loss of a token. The features are those after dropout.
+    Divided by the number of targets, as the loss is, it is the mean over all entries, which the authors' program adds
+    to the mean loss per token. The features are those after dropout.
 
     Source: Merity, McCann and Socher 2017, Revisiting Activation Regularization for Language RNNs.
     """
@@ -171,11 +183,11 @@ def activation_penalty(features_BTF: Tensor) -> Tensor:
 
 
 def temporal_penalty(raw_BTH: Tensor) -> Tensor:
-    """TAR: the mean square of what changes from a step to the next, times the B T positions of the window.
+    """Computes TAR: the mean square of the change from a step to the next, times the B T positions of the window.
 
     Divided by the number of targets it is the mean over the B (T - 1) H differences. A window of one step has none.
 
-    Source: as of `activation_penalty`.
+    Source: Merity, McCann and Socher 2017, Revisiting Activation Regularization for Language RNNs.
     """
     length = raw_BTH.shape[1]
     if length == 1:
@@ -186,15 +198,16 @@ def temporal_penalty(raw_BTH: Tensor) -> Tensor:
 def token_losses(
     features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The summed loss (with its gradient) and the summed negative log-likelihood (without) of N targets, in fp32.
+    """Computes the summed loss (with gradient) and negative log-likelihood (without) of N targets, in fp32.
 
-    Smoothing by ε moves that share of each target's probability evenly to all entries. With z the logits, its
-    loss is nll + ε (z_target − mean z): no sum over the vocabulary but the one that nll needs.
+    Label smoothing by ε spreads that share of each target's probability evenly over all V entries. With z the logits,
+    its loss is nll + ε (z_target − mean z): no sum over the vocabulary beyond the one that nll needs.
 
-    Source: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
+    Source: Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, section 7.
     """
     device = features_NF.device.type
     is_bf16 = torch.is_autocast_enabled(device)
+    # Autocast is off below, so that softmax and sums are in fp32; the product alone may be in bf16.
     with torch.autocast(device, enabled=False):
         features_NF = features_NF.bfloat16() if is_bf16 else features_NF.to(weight_VF.dtype)
         if features_NF.shape[0] * weight_VF.shape[0] <= FEW_LOGITS:
@@ -209,6 +222,7 @@ def token_losses(
             )
         loss = nll
         if label_smoothing:
+            # z is linear in the features, so the mean of the weights gives the mean logit without any logits.
             away_NF = weight_VF[targets_N] - weight_VF.mean(dim=0)
             away = (features_NF.float() * away_NF).sum() + bias_V[targets_N].sum() - len(targets_N) * bias_V.mean()
             loss = nll + label_smoothing * away
@@ -216,15 +230,15 @@ def token_losses(
 
 
 class _SlicedLoss(torch.autograd.Function):
-    """Summed cross entropy of bf16 products, a slice of rows at a time; softmax, sums and gradients of weights in fp32.
+    """Summed cross entropy of bf16 products, a slice of rows at a time; softmax, sums and weight gradients in fp32.
 
     `F.linear_cross_entropy` computes in fp32 under autocast (1.8 times as long), and given bf16 it sums in bf16.
-    As there, gradients are made in the forward pass, while a slice's logits exist.
+    As there, gradients are computed in the forward pass, while a slice's logits exist.
     """
 
     @staticmethod
     def forward(ctx, features_NF, weight_VF, bias_V, targets_N):  # type: ignore[no-untyped-def]
-        """The sum; keeps the gradients for `backward`."""
+        """Returns the sum; keeps the gradients for `backward`."""
         weight = weight_VF.to(features_NF.dtype)
         total = torch.zeros((), device=features_NF.device)
         grad_features = torch.empty_like(features_NF)
@@ -233,6 +247,7 @@ class _SlicedLoss(torch.autograd.Function):
             features, targets = features_NF[start : start + SLICE_ROWS], targets_N[start : start + SLICE_ROWS, None]
             log_probs = torch.log_softmax(F.linear(features, weight).float() + bias_V, dim=-1)
             total -= log_probs.gather(1, targets).sum()
+            # The gradient of cross entropy with respect to the logits: softmax minus one-hot.
             grad_logits = log_probs.exp_().scatter_add_(1, targets, log_probs.new_full((1, 1), -1.0).expand_as(targets))
             grad_bias += grad_logits.sum(dim=0)
             grad_logits = grad_logits.to(features.dtype)
@@ -243,6 +258,6 @@ class _SlicedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, scale):  # type: ignore[no-untyped-def]
-        """The gradients of `forward` times that of the sum."""
+        """Returns the gradients of `forward` times the gradient of its sum."""
         grad_features, grad_weight, grad_bias = ctx.saved_tensors
         return grad_features * scale, grad_weight * scale, grad_bias * scale, None

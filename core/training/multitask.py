@@ -1,7 +1,9 @@
-"""Several tasks of one model: how far their gradients agree, and what is done where they do not.
+"""Training one model on several corpora: cosines between their gradients, and PCGrad against conflicts.
 
-All that is asked of gradients, and all that is done to them, follows from their inner products with each other: K tasks
-need a table of K × K numbers, read from the device once.
+Everything that is asked of the gradients, and everything that is done to them, follows from their inner products with
+each other: K corpora need a table of K × K numbers, read from the device once.
+
+Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning.
 """
 
 import math
@@ -15,18 +17,18 @@ from core import errors
 from core.config import training_settings
 from core.data.batching import shuffling
 
-Gradient = Sequence[Tensor]  # of one task, a tensor for each weight
+Gradient = Sequence[Tensor]  # of one corpus, a tensor for each weight
 Table = Sequence[Sequence[float]]  # the inner product of each gradient with each
 
 
 class Surgery(NamedTuple):
-    """What is done to the gradients of tasks before they are added up.
+    """Settings of what is done to the gradients of the corpora before they are added up.
 
     Attributes:
         projects: whether conflicts are projected away.
-        records: whether cosines are asked for.
-        detached: by task, which weights it does not train, in the order of the model's parameters.
-        seed: of the order in which a task's gradient meets the others.
+        records: whether cosines are recorded.
+        detached: by corpus, the weights that it does not train, as indices into the model's parameters.
+        seed: of the order in which a corpus's gradient meets the others.
     """
 
     projects: bool
@@ -36,128 +38,131 @@ class Surgery(NamedTuple):
 
 
 class Combined(NamedTuple):
-    """The gradient of a step, and the cosines between those of its tasks, by pairs of numbers of tasks."""
+    """The gradient of a step, and the cosines between those of its corpora, by pairs of corpus numbers."""
 
     gradient: list[Tensor]
     cosines: dict[tuple[int, int], float]
 
 
 def plan(
-    model: nn.Module, training: training_settings.TrainingConfig, tasks: Sequence[str], seed: int
+    model: nn.Module, training: training_settings.TrainingConfig, corpora: Sequence[str], seed: int
 ) -> Surgery | None:
-    """What the settings ask for; None where gradients may be added up as they come.
+    """Returns the surgery that the settings ask for; None where gradients may be added up as they come.
 
     Raises:
-        UsageError: a part is named that the model or the corpora do not have.
+        UsageError: a setting names a corpus or a part of the model that does not exist.
     """
     settings = training.multitask
-    if len(tasks) == 1 or not settings.separates:
+    if len(corpora) == 1 or not settings.separates:
         return None
-    if unknown := sorted(settings.detached.keys() - set(tasks)):
+    if unknown := sorted(settings.detached.keys() - set(corpora)):
         raise errors.UsageError(
-            f"training.multitask.detached: {unknown[0]} is no corpus of this dataset; it has {', '.join(tasks)}"
+            f"training.multitask.detached: {unknown[0]} is not a corpus of this dataset; it has {', '.join(corpora)}"
         )
-    detached = tuple(_named(model, settings.detached.get(task, ()), task) for task in tasks)
+    detached = tuple(_detached_indices(model, settings.detached.get(corpus, ()), corpus) for corpus in corpora)
     return Surgery(settings.projection == "pcgrad", settings.record_cosines, detached, seed)
 
 
-def _named(model: nn.Module, beginnings: Sequence[str], task: str) -> frozenset[int]:
-    """The places of the weights that one of whose names begins so, at a dot."""
-    places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
-    found: set[int] = set()
-    every = list(model.named_parameters(remove_duplicate=False))
-    for beginning in beginnings:
-        own = {places[id(one)] for name, one in every if f"{name}.".startswith(f"{beginning}.")}
-        if not own:
-            first = dict.fromkeys(name.partition(".")[0] for name, _ in every)
+def _detached_indices(model: nn.Module, prefixes: Sequence[str], corpus: str) -> frozenset[int]:
+    """Returns the indices of the parameters with a name that begins with a prefix and a dot."""
+    index_of = {id(parameter): index for index, parameter in enumerate(model.parameters())}
+    indices: set[int] = set()
+    # A shared weight is named once for each module that uses it; any of its names may match.
+    named_parameters = list(model.named_parameters(remove_duplicate=False))
+    for prefix in prefixes:
+        matching = {index_of[id(weight)] for name, weight in named_parameters if f"{name}.".startswith(f"{prefix}.")}
+        if not matching:
+            top_level = dict.fromkeys(name.partition(".")[0] for name, _ in named_parameters)
             raise errors.UsageError(
-                f"training.multitask.detached.{task}: no weight's name begins with {beginning!r}; "
-                f"they begin with {', '.join(first)}"
+                f"training.multitask.detached.{corpus}: no weight's name begins with {prefix!r}; "
+                f"they begin with {', '.join(top_level)}"
             )
-        found |= own
-    if len(found) == len(places):
-        raise errors.UsageError(f"training.multitask.detached.{task}: nothing is left to train; detach fewer parts")
-    return frozenset(found)
+        indices |= matching
+    if len(indices) == len(index_of):
+        raise errors.UsageError(f"training.multitask.detached.{corpus}: nothing is left to train; detach fewer parts")
+    return frozenset(indices)
 
 
-def take(model: nn.Module, detached: frozenset[int]) -> list[Tensor]:
-    """Takes the gradient of a task out of the model, zero where the task is detached."""
-    taken = []
-    for place, parameter in enumerate(model.parameters()):
-        if parameter.grad is None or place in detached:
-            taken.append(torch.zeros_like(parameter))
+def pop_gradient(model: nn.Module, detached: frozenset[int]) -> list[Tensor]:
+    """Moves the gradient of a corpus out of the model, zero for the weights that the corpus does not train."""
+    gradient = []
+    for index, parameter in enumerate(model.parameters()):
+        if parameter.grad is None or index in detached:
+            gradient.append(torch.zeros_like(parameter))
         else:
-            taken.append(parameter.grad.clone())  # where there are ranks, it lies in a buffer that they use again
+            gradient.append(parameter.grad.clone())  # DDP's gradients are views of buckets that it uses again
         parameter.grad = None
-    return taken
+    return gradient
 
 
 def combine(gradients: Sequence[Gradient], surgery: Surgery, step: int) -> Combined:
-    """Adds up the gradients of all tasks, conflicts projected away if that is asked for."""
+    """Adds up the gradients of all corpora, with conflicts projected away if that is asked for."""
     table = inner_products(gradients)
     factors = [1.0] * len(gradients)
     if surgery.projects:
-        factors = column_sums(projected(table, shuffling.key("order of tasks", surgery.seed, step)))
+        factors = column_sums(pcgrad_factors(table, shuffling.key("order of tasks", surgery.seed, step)))
     return Combined(weighted_sum(gradients, factors), cosines(table) if surgery.records else {})
 
 
 def inner_products(gradients: Sequence[Gradient]) -> list[list[float]]:
-    """The inner product of each gradient with each, over all weights as one vector."""
-    places = [(row, column) for row in range(len(gradients)) for column in range(row + 1)]
+    """Returns the inner product of each gradient with each, over all weights as one vector."""
+    pairs = [(row, column) for row in range(len(gradients)) for column in range(row + 1)]
     products = []
-    for row, column in places:
+    for row, column in pairs:
         parts = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(gradients[row], gradients[column], strict=True)]
         products.append(torch.stack(parts).double().sum())
     table = [[0.0] * len(gradients) for _ in gradients]
-    for (row, column), product in zip(places, torch.stack(products).tolist(), strict=True):
+    # One stack, one tolist: the device is waited for once.
+    for (row, column), product in zip(pairs, torch.stack(products).tolist(), strict=True):
         table[row][column] = table[column][row] = product
     return table
 
 
 def cosines(table: Table) -> dict[tuple[int, int], float]:
-    """The cosine of the angle between each two gradients; of a zero one there is none."""
-    found = {}
-    for one in range(len(table)):
-        for other in range(one + 1, len(table)):
-            lengths = math.sqrt(table[one][one]) * math.sqrt(table[other][other])
+    """Returns the cosine of the angle between each two gradients; leaves out those of a zero gradient."""
+    by_pair = {}
+    for i in range(len(table)):
+        for j in range(i + 1, len(table)):
+            lengths = math.sqrt(table[i][i]) * math.sqrt(table[j][j])
             if 0.0 < lengths < math.inf:
-                found[one, other] = max(-1.0, min(1.0, table[one][other] / lengths))
-    return found
+                by_pair[i, j] = max(-1.0, min(1.0, table[i][j] / lengths))
+    return by_pair
 
 
-def projected(table: Table, order_key: int) -> list[list[float]]:
-    """PCGrad: of each task's gradient, in a random order of the others, what runs against theirs is taken out.
+def pcgrad_factors(table: Table, order_key: int) -> list[list[float]]:
+    """Applies PCGrad: projects each corpus's gradient onto the normal plane of those that it conflicts with.
 
-    g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j wherever g_i · g_j < 0, with g_j as it was computed and g_i as the tasks before
-    j have left it.
+    g_i ← g_i − (g_i · g_j / ‖g_j‖²) g_j wherever g_i · g_j < 0, over j in a random order, with g_j as it was computed
+    and g_i as the corpora before j have left it.
 
     Args:
         table: inner products of the gradients.
         order_key: decides the order; the same on all ranks.
 
     Returns:
-        By task, what each task's gradient is multiplied by: the rows of what is left, with the gradients as basis.
+        By corpus i, the factors of all gradients in what is left of g_i: projections are linear combinations, so that
+        the table of inner products is enough to compute them.
 
-    Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning, algorithm 1; document 004.
+    Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning, algorithm 1.
     """
-    num_tasks = len(table)
-    rows = [[float(one == other) for other in range(num_tasks)] for one in range(num_tasks)]
-    for one, row in enumerate(rows):
-        order = shuffling.permuted(num_tasks, shuffling.key(order_key, one)).tolist()
-        for other in order:
-            against = sum(factor * table[place][other] for place, factor in enumerate(row))
-            if other != one and against < 0.0 < table[other][other]:
-                row[other] -= against / table[other][other]
+    num_corpora = len(table)
+    rows = [[float(i == j) for j in range(num_corpora)] for i in range(num_corpora)]
+    for i, row in enumerate(rows):
+        order = shuffling.permuted(num_corpora, shuffling.key(order_key, i)).tolist()
+        for j in order:
+            product = sum(factor * table[k][j] for k, factor in enumerate(row))  # g_i · g_j, g_i as it is by now
+            if j != i and product < 0.0 < table[j][j]:
+                row[j] -= product / table[j][j]
     return rows
 
 
 def column_sums(rows: Table) -> list[float]:
-    """What each gradient is multiplied by in the sum of all that is left of them."""
+    """Returns the factor of each gradient in the sum of all that is left of them."""
     return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def weighted_sum(gradients: Sequence[Gradient], factors: Sequence[float]) -> list[Tensor]:
-    """The sum of gradients, each multiplied by its factor."""
+    """Returns the sum of gradients, each multiplied by its factor."""
     total = [part * factors[0] for part in gradients[0]]
     for gradient, factor in zip(gradients[1:], factors[1:], strict=True):
         for part, added in zip(total, gradient, strict=True):
@@ -165,6 +170,6 @@ def weighted_sum(gradients: Sequence[Gradient], factors: Sequence[float]) -> lis
     return total
 
 
-def named(cosines_by_pair: Mapping[tuple[int, int], float], tasks: Sequence[str]) -> dict[str, float]:
-    """Cosines as they stand in the run record, by the names of both tasks."""
-    return {f"{tasks[one]}/{tasks[other]}": value for (one, other), value in cosines_by_pair.items()}
+def name_cosines(by_pair: Mapping[tuple[int, int], float], corpora: Sequence[str]) -> dict[str, float]:
+    """Returns cosines as in the run log, by the names of both corpora."""
+    return {f"{corpora[i]}/{corpora[j]}": value for (i, j), value in by_pair.items()}

@@ -1,7 +1,8 @@
-"""Seeds as functions of where a run is, so that no random state has to be saved.
+"""Stateless random numbers: seeds are functions of the position in a run.
 
-torch's default generators are seeded anew at the start of every step. What a step draws (dropout masks) then
-depends on the run's seed, the step and the rank alone, and a resumed run draws what the uninterrupted one did.
+torch's default generators are seeded again at the start of every step. The dropout masks of a step then depend on the
+run's seed, the step and the rank alone, so that a checkpoint needs no random state, and a resumed run draws the same
+masks as an uninterrupted one.
 """
 
 import hashlib
@@ -10,13 +11,13 @@ import torch
 
 
 def derive(seed: int, *path: int | str) -> int:
-    """A seed in [0, 2^63) for one purpose: equal arguments give equal seeds, others unrelated ones."""
+    """Returns a seed in [0, 2^63) for one purpose: equal arguments give equal seeds, others unrelated ones."""
     digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_initialisation(seed: int) -> None:
-    """Seeds the default generators for drawing first weights: the same on all ranks."""
+    """Seeds the default generators for the initial weights: the same on all ranks."""
     _seed(derive(seed, "initialisation"))
 
 
@@ -26,7 +27,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _seed(value: int) -> None:
-    # torch.manual_seed formats the call stack for each kind of device that is not there: 0.4 ms, a small step's tenth.
+    # torch.manual_seed formats the call stack for each missing kind of device: 0.4 ms, a tenth of a small step.
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(value)

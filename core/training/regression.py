@@ -1,7 +1,9 @@
-"""Trains a regressor of a series: shuffled batches, mean squared error, in one process and in one go.
+"""Training of a series regressor: shuffled batches, mean squared error, one process.
 
 The whole series is in memory and an epoch takes moments, so there is one checkpoint, at the end: a run that was
 stopped starts over.
+
+Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models".
 """
 
 from collections.abc import Callable
@@ -15,11 +17,11 @@ from core import errors
 from core.config import training_settings
 from core.data import series
 from core.models import autoregressive
-from core.training import optimizers, randomness
+from core.training import optimizers, randomness, schedules
 
 
-class Trained(NamedTuple):
-    """What a training came to: steps done, and after each epoch the mean squared errors of all examples."""
+class FitResult(NamedTuple):
+    """Steps done, and the mean squared errors of all examples after each epoch."""
 
     steps: int
     train_mse: list[float]
@@ -34,49 +36,52 @@ def fit(
     seed: int,
     on_epoch: Callable[[float], None],
     should_stop: Callable[[], bool],
-) -> Trained:
+) -> FitResult:
     """Trains a model in place; equal arguments give equal weights.
 
     Args:
-        model: takes features (B, L, I) and gives forecasts (B, K, O).
-        train: what it learns from.
-        valid: what it is judged by beside; may be empty.
-        training: batch_lines, epochs, max_steps, optimiser, rates, clipping (of each model alone, where steps have
-            their own); nothing else of it counts here.
+        model: takes features (B, L, I) and returns forecasts (B, K, O).
+        train: training examples.
+        valid: held-out examples; may be empty.
+        training: batch_lines, epochs, max_steps, optimizer, schedule and clipping (of each model alone, where steps
+            ahead have their own) are used; the other settings are ignored.
         seed: of the order of examples.
-        on_epoch: is told the training error after each epoch.
-        should_stop: asked before each epoch.
+        on_epoch: called with the training error after each epoch.
+        should_stop: called before each epoch.
 
     Raises:
         DataError: there is no example.
         DivergedError: the error is not finite.
-        InterruptedRunError: it was stopped.
+        InterruptedRunError: `should_stop` returned true.
     """
     features_NLI, labels_NKO = _tensors(train)
     if not len(features_NLI):
         raise errors.DataError("corpus.train: is shorter than model.lags and model.horizon; use a longer series")
     assert training.batch_lines is not None
     optimizer = optimizers.build(model, training)
-    done = Trained(0, [], [])
+    result = FitResult(0, [], [])
     for epoch in range(training.epochs):
         if should_stop():
             raise errors.InterruptedRunError("train: stopped; a series is trained in one go: run it again")
         shuffle = torch.Generator().manual_seed(randomness.derive(seed, "order", epoch))
         batches = torch.split(torch.randperm(len(features_NLI), generator=shuffle), training.batch_lines)
         for number, rows in enumerate(batches):
-            if done.steps == training.max_steps:
+            if result.steps == training.max_steps:
                 break
             epochs_done = epoch + number / len(batches)
-            optimizers.set_rate(optimizer, optimizers.rate(training, done.steps, epochs_done, done.valid_mse))
-            _step(model, optimizer, features_NLI[rows], labels_NKO[rows], training.clip_norm)
-            done = done._replace(steps=done.steps + 1)
-        done.train_mse.append(mean_squared_error(model, train))
+            rate = schedules.learning_rate(training, result.steps, epochs_done, result.valid_mse)
+            optimizers.set_learning_rate(optimizer, rate)
+            _train_step(model, optimizer, features_NLI[rows], labels_NKO[rows], training.clip_norm)
+            result = result._replace(steps=result.steps + 1)
+        result.train_mse.append(mean_squared_error(model, train))
         if len(valid.labels_NKO):
-            done.valid_mse.append(mean_squared_error(model, valid))
-        if not torch.tensor(done.train_mse[-1]).isfinite():
-            raise errors.DivergedError(f"train: the error after epoch {epoch + 1} is not finite; lower the rate")
-        on_epoch(done.train_mse[-1])
-    return done
+            result.valid_mse.append(mean_squared_error(model, valid))
+        if not torch.tensor(result.train_mse[-1]).isfinite():
+            raise errors.DivergedError(
+                f"train: the error after epoch {epoch + 1} is not finite; use a lower learning_rate"
+            )
+        on_epoch(result.train_mse[-1])
+    return result
 
 
 def mean_squared_error(model: nn.Module, examples: series.Examples) -> float:
@@ -86,7 +91,7 @@ def mean_squared_error(model: nn.Module, examples: series.Examples) -> float:
         return float(F.mse_loss(model(features_NLI), labels_NKO))
 
 
-def _step(
+def _train_step(
     model: autoregressive.Autoregressive,
     optimizer: torch.optim.Optimizer,
     features_BLI: Tensor,
@@ -96,6 +101,7 @@ def _step(
     optimizer.zero_grad()
     F.mse_loss(model(features_BLI), labels_BKO).backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
+        # Models of different steps ahead share no weights: each is clipped as if it were trained alone.
         for part in model.parts:
             nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
     optimizer.step()

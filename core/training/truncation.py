@@ -1,11 +1,13 @@
-"""Where gradients are cut in time.
+"""Truncated backpropagation through time.
 
-With a fixed truncation gradients stop at the border of a window: the state goes on into the next window as a
-number, its history does not. Without truncation a lane is one window, so that nothing is cut. Variable windows have
-borders that chance moves; random truncation also cuts inside a window. What chance decides follows from (seed,
-epoch, place) alone: all ranks agree on it, and a resumed run draws what the uninterrupted one did.
+A long stream is trained on in windows. The hidden state is carried from one window into the next as a number, but its
+history is detached, so that gradients stop at the window's border. `training.truncation` selects its kind: fixed
+windows, windows of variable length, random truncation (which also cuts inside a window, unbiased for the gradient of
+the window), or none (a lane is one window). Random decisions follow from (seed, epoch, position) alone: all ranks agree
+on them, and a resumed run repeats those of the uninterrupted one.
 
-Source: document 000 sections 8.7.1.1 to 8.7.1.4.
+Source: Werbos 1990, Backpropagation Through Time: What It Does and How to Do It; Zhang et al., Dive into Deep Learning
+(2021), section 8.7.1 "Analysis of Gradients in RNNs".
 """
 
 import itertools
@@ -16,91 +18,100 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import training_settings
+from core.config import training_settings, truncation_settings
 from core.data.batching import shuffling
 from core.models import state as states
 
+# The constants of Merity, Keskar and Socher 2018: one window in twenty is drawn around half the base length.
 HALVED_SHARE = 0.05
-JITTER_TOKENS = 5
-FEWEST_TOKENS = 5
+DEVIATION_TOKENS = 5
+MIN_TOKENS = 5
 
 
-def cut(state: states.State) -> states.State:
-    """The state as plain numbers: the next window starts from it, and no gradient goes back through it."""
+def detach(state: states.State) -> states.State:
+    """Returns the state without its history: the next window starts from it, and no gradient flows back through it."""
     return states.detach(state)
 
 
-def window(training: training_settings.TrainingConfig, lane_length: int) -> int:
-    """How many tokens of a lane gradients run through, and so one step takes."""
-    return lane_length if training.truncation == "none" else training.window
+def window_length(training: training_settings.TrainingConfig, lane_length: int) -> int:
+    """Returns the number of tokens of a lane in one step, through which gradients flow."""
+    return lane_length if training.truncation.kind == "none" else training.window
 
 
 def variable_window(base: int, seed: int, epoch: int, start: int) -> int:
-    """Draws the length of the window that begins at a token of the lanes.
+    """Draws the length of the window that begins at token `start` of the lanes.
 
-    It is normal around `base`, or in one draw of twenty around half of it, with a standard deviation of 5 tokens, at
-    least 5 tokens, and at most `base` and four deviations, so that memory is bounded.
+    Normally distributed around `base`, or in one draw of twenty around half of it, with a standard deviation of 5
+    tokens; at least 5 tokens, and at most `base` plus four deviations, so that memory is bounded.
 
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, section 5.
     """
     centre = base / 2 if _uniform("window kind", seed, epoch, start) < HALVED_SHARE else base
-    drawn = statistics.NormalDist(centre, JITTER_TOKENS).inv_cdf(_uniform("window length", seed, epoch, start))
-    return max(FEWEST_TOKENS, min(int(drawn), base + 4 * JITTER_TOKENS))
+    length = statistics.NormalDist(centre, DEVIATION_TOKENS).inv_cdf(_uniform("window length", seed, epoch, start))
+    return max(MIN_TOKENS, min(int(length), base + 4 * DEVIATION_TOKENS))
 
 
-def weights(
-    training: training_settings.TrainingConfig, seed: int, epoch: int, start: int, size: int
+def cut_weights(
+    training: training_settings.TrainingConfig, seed: int, epoch: int, start: int, length: int
 ) -> Sequence[float]:
-    """Draws ξ for each token of a window: what the gradient that goes from it to the token before is multiplied by.
+    """Draws ξ for each token of a window: the factor of the gradient that flows from it to the token before.
 
     At every `cut_every`-th token it is 0 with `cut_probability` p, else 1 / (1 - p): 1 on average, so that the mean of
-    the gradient over all draws is that of the whole window. It is unbiased for that gradient alone: between windows the
-    state is always detached, and what lies before this one counts in no draw. At the other tokens it is 1. Empty: no
-    cut anywhere.
+    the gradient over all draws is the gradient of the whole window. It is unbiased for that gradient alone: between
+    windows the state is always detached, and no draw reaches back beyond the window. At the other tokens it is 1.
 
-    Source: document 000 section 8.7.1.3 with π = 1 - p there, and 1 elsewhere; Tallec and Ollivier 2017.
+    Returns:
+        One factor for each of the `length` tokens; empty if the truncation is not random.
+
+    Source: Tallec and Ollivier 2017, Unbiasing Truncated Backpropagation Through Time; Zhang et al., Dive into Deep
+    Learning (2021), section 8.7.1.3 "Randomized Truncation", with its π = 1 - p at the cuts.
     """
-    if training.truncation != "random":
+    settings = training.truncation
+    if not isinstance(settings, truncation_settings.RandomConfig):
         return ()
-    p = training.cut_probability
-    places = range(training.cut_every, size, training.cut_every)
-    found = [1.0] * size
-    for place in places:
-        found[place] = 0.0 if _uniform("cut", seed, epoch, start, place) < p else 1.0 / (1.0 - p)
-    return found
+    p = settings.cut_probability
+    weights_T = [1.0] * length
+    for position in range(settings.cut_every, length, settings.cut_every):
+        weights_T[position] = 0.0 if _uniform("cut", seed, epoch, start, position) < p else 1.0 / (1.0 - p)
+    return weights_T
 
 
-def pieces(weights_T: Sequence[float], size: int) -> Iterator[tuple[int, int, float]]:
-    """Yields the runs of tokens that no weight but 1 interrupts: begin, end, and the weight at the begin."""
-    borders = [0, *(place for place in range(1, len(weights_T)) if weights_T[place] != 1.0), size]
+def segments(weights_T: Sequence[float], length: int) -> Iterator[tuple[int, int, float]]:
+    """Yields the segments of a window between weights other than 1, as (begin, end, weight at the begin).
+
+    Tokens within a segment need no scaling between them, so that a segment is one call of the recurrent layers.
+    """
+    # A weight at the first token has no effect: the state before the window is detached anyway.
+    borders = [0, *(position for position in range(1, len(weights_T)) if weights_T[position] != 1.0), length]
     for begin, end in itertools.pairwise(borders):
         yield begin, end, weights_T[begin] if begin else 1.0
 
 
-def weighted(state: states.State, weight: float) -> states.State:
-    """The same state, whose gradient is multiplied by the weight on its way back; 0 cuts it."""
+def scale_gradient(state: states.State, weight: float) -> states.State:
+    """Returns the same state, whose gradient is multiplied by `weight` in the backward pass; 0 detaches it."""
     if weight == 0.0:
-        return cut(state)
+        return detach(state)  # saves the backward pass, whose result would be multiplied by zero
     if weight == 1.0:
         return state
-    return tuple(tuple(_Weighted.apply(part, weight) for part in layer) for layer in state)  # type: ignore[no-untyped-call]
+    return tuple(tuple(_ScaledGradient.apply(part, weight) for part in layer) for layer in state)  # type: ignore[no-untyped-call]
 
 
-class _Weighted(torch.autograd.Function):
-    """The identity, with a gradient that is multiplied by a number."""
+class _ScaledGradient(torch.autograd.Function):
+    """The identity in the forward pass; multiplies the gradient by a number in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, weight: float) -> Tensor:
-        """The same numbers."""
+        """Returns the same values."""
         ctx.weight = weight
         return part.view_as(part)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The gradient times the weight."""
+        """Returns the gradient times the weight."""
         return gradients[0] * ctx.weight, None
 
 
 def _uniform(*purpose: int | str) -> float:
-    """A number in (0, 1) for a purpose: the same for the same arguments."""
+    """Returns a number in (0, 1) that depends on the arguments alone."""
+    # 53 bits are all that a float's mantissa holds; the half keeps 0 and 1 out, where `inv_cdf` is not defined.
     return ((shuffling.key(*purpose) >> 11) + 0.5) / (1 << 53)

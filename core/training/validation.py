@@ -1,4 +1,7 @@
-"""The loss on held-out data: one number that does not depend on how many ranks compute it; and who looks further."""
+"""Validation: the loss on held-out data, and the interface for decoding it.
+
+The loss does not depend on how many ranks compute it.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -16,22 +19,22 @@ from core.models import state as states
 from core.training import batches, collective, losses, progress
 
 
-class Piece(NamedTuple):
-    """What is scored together, from the state after the piece before: of all its rows, or of the last alone."""
+class HeldOutBatch(NamedTuple):
+    """A batch of held-out data, scored from the state after the batch before: of all its rows, or of the last alone."""
 
     content: batches.Content
     follows_last_row: bool = False
 
 
 class Sample(NamedTuple):
-    """What a model makes of a line of the validation split: a translation, or how it goes on."""
+    """A line of the validation split, the model's output (a translation, or a continuation), and the reference."""
 
     source: str
     output: str
     reference: str
 
 
-class Examination(NamedTuple):
+class DecodingResult(NamedTuple):
     """BLEU in percent, if lines were translated, and some samples."""
 
     bleu: float | None = None
@@ -39,54 +42,54 @@ class Examination(NamedTuple):
 
 
 class Validator(Protocol):
-    """Looks at what a model says, not only at its loss; training is handed one, for it knows no decoding."""
+    """Decodes held-out lines, besides the loss; it is handed in, because training does not import decoding."""
 
-    def examine(
+    def decode(
         self,
         trained: bundle.Bundle,
         dataset: shards.Dataset,
-        task: str,
+        corpus: str,
         group: collective.Collective,
         device: torch.device,
-    ) -> Examination:
-        """What the model says to a task's lines of the validation split; all ranks together, and all get the same."""
+    ) -> DecodingResult:
+        """Decodes lines of a corpus's validation split; all ranks together, and all return the same."""
 
 
 class LossOnly:
-    """Looks no further than the loss."""
+    """A validator that decodes nothing."""
 
-    def examine(self, *_: object) -> Examination:
-        """Nothing."""
-        return Examination()
+    def decode(self, *_: object) -> DecodingResult:
+        """Returns an empty result."""
+        return DecodingResult()
 
 
 def validate(
-    learned: losses.Objective,
-    pieces: Iterator[Piece],
+    objective: losses.Objective,
+    held_out: Iterator[HeldOutBatch],
     device: torch.device,
     precision: compute.Precision,
     group: collective.Collective,
     step: int,
 ) -> progress.Validation:
-    """Scores this rank's pieces and adds up those of all ranks; draws no random numbers.
+    """Scores this rank's batches and adds up the sums of all ranks; draws no random numbers.
 
     Raises:
         DataError: there is no token to score.
     """
     sums_4 = torch.zeros(4, dtype=torch.float64, device=device)
     state: states.State | None = None
-    learned.eval()
+    objective.eval()
     with torch.inference_mode(), compute.autocast(str(device), precision):
-        for piece in pieces:
-            if piece.follows_last_row and state is not None:
+        for batch in held_out:
+            if batch.follows_last_row and state is not None:
                 state = states.select(state, torch.tensor([state[0][0].shape[0] - 1], device=device))
-            scores = learned.score(batches.to_device(piece.content, device), state)
+            scores = objective.score(batches.to_device(batch.content, device), state)
             state = scores.state
             sums_4[0] += scores.nll
             sums_4[1] += scores.num_right
-            sums_4[2] += (piece.content.targets_N == tokenizer.UNK_ID).sum().item()
-            sums_4[3] += piece.content.targets_N.numel()
-    learned.train()
+            sums_4[2] += (batch.content.targets_N == tokenizer.UNK_ID).sum().item()
+            sums_4[3] += batch.content.targets_N.numel()
+    objective.train()
     group.sum_(sums_4, "the validation loss")
     nll, num_right, num_unk, count = sums_4.tolist()
     if not count:
@@ -94,48 +97,50 @@ def validate(
     return progress.Validation(step, nll / count, num_right / count, int(count), num_unk=int(num_unk))
 
 
-def pieces(
+def held_out_batches(
     dataset: shards.Dataset,
     training: training_settings.TrainingConfig,
     rank: int,
     world_size: int,
-    task: str | None = None,
-) -> Iterator[Piece]:
-    """The share of the validation split, of one task or of all, that a rank scores; nothing where there is none."""
-    split = dataset.split("valid", task)
+    corpus: str | None = None,
+) -> Iterator[HeldOutBatch]:
+    """Yields a rank's share of the validation split, of one corpus or of all; nothing where there is none."""
+    split = dataset.split("valid", corpus)
     if split is None:
         return iter(())
     if dataset.kind == "text":
-        return of_text(split.stream(), training, rank, world_size)
-    return of_pairs(split, training, batches.pairs_ids(dataset), rank, world_size)
+        return text_batches(split.stream(), training, rank, world_size)
+    return pairs_batches(split, training, batches.pairs_ids(dataset), rank, world_size)
 
 
-def of_text(
+def text_batches(
     stream: lanes.Stream, training: training_settings.TrainingConfig, rank: int, world_size: int
-) -> Iterator[Piece]:
-    """Every token but the first, once: lanes with their state carried; the last one goes on through the remainder."""
+) -> Iterator[HeldOutBatch]:
+    """Yields every token but the first, once: lanes with their state carried; the last lane continues to the end."""
     own = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
     num_targets = len(stream) - 1
     done = num_targets // training.num_lanes * training.num_lanes
     if done:
-        for found in lanes.windows(stream, training.num_lanes, own, training.window, offset=0):
-            yield Piece(batches.text_batch(found, 0.0).content)
+        for window in lanes.windows(stream, training.num_lanes, own, training.window, offset=0):
+            yield HeldOutBatch(batches.text_batch(window, 0.0).content)
+    # What does not fill all lanes would be left out in training; a validation scores it after the last lane.
     if own.stop == training.num_lanes:
         for start in range(done, num_targets, training.window):
-            tokens_T = stream[start : min(start + training.window, num_targets) + 1].astype(np.int64)[None, :]
-            found = lanes.Window(tokens_T[:, :-1], tokens_T[:, 1:], tokens_T.shape[1] - 1, 0)
-            yield Piece(batches.text_batch(found, 0.0).content, follows_last_row=True)
+            tokens_1T = stream[start : min(start + training.window, num_targets) + 1].astype(np.int64)[None, :]
+            window = lanes.Window(tokens_1T[:, :-1], tokens_1T[:, 1:], tokens_1T.shape[1] - 1, 0)
+            yield HeldOutBatch(batches.text_batch(window, 0.0).content, follows_last_row=True)
 
 
-def of_pairs(
+def pairs_batches(
     split: buckets.Split,
     training: training_settings.TrainingConfig,
     ids: batches.PairsIds,
     rank: int,
     world_size: int,
-) -> Iterator[Piece]:
-    """Every pair once, in batches like those of training."""
+) -> Iterator[HeldOutBatch]:
+    """Yields every pair once, in batches like those of training."""
     for plan in buckets.plan(split, 0, 0, training.batch_tokens, training.batch_lines):
         own = buckets.share(plan, rank, world_size)
         if len(own):
-            yield Piece(batches.pairs_content(buckets.collate(split, own, ids.pad, ids.bos), is_counted=True)[0])
+            content, _ = batches.pairs_content(buckets.collate(split, own, ids.pad, ids.bos), is_counted=True)
+            yield HeldOutBatch(content)

@@ -29,7 +29,7 @@ corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0
 tokenizer: {{kind: char}}
 model: {{kind: language_model, cell: lstm, num_layers: 2, hidden_size: 96, embedding_size: 32, dropout: 0.3,
         output_dropout: 0.3}}
-training: {{epochs: 2, num_lanes: 12, window: 20, learning_rate: 4e-3, schedule: cosine, warmup_steps: 20,
+training: {{epochs: 2, num_lanes: 12, window: 20, learning_rate: 4e-3, schedule: {{kind: cosine, warmup_steps: 20}},
            checkpoint_every_steps: 10, log_every_steps: 5}}
 cluster: {{address: auto, num_workers: 2, collective_timeout_s: 60}}
 compute: {{precision: fp32, matmul: default}}
@@ -133,7 +133,7 @@ class Run:
     def rows(self, start: int | None = None) -> list[dict[str, Any]]:
         """The history of the run, or what one start of the ranks wrote of it."""
         if start is None:
-            return [dict(row) for row in training_history.read(builders.place(self.root))]
+            return [dict(row) for row in training_history.read(builders.location_of(self.root))]
         segments = sorted(self.root.glob(f"metrics/e{start}-*.jsonl"))
         return [json.loads(line) for segment in segments for line in segment.read_text().splitlines()]
 

@@ -8,7 +8,6 @@ import importlib.util
 import io
 import json
 import logging
-import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from core import errors
 from core.config import schema
 from core.storage import location
-from core.training import progress
+from core.training import run_log
 
 EVENTS_FOLDER = "tensorboard"
 FOLLOW_EVERY_S = 10.0
@@ -51,7 +50,7 @@ class EventFiles:
     """
 
     def __init__(self, root: location.Location, export: schema.TelemetryConfig) -> None:
-        self._segments, self._events = root.join(progress.RECORD_FOLDER), root.join(EVENTS_FOLDER)
+        self._segments, self._events = root.join(run_log.FOLDER), root.join(EVENTS_FOLDER)
         self._is_enabled = export.tensorboard
         self._checked_s = time.monotonic()
 
@@ -70,9 +69,9 @@ class EventFiles:
         try:
             converted = set(self._events.list_names())
             for name in self._segments.list_names():
-                if match := re.fullmatch(r"e([0-9]+)-([0-9]+)\.jsonl", name):
+                if segment := run_log.Segment.parse(name):
                     # TensorBoard reads the files of a folder in the order of their names, hence the leading zeros.
-                    target = f"events.out.tfevents.{int(match[1]):08d}-{int(match[2]):018d}"
+                    target = f"events.out.tfevents.{segment.fencing_number:08d}-{segment.step:018d}"
                     if target not in converted:
                         rows = [json.loads(line) for line in self._segments.join(name).read_bytes().splitlines()]
                         self._events.join(target).put_if_absent(_events(rows))

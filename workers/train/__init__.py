@@ -1,4 +1,4 @@
-"""Training: the ranks of a run and the driver that starts them.
+"""Training of a run: its ranks, and the driver that starts and watches them.
 
-In: a training job. Out: checkpoints and a summary.
+In: a `core.training.trainer.TrainingJob`. Out: checkpoints, the run log and a summary.
 """

@@ -1,25 +1,12 @@
-"""What a rank is told, and what ranks and the driver tell each other while they train."""
+"""Messages between ranks and driver: an actor that both post to and poll."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
-
-
-class Hooks(Protocol):
-    """What a rank tells the driver, and asks it: `core.training.trainer.Hooks`, for code that does without torch."""
-
-    def progress(self, now: Any) -> None:
-        """How far rank 0 is."""
-
-    def should_stop(self) -> bool:
-        """Whether the driver wants the run to end; the word of rank 0 counts."""
-
-    def should_save(self) -> bool:
-        """Whether the driver wants a checkpoint now; the word of rank 0 counts."""
+from typing import Any, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a rank runs. Its process group, if it has company, is set up."""
+class RankContext:
+    """Rank, group size, device and threads of a training process; its process group, if any, is initialized."""
 
     rank: int
     world_size: int
@@ -28,70 +15,78 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What the driver sees on the board."""
+class GroupStatus:
+    """State of the worker group, as the driver sees it.
 
-    progress: Any  # the newest that it has not seen, or None
-    entered: bool  # whether a rank ever came as far as our code
-    nodes: frozenset[str]  # where the ranks of the newest start are, by Ray's id
+    Attributes:
+        progress: the newest that the driver has not seen, or None.
+        has_entered: whether a rank of any start of the group has reached our code.
+        nodes: ids of Ray's nodes on which the ranks of the newest start run.
+        fatal: an error that no restart of the group will help against.
+    """
+
+    progress: Any
+    has_entered: bool
+    nodes: frozenset[str]
     fatal: BaseException | None
 
 
-class Wishes(NamedTuple):
-    """What the driver wants of the ranks."""
+class PendingRequests(NamedTuple):
+    """Requests of the driver that the ranks have not served yet."""
 
     stop: bool
     save: bool
 
 
-class Board:
-    """Where ranks and driver leave each other word; an actor."""
+class MessageBoard:
+    """Actor that holds the messages; each method is one message or one look."""
 
     def __init__(self) -> None:
         self._progress: Any = None
-        self._workers: dict[int, tuple[str, str]] = {}
+        self._workers: dict[int, tuple[str, str]] = {}  # by rank: worker id, node id
         self._stop = False
         self._save = False
         self._fatal: BaseException | None = None
 
     def enter(self, rank: int, world_size: int, worker: str, node: str) -> bool:
-        """A worker begins as this rank; it need not if the run has failed already."""
+        """Registers a worker as this rank; returns False if the run has failed and it should not train."""
         self._workers[rank] = (worker, node)
-        self._workers = {rank: found for rank, found in self._workers.items() if rank < world_size}
+        # An elastic group may have become smaller: its former last ranks are gone.
+        self._workers = {rank: entry for rank, entry in self._workers.items() if rank < world_size}
         return self._fatal is None
 
-    def post(self, progress: Any) -> None:
-        """Rank 0 says how far it is."""
+    def post_progress(self, progress: Any) -> None:
+        """Keeps rank 0's progress for the driver, replacing an older one."""
         self._progress = progress
 
-    def fail(self, rank: int, worker: str, error: BaseException) -> None:
-        """A rank says why no restart will help; the first word stays.
+    def report_failure(self, rank: int, worker: str, error: BaseException) -> None:
+        """Records an error that no restart will help against; the first one stays.
 
-        Not heard is a worker whose place another one has taken: it hung, its group was started again without it, and
-        that it now finds itself locked out is no news.
+        Reports of a worker that has been replaced are ignored: it hung, the group was started again without it, and
+        that it now finds itself locked out by its successor is not an error of the run.
         """
         if self._workers.get(rank, ("", ""))[0] == worker:
             self._fatal = self._fatal or error
 
-    def failed(self) -> bool:
-        """Did a rank say so?"""
+    def has_failed(self) -> bool:
+        """Returns whether such an error was reported."""
         return self._fatal is not None
 
-    def stop(self) -> None:
-        """The driver wants the run to end."""
+    def request_stop(self) -> None:
+        """Requests that the run saves a checkpoint and ends."""
         self._stop = True
 
-    def save(self) -> None:
-        """The driver wants a checkpoint."""
+    def request_save(self) -> None:
+        """Requests a checkpoint now."""
         self._save = True
 
-    def wishes(self) -> Wishes:
-        """What does it want? That it wants a checkpoint is said once."""
+    def take_requests(self) -> PendingRequests:
+        """Returns the pending requests; a checkpoint request is returned once."""
         save, self._save = self._save, False
-        return Wishes(self._stop, save)
+        return PendingRequests(self._stop, save)
 
-    def look(self) -> Look:
-        """What is new for the driver."""
+    def status(self) -> GroupStatus:
+        """Returns the state of the group; progress is returned once."""
         progress, self._progress = self._progress, None
         nodes = frozenset(node for _, node in self._workers.values())
-        return Look(progress, bool(self._workers), nodes, self._fatal)
+        return GroupStatus(progress, bool(self._workers), nodes, self._fatal)

@@ -1,4 +1,4 @@
-"""What a rank makes of the validation split besides its loss: translations with their BLEU, samples, continuations."""
+"""Validation by decoding: BLEU of translations, sample translations, and continuations of lines."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,68 +17,69 @@ PREFIX_TOKENS = 10
 SAMPLE_TOKENS = 40
 
 
-class Examiner:
-    """Has the model translate lines, or go on from the beginnings of lines, as `training.validation` asks.
+class DecodingValidator:
+    """Translates lines, or continues the beginnings of lines, as `training.validation` asks.
 
-    Every rank translates its share. References are the target tokens read back as text, so that the figure is that of
-    the text that the model learns from, cleaned and with its unknown words.
+    Every rank translates its share. References are the target tokens decoded to text, so that BLEU is that of the text
+    that the model learns from, cleaned and with its unknown words.
     """
 
     def __init__(self, settings: training_settings.ValidationConfig, compute: schema.ComputeConfig, seed: int) -> None:
-        # The bundle says in which precision it is trained; that is the one to translate in.
+        # "auto" is the precision in the bundle, which is that of training.
         self._settings, self._seed = settings, seed
         self._compute = schema.ComputeConfig(precision="auto", matmul=compute.matmul)
 
-    def examine(
+    def decode(
         self,
         trained: bundle.Bundle,
         dataset: shards.Dataset,
-        task: str,
+        corpus: str,
         group: collective.Collective,
         device: torch.device,
-    ) -> validation.Examination:
+    ) -> validation.DecodingResult:
         """See `core.training.validation.Validator`."""
-        split = dataset.split("valid", task)
+        split = dataset.split("valid", corpus)
         num_lines = max(self._settings.bleu_lines, self._settings.samples)
         if split is None or not num_lines:
-            return validation.Examination()
-        trained = _as_cleaned(trained)
+            return validation.DecodingResult()
+        trained = _without_cleaning(trained)
         if trained.config.kind != "seq2seq":
-            return self._continued(trained, split, group, device)
+            return self._continue_lines(trained, split, group, device)
         own = range(min(num_lines, split.num_lines))[group.rank :: group.world_size]
         sources = _texts(split, own, trained, "source")
         references = _texts(split, own, trained, "target")
-        outputs = self._translated(trained, sources, dataset.target_token(task), device)
+        outputs = self._translate(trained, sources, dataset.target_token(corpus), device)
         shares = group.gather(list(zip(own, sources, outputs, references, strict=True)), "translated lines")
-        examined = None if shares is None else self._judged([row for share in shares for row in share])
-        return group.broadcast(examined, "what a validation found") or validation.Examination()
+        # BLEU is not a mean over lines: rank 0 computes it from the translations of all ranks.
+        result = None if shares is None else self._evaluate([row for share in shares for row in share])
+        return group.broadcast(result, "the result of decoding") or validation.DecodingResult()
 
-    def _translated(
+    def _translate(
         self, trained: bundle.Bundle, sources: Sequence[str], target_token: str | None, device: torch.device
     ) -> list[str]:
         decoding = inference_settings.DecodingConfig(beam_size=1, target_token=target_token)
         ready = translator.Translator(trained, decoding, self._compute, str(device))
-        return [found.text for found in ready.translate(sources)]
+        return [translation.text for translation in ready.translate(sources)]
 
-    def _judged(self, rows: list[tuple[int, str, str, str]]) -> validation.Examination:
+    def _evaluate(self, rows: list[tuple[int, str, str, str]]) -> validation.DecodingResult:
         in_order = [validation.Sample(*texts) for _, *texts in sorted(rows)]
-        judged = in_order[: self._settings.bleu_lines]
+        lines = in_order[: self._settings.bleu_lines]
         bleu = None
-        if judged:
-            bleu = quality.corpus([sample.output for sample in judged], [[sample.reference for sample in judged]]).bleu
-        return validation.Examination(bleu, tuple(in_order[: self._settings.samples]))
+        if lines:
+            bleu = quality.corpus([sample.output for sample in lines], [[sample.reference for sample in lines]]).bleu
+        return validation.DecodingResult(bleu, tuple(in_order[: self._settings.samples]))
 
-    def _continued(
+    def _continue_lines(
         self, trained: bundle.Bundle, split: shards.Split, group: collective.Collective, device: torch.device
-    ) -> validation.Examination:
-        """How the model goes on from the beginnings of lines, on rank 0: the others have nothing to wait for.
+    ) -> validation.DecodingResult:
+        """Continues the beginnings of lines, on rank 0 alone; the other ranks do not wait for it here.
 
-        One that reads backward is given the ends of lines, and writes what stands before.
+        A model that reads backward is given the ends of lines, and generates the text before them.
         """
         if group.rank != 0:
-            return validation.Examination()
-        decoding = inference_settings.DecodingConfig(num_tokens=SAMPLE_TOKENS)
-        ready = generator.Generator(trained, decoding, self._compute, self._seed, str(device))
+            return validation.DecodingResult()
+        generation = inference_settings.GenerationConfig(method="greedy", num_tokens=SAMPLE_TOKENS)
+        ready = generator.Generator(trained, generation, self._compute, self._seed, str(device))
         codec = trained.codecs["text"]
         backward = model_settings.reads_backward(trained.config)
         cut = str.removesuffix if backward else str.removeprefix
@@ -89,11 +90,11 @@ class Examiner:
                 length = PREFIX_TOKENS + SAMPLE_TOKENS
                 reference = codec.decode(ids[-length:] if backward else ids[:length])
                 samples.append(validation.Sample(start, cut(ready.generate(start), start), cut(reference, start)))
-        return validation.Examination(None, tuple(samples))
+        return validation.DecodingResult(None, tuple(samples))
 
 
-def _as_cleaned(trained: bundle.Bundle) -> bundle.Bundle:
-    """Takes lines as they stand in the dataset: what was cleaned is not cleaned again."""
+def _without_cleaning(trained: bundle.Bundle) -> bundle.Bundle:
+    """Returns the bundle without cleaning steps: the lines of the dataset are clean already."""
     codecs = {role: dataclasses.replace(codec, cleaning=()) for role, codec in trained.codecs.items()}
     return dataclasses.replace(trained, codecs=codecs)
 

@@ -25,7 +25,7 @@ PAIRS = model_settings.Seq2SeqConfig(
 FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
 
 
-def place(path: Path) -> location.Location:
+def location_of(path: Path) -> location.Location:
     return location.Location.parse(str(path))
 
 
@@ -81,7 +81,7 @@ def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
 
 def several(folder: Path, **corpora: location.Location) -> location.Location:
     """One dataset of the corpora of several, which have the same tokenizers."""
-    root = place(folder)
+    root = location_of(folder)
     splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
     indices = {name: shards.Dataset.open(dataset).index for name, dataset in corpora.items()}
     for name, index in indices.items():
@@ -107,7 +107,7 @@ def _write(
     tokenizers: dict[str, tokenizer.Tokenizer],
     line_end: str,
 ) -> location.Location:
-    root = place(folder)
+    root = location_of(folder)
     sizes = {column: made.vocabulary_size for column, made in tokenizers.items()}
     splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
     for split, columns in rows.items():
@@ -135,7 +135,7 @@ def job(
     defaults: dict[str, Any] = {"num_lanes": 6, "window": 5} if model.kind == "language_model" else {"batch_tokens": 40}
     settings = {**defaults, "epochs": 2, "learning_rate": 0.01, "checkpoint_every_steps": 10_000, **training}
     return trainer.TrainingJob(
-        root=place(root),
+        root=location_of(root),
         name="test",
         seed=seed,
         model=model,
@@ -154,7 +154,7 @@ class Watch:
         self._steps = 0
         self.seen: list[progress.Progress] = []
 
-    def progress(self, now: progress.Progress) -> None:
+    def on_progress(self, now: progress.Progress) -> None:
         self.seen.append(now)
 
     def should_stop(self) -> bool:
@@ -169,13 +169,13 @@ class Watch:
 
 
 def train(job: trainer.TrainingJob, stop_after: int | None = None) -> trainer.TrainingSummary:
-    return trainer.train(job, collective.Alone(), metrics.NullMetrics(), Watch(stop_after))
+    return trainer.train(job, collective.SingleProcess(), metrics.NullMetrics(), Watch(stop_after))
 
 
 def digest(root: Path) -> dict[str, str]:
     """The SHA-256 of weights, optimiser and lane state of the newest checkpoint, by file."""
     folders = sorted((root / "checkpoints").iterdir())
-    found = place(folders[-1]).join("MANIFEST.json").read_json()["files"]
+    found = location_of(folders[-1]).join("MANIFEST.json").read_json()["files"]
     return {file["name"]: file["sha256"] for file in found if file["name"].endswith(".safetensors")}
 
 
@@ -189,7 +189,7 @@ def _rank(rank: int, world_size: int, meeting: str, call: Callable[..., None], a
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
     try:
-        call(rank, collective.Torch(), *arguments)
+        call(rank, collective.TorchDistributed(), *arguments)
     finally:
         dist.destroy_process_group()
 

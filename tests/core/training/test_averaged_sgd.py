@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import training_settings
+from core.config import optimizer_settings, training_settings
 from core.models import bundle
 from core.reporting import training_history
 from core.training import averaged_sgd, checkpoint, optimizers
@@ -47,7 +47,8 @@ def test_steps_and_their_mean_worked_by_hand() -> None:
     """Weight 1, gradients 2, 1, 3 and rate 0.5: 0, -0.5, -2 follow; averaged from the second step on -1.25."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    config = training_settings.TrainingConfig(optimizer="asgd", learning_rate=0.5, non_monotone_interval=1)
+    asgd = optimizer_settings.AsgdConfig(non_monotone_interval=1)
+    config = training_settings.TrainingConfig(optimizer=asgd, learning_rate=0.5)
     optimizer = optimizers.build(model, config)
     losses: list[float] = []
     for gradient in (2.0, 1.0, 3.0):
@@ -56,16 +57,16 @@ def test_steps_and_their_mean_worked_by_hand() -> None:
         optimizer.step()
         losses += [3.0, 4.0, 5.0]  # from here on worse than the best of all but the last one
     assert model.weight.item() == -2.0
-    with averaged_sgd.showing_averages(optimizer):
+    with averaged_sgd.averaged_weights(optimizer):
         assert model.weight.item() == -1.25
     assert model.weight.item() == -2.0
 
 
 def test_before_they_begin_the_weights_themselves_are_shown() -> None:
     model = nn.Linear(2, 1)
-    config = training_settings.TrainingConfig(optimizer="asgd")
+    config = training_settings.TrainingConfig(optimizer=optimizer_settings.AsgdConfig())
     before = model.weight.detach().clone()
-    with averaged_sgd.showing_averages(optimizers.build(model, config)):
+    with averaged_sgd.averaged_weights(optimizers.build(model, config)):
         assert torch.equal(model.weight, before)
 
 
@@ -73,16 +74,16 @@ def test_a_checkpoint_holds_the_averages_and_training_goes_on_from_the_weights(t
     """Without a step size that matters less and less, the two are far apart; what is validated is what is kept."""
     settings: dict[str, Any] = {"learning_rate": 2.0, "log_every_steps": 1, "epochs": 3}
     text = builders.text_dataset(tmp_path / "text")
-    one = builders.job(tmp_path / "run", text, optimizer="asgd", non_monotone_interval=None, **settings)
+    one = builders.job(tmp_path / "run", text, optimizer={"kind": "asgd", "non_monotone_interval": None}, **settings)
     summary = builders.train(one)
-    sgd = builders.job(tmp_path / "plain", text, optimizer="sgd", **settings)
+    sgd = builders.job(tmp_path / "plain", text, optimizer={"kind": "sgd"}, **settings)
     plain = dataclasses.replace(sgd, attempt=one.attempt)
     builders.train(plain)
-    found = checkpoint.find_newest(builders.place(tmp_path / "run")).found
+    found = checkpoint.find_newest(builders.location_of(tmp_path / "run")).newest
     assert found is not None
     kept = bundle.load(found.bundle).model.state_dict()
     beside = checkpoint.load(found).optimizer
-    newest = checkpoint.find_newest(builders.place(tmp_path / "plain")).found
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "plain")).newest
     assert newest is not None
     trained = bundle.load(newest.bundle).model.state_dict()
     for name, weight in trained.items():
@@ -91,12 +92,12 @@ def test_a_checkpoint_holds_the_averages_and_training_goes_on_from_the_weights(t
         assert beside[f"num_averaged/{name}"].item() == summary.step
     losses = [
         row["nll_nats"]
-        for row in training_history.read(builders.place(tmp_path / "run"))
+        for row in training_history.read(builders.location_of(tmp_path / "run"))
         if row["kind"] == "validation"
     ]
     others = [
         row["nll_nats"]
-        for row in training_history.read(builders.place(tmp_path / "plain"))
+        for row in training_history.read(builders.location_of(tmp_path / "plain"))
         if row["kind"] == "validation"
     ]
     assert all(own != other for own, other in zip(losses, others, strict=True))

@@ -28,7 +28,7 @@ def _sources(
     return [batches.source(dataset, config, 1, rank, world_size) for rank in range(world_size)]
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}])
+@pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}])
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=217))
@@ -90,7 +90,9 @@ def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Pat
     assert min(num_targets) > sum(map(len, plain))
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": "none"}, {"truncation": "variable"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}, {"truncation": {"kind": "variable"}}]
+)
 def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=130))
     (source,) = _sources(dataset, _config(**settings), 1)
@@ -103,8 +105,8 @@ def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: d
 def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
     settings: dict[str, dict[str, Any]] = {
         "random": {"sampling": "random"},
-        "variable": {"truncation": "variable", "window": 12},
-        "cuts": {"truncation": "random", "cut_every": 2, "cut_probability": 0.5},
+        "variable": {"truncation": {"kind": "variable"}, "window": 12},
+        "cuts": {"truncation": {"kind": "random", "cut_every": 2, "cut_probability": 0.5}},
     }
     if kind == "pairs":
         dataset, config = builders.pairs_dataset(tmp_path), _config(batch_lines=4)
@@ -128,23 +130,23 @@ def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_remains_of_an_epoch_is_a_step_too() -> None:
-    found = batches.steps([Batches(5)], [progress.Task(passes=3, consumed=1)], 2)
+    found = batches.steps([Batches(5)], [progress.CorpusState(passes=3, consumed=1)], 2)
     taken = [[(batch.passes, batch.consumed) for batch in next(found)] for _ in range(4)]
     assert taken == [[(3, 2), (3, 3)], [(3, 4), (4, 0)], [(4, 1), (4, 2)], [(4, 3), (4, 4)]]
     assert [(batch.passes, batch.ends_pass) for batch in next(found)] == [(5, True)]
     with pytest.raises(errors.DataError, match="gives no batch"):
-        next(batches.steps([Batches(0)], [progress.Task()], 1))
+        next(batches.steps([Batches(0)], [progress.CorpusState()], 1))
 
 
 def test_each_task_goes_round_at_its_own_pace() -> None:
     """Three batches beside five: after two epochs, which are passes of the longer, the shorter has begun a fourth."""
-    found = batches.steps([Batches(3), Batches(5)], [progress.Task(), progress.Task()], 1)
+    found = batches.steps([Batches(3), Batches(5)], [progress.CorpusState(), progress.CorpusState()], 1)
     taken = [next(found) for _ in range(10)]
-    assert all([batch.task for batch in step] == [0, 1] for step in taken)
+    assert all([batch.corpus for batch in step] == [0, 1] for step in taken)
     assert [step[0].consumed for step in taken] == [1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
     assert [step[1].consumed for step in taken] == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
     assert [batch.passes for batch in taken[-1]] == [3, 2]
-    at = [progress.Task(batch.passes, batch.consumed) for batch in taken[3]]
+    at = [progress.CorpusState(batch.passes, batch.consumed) for batch in taken[3]]
     again = batches.steps([Batches(3), Batches(5)], at, 1)
     assert [next(again) for _ in range(6)] == taken[4:]
 
@@ -190,9 +192,10 @@ def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num
         if len(own) > 1:
             nll += learned.score(batches.TextContent(own[None, :-1], own[1:]), None).nll.item()
     found = [
-        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
         for rank in range(world_size)
-        if (pieces := validation.pieces(dataset, _config(), rank, world_size)) and (length or rank == world_size - 1)
+        if (pieces := validation.held_out_batches(dataset, _config(), rank, world_size))
+        and (length or rank == world_size - 1)
     ]
     assert sum(one.num_tokens for one in found) == num_valid - 1
     assert sum(one.nll_nats * one.num_tokens for one in found) == pytest.approx(nll, rel=1e-5)
@@ -205,8 +208,8 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
 
     def score(rank: int, world_size: int, batch_lines: int) -> tuple[float, float, int]:
         config = _config(batch_lines=batch_lines)
-        pieces = validation.pieces(dataset, config, rank, world_size)
-        found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+        pieces = validation.held_out_batches(dataset, config, rank, world_size)
+        found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
         return found.nll_nats * found.num_tokens, found.accuracy * found.num_tokens, found.num_tokens
 
     split = dataset.split("valid")
@@ -220,8 +223,8 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
 def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
     learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     content = batches.TextContent(torch.tensor([[0, 3, 0, 5]]), torch.tensor([3, 0, 5, 0]))
-    pieces = iter([validation.Piece(content)])
-    found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+    pieces = iter([validation.HeldOutBatch(content)])
+    found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
     assert (found.num_unk, found.num_tokens) == (2, 4)
     assert progress.Validation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
@@ -229,9 +232,9 @@ def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
 def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_valid=1))
     learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
-    pieces = validation.pieces(dataset, _config(), 0, 1)
+    pieces = validation.held_out_batches(dataset, _config(), 0, 1)
     with pytest.raises(errors.DataError, match="no token to score"):
-        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.Alone(), 0)
+        validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
 
 
 def test_a_step_draws_by_seed_step_and_rank_alone() -> None:

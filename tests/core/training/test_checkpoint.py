@@ -157,9 +157,7 @@ def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.D
     root = builders.location_of(tmp_path)
     epochs = [checkpoint.take_fencing_number(root, 1) for _ in range(3)]
     assert epochs == [1, 2, 3]
-    with pytest.raises(
-        errors.LockedError, match=r"number 3\) has taken over from this one \(.*number 2\)"
-    ):
+    with pytest.raises(errors.LockedError, match=r"number 3\) has taken over from this one \(.*number 2\)"):
         _save(root, dataset, 5, 2)
     assert checkpoint.find_newest(root).newest is None
     assert _save(root, dataset, 5, 3).fencing_number == 3

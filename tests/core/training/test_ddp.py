@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from core import errors
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.ddp
 
 
 def _losses(root: Path, name: str = "loss_nats") -> list[float]:
-    return [row[name] for row in training_history.read(builders.place(root)) if name in row]
+    return [row[name] for row in training_history.read(builders.location_of(root)) if name in row]
 
 
 def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
@@ -85,7 +86,9 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
     def learner(group: collective.Collective, limits: gradients.Limits) -> step.Learner:
         torch.manual_seed(0)
         learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
-        training = builders.job(Path("/x"), builders.place(Path("/x")), optimizer="sgd", learning_rate=1.0).training
+        training = builders.job(
+            Path("/x"), builders.location_of(Path("/x")), optimizer={"kind": "sgd"}, learning_rate=1.0
+        ).training
         replica = step.replicate(learned, group)
         assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
         optimizer = optimizers.build(learned.model, training)
@@ -106,10 +109,10 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         gradients.Limits(),
         gradients.Limits(0.1),
         gradients.Limits(0.05, by_layer=True),
-        gradients.Limits(value=0.01),
+        gradients.Limits(clip_value=0.01),
     ):
-        ours, one = learner(group, limits), learner(collective.Alone(), limits)
-        together, alone = (made.take(found, [None], False) for made, found in ((ours, micro), (one, whole)))
+        ours, one = learner(group, limits), learner(collective.SingleProcess(), limits)
+        together, alone = (made.train_step(found, [None], False) for made, found in ((ours, micro), (one, whole)))
         assert together.norm == pytest.approx(alone.norm, rel=1e-6)
         norms.add(round(alone.norm, 5))
         sums = together.sums_K2.clone()
@@ -125,14 +128,14 @@ def _check_agreement(rank: int, group: collective.Collective) -> None:
     assert group.largest(7 * (rank == 1), "a number") == 7
     assert group.broadcast(f"from {rank}", "a word") == "from 0"
     assert group.gather(rank * 10, "numbers") == ([0, 10] if rank == 0 else None)
-    group.barrier("the end of the test")
+    dist.barrier()
 
     def fail() -> str:
         assert rank == 0, "only the first rank is asked"
         raise errors.StorageError("disk: is full; make room")
 
     with pytest.raises(errors.StorageError, match="is full"):
-        collective.from_first(group, "a write", fail)
+        collective.on_rank_0(group, "a write", fail)
 
 
 def _check_save(rank: int, group: collective.Collective, job: trainer.TrainingJob) -> None:
@@ -141,7 +144,7 @@ def _check_save(rank: int, group: collective.Collective, job: trainer.TrainingJo
     saving = dataclasses.replace(job, root=job.root.join("saving"))
     summary = trainer.train(saving, group, metrics.NullMetrics(), hooks)
     assert (summary.step, summary.is_interrupted) == (6, True)
-    group.barrier("the end of the test")
+    dist.barrier()
     assert sorted(path.name for path in saving.root.join("checkpoints").path.iterdir()) == [
         "step-00000004-e1",
         "step-00000006-e1",
@@ -150,11 +153,11 @@ def _check_save(rank: int, group: collective.Collective, job: trainer.TrainingJo
 
 def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJob) -> None:
     """One rank's loss is not a number in two steps, then in three: all skip, and all end."""
-    take = step.Learner.take
+    train_step = step.Learner.train_step
     bad = {3, 4, 8, 9, 10}
     done = 0
 
-    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.Outcome:
+    def spoiled(self: step.Learner, *arguments: Any, **named: Any) -> step.StepResult:
         nonlocal done
         done += 1
         bias = self.objective.model.output_bias_V
@@ -164,7 +167,7 @@ def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJ
         before = [
             parameter.detach().clone() for parameter in self.objective.model.parameters() if parameter is not bias
         ]
-        outcome = take(self, *arguments, **named)
+        outcome = train_step(self, *arguments, **named)
         if done in bad:
             after = [parameter for parameter in self.objective.model.parameters() if parameter is not bias]
             assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
@@ -172,7 +175,7 @@ def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJ
             bias.data.copy_(kept)
         return outcome
 
-    step.Learner.take = spoiled  # type: ignore[method-assign]
+    step.Learner.train_step = spoiled  # type: ignore[method-assign]
     told = metrics.InMemoryMetrics()
     with pytest.raises(errors.DivergedError, match=r"step 10: .*3 steps in a row.*step-00000006-e1"):
         trainer.train(job, group, told, builders.Watch())

@@ -59,7 +59,7 @@ def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
         one, two = (
             [
                 row["loss_nats"]
-                for row in training_history.read(builders.place(tmp_path / name / kind))
+                for row in training_history.read(builders.location_of(tmp_path / name / kind))
                 if "loss_nats" in row
             ]
             for name in ("one", "two")
@@ -87,7 +87,11 @@ def test_the_awd_recipe_trains_on_two_ranks_and_goes_on_after_a_stop(tmp_path: P
     model = recipe.model
     assert isinstance(model, model_settings.LanguageModelConfig)
     text = builders.text_dataset(tmp_path / "text", 400, 60)
-    settings = {**recipe.training.model_dump(exclude_unset=True), "epochs": 6, "non_monotone_interval": 1}
+    settings = {
+        **recipe.training.model_dump(exclude_unset=True),
+        "epochs": 6,
+        "optimizer": {"kind": "asgd", "weight_decay": 1.2e-6, "non_monotone_interval": 1},
+    }
 
     def job(name: str) -> trainer.TrainingJob:
         return builders.job(tmp_path / name, text, model, **settings)

@@ -12,7 +12,7 @@ BACKWARD = builders.TEXT.model_copy(update={"direction": "backward"})
 
 
 def _losses(root: Path) -> list[tuple[str, Any]]:
-    rows = [dict(row) for row in training_history.read(builders.place(root))]
+    rows = [dict(row) for row in training_history.read(builders.location_of(root))]
     return [(row["kind"], row.get("loss_nats", row.get("nll_nats"))) for row in rows]
 
 
@@ -21,7 +21,7 @@ def _losses(root: Path) -> list[tuple[str, Any]]:
     [
         {},
         {"sampling": "random", "log_every_steps": 1},
-        {"truncation": "random", "cut_every": 2},
+        {"truncation": {"kind": "random", "cut_every": 2}},
         {"validate_every_steps": 4, "log_every_steps": 1, "stopped": 5},
     ],
 )

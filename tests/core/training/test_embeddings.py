@@ -33,5 +33,7 @@ def test_training_begins_from_the_vectors_of_the_file_once(tmp_path: Path) -> No
 def test_a_side_that_the_corpus_has_not_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_text(VECTORS)
     text = builders.text_dataset(tmp_path / "text")
-    with pytest.raises(errors.UsageError, match=r"training\.embeddings: target is no side of this corpus; it has text"):
+    with pytest.raises(
+        errors.UsageError, match=r"training\.embeddings: target is not a side of this corpus; it has text"
+    ):
         builders.train(builders.job(tmp_path / "run", text, embeddings={"target": str(tmp_path / "vectors.txt")}))

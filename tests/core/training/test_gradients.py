@@ -25,13 +25,13 @@ def _gradients(model: nn.Module) -> list[list[float]]:
 
 
 def test_norms_by_layer() -> None:
-    assert gradients.norms(_model()) == pytest.approx({"low": 5.0, "high": 13.0})
+    assert gradients.layer_norms(_model()) == pytest.approx({"low": 5.0, "high": 13.0})
 
 
 def test_each_layer_is_clipped_on_its_own() -> None:
     model = _model()
     within = gradients.limits(training_settings.TrainingConfig(clip_norm=6.5, clip_by="layer"))
-    assert gradients.clip_within(model, within).item() == pytest.approx(math.sqrt(194))
+    assert gradients.clip_to_limits(model, within).item() == pytest.approx(math.sqrt(194))
     assert _gradients(model) == [pytest.approx(values) for values in ([3.0, 0.0], [4.0, 0.0], [6.5])]
 
 
@@ -39,13 +39,13 @@ def test_each_entry_is_clipped_on_its_own() -> None:
     model = _model()
     next(model.parameters()).grad.mul_(-1)  # type: ignore[union-attr]
     within = gradients.limits(training_settings.TrainingConfig(clip_norm=None, clip_value=3.5))
-    assert gradients.clip_within(model, within).item() == pytest.approx(math.sqrt(194))
+    assert gradients.clip_to_limits(model, within).item() == pytest.approx(math.sqrt(194))
     assert _gradients(model) == [[-3.0, -0.0], [3.5, 0.0], [3.5]]
 
 
 def test_by_default_one_number_scales_all() -> None:
     model = _model()
-    gradients.clip_within(model, gradients.limits(training_settings.TrainingConfig()))
+    gradients.clip_to_limits(model, gradients.limits(training_settings.TrainingConfig()))
     scale = 1 / math.sqrt(194)
     assert _gradients(model) == [
         pytest.approx([3 * scale, 0]),
@@ -143,7 +143,7 @@ def test_what_reaches_a_state_is_a_power_of_the_recurrent_matrix() -> None:
             if "bias" in name or "embedding" in name:
                 parameter.zero_()
         _recurrent(model).copy_(torch.tensor([[0.9, 0.4], [-0.3, 0.8]]))
-    found = gradients.by_time_lag(model, torch.zeros((3, 6), dtype=torch.int64), torch.tensor([1, 1, 1]))
+    found = gradients.norms_by_lag(model, torch.zeros((3, 6), dtype=torch.int64), torch.tensor([1, 1, 1]))
     error_V = torch.full((5,), 0.2) - torch.eye(5)[1]
     reaching_H = model.output_weight_VF.detach().T @ error_V
     expected = []

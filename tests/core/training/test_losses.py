@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.config import model_settings, training_settings
+from core.config import model_settings, training_settings, truncation_settings
 from core.models import factory
 from core.training import batches, gradients, losses, truncation
 from tests.core.training import builders
@@ -116,8 +116,13 @@ def test_windows_see_the_same_numbers_but_cut_the_gradient() -> None:
 
 
 def test_without_truncation_a_lane_is_one_window() -> None:
-    assert truncation.window(training_settings.TrainingConfig(window=35), 1000) == 35
-    assert truncation.window(training_settings.TrainingConfig(window=35, truncation="none"), 1000) == 1000
+    assert truncation.window_length(training_settings.TrainingConfig(window=35), 1000) == 35
+    assert (
+        truncation.window_length(
+            training_settings.TrainingConfig(window=35, truncation=truncation_settings.WindowConfig(kind="none")), 1000
+        )
+        == 1000
+    )
 
 
 def _with_gradients(*values: list[float]) -> list[torch.nn.Parameter]:

@@ -53,7 +53,7 @@ def test_two_tasks_by_hand() -> None:
     table = multitask.inner_products(found)
     assert table == [[1.0, -1.0], [-1.0, 2.0]]
     assert multitask.cosines(table) == {(0, 1): pytest.approx(-1 / math.sqrt(2))}
-    rows = multitask.projected(table, 1)
+    rows = multitask.pcgrad_factors(table, 1)
     assert rows == [[1.0, 0.5], [1.0, 1.0]]
     left = [_flat(multitask.weighted_sum(found, row)).tolist() for row in rows]
     assert left == [[0.5, 0.5], [0.0, 1.0]]
@@ -66,7 +66,7 @@ def test_two_tasks_by_hand() -> None:
 
 def test_gradients_that_agree_are_left_as_they_are() -> None:
     found = _gradients([1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.5, 0.0, 0.0])
-    rows = multitask.projected(multitask.inner_products(found), 3)
+    rows = multitask.pcgrad_factors(multitask.inner_products(found), 3)
     assert rows == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     assert multitask.cosines([[0.0, 0.0], [0.0, 1.0]]) == {}
 
@@ -76,14 +76,16 @@ def test_projection_is_the_algorithm_of_the_paper() -> None:
     for seed in range(30):
         chance = torch.Generator().manual_seed(seed)
         rows_KP = torch.randn(3, 7, generator=chance, dtype=torch.float64)
-        factors = multitask.projected((rows_KP @ rows_KP.T).tolist(), seed)
+        factors = multitask.pcgrad_factors((rows_KP @ rows_KP.T).tolist(), seed)
         for one in range(3):
             others = [place for place in range(3) if place != one]
             expected = [_plainly(rows_KP, one, order) for order in itertools.permutations(others)]
             ours = torch.tensor(factors[one], dtype=torch.float64) @ rows_KP
             assert any(torch.allclose(ours, wanted) for wanted in expected)
         pair = rows_KP[:2]
-        first, second = torch.tensor(multitask.projected((pair @ pair.T).tolist(), seed), dtype=torch.float64) @ pair
+        first, second = (
+            torch.tensor(multitask.pcgrad_factors((pair @ pair.T).tolist(), seed), dtype=torch.float64) @ pair
+        )
         assert float(first @ pair[1]) > -1e-9
         assert float(second @ pair[0]) > -1e-9
 
@@ -100,7 +102,7 @@ def _plainly(rows_KP: torch.Tensor, one: int, order: tuple[int, ...]) -> torch.T
 def test_the_order_of_projections_changes_from_step_to_step() -> None:
     """Three gradients in a plane, each against the others: what is left depends on the order."""
     table = [[1.0, -0.5, -0.5], [-0.5, 1.0, -0.4], [-0.5, -0.4, 1.0]]
-    found = {repr(multitask.projected(table, key)) for key in range(40)}
+    found = {repr(multitask.pcgrad_factors(table, key)) for key in range(40)}
     assert len(found) == 8
 
 
@@ -154,7 +156,7 @@ def test_one_corpus_among_several_is_a_single_one_to_the_bit(tmp_path: Path) -> 
     ("kind", "settings"),
     [
         ("text", {"multitask": PCGRAD}),
-        ("text", {"accumulate": 2, "truncation": "variable"}),
+        ("text", {"accumulate": 2, "truncation": {"kind": "variable"}}),
         ("pairs", {"multitask": {**PCGRAD, "detached": {"few": ("encoder",)}}, "accumulate": 2}),
         ("pairs", {"label_smoothing": 0.1}),
     ],
@@ -167,11 +169,11 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
     one = dataclasses.replace(one, weights={"long": 2.0, "short": 1.0})
     whole = builders.train(one)
-    stopped = dataclasses.replace(one, root=builders.place(tmp_path / "stopped"))
+    stopped = dataclasses.replace(one, root=builders.location_of(tmp_path / "stopped"))
     assert all(builders.train(stopped, after).is_interrupted for after in (2, 1, 1, 2, 1))
     assert builders.train(stopped).step == whole.step
     assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")
-    rows, again = (training_history.read(builders.place(tmp_path / root)) for root in ("whole", "stopped"))
+    rows, again = (training_history.read(builders.location_of(tmp_path / root)) for root in ("whole", "stopped"))
     for row, other in zip(rows, again, strict=True):
         assert other.get("cosines") == row.get("cosines")
         for name, figures in row.get("tasks", {}).items():
@@ -182,16 +184,16 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
     """With both tasks detached the encoder stays as it was drawn; with one, it learns from the other alone."""
 
     def trained(name: str, detached: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
-        settings: dict[str, Any] = {"optimizer": "sgd", "clip_norm": None, "max_steps": 1}
+        settings: dict[str, Any] = {"optimizer": {"kind": "sgd"}, "clip_norm": None, "max_steps": 1}
         settings["multitask"] = {"detached": detached, "record_cosines": True}
         job = builders.job(tmp_path / name, pairs, builders.PAIRS, **settings)
-        group = collective.Alone()
+        group = collective.SingleProcess()
         dataset = shards.Dataset.open(pairs)
-        start = resume.begin(job, resume.claim(job, dataset, 1), dataset, group)
+        start = resume.build(job, resume.claim(job, dataset, 1), dataset, group)
         model = start.learner.objective.model
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        found = trainer._Loop(job, start, group, metrics.NullMetrics(), builders.Watch(), validation.LossOnly())
-        found.run()
+        found = trainer._TrainingLoop(job, start, group, metrics.NullMetrics(), builders.Watch(), validation.LossOnly())
+        found.run_to_end()
         return {key: value.detach() - before[key] for key, value in model.named_parameters()}
 
     free = trained("free", {})
@@ -209,8 +211,8 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
 def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Location) -> None:
     told = metrics.InMemoryMetrics()
     one = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
-    trainer.train(one, collective.Alone(), told, builders.Watch())
-    rows = training_history.read(builders.place(tmp_path))
+    trainer.train(one, collective.SingleProcess(), told, builders.Watch())
+    rows = training_history.read(builders.location_of(tmp_path))
     steps = [row for row in rows if row["kind"] == "step"]
     for row in steps:
         sums = [(found["nll_nats"] * found["num_targets"], found["num_targets"]) for found in row["tasks"].values()]
@@ -220,7 +222,7 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
         assert -1 <= row["cosines"]["long/short"] <= 1
     found = next(row for row in rows if row["kind"] == "validation")
     assert found["tasks"]["long"]["num_tokens"] + found["tasks"]["short"]["num_tokens"] == found["num_tokens"]
-    names = {(name, labels.get("task")) for name, _, labels in told.calls}
+    names = {(name, labels.get("corpus")) for name, _, labels in told.calls}
     assert {("raycurrent_train_corpus_loss_nats", "0"), ("raycurrent_train_corpus_loss_nats", "1")} <= names
     assert ("raycurrent_train_gradient_cosine", None) in names
 
@@ -228,7 +230,7 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
 @pytest.mark.parametrize(
     ("detached", "match"),
     [
-        ({"other": ("encoder",)}, "detached: other is no corpus of this dataset; it has many, few"),
+        ({"other": ("encoder",)}, "detached: other is not a corpus of this dataset; it has many, few"),
         ({"many": ("encode",)}, "no weight's name begins with 'encode'; they begin with encoder, decoder"),
         ({"many": ("a", "b")}, "nothing is left to train"),
     ],
@@ -236,7 +238,7 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
 def test_what_cannot_be_detached_is_said(detached: dict[str, tuple[str, ...]], match: str) -> None:
     parts = ("encoder", "decoder") if "encode" in detached.get("many", ()) else ("a", "b")
     model = nn.ModuleDict({part: nn.Linear(2, 2) for part in parts})
-    training = builders.job(Path("/x"), builders.place(Path("/x")), multitask={"detached": detached}).training
+    training = builders.job(Path("/x"), builders.location_of(Path("/x")), multitask={"detached": detached}).training
     with pytest.raises(errors.UsageError, match=match):
         multitask.plan(model, training, ["many", "few"], 1)
 
@@ -258,7 +260,7 @@ def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
         builders.train(one)
     builders.on_ranks(2, tmp_path, builders.train_rank, jobs(2))
     for name in ("text", "pairs"):
-        alone, together = (training_history.read(builders.place(tmp_path / size / name)) for size in ("1", "2"))
+        alone, together = (training_history.read(builders.location_of(tmp_path / size / name)) for size in ("1", "2"))
         for row, other in zip(alone, together, strict=True):
             if row["kind"] != "step":
                 continue

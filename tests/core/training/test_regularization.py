@@ -24,7 +24,9 @@ def test_what_is_minimised_is_the_mean_loss_and_both_mean_squares() -> None:
     """As the authors write it: AR on what the output layer is fed, after dropout; TAR on what the top layer gives."""
     model = builders.TEXT.model_copy(update={"output_dropout": 0.4})
     torch.manual_seed(0)
-    learned = losses.Objective(factory.build(model, {"text": 9}, None), activation=2.0, temporal=1.0)
+    learned = losses.Objective(
+        factory.build(model, {"text": 9}, None), activation_regularization=2.0, temporal_activation_regularization=1.0
+    )
     inputs_BT, targets_N = torch.arange(12).remainder(7).view(2, 6), torch.arange(12).remainder(5)
     torch.manual_seed(1)
     sums = learned(batches.TextContent(inputs_BT, targets_N), None)
@@ -55,8 +57,8 @@ def test_an_adaptive_output_layer_gives_its_own_loss() -> None:
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (50, 0.3), (100, 0.5), (900, 0.5)])
 def test_the_share_of_own_words_goes_linearly(step: int, expected: float) -> None:
     settings = training_settings.ScheduledSamplingConfig(start=0.1, end=0.5, over_steps=100)
-    assert scheduled_sampling.share(settings, step) == pytest.approx(expected)
-    assert scheduled_sampling.share(None, step) == 0.0
+    assert scheduled_sampling.sampling_probability(settings, step) == pytest.approx(expected)
+    assert scheduled_sampling.sampling_probability(None, step) == 0.0
 
 
 def _certain() -> Any:
@@ -73,7 +75,7 @@ def test_the_decoder_is_fed_its_own_words_in_their_share(own_share: float) -> No
     model, inputs_BT = _certain(), torch.full((40, 20), 7)
     inputs_BT[:, 0] = 2
     memory = model.encode(torch.full((40, 3), 4), torch.full((40,), 3))
-    fed_BT = scheduled_sampling.mixed(model, memory, inputs_BT, own_share)
+    fed_BT = scheduled_sampling.mix_inputs(model, memory, inputs_BT, own_share)
     assert (fed_BT[:, 0] == 2).all()
     assert set(fed_BT[:, 1:].flatten().tolist()) <= {5, 7}
     assert (fed_BT[:, 1:] == 5).float().mean().item() == pytest.approx(own_share, abs=0.05)

@@ -13,13 +13,15 @@ from tests.core.training import builders
 
 def _stepped(
     micro_batches: list[batches.Batch], model: Any, sizes: dict[str, int]
-) -> tuple[step.Outcome, torch.Tensor]:
+) -> tuple[step.StepResult, torch.Tensor]:
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(model, sizes, 1), label_smoothing=0.1)
-    training = builders.job(Path("/x"), builders.place(Path("/x")), optimizer="sgd", learning_rate=0.5).training
+    training = builders.job(
+        Path("/x"), builders.location_of(Path("/x")), optimizer={"kind": "sgd"}, learning_rate=0.5
+    ).training
     optimizer = optimizers.build(learned.model, training)
     learner = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", gradients.limits(training))
-    outcome = learner.take(micro_batches, [None], carries_state=False)
+    outcome = learner.train_step(micro_batches, [None], carries_state=False)
     return outcome, torch.cat([parameter.detach().flatten() for parameter in learned.parameters()])
 
 

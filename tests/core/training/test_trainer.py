@@ -186,7 +186,12 @@ def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: P
 
 def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.Location) -> None:
     assert builders.train(builders.job(tmp_path / "steps", text, max_steps=7)).step == 7
-    settings: dict[str, Any] = {"epochs": 50, "learning_rate": 1e-9, "optimizer": "sgd", "validate_every_steps": 2}
+    settings: dict[str, Any] = {
+        "epochs": 50,
+        "learning_rate": 1e-9,
+        "optimizer": {"kind": "sgd"},
+        "validate_every_steps": 2,
+    }
     stop: dict[str, Any] = {"metric": "perplexity", "patience": 3}
     one = builders.job(tmp_path / "early", text, early_stop=stop, **settings)
     # So small a rate changes no weight: the first validation stays the best, and three more follow.
@@ -319,7 +324,7 @@ def test_fresh_refuses_what_another_attempt_left(tmp_path: Path, text: location.
 def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: location.Location) -> None:
     builders.train(builders.job(tmp_path / "first", text))
     kept = builders.digest(tmp_path / "first")["bundle/model.safetensors"]
-    still: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "max_steps": 1}
+    still: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": {"kind": "sgd"}, "max_steps": 1}
     builders.train(builders.job(tmp_path / "second", text, init_from=str(tmp_path / "first"), seed=9, **still))
     assert builders.digest(tmp_path / "second")["bundle/model.safetensors"] == kept
     wider = builders.TEXT.model_copy(update={"hidden_size": 16})
@@ -361,10 +366,10 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
         same = all(torch.equal(*pair) for pair in zip(before, self.objective.model.parameters(), strict=True))
         assert same == (done in bad)
         monkeypatch.undo() if done in bad else None
-        monkeypatch.setattr(step.Learner, "take", spoiled)
+        monkeypatch.setattr(step.Learner, "train_step", spoiled)
         return outcome
 
-    monkeypatch.setattr(step.Learner, "take", spoiled)
+    monkeypatch.setattr(step.Learner, "train_step", spoiled)
     one = builders.job(tmp_path, text, checkpoint_every_steps=5)
     with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
         builders.train(one)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import model_settings, training_settings
+from core.config import model_settings, training_settings, truncation_settings
 from core.data.batching import lanes
 from core.models import factory, seq2seq
 from core.training import batches, losses, truncation
 from tests.core.training import builders
 
-RANDOM = training_settings.TrainingConfig(truncation="random", cut_every=3, cut_probability=0.4)
+RANDOM = training_settings.TrainingConfig(truncation=truncation_settings.RandomConfig(cut_every=3, cut_probability=0.4))
 
 
 def test_lengths_of_variable_windows_are_as_the_recipe_says() -> None:
@@ -39,7 +39,9 @@ def test_variable_windows_are_neither_tiny_nor_huge() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_joined_variable_windows_are_the_stream_and_the_rate_follows_their_lengths(world_size: int) -> None:
-    config = training_settings.TrainingConfig(truncation="variable", window=12, num_lanes=3)
+    config = training_settings.TrainingConfig(
+        truncation=truncation_settings.WindowConfig(kind="variable"), window=12, num_lanes=3
+    )
     stream = np.arange(700) % 251
     for rank in range(world_size):
         source = batches.SequentialLanes(stream, config, 1, rank, world_size)
@@ -54,7 +56,7 @@ def test_joined_variable_windows_are_the_stream_and_the_rate_follows_their_lengt
 
 
 def test_weights_of_a_cut_are_one_on_average_and_stand_where_they_should() -> None:
-    drawn = [truncation.weights(RANDOM, 1, 0, start, 8) for start in range(3000)]
+    drawn = [truncation.cut_weights(RANDOM, 1, 0, start, 8) for start in range(3000)]
     for place, weights in enumerate(zip(*drawn, strict=True)):
         if place in (3, 6):
             assert set(weights) == {0.0, 1 / 0.6}
@@ -63,12 +65,12 @@ def test_weights_of_a_cut_are_one_on_average_and_stand_where_they_should() -> No
             assert set(weights) == {1.0}
     both = [(weights[3], weights[6]) for weights in drawn]
     assert sum(pair == (0.0, 0.0) for pair in both) / len(both) == pytest.approx(0.16, abs=0.03)
-    assert truncation.weights(training_settings.TrainingConfig(), 1, 0, 0, 8) == ()
+    assert truncation.cut_weights(training_settings.TrainingConfig(), 1, 0, 0, 8) == ()
 
 
 def test_pieces_are_what_no_weight_interrupts() -> None:
-    assert list(truncation.pieces([1, 1, 0, 1, 2.5, 1], 6)) == [(0, 2, 1.0), (2, 4, 0), (4, 6, 2.5)]
-    assert list(truncation.pieces([9.0, 1.0], 2)) == [(0, 2, 1.0)]
+    assert list(truncation.segments([1, 1, 0, 1, 2.5, 1], 6)) == [(0, 2, 1.0), (2, 4, 0), (4, 6, 2.5)]
+    assert list(truncation.segments([9.0, 1.0], 2)) == [(0, 2, 1.0)]
 
 
 def _every_draw(size: int) -> list[tuple[float, list[float]]]:
@@ -101,8 +103,8 @@ class _Linear:
     def gradient(self, weights_T: list[float]) -> list[Tensor]:
         """By automatic differentiation, the state weighted as training does it."""
         h, loss, length = torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64), len(self.x_Td)
-        for begin, end, weight in truncation.pieces(weights_T, length):
-            (((h,),),) = (truncation.weighted(((h,),), weight),)
+        for begin, end, weight in truncation.segments(weights_T, length):
+            (((h,),),) = (truncation.scale_gradient(((h,),), weight),)
             for t in range(begin, end):
                 h = self.W_hx @ self.x_Td[t] + self.W_hh @ h
                 loss = loss + (self.W_qh @ h - self.y_Tq[t]).square().sum() / 2 / length
@@ -163,7 +165,7 @@ def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regul
     """With masks that are locked for a window too: a cut draws no others."""
     model = builders.TEXT.model_copy(update={"num_layers": 2, **regularised})
     torch.manual_seed(0)
-    learned = losses.Objective(factory.build(model, {"text": 9}, None), temporal=0.5).double()
+    learned = losses.Objective(factory.build(model, {"text": 9}, None), temporal_activation_regularization=0.5).double()
     inputs_BT = torch.arange(2 * 8).remainder(7).view(2, 8)
     targets_N = (inputs_BT.flatten() + 1) % 9
 

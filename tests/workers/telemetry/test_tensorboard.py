@@ -12,7 +12,7 @@ import pytest
 from core import errors
 from core.config import schema
 from core.storage import location
-from core.training import progress
+from core.training import run_log
 from workers.cluster import session as sessions
 from workers.telemetry import tensorboard
 from workers.train import launch, rank_process
@@ -24,11 +24,11 @@ def step(number: int, loss: float) -> dict[str, object]:
     return {"kind": "step", "step": number, "loss_nats": loss, "gradient_norm": None, "learning_rate": 0.5}
 
 
-def segment(root: location.Location, epoch: int, rows: list[dict[str, object]]) -> None:
-    record = progress.Record(root, epoch)
+def segment(root: location.Location, fencing_number: int, rows: list[dict[str, object]]) -> None:
+    log = run_log.RunLog(root, fencing_number)
     for row in rows:
-        record.add(row)
-    record.flush(int(str(rows[-1]["step"])))
+        log.add(row)
+    log.flush(int(str(rows[-1]["step"])))
 
 
 def read_back(root: Path) -> dict[str, list[tuple[int, float]]]:

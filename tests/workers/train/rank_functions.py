@@ -13,56 +13,56 @@ from core import errors
 from workers.train import messages
 
 
-def _sum_of_ranks(place: messages.Place) -> int:
-    total = torch.tensor([place.rank + 1])
+def _sum_of_ranks(context: messages.RankContext) -> int:
+    total = torch.tensor([context.rank + 1])
     distributed.all_reduce(total)
     return int(total.item())
 
 
-def _mark_start(job: dict[str, Any], place: messages.Place) -> int:
+def _mark_start(job: dict[str, Any], context: messages.RankContext) -> int:
     """Leaves a mark, and says how many there are of this rank."""
     marks = Path(job["marks"])
-    (marks / f"start-{place.rank}-{time.time_ns()}").touch()
-    return len(list(marks.glob(f"start-{place.rank}-*")))
+    (marks / f"start-{context.rank}-{time.time_ns()}").touch()
+    return len(list(marks.glob(f"start-{context.rank}-*")))
 
 
-def add_up(job: dict[str, Any], place: messages.Place, hooks: messages.Hooks) -> dict[str, Any]:
+def add_up(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> dict[str, Any]:
     """Adds the ranks up."""
-    hooks.progress(("far", place.rank))
-    return {"sum": _sum_of_ranks(place), "world_size": place.world_size, "threads": os.environ["OMP_NUM_THREADS"]}
+    callbacks.on_progress(("far", context.rank))
+    return {"sum": _sum_of_ranks(context), "world_size": context.world_size, "threads": os.environ["OMP_NUM_THREADS"]}
 
 
-def diverge(job: dict[str, Any], place: messages.Place, hooks: messages.Hooks) -> None:
+def diverge(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> None:
     """Rank 1 alone finds that the user must act, while rank 0 waits for it."""
-    _mark_start(job, place)
-    _sum_of_ranks(place)
-    if place.rank == 1:
+    _mark_start(job, context)
+    _sum_of_ranks(context)
+    if context.rank == 1:
         raise errors.DivergedError("training: step 7: three steps without a finite gradient; lower the rate")
-    _sum_of_ranks(place)
+    _sum_of_ranks(context)
 
 
-def stumble(job: dict[str, Any], place: messages.Place, hooks: messages.Hooks) -> None:
+def stumble(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> None:
     """Has a bug."""
-    _mark_start(job, place)
+    _mark_start(job, context)
     raise KeyError("no such thing")
 
 
-def die(job: dict[str, Any], place: messages.Place, hooks: messages.Hooks) -> None:
+def die(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> None:
     """Rank 1 dies."""
-    _mark_start(job, place)
-    if place.rank == 1:
+    _mark_start(job, context)
+    if context.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    _sum_of_ranks(place)
+    _sum_of_ranks(context)
 
 
-def until_stopped(job: dict[str, Any], place: messages.Place, hooks: messages.Hooks) -> str:
+def until_stopped(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> str:
     """Goes on until rank 0 is told to stop; in the first group, rank 1 is killed on the way."""
-    if _mark_start(job, place) == 1 and place.rank == 1:
+    if _mark_start(job, context) == 1 and context.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     while True:
-        word = torch.tensor([int(place.rank == 0 and hooks.should_stop())])
+        word = torch.tensor([int(context.rank == 0 and callbacks.should_stop())])
         distributed.broadcast(word, src=0)
-        hooks.progress("going on")
+        callbacks.on_progress("going on")
         if word.item():
             return "stopped"
         time.sleep(0.05)

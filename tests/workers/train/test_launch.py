@@ -41,45 +41,45 @@ def launched(
 
 
 def test_without_a_cluster_the_rank_runs_here(tmp_path: Path) -> None:
-    def alone(job: str, place: messages.Place, hooks: messages.Hooks) -> messages.Place:
-        hooks.progress(job)
-        assert not hooks.should_stop()
-        return place
+    def alone(job: str, context: messages.RankContext, callbacks: Any) -> messages.RankContext:
+        callbacks.on_progress(job)
+        assert not callbacks.should_stop()
+        return context
 
     seen: list[str] = []
     with sessions.Session(schema.ClusterConfig(address="none", num_workers=3, cpus_per_worker=2)) as session:
-        place = launch.launch("job", alone, location.Location.parse(str(tmp_path)), session, seen.append)
+        context = launch.launch("job", alone, location.Location.parse(str(tmp_path)), session, seen.append)
         assert not session.ray_started
-    assert place == messages.Place(0, 1, "cpu", 2)
+    assert context == messages.RankContext(0, 1, "cpu", 2)
     assert seen == ["job"]
 
 
 def test_the_board_does_not_hear_a_worker_whose_place_is_taken() -> None:
-    board = messages.Board()
+    board = messages.MessageBoard()
     assert board.enter(0, 1, "first", "here")
     assert board.enter(0, 1, "second", "there")
-    board.fail(0, "first", errors.LockedError("run: another start took over"))
-    assert not board.failed()
+    board.report_failure(0, "first", errors.LockedError("run: another start took over"))
+    assert not board.has_failed()
     error = errors.DataError("corpus: too little")
-    board.fail(0, "second", error)
-    assert board.look().fatal is error
+    board.report_failure(0, "second", error)
+    assert board.status().fatal is error
     assert not board.enter(0, 1, "third", "there")
 
 
 def test_the_board_asks_for_a_save_once_and_knows_where_the_ranks_are() -> None:
-    board = messages.Board()
+    board = messages.MessageBoard()
     for rank, node in enumerate(("head", "left", "right")):
         board.enter(rank, 3, f"worker-{rank}", node)
-    assert board.wishes() == (False, False)
-    board.save()
-    assert board.wishes() == (False, True)
-    assert board.wishes() == (False, False)
-    board.stop()
-    assert board.wishes() == board.wishes() == (True, False)
-    assert board.look().nodes == {"head", "left", "right"}
+    assert board.take_requests() == (False, False)
+    board.request_save()
+    assert board.take_requests() == (False, True)
+    assert board.take_requests() == (False, False)
+    board.request_stop()
+    assert board.take_requests() == board.take_requests() == (True, False)
+    assert board.status().nodes == {"head", "left", "right"}
     board.enter(0, 2, "again-0", "head")
     board.enter(1, 2, "again-1", "right")
-    assert board.look().nodes == {"head", "right"}
+    assert board.status().nodes == {"head", "right"}
 
 
 def test_the_culprit_is_named_and_not_its_victims() -> None:
@@ -90,23 +90,23 @@ def test_the_culprit_is_named_and_not_its_victims() -> None:
 
     victims = [errors.ClusterError("agreeing failed"), RuntimeError("gloo: Connection reset by peer")]
     culprit = exceptions.ActorDiedError("")
-    text = str(launch._explained(GroupError({0: victims[0], 1: victims[1], 2: culprit}), max_failures=2))
+    text = str(launch._explain(GroupError({0: victims[0], 1: victims[1], 2: culprit}), max_failures=2))
     assert text.startswith("train: rank 2: ActorDiedError: The actor died")
     assert "cluster.max_failures: 2" in text
-    text = str(launch._explained(GroupError({0: victims[0], 1: OSError("no such disk")}), max_failures=2))
+    text = str(launch._explain(GroupError({0: victims[0], 1: OSError("no such disk")}), max_failures=2))
     assert text.startswith("train: rank 1: OSError: no such disk; ")
 
 
 def test_nobody_is_waited_for_without_end() -> None:
     never = float("-inf")
-    launch._check_clocks(True, 1e6, launch.STOP_S - 1)
-    launch._check_clocks(False, launch.START_S - 1, never)
+    launch._check_deadlines(True, 1e6, launch.STOP_S - 1)
+    launch._check_deadlines(False, launch.START_S - 1, never)
     with pytest.raises(errors.InterruptedRunError):
-        launch._check_clocks(True, 1e6, launch.STOP_S + 1)
+        launch._check_deadlines(True, 1e6, launch.STOP_S + 1)
     with pytest.raises(errors.InterruptedRunError):
-        launch._check_clocks(False, 10, launch.NOT_BEGUN_S + 1)
+        launch._check_deadlines(False, 10, launch.NOT_BEGUN_S + 1)
     with pytest.raises(errors.ClusterError, match="no rank started within 300 s"):
-        launch._check_clocks(False, launch.START_S + 1, never)
+        launch._check_deadlines(False, launch.START_S + 1, never)
 
 
 @pytest.mark.ray
