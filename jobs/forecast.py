@@ -54,7 +54,7 @@ def run(
         overwrite: removes results of other settings first.
 
     Raises:
-        UsageError: the model does not forecast series, or not so many steps ahead.
+        UsageError: the model does not forecast series, or not as far ahead as a horizon asks.
         DataError: a column is missing, is not numeric, or has too few values.
         LockedError: the output belongs to another plan, or was not written by this command.
     """
