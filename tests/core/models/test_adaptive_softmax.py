@@ -1,4 +1,4 @@
-"""Laws of the adaptive softmax: its probabilities are exact, whichever way they are asked for."""
+"""Adaptive softmax: exact probabilities, from log_probs and from nll."""
 
 import copy
 from typing import Any
@@ -20,7 +20,7 @@ def output_of(cutoffs: tuple[int, ...] = (4, 10)) -> adaptive_softmax.AdaptiveSo
     return output
 
 
-def test_probabilities_sum_to_1_and_are_those_of_torchs_own() -> None:
+def test_probabilities_sum_to_1_and_equal_torchs_adaptive_softmax() -> None:
     output, features_NF = output_of(), torch.randn(7, 16, dtype=torch.float64)
     log_probs_NV = output.log_probs(features_NF)
     torch.testing.assert_close(log_probs_NV.exp().sum(-1), torch.ones(7), check_dtype=False)
@@ -38,7 +38,7 @@ def test_probabilities_sum_to_1_and_are_those_of_torchs_own() -> None:
 
 @pytest.mark.parametrize("num_targets", [0, 1, 50])
 @pytest.mark.parametrize("at_once", [1 << 20, 0])
-def test_the_loss_is_that_of_the_probabilities_with_every_gradient(
+def test_nll_equals_log_probs_with_gradients_for_all_parameters(
     num_targets: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adaptive_softmax, "MAX_LOGITS", at_once)
@@ -46,9 +46,9 @@ def test_the_loss_is_that_of_the_probabilities_with_every_gradient(
     plain = copy.deepcopy(output)
     features_NF, targets_N = torch.randn(num_targets, 16), torch.randint(0, 30, (num_targets,))
     nll = output.nll(features_NF, targets_N)
-    wanted = F.nll_loss(plain.log_probs(features_NF), targets_N, reduction="sum")
-    torch.testing.assert_close(nll, wanted)
-    torch.autograd.backward((nll, wanted))
+    expected = F.nll_loss(plain.log_probs(features_NF), targets_N, reduction="sum")
+    torch.testing.assert_close(nll, expected)
+    torch.autograd.backward((nll, expected))
     for mine, theirs in zip(output.parameters(), plain.parameters(), strict=True):
         assert mine.grad is not None
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-5)
@@ -64,7 +64,7 @@ def build(**settings: Any) -> language_model.LanguageModel:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_model_gives_log_probabilities_for_logits_and_no_single_matrix(tied: bool) -> None:
+def test_logits_of_an_adaptive_model_are_log_probabilities(tied: bool) -> None:
     model = build(tie_embeddings=tied)
     tokens_BT = torch.arange(30).view(3, 10)
     features_BTF, _ = model(tokens_BT, model.initial_state(3))
@@ -77,7 +77,7 @@ def test_a_model_gives_log_probabilities_for_logits_and_no_single_matrix(tied: b
         _ = model.output_weight_VF
 
 
-def test_a_tied_embedding_is_the_output_layers_vectors_widened_by_its_maps() -> None:
+def test_tied_adaptive_embedding_is_the_projected_output_vectors() -> None:
     model = build(tie_embeddings=True)
     output = model.adaptive
     assert output is not None
@@ -88,13 +88,13 @@ def test_a_tied_embedding_is_the_output_layers_vectors_widened_by_its_maps() -> 
     assert all(name.startswith("adaptive.") for name in names)
 
 
-def test_rare_words_cost_a_share_of_a_row() -> None:
+def test_rare_words_have_fewer_parameters() -> None:
     sizes = [sum(part.numel() for part in build(adaptive_cutoffs=cutoffs).parameters()) for cutoffs in ((), (4, 10))]
     rows = 30 * 6 - (4 * 6 + 6 * 1 + 20 * 1)  # widths 6, 6 // 4 and the least, 1
     maps = 2 * 6 + (2 * 6 + 2)  # two projections, and the two entries of the head
     assert sizes[0] - sizes[1] == rows - maps
 
 
-def test_a_cutoff_behind_the_vocabulary_is_refused() -> None:
+def test_cutoff_beyond_the_vocabulary_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="30 entries"):
         build(adaptive_cutoffs=(4, 30))

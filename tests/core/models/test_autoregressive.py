@@ -1,4 +1,4 @@
-"""Laws of regressors that forecast several steps, by one model or by a model for each."""
+"""Autoregressive models that forecast several steps, by one model or by a model for each step."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def _fit(model: autoregressive.Autoregressive, clip_norm: float | None, examples
     regression.fit(model, examples, examples, training, 1, lambda _: None, lambda: False)
 
 
-def test_a_linear_model_for_each_step_is_the_linear_model_with_an_output_for_each() -> None:
+def test_linear_models_by_step_equal_one_linear_model_with_several_outputs() -> None:
     together, apart = _model("outputs"), _model("models")
     rows = together.output.weight.view(STEPS, TARGETS, -1), together.output.bias.view(STEPS, TARGETS)
     for own, weight_OF, bias_O in zip(apart.models, *rows, strict=True):
@@ -52,22 +52,22 @@ def test_a_linear_model_for_each_step_is_the_linear_model_with_an_output_for_eac
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "gru"])
-def test_what_one_step_has_to_learn_changes_nothing_for_the_others(network: str) -> None:
+def test_models_by_step_do_not_influence_each_other(network: str) -> None:
     """The errors of the last step are made huge: clipping alone would let the other models see them."""
     examples = _examples()
     wild = series.Examples(examples.features_NLI, examples.labels_NKO.copy())
     wild.labels_NKO[:, -1] *= 1000
     values_BLI = torch.randn(7, LAGS, INPUTS)
-    found = {}
+    forecasts = {}
     for by in ("models", "outputs"):
         for name, learnt in (("plain", examples), ("wild", wild)):
             model = _model(by, network)
             _fit(model, 0.1, learnt)
-            found[by, name] = model(values_BLI)[:, :-1]
-    assert torch.equal(found["models", "plain"], found["models", "wild"])
-    assert not torch.allclose(found["outputs", "plain"], found["outputs", "wild"], atol=1e-3)
+            forecasts[by, name] = model(values_BLI)[:, :-1]
+    assert torch.equal(forecasts["models", "plain"], forecasts["models", "wild"])
+    assert not torch.allclose(forecasts["outputs", "plain"], forecasts["outputs", "wild"], atol=1e-3)
 
 
-def test_a_single_step_has_nothing_to_tell_apart() -> None:
+def test_models_by_step_need_a_horizon_above_1() -> None:
     with pytest.raises(pydantic.ValidationError, match="horizon_by: models needs steps"):
         autoregressive_settings.AutoregressiveConfig(kind="autoregressive", horizon_by="models")

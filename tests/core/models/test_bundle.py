@@ -1,4 +1,4 @@
-"""A bundle comes back as it was, or not at all; the right checkpoint of a run is selected."""
+"""Bundles: round trips, detection of damage, and the selection of a checkpoint of a run."""
 
 import json
 import math
@@ -60,20 +60,20 @@ def changed(files: dict[str, bytes], **settings: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("make", [translation_bundle, lambda: translation_bundle(shared=True), text_bundle])
-def test_what_was_written_is_loaded(make: Any, tmp_path: pathlib.Path) -> None:
-    wanted = make()
-    files = bundle.to_files(wanted)
+def test_bundle_round_trip(make: Any, tmp_path: pathlib.Path) -> None:
+    original = make()
+    files = bundle.to_files(original)
     random_state = torch.random.get_rng_state()
     back = bundle.load(write(tmp_path, files))
     assert torch.equal(torch.random.get_rng_state(), random_state)
     assert not back.model.training
     assert (back.config, back.codecs, back.line_end, back.precision) == (
-        wanted.config,
-        wanted.codecs,
-        wanted.line_end,
-        wanted.precision,
+        original.config,
+        original.codecs,
+        original.line_end,
+        original.precision,
     )
-    for name, parameter in wanted.model.state_dict().items():
+    for name, parameter in original.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], parameter)
     assert bundle.to_files(back) == files
     assert len(back.fingerprint) == 64
@@ -91,13 +91,13 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: pathlib.Path) -> N
 
 def test_other_weights_give_another_fingerprint(tmp_path: pathlib.Path) -> None:
     first, again, other = (
-        bundle.load(write(tmp_path / str(place), bundle.to_files(translation_bundle(seed=seed)))).fingerprint
-        for place, seed in enumerate((1, 1, 2))
+        bundle.load(write(tmp_path / str(index), bundle.to_files(translation_bundle(seed=seed)))).fingerprint
+        for index, seed in enumerate((1, 1, 2))
     )
     assert first == again != other
 
 
-def test_every_flipped_bit_and_cut_is_selected(tmp_path: pathlib.Path) -> None:
+def test_every_flipped_bit_and_truncation_is_detected(tmp_path: pathlib.Path) -> None:
     files = bundle.to_files(translation_bundle())
     folder = write(tmp_path, files)
     choose = random.Random(7)
@@ -118,13 +118,13 @@ def test_every_flipped_bit_and_cut_is_selected(tmp_path: pathlib.Path) -> None:
     bundle.load(folder)
 
 
-def test_a_newer_format_is_named(tmp_path: pathlib.Path) -> None:
+def test_newer_format_is_refused_with_its_version(tmp_path: pathlib.Path) -> None:
     files = changed(bundle.to_files(text_bundle()), version=2)
     with pytest.raises(errors.IntegrityError, match="has format version 2, this program reads up to 1"):
         bundle.load(write(tmp_path, files))
 
 
-def test_weights_of_another_vocabulary_name_both_sizes(tmp_path: pathlib.Path) -> None:
+def test_weights_of_another_vocabulary_size_are_refused_with_both_sizes(tmp_path: pathlib.Path) -> None:
     files = bundle.to_files(text_bundle())
     other = codec("a b c d e", reserved=("<unk>",)).tokenizer
     record = json.loads(files["model.json"])["codecs"]["text"]
@@ -134,7 +134,7 @@ def test_weights_of_another_vocabulary_name_both_sizes(tmp_path: pathlib.Path) -
         bundle.load(write(tmp_path, files))
 
 
-def test_settings_that_ask_for_more_than_the_file_holds_take_no_memory(tmp_path: pathlib.Path) -> None:
+def test_settings_larger_than_the_weights_allocate_no_memory(tmp_path: pathlib.Path) -> None:
     files = bundle.to_files(text_bundle())
     config = json.loads(files["model.json"])["config"] | {"hidden_size": 65536, "num_layers": 8}
     with pytest.raises(errors.IntegrityError, match="does not match the model's settings"):
@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: pathlib.Path) -> None
         {"version": "1"},
     ],
 )
-def test_settings_that_do_not_exist_are_refused(settings: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], tmp_path: pathlib.Path) -> None:
     files = changed(bundle.to_files(text_bundle()), **settings)
     with pytest.raises(errors.IntegrityError, match=r"model\.json: "):
         bundle.load(write(tmp_path, files))
@@ -190,7 +190,7 @@ def checkpoint(root: pathlib.Path, step: int, epoch: int, loss: float | None) ->
     return folder
 
 
-def test_the_best_validated_checkpoint_is_used(tmp_path: pathlib.Path) -> None:
+def test_the_best_checkpoint_by_validation_is_selected(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 100, 1, 2.0)
     checkpoint(tmp_path, 200, 1, 1.5)
     checkpoint(tmp_path, 300, 2, 1.7)
@@ -201,7 +201,7 @@ def test_the_best_validated_checkpoint_is_used(tmp_path: pathlib.Path) -> None:
     assert bundle.load(selected.bundle).line_end == "space"
 
 
-def test_without_validation_the_newest_start_counts_before_the_step(tmp_path: pathlib.Path) -> None:
+def test_without_validation_the_checkpoint_of_the_latest_start_is_selected(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 900, 1, None)
     checkpoint(tmp_path, 100, 3, None)
     checkpoint(tmp_path, 200, 3, None)
@@ -209,7 +209,7 @@ def test_without_validation_the_newest_start_counts_before_the_step(tmp_path: pa
     assert bundle.select_checkpoint(location.Location.parse(str(tmp_path))).step == 200
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) -> None:
+def test_damaged_checkpoints_are_skipped_and_reported(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 100, 1, 2.0)
     best = checkpoint(tmp_path, 200, 1, 1.5)
     weights_file = best / "bundle" / "model.safetensors"
@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: pathlib.Path) ->
 
 
 @pytest.mark.e2e
-def test_a_bundle_is_read_without_torchs_compiler(tmp_path: pathlib.Path) -> None:
+def test_loading_a_bundle_does_not_import_torchs_compiler(tmp_path: pathlib.Path) -> None:
     """Three seconds of each command and of each worker that reads a model."""
     folder = write(tmp_path, bundle.to_files(translation_bundle(shared=True)))
     program = (
@@ -237,14 +237,14 @@ def test_a_bundle_is_read_without_torchs_compiler(tmp_path: pathlib.Path) -> Non
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_one_checkpoint_folder_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:
+def test_single_checkpoint_folder_is_selected(tmp_path: pathlib.Path) -> None:
     checkpoint(tmp_path, 200, 1, 1.0)
     folder = checkpoint(tmp_path, 100, 1, 2.0)
     assert bundle.select_checkpoint(location.Location.parse(str(folder))).step == 100
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "/etc/x", "bundle/../../x"])
-def test_a_manifest_leads_nowhere_else(name: str, tmp_path: pathlib.Path) -> None:
+def test_manifest_with_a_path_outside_the_folder_is_refused(name: str, tmp_path: pathlib.Path) -> None:
     folder = checkpoint(tmp_path, 100, 1, 2.0)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest["files"].append({"name": name, "sha256": "0" * 64, "size_bytes": 1})
@@ -253,6 +253,6 @@ def test_a_manifest_leads_nowhere_else(name: str, tmp_path: pathlib.Path) -> Non
         bundle.select_checkpoint(location.Location.parse(str(folder)))
 
 
-def test_a_run_without_checkpoints_says_to_train_first(tmp_path: pathlib.Path) -> None:
+def test_run_without_checkpoints_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="train first"):
         bundle.find_folder(location.Location.parse(str(tmp_path)))

@@ -1,4 +1,4 @@
-"""Each cell is its formula, in one call or step by step."""
+"""Recurrent cells against their formulas, in one call and step by step."""
 
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -16,7 +16,7 @@ Gate = Callable[[int, Tensor | None], Tensor]
 
 
 def reference_step(layer: recurrent_layer.Layer, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
-    """One step from the formulas of the documents, each gate on its own; gates in the order of the weights."""
+    """Returns the state after one step by the formulas, each gate on its own; gates in the order of the weights."""
     size, h = layer.hidden_size, state[0]
     weights = layer.weights
     assert weights.bias_G is not None
@@ -102,22 +102,22 @@ def from_formula(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_layer_at_once_and_in_steps_is_the_formula_with_its_gradients(cell: str) -> None:
+def test_sequence_and_steps_equal_the_formula_with_gradients(cell: str) -> None:
     layer, x_BTE, state = example(cell)
-    wanted = [*layer.parameters(), x_BTE, *state]
+    inputs = [*layer.parameters(), x_BTE, *state]
     weights_BTH = torch.randn(3, 6, 5, dtype=torch.float64)
     results = []
     for run in (from_formula, in_steps, lambda own, x, s: own(x, s)):
         y_BTH, after = run(layer, x_BTE, state)
         loss = (y_BTH * weights_BTH).sum() + sum(part.square().sum() for part in after)
-        results.append([y_BTH, *after, *torch.autograd.grad(loss, wanted)])
+        results.append([y_BTH, *after, *torch.autograd.grad(loss, inputs)])
     for formula, stepped, whole in zip(*results, strict=True):
         torch.testing.assert_close(stepped, formula, atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(whole, formula, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("cell", ["gru", "gru_before", "lstm", "lstm_peephole"])
-def test_gradients_are_the_slopes_of_the_function(cell: str) -> None:
+def test_cell_gradients_pass_gradcheck(cell: str) -> None:
     layer, x_BTE, state = example(cell)
     assert torch.autograd.gradcheck(lambda x, *s: layer(x, s)[0], (x_BTE, *state), atol=1e-5)
 
@@ -142,7 +142,7 @@ def test_a_batch_without_rows_has_zero_gradients(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_bias_is_two_whose_second_is_zero(cell: str) -> None:
+def test_one_bias_equals_two_with_the_second_zero(cell: str) -> None:
     torch.manual_seed(2)
     one, two = (recurrent_layer.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
     assert sum(part.numel() for part in two.parameters()) - sum(part.numel() for part in one.parameters()) == len(
@@ -157,7 +157,7 @@ def test_one_bias_is_two_whose_second_is_zero(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str) -> None:
+def test_dropconnect_cuts_the_same_connections_in_all_steps(cell: str) -> None:
     layer, x_BTE, state = example(cell)
     torch.manual_seed(1)
     dropped = cells.drop_connect(layer.weights, 0.5)
@@ -177,7 +177,7 @@ def test_dropped_connections_are_cut_in_all_steps_and_the_rest_learns(cell: str)
     assert cell == "rnn_relu" or layer.weight_hh.grad[~cut].all()
 
 
-def test_rows_in_a_product_side_by_side_are_the_sum_of_two_products() -> None:
+def test_concatenated_weights_equal_the_sum_of_two_products() -> None:
     layer, x_BTE, state = example("rnn")
     both = torch.cat((x_BTE[:, 0], state[0]), dim=1) @ torch.cat((layer.weight_ih, layer.weight_hh), dim=1).T
     assert layer.weights.bias_G is not None
@@ -185,7 +185,7 @@ def test_rows_in_a_product_side_by_side_are_the_sum_of_two_products() -> None:
     torch.testing.assert_close(layer.step(layer.project(x_BTE[:, 0]), state)[0], after)
 
 
-def test_every_cell_of_the_settings_exists_and_every_cell_can_be_set() -> None:
+def test_settings_and_cells_have_the_same_names() -> None:
     names = get_args(model_settings.RecurrentConfig.model_fields["cell"].annotation)
     named = {model_settings.RecurrentConfig(cell=name).cell_name for name in names}
     named |= {

@@ -1,4 +1,4 @@
-"""The tables that choose precision and library, and what the choice does to the numbers."""
+"""Choice of precision and matrix library, and its effect on results."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def _restored() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("cpu", "expected"), [(AMD_BF16, "bf16"), (AMD_OLD, "fp32"), (INTEL_AMX, "bf16"), (INTEL_OLD, "fp32")]
 )
-def test_auto_precision_is_what_the_cpu_has(cpu: compute.Cpu, expected: str) -> None:
+def test_auto_precision_follows_the_cpu(cpu: compute.Cpu, expected: str) -> None:
     assert compute.resolve_precision("auto", "cpu", cpu) == expected
     assert compute.resolve_precision("fp32", "cpu", cpu) == "fp32"
     assert compute.resolve_precision("bf16", "cpu", cpu) == "bf16"
@@ -43,13 +43,13 @@ def test_auto_matmul_is_onednn_on_amd_in_fp32(cpu: compute.Cpu, precision: compu
     assert compute.use_matmul("auto", precision, cpu) == expected
 
 
-def test_onednn_is_refused_where_it_would_not_be_fp32() -> None:
+def test_onednn_is_refused_with_amx() -> None:
     with pytest.raises(errors.UsageError, match="use default"):
         compute.use_matmul("onednn", "fp32", INTEL_AMX)
 
 
 @pytest.mark.skipif(compute.this_cpu().has_amx, reason="this CPU has AMX, where onednn is refused")
-def test_onednn_still_multiplies_in_fp32_and_default_takes_it_back() -> None:
+def test_onednn_multiplies_in_fp32_and_default_restores() -> None:
     torch.manual_seed(1)
     first, second = torch.randn(64, 512), torch.randn(512, 512)
     exact = first.double() @ second.double()
@@ -69,7 +69,7 @@ def test_autocast_multiplies_in_the_precision() -> None:
             assert linear(torch.ones(1, 4)).dtype == dtype
 
 
-def test_the_first_processor_of_cpuinfo_counts() -> None:
+def test_cpuinfo_is_read_from_its_first_processor() -> None:
     text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     assert compute.parse_cpu(text) == compute.Cpu("AuthenticAMD", frozenset({"fpu", "avx512_bf16"}))
     assert compute.parse_cpu("") == compute.Cpu("", frozenset())

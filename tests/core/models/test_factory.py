@@ -1,4 +1,4 @@
-"""First weights are what the settings say."""
+"""Initialization of models by their settings."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def language_model(initialization: str, **settings: Any) -> language_models.Lang
     return model
 
 
-def test_normal_weights_have_a_deviation_of_a_hundredth_and_biases_none() -> None:
+def test_normal_initialization_has_std_001_and_zero_biases() -> None:
     for parameter in language_model("normal").parameters():
         if parameter.dim() < 2:
             assert not parameter.any()
@@ -33,7 +33,7 @@ def test_normal_weights_have_a_deviation_of_a_hundredth_and_biases_none() -> Non
             assert parameter.std().item() == pytest.approx(0.01, rel=0.05)
 
 
-def test_xavier_weights_fill_their_bounds_and_biases_are_none() -> None:
+def test_xavier_initialization_fills_its_bounds_with_zero_biases() -> None:
     for name, parameter in language_model("xavier").named_parameters():
         if name == "embedding.weight":
             assert parameter.std().item() == pytest.approx(1, rel=0.05)
@@ -57,7 +57,7 @@ def test_tying_all_needs_one_vocabulary() -> None:
         factory.build(config, SIZES, 1)
 
 
-def test_a_tied_embedding_enters_with_size_1_and_leaves_small() -> None:
+def test_tied_embedding_has_unit_inputs_and_small_logits() -> None:
     torch.manual_seed(1)
     config = model_settings.LanguageModelConfig(
         kind="language_model", hidden_size=64, embedding_size=64, tie_embeddings=True, cell="gru"
@@ -76,7 +76,7 @@ def gates(layer: recurrent_layer.Layer) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "mgu"])
-def test_orthogonal_gates_keep_lengths_and_identical_ones_keep_everything(cell: str) -> None:
+def test_orthogonal_and_identity_initialization_by_gate(cell: str) -> None:
     orthogonal = language_model("orthogonal", cell=cell).stack.layer(0)
     same = language_model("torch", cell=cell, recurrent_initialization="identity").stack.layer(0)
     for turned, kept in zip(gates(orthogonal), gates(same), strict=True):
@@ -84,11 +84,11 @@ def test_orthogonal_gates_keep_lengths_and_identical_ones_keep_everything(cell: 
         assert not torch.equal(turned, torch.eye(200))
         assert torch.equal(kept, torch.eye(200))
     assert not orthogonal.bias_ih.any()
-    drawn = same.weight_ih.detach()
-    assert drawn.abs().max() <= 200**-0.5
+    input_weights = same.weight_ih.detach()
+    assert input_weights.abs().max() <= 200**-0.5
 
 
-def test_he_weights_keep_the_variance_through_a_relu() -> None:
+def test_he_initialization_has_variance_2_over_fan_in() -> None:
     weight = language_model("he").output.weight
     assert weight.std().item() == pytest.approx(math.sqrt(2 / 200), rel=0.05)
 
@@ -97,7 +97,7 @@ def test_he_weights_keep_the_variance_through_a_relu() -> None:
     ("cell", "biases", "gate"),
     [("lstm", "two", 1), ("lstm", "one", 1), ("lstm_coupled", "two", 0), ("lstm_no_output", "one", 1)],
 )
-def test_the_forget_gate_starts_open(cell: str, biases: str, gate: int) -> None:
+def test_forget_bias_is_the_sum_of_the_forget_gates_biases(cell: str, biases: str, gate: int) -> None:
     layer = language_model("xavier", cell=cell, biases=biases, forget_bias=1.5).stack.layer(0)
     second_G = layer.weights.bias_G
     total_G = layer.bias_ih if second_G is None else layer.bias_ih + second_G
@@ -105,7 +105,7 @@ def test_the_forget_gate_starts_open(cell: str, biases: str, gate: int) -> None:
     assert [bool((block == 1.5).all()) for block in blocks] == [index == gate for index in range(len(blocks))]
 
 
-def test_what_is_no_weight_is_left_as_it_should_start() -> None:
+def test_initialization_leaves_layer_norm_and_initial_states() -> None:
     model = language_model("normal", layer_norm=True, initial_state="learned")
     assert not model.stack.layer(0).start.any()
     weights = dict(model.stack.joints.named_parameters())
@@ -120,7 +120,7 @@ def test_what_is_no_weight_is_left_as_it_should_start() -> None:
         ({"cell": "mgu", "gru_reset": "before"}, "cell: gru"),
         ({"num_layers": 3, "hidden_size": (4, 2)}, "2 widths for 3 layers"),
         ({"num_layers": 2, "hidden_size": (4, 2), "connections": "residual"}, "equal width"),
-        ({"adaptive_cutoffs": (5, 5)}, "must grow"),
+        ({"adaptive_cutoffs": (5, 5)}, "must increase"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], complaint: str) -> None:

@@ -1,4 +1,4 @@
-"""Laws of the language model."""
+"""Recurrent language models."""
 
 from typing import Any
 
@@ -32,12 +32,12 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("cell", "biases", "expected"), COUNTS)
-def test_parameters_of_the_documents_models(cell: str, biases: str, expected: int) -> None:
+def test_parameter_counts_of_character_models(cell: str, biases: str, expected: int) -> None:
     model = build(28, cell=cell, biases=biases, hidden_size=512, input="one_hot")
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
-def test_a_one_hot_input_is_a_look_up_of_weight_rows() -> None:
+def test_one_hot_input_equals_an_identity_embedding() -> None:
     one_hot = build(input="one_hot", cell="gru")
     embedding = build(embedding_size=11, cell="gru")
     embedding.load_state_dict(one_hot.state_dict() | {"embedding.weight": torch.eye(11)})
@@ -56,7 +56,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", WAYS)
-def test_a_text_in_windows_or_steps_is_the_text_at_once(settings: dict[str, Any]) -> None:
+def test_windows_and_steps_equal_the_whole_text(settings: dict[str, Any]) -> None:
     model = build(**settings)
     tokens_BT = torch.randint(0, 11, (3, 8))
     whole_BTF, _ = model(tokens_BT, model.initial_state(3))
@@ -70,7 +70,7 @@ def test_a_text_in_windows_or_steps_is_the_text_at_once(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_loss_from_features_is_the_loss_from_logits(tied: bool) -> None:
+def test_loss_from_features_equals_loss_from_logits(tied: bool) -> None:
     model = build(tie_embeddings=tied)
     tokens_BT, targets_BT = torch.randint(0, 11, (3, 8)), torch.randint(0, 11, (3, 8))
     features_BTF, _ = model(tokens_BT, model.initial_state(3))
@@ -87,7 +87,7 @@ def test_the_loss_from_features_is_the_loss_from_logits(tied: bool) -> None:
 
 
 @pytest.mark.parametrize(("cutoffs", "size"), [((), 4), ((3,), 4)])
-def test_tied_rows_go_in_as_they_are_or_times_the_root_of_their_size(cutoffs: tuple[int, ...], size: int) -> None:
+def test_tied_embeddings_are_scaled_by_the_square_root_of_their_size(cutoffs: tuple[int, ...], size: int) -> None:
     tokens = torch.tensor([0, 2, 4])
     ways: dict[str, Any] = {"tie_embeddings": True, "embedding_size": size, "adaptive_cutoffs": cutoffs}
     scaled, plain = build(**ways), build(**ways, scale_tied=False)
@@ -97,14 +97,14 @@ def test_tied_rows_go_in_as_they_are_or_times_the_root_of_their_size(cutoffs: tu
         torch.testing.assert_close(plain.embed(tokens), plain.output_weight_VF[tokens])
 
 
-def test_a_tied_model_has_one_matrix_for_both_ends() -> None:
+def test_tied_model_shares_embedding_and_output_weights() -> None:
     tied, untied = build(tie_embeddings=True, hidden_size=5), build(hidden_size=5)
     assert tied.output_weight_VF is tied.embedding.weight
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (tied, untied)]
     assert sizes[1] - sizes[0] == 11 * 5
 
 
-def test_no_token_sees_what_comes_after_it() -> None:
+def test_language_model_is_causal() -> None:
     model = build(num_layers=2)
     tokens_BT = torch.randint(0, 11, (1, 8))
     changed_BT = tokens_BT.clone()
@@ -114,7 +114,7 @@ def test_no_token_sees_what_comes_after_it() -> None:
     assert differs_T.tolist() == [False] * 5 + [True] * 3
 
 
-def test_raw_outputs_are_those_of_the_top_layer_before_dropout() -> None:
+def test_raw_outputs_are_before_output_dropout() -> None:
     model = build(output_dropout=0.5, hidden_size=40).train()
     outputs = model.outputs(torch.randint(0, 11, (3, 8)), model.initial_state(3))
     kept = outputs.features_BTF != 0
@@ -123,7 +123,7 @@ def test_raw_outputs_are_those_of_the_top_layer_before_dropout() -> None:
     torch.testing.assert_close(outputs.raw_BTH[:, -1], outputs.state[-1][0])
 
 
-def test_locked_dropout_takes_the_same_units_of_embeddings_and_features_at_all_steps() -> None:
+def test_locked_dropout_of_features_is_the_same_at_all_steps() -> None:
     model = build(output_dropout=0.5, embedding_dropout=0.5, locked_dropout=True, hidden_size=40).train()
     outputs = model.outputs(torch.randint(0, 11, (3, 8)), model.initial_state(3))
     dropped_BTF = outputs.features_BTF == 0
@@ -131,6 +131,6 @@ def test_locked_dropout_takes_the_same_units_of_embeddings_and_features_at_all_s
     assert 0.3 < dropped_BTF.float().mean() < 0.7
 
 
-def test_a_language_model_in_both_directions_is_refused() -> None:
-    with pytest.raises(pydantic.ValidationError, match="must not have read it"):
+def test_bidirectional_language_model_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="must not see the tokens"):
         build(bidirectional=True)

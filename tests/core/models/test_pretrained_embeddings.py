@@ -1,4 +1,4 @@
-"""Word vectors get to the rows of their words, as they are at the model's input."""
+"""Pretrained embeddings: word vectors of a file at the model's input."""
 
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,16 @@ def written(folder: Path, text: str) -> location.Location:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("header", [True, False])
-def test_words_of_the_file_have_its_vectors_and_others_what_was_drawn(tmp_path: Path, tied: bool, header: bool) -> None:
+def test_known_words_get_pretrained_vectors_and_others_keep_theirs(tmp_path: Path, tied: bool, header: bool) -> None:
     model, untouched = build(tie_embeddings=tied), build(tie_embeddings=tied)
-    place = written(tmp_path, VECTORS if header else VECTORS.split("\n", 1)[1])
-    assert pretrained_embeddings.load(place, TOKENS, model, "text") == 2
+    file = written(tmp_path, VECTORS if header else VECTORS.split("\n", 1)[1])
+    assert pretrained_embeddings.load(file, TOKENS, model, "text") == 2
     expected = untouched.embed(torch.arange(4)).detach()
     expected[1:3] = torch.tensor([[0.5, 0.4], [1.0, -2.5]])
     torch.testing.assert_close(model.embed(torch.arange(4)), expected)
 
 
-def test_a_word_with_a_space_is_a_word(tmp_path: Path) -> None:
+def test_words_of_word_vector_files_may_contain_spaces(tmp_path: Path) -> None:
     assert pretrained_embeddings.load(written(tmp_path, "of 1 2\n. . 3 4\nthe 5 6\n"), TOKENS, build(), "text") == 2
 
 
@@ -54,12 +54,12 @@ def test_a_word_with_a_space_is_a_word(tmp_path: Path) -> None:
         ("of 1 nan\n", "'of' has an entry that is not finite"),
     ],
 )
-def test_a_file_of_other_or_broken_vectors_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_word_vectors_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(errors.DataError, match=complaint):
         pretrained_embeddings.load(written(tmp_path, text), TOKENS, build(), "text")
 
 
 @pytest.mark.parametrize("settings", [{"input": "one_hot"}, {"adaptive_cutoffs": (2,), "tie_embeddings": True}])
-def test_a_model_without_such_an_embedding_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_pretrained_vectors_need_a_full_embedding(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(errors.UsageError, match="no embedding with a row"):
         pretrained_embeddings.load(written(tmp_path, VECTORS), TOKENS, build(**settings), "text")

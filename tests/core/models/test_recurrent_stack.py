@@ -1,4 +1,4 @@
-"""Laws of stacks and encoders: padding is never seen, directions and layers are what torch's own are."""
+"""Stacks and encoders against torch's modules, with padding, connections and dropout."""
 
 import itertools
 from typing import Any
@@ -38,8 +38,8 @@ def torch_twin(encoder: recurrent_stack.Encoder) -> nn.RNN | nn.GRU | nn.LSTM:
     if both:
         directions["_reverse"] = encoder.backward_layers
     with torch.no_grad():
-        for (ending, found), index in itertools.product(directions.items(), range(num_layers)):
-            layer = found[index]
+        for (ending, layers), index in itertools.product(directions.items(), range(num_layers)):
+            layer = layers[index]
             assert isinstance(layer, recurrent_layer.FusedLayer)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 twin.get_parameter(f"{name}_l{index}{ending}").copy_(getattr(layer, name))
@@ -47,7 +47,7 @@ def torch_twin(encoder: recurrent_stack.Encoder) -> nn.RNN | nn.GRU | nn.LSTM:
 
 
 @pytest.mark.parametrize(("cell", "bidirectional"), list(itertools.product(FUSED, (False, True))))
-def test_an_encoder_is_a_loop_over_rows_without_padding(cell: str, bidirectional: bool) -> None:
+def test_encoder_equals_torch_on_rows_without_padding(cell: str, bidirectional: bool) -> None:
     encoder, (x_BSE, lengths_B) = encoder_of(cell, bidirectional), batch()
     encoded = encoder(x_BSE, lengths_B, exact_state=True)
     twin = torch_twin(encoder)
@@ -64,7 +64,7 @@ def test_an_encoder_is_a_loop_over_rows_without_padding(cell: str, bidirectional
 
 
 @pytest.mark.parametrize(("cell", "exact_state"), list(itertools.product(CELLS, (False, True))))
-def test_what_stands_in_the_padding_changes_nothing(cell: str, exact_state: bool) -> None:
+def test_padding_does_not_influence_the_encoder(cell: str, exact_state: bool) -> None:
     encoder, (x_BSE, lengths_B) = encoder_of(cell, bidirectional=True), batch()
     x_BSE.requires_grad_()
     padding_BS = torch.arange(7) >= lengths_B[:, None]
@@ -78,7 +78,7 @@ def test_what_stands_in_the_padding_changes_nothing(cell: str, exact_state: bool
     assert x_BSE.grad[~padding_BS].abs().min() > 0
 
 
-def test_packing_an_lstm_changes_no_output() -> None:
+def test_packed_lstm_equals_padded_lstm() -> None:
     encoder, (x_BSE, lengths_B) = encoder_of("lstm", bidirectional=True), batch()
     packed, padded = encoder(x_BSE, lengths_B, exact_state=True), encoder(x_BSE, lengths_B, exact_state=False)
     torch.testing.assert_close(padded.outputs_BSC, packed.outputs_BSC)
@@ -86,7 +86,7 @@ def test_packing_an_lstm_changes_no_output() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_an_encoder_takes_a_batch_without_rows(cell: str) -> None:
+def test_encoder_accepts_an_empty_batch(cell: str) -> None:
     encoder = encoder_of(cell, bidirectional=True)
     encoded = encoder(torch.zeros(0, 7, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), exact_state=True)
     encoded.outputs_BSC.sum().backward()
@@ -95,7 +95,7 @@ def test_an_encoder_takes_a_batch_without_rows(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", FUSED)
-def test_a_stack_is_torchs_and_its_steps_are_its_sequence(cell: str) -> None:
+def test_stack_and_its_steps_equal_torchs_module(cell: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(stack_config(cell, 3), 3)
     x_BTE = torch.randn(2, 5, 3)
@@ -108,12 +108,12 @@ def test_a_stack_is_torchs_and_its_steps_are_its_sequence(cell: str) -> None:
     for time in range(5):
         y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state)
         torch.testing.assert_close(y_BH, y_BTH[:, time])
-    for layer, wanted in zip(state, after, strict=True):
-        for part, wanted_part in zip(layer, wanted, strict=True):
-            torch.testing.assert_close(part, wanted_part)
+    for layer, expected in zip(state, after, strict=True):
+        for part, expected_part in zip(layer, expected, strict=True):
+            torch.testing.assert_close(part, expected_part)
 
 
-def test_dropout_is_between_layers_only_and_repeats_with_the_seed() -> None:
+def test_dropout_is_between_layers_only_and_seeded() -> None:
     x_BTE = torch.randn(2, 5, 3)
     outputs: dict[int, list[Tensor]] = {}
     for num_layers in (1, 2):
@@ -136,7 +136,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("cell", "option"), [*((cell, "residual") for cell in CELLS), *(("lstm", o) for o in OPTIONS)])
-def test_steps_are_the_sequence_whatever_lies_between_layers(cell: str, option: str) -> None:
+def test_steps_equal_the_sequence_with_any_connections(cell: str, option: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(
         recurrent_stack.StackConfig(**({"cell": cell, "sizes": (4, 4, 4)} | OPTIONS[option])), 3
@@ -150,12 +150,12 @@ def test_steps_are_the_sequence_whatever_lies_between_layers(cell: str, option: 
     for time in range(5):
         y_BH, state = stack.step(stack.layer(0).project(x_BTE[:, time]), state)
         torch.testing.assert_close(y_BH, y_BTH[:, time])
-    for layer, wanted in zip(state, after, strict=True):
-        torch.testing.assert_close(layer, wanted)
+    for layer, expected in zip(state, after, strict=True):
+        torch.testing.assert_close(layer, expected)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_gradients_of_a_stack_are_its_slopes(option: str) -> None:
+def test_stack_gradients_pass_gradcheck(option: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(
         recurrent_stack.StackConfig(**({"cell": "mgu", "sizes": (4, 4, 4)} | OPTIONS[option])), 3
@@ -165,7 +165,7 @@ def test_gradients_of_a_stack_are_its_slopes(option: str) -> None:
 
 
 def layer_by_layer(stack: recurrent_stack.Stack, x_BTE: Tensor) -> list[Tensor]:
-    """Outputs of all layers of a residual, highway or dense stack, after the formulas of the document."""
+    """Returns the outputs of all layers of a residual, highway or dense stack, by the formulas."""
     outputs: list[Tensor] = []
     for index, state in enumerate(stack.initial_state(x_BTE.shape[0])):
         entering = x_BTE
@@ -182,40 +182,40 @@ def layer_by_layer(stack: recurrent_stack.Stack, x_BTE: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("connections", ["residual", "highway", "dense"])
-def test_ways_around_a_layer_are_the_formulas(connections: str) -> None:
+def test_residual_highway_and_dense_equal_their_formulas(connections: str) -> None:
     torch.manual_seed(7)
     stack = recurrent_stack.Stack(stack_config("gru", 3, connections=connections), 3)
     x_BTE = torch.randn(2, 5, 3)
     torch.testing.assert_close(stack(x_BTE, stack.initial_state(2))[0], layer_by_layer(stack, x_BTE)[-1])
 
 
-def test_normalised_outputs_have_mean_0_and_variance_1() -> None:
+def test_layer_norm_outputs_have_mean_0_and_variance_1() -> None:
     stack = recurrent_stack.Stack(recurrent_stack.StackConfig("lstm", (64, 64), layer_norm=True), 3)
     y_BTH, _ = stack(torch.randn(2, 5, 3), stack.initial_state(2))
     torch.testing.assert_close(y_BTH.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(y_BTH.var(-1, unbiased=False), torch.ones(2, 5), atol=2e-2, rtol=0)
 
 
-def test_a_locked_mask_is_one_for_a_window_and_another_for_the_next() -> None:
+def test_locked_dropout_mask_is_constant_in_a_window() -> None:
     stack = recurrent_stack.Stack(
         recurrent_stack.StackConfig("rnn_identity", (50, 50), dropout=0.5, locked_dropout=True), 3
     )
-    entered: list[Tensor] = []
-    stack.layer(1).register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    layer_inputs: list[Tensor] = []
+    stack.layer(1).register_forward_pre_hook(lambda _, given: layer_inputs.append(given[0]))
     x_BTE = torch.randn(4, 6, 3)
     for _ in range(2):
         stack(x_BTE, stack.initial_state(4))
-    first, second = (found == 0 for found in entered)
+    first, second = (x_BTE == 0 for x_BTE in layer_inputs)
     assert 0.3 < first.double().mean() < 0.7
     assert (first == first[:, :1]).all()
     assert (first[0] != first[1]).any()
     assert (first != second).any()
     stack.eval()(x_BTE, stack.initial_state(4))
-    assert entered[2].all()
+    assert layer_inputs[2].all()
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before"])
-def test_what_is_dropout_for_a_window_makes_its_steps_the_sequence(cell: str) -> None:
+def test_steps_with_the_windows_dropout_equal_the_sequence(cell: str) -> None:
     stack = recurrent_stack.Stack(
         recurrent_stack.StackConfig(cell, (8, 8, 8), 0.5, weight_dropout=0.5, locked_dropout=True), 3
     )
@@ -230,7 +230,7 @@ def test_what_is_dropout_for_a_window_makes_its_steps_the_sequence(cell: str) ->
     assert not torch.equal(stack.eval()(x_BTE, stack.initial_state(2))[0], y_BTH)
 
 
-def test_a_dropped_word_is_zero_wherever_it_occurs_and_the_others_make_up_for_it() -> None:
+def test_word_dropout_drops_a_word_everywhere_and_scales_the_others() -> None:
     torch.manual_seed(1)
     tokens_BT = torch.arange(200).repeat(2, 2)
     x_BTE = recurrent_stack.drop_words(torch.ones(2, 400, 3), tokens_BT, 200, 0.25, is_training=True)
@@ -243,7 +243,7 @@ def test_a_dropped_word_is_zero_wherever_it_occurs_and_the_others_make_up_for_it
     )
 
 
-def test_what_locked_dropout_takes_of_a_row_it_takes_at_all_its_positions_until_the_next_call() -> None:
+def test_locked_dropout_has_one_mask_for_each_row_and_call() -> None:
     torch.manual_seed(1)
     first, second = (
         recurrent_stack.drop(torch.ones(2, 9, 400), 0.25, is_training=True, is_locked=True) for _ in range(2)
@@ -254,7 +254,7 @@ def test_what_locked_dropout_takes_of_a_row_it_takes_at_all_its_positions_until_
     assert not torch.equal(first, second)
 
 
-def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> None:
+def test_bidirectional_lowest_layer_with_narrower_backward_direction() -> None:
     torch.manual_seed(5)
     encoder = recurrent_stack.Encoder(
         stack_config("lstm", 3, connections="residual"), 3, 1, backward_sizes=(2, 2, 2)
@@ -280,13 +280,13 @@ def test_an_encoder_may_read_back_in_its_lowest_layers_only_and_narrower() -> No
 
 
 @pytest.mark.parametrize(("num_bidirectional", "expected"), [(0, 80_156), (1, 160_284)])
-def test_parameters_of_the_documents_bidirectional_network(num_bidirectional: int, expected: int) -> None:
+def test_parameter_counts_of_a_bidirectional_network(num_bidirectional: int, expected: int) -> None:
     encoder = recurrent_stack.Encoder(recurrent_stack.StackConfig("rnn", (256,), num_biases=1), 28, num_bidirectional)
     output = nn.Linear(encoder.output_size, 28)
     assert sum(part.numel() for module in (encoder, output) for part in module.parameters()) == expected
 
 
-def test_a_learned_initial_state_gets_a_gradient_from_every_window() -> None:
+def test_learned_initial_state_has_a_gradient_in_every_window() -> None:
     stack = recurrent_stack.Stack(stack_config("lstm", 2, learned_initial_state=True), 3)
     x_BTE = torch.randn(2, 5, 3)
     y_BTH, after = stack(x_BTE, stack.initial_state(2))

@@ -1,4 +1,4 @@
-"""Laws of the encoder–decoder, for every way that the source reaches the decoder."""
+"""Encoder-decoder models, with every combination of attention and context."""
 
 import itertools
 from typing import Any
@@ -11,7 +11,7 @@ from core.config import model_settings
 from core.models import factory, seq2seq
 from core.models import state as states
 
-WAYS = [
+VARIANTS = [
     *itertools.product(("rnn", "gru", "lstm"), ("none", "additive", "dot"), ("input", "output")),
     ("lstm", "general", "feed"),
     ("gru", "scaled_dot", "feed"),
@@ -48,7 +48,7 @@ def stepped(model: seq2seq.Seq2Seq, memory: seq2seq.Memory, inputs_BT: Tensor) -
     return torch.stack(features, dim=1), state
 
 
-def test_shapes_of_the_documents_example() -> None:
+def test_encoder_decoder_shapes() -> None:
     model, (source_BS, _) = build(), batch()
     memory = model.encode(source_BS, torch.full((4,), 7))
     assert memory.outputs_BSC.shape == (4, 7, 16)
@@ -58,25 +58,25 @@ def test_shapes_of_the_documents_example() -> None:
     assert [layer[0].shape for layer in state] == [(4, 16), (4, 16)]
 
 
-@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
-def test_decoding_a_target_is_its_steps_in_whole_and_in_pieces(cell: str, attention: str, context: str) -> None:
+@pytest.mark.parametrize(("cell", "attention", "context"), VARIANTS)
+def test_steps_and_segments_equal_the_whole_target(cell: str, attention: str, context: str) -> None:
     model, (source_BS, inputs_BT) = build(cell=cell, attention=attention, context=context), batch()
     memory = model.encode(source_BS, LENGTHS)
     whole_BTF, after = model.decode(inputs_BT, memory, model.initial_state(memory))
     steps_BTF, after_steps = stepped(model, memory, inputs_BT)
     torch.testing.assert_close(steps_BTF, whole_BTF)
     first_BTF, state = model.decode(inputs_BT[:, :2], memory, model.initial_state(memory))
-    second_BTF, after_pieces = model.decode(inputs_BT[:, 2:], memory, state)
+    second_BTF, after_segments = model.decode(inputs_BT[:, 2:], memory, state)
     torch.testing.assert_close(torch.cat((first_BTF, second_BTF), dim=1), whole_BTF)
-    for others in (after_steps, after_pieces):
-        for layer, wanted in zip(others, after, strict=True):
-            for part, wanted_part in zip(layer, wanted, strict=True):
-                torch.testing.assert_close(part, wanted_part)
+    for others in (after_steps, after_segments):
+        for layer, expected in zip(others, after, strict=True):
+            for part, expected_part in zip(layer, expected, strict=True):
+                torch.testing.assert_close(part, expected_part)
 
 
-@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
+@pytest.mark.parametrize(("cell", "attention", "context"), VARIANTS)
 @pytest.mark.parametrize("bridge", ["final", "mean"])
-def test_a_row_does_not_know_its_batch(cell: str, attention: str, context: str, bridge: str) -> None:
+def test_features_do_not_depend_on_the_batch(cell: str, attention: str, context: str, bridge: str) -> None:
     model = build(cell=cell, attention=attention, context=context, bridge=bridge, bidirectional=True)
     source_BS, inputs_BT = batch()
     together_BTF = model(source_BS, LENGTHS, inputs_BT)
@@ -85,8 +85,8 @@ def test_a_row_does_not_know_its_batch(cell: str, attention: str, context: str, 
         torch.testing.assert_close(together_BTF[row], alone_BTF[0], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
-def test_hypotheses_share_the_memory_of_their_source(cell: str, attention: str, context: str) -> None:
+@pytest.mark.parametrize(("cell", "attention", "context"), VARIANTS)
+def test_beam_hypotheses_share_the_memory_of_their_source(cell: str, attention: str, context: str) -> None:
     model, (source_BS, _) = build(cell=cell, attention=attention, context=context), batch()
     memory = model.encode(source_BS, LENGTHS)
     rows = torch.arange(4).repeat_interleave(3)
@@ -104,8 +104,10 @@ def test_hypotheses_share_the_memory_of_their_source(cell: str, attention: str, 
         assert not shared_weights_BS.masked_select(~copied.mask_BS).any()
 
 
-@pytest.mark.parametrize(("cell", "attention", "context"), WAYS)
-def test_every_weight_learns_and_no_rows_give_zero_gradients(cell: str, attention: str, context: str) -> None:
+@pytest.mark.parametrize(("cell", "attention", "context"), VARIANTS)
+def test_all_parameters_have_gradients_which_are_zero_for_an_empty_batch(
+    cell: str, attention: str, context: str
+) -> None:
     model = build(cell=cell, attention=attention, context=context, bidirectional=True, decoder_hidden_size=12)
     source_BS, inputs_BT = batch()
     torch.autograd.backward(model.logits(model(source_BS, LENGTHS, inputs_BT)).square().sum())
@@ -117,21 +119,21 @@ def test_every_weight_learns_and_no_rows_give_zero_gradients(cell: str, attentio
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_decoder_without_attention_is_the_documents_with_its_context_kept() -> None:
+def test_decoder_without_attention_equals_a_gru_with_constant_context() -> None:
     """In the plainest torch: a GRU over [embedding; the encoder's last state], started from the encoder's states."""
     model, (source_BS, inputs_BT) = build(context="input"), batch()
     whole = torch.full((4,), 7)
     encoder, decoder = nn.GRU(8, 16, 2, batch_first=True), nn.GRU(8 + 16, 16, 2, batch_first=True)
     for theirs, mine in ((encoder, model.encoder), (decoder, model.decoder)):
-        for parameter, wanted in zip(theirs.parameters(), mine.parameters(), strict=True):
-            parameter.data.copy_(wanted.data)
+        for parameter, expected in zip(theirs.parameters(), mine.parameters(), strict=True):
+            parameter.data.copy_(expected.data)
     _, state = encoder(model.source_embedding(source_BS))
     context_BTC = state[-1].unsqueeze(1).expand(-1, 6, -1)
     expected_BTF, _ = decoder(torch.cat((model.target_embedding(inputs_BT), context_BTC), dim=-1), state)
     torch.testing.assert_close(model(source_BS, whole, inputs_BT), expected_BTF)
 
 
-def test_mean_bridge_is_a_map_of_the_mean_over_tokens() -> None:
+def test_mean_bridge_maps_the_mean_over_tokens() -> None:
     model, (source_BS, _) = build(cell="lstm", bridge="mean", decoder_num_layers=1), batch()
     memory = model.encode(source_BS, LENGTHS)
     mean_C = memory.outputs_BSC[1, :3].mean(dim=0)
@@ -140,7 +142,7 @@ def test_mean_bridge_is_a_map_of_the_mean_over_tokens() -> None:
         torch.testing.assert_close(part[1], torch.tanh(linear(mean_C)))
 
 
-def test_final_bridge_copies_where_sizes_agree_and_maps_where_not() -> None:
+def test_final_bridge_maps_only_where_sizes_differ() -> None:
     source_BS, _ = batch()
     same, other = build(bidirectional=True), build(bidirectional=True, decoder_hidden_size=12)
     x_BSE = same.source_embedding(source_BS)
@@ -150,7 +152,7 @@ def test_final_bridge_copies_where_sizes_agree_and_maps_where_not() -> None:
     assert [layer[0].shape for layer in other.encode(source_BS, LENGTHS).state] == [(4, 12), (4, 12)]
 
 
-def test_a_narrower_backward_direction_makes_narrower_layers_where_there_is_one() -> None:
+def test_backward_hidden_size_narrows_bidirectional_layers_only() -> None:
     sizes: dict[str, Any] = {"bidirectional": True, "bidirectional_layers": 1, "backward_hidden_size": 4}
     model, (source_BS, _) = build(**sizes), batch()
     assert model.encoder.sizes == (16 + 4, 16)
@@ -177,7 +179,7 @@ def test_bf16_stays_near_fp32(attention: str, context: str) -> None:
     torch.testing.assert_close(rough_BTF.float(), exact_BTF, atol=0.02, rtol=0.02)
 
 
-def test_the_context_of_a_step_is_fed_to_the_next() -> None:
+def test_input_feeding_equals_a_plain_gru_cell() -> None:
     """In the plainest torch: a GRU cell over [embedding; what was read out last], attention after it."""
     model, (source_BS, inputs_BT) = build(attention="general", context="feed", num_layers=1), batch()
     memory = model.encode(source_BS, LENGTHS)
@@ -208,7 +210,7 @@ GNMT: dict[str, Any] = {
 }
 
 
-def test_eight_and_eight_residual_layers_with_attention_learn_in_a_few_steps() -> None:
+def test_gnmt_with_8_residual_layers_learns_in_a_few_steps() -> None:
     model, (source_BS, inputs_BT) = build(**GNMT).train(), batch()
     assert model.encoder.sizes == (32, *(16,) * 7)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
@@ -233,7 +235,7 @@ STRUCTURES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_steps_are_the_target_and_every_weight_learns_in_any_structure(structure: dict[str, Any]) -> None:
+def test_steps_equal_the_target_and_all_parameters_learn_in_any_structure(structure: dict[str, Any]) -> None:
     model, (source_BS, inputs_BT) = build(**structure), batch()
     memory = model.encode(source_BS, LENGTHS)
     whole_BTF, _ = model.decode(inputs_BT, memory, model.initial_state(memory))
@@ -242,11 +244,11 @@ def test_steps_are_the_target_and_every_weight_learns_in_any_structure(structure
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-COVERING = list(itertools.product(("additive", "general"), ("input", "output", "feed")))
+COVERAGE_VARIANTS = list(itertools.product(("additive", "general"), ("input", "output", "feed")))
 
 
-@pytest.mark.parametrize(("attention", "context"), COVERING)
-def test_the_state_holds_the_sum_of_the_attention_so_far(attention: str, context: str) -> None:
+@pytest.mark.parametrize(("attention", "context"), COVERAGE_VARIANTS)
+def test_decoder_state_holds_the_coverage(attention: str, context: str) -> None:
     """Step by step, in whole, and in pieces of a target, whose state goes from one into the next."""
     model = build(attention=attention, context=context, coverage_attention=True, cell="lstm", bidirectional=True)
     source_BS, inputs_BT = batch()
@@ -262,41 +264,43 @@ def test_the_state_holds_the_sum_of_the_attention_so_far(attention: str, context
         features.append(features_BF)
     whole_BTF, after = model.decode(inputs_BT, memory, model.initial_state(memory))
     first_BTF, between = model.decode(inputs_BT[:, :2], memory, model.initial_state(memory))
-    second_BTF, after_pieces = model.decode(inputs_BT[:, 2:], memory, between)
-    for found_BTF in (torch.stack(features, dim=1), torch.cat((first_BTF, second_BTF), dim=1)):
-        torch.testing.assert_close(found_BTF, whole_BTF)
-    for found in (after, after_pieces):
-        torch.testing.assert_close(found[-1][0], coverage_BS)
+    second_BTF, after_segments = model.decode(inputs_BT[:, 2:], memory, between)
+    for actual_BTF in (torch.stack(features, dim=1), torch.cat((first_BTF, second_BTF), dim=1)):
+        torch.testing.assert_close(actual_BTF, whole_BTF)
+    for state in (after, after_segments):
+        torch.testing.assert_close(state[-1][0], coverage_BS)
 
 
-@pytest.mark.parametrize(("attention", "context"), COVERING)
-def test_coverage_without_a_weight_is_plain_attention(attention: str, context: str) -> None:
+@pytest.mark.parametrize(("attention", "context"), COVERAGE_VARIANTS)
+def test_decoder_with_zero_coverage_weight_equals_plain_attention(attention: str, context: str) -> None:
     """To the bit, the first weights too; only general's scores of a whole target come from another product."""
     covering, plain = (build(attention=attention, context=context, coverage_attention=flag) for flag in (True, False))
     nn.init.zeros_(covering.attention.coverage_Q)
     assert all(torch.equal(covering.state_dict()[name], weight) for name, weight in plain.state_dict().items())
     source_BS, inputs_BT = batch()
-    found, expected = (model(source_BS, LENGTHS, inputs_BT) for model in (covering, plain))
+    actual, expected = (model(source_BS, LENGTHS, inputs_BT) for model in (covering, plain))
     if (attention, context) == ("general", "output"):
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(actual, expected)
     else:
-        assert torch.equal(found, expected)
+        assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize(("attention", "context"), COVERING)
+@pytest.mark.parametrize(("attention", "context"), COVERAGE_VARIANTS)
 def test_each_hypothesis_of_a_source_has_its_own_coverage(attention: str, context: str) -> None:
     model, (source_BS, _) = build(attention=attention, context=context, coverage_attention=True), batch()
     memory = model.encode(source_BS, LENGTHS)
     copied = memory.select(torch.arange(4).repeat_interleave(3))
     state = (*copied.state[:-1], (torch.rand(12, 7) * 3 * copied.mask_BS,))
     tokens = torch.randint(0, 10, (12,))
-    (shared_BF, after, _), (copied_BF, copied_after, _) = (model.step(tokens, one, state) for one in (memory, copied))
+    (shared_BF, after, _), (copied_BF, copied_after, _) = (
+        model.step(tokens, sources, state) for sources in (memory, copied)
+    )
     torch.testing.assert_close(shared_BF, copied_BF)
     torch.testing.assert_close(after[-1][0], copied_after[-1][0])
 
 
-@pytest.mark.parametrize(("attention", "context"), COVERING)
-def test_coverage_learns_and_stays_fp32_beside_bf16(attention: str, context: str) -> None:
+@pytest.mark.parametrize(("attention", "context"), COVERAGE_VARIANTS)
+def test_coverage_learns_and_stays_fp32_under_autocast(attention: str, context: str) -> None:
     model = build(attention=attention, context=context, coverage_attention=True)
     source_BS, inputs_BT = batch()
     exact_BTF = model(source_BS, LENGTHS, inputs_BT)
@@ -313,7 +317,7 @@ def test_coverage_learns_and_stays_fp32_beside_bf16(attention: str, context: str
 
 
 @pytest.mark.parametrize("context", ["input", "output", "feed"])
-def test_locked_dropout_and_weight_drop_train_in_every_decoder(context: str) -> None:
+def test_locked_dropout_and_dropconnect_train_in_every_decoder(context: str) -> None:
     regular = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "embedding_dropout": 0.1}
     model = build(**regular, output_dropout=0.3, locked_dropout=True, attention="dot", context=context).train()
     source_BS, inputs_BT = batch()

@@ -1,4 +1,4 @@
-"""Weight files hold what was written, or are refused; nothing in them runs."""
+"""Weight files: round trips, validation, and the refusal of pickles."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def entry(shape: list[int], start: int, stop: int, dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
-def test_what_was_written_is_read() -> None:
+def test_weight_file_round_trip() -> None:
     back = weights.from_bytes(weights.to_bytes(TENSORS), "w", expected=TENSORS)
     assert set(back) == set(TENSORS)
     for name, tensor in TENSORS.items():
@@ -60,12 +60,12 @@ def test_equal_tensors_give_equal_bytes_in_any_order() -> None:
         (file_of(b"[" * 10_000, b""), "cannot be read"),
     ],
 )
-def test_what_does_not_add_up_is_refused(data: bytes, message: str) -> None:
+def test_inconsistent_headers_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(errors.IntegrityError, match=message):
         weights.from_bytes(data, "w")
 
 
-def test_a_pickle_is_refused_and_never_run(tmp_path: pathlib.Path) -> None:
+def test_pickle_is_refused_and_never_executed(tmp_path: pathlib.Path) -> None:
     marker = tmp_path / "ran"
 
     class Touch:
@@ -91,16 +91,16 @@ def test_differences_are_listed_up_to_ten() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_named(value: float) -> None:
+def test_tensors_that_are_not_finite_are_named(value: float) -> None:
     with pytest.raises(errors.IntegrityError, match="b holds values that are not finite"):
         weights.check_finite({"a": torch.ones(2), "b": torch.tensor([1.0, value])}, "w")
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(strategies.binary(max_size=200), strategies.integers(0, 200))
-def test_no_bytes_end_in_anything_but_our_error(junk: bytes, place: int) -> None:
+def test_arbitrary_bytes_raise_only_integrity_errors(junk: bytes, offset: int) -> None:
     data = bytearray(weights.to_bytes(TENSORS))
-    data[place : place + len(junk)] = junk
+    data[offset : offset + len(junk)] = junk
     try:
         weights.from_bytes(bytes(data), "w")
     except errors.IntegrityError:

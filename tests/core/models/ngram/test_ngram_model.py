@@ -1,4 +1,4 @@
-"""An n-gram model as a language model: scores, states, generation, chains, and tables that are checked."""
+"""N-gram models: scores, states, prediction, Markov chains, and validation of stored tables."""
 
 import math
 import pathlib
@@ -30,7 +30,7 @@ def test_a_score_is_the_logarithm_of_the_distribution(order: int, how: str) -> N
 
 @pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-def test_a_guess_is_the_likeliest_of_the_distribution_and_of_equals_the_first(order: int, how: str) -> None:
+def test_predict_is_the_argmax_with_ties_to_the_lowest_id(order: int, how: str) -> None:
     settings = {"epsilons": (0.3, 0.5)} if how == "laplace" else {}
     for seed in range(3):
         stream = np.random.default_rng(seed).zipf(1.6, size=250).clip(max=9).tolist()
@@ -41,7 +41,7 @@ def test_a_guess_is_the_likeliest_of_the_distribution_and_of_equals_the_first(or
         assert model.predict(inputs, model.initial_state(2), model.followers()).tolist() == expected
 
 
-def test_a_stream_in_pieces_scores_as_whole() -> None:
+def test_scoring_in_segments_equals_scoring_the_whole_stream() -> None:
     model = counted.estimate(STREAM, 6, 4, "kneser_ney").model
     text = torch.tensor([STREAM[40:80]])
     (whole,), _ = model.score(text[:, :-1], [text[0, 1:].tolist()], model.initial_state(1))
@@ -53,19 +53,19 @@ def test_a_stream_in_pieces_scores_as_whole() -> None:
     torch.testing.assert_close(torch.cat(pieces), whole)
 
 
-def test_rows_of_a_batch_do_not_see_each_other() -> None:
+def test_scores_do_not_depend_on_the_batch() -> None:
     model = counted.estimate(STREAM, 6, 3, "kneser_ney").model
     rows = [STREAM[10:20], STREAM[50:54]]
     inputs = torch.zeros((2, 9), dtype=torch.int64)
-    for place, row in enumerate(rows):
-        inputs[place, : len(row) - 1] = torch.tensor(row[:-1])
+    for index, row in enumerate(rows):
+        inputs[index, : len(row) - 1] = torch.tensor(row[:-1])
     together, _ = model.score(inputs, [row[1:] for row in rows], model.initial_state(2))
-    for row, found in zip(rows, together, strict=True):
+    for row, nlls in zip(rows, together, strict=True):
         (alone,), _ = model.score(torch.tensor([row[:-1]]), [row[1:]], model.initial_state(1))
-        torch.testing.assert_close(found, alone)
+        torch.testing.assert_close(nlls, alone)
 
 
-def test_what_cannot_be_is_infinite() -> None:
+def test_impossible_tokens_have_infinite_nll() -> None:
     model = counted.estimate([0, 1, 0, 1], 3, 2, "laplace", epsilons=(0.0,)).model
     (nlls,), _ = model.score(torch.tensor([[0, 1]]), [[1, 2]], model.initial_state(1))
     assert nlls.tolist() == [0, math.inf]
@@ -73,7 +73,7 @@ def test_what_cannot_be_is_infinite() -> None:
 
 @pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])
 @pytest.mark.parametrize("order", [1, 2])
-def test_steps_of_a_chain_are_powers_of_its_matrix(order: int, how: str) -> None:
+def test_distribution_after_k_steps_is_the_kth_matrix_power(order: int, how: str) -> None:
     model = counted.estimate(STREAM, 7, order, how).model
     matrix = torch.stack([model.distribution(torch.tensor([token] * (order - 1))) for token in range(7)])
     for steps in (1, 2, 5):
@@ -82,13 +82,13 @@ def test_steps_of_a_chain_are_powers_of_its_matrix(order: int, how: str) -> None
             torch.testing.assert_close(model.distribution_after(token, steps), expected[token])
 
 
-def test_a_model_that_looks_further_back_is_no_chain() -> None:
+def test_distribution_after_needs_order_1_or_2() -> None:
     with pytest.raises(errors.UsageError, match="order 1 or 2"):
         counted.estimate(STREAM, 7, 3, "kneser_ney").model.distribution_after(0, 2)
 
 
 @pytest.mark.parametrize("order", [1, 3])
-def test_a_bundle_comes_back_as_it_was(order: int, tmp_path: pathlib.Path) -> None:
+def test_ngram_bundle_round_trip(order: int, tmp_path: pathlib.Path) -> None:
     codec = samples.codec("word", "a b c d", ("<unk>", "<eos>"))
     made = counted.estimate(STREAM, 6, order, "kneser_ney").model
     files = bundle.to_files(bundle.Bundle(made, made.config, {"text": codec}, "eos", "fp32"))
@@ -113,7 +113,7 @@ def test_a_bundle_comes_back_as_it_was(order: int, tmp_path: pathlib.Path) -> No
         ("probability_3", lambda table: table.float(), "type"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(name: str, damage: object, complaint: str) -> None:
+def test_inconsistent_tables_are_refused(name: str, damage: object, complaint: str) -> None:
     made = counted.estimate(STREAM, 6, 3, "kneser_ney").model
     tables = made.tables
     assert callable(damage)
