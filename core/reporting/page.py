@@ -122,8 +122,8 @@ def key_figures(report: content.Report) -> dict[str, float | None]:
         numbers[label] = (fitted.get(name) or [None])[-1]
     best = training.get("best_validation") or {}
     numbers["validation perplexity"] = best.get("perplexity")
-    if (num_unk := best.get("num_unk")) is not None:
-        numbers["unknown validation tokens, %"] = 100 * num_unk / best["num_tokens"]
+    num_unk = best.get("num_unk")
+    numbers["unknown validation tokens, %"] = None if num_unk is None else 100 * num_unk / best["num_tokens"]
     numbers["training loss, nats per token"] = (training.get("last") or {}).get("loss_nats")
     numbers["target tokens per second, median"] = training.get("median_tokens_per_s")
     return {label: _number(value) for label, value in numbers.items()}

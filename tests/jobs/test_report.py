@@ -55,8 +55,8 @@ def test_a_comparison_replaces_its_own_page_and_no_other_file(runs: pathlib.Path
     before = sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*"))
     output = location.Location.parse(str(tmp_path / "both.html"))
     for _ in range(2):
-        made = report.run(roots, console.SilentReporter(), output)
-    assert made == {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
+        result = report.run(roots, console.SilentReporter(), output)
+    assert result == {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
     text = output.path.read_text()
     assert "tiny-translation" in text
     assert "tiny-language" in text

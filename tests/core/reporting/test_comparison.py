@@ -48,6 +48,13 @@ def test_training_seconds_of_a_resumed_run_are_not_compared(reports: list[conten
     assert row([first, second], "train, seconds") == [("8.0", False), ("–", False)]
 
 
+def test_a_figure_that_only_one_run_has_is_compared_with_a_dash(reports: list[content.Report]) -> None:
+    first, second = copy.deepcopy(reports[0]), reports[1]
+    first["training"]["best_validation"] |= {"num_unk": 1, "num_tokens": 4}
+    assert row([first, second], "unknown validation tokens, %") == [("25.00", False), ("–", False)]
+    assert row([second, first], "unknown validation tokens, %") == [("–", False), ("25.00", False)]
+
+
 def test_only_differing_settings_are_listed(reports: list[content.Report]) -> None:
     assert comparison.compare_settings(reports) == [{"name": "model.cell", "cells": ["gru", "lstm"]}]
 

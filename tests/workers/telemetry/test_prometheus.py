@@ -208,8 +208,8 @@ def test_a_run_publishes_its_target_and_saves_its_final_metrics(own_folder: Path
 def test_exporter_failures_do_not_stop_the_run(own_folder: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "run"
     blocked.write_text("no folder")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         exporter = exporters(own_folder, blocked, metrics_port=port, pushgateway="http://127.0.0.1:9")
         exporter.metrics.count(catalog.PREPARE_TOKENS)
         assert exporter.targets() == []
