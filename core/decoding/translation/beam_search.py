@@ -153,8 +153,8 @@ def beam_search(
     slots_R = torch.arange(num_lines, device=device) * beam_size
     widths_N = np.ones(num_lines, dtype=np.int64)
     batch = _Batch(widths_N, slots_R, torch.full_like(slots_R, special.bos), memory, model.initial_state(memory))
-    # One hypothesis a line to begin with: K equal ones would fill the beam with copies. Double precision, so that
-    # long sums order hypotheses as exact arithmetic would.
+    # One hypothesis for each line to begin with: K equal ones would fill the beam with copies. In double precision, so
+    # that the rounding of long sums does not reorder hypotheses.
     search_scores_NK = torch.full((num_lines, beam_size), -torch.inf, dtype=torch.float64, device=device)
     search_scores_NK[:, 0] = 0.0
     scores_NK = search_scores_NK
