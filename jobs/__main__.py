@@ -54,7 +54,7 @@ def train(
         bool, typer.Option("--fresh", help="fail if the run has a checkpoint, instead of resuming from it")
     ] = False,
 ) -> options.Job | str:
-    """Train a model on a dataset; resumes from the newest checkpoint."""
+    """Train a model on a dataset, resuming from the newest checkpoint."""
 
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import train as verb
@@ -162,7 +162,7 @@ def generate(
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Generate text after a prefix with a language model; before an ending with a backward one."""
+    """Generate text with a language model: after a prefix, or before an ending with a backward model."""
 
     def call(root: location.Location, use: settings.Use, _: int) -> options.Report:
         from jobs import generate as verb
@@ -175,8 +175,10 @@ def generate(
 @app.command()
 def forecast(
     run: options.Run,
-    input_: Annotated[str, typer.Option("--input", metavar="URI", help="CSV with a header line, or Parquet")],
-    output: options.Output,
+    input_: Annotated[str, typer.Option("--input", metavar="URI", help="CSV file with a header line, or Parquet file")],
+    output: Annotated[
+        str, typer.Option("--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, or folder/")
+    ],
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
@@ -309,7 +311,7 @@ def submit(
         typer.Option("--python", help="interpreter on the cluster; default: this one for a local cluster, else python"),
     ] = None,
 ) -> options.Job:
-    """Run another verb as a Ray job: follows its log and returns its report and exit code."""
+    """Run another verb as a Ray job: follow its log, return its report and exit code."""
     from jobs import submit as verb_module
 
     group: Any = context.parent.command if context.parent else None
@@ -382,7 +384,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code.
 
-    The last line of the log is `exit=` with the code; `--help` and `--print-config` have none. `submit` reads that line.
+    The last line of the log is `exit=` with the code, which `submit` reads; `--help` and `--print-config` have none.
     """
     console.set_up_logging()
     signal.signal(signal.SIGTERM, _interrupt)

@@ -1,7 +1,7 @@
-"""What a person sees while a job runs: progress and log lines, on stderr only.
+"""Console output: progress bars, progress lines and log lines, all on stderr.
 
-On a terminal each stage has a bar; elsewhere it has a line every few seconds. Text that came from users or
-files is shown through `shown`, so that no line break or control sequence in it can imitate our own output.
+On a terminal each stage has a bar; elsewhere it has a line every few seconds. Text from users or files passes through
+`sanitize`, so that no line break or control sequence in it can imitate our own output.
 """
 
 import collections
@@ -21,30 +21,43 @@ import rich.text
 from workers.fanout import progress_display
 
 LINE_EVERY_S = 5.0
-SILENT_S = 20.0  # a stage that does not move for so long says so
-RECENT_S, SAMPLE_S, NUM_SAMPLES = 30.0, 0.5, 8  # the pace is that of so long, or of so many samples if they took longer
-SLOW = 0.5  # units a second; of slower things one says how long each takes
+NO_PROGRESS_S = 20.0  # time without progress after which a line reports it
+# The speed is the mean over the last 30 s, or over the last 8 samples if they took longer.
+RECENT_S, SAMPLE_S, NUM_SAMPLES = 30.0, 0.5, 8
+SLOW_RATE = 0.5  # units per second; below it, seconds per unit are shown
 REPEAT_EVERY_S = 60.0
-_QUIET = ("ray", "urllib3", "asyncio", "fsspec", "s3fs", "botocore", "aiobotocore", "matplotlib", "PIL", "fontTools")
+# Libraries whose info lines would hide ours.
+_QUIET_LOGGERS = (
+    "ray",
+    "urllib3",
+    "asyncio",
+    "fsspec",
+    "s3fs",
+    "botocore",
+    "aiobotocore",
+    "matplotlib",
+    "PIL",
+    "fontTools",
+)
 
 
-def shown(text: str, limit: int = 200) -> str:
-    """Returns untrusted text as one printable line of at most `limit` characters."""
+def sanitize(text: str, limit: int = 200) -> str:
+    """Returns untrusted text as one printable line; at most `limit` characters of it are kept, before escaping."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
 def reporter() -> progress_display.Reporter:
-    """Returns bars where stderr is a terminal, else lines."""
+    """Returns a reporter for stderr: bars on a terminal, else lines."""
     return BarReporter() if sys.stderr.isatty() else LineReporter(write_line)
 
 
 class SilentReporter:
-    """Shows nothing: for tests, and for callers that have no console."""
+    """Reporter that shows nothing: for tests, and for callers without a console."""
 
     @contextlib.contextmanager
     def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
-        """Opens a stage that nobody watches."""
+        """Opens a stage that shows nothing."""
         del name, total, unit, done
         yield _SilentStage()
 
@@ -55,10 +68,10 @@ class _SilentStage:
 
 
 class Pace:
-    """How fast a stage goes, told from what it did lately.
+    """Speed of a stage, from its recent progress.
 
     Args:
-        done: what was done before.
+        done: units done before the stage was opened; they do not count in the speed.
         clock: seconds of a monotonic clock.
     """
 
@@ -68,12 +81,13 @@ class Pace:
         self._samples = collections.deque([(clock(), done)])
 
     def add(self, amount: float) -> None:
-        """Counts; nothing, before anything else, says that the work begins only now."""
+        """Adds progress; an amount of 0 before any other ends the start-up, which does not count in the speed."""
         now_s = self._clock()
         if not amount and self.done == self._before:
             self._samples = collections.deque([(now_s, self.done)])
             return
         self.done += amount
+        # At most one sample per SAMPLE_S: a stage may advance thousands of times a second.
         if len(self._samples) > 1 and now_s - self._samples[-2][0] < SAMPLE_S:
             self._samples.pop()
         self._samples.append((now_s, self.done))
@@ -81,27 +95,27 @@ class Pace:
             self._samples.popleft()
 
     def rate(self) -> float:
-        """Units for each second; 0 while nobody knows: what came at once with the beginning says nothing yet."""
+        """Returns units per second; 0 in the first `SAMPLE_S`, when progress at once would give an absurd speed."""
         since_s, before = self._samples[0]
         elapsed_s = self._clock() - since_s
         return (self.done - before) / elapsed_s if elapsed_s >= SAMPLE_S else 0.0
 
-    def words(self, total: float | None, unit: str) -> list[str]:
-        """How fast, and how much longer, as people say it; nothing when all is done."""
+    def describe(self, total: float | None, unit: str) -> list[str]:
+        """Returns the speed and, if the total is known, the estimated time to the end; empty when all is done."""
         rate = self.rate()
         if rate <= 0 or self.done == total:
             return []
-        speed = f"{_speed(rate)} {unit}/s" if rate >= SLOW else f"{1 / rate:.3g} s/{unit.removesuffix('s')}"
-        left = [] if total is None else [f"{duration(max(0.0, total - self.done) / rate)} left"]
-        return [speed, *left]
+        speed = f"{_format_rate(rate)} {unit}/s" if rate >= SLOW_RATE else f"{1 / rate:.3g} s/{unit.removesuffix('s')}"
+        eta = [] if total is None else [f"ETA {format_duration(max(0.0, total - self.done) / rate)}"]
+        return [speed, *eta]
 
 
-def _speed(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def duration(seconds: float) -> str:
-    """Returns a length of time with two units at most."""
+def format_duration(seconds: float) -> str:
+    """Formats a duration with at most two units, such as `2 min 40 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -113,12 +127,12 @@ def duration(seconds: float) -> str:
 
 
 class LineReporter:
-    """A line every few seconds for each stage, one at its end, and one now and then where nothing moves.
+    """Reporter that writes lines: one every few seconds per stage, one at its end, and one when progress stops.
 
     Args:
-        write: takes a line.
+        write: called with each line, without its line end.
         clock: seconds of a monotonic clock.
-        every_s: the shortest time between two lines of a stage.
+        every_s: shortest time between two lines of a stage, in seconds.
     """
 
     def __init__(
@@ -133,11 +147,12 @@ class LineReporter:
 
     @contextlib.contextmanager
     def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
-        """Opens a stage; its last line says how long it took, and whether it was left by an error."""
+        """Opens a stage; its last line has the elapsed time and `done`, or `stopped` after an exception."""
         stage = _LineStage(self._write, self._clock, self._every_s, name, total, unit, done)
         ended = threading.Event()
-        watch = threading.Thread(target=stage.watch, args=(ended,), name=f"silence-{name}", daemon=True)
-        watch.start()
+        # A thread, because a stage that hangs never calls `advance`.
+        watchdog = threading.Thread(target=stage.watch, args=(ended,), name=f"progress-{name}", daemon=True)
+        watchdog.start()
         try:
             yield stage
         except BaseException:
@@ -161,58 +176,61 @@ class _LineStage:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._started_s = self._written_s = self._moved_s = self.clock()
+        self._started_s = self._written_s = self._advanced_s = self.clock()
         self._pace = Pace(self.done, self.clock)
 
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Counts, and writes a line if the last one is old enough."""
+        """Adds progress, and writes a line if the last one is old enough."""
         with self._lock:
             self._pace.add(amount)
-            now_s = self._moved_s = self.clock()
+            now_s = self._advanced_s = self.clock()
             if amount and now_s - self._written_s >= self.every_s:
                 self._written_s = now_s
-                self.write(", ".join([self._where(), *self._pace.words(self.total, self.unit), *_pairs(shown)]))
+                speed = self._pace.describe(self.total, self.unit)
+                self.write(", ".join([self._progress(), *speed, *_format_values(shown)]))
 
     def watch(self, ended: threading.Event) -> None:
-        """Says when nothing has moved for long: a start takes its time, and so does a hang."""
+        """Writes a line whenever there is no progress for `NO_PROGRESS_S`: during a slow start, or a hang."""
         while not ended.wait(self.every_s):
             with self._lock:
                 now_s = self.clock()
-                if min(now_s - self._written_s, now_s - self._moved_s) >= SILENT_S:
+                if min(now_s - self._written_s, now_s - self._advanced_s) >= NO_PROGRESS_S:
                     self._written_s = now_s
-                    self.write(f"{self._where()}, nothing new for {duration(now_s - self._moved_s)}")
+                    self.write(f"{self._progress()}, no progress for {format_duration(now_s - self._advanced_s)}")
 
     def finish(self, outcome: str) -> None:
         """Writes the last line."""
         with self._lock:
             self.write(
-                f"{self.name}: {_ending(outcome, self._pace.done, self.total, self.unit)}, "
+                f"{self.name}: {_describe_end(outcome, self._pace.done, self.total, self.unit)}, "
                 f"{self.clock() - self._started_s:.1f} s"
             )
 
-    def _where(self) -> str:
+    def _progress(self) -> str:
         if not self.total:
-            return f"{self.name}: {_number(self._pace.done)} {self.unit}"
+            return f"{self.name}: {_format_number(self._pace.done)} {self.unit}"
         share = min(1.0, self._pace.done / self.total)
-        return f"{self.name}: {_number(self._pace.done)} of {_number(self.total)} {self.unit}, {share:.0%}"
+        amounts = f"{_format_number(self._pace.done)} of {_format_number(self.total)} {self.unit}"
+        return f"{self.name}: {amounts}, {share:.0%}"
 
 
-def _ending(outcome: str, done: float, total: float | None, unit: str) -> str:
-    """How a stage ended: one that is stopped in good order is not done, though no error left it."""
+def _describe_end(outcome: str, done: float, total: float | None, unit: str) -> str:
+    """Returns the outcome of a stage; one that returns before its total has `ended`, but is not `done`."""
     if total and done < total * (1 - 1e-6):
-        return f"{'stopped' if outcome == 'stopped' else 'ended'} at {_number(done)} of {_number(total)} {unit}"
-    return f"{outcome}, {_number(done)} {unit}"
+        verb = "stopped" if outcome == "stopped" else "ended"
+        return f"{verb} at {_format_number(done)} of {_format_number(total)} {unit}"
+    return f"{outcome}, {_format_number(done)} {unit}"
 
 
 class BarReporter:
-    """A bar for each stage, for a terminal."""
+    """Reporter that shows a bar for each stage, for a terminal."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self._console = console or rich.console.Console(stderr=True, highlight=False)
 
     @contextlib.contextmanager
     def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
-        """Opens a stage with its own bar; when it ends, the bar makes room for a line that stays."""
+        """Opens a stage with its own bar, which a permanent line replaces at the end."""
         columns = (
             rich.progress.SpinnerColumn(),
             rich.progress.TextColumn("{task.description}", markup=False),
@@ -222,7 +240,7 @@ class BarReporter:
         )
         started_s = time.monotonic()
         outcome, style = "stopped", "yellow"
-        with _WithValues(*columns, console=self._console, refresh_per_second=5, transient=True) as progress:
+        with _ProgressWithValues(*columns, console=self._console, refresh_per_second=5, transient=True) as progress:
             task = progress.add_task(name, total=total, note="starting", values="")
             progress.update(task, completed=done)
             stage = _BarStage(progress, task, total, unit, done)
@@ -230,18 +248,18 @@ class BarReporter:
                 yield stage
                 outcome, style = "done", "green"
             finally:
-                ending = _ending(outcome, stage.pace.done, total, unit)
+                end = _describe_end(outcome, stage.pace.done, total, unit)
                 text = rich.text.Text.assemble(
                     ("✓ " if outcome == "done" else "✗ ", style),
                     (name, "bold"),
-                    f": {ending}, {duration(time.monotonic() - started_s)}",
+                    f": {end}, {format_duration(time.monotonic() - started_s)}",
                     (f"  {stage.last}" if stage.last else "", "dim"),
                 )
                 progress.console.print(text, no_wrap=True, overflow="ellipsis")
 
 
-class _WithValues(rich.progress.Progress):
-    """A bar, and under it the values that are worth showing: beside it they would take its room."""
+class _ProgressWithValues(rich.progress.Progress):
+    """Progress bar with the stage's values (loss, step) on a line below it, where the bar needs no room."""
 
     def get_renderables(self) -> Iterator[rich.console.RenderableType]:
         """See `rich.progress.Progress`."""
@@ -263,57 +281,58 @@ class _BarStage:
         self._unit = unit
 
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Moves the bar."""
+        """Adds progress and redraws the bar."""
         self.pace.add(amount)
-        self.last = " · ".join(_pairs(shown)) or self.last
-        of = "" if self._total is None else f" of {_number(self._total)}"
-        words = [f"{_number(self.pace.done)}{of} {self._unit}", *self.pace.words(self._total, self._unit)]
-        self._progress.update(self._task, advance=amount, note=" · ".join(words), values=self.last)
+        self.last = " · ".join(_format_values(shown)) or self.last
+        of = "" if self._total is None else f" of {_format_number(self._total)}"
+        note = [f"{_format_number(self.pace.done)}{of} {self._unit}", *self.pace.describe(self._total, self._unit)]
+        self._progress.update(self._task, advance=amount, note=" · ".join(note), values=self.last)
 
 
-def _pairs(values: dict[str, float | str]) -> list[str]:
+def _format_values(values: dict[str, float | str]) -> list[str]:
     return [
-        f"{name} {_number(value) if isinstance(value, int | float) else shown(value)}" for name, value in values.items()
+        f"{name} {_format_number(value) if isinstance(value, int | float) else sanitize(value)}"
+        for name, value in values.items()
     ]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def set_up_logging() -> None:
-    """Sends our log lines to stderr and keeps libraries at warnings; safe to call twice."""
+    """Sends log records to stderr, of noisy libraries only warnings; safe to call twice."""
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]:
         root.removeHandler(handler)
     handler = _StderrHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
     handler.addFilter(RepeatFilter())
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    for name in _QUIET:
+    for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what stderr is at that moment, which a progress bar may have wrapped."""
+    """Handler that looks `sys.stderr` up for every record, because a progress bar may have wrapped it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line."""
+        """Writes a record as one line."""
         write_line(self.format(record))
 
 
-class _OneLine(logging.Formatter):
-    """Escapes control characters in messages; tracebacks keep their lines."""
+class _OneLineFormatter(logging.Formatter):
+    """Formatter that escapes control characters in messages; tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Formats the record as one printable line."""
-        record.message = shown(record.message, limit=2000)
+        record.message = sanitize(record.message, limit=2000)
         return super().formatMessage(record)
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a warning through once a minute; the next one that passes says how many were kept back."""
+    """Filter that passes equal warnings once a minute; the next one that passes has the number suppressed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -321,36 +340,39 @@ class RepeatFilter(logging.Filter):
         self._last: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decides by logger and unformatted message."""
+        """Compares by logger and unformatted message, so that warnings with other values count as equal."""
         if record.levelno < logging.WARNING:
             return True
         key = (record.name, str(record.msg)[:200])
-        last_s, held_back = self._last.get(key, (float("-inf"), 0))
+        last_s, num_suppressed = self._last.get(key, (float("-inf"), 0))
         if self._clock() - last_s < REPEAT_EVERY_S:
-            self._last[key] = (last_s, held_back + 1)
+            self._last[key] = (last_s, num_suppressed + 1)
             return False
         self._last[key] = (self._clock(), 0)
-        if held_back:
-            record.msg = f"{record.getMessage()} (and {held_back} times since the last line)"
-            record.args = None
+        if num_suppressed:
+            record.msg = f"{record.getMessage()} (repeated {num_suppressed} times since)"
+            record.args = None  # the message is formatted already
         return True
 
 
-def complain(message: str) -> None:
-    """Says what is wrong, as one line."""
-    write_line(shown(message, limit=2000))
+def print_error(message: str) -> None:
+    """Writes an error message to stderr, as one line."""
+    write_line(sanitize(message, limit=2000))
 
 
 def write_line(line: str) -> None:
     """Writes a line to stderr."""
-    # A reader of stderr that has gone away must not end a run that took hours.
+    # A closed stderr (a pipe whose reader has ended) must not end a run that took hours.
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
 
-def take_stdout() -> int:
-    """Points descriptor 1 at stderr, where libraries may print what they like, and returns the real stdout."""
+def redirect_stdout() -> int:
+    """Redirects descriptor 1 to stderr and returns the descriptor of the real stdout.
+
+    Stdout carries one JSON document or result lines; libraries, native code included, print to descriptor 1.
+    """
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""The demo: both kinds of model, from the built-in grammar to translations and scores, in one session."""
+"""Demo: a translation model and a language model, trained and evaluated on text of the built-in grammar."""
 
 import tempfile
 import time
@@ -18,12 +18,12 @@ from workers.fanout import progress_display
 
 NUM_PAIRS = 20_000
 SEED = 1
-_SAMPLES = 4
+_NUM_SAMPLES = 4
 _MEASURES = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "ter": "TER",
-    "perplexity": "perplexity of a token",
+    "perplexity": "perplexity per token",
     "bits_per_character": "bits per character",
 }
 
@@ -36,76 +36,77 @@ def run(
     session: sessions.Session,
     reporter: progress_display.Reporter,
 ) -> Report:
-    """Makes the corpora, runs each configuration's pipeline, and shows what came out.
+    """Writes the corpora, runs the pipeline of each configuration, and prints figures, samples and times to stderr.
 
     Raises:
-        RaycurrentError: as of `pipeline`.
+        RaycurrentError: see `pipeline.run`.
     """
     started_s = time.monotonic()
     with reporter.stage("corpus", 2, "files") as stage:
         for name, write in (("pairs.tsv", sentences.write_pairs), ("english.txt", sentences.write_english)):
-            place = root.join("corpus", name)
-            if not place.exists():
+            target = root.join("corpus", name)
+            if not target.exists():
                 with tempfile.TemporaryDirectory(prefix="rc-demo-") as folder:
                     path = Path(folder, name)
                     write(path, SEED, 0, NUM_PAIRS)
-                    place.put_file_if_absent(path)
+                    target.put_file_if_absent(path)
             stage.advance()
     runs = {config.name: pipeline.run(config, session, reporter) for config in configs}
     elapsed_s = time.monotonic() - started_s
-    _show(root, runs, elapsed_s)
-    # Short, for on a terminal it follows what is to be read; each run's own files have the rest.
-    made = {name: {"root": report["root"], **_measured(report)} for name, report in runs.items()}
-    return {"verb": "demo", "root": str(root), "elapsed_s": round(elapsed_s, 1), "runs": made}
+    _print_results(root, runs, elapsed_s)
+    # A short document, because on a terminal it follows the tables; run.json and report.json of each run have the rest.
+    figures = {name: {"root": report["root"], **_figures(report)} for name, report in runs.items()}
+    return {"verb": "demo", "root": str(root), "elapsed_s": round(elapsed_s, 1), "runs": figures}
 
 
-def _show(root: location.Location, runs: dict[str, Report], elapsed_s: float) -> None:
+def _print_results(root: location.Location, runs: dict[str, Report], elapsed_s: float) -> None:
     out = rich.console.Console(stderr=True, highlight=False, markup=False)
-    out.print(_figures(runs))
+    out.print(_figures_table(runs))
     for report in runs.values():
         samples = location.Location.parse(report["root"]).join("report.json").read_json()["samples"]
-        for sample in samples["translations"][:_SAMPLES]:
+        for sample in samples["translations"][:_NUM_SAMPLES]:
             out.print(f"  source       {sample['source']}", soft_wrap=True)
             out.print(f"  translation  {sample['hypothesis']}", soft_wrap=True)
             out.print(f"  reference    {sample['reference']}\n", soft_wrap=True)
         for sample in samples["generated"]:
-            out.print(f"  after {sample['prefix']!r}: {console.shown(sample['text'], limit=300)}\n")
-    out.print(_times(runs, elapsed_s))
-    out.print("What was made:")
+            out.print(f"  prefix       {console.sanitize(sample['prefix'])}", soft_wrap=True)
+            out.print(f"  generated    {console.sanitize(sample['text'], limit=300)}\n", soft_wrap=True)
+    out.print(_times_table(runs, elapsed_s))
+    out.print("Files:")
     for report in runs.values():
         for name in ("report.html", "outputs", "checkpoints", "dataset"):
             out.print(f"  {report['root']}/{name}", soft_wrap=True)
     out.print(f"  {root}/corpus", soft_wrap=True)
 
 
-def _figures(runs: dict[str, Report]) -> rich.table.Table:
-    table = rich.table.Table("run", "measure", rich.table.Column("value", justify="right"), "on")
+def _figures_table(runs: dict[str, Report]) -> rich.table.Table:
+    table = rich.table.Table("run", "measure", rich.table.Column("value", justify="right"), "data")
     for name, report in runs.items():
-        measured = _measured(report)
+        figures = _figures(report)
         for key, label in _MEASURES.items():
-            if key in measured:
-                table.add_row(name, label, f"{measured[key]:.2f}", f"{measured['held_out_lines']} held-out lines")
-        table.add_row(name, "steps", f"{measured['steps']}", "training")
+            if key in figures:
+                table.add_row(name, label, f"{figures[key]:.2f}", f"{figures['held_out_lines']} held-out lines")
+        table.add_row(name, "steps", f"{figures['steps']}", "training split")
     return table
 
 
-def _measured(report: Report) -> dict[str, float]:
-    """What a run came to: of a translation model its quality, of a language model its bits for each character."""
+def _figures(report: Report) -> dict[str, float]:
+    """Returns the figures of a run: the quality of a translation model, or bits per character of a language model."""
     stages = report["stages"]
     quality, scores = stages.get("evaluate", {}), stages.get("score", {})
-    found = {**scores, **quality}
+    values = {**scores, **quality}
     if quality:
-        found.pop("bits_per_character", None)
-    measures = {key: found[key] for key in _MEASURES if isinstance(found.get(key), int | float)}
-    return {"steps": stages["train"]["step"], "held_out_lines": scores.get("lines", 0), **measures}
+        values.pop("bits_per_character", None)
+    figures = {key: values[key] for key in _MEASURES if isinstance(values.get(key), int | float)}
+    return {"steps": stages["train"]["step"], "held_out_lines": scores.get("lines", 0), **figures}
 
 
-def _times(runs: dict[str, Report], elapsed_s: float) -> rich.table.Table:
-    """Where the time went: what each stage took when it was done, and the rest of this call."""
-    table = rich.table.Table("where the time went", rich.table.Column("seconds", justify="right"))
+def _times_table(runs: dict[str, Report], elapsed_s: float) -> rich.table.Table:
+    """Returns a table of the seconds that each stage took, in whatever call it was done, and of this call in total."""
+    table = rich.table.Table("time per stage", rich.table.Column("seconds", justify="right"))
     for name, report in runs.items():
         stages = run_state.read(location.Location.parse(report["root"]))["stages"]
-        for stage, kept in stages.items():
-            table.add_row(f"{name}: {stage}", f"{kept.get('elapsed_s', 0.0):.1f}")
-    table.add_row("this call in all", f"{elapsed_s:.1f}")
+        for stage, entry in stages.items():
+            table.add_row(f"{name}: {stage}", f"{entry.get('elapsed_s', 0.0):.1f}")
+    table.add_row("total of this call", f"{elapsed_s:.1f}")
     return table

@@ -1,4 +1,7 @@
-"""What a dataset, checkpoint, run or output folder holds; every file that it names is read and checked."""
+"""Inspection of datasets, checkpoints, runs and output folders.
+
+Describes an artefact from its manifest, and verifies size and SHA-256 of every file that the manifest lists.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,45 +14,43 @@ from core.models import bundle
 from core.storage import commit, location
 from workers.fanout import progress_display
 
-Found = dict[str, Any]
+Description = dict[str, Any]
 
 _OUTPUT_PARTS = ".parts"
 
 
-def run(place: location.Location, reporter: progress_display.Reporter) -> Found:
-    """Describes an artefact of ours and verifies it.
+def run(path: location.Location, reporter: progress_display.Reporter) -> Description:
+    """Describes an artefact and verifies its files.
 
     Raises:
-        UsageError: there is nothing of ours at this place.
-        IntegrityError: a file is missing, damaged, or does not add up with the others; names it.
+        UsageError: the path does not exist, or is not an artefact of Raycurrent.
+        IntegrityError: a file is missing, damaged, or inconsistent with the others; the message names it.
     """
     with reporter.stage("inspect", None, "artefacts") as stage:
-        found = _inspect(place, stage)
-    return {"path": str(place), "verified": True, **found}
+        description = _inspect(path, stage)
+    return {"path": str(path), "verified": True, **description}
 
 
-def _inspect(place: location.Location, stage: progress_display.Stage) -> Found:
-    if place.join(dataset_index.NAME).exists():
-        found = _dataset(place)
-    elif place.join(bundle.CHECKPOINT_MANIFEST).exists():
-        found = _checkpoint(place)
-    elif place.join(commit.PLAN).exists() or place.join(commit.MANIFEST).exists():
-        found = _output(place)
-    elif place.join("config.yaml").exists() or place.join("checkpoints").exists():
-        return _run(place, stage)
-    elif place.parent.join(place.name + _OUTPUT_PARTS).exists():
-        found = _output(place.parent.join(place.name + _OUTPUT_PARTS))
-    elif place.exists():
-        raise errors.UsageError(
-            f"{place}: is no dataset, checkpoint, run or output of ours; name a folder that holds one of these"
-        )
+def _inspect(path: location.Location, stage: progress_display.Stage) -> Description:
+    if path.join(dataset_index.NAME).exists():
+        description = _describe_dataset(path)
+    elif path.join(bundle.CHECKPOINT_MANIFEST).exists():
+        description = _describe_checkpoint(path)
+    elif path.join(commit.PLAN).exists() or path.join(commit.MANIFEST).exists():
+        description = _describe_output(path)
+    elif path.join("config.yaml").exists() or path.join("checkpoints").exists():
+        return _describe_run(path, stage)
+    elif path.parent.join(path.name + _OUTPUT_PARTS).exists():
+        description = _describe_output(path.parent.join(path.name + _OUTPUT_PARTS))
+    elif path.exists():
+        raise errors.UsageError(f"{path}: not a dataset, checkpoint, run or output of Raycurrent; check the path")
     else:
-        raise errors.UsageError(f"{place}: does not exist; check the name")
+        raise errors.UsageError(f"{path}: does not exist; check the path")
     stage.advance()
-    return found
+    return description
 
 
-def _series(folder: location.Location) -> Found:
+def _describe_series(folder: location.Location) -> Description:
     dataset = series.open_dataset(folder)
     return {
         "kind": "dataset",
@@ -60,9 +61,9 @@ def _series(folder: location.Location) -> Found:
     }
 
 
-def _dataset(folder: location.Location) -> Found:
+def _describe_dataset(folder: location.Location) -> Description:
     if series.is_series(folder):
-        return _series(folder)
+        return _describe_series(folder)
     dataset = shards.Dataset.open(folder)
     dataset.verify()
     content = dataset.index
@@ -82,7 +83,7 @@ def _dataset(folder: location.Location) -> Found:
     }
 
 
-def _checkpoint(folder: location.Location) -> Found:
+def _describe_checkpoint(folder: location.Location) -> Description:
     manifest = commit.read_manifest(
         folder, bundle.CHECKPOINT_MANIFEST, bundle.CHECKPOINT_FORMAT, bundle.CHECKPOINT_VERSION
     )
@@ -94,7 +95,7 @@ def _checkpoint(folder: location.Location) -> Found:
         "kind": "checkpoint",
         "model": loaded.config.kind,
         "step": manifest.get("step"),
-        "epoch": manifest.get("epoch"),
+        "epoch": manifest.get("epoch"),  # the fencing number, under its stored name
         "validation": manifest.get("validation"),
         "precision": loaded.precision,
         "fingerprint": loaded.fingerprint,
@@ -104,26 +105,26 @@ def _checkpoint(folder: location.Location) -> Found:
     }
 
 
-def _output(folder: location.Location) -> Found:
-    """Checks a folder of parts; of one that was never finished, dataset or output, there is only a count."""
+def _describe_output(folder: location.Location) -> Description:
+    """Describes a folder of parts; of an unfinished dataset or output only the number of committed parts."""
     if not folder.join(commit.MANIFEST).exists():
         done = [name for name in folder.join(commit.RECORDS).list_names() if name.endswith(".json")]
         return {"kind": "unfinished", "complete": False, "parts_done": len(done)}
     content = folder.join(commit.MANIFEST).read_json()
     if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: is no manifest; restore it")
+        raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: not a manifest; restore it")
     records = _records(content, folder.join(commit.MANIFEST))
     commit.verify(folder, records)
     if isinstance(merged := content.get("merged"), dict):
         commit.verify(folder.parent, [commit.FileRecord.from_json(merged, str(folder.join(commit.MANIFEST)))])
-    plain = {name: value for name, value in content.items() if name not in ("files", "shards", "plan")}
-    return {"kind": "output", "complete": True, "shards": len(records), "manifest": plain}
+    summary = {name: value for name, value in content.items() if name not in ("files", "shards", "plan")}
+    return {"kind": "output", "complete": True, "shards": len(records), "manifest": summary}
 
 
-def _run(root: location.Location, stage: progress_display.Stage) -> Found:
-    """Checks all that lies below a root: dataset, every checkpoint, every shortlist, every output."""
+def _describe_run(root: location.Location, stage: progress_display.Stage) -> Description:
+    """Describes and verifies everything below the root of a run: dataset, checkpoints, shortlists, outputs."""
     has_dataset = root.join("dataset", dataset_index.NAME).exists()
-    found: Found = {
+    description: Description = {
         "kind": "run",
         "dataset": _inspect(root.join("dataset"), stage) if has_dataset else None,
         "checkpoints": {},
@@ -133,21 +134,21 @@ def _run(root: location.Location, stage: progress_display.Stage) -> Found:
     for name in root.join(bundle.CHECKPOINTS).list_names():
         folder = root.join(bundle.CHECKPOINTS, name)
         if folder.join(bundle.CHECKPOINT_MANIFEST).exists():
-            found["checkpoints"][name] = _inspect(folder, stage)
+            description["checkpoints"][name] = _inspect(folder, stage)
     for name in (name for name in root.join(shortlist.FOLDER).list_names() if name.endswith(".safetensors")):
         table = shortlist.read(root.join(shortlist.FOLDER, name))
         sizes = {"source": len(table.candidates_SC), "target": len(table.frequent_V)}
-        found["shortlists"][name] = {"candidates": table.candidates_SC.shape[1], "vocabulary_sizes": sizes}
+        description["shortlists"][name] = {"candidates": table.candidates_SC.shape[1], "vocabulary_sizes": sizes}
         stage.advance()
     for name in root.join("outputs").list_names():
         folder = root.join("outputs", name)
         if folder.join(commit.PLAN).exists() or folder.join(commit.MANIFEST).exists():
-            found["outputs"][name] = _inspect(folder, stage)
-    return found
+            description["outputs"][name] = _inspect(folder, stage)
+    return description
 
 
 def _records(manifest: Mapping[str, Any], where: location.Location) -> list[commit.FileRecord]:
     files = manifest.get("files")
     if not isinstance(files, list):
-        raise errors.IntegrityError(f"{where}: does not list its files; restore it")
+        raise errors.IntegrityError(f"{where}: does not list its files; restore the manifest")
     return [commit.FileRecord.from_json(file, str(where)) for file in files]

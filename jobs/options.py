@@ -1,6 +1,6 @@
-"""What the commands of the command line share: their options, the checked `Job` that each returns, its session.
+"""Shared parts of the commands: common options, the `Job` that a command returns, and sessions.
 
-Everything here works without torch and Ray; a session imports them when a job opens it.
+Nothing here imports torch or Ray, until a job opens a session.
 """
 
 import contextlib
@@ -19,103 +19,123 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file of settings")]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="configuration, a YAML file")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="another value for a setting; repeatable")
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override of a setting; repeatable")
 ]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="print the resolved settings as YAML and stop")]
-Run = Annotated[str, typer.Option("--run", metavar="RUN", help="root of a run, or one checkpoint folder")]
-Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL; - for standard input")]
-Output = Annotated[str, typer.Option("--output", metavar="URI", help=".txt, .jsonl, .parquet, .arrow, folder/, or -")]
-Column = Annotated[str | None, typer.Option("--column", help="of Parquet and JSONL: the column that holds the text")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what an earlier run with other settings wrote")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="print the resolved settings as YAML and exit")]
+Run = Annotated[str, typer.Option("--run", metavar="RUN", help="root of a run, or a checkpoint folder")]
+Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL file; - for standard input")]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output"
+    ),
+]
+Column = Annotated[str | None, typer.Option("--column", help="column with the text, for Parquet and JSONL")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that was made with other settings")]
 
 
 class Job(NamedTuple):
-    """What the command line asks for, checked and ready to start.
+    """Work that a command asks for, checked and ready to start.
 
     Attributes:
-        call: does the work and returns the report; takes the descriptor of the real stdout.
-        streams: stdout carries result lines, so the report goes to stderr.
+        call: does the work and returns the report; its argument is the descriptor of the real stdout.
+        streams: whether stdout carries result lines, so that the report goes to stderr.
     """
 
     call: Callable[[int], Report]
     streams: bool = False
 
 
-def of_config(
+def job_from_config(
     path: str, overrides: list[str] | None, print_config: bool, call: Callable[[schema.RunConfig], Report]
 ) -> Job | str:
-    """A job that a file of settings describes."""
+    """Returns the job of a configuration file; with `print_config` the resolved settings as YAML instead."""
     resolved = paths.absolute(loading.load(path, overrides or []))
     if print_config:
         return loading.dump(resolved)
     return Job(lambda _: call(resolved))
 
 
-def of_run(
+def job_from_run(
     run: str,
     overrides: list[str] | None,
     print_config: bool,
     call: Callable[[location.Location, settings.Use, int], Report],
     streams: bool = False,
 ) -> Job | str:
-    """A job that uses a trained run."""
-    place = paths.locate(run, "--run")
-    use = settings.of_run(place, overrides or [])
+    """Returns a job that uses a trained run; with `print_config` the settings for its use as YAML instead."""
+    root = paths.locate(run, "--run")
+    use = settings.of_run(root, overrides or [])
     if print_config:
         return loading.dump(use)
-    return Job(lambda stdout: call(place, use, stdout), streams)
+    return Job(lambda stdout: call(root, use, stdout), streams)
 
 
 def absolute(text: str, where: str) -> str:
-    """Returns an absolute location; a dash stands for a standard stream, and a slash at the end for a folder."""
+    """Returns an absolute location; keeps `-` (a standard stream) and a slash at the end (a folder)."""
     if text == "-":
         return text
     return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
 
 
-def reads(job: Job | str, texts: Mapping[str, str | None]) -> Job | str:
-    """The job, once something is at every location that it reads: looked up before anything heavy is loaded."""
-    for where, text in texts.items():
-        if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, where).exists():
-            raise errors.UsageError(f"{where}: there is nothing at {text}; check the path")
+def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | None]) -> Job | str:
+    """Returns the job unchanged, after checking that all its inputs exist: before anything heavy is loaded.
+
+    Args:
+        job: settings to print (text) need no inputs.
+        inputs: locations by option; None if the option is absent, `-` for standard input.
+
+    Raises:
+        UsageError: an input does not exist.
+    """
+    for option, text in inputs.items():
+        if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, option).exists():
+            raise errors.UsageError(f"{option}: {text} does not exist; check the path")
     return job
 
 
 @contextlib.contextmanager
-def session_of(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
-    """A session for a run, or for several below one root; their metrics lie below it, under its name."""
+def open_session(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
+    """Yields a session for a run, or for several below one root; the metrics are written below that root."""
     from workers.telemetry import tensorboard
 
     tensorboard.check_installed(config.telemetry)
-    place, name = (location.Location.parse(config.root, "root"), config.name) if root is None else (root, root.name)
-    with _session(config.cluster, config.telemetry, [place], place.join("metrics"), name) as session:
+    if root is None:
+        root, name = location.Location.parse(config.root, "root"), config.name
+    else:
+        name = root.name
+    with _session(config.cluster, config.telemetry, [root], root.join("metrics"), name) as session:
         yield session
 
 
 @contextlib.contextmanager
 def _session(
-    where: schema.ClusterConfig,
+    cluster: schema.ClusterConfig,
     telemetry: schema.TelemetryConfig,
     shared: Sequence[location.Location],
     metrics: location.Location | None,
     name: str,
 ) -> Iterator["sessions.Session"]:
-    """Opens a session; an interruption ends with the code of the signal that it received."""
+    """Yields a session; an interruption ends with the exit code of the signal that the session received."""
     from workers.cluster import session as sessions
 
-    with sessions.Session(where, shared, metrics, telemetry, name) as session:
+    with sessions.Session(cluster, shared, metrics, telemetry, name) as session:
         try:
             yield session
         except errors.InterruptedRunError as error:
-            console.complain(str(error))
+            console.print_error(str(error))
             raise typer.Exit(run_state.exit_code(error, session.signal)) from error
 
 
 @contextlib.contextmanager
-def session_of_use(use: settings.Use, run: location.Location, output: str) -> Iterator["sessions.Session"]:
-    """A session for the use of a run; its metrics lie beside what it writes, for it may only read the run."""
+def open_inference_session(use: settings.Use, run: location.Location, output: str) -> Iterator["sessions.Session"]:
+    """Yields a session for inference with a run; its metrics are written beside the output.
+
+    The run itself is only read.
+    """
+    # With standard output there is no folder for metrics, so none are written.
     if output == "-":
         with _session(use.cluster, use.telemetry, [run], None, run.name) as session:
             yield session

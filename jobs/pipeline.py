@@ -1,4 +1,8 @@
-"""The whole way: prepare → train → translate and score → evaluate → report, in one session."""
+"""Pipeline: prepare → train → translate and score, or score and generate → evaluate → report, in one session.
+
+Each stage is recorded in `run.json` with a fingerprint of what its results depend on. A stage is skipped if it is done
+and its fingerprint is unchanged; it is done again, and its output replaced, if the fingerprint differs.
+"""
 
 import logging
 import time
@@ -16,22 +20,23 @@ from workers.cluster import session as sessions
 from workers.fanout import progress_display
 
 NUM_SAMPLES = 3
-_PREFIX_WORDS = 2
+_PREFIX_WORDS = 2  # of a held-out line, as the prompt of a sample
 _log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
 
 def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter) -> Report:
-    """Takes a configuration from its corpus to a report; what is done already is left as it is.
+    """Runs all stages of a configuration and returns their reports; finished stages are skipped.
 
-    A split that the corpus does not have is not translated, scored or evaluated; the report says so.
+    A corpus without held-out lines is not translated, scored or evaluated: its `held_out` is null in the report.
 
     Raises:
-        RaycurrentError: what the stage raised that could not be done; those before it stay done.
+        UsageError: the corpus is a series.
+        RaycurrentError: a stage failed; the stages before it stay done.
     """
     if config.corpus_kind == "series":
-        raise errors.UsageError("corpus.kind: the pipeline is for text; of a series: prepare, train, then forecast")
+        raise errors.UsageError("corpus.kind: the pipeline is for text; for a series run prepare, train and forecast")
     root = location.Location.parse(config.root, "root")
     with run_lock.RunLock(root, "pipeline"):
         run_state.record_start(config)
@@ -40,7 +45,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
 
 
 class _Pipeline:
-    """One run of the pipeline; keeps the report of each stage in `run.json`."""
+    """A run of the pipeline, whose root is locked by the caller."""
 
     def __init__(
         self,
@@ -53,11 +58,11 @@ class _Pipeline:
         self._root = root
         self._session = session
         self._reporter = reporter
-        self._stages: dict[str, Report] = {}
-        self._worked = False
+        self._reports: dict[str, Report] = {}  # by stage
+        self._worked = False  # whether any stage had something to do
 
     def run(self) -> Report:
-        """Does all stages and returns their reports."""
+        """Runs all stages and returns the report of the pipeline."""
         config, root = self._config, self._root
         warnings = _warnings(config)
         for warning in warnings:
@@ -65,63 +70,62 @@ class _Pipeline:
         index = root.join("dataset", dataset_index.NAME)
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
-        # Written now, that a corpus which is gone is missed before hours of training and not after.
-        found = {task: held_out.write(config, task) for task in config.tasks}
+        # Fail here if a corpus no longer exists, not after hours of training.
+        texts_by_corpus = {name: held_out.write(config, name) for name in config.tasks}
         self._train()
-        used = bundle.select_checkpoint(root).checkpoint.name
-        for task, held in found.items():
-            self._use(used, held, task)
-        texts = next(iter(found.values()))
+        best_checkpoint = bundle.select_checkpoint(root).checkpoint.name
+        for name, texts in texts_by_corpus.items():
+            self._infer(best_checkpoint, texts, name)
+        first_texts = next(iter(texts_by_corpus.values()))
         if config.corpus_kind == "text":
-            self._generate(used, texts)
+            self._generate(best_checkpoint, first_texts)
         self._session.release()
         self._report()
         return {
             "verb": "pipeline",
             "name": config.name,
             "root": str(root),
-            "held_out": texts.split if texts else None,
-            **({"tasks": list(found)} if config.corpora else {}),
+            "held_out": first_texts.split if first_texts else None,
+            **({"tasks": list(texts_by_corpus)} if config.corpora else {}),
             **({"warnings": warnings} if warnings else {}),
-            "stages": self._stages,
+            "stages": self._reports,
         }
 
     def _train(self) -> None:
-        # `train` keeps its own record: it does so when it is run alone, too.
-        done = train.run_locked(self._config, self._session, self._reporter)
-        self._worked |= not done["already_done"]
-        self._stages["train"] = done
+        # Not through `_stage`: `train` records its stage itself, as it does when it is run alone.
+        report = train.run_locked(self._config, self._session, self._reporter)
+        self._worked |= not report["already_done"]
+        self._reports["train"] = report
 
-    def _use(self, used: str, texts: held_out.HeldOut | None, task: str) -> None:
-        """Translates, scores and evaluates what a corpus holds out."""
+    def _infer(self, best_checkpoint: str, texts: held_out.HeldOut | None, corpus: str) -> None:
+        """Translates, scores and evaluates the held-out lines of a corpus; the name of a single corpus is empty."""
         if texts is None:
-            of_task = f" {task}" if task else ""
             _log.info(
-                "the corpus%s has neither a test nor a validation split: nothing is translated, scored or evaluated",
-                of_task,
+                "%s: neither a test nor a validation split; nothing is translated, scored or evaluated",
+                f"corpora.{corpus}" if corpus else "corpus",
             )
         elif self._config.corpus_kind == "pairs":
-            self._translate(used, texts, task)
-            self._score(used, texts, texts.files["source"], texts.files["target"], task)
-            self._evaluate(texts, task)
+            self._translate(best_checkpoint, texts, corpus)
+            self._score(best_checkpoint, texts, texts.files["source"], texts.files["target"], corpus)
+            self._evaluate(texts, corpus)
         else:
-            self._score(used, texts, texts.files["text"], None, task)
+            self._score(best_checkpoint, texts, texts.files["text"], None, corpus)
 
-    def _told(self, task: str) -> dict[str, Any]:
-        """What is set for a task besides the settings: its direction."""
-        corpus = self._config.corpora.get(task)
-        return {} if corpus is None or corpus.target_token is None else {"target_token": corpus.target_token}
+    def _target_token(self, corpus: str) -> dict[str, str]:
+        """Returns the update of decoding and scoring settings that selects the translation direction of a corpus."""
+        settings = self._config.corpora.get(corpus)
+        return {} if settings is None or settings.target_token is None else {"target_token": settings.target_token}
 
-    def _translate(self, used: str, texts: held_out.HeldOut, task: str) -> None:
+    def _translate(self, best_checkpoint: str, texts: held_out.HeldOut, corpus: str) -> None:
         config = self._config
-        settings = config.decoding.model_copy(update=self._told(task))
-        output = f"{_prefix(task)}translations.jsonl"
+        settings = config.decoding.model_copy(update=self._target_token(corpus))
+        output = f"{_prefix(corpus)}translations.jsonl"
         decoding = stored_forms.of_decoding(settings, config.generation, "translate")
-        checkpoints = self._averaged(used, settings.average_checkpoints)
-        made_with = loading.fingerprint([*checkpoints, texts.split, decoding, self._compute()])
+        checkpoints = self._averaged_checkpoints(best_checkpoint, settings.average_checkpoints)
+        fingerprint = loading.fingerprint([*checkpoints, texts.split, decoding, self._compute()])
         self._stage(
-            _named("translate", task),
-            made_with,
+            _stage_name("translate", corpus),
+            fingerprint,
             proof=self._manifest(output),
             work=lambda is_outdated: translate.run(
                 translate.Request(
@@ -139,17 +143,24 @@ class _Pipeline:
         )
 
     def _score(
-        self, used: str, texts: held_out.HeldOut, source: location.Location, target: location.Location | None, task: str
+        self,
+        best_checkpoint: str,
+        texts: held_out.HeldOut,
+        source: location.Location,
+        target: location.Location | None,
+        corpus: str,
     ) -> None:
         config = self._config
-        settings, output = config.scoring.model_copy(update=self._told(task)), f"{_prefix(task)}scores.jsonl"
-        checkpoints = self._averaged(used, settings.average_checkpoints)
-        # Their number is said by their names: so what was made before it could be set stays as it is.
+        settings = config.scoring.model_copy(update=self._target_token(corpus))
+        output = f"{_prefix(corpus)}scores.jsonl"
+        checkpoints = self._averaged_checkpoints(best_checkpoint, settings.average_checkpoints)
+        # Without `average_checkpoints`, which the names of the checkpoints imply: so scores of releases that could not
+        # average stay valid.
         scoring = stored_forms.of_scoring(settings)
-        made_with = loading.fingerprint([*checkpoints, texts.split, scoring, self._compute()])
+        fingerprint = loading.fingerprint([*checkpoints, texts.split, scoring, self._compute()])
         self._stage(
-            _named("score", task),
-            made_with,
+            _stage_name("score", corpus),
+            fingerprint,
             proof=self._manifest(output),
             work=lambda is_outdated: score.run(
                 score.Request(
@@ -167,90 +178,95 @@ class _Pipeline:
             ),
         )
 
-    def _averaged(self, used: str, count: int) -> list[str]:
-        """So many checkpoints: the one that is used alone, and those that are averaged with it."""
+    def _averaged_checkpoints(self, best_checkpoint: str, count: int) -> list[str]:
+        """Returns the name of the best checkpoint and, if `count` > 1, of the others that are averaged with it."""
         others = bundle.select_checkpoints(self._root, count)[1:] if count > 1 else []
-        return [used, *(found.checkpoint.name for found in others)]
+        return [best_checkpoint, *(member.checkpoint.name for member in others)]
 
-    def _evaluate(self, texts: held_out.HeldOut, task: str) -> None:
-        made_with = run_state.read_stage(self._root, _named("translate", task)).get("made_with", "")
+    def _evaluate(self, texts: held_out.HeldOut, corpus: str) -> None:
+        fingerprint = run_state.read_stage(self._root, _stage_name("translate", corpus)).get("made_with", "")
 
         def work(_: bool) -> Report:
-            hypotheses = str(self._root.join("outputs", f"{_prefix(task)}translations.jsonl"))
+            hypotheses = str(self._root.join("outputs", f"{_prefix(corpus)}translations.jsonl"))
             return evaluate.run(hypotheses, [str(texts.files["target"])], self._reporter)
 
-        self._stage(_named("evaluate", task), made_with, work, None)
+        self._stage(_stage_name("evaluate", corpus), fingerprint, work, None)
 
-    def _generate(self, used: str, texts: held_out.HeldOut | None) -> None:
-        """Lets a language model go on from the beginnings of held-out lines, each time with another seed.
+    def _generate(self, best_checkpoint: str, texts: held_out.HeldOut | None) -> None:
+        """Generates text after the beginnings of held-out lines, or before their ends with a backward model.
 
-        One that reads backward is given their ends.
+        Each sample has a seed of its own.
         """
         config = self._config
         backward = model_settings.reads_backward(config.model)
         kind = "ending" if backward else "prefix"
-        given = _some_words(texts.files["text"], backward) if texts else []
+        prompts = _prompts(texts.files["text"], backward) if texts else []
         settings = stored_forms.of_decoding(config.decoding, config.generation, "generate")
-        checkpoints = self._averaged(used, config.generation.average_checkpoints)
-        made_with = loading.fingerprint([*checkpoints, given, settings, self._compute(), config.seed])
+        checkpoints = self._averaged_checkpoints(best_checkpoint, config.generation.average_checkpoints)
+        fingerprint = loading.fingerprint([*checkpoints, prompts, settings, self._compute(), config.seed])
 
         def work(_: bool) -> Report:
             samples = []
-            with self._reporter.stage("generate", len(given), "samples") as stage:
-                for number, words in enumerate(given):
-                    prefix, ending = (None, words) if backward else (words, None)
+            with self._reporter.stage("generate", len(prompts), "samples") as stage:
+                for number, prompt in enumerate(prompts):
+                    prefix, ending = (None, prompt) if backward else (prompt, None)
                     seed = config.seed + number
-                    made = generate.run(
+                    generated = generate.run(
                         self._root, prefix, config.generation, config.compute, config.cluster, seed, ending
                     )
-                    samples.append({kind: words, "text": made["text"]})
+                    samples.append({kind: prompt, "text": generated["text"]})
                     stage.advance()
             return {"verb": "generate", "samples": samples}
 
-        if given:
-            self._stage("generate", made_with, work, None)
+        if prompts:
+            self._stage("generate", fingerprint, work, None)
 
     def _report(self) -> None:
         if self._worked or not self._root.join("report.html").exists():
             self._session.keep_metrics()
-            self._stages["report"] = report.run([self._root], self._reporter)
+            self._reports["report"] = report.run([self._root], self._reporter)
 
     def _stage(
-        self, name: str, made_with: str, work: Callable[[bool], Report], proof: location.Location | None
+        self, name: str, fingerprint: str, work: Callable[[bool], Report], proof: location.Location | None
     ) -> None:
-        """Does a stage and keeps its report.
+        """Runs a stage, unless it is done, and keeps its report.
 
         Args:
-            name: of the stage.
-            made_with: a fingerprint of what its results depend on.
-            work: does it, and is told whether what an earlier pipeline made is out of date.
-            proof: a file that is written last, with which there is nothing left to do; None where the report is all
-                that the stage makes.
+            name: name of the stage in `run.json`.
+            fingerprint: fingerprint of what its results depend on.
+            work: runs it and returns its report; the argument is whether an output with another fingerprint exists and
+                is to be replaced.
+            proof: file that the stage writes last, so that it is done if the file exists; None for a stage without
+                output files, whose report is its result.
         """
-        before = run_state.read_stage(self._root, name)
-        is_same = before.get("outcome") == "done" and before.get("made_with") == made_with
+        entry = run_state.read_stage(self._root, name)
+        is_same = entry.get("outcome") == "done" and entry.get("made_with") == fingerprint
         if is_same and proof is None:
-            self._stages[name] = before["report"]
+            self._reports[name] = entry["report"]
             return
-        is_outdated = any(before.get(key, made_with) != made_with for key in ("begun_with", "made_with"))
+        # A stage that began with another fingerprint and never ended may have left a part of its output.
+        is_outdated = any(entry.get(key, fingerprint) != fingerprint for key in ("begun_with", "made_with"))
         is_done = is_same and proof is not None and proof.exists()
         if not is_same:
-            run_state.record_stage_start(self._root, name, made_with)
+            run_state.record_stage_start(self._root, name, fingerprint)
         started_s = time.monotonic()
-        made = work(is_outdated)
-        self._measure(name, made)
+        # Even a finished stage is called: it finds its output committed and leaves it.
+        stage_report = work(is_outdated)
+        self._set_gauges(name, stage_report)
         self._worked |= not is_done
-        run_state.record_stage_end(self._root, name, time.monotonic() - started_s, made, not is_done, made_with)
-        self._stages[name] = before["report"] if is_done else made
+        run_state.record_stage_end(
+            self._root, name, time.monotonic() - started_s, stage_report, not is_done, fingerprint
+        )
+        self._reports[name] = entry["report"] if is_done else stage_report
 
-    def _measure(self, name: str, made: Report) -> None:
+    def _set_gauges(self, name: str, stage_report: Report) -> None:
         metrics, verb = self._session.metrics, name.partition(".")[0]
         metrics.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
-        if verb == "evaluate":  # of several corpora the mean of those evaluated so far
-            others = [report["bleu"] for stage, report in self._stages.items() if stage.startswith(f"{verb}.")]
-            metrics.set(catalog.EVALUATE_BLEU, sum([*others, made["bleu"]]) / (len(others) + 1))
-        if verb == "score" and "nll_nats_per_token" in made:
-            metrics.set(catalog.SCORE_LOSS, float(made["nll_nats_per_token"]))
+        if verb == "evaluate":  # for several corpora, the mean over those evaluated so far
+            others = [report["bleu"] for stage, report in self._reports.items() if stage.startswith(f"{verb}.")]
+            metrics.set(catalog.EVALUATE_BLEU, sum([*others, stage_report["bleu"]]) / (len(others) + 1))
+        if verb == "score" and "nll_nats_per_token" in stage_report:
+            metrics.set(catalog.SCORE_LOSS, float(stage_report["nll_nats_per_token"]))
 
     def _manifest(self, output: str) -> location.Location:
         return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)
@@ -260,34 +276,34 @@ class _Pipeline:
 
 
 def _warnings(config: schema.RunConfig) -> list[str]:
-    """What a reader of the figures would not expect of these settings."""
+    """Returns warnings about settings that make figures of the report incomparable."""
     name = "decoding" if config.corpus_kind == "pairs" else "generation"
     decoded, scored = getattr(config, name).average_checkpoints, config.scoring.average_checkpoints
     if decoded == scored:
         return []
     return [
-        f"scoring.average_checkpoints: is {scored} and {name}.average_checkpoints {decoded}, so scores are of other "
-        f"weights than what is translated or generated; set both alike"
+        f"scoring.average_checkpoints: is {scored}, but {name}.average_checkpoints is {decoded}, so scores are of "
+        f"other weights than translations or generated text; set both to the same number"
     ]
 
 
-def _named(stage: str, task: str) -> str:
-    """The name of a stage of one of several corpora."""
-    return f"{stage}.{task}" if task else stage
+def _stage_name(stage: str, corpus: str) -> str:
+    """Returns the name of a stage in `run.json`, such as `translate.NAME` for one of several corpora."""
+    return f"{stage}.{corpus}" if corpus else stage
 
 
-def _prefix(task: str) -> str:
-    return f"{task}." if task else ""
+def _prefix(corpus: str) -> str:
+    return f"{corpus}." if corpus else ""
 
 
-def _some_words(text: location.Location, last: bool) -> list[str]:
-    """The first words of the first lines that have more, or the last words."""
-    found = []
+def _prompts(text: location.Location, last: bool) -> list[str]:
+    """Returns the first words, or the last, of the first `NUM_SAMPLES` lines that are longer than a prompt."""
+    prompts = []
     with text.open() as file:
         for line in file:
             words = line.decode("utf-8", "replace").split()
             if len(words) > _PREFIX_WORDS:
-                found.append(" ".join(words[-_PREFIX_WORDS:] if last else words[:_PREFIX_WORDS]))
-            if len(found) == NUM_SAMPLES:
+                prompts.append(" ".join(words[-_PREFIX_WORDS:] if last else words[:_PREFIX_WORDS]))
+            if len(prompts) == NUM_SAMPLES:
                 break
-    return found
+    return prompts

@@ -1,4 +1,8 @@
-"""The record of a run beside its artefacts: `config.yaml` as first started, and `run.json`, what became of it."""
+"""State of a run: owner of `config.yaml` and `run.json` in its root.
+
+`config.yaml` has the settings of the first start and is written once. `run.json` has the versions, the changes of the
+schedule, the report of each stage and the exit code; `train` and `pipeline` replace it, holding the lock of the root.
+"""
 
 import contextlib
 import importlib.metadata
@@ -24,78 +28,83 @@ _log = logging.getLogger(__name__)
 Content = dict[str, Any]
 
 
-def begin(config: schema.RunConfig) -> list[loading.Change]:
-    """Keeps the settings of a run that starts, or compares them with those that it was started with.
+def check_settings(config: schema.RunConfig) -> list[loading.Change]:
+    """Stores the settings at the first start of a run; compares them with the stored ones at every later start.
 
     Returns:
-        The changes of its schedule, which are allowed, logged and kept in `run.json`.
+        The changed settings of the role `schedule`, which may change; see `record_changes`.
 
     Raises:
-        LockedError: a setting differs that decides what the run is.
+        LockedError: a setting of the role `identity` differs: it would be another run.
     """
     root = location.Location.parse(config.root, "root")
-    place = root.join(SETTINGS)
-    if place.put_if_absent(loading.dump(config).encode()):
+    path = root.join(SETTINGS)
+    if path.put_if_absent(loading.dump(config).encode()):
         return []
-    first = loading.parse_stored(place.read_bytes().decode(), str(place))
+    first = loading.parse_stored(path.read_bytes().decode(), str(path))
     changes = loading.changed(first, config)
     for change in changes:
         if change.role == "identity":
             raise errors.LockedError(
-                f"{change.name}: this root was started with {_shown(change.old)}, not {_shown(change.new)}; "
-                f"use another root, or the settings in {place}"
+                f"{change.name}: this root was started with {_format(change.old)}, not {_format(change.new)}; "
+                f"use another root, or the settings in {path}"
             )
     schedule = [change for change in changes if change.role == "schedule"]
     for change in schedule:
-        _log.info("%s: %s instead of %s", change.name, _shown(change.new), _shown(change.old))
+        _log.info("%s: changed from %s to %s", change.name, _format(change.old), _format(change.new))
     return schedule
 
 
 def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:
-    """Returns the settings with defaults as they were when the run was first started, where those have changed since.
+    """Returns the settings with the defaults of the release that started the run, where defaults have changed since.
 
-    That is so for what the configuration does not name: a new default is for new runs.
+    Settings that the configuration names are kept: a new default is for new runs.
     """
-    place = location.Location.parse(config.root, "root").join(SETTINGS)
-    if not place.exists():
+    path = location.Location.parse(config.root, "root").join(SETTINGS)
+    # Only language models generate, and only settings of generation have other defaults now.
+    if config.corpus_kind != "text" or not path.exists():
         return config
-    first = loading.parse_stored(place.read_bytes().decode(), str(place))
+    first = loading.parse_stored(path.read_bytes().decode(), str(path))
     for name, old_default in old_names.OLD_DEFAULTS.items():
         section_name, _, setting = name.partition(".")
-        ours, theirs = getattr(config, section_name), getattr(first, section_name)
-        if setting in ours.model_fields_set or getattr(theirs, setting) != old_default:
+        current, stored = getattr(config, section_name), getattr(first, section_name)
+        if setting in current.model_fields_set or getattr(stored, setting) != old_default:
             continue
-        _log.info("%s: %s, as in %s; another value is the default of new runs", name, _shown(old_default), place)
+        _log.info("%s: %s, as in %s; new runs have another default", name, _format(old_default), path)
         config = config.model_copy(
-            update={section_name: ours.model_copy(update={setting: old_default})},
+            update={section_name: current.model_copy(update={setting: old_default})},
         )
     return config
 
 
 def read(root: location.Location) -> Content:
-    """Returns the content of `run.json`, empty before the first start."""
+    """Returns the content of `run.json`; empty before the first start.
+
+    Raises:
+        IntegrityError: the file is of another format.
+    """
     try:
         content = root.join(RUN).read_json()
     except errors.NotFoundError:
         return {}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise errors.IntegrityError(f"{root.join(RUN)}: is no record of a run; restore or remove it")
+        raise errors.IntegrityError(f"{root.join(RUN)}: does not have the format {FORMAT}; restore or remove it")
     return content
 
 
-def started(config: schema.RunConfig) -> None:
-    """Says in `run.json` that a driver has started, and with which versions."""
+def record_start(config: schema.RunConfig) -> None:
+    """Records the start of a driver and its versions in `run.json`."""
     root = location.Location.parse(config.root, "root")
     content = {"name": config.name, "stages": {}, "changes": [], "faults": [], **read(root)}
     content.setdefault("started_unix_s", _now_unix_s())
     content["starts"] = content.get("starts", 0) + 1
-    content["exit_code"] = None
+    content["exit_code"] = None  # running, or killed before it could write one
     content["versions"] = versions()
     _write(root, content)
 
 
-def changed(root: location.Location, changes: Sequence[loading.Change]) -> None:
-    """Notes what is new in the schedule, once for each new value."""
+def record_changes(root: location.Location, changes: Sequence[loading.Change]) -> None:
+    """Records changes of the schedule, each new value once."""
     content = read(root)
     last = {old_names.current(change["name"]): change["new"] for change in content["changes"]}
     new = [change for change in changes if last.get(change.name, change.old) != change.new]
@@ -106,33 +115,36 @@ def changed(root: location.Location, changes: Sequence[loading.Change]) -> None:
         _write(root, content)
 
 
-def stage(root: location.Location, name: str) -> Content:
-    """Returns what is noted about a stage; empty if it never began."""
-    found: Content = read(root).get("stages", {}).get(name, {})
-    return found
+def read_stage(root: location.Location, name: str) -> Content:
+    """Returns the entry of a stage in `run.json`; empty if it never began."""
+    entry: Content = read(root).get("stages", {}).get(name, {})
+    return entry
 
 
-def stage_begun(root: location.Location, name: str, made_with: str) -> None:
-    """Notes that a stage begins, and a fingerprint of what its results depend on."""
+def record_stage_start(root: location.Location, name: str, fingerprint: str) -> None:
+    """Records the start of a stage, with the fingerprint of what its results depend on."""
     content = read(root)
-    content["stages"][name] = {**content["stages"].get(name, {}), "outcome": "begun", "begun_with": made_with}
+    content["stages"][name] = {**content["stages"].get(name, {}), "outcome": "begun", "begun_with": fingerprint}
     _write(root, content)
 
 
-def stage_done(
-    root: location.Location, name: str, elapsed_s: float, report: Content, worked: bool, made_with: str = ""
+def record_stage_end(
+    root: location.Location, name: str, elapsed_s: float, report: Content, worked: bool, fingerprint: str = ""
 ) -> None:
-    """Keeps the report of a stage; one that found its work done already keeps what it once said."""
+    """Records the report and the time of a stage; one whose work was done before (not `worked`) keeps its first report.
+
+    `fingerprint` is that of what the results depend on, as in `record_stage_start`.
+    """
     content = read(root)
-    kept = content["stages"].get(name, {})
-    if worked or "report" not in kept:
-        kept = {**kept, "elapsed_s": round(elapsed_s, 3), "report": report}
-    content["stages"][name] = {**kept, "outcome": "done", "begun_with": made_with, "made_with": made_with}
+    entry = content["stages"].get(name, {})
+    if worked or "report" not in entry:
+        entry = {**entry, "elapsed_s": round(elapsed_s, 3), "report": report}
+    content["stages"][name] = {**entry, "outcome": "done", "begun_with": fingerprint, "made_with": fingerprint}
     _write(root, content)
 
 
-def faults(root: location.Location, passed_over: Sequence[str]) -> None:
-    """Notes damaged checkpoints that a start passed over."""
+def record_faults(root: location.Location, passed_over: Sequence[str]) -> None:
+    """Records the damaged checkpoints that a start skipped, each once."""
     content = read(root)
     new = [fault for fault in passed_over if fault not in content["faults"]]
     if new:
@@ -141,9 +153,9 @@ def faults(root: location.Location, passed_over: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def ending(root: location.Location, session: "sessions.Session") -> Iterator[None]:
-    """Keeps in `run.json` the exit code with which the work inside ends."""
-    code = 1
+def record_exit_code(root: location.Location, session: "sessions.Session") -> Iterator[None]:
+    """Records in `run.json` the exit code with which the work inside the context ends."""
+    code = 1  # of a bug: any exception that is not one of ours
     try:
         yield
         code = 0
@@ -157,19 +169,19 @@ def ending(root: location.Location, session: "sessions.Session") -> Iterator[Non
 
 
 def exit_code(error: errors.RaycurrentError, signal: int | None) -> int:
-    """Returns the exit code of an error; that of an interruption says by which signal."""
+    """Returns the exit code of an error; 128 + the number of the signal for an interruption, as shells have it."""
     if isinstance(error, errors.InterruptedRunError) and signal is not None:
         return 128 + signal
     return error.exit_code
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that decide the bytes of a run, without importing anything."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of packages that affect the bytes of a run, without importing them."""
+    versions_by_name = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions_by_name[name] = importlib.metadata.version(name)
+    return versions_by_name
 
 
 def _now_unix_s() -> float:
@@ -177,11 +189,11 @@ def _now_unix_s() -> float:
 
 
 def _write(root: location.Location, content: Content) -> None:
-    place = root.join(RUN)
+    path = root.join(RUN)
     updated = {**content, "format": FORMAT, "version": VERSION, "updated_unix_s": _now_unix_s()}
-    place.replace(json_documents.encode(updated).encode())
+    path.replace(json_documents.encode(updated).encode())
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     text = json_documents.encode(value, one_line=True).strip()
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""What every test shares: where the real corpora are, one thread for each process, and one token for Ray."""
+"""Fixtures of all tests: the real corpora, one thread per process, a token for Ray."""
 
 import os
 import pathlib
@@ -10,11 +10,11 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# `make test` runs tests that run make, which is to behave as one that a user starts.
+# `make test` runs tests that run make, which must not inherit flags of the outer make.
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(name, None)
 
-# What is measured is what comes out: a busy machine may stop a test for longer than hypothesis waits.
+# No deadline: on a busy machine an example may take longer than the default of 200 ms.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -24,16 +24,16 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def corpora() -> pathlib.Path:
-    """The folder of the real corpora: `RAYCURRENT_TEST_DATA`, else `shared/data` beside the repository."""
+    """Returns the folder of the real corpora: `RAYCURRENT_TEST_DATA`, else `shared/data` beside the repository."""
     folder = pathlib.Path(os.environ.get("RAYCURRENT_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
     if not (folder / "timemachine").is_dir():
-        pytest.skip(f"the real corpora are not at {folder}; set RAYCURRENT_TEST_DATA to use them")
+        pytest.skip(f"the real corpora are not in {folder}; set RAYCURRENT_TEST_DATA to use them")
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A token for every cluster that the tests start: Ray reads it once in a process and keeps it."""
+    """Sets one token for all clusters that the tests start, because Ray reads it once per process and caches it."""
     token = tmp_path_factory.mktemp("token") / "auth_token"
     token.touch(mode=0o600)
     token.write_text("0123456789abcdef" * 4)

@@ -1,4 +1,4 @@
-"""A real S3 protocol in this process, with faults on request."""
+"""Fixtures: an S3 server (moto) in this process, with injected faults."""
 
 import threading
 import uuid
@@ -13,7 +13,10 @@ BUCKET = "raycurrent-tests"
 
 
 class Store:
-    """An S3 server that can answer 503 before a request, or lose the reply after it was applied."""
+    """WSGI application of an S3 server that injects `faults` into the next PUT requests.
+
+    `busy` answers 503 and does not apply the request; `lost` applies it, and answers 503 in place of its reply.
+    """
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app
@@ -34,7 +37,7 @@ class Store:
 
 @pytest.fixture(scope="session")
 def store() -> Iterator[Store]:
-    """The server, with an empty bucket."""
+    """Yields the server, with an empty bucket."""
     pytest.importorskip("s3fs")
     backends = pytest.importorskip("moto.moto_server.werkzeug_app")
     serving = pytest.importorskip("werkzeug.serving")
@@ -42,7 +45,7 @@ def store() -> Iterator[Store]:
     app = Store(backends.DomainDispatcherApplication(backends.create_backend_app))
 
     class Quiet(serving.WSGIRequestHandler):  # type: ignore[misc,name-defined]
-        """Keeps requests out of the log."""
+        """Request handler that does not log."""
 
         def log_request(self, *_: object) -> None:
             """Does nothing."""
@@ -63,6 +66,6 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def s3_root(store: Store) -> location.Location:
-    """A prefix of its own in the bucket."""
+    """Returns a new prefix in the bucket."""
     store.faults.clear()
     return location.Location.parse(f"s3://{BUCKET}/{uuid.uuid4().hex}")

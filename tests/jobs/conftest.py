@@ -1,4 +1,4 @@
-"""A tiny run of each kind, made once by the pipeline itself, in this process."""
+"""Fixtures: a tiny finished run of each kind, made once by the pipeline in this process."""
 
 import pathlib
 from collections.abc import Callable
@@ -34,7 +34,7 @@ corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0
 tokenizer: {{kind: char}}
 model: {{kind: language_model, cell: lstm, hidden_size: 8, embedding_size: 8}}
 training: {{epochs: 1, num_lanes: 16, window: 32}}
-decoding: {{num_tokens: 5}}
+generation: {{method: greedy, num_tokens: 5}}
 cluster: {{address: none}}
 compute: {{precision: fp32, matmul: default}}
 """
@@ -43,19 +43,19 @@ Run = Callable[[schema.RunConfig], location.Location]
 
 
 def write_corpus(folder: pathlib.Path) -> None:
-    """Writes 200 pairs and their English sides."""
+    """Writes a corpus of 200 pairs, and one of their English sides."""
     sentences.write_pairs(folder / "pairs.tsv", 1, 0, 200)
     sentences.write_english(folder / "english.txt", 1, 0, 200)
 
 
 def configured(text: str, folder: pathlib.Path, *overrides: str) -> schema.RunConfig:
-    """Returns the settings of a run below a folder."""
+    """Returns the settings of a run in a folder."""
     return paths.absolute(loading.parse(text.format(folder=folder), "tiny.yaml", overrides))
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with the finished runs `translation` and `language`; nobody may change them."""
+    """Returns a folder with the finished runs `translation` and `language`, which tests must not change."""
     folder = tmp_path_factory.mktemp("runs")
     write_corpus(folder)
     for text in (TRANSLATION, LANGUAGE):

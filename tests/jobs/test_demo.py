@@ -1,4 +1,4 @@
-"""The demo's settings: packaged, below one root, open to overrides."""
+"""Settings of the demo: packaged, below one root, with overrides."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from core.storage import location
 from jobs import options, paths, settings
 
 
-def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
+def test_both_runs_and_their_corpus_are_below_the_root() -> None:
     root, configs = settings.of_demo(["root=s3://bucket/demo/"])
     assert root == "s3://bucket/demo"
     assert [config.root for config in configs] == ["s3://bucket/demo/translation", "s3://bucket/demo/language"]
@@ -19,33 +19,33 @@ def test_both_runs_lie_below_the_root_and_learn_from_its_corpus() -> None:
     assert configs[1].tasks[""].train.text == ("s3://bucket/demo/corpus/english.txt",)
 
 
-def test_it_is_one_gru_with_attention_and_one_character_lstm_on_two_workers() -> None:
+def test_the_demo_trains_a_gru_with_attention_and_a_character_lstm_on_two_workers() -> None:
     _, (translation, language) = settings.of_demo([])
     assert isinstance(translation.model, model_settings.Seq2SeqConfig)
     assert (translation.model.cell, translation.model.attention != "none") == ("gru", True)
     assert isinstance(language.model, model_settings.LanguageModelConfig)
     assert (language.model.cell, language.tokenizer.kind) == ("lstm", "char")
-    assert translation.cluster == language.cluster  # one session serves both
+    assert translation.cluster == language.cluster  # both use one session
     assert translation.cluster.num_workers == 2
-    # Held-out sentences never have their source side in the training part.
+    # Source sides of held-out sentences never occur in the training split.
     assert translation.tasks[""].split.by in (None, "source")
     assert translation.tasks[""].split.test > 0
 
 
-def test_overrides_reach_both_runs(tmp_path: pathlib.Path) -> None:
+def test_overrides_apply_to_both_runs(tmp_path: pathlib.Path) -> None:
     _, configs = settings.of_demo([f"root={tmp_path}/a: b", "training.epochs=1", "cluster.address=none"])
     assert [config.training.epochs for config in configs] == [1, 1]
     assert paths.absolute(configs[1]).root == f"{tmp_path}/a: b/language"
 
 
-def test_an_override_that_fits_neither_is_refused() -> None:
+def test_an_override_of_an_unknown_setting_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="epoch"):
         settings.of_demo(["training.epoch=1"])
 
 
-def test_both_runs_are_measured_together_below_the_root(tmp_path: pathlib.Path) -> None:
+def test_both_runs_share_one_scrape_target(tmp_path: pathlib.Path) -> None:
     root, configs = settings.of_demo([f"root={tmp_path}/demo"])
-    with options.session_of(configs[0], location.Location.parse(root)) as session:
+    with options.open_session(configs[0], location.Location.parse(root)) as session:
         session.measure()
         (entry,) = json.loads((tmp_path / "demo" / "metrics" / "targets.json").read_text())
     assert entry["labels"]["run"] == "demo"

@@ -1,4 +1,4 @@
-"""A language model that reads backward, by the commands of any other."""
+"""Verbs with a language model that reads backward."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ def _backward(line_end: str = "eos") -> Any:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_stream_in_parts_is_scored_from_its_end(tmp_path: pathlib.Path, lanes: int) -> None:
+def test_a_stream_is_scored_backward_part_by_part(tmp_path: pathlib.Path, lanes: int) -> None:
     trained.save(_backward(), tmp_path / "run")
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES))
     scoring = inference_settings.ScoringConfig(unit="stream", lanes=lanes, part_lines=1)
@@ -41,42 +41,42 @@ def test_a_stream_in_parts_is_scored_from_its_end(tmp_path: pathlib.Path, lanes:
             session,
             console.SilentReporter(),
         )
-    ready = scorer.Scorer(_backward(), scoring, samples.FP32)
-    cut = {1: [], 2: [1]}[lanes]  # 19 and 19 tokens
+    local_scorer = scorer.Scorer(_backward(), scoring, samples.FP32)
+    cuts = {1: [], 2: [1]}[lanes]  # two lanes of 19 tokens each
     expected = []
-    for start, stop in zip([0, *cut], [*cut, 4], strict=True):
-        expected += ready.score_stream(LINES[start:stop], ready.initial_stream_state())[0]
+    for start, stop in zip([0, *cuts], [*cuts, 4], strict=True):
+        expected += local_scorer.score_stream(LINES[start:stop], local_scorer.initial_stream_state())[0]
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [0, 1, 2, 3]
-    assert [row["nll_nats"] for row in rows] == [pytest.approx(one.nll_nats, abs=1e-4) for one in expected]
+    assert [row["nll_nats"] for row in rows] == [pytest.approx(line.nll_nats, abs=1e-4) for line in expected]
     assert report["lanes"] == lanes
 
 
-def _generate(root: pathlib.Path, **given: Any) -> dict[str, Any]:
-    place = location.Location.parse(str(root))
-    return generate.run(place, given.get("prefix"), SETTINGS, samples.FP32, trained.NONE, 1, given.get("ending"))
+def _generate(root: pathlib.Path, prefix: str | None = None, ending: str | None = None) -> dict[str, Any]:
+    run = location.Location.parse(str(root))
+    return generate.run(run, prefix, SETTINGS, samples.FP32, trained.NONE, 1, ending)
 
 
-def test_each_direction_is_given_what_it_reads_first(tmp_path: pathlib.Path) -> None:
+def test_forward_models_need_a_prefix_and_backward_models_an_ending(tmp_path: pathlib.Path) -> None:
     trained.save(_backward("none"), tmp_path / "backward")
     trained.save(samples.language_model(line_end="none"), tmp_path / "forward")
-    made = _generate(tmp_path / "backward", ending="a dog")
-    assert made["text"].endswith("a dog")
-    assert (made["ending"], made["num_tokens"], len(made["text"])) == ("a dog", 10, 15)
+    report = _generate(tmp_path / "backward", ending="a dog")
+    assert report["text"].endswith("a dog")
+    assert (report["ending"], report["num_tokens"], len(report["text"])) == ("a dog", 10, 15)
     with pytest.raises(errors.UsageError, match="--prefix: this run's model reads backward; give it a --ending"):
         _generate(tmp_path / "backward", prefix="the")
     with pytest.raises(errors.UsageError, match="--ending: this run's model reads forward; give it a --prefix"):
         _generate(tmp_path / "forward", ending="the")
-    for given in ({}, {"prefix": "the", "ending": "dog"}):
+    for options in ({}, {"prefix": "the", "ending": "dog"}):
         with pytest.raises(errors.UsageError, match="give exactly one"):
-            _generate(tmp_path / "forward", **given)
+            _generate(tmp_path / "forward", **options)
 
 
-def test_pairs_of_words_are_as_likely_in_both_directions(tmp_path: pathlib.Path) -> None:
-    """Relative frequencies of pairs, on their own text, which ends with the word that it begins with.
+def test_bigram_models_of_both_directions_have_equal_perplexity(tmp_path: pathlib.Path) -> None:
+    """Bigram probabilities without smoothing, on their training text, which begins and ends with the same word.
 
-    Forward and backward, the pairs are the same; so is what they are divided by: how often each word but the last, or
-    each but the first, occurs. So the perplexities of the text are equal.
+    Both directions count the same bigrams, and divide by the same unigram counts (of all words but the last, or but the
+    first). So the perplexities are equal.
     """
     (tmp_path / "english.txt").write_text("I love you and you love I and all of you love all but I\n")
     overrides = ["corpus.split={}", "corpus.line_end=none", "model.order=2", "model.smoothing=laplace"]
@@ -109,6 +109,6 @@ def test_pairs_of_words_are_as_likely_in_both_directions(tmp_path: pathlib.Path)
     assert reports["forward"]["tokens"] == reports["backward"]["tokens"] == 14
     assert reports["forward"]["perplexity"] == pytest.approx(reports["backward"]["perplexity"], rel=1e-12)
     assert reports["forward"]["perplexity"] > 1.2
-    two = SETTINGS.model_copy(update={"num_tokens": 1})
-    made = generate.run(roots["backward"], None, two, samples.FP32, trained.NONE, 1, "of")
-    assert made["text"] == "all of"
+    one_token = SETTINGS.model_copy(update={"num_tokens": 1})
+    report = generate.run(roots["backward"], None, one_token, samples.FP32, trained.NONE, 1, "of")
+    assert report["text"] == "all of"

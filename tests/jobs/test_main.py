@@ -1,4 +1,4 @@
-"""The command line: what goes where, which exit code, and that mistakes are told at once."""
+"""The command line: standard streams, exit codes, and errors that are reported at once."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ model: {kind: language_model}
 
 
 def jobs(*arguments: str, cwd: pathlib.Path = REPOSITORY, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs a command line as users do; the last line of its log tells which heavy libraries it loaded."""
+    """Runs a command line as users do; appends the heavy libraries that it loaded to stderr, as a last line."""
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
@@ -46,34 +46,34 @@ VERBS = {
     *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
-MISTAKES = {
+USAGE_ERRORS = {
     "no verb": ([], "command line: Missing command; see python -m jobs --help"),
-    "a verb mistyped": (["trian", "x.yaml"], "command line: .*Did you mean 'train'"),
-    "no file": (["train", "nope.yaml"], "nope.yaml: there is no such file; check"),
+    "a misspelt verb": (["trian", "x.yaml"], "command line: .*Did you mean 'train'"),
+    "a missing file": (["train", "nope.yaml"], "nope.yaml: there is no such file; check"),
     "a folder": (["prepare", "."], r"\.: is a folder; name a YAML file"),
     "an unknown setting": (["train", "x.yaml", "--set", "training.epoch=3"], ".*training.epoch.*epochs"),
     "a value out of range": (["pipeline", "x.yaml", "--set", "training.epochs=0"], ".*training.epochs.*1"),
-    "a scheme mistyped": (["train", "x.yaml", "--set", "root=S3://b/k"], r"root: S3://.*; write s3://"),
+    "a misspelt scheme": (["train", "x.yaml", "--set", "root=S3://b/k"], r"root: S3://.*; write s3://"),
     "a root on the web": (["prepare", "x.yaml", "--set", "root=https://a.b/c"], "root: .*only be read"),
-    "no run": (["translate", "--run", "nope", "--input", "a", "--output", "b.txt"], "--run: there is nothing at /.*"),
+    "a missing run": (["translate", "--run", "nope", "--input", "a", "--output", "b.txt"], "--run: .*/nope"),
     "a setting of the model": (
         ["score", "--run", ".", "--input", "a", "--output", "b.txt", "--set", "model.cell=gru"],
         "--set model.cell=gru: belongs to the run as it was trained; here one may set decoding",
     ),
     "an empty location": (["inspect", ""], "PATH: the location is empty"),
-    "a k of no n-gram": (
+    "an n-gram order of 0": (
         ["evaluate", "--hypotheses", "a", "--references", "b", "--d2l-bleu-k", "0"],
         "command line: .*--d2l-bleu-k.* 1; see",
     ),
-    "nothing there": (["inspect", "nope/nope"], "PATH: there is nothing at /.*nope/nope"),
-    "no value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
-    "bytes that are no text": (["train", "x.yaml", "--set", "root=\udcff"], r".*\\udcff"),
+    "a missing artefact": (["inspect", "nope/nope"], r"PATH: /.*nope/nope does not exist; check"),
+    "a missing value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
+    "an argument that is not UTF-8": (["train", "x.yaml", "--set", "root=\udcff"], r".*\\udcff"),
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_line_at_once_and_with_code_2(name: str, tmp_path: pathlib.Path) -> None:
-    arguments, complaint = MISTAKES[name]
+@pytest.mark.parametrize("name", USAGE_ERRORS)
+def test_a_usage_error_is_one_line_with_exit_code_2_before_torch_is_loaded(name: str, tmp_path: pathlib.Path) -> None:
+    arguments, message = USAGE_ERRORS[name]
     write_config(tmp_path)
     started_s = time.monotonic()
     done = jobs(*arguments, cwd=tmp_path)
@@ -81,14 +81,14 @@ def test_a_mistake_is_told_in_one_line_at_once_and_with_code_2(name: str, tmp_pa
     lines = done.stderr.splitlines()
     assert done.returncode == 2
     assert lines[1:] == ["exit=2", ""], done.stderr
-    assert re.match(complaint, lines[0]), lines[0]
+    assert re.match(message, lines[0]), lines[0]
     assert done.stdout == ""
-    # A machine that is busy with other tests is given more than the two seconds that a user waits.
+    # Users wait less than two seconds; a machine that is busy with other tests may take longer.
     assert elapsed_s < 6
     assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]
 
 
-def test_each_kind_of_error_has_the_code_of_the_manual() -> None:
+def test_exit_codes_of_errors_are_those_of_the_readme() -> None:
     kinds = {
         errors.UsageError: 2,
         errors.DataError: 3,
@@ -104,7 +104,7 @@ def test_each_kind_of_error_has_the_code_of_the_manual() -> None:
 
 
 @pytest.mark.parametrize("kind", ["StorageError", "DivergedError", "ClusterError"])
-def test_an_error_while_a_job_runs_is_one_line_and_its_code(kind: str) -> None:
+def test_an_error_of_a_running_job_is_one_line_and_its_exit_code(kind: str) -> None:
     code = (
         "import sys\nfrom core import errors\nfrom jobs import __main__ as main, options\n"
         f"def fails(stdout): print('chatter'); raise errors.{kind}('root: what is wrong; what to\\ndo')\n"
@@ -116,7 +116,7 @@ def test_an_error_while_a_job_runs_is_one_line_and_its_code(kind: str) -> None:
     assert done.stdout == ""
 
 
-def test_help_is_on_stdout_and_loads_nothing_heavy() -> None:
+def test_help_is_printed_to_stdout_without_loading_heavy_libraries() -> None:
     done = jobs("--help")
     assert done.returncode == 0
     for verb in VERBS:
@@ -124,7 +124,7 @@ def test_help_is_on_stdout_and_loads_nothing_heavy() -> None:
     assert done.stderr == "\n"
 
 
-def test_printed_settings_are_a_file_of_the_same_settings(tmp_path: pathlib.Path) -> None:
+def test_print_config_prints_a_configuration_file_of_the_resolved_settings(tmp_path: pathlib.Path) -> None:
     printed = jobs(
         "train", write_config(tmp_path), "--print-config", "--set", "training.learning_rate=5e-4", cwd=tmp_path
     )
@@ -138,14 +138,14 @@ def test_printed_settings_are_a_file_of_the_same_settings(tmp_path: pathlib.Path
     assert printed.stderr == "\n"
 
 
-def test_stdout_carries_one_document_and_the_log_ends_with_the_exit_code(runs: pathlib.Path) -> None:
+def test_stdout_has_one_document_and_the_log_ends_with_the_exit_code(runs: pathlib.Path) -> None:
     done = jobs("inspect", str(runs / "translation" / "dataset"))
     assert json.loads(done.stdout)["kind"] == "dataset"
     assert done.stderr.splitlines()[-2] == "exit=0"
     assert done.returncode == 0
 
 
-def test_input_that_is_missing_ends_with_3_and_names_the_setting(tmp_path: pathlib.Path) -> None:
+def test_a_missing_corpus_ends_with_exit_code_3_and_names_the_setting(tmp_path: pathlib.Path) -> None:
     done = jobs("prepare", write_config(tmp_path), "--set", "cluster.address=none", cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode == 3
@@ -154,7 +154,7 @@ def test_input_that_is_missing_ends_with_3_and_names_the_setting(tmp_path: pathl
     assert done.stdout == ""
 
 
-def test_a_bug_shows_its_traceback_and_ends_with_1(tmp_path: pathlib.Path) -> None:
+def test_a_bug_prints_its_traceback_and_ends_with_exit_code_1(tmp_path: pathlib.Path) -> None:
     code = (
         "import sys\nfrom jobs import __main__ as main\n"
         "def broken(*_): raise ZeroDivisionError('broken on purpose')\n"
@@ -166,7 +166,7 @@ def test_a_bug_shows_its_traceback_and_ends_with_1(tmp_path: pathlib.Path) -> No
     assert done.stderr.splitlines()[-2:] == ["ZeroDivisionError: broken on purpose", "exit=1"]
 
 
-def test_a_reader_that_leaves_early_makes_no_failure(tmp_path: pathlib.Path) -> None:
+def test_a_closed_stdout_is_not_a_failure(tmp_path: pathlib.Path) -> None:
     write_config(tmp_path)
     command = f"{sys.executable} -m jobs train {tmp_path}/x.yaml --print-config; echo $? >&2"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Relative paths become absolute once, and where they could only go wrong they are refused."""
+"""Path resolution: relative paths become absolute; paths that workers cannot reach are refused."""
 
 import pathlib
 
@@ -20,7 +20,7 @@ def settings(*overrides: str) -> schema.RunConfig:
     return loading.parse(TEXT, "x.yaml", overrides)
 
 
-def test_paths_start_from_the_current_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_from_the_current_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.HOME, raising=False)
     monkeypatch.chdir(tmp_path)
     resolved = paths.absolute(settings("training.init_from=../other"))
@@ -31,13 +31,15 @@ def test_paths_start_from_the_current_folder(tmp_path: pathlib.Path, monkeypatch
     assert vectors == {"text": f"{tmp_path}/vectors.txt"}
 
 
-def test_or_from_the_home_that_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_from_raycurrent_home_if_it_is_set(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(paths.HOME, "/big/disk")
     monkeypatch.chdir(tmp_path)
     assert paths.absolute(settings()).root == "/big/disk/runs/x"
 
 
-def test_resolving_twice_changes_nothing() -> None:
+def test_resolving_absolute_paths_changes_nothing() -> None:
     once = paths.absolute(settings("cluster.address=none", "root=memory://a/b"))
     assert paths.absolute(once) == once
 
@@ -55,6 +57,6 @@ def test_a_root_on_the_web_is_refused() -> None:
         paths.absolute(settings("root=https://example.org/runs"))
 
 
-def test_memory_is_refused_where_others_do_the_work() -> None:
-    with pytest.raises(errors.UsageError, match=r"root: 'memory://a/b' lives in .*cluster.address: none"):
+def test_memory_locations_are_refused_if_other_processes_do_the_work() -> None:
+    with pytest.raises(errors.UsageError, match=r"root: 'memory://a/b' is in the memory .*cluster.address: none"):
         paths.absolute(settings("root=memory://a/b"))

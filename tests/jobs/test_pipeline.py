@@ -1,4 +1,4 @@
-"""The pipeline: what it leaves behind, and that it does nothing twice."""
+"""The pipeline: its files and reports, and that finished stages are skipped."""
 
 import json
 import pathlib
@@ -14,14 +14,14 @@ from tests.jobs import conftest
 from workers.cluster import session as sessions
 
 
-def again(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, Any]:
+def run_pipeline(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, Any]:
     config = conftest.configured(text, folder, *overrides)
     with sessions.Session(config.cluster) as session:
         return pipeline.run(config, session, console.SilentReporter())
 
 
 def contents(root: pathlib.Path) -> dict[str, tuple[int, bytes]]:
-    """Every file but the record and locks, with the time of its last change."""
+    """Returns modification time and content of every file but `run.json` and locks."""
     files = [path for path in root.rglob("*") if path.is_file() and "_lock" not in path.parts]
     return {
         str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes())
@@ -31,22 +31,22 @@ def contents(root: pathlib.Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize(("text", "name"), [(conftest.TRANSLATION, "translation"), (conftest.LANGUAGE, "language")])
-def test_a_finished_pipeline_run_again_changes_no_file(text: str, name: str, runs: pathlib.Path) -> None:
+def test_running_a_finished_pipeline_again_changes_no_file(text: str, name: str, runs: pathlib.Path) -> None:
     before = contents(runs / name)
-    kept = json.loads((runs / name / "run.json").read_text())["stages"]
-    report = again(text, runs)
+    stages = json.loads((runs / name / "run.json").read_text())["stages"]
+    report = run_pipeline(text, runs)
     assert contents(runs / name) == before
-    assert json.loads((runs / name / "run.json").read_text())["stages"] == kept
+    assert json.loads((runs / name / "run.json").read_text())["stages"] == stages
     assert "report" not in report["stages"]
 
 
-def test_each_stage_has_the_report_of_its_verb(runs: pathlib.Path) -> None:
+def test_run_json_has_the_report_of_each_stage(runs: pathlib.Path) -> None:
     stages = json.loads((runs / "translation" / "run.json").read_text())["stages"]
     assert set(stages) == {"prepare", "train", "translate", "score", "evaluate"}
-    assert {name: kept["report"]["verb"] for name, kept in stages.items()} == {name: name for name in stages}
+    assert {name: entry["report"]["verb"] for name, entry in stages.items()} == {name: name for name in stages}
 
 
-def test_a_finished_run_that_was_moved_says_where_it_is(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_train_of_a_moved_finished_run_reports_its_new_location(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = tmp_path / "moved"
     shutil.copytree(runs / "language", root)
     config = conftest.configured(conftest.LANGUAGE, runs, f"root={root}")
@@ -59,14 +59,14 @@ def test_a_finished_run_that_was_moved_says_where_it_is(runs: pathlib.Path, tmp_
 
 
 @pytest.mark.parametrize(("text", "name"), [(conftest.TRANSLATION, "translation"), (conftest.LANGUAGE, "language")])
-def test_a_finished_run_that_was_moved_is_not_used_again(
+def test_outputs_of_a_moved_run_are_not_made_again(
     text: str, name: str, runs: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     root = tmp_path / "moved"
     shutil.copytree(runs / name, root)
-    made = contents(root / "outputs")
-    again(text, runs, f"root={root}")
-    assert contents(root / "outputs") == made
+    before = contents(root / "outputs")
+    run_pipeline(text, runs, f"root={root}")
+    assert contents(root / "outputs") == before
 
 
 def test_every_held_out_pair_is_translated_and_scored(runs: pathlib.Path) -> None:
@@ -78,18 +78,18 @@ def test_every_held_out_pair_is_translated_and_scored(runs: pathlib.Path) -> Non
         assert len((outputs / name).read_text().splitlines()) == expected, name
 
 
-def test_held_out_text_is_that_of_the_corpus_pair_by_pair(runs: pathlib.Path) -> None:
+def test_held_out_lines_are_pairs_of_the_corpus(runs: pathlib.Path) -> None:
     pairs = set((runs / "pairs.tsv").read_text().splitlines())
     outputs = runs / "translation" / "outputs"
     sources = (outputs / "test.source.txt").read_text().splitlines()
     targets = (outputs / "test.target.txt").read_text().splitlines()
     assert {f"{source}\t{target}" for source, target in zip(sources, targets, strict=True)} <= pairs
-    # The English text is split at its tail, in order.
+    # A text corpus holds out its last lines, in order.
     english = (runs / "english.txt").read_text().splitlines()
     assert (runs / "language" / "outputs" / "test.text.txt").read_text().splitlines() == english[-20:]
 
 
-def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_dropped(tmp_path: pathlib.Path) -> None:
+def test_a_split_with_a_source_of_its_own_keeps_lines_that_filters_dropped(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     (tmp_path / "test.tsv").write_bytes("a b c d e f g h i j k l m\tb\nshort\tc\n\xe9\td\n".encode("latin-1"))
     config = conftest.configured(
@@ -105,18 +105,18 @@ def test_a_split_with_its_own_source_is_taken_whole_with_what_the_filters_droppe
     assert texts.files["target"].read_bytes() == b"b\nc\n"
 
 
-def test_a_corpus_that_is_gone_is_missed_before_the_training(tmp_path: pathlib.Path) -> None:
+def test_a_deleted_corpus_is_reported_before_training(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
     (tmp_path / "pairs.tsv").unlink()
     with pytest.raises(errors.DataError, match="matches no file"):
-        again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
+        run_pipeline(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     assert not (tmp_path / "translation" / "checkpoints").exists()
 
 
-def test_held_out_lines_that_the_corpus_no_longer_has_are_missed(tmp_path: pathlib.Path) -> None:
+def test_a_corpus_without_its_held_out_lines_is_refused(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
@@ -127,11 +127,11 @@ def test_held_out_lines_that_the_corpus_no_longer_has_are_missed(tmp_path: pathl
         held_out.write(config)
 
 
-def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_longer_training_replaces_outputs_of_the_older_checkpoint(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
-    again(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
+    run_pipeline(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     first = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
-    report = again(conftest.TRANSLATION, tmp_path, "training.epochs=2", "sharding.statistics=false")
+    report = run_pipeline(conftest.TRANSLATION, tmp_path, "training.epochs=2", "sharding.statistics=false")
     second = json.loads((tmp_path / "translation" / "outputs" / "scores.jsonl").read_text().splitlines()[0])
     assert second["nll_nats"] < first["nll_nats"]
     assert report["stages"]["train"]["epochs_done"] == 2
@@ -140,29 +140,29 @@ def test_longer_training_renews_what_was_made_with_the_older_checkpoint(tmp_path
     assert run["exit_code"] == 0
 
 
-def test_scores_are_of_so_many_checkpoints_as_are_set(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_scoring_averages_the_configured_number_of_checkpoints(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = tmp_path / "averaged"
     shutil.copytree(runs / "translation", root)
-    alone = again(conftest.TRANSLATION, runs, f"root={root}")
+    single = run_pipeline(conftest.TRANSLATION, runs, f"root={root}")
     averaging = ["decoding.average_checkpoints=2", f"root={root}"]
-    both = again(conftest.TRANSLATION, runs, "scoring.average_checkpoints=2", *averaging)
-    stages = both["stages"]
+    averaged = run_pipeline(conftest.TRANSLATION, runs, "scoring.average_checkpoints=2", *averaging)
+    stages = averaged["stages"]
     assert stages["score"]["members"] == stages["translate"]["members"]
     assert len(stages["score"]["members"][0]["checkpoints"]) == 2
-    assert stages["score"]["perplexity"] != alone["stages"]["score"]["perplexity"]
-    assert "warnings" not in both
+    assert stages["score"]["perplexity"] != single["stages"]["score"]["perplexity"]
+    assert "warnings" not in averaged
 
-    # Scored by the best alone, beside translations by the mean: so it is said.
-    mixed = again(conftest.TRANSLATION, runs, *averaging)
-    assert "set both alike" in mixed["warnings"][0]
+    # Scores of the best checkpoint beside translations of the averaged ones: a warning says so.
+    mixed = run_pipeline(conftest.TRANSLATION, runs, *averaging)
+    assert "set both to the same number" in mixed["warnings"][0]
     assert mixed["stages"]["translate"] == stages["translate"]
-    assert mixed["stages"]["score"]["perplexity"] == alone["stages"]["score"]["perplexity"]
+    assert mixed["stages"]["score"]["perplexity"] == single["stages"]["score"]["perplexity"]
     assert "members" not in mixed["stages"]["score"]
 
 
-def test_without_held_out_lines_nothing_is_translated(tmp_path: pathlib.Path) -> None:
+def test_a_corpus_without_held_out_lines_is_only_trained_on_and_reported(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
-    report = again(
+    report = run_pipeline(
         conftest.LANGUAGE, tmp_path, "corpus.split.valid=0", "corpus.split.test=0", "sharding.statistics=false"
     )
     assert report["held_out"] is None
@@ -173,11 +173,11 @@ def test_a_second_driver_is_refused_and_changes_nothing(runs: pathlib.Path) -> N
     root = location.Location.parse(str(runs / "language"))
     before = run_state.read(root)
     with run_lock.RunLock(root, "train"), pytest.raises(errors.LockedError, match="train on host"):
-        again(conftest.LANGUAGE, runs)
+        run_pipeline(conftest.LANGUAGE, runs)
     assert run_state.read(root) == before
 
 
-def test_how_a_pipeline_ended_badly_is_in_its_record(tmp_path: pathlib.Path) -> None:
+def test_run_json_has_the_exit_code_of_a_failed_pipeline(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.DataError):
-        again(conftest.LANGUAGE, tmp_path)
+        run_pipeline(conftest.LANGUAGE, tmp_path)
     assert run_state.read(location.Location.parse(str(tmp_path / "language")))["exit_code"] == 3

@@ -1,4 +1,4 @@
-"""What is handed to a cluster, what is refused before, and how a job's log becomes the end of `submit`."""
+"""Job submission: the submitted command and files, refused requests, and the parsing of a job's log."""
 
 import io
 import pathlib
@@ -29,13 +29,13 @@ training: {{num_lanes: 4}}
 """
 
 
-def plan(verb: str, *arguments: str, is_local: bool = True) -> submit.Order:
+def plan(verb: str, *arguments: str, is_local: bool = True) -> submit.JobSpec:
     return submit.plan(VERBS.commands[verb], arguments, is_local)
 
 
 @pytest.fixture
 def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A current folder with settings, outside of any cluster, in a home without a token."""
+    """Returns the current folder, with two configurations, outside of any cluster and without a token."""
     for name in ("RAYCURRENT_HOME", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.delenv(name, raising=False)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -47,35 +47,35 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     return tmp_path
 
 
-def test_settings_travel_resolved_and_overrides_with_them(here: pathlib.Path) -> None:
-    order = plan("train", "x.yaml", "--set", "training.epochs=7", "--fresh")
-    assert order.command == ("train", "--fresh", "--", "submitted.yaml")
-    config = loading.parse(order.files["submitted.yaml"], "submitted.yaml")
+def test_the_submitted_settings_are_resolved_with_overrides(here: pathlib.Path) -> None:
+    spec = plan("train", "x.yaml", "--set", "training.epochs=7", "--fresh")
+    assert spec.command == ("train", "--fresh", "--", "submitted.yaml")
+    config = loading.parse(spec.files["submitted.yaml"], "submitted.yaml")
     assert (config.training.epochs, config.root) == (7, f"{here}/runs/x")
     assert config.tasks[""].train.text == (f"{here}/book.txt",)
 
 
-def test_locations_of_other_verbs_become_absolute_and_all_else_stays(here: pathlib.Path) -> None:
-    order = plan(
+def test_locations_in_arguments_become_absolute_and_other_arguments_are_kept(here: pathlib.Path) -> None:
+    spec = plan(
         "score", "--run", "runs/x", "--input=a b.txt", "--output", "out/", "--set", "scoring.unit=stream", "--overwrite"
     )
-    located = {f"--run={here}/runs/x", f"--input={here}/a b.txt", f"--output={here}/out/"}
-    assert order.command[0] == "score"
-    assert set(order.command[1:]) == {*located, "--overwrite", "--set=scoring.unit=stream"}
-    assert order.files == {}
+    locations = {f"--run={here}/runs/x", f"--input={here}/a b.txt", f"--output={here}/out/"}
+    assert spec.command[0] == "score"
+    assert set(spec.command[1:]) == {*locations, "--overwrite", "--set=scoring.unit=stream"}
+    assert spec.files == {}
     references = plan("evaluate", "--hypotheses", "s3://b/h.txt", "--references", "a", "--references", "b").command
     assert references[2:] == (f"--references={here}/a", f"--references={here}/b")
     assert plan("generate", "--run", "runs/x", "--prefix", "--the").command[2] == "--prefix=--the"
     assert plan("demo").command == ("demo", f"--set=root={here}/runs/demo")
 
 
-def test_what_was_planned_means_the_same_to_the_verb(here: pathlib.Path) -> None:
-    order = plan("translate", "--run", "runs/x", "--input", "in.txt", "--output", "out.txt", "--column", "en")
-    assert submit.plan(VERBS.commands["translate"], order.command[1:], is_local=True) == order
+def test_planning_the_planned_command_again_changes_nothing(here: pathlib.Path) -> None:
+    spec = plan("translate", "--run", "runs/x", "--input", "in.txt", "--output", "out.txt", "--column", "en")
+    assert submit.plan(VERBS.commands["translate"], spec.command[1:], is_local=True) == spec
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "complaint"),
+    ("verb", "arguments", "message"),
     [
         ("train", ("x.yaml",), r"root: 'runs/x' is relative to this machine"),
         ("translate", ("--run", "/r", "--input", "~/in", "--output", "/o"), r"--input: '~/in' is relative"),
@@ -83,54 +83,54 @@ def test_what_was_planned_means_the_same_to_the_verb(here: pathlib.Path) -> None
         ("demo", (), r"root: 'runs/demo' is relative"),
     ],
 )
-def test_a_cluster_elsewhere_is_not_told_paths_of_this_machine(
-    here: pathlib.Path, verb: str, arguments: tuple[str, ...], complaint: str
+def test_relative_paths_are_refused_for_a_remote_cluster(
+    here: pathlib.Path, verb: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(errors.UsageError, match=complaint):
+    with pytest.raises(errors.UsageError, match=message):
         plan(verb, *arguments, is_local=False)
     assert plan("train", "shared.yaml", is_local=False).command[-1] == "submitted.yaml"
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "complaint"),
+    ("verb", "arguments", "message"),
     [
-        ("translate", ("--run", "/r", "--input", "-", "--output", "-"), "--input: a job has no standard input"),
-        ("train", ("x.yaml", "--print-config"), "leave `submit` out"),
+        ("translate", ("--run", "/r", "--input", "-", "--output", "-"), "--input: a Ray job has no standard input"),
+        ("train", ("x.yaml", "--print-config"), "without `submit`"),
         ("train", ("x.yaml", "--set", "training.epoch=1"), "training.epoch"),
         ("inspect", ("s3://key:secret@bucket/x",), "holds credentials"),
     ],
 )
-def test_what_cannot_be_a_job_is_refused_before_one_starts(
-    here: pathlib.Path, verb: str, arguments: tuple[str, ...], complaint: str
+def test_requests_that_cannot_run_as_a_job_are_refused(
+    here: pathlib.Path, verb: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(errors.UsageError, match=complaint):
+    with pytest.raises(errors.UsageError, match=message):
         plan(verb, *arguments)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "http://localhost:1/", "http://[::1]:8265"])
-def test_this_machine_may_be_without_a_token(here: pathlib.Path, address: str) -> None:
-    assert submit.is_loopback(submit.address_of(address))
+def test_a_local_job_server_needs_no_token(here: pathlib.Path, address: str) -> None:
+    assert submit.is_loopback(submit.resolve_address(address))
 
 
 @pytest.mark.parametrize("address", ["http://10.0.0.1:8265", "https://127.0.0.1.example.org", "http://[2001:db8::1]:1"])
-def test_another_machine_may_not(here: pathlib.Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(errors.UsageError, match="there is no token"):
-        submit.address_of(address)
+def test_a_remote_job_server_needs_a_token(here: pathlib.Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.UsageError, match="no token is set"):
+        submit.resolve_address(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
-    assert submit.address_of(address) == address
+    assert submit.resolve_address(address) == address
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(errors.UsageError, match="there is no token"):
-        submit.address_of(address)
+    with pytest.raises(errors.UsageError, match="no token is set"):
+        submit.resolve_address(address)
 
 
-def test_an_address_that_is_no_job_server_is_refused(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert submit.address_of(None) == submit.DEFAULT_ADDRESS
+def test_an_address_that_is_not_an_http_url_is_refused(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert submit.resolve_address(None) == submit.DEFAULT_ADDRESS
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(errors.UsageError, match=r"'10\.0\.0\.1:6379' is no job server"):
-        submit.address_of(None)
+    with pytest.raises(errors.UsageError, match=r"'10\.0\.0\.1:6379' is not the URL of a Ray job server"):
+        submit.resolve_address(None)
 
 
-def test_a_package_is_the_code_and_the_settings_alone(here: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_working_directory_has_only_packages_and_settings(here: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "package"
     folder.mkdir()
     size = submit.pack(plan("train", "x.yaml"), folder)
@@ -140,20 +140,20 @@ def test_a_package_is_the_code_and_the_settings_alone(here: pathlib.Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("words", "order"),
+    ("words", "command_line"),
     [
         (("submit-train", "CONFIG=x.yaml", "SET=seed=2 name=y"), "train x.yaml --set seed=2 --set name=y"),
         (("submit-demo", "ADDRESS=http://h:1"), "demo --address http://h:1"),
         (("submit-inspect", "ARGS=s3://bucket/run"), "inspect s3://bucket/run"),
     ],
 )
-def test_make_submits_any_verb(words: tuple[str, ...], order: str) -> None:
+def test_make_submit_runs_any_verb(words: tuple[str, ...], command_line: str) -> None:
     command = ["make", "--dry-run", "--old-file=setup", "BIN=bin", *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert " ".join(done.stdout.split()) == f"bin/python -m jobs submit {order}"
+    assert " ".join(done.stdout.split()) == f"bin/python -m jobs submit {command_line}"
 
 
-def test_of_the_repository_rays_own_command_sends_little_else() -> None:
+def test_rayignore_excludes_all_folders_but_the_packages() -> None:
     ignored = {line.strip("/") for line in (REPOSITORY / ".rayignore").read_text().splitlines()}
     sent = {path.name for path in REPOSITORY.iterdir() if path.is_dir()} - ignored
     assert {"tests", "k8s", "runs", "data", ".git", ".venv"} <= ignored
@@ -164,7 +164,7 @@ LOG = 'train: 1 of 2\ttrain\x1b[1m\x1b[2J\nexit=0\n{"verb": "train",\n "text": "
 
 
 @pytest.mark.parametrize("cut", range(0, len(LOG), 5))
-def test_lines_exit_code_and_document_do_not_depend_on_how_the_log_is_cut(cut: int) -> None:
+def test_the_log_is_parsed_alike_however_it_is_split(cut: int) -> None:
     lines: list[str] = []
     log = submit.JobLog(lines.append)
     log.feed(LOG[:cut])
@@ -175,7 +175,7 @@ def test_lines_exit_code_and_document_do_not_depend_on_how_the_log_is_cut(cut: i
 
 
 class Server(submission.Server):
-    """A job server that plays a script: pieces of a log, during which a signal may come, and a state at the end."""
+    """A fake job server with a fixed log and final state; `when_stopped` is logged after a stop request."""
 
     def __init__(self, state: submission.State, pieces: list[str], when_stopped: str = "") -> None:
         self.address = "http://127.0.0.1:8265"
@@ -213,36 +213,36 @@ def follow(server: Server, number: int | None = None, answer: str = "follow") ->
         (submission.State("STOPPED", None, ""), "", 143),
     ],
 )
-def test_the_code_is_that_of_the_jobs_own_command(state: submission.State, log: str, code: int) -> None:
-    with pytest.raises(typer.Exit) as left:
+def test_submit_ends_with_the_exit_code_of_the_job(state: submission.State, log: str, code: int) -> None:
+    with pytest.raises(typer.Exit) as stop:
         follow(Server(state, [log]))
-    assert left.value.exit_code == code
+    assert stop.value.exit_code == code
 
 
-def test_a_job_that_could_not_be_run_is_the_clusters_failure() -> None:
+def test_a_job_that_could_not_run_is_a_cluster_error() -> None:
     with pytest.raises(errors.ClusterError, match="could not run the job: no such package"):
         follow(Server(submission.State("FAILED", None, "no such package\nmore"), []))
 
 
 @pytest.mark.parametrize(("number", "answer"), [(signal.SIGINT, "stop"), (signal.SIGTERM, "detach")])
-def test_a_job_is_stopped_once_and_ends_with_what_it_saved(number: int, answer: str) -> None:
+def test_a_signal_stops_the_job_once(number: int, answer: str) -> None:
     server = Server(submission.State("STOPPED", None, ""), ["a\n", "b\n"], "saved\nexit=143\n")
-    with pytest.raises(typer.Exit) as left:
+    with pytest.raises(typer.Exit) as stop:
         follow(server, number, answer)
-    assert left.value.exit_code == 143
+    assert stop.value.exit_code == 143
     assert server.stopped == ["job"]
 
 
-def test_a_job_is_left_alone_if_the_answer_says_so() -> None:
+def test_a_detached_job_is_not_stopped() -> None:
     server = Server(submission.State("SUCCEEDED", 0, ""), ["a\nexit=0\n{}\n"])
-    with pytest.raises(errors.InterruptedRunError, match="the job goes on"):
+    with pytest.raises(errors.InterruptedRunError, match="the job continues"):
         follow(server, signal.SIGINT, "detach")
     assert follow(server, signal.SIGINT, "follow") == ({}, ["a"])
     assert server.stopped == []
 
 
 class Terminal(io.StringIO):
-    """Text that somebody types, or reads, at a terminal."""
+    """A terminal, with typed text."""
 
     def isatty(self) -> bool:
         return True
@@ -251,14 +251,14 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("typed", "answer"), [("s\n", "stop"), ("Detach\n", "detach"), ("f\n", "follow"), ("\n", "follow"), ("", "follow")]
 )
-def test_at_a_terminal_an_interrupt_asks_and_elsewhere_it_stops(
+def test_an_interrupt_asks_on_a_terminal_and_stops_elsewhere(
     typed: str, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, Terminal(typed))
     assert submit.ask_at_terminal() == answer
-    asked = sys.stderr
-    assert isinstance(asked, io.StringIO)
-    assert "Stop the job (it saves first), detach (it goes on), or follow?" in asked.getvalue()
+    stderr = sys.stderr
+    assert isinstance(stderr, io.StringIO)
+    assert "Stop the job (it saves a checkpoint), detach (it continues) or follow?" in stderr.getvalue()
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     assert submit.ask_at_terminal() == "stop"
