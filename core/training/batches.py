@@ -72,7 +72,7 @@ class Source(Protocol):
 
     @property
     def carries_state(self) -> bool:
-        """Whether the hidden state after a batch is the one before the next batch."""
+        """True if the hidden state after a batch is the one before the next batch."""
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the batches of an epoch from a position on."""

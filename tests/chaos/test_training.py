@@ -72,7 +72,7 @@ def test_a_rank_that_hangs_is_replaced(
     runs.check_same(run, whole("text", 2))
 
 
-def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command_goes_on(
+def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command_resumes(
     place: runs.Place, whole: Whole, drive: driving.Drive
 ) -> None:
     run = place.run("text", "given-up")
@@ -89,7 +89,7 @@ def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command
     runs.check_same(run, whole("text", 2))
 
 
-def test_a_driver_that_is_killed_leaves_nobody_and_the_same_command_finishes(
+def test_after_a_killed_driver_no_process_is_left_and_the_same_command_finishes(
     place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
 ) -> None:
     run = place.run("pairs", "driver-killed")
@@ -132,7 +132,7 @@ def test_a_second_driver_is_refused_at_once_and_signals_lose_no_step(
     runs.check_same(run, whole("text", 2))
 
 
-def test_a_signal_at_any_moment_stops_the_run_soon_and_harms_nothing(
+def test_a_signal_at_any_moment_stops_the_run_soon_and_loses_nothing(
     place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
 ) -> None:
     run = place.run("pairs", "any-moment")

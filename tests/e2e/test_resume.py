@@ -73,7 +73,7 @@ def test_a_signal_saves_and_the_same_command_loses_no_step(
 
 
 @pytest.mark.e2e
-def test_a_killed_driver_leaves_a_root_that_the_same_command_finishes_in_spite_of_damage(
+def test_after_a_killed_driver_and_damage_the_same_command_finishes(
     place: runs.Place, whole: runs.Run, drive: driving.Drive
 ) -> None:
     """A second driver is kept out while the first lives, and takes over when it is dead."""
@@ -98,7 +98,7 @@ def test_a_killed_driver_leaves_a_root_that_the_same_command_finishes_in_spite_o
 
 
 @pytest.mark.e2e
-def test_a_run_of_which_no_checkpoint_verifies_does_not_start_over(
+def test_a_run_without_a_checkpoint_that_verifies_does_not_start_over(
     place: runs.Place, whole: runs.Run, drive: driving.Drive
 ) -> None:
     run = place.run("text", "lost")

@@ -14,7 +14,7 @@ from workers.cluster import session as sessions
 from workers.train import launch
 
 
-def test_damage_is_noted_although_the_run_then_fails(
+def test_damage_is_in_the_run_state_although_the_run_then_fails(
     runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "translation", tmp_path / "translation")

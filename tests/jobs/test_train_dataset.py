@@ -11,7 +11,7 @@ from tests.jobs import conftest
 from workers.cluster import session as sessions
 
 
-def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_path: pathlib.Path) -> None:
+def test_a_dataset_of_other_settings_is_refused_one_of_another_path_is_not(tmp_path: pathlib.Path) -> None:
     conftest.write_corpus(tmp_path)
     before = conftest.configured(conftest.LANGUAGE, tmp_path, "training.max_steps=1")
     moved = conftest.configured(
@@ -27,7 +27,7 @@ def test_where_a_corpus_lay_does_not_matter_and_how_it_was_prepared_does(tmp_pat
             train.run(other, session, reporter)
 
 
-def test_merges_cannot_be_left_out_of_a_ready_tokenizer_that_has_none_of_ours(tmp_path: pathlib.Path) -> None:
+def test_bpe_dropout_is_refused_for_a_tokenizer_without_merges(tmp_path: pathlib.Path) -> None:
     """Told before any worker starts: the settings alone do not say of what kind the file is."""
     conftest.write_corpus(tmp_path)
     words = tokenizer.train_subwords("unigram", iter(["to be or not to be"] * 9), 300, tokenizer.RESERVED)

@@ -145,7 +145,7 @@ def _describe(failure: BaseException) -> str:
 
 @contextlib.contextmanager
 def _scratch_folder(root: location.Location) -> Iterator[str]:
-    """Yields a folder for the files of Ray Train, which every node can reach; removes it at the end."""
+    """Yields a folder for the files of Ray Train, which every node can reach; removes a local one at the end."""
     if not root.is_local:
         yield str(root.join(".ray"))
         return
@@ -220,7 +220,7 @@ class _WorkerGroup:
         from ray import train as train_module
         from ray.train import torch as train_torch
 
-        train: Any = train_module  # its types are those of version 1
+        train: Any = train_module  # typed as version 1 of Ray Train, but used as version 2
         settings = self._session.cluster
         sizes = settings.workers
         resources = {"CPU": float(settings.cpus_per_worker), **({"GPU": 1.0} if settings.use_gpu else {})}
@@ -237,7 +237,7 @@ class _WorkerGroup:
                 elastic_resize_monitor_interval_s=RESIZE_S,
             ),
             run_config=train.RunConfig(
-                name=f"group-{secrets.token_hex(8)}",  # Ray Train silently goes on with a run whose name it knows
+                name=f"group-{secrets.token_hex(8)}",  # Ray Train silently continues a run whose name it knows
                 storage_path=self._storage,
                 failure_config=train.FailureConfig(max_failures=settings.max_failures),
                 worker_runtime_env={"env_vars": self._session.worker_env},

@@ -28,11 +28,11 @@ from tests.core.training import builders
         ([], None, True),
     ],
 )
-def test_averages_begin_where_the_trigger_says(losses: list[float], interval: int | None, expected: bool) -> None:
+def test_averaging_starts_at_the_non_monotonic_trigger(losses: list[float], interval: int | None, expected: bool) -> None:
     assert averaged_sgd.is_triggered(losses, interval) is expected
 
 
-def test_the_trigger_is_that_of_the_authors_program() -> None:
+def test_the_trigger_matches_the_authors_program() -> None:
     chance = torch.Generator().manual_seed(0)
     losses = (torch.rand(40, generator=chance) * 0.4 - torch.arange(40) * 0.05).tolist()
     logs: list[float] = []
@@ -43,7 +43,7 @@ def test_the_trigger_is_that_of_the_authors_program() -> None:
         assert averaged_sgd.is_triggered(losses[:count], 5) is begun
 
 
-def test_steps_and_their_mean_worked_by_hand() -> None:
+def test_averaged_weights_worked_by_hand() -> None:
     """Weight 1, gradients 2, 1, 3 and rate 0.5: 0, -0.5, -2 follow; averaged from the second step on -1.25."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
@@ -62,7 +62,7 @@ def test_steps_and_their_mean_worked_by_hand() -> None:
     assert model.weight.item() == -2.0
 
 
-def test_before_they_begin_the_weights_themselves_are_shown() -> None:
+def test_before_averaging_the_averaged_weights_are_the_weights() -> None:
     model = nn.Linear(2, 1)
     config = training_settings.TrainingConfig(optimizer=optimizer_settings.AsgdConfig())
     before = model.weight.detach().clone()
@@ -70,7 +70,7 @@ def test_before_they_begin_the_weights_themselves_are_shown() -> None:
         assert torch.equal(model.weight, before)
 
 
-def test_a_checkpoint_holds_the_averages_and_training_goes_on_from_the_weights(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_averages_and_training_resumes_from_the_weights(tmp_path: Path) -> None:
     """Without a step size that matters less and less, the two are far apart; what is validated is what is kept."""
     settings: dict[str, Any] = {"learning_rate": 2.0, "log_every_steps": 1, "epochs": 3}
     text = builders.text_dataset(tmp_path / "text")

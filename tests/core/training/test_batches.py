@@ -30,7 +30,7 @@ def _sources(
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}])
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
+def test_batches_of_all_ranks_are_those_of_one_rank(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=217))
     alone, *others = (_sources(dataset, _config(**settings), size) for size in (1, world_size))
     for epoch in range(2):
@@ -47,7 +47,7 @@ def test_ranks_together_compute_what_one_would(tmp_path: Path, settings: dict[st
         assert whole[-1].fraction == 1.0
 
 
-def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
+def test_all_ranks_together_have_every_pair_once(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
     config = _config(batch_tokens=20)
     split = dataset.split("train")
@@ -67,7 +67,7 @@ def test_ranks_together_compute_all_pairs_once(tmp_path: Path) -> None:
     assert batches.source(dataset, config, 1, 0, 1).left_out(4) == 0
 
 
-def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Path) -> None:
+def test_bpe_dropout_cuts_words_anew_in_each_epoch_and_alike_on_all_ranks(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.subwords_dataset(tmp_path))
     made = dataset.codecs["source"].tokenizer
     config = _config(batch_tokens=60, bpe_dropout=0.2)
@@ -93,7 +93,7 @@ def test_ranks_agree_on_words_that_are_cut_otherwise_in_each_epoch(tmp_path: Pat
 @pytest.mark.parametrize(
     "settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}, {"truncation": {"kind": "variable"}}]
 )
-def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_left_out_counts_the_targets_in_no_batch(tmp_path: Path, settings: dict[str, Any]) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=130))
     (source,) = _sources(dataset, _config(**settings), 1)
     for epoch in range(4):
@@ -102,7 +102,7 @@ def test_what_an_epoch_of_a_text_leaves_out_is_known(tmp_path: Path, settings: d
 
 
 @pytest.mark.parametrize("kind", ["sequential", "random", "variable", "cuts", "pairs", "subwords"])
-def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
+def test_an_epoch_resumes_from_any_position(tmp_path: Path, kind: str) -> None:
     settings: dict[str, dict[str, Any]] = {
         "random": {"sampling": "random"},
         "variable": {"truncation": {"kind": "variable"}, "window": 12},
@@ -129,7 +129,7 @@ def test_an_epoch_goes_on_from_any_place(tmp_path: Path, kind: str) -> None:
                         assert mine == yours
 
 
-def test_what_remains_of_an_epoch_is_a_step_too() -> None:
+def test_micro_batches_left_at_the_end_of_an_epoch_are_a_step() -> None:
     found = batches.steps([Batches(5)], [progress.CorpusState(passes=3, consumed=1)], 2)
     taken = [[(batch.passes, batch.consumed) for batch in next(found)] for _ in range(4)]
     assert taken == [[(3, 2), (3, 3)], [(3, 4), (4, 0)], [(4, 1), (4, 2)], [(4, 3), (4, 4)]]
@@ -138,7 +138,7 @@ def test_what_remains_of_an_epoch_is_a_step_too() -> None:
         next(batches.steps([Batches(0)], [progress.CorpusState()], 1))
 
 
-def test_each_task_goes_round_at_its_own_pace() -> None:
+def test_each_corpus_repeats_at_its_own_pace() -> None:
     """Three batches beside five: after two epochs, which are passes of the longer, the shorter has begun a fourth."""
     found = batches.steps([Batches(3), Batches(5)], [progress.CorpusState(), progress.CorpusState()], 1)
     taken = [next(found) for _ in range(10)]
@@ -220,7 +220,7 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
     assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx(list(whole), rel=1e-5)
 
 
-def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
+def test_validation_counts_targets_outside_the_vocabulary() -> None:
     learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     content = batches.TextContent(torch.tensor([[0, 3, 0, 5]]), torch.tensor([3, 0, 5, 0]))
     pieces = iter([validation.HeldOutBatch(content)])
@@ -229,7 +229,7 @@ def test_validation_counts_the_targets_that_the_vocabulary_lacks() -> None:
     assert progress.Validation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:
+def test_a_validation_split_without_targets_is_refused(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_valid=1))
     learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     pieces = validation.held_out_batches(dataset, _config(), 0, 1)
@@ -237,7 +237,7 @@ def test_nothing_held_out_to_score_is_told(tmp_path: Path) -> None:
         validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
 
 
-def test_a_step_draws_by_seed_step_and_rank_alone() -> None:
+def test_random_numbers_depend_on_seed_step_and_rank_alone() -> None:
     def draw(seed: int, step: int, rank: int) -> tuple[float, ...]:
         randomness.seed_step(seed, step, rank)
         return tuple(torch.rand(2).tolist())

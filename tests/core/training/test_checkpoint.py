@@ -40,7 +40,7 @@ def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: in
     return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), run_log.RunLog(root, epoch))
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
     found = checkpoint.find_newest(root).newest
@@ -56,7 +56,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dat
     assert not expected
 
 
-def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_the_newest_checkpoint_is_by_fencing_number_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     assert checkpoint.find_newest(root) == (None, (), ())
     for step, epoch in ((30, 1), (10, 2), (20, 2)):
@@ -66,7 +66,7 @@ def test_newest_is_by_start_and_then_by_step(tmp_path: Path, dataset: shards.Dat
     assert (found.step, found.fencing_number) == (20, 2)
 
 
-def test_best_is_by_validation_and_marked_when_it_is_written(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_the_best_checkpoint_is_by_validation_and_marked_when_written(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     assert checkpoint.find_best(root) is None
     marks = [_save(root, dataset, step, 1, nll).is_best for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
@@ -89,7 +89,7 @@ BLEUS = [(2.0, 30.0), (1.5, 40.0), (1.0, 20.0), (1.4, 40.0), (1.6, 40.0), (0.5, 
         ("perplexity", 6, [True, True, True, False, False, True], [6, 3, 4, 2, 5, 1]),
     ],
 )
-def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
+def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
     tmp_path: Path, dataset: shards.Dataset, metric: Any, best: int, marks: list[bool], order: list[int]
 ) -> None:
     root = builders.location_of(tmp_path)
@@ -110,7 +110,7 @@ def test_best_is_by_bleu_and_of_equal_ones_by_loss_where_bleu_is_watched(
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
-def test_damage_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
     newest = _save(root, dataset, 2, 1)
@@ -144,7 +144,7 @@ def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Datas
         checkpoint.find_newest(root)
 
 
-def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
     _save(root, dataset, 2, 1).folder.join(checkpoint.MANIFEST).remove()
@@ -153,7 +153,7 @@ def test_one_without_a_manifest_does_not_exist(tmp_path: Path, dataset: shards.D
     assert (search.newest.step, search.passed_over) == (1, ())
 
 
-def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     epochs = [checkpoint.take_fencing_number(root, 1) for _ in range(3)]
     assert epochs == [1, 2, 3]
@@ -164,7 +164,7 @@ def test_an_old_start_commits_nothing_any_more(tmp_path: Path, dataset: shards.D
 
 
 @pytest.mark.parametrize("what", ["weights", "optimizer", "hidden"])
-def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
+def test_tensors_that_are_not_finite_are_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
     root = builders.location_of(tmp_path)
     snapshot = _snapshot(dataset, 5)
     assert snapshot.hidden is not None
@@ -179,7 +179,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: shards.Datas
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
         _save(root, dataset, step, 1, nll)
@@ -188,7 +188,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, dataset: shards.Datase
     assert kept == ["step-00000002-e1", "step-00000005-e1", "step-00000006-e1"]
 
 
-def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
+def test_an_interrupted_removal_leaves_no_partial_checkpoint(
     tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many removals succeed, what can be read verifies, and two are left."""
@@ -219,7 +219,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint(
         assert len(manifests) == (3 if allowed == 0 else 2)
 
 
-def test_a_write_that_fails_leaves_the_one_before(
+def test_a_failed_write_leaves_the_checkpoint_before(
     tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full at the n-th file, for every n."""

@@ -65,7 +65,7 @@ def test_a_run_stopped_twice_in_an_epoch_ends_with_the_same_bits(tmp_path: Path,
         assert len(list((tmp_path / "stopped" / kind / "epochs").iterdir())) == 4
 
 
-def test_a_run_goes_on_with_more_or_fewer_ranks(tmp_path: Path) -> None:
+def test_a_run_resumes_with_more_or_fewer_ranks(tmp_path: Path) -> None:
     text = builders.text_dataset(tmp_path / "text")
     settings: dict[str, Any] = {"epochs": 3, "log_every_steps": 1}
     builders.train(builders.job(tmp_path / "whole", text, **settings))
@@ -190,7 +190,7 @@ def _all_checks(rank: int, group: collective.Collective, job: trainer.TrainingJo
     _check_skips(rank, group, job)
 
 
-def test_two_ranks_agree_add_up_save_and_skip_together(tmp_path: Path) -> None:
+def test_two_ranks_agree_sum_gradients_save_and_skip_together(tmp_path: Path) -> None:
     text = builders.text_dataset(tmp_path / "text")
     one = builders.job(tmp_path / "run", text, checkpoint_every_steps=6)
     builders.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))

@@ -42,7 +42,7 @@ PAIRS = model_settings.Seq2SeqConfig(
 WET: dict[str, Any] = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "locked_dropout": True}
 
 
-def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
+def test_two_ranks_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     text, pairs = builders.text_dataset(tmp_path / "text", 200, 40), builders.pairs_dataset(tmp_path / "pairs", 30, 6)
 
     def jobs(name: str) -> list[Any]:
@@ -68,7 +68,7 @@ def test_two_ranks_learn_what_one_would(tmp_path: Path) -> None:
         assert two == pytest.approx(one, rel=1e-5)
 
 
-def test_masks_are_drawn_again_after_a_stop(tmp_path: Path) -> None:
+def test_dropout_masks_are_the_same_after_a_resume(tmp_path: Path) -> None:
     text, pairs = builders.text_dataset(tmp_path / "text", 200, 40), builders.pairs_dataset(tmp_path / "pairs", 30, 6)
     runs = []
     for name, stops in (("whole", [None]), ("stopped", [4, None])):
@@ -80,7 +80,7 @@ def test_masks_are_drawn_again_after_a_stop(tmp_path: Path) -> None:
         assert builders.digest(tmp_path / "stopped" / kind) == builders.digest(tmp_path / "whole" / kind)
 
 
-def test_the_awd_recipe_trains_on_two_ranks_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+def test_the_awd_recipe_trains_on_two_ranks_and_resumes_after_a_stop(tmp_path: Path) -> None:
     """The configuration as it comes along, but for its sizes; so soon a trigger that averages begin on the way."""
     smaller = ["model.hidden_size=[8,8,6]", "model.embedding_size=6", "training.num_lanes=6", "training.window=8"]
     recipe = loading.load(str(CONFIGS / "wikitext-2-awd.yaml"), smaller)

@@ -18,7 +18,7 @@ def _row_of_a(root: Path) -> torch.Tensor:
     return found.model.embed(torch.tensor(found.codecs["text"].tokenizer.encode("a"))).detach().flatten()
 
 
-def test_training_begins_from_the_vectors_of_the_file_once(tmp_path: Path) -> None:
+def test_pretrained_embeddings_are_loaded_at_the_first_start_only(tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_text(VECTORS)
     given = {"text": str(tmp_path / "vectors.txt")}
     job = builders.job(
@@ -30,7 +30,7 @@ def test_training_begins_from_the_vectors_of_the_file_once(tmp_path: Path) -> No
     torch.testing.assert_close(_row_of_a(tmp_path / "run"), torch.arange(1.0, 9.0), atol=1e-3, rtol=0)
 
 
-def test_a_side_that_the_corpus_has_not_is_refused(tmp_path: Path) -> None:
+def test_embeddings_for_a_side_that_the_corpus_lacks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "vectors.txt").write_text(VECTORS)
     text = builders.text_dataset(tmp_path / "text")
     with pytest.raises(

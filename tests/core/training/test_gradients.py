@@ -24,18 +24,18 @@ def _gradients(model: nn.Module) -> list[list[float]]:
     return [parameter.grad.flatten().tolist() for parameter in model.parameters() if parameter.grad is not None]
 
 
-def test_norms_by_layer() -> None:
+def test_gradient_norms_by_layer() -> None:
     assert gradients.layer_norms(_model()) == pytest.approx({"low": 5.0, "high": 13.0})
 
 
-def test_each_layer_is_clipped_on_its_own() -> None:
+def test_clipping_by_layer_scales_each_layer_on_its_own() -> None:
     model = _model()
     within = gradients.limits(training_settings.TrainingConfig(clip_norm=6.5, clip_by="layer"))
     assert gradients.clip_to_limits(model, within).item() == pytest.approx(math.sqrt(194))
     assert _gradients(model) == [pytest.approx(values) for values in ([3.0, 0.0], [4.0, 0.0], [6.5])]
 
 
-def test_each_entry_is_clipped_on_its_own() -> None:
+def test_clipping_by_value_clips_each_entry() -> None:
     model = _model()
     next(model.parameters()).grad.mul_(-1)  # type: ignore[union-attr]
     within = gradients.limits(training_settings.TrainingConfig(clip_norm=None, clip_value=3.5))
@@ -43,7 +43,7 @@ def test_each_entry_is_clipped_on_its_own() -> None:
     assert _gradients(model) == [[-3.0, -0.0], [3.5, 0.0], [3.5]]
 
 
-def test_by_default_one_number_scales_all() -> None:
+def test_clipping_by_the_global_norm_is_the_default() -> None:
     model = _model()
     gradients.clip_to_limits(model, gradients.limits(training_settings.TrainingConfig()))
     scale = 1 / math.sqrt(194)
@@ -102,7 +102,7 @@ def _kept(model: language_model.LanguageModel, cell: str, inputs_BT: torch.Tenso
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru"])
-def test_what_a_memory_keeps_is_the_mean_of_the_gate_of_the_formula(cell: str) -> None:
+def test_forget_gates_match_the_formulas_of_lstm_and_gru(cell: str) -> None:
     model, inputs_BT = _tiny(cell), torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]])
     ((_, found),) = gradients.forget_gates(model, inputs_BT).items()
     assert found == pytest.approx(_kept(model, cell, inputs_BT), rel=1e-5)
@@ -121,7 +121,7 @@ def test_what_a_memory_keeps_is_the_mean_of_the_gate_of_the_formula(cell: str) -
         ("mgu", 0, 0.25),  # h' = (1 - f) h + f n
     ],
 )
-def test_a_gate_of_three_quarters(cell: str, gate: int, kept: float) -> None:
+def test_forget_gates_of_three_quarters_for_each_cell(cell: str, gate: int, kept: float) -> None:
     """With nothing but a bias of ln 3 the gate is 3/4 in every step."""
     model = _tiny(cell)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_a_gate_of_three_quarters(cell: str, gate: int, kept: float) -> None:
     assert gradients.forget_gates(_tiny("rnn"), torch.zeros((2, 3), dtype=torch.int64)) == {}
 
 
-def test_what_reaches_a_state_is_a_power_of_the_recurrent_matrix() -> None:
+def test_gradient_norms_by_lag_are_powers_of_the_recurrent_matrix() -> None:
     """A tanh network at rest has slope 1, so it is the linear network: ‖(W_hh^T)^(k+1) W_qh^T dl/do‖ at lag k."""
     model = _tiny("rnn")
     with torch.no_grad():

@@ -25,7 +25,7 @@ def _problem(num_rows: int, vocabulary_size: int) -> tuple[Tensor, Tensor, Tenso
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("num_rows", "vocabulary_size"), [(9, 30), (600, 2000)])
 @pytest.mark.parametrize("is_bf16", [False, True])
-def test_loss_and_gradient_are_those_of_the_definition(
+def test_loss_and_gradient_match_plain_cross_entropy(
     num_rows: int, vocabulary_size: int, smoothing: float, is_bf16: bool
 ) -> None:
     features, weight, bias, targets = _problem(num_rows, vocabulary_size)
@@ -45,7 +45,7 @@ def test_loss_and_gradient_are_those_of_the_definition(
         assert (one - other).norm() <= tolerance * other.norm()
 
 
-def test_smoothing_worked_by_hand() -> None:
+def test_label_smoothing_worked_by_hand() -> None:
     """Two entries with logits 0 and ln 3: probabilities 1/4 and 3/4, of the target's share 0.2 is spread evenly."""
     weight = torch.tensor([[0.0], [math.log(3)]])
     loss, nll = losses.token_losses(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([1]), 0.2)
@@ -53,7 +53,7 @@ def test_smoothing_worked_by_hand() -> None:
     assert loss.item() == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 
 
-def test_a_uniform_model_loses_the_logarithm_of_the_vocabulary_at_each_target() -> None:
+def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary_size() -> None:
     loss, _ = losses.token_losses(torch.randn(5, 3), torch.zeros(7, 3), torch.zeros(7), torch.arange(5))
     assert loss.item() == pytest.approx(5 * math.log(7))
 
@@ -69,7 +69,7 @@ def _pairs(padding: int) -> batches.PairsContent:
 
 
 @pytest.mark.parametrize("attention", ["none", "additive", "dot"])
-def test_padding_changes_nothing(attention: str) -> None:
+def test_padding_changes_neither_loss_nor_gradient(attention: str) -> None:
     config = model_settings.Seq2SeqConfig.model_validate({**builders.PAIRS.model_dump(), "attention": attention})
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(config, {"source": 9, "target": 9}, 1))
@@ -82,7 +82,7 @@ def test_padding_changes_nothing(attention: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_scores_are_the_sums_of_the_loss_and_count_the_likeliest_tokens() -> None:
+def test_validation_scores_match_the_loss_and_count_likeliest_tokens() -> None:
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1), label_smoothing=0.1)
     content = _pairs(0)
@@ -109,7 +109,7 @@ def _lane_gradient(window: int, weights_T: Sequence[float] = ()) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in learned.parameters() if parameter.grad is not None])
 
 
-def test_windows_see_the_same_numbers_but_cut_the_gradient() -> None:
+def test_windows_carry_the_state_but_cut_the_gradient() -> None:
     whole, cut = _lane_gradient(12), _lane_gradient(3)
     assert 0.001 < (whole - cut).norm() / whole.norm() < 0.5
     torch.testing.assert_close(_lane_gradient(12, [0.0 if place in (3, 6, 9) else 1.0 for place in range(12)]), cut)
@@ -144,12 +144,12 @@ def test_clipping_scales_all_gradients_by_one_number() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 5.1])
-def test_a_gradient_within_the_limit_stays(limit: float | None) -> None:
+def test_a_gradient_within_the_limit_is_not_scaled(limit: float | None) -> None:
     parameters = _with_gradients([3.0], [4.0])
     assert gradients.clip(parameters, limit).item() == pytest.approx(5.0)
     assert [parameter.grad.item() for parameter in parameters if parameter.grad is not None] == [3.0, 4.0]
 
 
-def test_a_gradient_that_is_not_finite_is_told_by_the_norm() -> None:
+def test_the_norm_of_a_gradient_that_is_not_finite_is_not_finite() -> None:
     assert not math.isfinite(gradients.clip(_with_gradients([3.0, math.nan]), 1.0).item())
     assert not math.isfinite(gradients.clip(_with_gradients([math.inf]), 1.0).item())

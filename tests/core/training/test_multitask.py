@@ -47,7 +47,7 @@ def _flat(gradient: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([part.flatten() for part in gradient])
 
 
-def test_two_tasks_by_hand() -> None:
+def test_pcgrad_of_two_corpora_worked_by_hand() -> None:
     """A = (1, 0), B = (−1, 1): the cosine is −1/√2; A keeps (½, ½), B keeps (0, 1)."""
     found = _gradients([1.0, 0.0], [-1.0, 1.0])
     table = multitask.inner_products(found)
@@ -64,14 +64,14 @@ def test_two_tasks_by_hand() -> None:
     assert _flat(plain.gradient).tolist() == [0.0, 1.0]
 
 
-def test_gradients_that_agree_are_left_as_they_are() -> None:
+def test_pcgrad_leaves_gradients_without_conflict_unchanged() -> None:
     found = _gradients([1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.5, 0.0, 0.0])
     rows = multitask.pcgrad_factors(multitask.inner_products(found), 3)
     assert rows == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     assert multitask.cosines([[0.0, 0.0], [0.0, 1.0]]) == {}
 
 
-def test_projection_is_the_algorithm_of_the_paper() -> None:
+def test_pcgrad_matches_the_algorithm_of_the_paper() -> None:
     """Vector by vector, as algorithm 1 says it, for some order of the others; two conflict no more afterwards."""
     for seed in range(30):
         chance = torch.Generator().manual_seed(seed)
@@ -99,7 +99,7 @@ def _plainly(rows_KP: torch.Tensor, one: int, order: tuple[int, ...]) -> torch.T
     return left
 
 
-def test_the_order_of_projections_changes_from_step_to_step() -> None:
+def test_the_order_of_projections_depends_on_the_key() -> None:
     """Three gradients in a plane, each against the others: what is left depends on the order."""
     table = [[1.0, -0.5, -0.5], [-0.5, 1.0, -0.4], [-0.5, -0.4, 1.0]]
     found = {repr(multitask.pcgrad_factors(table, key)) for key in range(40)}
@@ -116,11 +116,11 @@ def test_the_order_of_projections_changes_from_step_to_step() -> None:
         (1, [1, 1], [1, 1]),
     ],
 )
-def test_shares_are_by_weight_and_none_is_empty(total: int, weights: list[float], expected: list[int]) -> None:
+def test_batch_shares_are_by_weight_and_none_is_empty(total: int, weights: list[float], expected: list[int]) -> None:
     assert multitask_settings.shares(total, weights) == expected
 
 
-def test_shares_are_nearly_exact() -> None:
+def test_batch_shares_are_within_one_of_the_exact_share() -> None:
     chance = random.Random(1)
     for _ in range(200):
         weights = [chance.uniform(0.1, 5) for _ in range(chance.randint(1, 6))]
@@ -130,7 +130,7 @@ def test_shares_are_nearly_exact() -> None:
         assert all(abs(one - total * weight / sum(weights)) < 1 for one, weight in zip(found, weights, strict=True))
 
 
-def test_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
+def test_corpus_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
     dataset = shards.Dataset.open(pairs)
     training = builders.job(Path("/x"), pairs, builders.PAIRS, batch_tokens=80).training
     sources = batches.sources(dataset, training, [3.0, 1.0], 1, 0, 1)
@@ -141,7 +141,7 @@ def test_weights_decide_the_share_of_each_batch(pairs: location.Location) -> Non
         assert max(sizes) <= budget
 
 
-def test_one_corpus_among_several_is_a_single_one_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_of_one_named_corpus_is_a_plain_run_to_the_bit(tmp_path: Path) -> None:
     for name, dataset, model in (
         ("text", builders.text_dataset(tmp_path / "a"), builders.TEXT),
         ("pairs", builders.pairs_dataset(tmp_path / "b"), builders.PAIRS),
@@ -180,7 +180,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
             assert other["tasks"][name] == pytest.approx(figures, rel=1e-6)
 
 
-def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, pairs: location.Location) -> None:
+def test_detached_parts_get_no_gradient_from_a_corpus(tmp_path: Path, pairs: location.Location) -> None:
     """With both tasks detached the encoder stays as it was drawn; with one, it learns from the other alone."""
 
     def trained(name: str, detached: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
@@ -208,7 +208,7 @@ def test_what_a_task_is_detached_from_gets_no_gradient_from_it(tmp_path: Path, p
             torch.testing.assert_close(both[name], change)
 
 
-def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Location) -> None:
+def test_the_run_log_has_figures_by_corpus(tmp_path: Path, text: location.Location) -> None:
     told = metrics.InMemoryMetrics()
     one = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
     trainer.train(one, collective.SingleProcess(), told, builders.Watch())
@@ -235,7 +235,7 @@ def test_the_record_tells_each_task_apart(tmp_path: Path, text: location.Locatio
         ({"many": ("a", "b")}, "nothing is left to train"),
     ],
 )
-def test_what_cannot_be_detached_is_said(detached: dict[str, tuple[str, ...]], match: str) -> None:
+def test_detaching_an_unknown_part_is_refused(detached: dict[str, tuple[str, ...]], match: str) -> None:
     parts = ("encoder", "decoder") if "encode" in detached.get("many", ()) else ("a", "b")
     model = nn.ModuleDict({part: nn.Linear(2, 2) for part in parts})
     training = builders.job(Path("/x"), builders.location_of(Path("/x")), multitask={"detached": detached}).training
@@ -270,7 +270,7 @@ def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
 
 
 @pytest.mark.ddp
-def test_ranks_resume_several_tasks_with_the_same_bits(tmp_path: Path, text: location.Location) -> None:
+def test_two_ranks_resume_several_corpora_with_the_same_bits(tmp_path: Path, text: location.Location) -> None:
     runs = [
         (builders.job(tmp_path / name, text, epochs=2, multitask=PCGRAD), stop)
         for name, stops in (("whole", [None]), ("stopped", [5, 3, None]))

@@ -35,7 +35,7 @@ def test_bf16_ends_within_a_hundredth_of_the_perplexity_of_fp32(tmp_path: Path, 
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.01)
 
 
-def test_precision_is_kept_by_a_resume_and_by_the_bundle(tmp_path: Path) -> None:
+def test_a_resume_and_the_bundle_keep_the_precision(tmp_path: Path) -> None:
     one = builders.job(tmp_path / "run", builders.text_dataset(tmp_path / "text"))
     half = dataclasses.replace(one, compute=one.compute.model_copy(update={"precision": "bf16"}))
     assert builders.train(half, stop_after=3).precision == "bf16"

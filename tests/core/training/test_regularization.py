@@ -12,7 +12,7 @@ from core.training import batches, losses, scheduled_sampling
 from tests.core.training import builders
 
 
-def test_penalties_worked_by_hand() -> None:
+def test_ar_and_tar_worked_by_hand() -> None:
     """Two rows of three steps and two units: the mean square is 28 / 12; of the differences it is 10 / 8."""
     steps_BTH = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [3.0, 1.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
     assert losses.activation_penalty(steps_BTH).item() / 6 == pytest.approx((1 + 4 + 9 + 4 + 9 + 1) / 12)
@@ -20,7 +20,7 @@ def test_penalties_worked_by_hand() -> None:
     assert losses.temporal_penalty(steps_BTH[:, :1]).item() == 0.0
 
 
-def test_what_is_minimised_is_the_mean_loss_and_both_mean_squares() -> None:
+def test_the_objective_is_cross_entropy_plus_ar_and_tar() -> None:
     """As the authors write it: AR on what the output layer is fed, after dropout; TAR on what the top layer gives."""
     model = builders.TEXT.model_copy(update={"output_dropout": 0.4})
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def test_what_is_minimised_is_the_mean_loss_and_both_mean_squares() -> None:
     assert (sums.nll / 12).item() == pytest.approx(cross_entropy.item(), rel=1e-5)
 
 
-def test_an_adaptive_output_layer_gives_its_own_loss() -> None:
+def test_the_loss_of_an_adaptive_softmax_matches_its_logits() -> None:
     model = builders.TEXT.model_copy(update={"adaptive_cutoffs": (3,)})
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(model, {"text": 9}, None))
@@ -55,7 +55,7 @@ def test_an_adaptive_output_layer_gives_its_own_loss() -> None:
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (50, 0.3), (100, 0.5), (900, 0.5)])
-def test_the_share_of_own_words_goes_linearly(step: int, expected: float) -> None:
+def test_the_sampling_probability_is_linear_in_the_step(step: int, expected: float) -> None:
     settings = training_settings.ScheduledSamplingConfig(start=0.1, end=0.5, over_steps=100)
     assert scheduled_sampling.sampling_probability(settings, step) == pytest.approx(expected)
     assert scheduled_sampling.sampling_probability(None, step) == 0.0
@@ -71,7 +71,7 @@ def _certain() -> Any:
 
 
 @pytest.mark.parametrize("own_share", [0.0, 0.3, 1.0])
-def test_the_decoder_is_fed_its_own_words_in_their_share(own_share: float) -> None:
+def test_scheduled_sampling_replaces_inputs_with_its_probability(own_share: float) -> None:
     model, inputs_BT = _certain(), torch.full((40, 20), 7)
     inputs_BT[:, 0] = 2
     memory = model.encode(torch.full((40, 3), 4), torch.full((40,), 3))
@@ -81,7 +81,7 @@ def test_the_decoder_is_fed_its_own_words_in_their_share(own_share: float) -> No
     assert (fed_BT[:, 1:] == 5).float().mean().item() == pytest.approx(own_share, abs=0.05)
 
 
-def test_the_loss_under_sampling_is_that_of_the_words_that_were_fed() -> None:
+def test_the_loss_of_scheduled_sampling_is_that_of_the_mixed_inputs() -> None:
     model = _certain()
     content = batches.PairsContent(
         torch.tensor([[4, 3]]), torch.tensor([2]), torch.tensor([[2, 7, 8]]), torch.arange(3), torch.tensor([7, 8, 3])

@@ -32,7 +32,7 @@ def _peak_bytes(settings: dict[str, object], window: int, is_bf16: bool) -> int:
 
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("is_bf16", [False, True])
-def test_the_peak_does_not_grow_with_window_times_lanes_times_vocabulary(
+def test_peak_memory_does_not_grow_with_the_logits_of_a_window(
     settings: dict[str, object], is_bf16: bool
 ) -> None:
     """Four times the window is 48 MB more of logits in each of the forms that the plain way keeps."""

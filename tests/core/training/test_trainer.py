@@ -108,7 +108,7 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("lost", ["nothing", "weights", "optimizer", "hidden", "position", "schedule", "history"])
-def test_every_part_of_the_state_matters(
+def test_a_resume_without_any_part_of_the_state_ends_with_other_bits(
     tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resume that forgets one of them ends with other bits, so the laws of resume above can see each of them."""
@@ -144,7 +144,7 @@ def test_every_part_of_the_state_matters(
     assert (builders.digest(tmp_path / "lossy") == builders.digest(tmp_path / "whole")) == (lost == "nothing")
 
 
-def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
+def test_training_reduces_the_loss_and_reports_it(tmp_path: Path, text: location.Location) -> None:
     told, watch = metrics.InMemoryMetrics(), builders.Watch()
     one = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
     summary = trainer.train(one, collective.SingleProcess(), told, watch)
@@ -172,7 +172,7 @@ def test_it_learns_and_tells(tmp_path: Path, text: location.Location) -> None:
     assert summary.to_json()["validation"]["perplexity"] == pytest.approx(2.718281828**summary.validation.nll_nats)
 
 
-def test_a_finished_run_is_left_as_it_is_and_goes_on_when_given_more(tmp_path: Path, text: location.Location) -> None:
+def test_a_finished_run_is_left_alone_and_continues_with_more_epochs(tmp_path: Path, text: location.Location) -> None:
     builders.train(builders.job(tmp_path / "long", text, epochs=3))
     one = builders.job(tmp_path / "run", text, epochs=2)
     first = builders.train(one)
@@ -198,7 +198,7 @@ def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.L
     assert builders.train(one).step == 8
 
 
-def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Location) -> None:
+def test_early_stopping_by_bleu(tmp_path: Path, pairs: location.Location) -> None:
     """BLEU 10, 30, 20, 25: two validations after the best one, which is kept. The loss gets better all the while."""
 
     class Scripted:
@@ -226,7 +226,7 @@ def test_a_run_stops_when_bleu_gets_no_better(tmp_path: Path, pairs: location.Lo
     assert builders.train(one).step == summary.step  # what stopped it is in the checkpoint
 
 
-def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Path, text: location.Location) -> None:
+def test_reload_best_continues_from_the_best_checkpoint_after_a_decay(tmp_path: Path, text: location.Location) -> None:
     """So high a rate makes things worse at once; the step after the decay starts from the best validation."""
     settings: dict[str, Any] = {
         "schedule": {"kind": "plateau", "reload_best": True, "patience": 0, "decay_factor": 1e-9},
@@ -246,7 +246,7 @@ def test_a_rate_that_falls_on_plateau_takes_the_best_weights_again(tmp_path: Pat
     assert len(rows) > fallen + 1
 
 
-def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Location) -> None:
+def test_gradient_diagnostics_are_logged_on_request(tmp_path: Path, text: location.Location) -> None:
     builders.train(builders.job(tmp_path, text, record_gradients=True, max_steps=10))
     rows = training_history.read(builders.location_of(tmp_path))
     (step_row,) = [row for row in rows if row["kind"] == "step"]
@@ -260,7 +260,7 @@ def test_gradients_are_recorded_on_request(tmp_path: Path, text: location.Locati
     assert gradients_row["norms_by_lag"][0] > gradients_row["norms_by_lag"][4] > 0
 
 
-def test_the_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: location.Location) -> None:
+def test_the_learning_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: location.Location) -> None:
     builders.train(
         builders.job(tmp_path, text, truncation={"kind": "variable"}, window=20, log_every_steps=1, epochs=4)
     )
@@ -274,7 +274,7 @@ def test_the_rate_follows_the_length_of_a_variable_window(tmp_path: Path, text: 
         before = row["num_tokens"]
 
 
-def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text: location.Location) -> None:
+def test_checkpoints_are_saved_when_due_and_old_ones_removed(tmp_path: Path, text: location.Location) -> None:
     one = builders.job(tmp_path, text, epochs=1, checkpoint_every_steps=2, validate_every_steps=5, keep_checkpoints=3)
     summary = builders.train(one)
     assert summary.step == 14
@@ -285,7 +285,7 @@ def test_checkpoints_come_when_they_are_due_and_old_ones_go(tmp_path: Path, text
     assert best.validation == summary.best_validation
 
 
-def test_damage_is_passed_over_and_told(tmp_path: Path, text: location.Location) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path: Path, text: location.Location) -> None:
     one = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
     builders.train(dataclasses.replace(one, root=builders.location_of(tmp_path / "whole")))
     builders.train(one, stop_after=7)
@@ -313,7 +313,7 @@ def test_another_model_dataset_or_seed_needs_another_root(tmp_path: Path, text: 
     assert not (tmp_path / "run" / "epochs" / "00000002.json").exists()
 
 
-def test_fresh_refuses_what_another_attempt_left(tmp_path: Path, text: location.Location) -> None:
+def test_fresh_refuses_a_checkpoint_of_another_attempt(tmp_path: Path, text: location.Location) -> None:
     one = dataclasses.replace(builders.job(tmp_path, text), fresh=True)
     builders.train(one, stop_after=2)
     builders.train(one, stop_after=2)
@@ -332,7 +332,7 @@ def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: 
         builders.train(builders.job(tmp_path / "third", text, wider, init_from=str(tmp_path / "first")))
 
 
-def test_what_passes_over_a_text_leave_out_is_told(tmp_path: Path, text: location.Location) -> None:
+def test_the_summary_counts_the_targets_left_out(tmp_path: Path, text: location.Location) -> None:
     for sampling in ("sequential", "random"):
         one = builders.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
         summary = builders.train(one)
@@ -378,7 +378,7 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
     assert checkpoint.load(found).state.num_skipped == 2
 
 
-def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
+def test_a_requested_checkpoint_is_saved_after_that_step_and_changes_no_bit(
     tmp_path: Path, text: location.Location
 ) -> None:
     saves = {}
@@ -391,7 +391,7 @@ def test_a_save_that_is_asked_for_is_made_after_that_step_and_changes_nothing(
     assert builders.digest(tmp_path / "saved") == builders.digest(tmp_path / "whole")
 
 
-def test_too_little_text_for_the_lanes_is_told(tmp_path: Path) -> None:
+def test_too_little_text_for_the_lanes_is_refused(tmp_path: Path) -> None:
     short = builders.text_dataset(tmp_path / "short", num_train=5)
     with pytest.raises(errors.DataError, match="use fewer lanes"):
         builders.train(builders.job(tmp_path / "run", short))

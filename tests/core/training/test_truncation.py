@@ -19,7 +19,7 @@ from tests.core.training import builders
 RANDOM = training_settings.TrainingConfig(truncation=truncation_settings.RandomConfig(cut_every=3, cut_probability=0.4))
 
 
-def test_lengths_of_variable_windows_are_as_the_recipe_says() -> None:
+def test_lengths_of_variable_windows_follow_the_recipe() -> None:
     """Around 70, or in one of twenty around 35, with a deviation of 5, rounded down; all places differ."""
     drawn = [truncation.variable_window(70, seed=1, epoch=0, start=start) for start in range(4000)]
     halved = [length for length in drawn if length < 53]
@@ -32,7 +32,7 @@ def test_lengths_of_variable_windows_are_as_the_recipe_says() -> None:
     assert drawn != [truncation.variable_window(70, seed=1, epoch=1, start=start) for start in range(4000)]
 
 
-def test_variable_windows_are_neither_tiny_nor_huge() -> None:
+def test_lengths_of_variable_windows_are_bounded() -> None:
     assert {truncation.variable_window(2, 1, 0, start) >= 5 for start in range(500)} == {True}
     assert max(truncation.variable_window(20, 1, 0, start) for start in range(50_000)) == 40
 
@@ -55,7 +55,7 @@ def test_joined_variable_windows_are_the_stream_and_the_rate_follows_their_lengt
         assert [batch.rate_scale for batch in found[:-1]] == [size / 12 for size in sizes[:-1]]
 
 
-def test_weights_of_a_cut_are_one_on_average_and_stand_where_they_should() -> None:
+def test_cut_weights_are_one_on_average_and_only_at_possible_cuts() -> None:
     drawn = [truncation.cut_weights(RANDOM, 1, 0, start, 8) for start in range(3000)]
     for place, weights in enumerate(zip(*drawn, strict=True)):
         if place in (3, 6):
@@ -68,7 +68,7 @@ def test_weights_of_a_cut_are_one_on_average_and_stand_where_they_should() -> No
     assert truncation.cut_weights(training_settings.TrainingConfig(), 1, 0, 0, 8) == ()
 
 
-def test_pieces_are_what_no_weight_interrupts() -> None:
+def test_segments_lie_between_weights_other_than_one() -> None:
     assert list(truncation.segments([1, 1, 0, 1, 2.5, 1], 6)) == [(0, 2, 1.0), (2, 4, 0), (4, 6, 2.5)]
     assert list(truncation.segments([9.0, 1.0], 2)) == [(0, 2, 1.0)]
 
@@ -136,7 +136,7 @@ def test_without_a_cut_the_gradient_is_the_closed_form_of_the_linear_network() -
     torch.testing.assert_close(problem.gradient([1.0] * 8), problem.closed_form())
 
 
-def test_cut_at_every_third_step_the_sums_of_the_closed_form_end_there() -> None:
+def test_with_cuts_the_sums_of_the_closed_form_end_at_them() -> None:
     problem = _Linear(8)
     torch.testing.assert_close(
         problem.gradient([0.0 if t in (3, 6) else 1.0 for t in range(8)]), problem.closed_form(3)
@@ -209,7 +209,7 @@ def test_windows_as_long_as_the_target_cut_nothing(attention: str, context: str)
     assert all(torch.equal(whole[1][name], windowed[1][name]) for name in whole[1])
 
 
-def test_windows_of_a_target_see_the_same_numbers_and_all_of_them_reach_the_encoder() -> None:
+def test_gradients_of_all_windows_of_a_target_reach_the_encoder() -> None:
     """With the decoder's history cut by hand, and nothing computed again, the gradients are the same."""
     (whole, full), (loss, found) = (_pairs_gradient(window) for window in (None, 2))
     torch.testing.assert_close(loss, whole)

@@ -40,7 +40,7 @@ def launched(
     return result, seen
 
 
-def test_without_a_cluster_the_rank_runs_here(tmp_path: Path) -> None:
+def test_without_a_cluster_the_rank_runs_in_this_process(tmp_path: Path) -> None:
     def alone(job: str, context: messages.RankContext, callbacks: Any) -> messages.RankContext:
         callbacks.on_progress(job)
         assert not callbacks.should_stop()
@@ -54,7 +54,7 @@ def test_without_a_cluster_the_rank_runs_here(tmp_path: Path) -> None:
     assert seen == ["job"]
 
 
-def test_the_board_does_not_hear_a_worker_whose_place_is_taken() -> None:
+def test_failures_of_a_replaced_worker_are_ignored() -> None:
     board = messages.MessageBoard()
     assert board.enter(0, 1, "first", "here")
     assert board.enter(0, 1, "second", "there")
@@ -66,7 +66,7 @@ def test_the_board_does_not_hear_a_worker_whose_place_is_taken() -> None:
     assert not board.enter(0, 1, "third", "there")
 
 
-def test_the_board_asks_for_a_save_once_and_knows_where_the_ranks_are() -> None:
+def test_a_save_request_is_returned_once_and_the_status_has_the_nodes() -> None:
     board = messages.MessageBoard()
     for rank, node in enumerate(("head", "left", "right")):
         board.enter(rank, 3, f"worker-{rank}", node)
@@ -82,7 +82,7 @@ def test_the_board_asks_for_a_save_once_and_knows_where_the_ranks_are() -> None:
     assert board.status().nodes == {"head", "right"}
 
 
-def test_the_culprit_is_named_and_not_its_victims() -> None:
+def test_the_rank_that_failed_first_is_named() -> None:
     class GroupError(RuntimeError):
         def __init__(self, worker_failures: dict[int, Exception]) -> None:
             super().__init__("training failed")
@@ -97,7 +97,7 @@ def test_the_culprit_is_named_and_not_its_victims() -> None:
     assert text.startswith("train: rank 1: OSError: no such disk; ")
 
 
-def test_nobody_is_waited_for_without_end() -> None:
+def test_waiting_for_ranks_has_deadlines() -> None:
     never = float("-inf")
     launch._check_deadlines(True, 1e6, launch.STOP_S - 1)
     launch._check_deadlines(False, launch.START_S - 1, never)
@@ -110,7 +110,7 @@ def test_nobody_is_waited_for_without_end() -> None:
 
 
 @pytest.mark.ray
-def test_two_ranks_reach_each_other_and_rank_0_answers(
+def test_two_ranks_reduce_together_and_rank_0_returns(
     two_ranks: sessions.Session, marks: Path, tmp_path: Path
 ) -> None:
     result, seen = launched(two_ranks, rank_functions.add_up, marks, tmp_path)
@@ -120,7 +120,7 @@ def test_two_ranks_reach_each_other_and_rank_0_answers(
 
 
 @pytest.mark.ray
-def test_what_the_user_must_mend_arrives_as_it_is_and_is_not_tried_again(
+def test_an_error_of_the_user_is_raised_as_it_is_and_not_retried(
     two_ranks: sessions.Session, marks: Path, tmp_path: Path
 ) -> None:
     started_s = time.monotonic()
@@ -131,7 +131,7 @@ def test_what_the_user_must_mend_arrives_as_it_is_and_is_not_tried_again(
 
 
 @pytest.mark.ray
-def test_a_bug_arrives_with_its_traceback(two_ranks: sessions.Session, marks: Path, tmp_path: Path) -> None:
+def test_a_bug_is_raised_with_its_traceback(two_ranks: sessions.Session, marks: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*in stumble.*KeyError: 'no such thing'"):
         launched(two_ranks, rank_functions.stumble, marks, tmp_path)
     assert starts(marks, 0) <= 1
@@ -148,7 +148,7 @@ def test_a_rank_that_dies_too_often_ends_the_run_and_is_named(
 
 
 @pytest.mark.ray
-def test_a_group_whose_rank_was_killed_starts_again_and_hears_the_stop(
+def test_a_group_whose_rank_was_killed_restarts_and_receives_the_stop_request(
     two_ranks: sessions.Session, marks: Path, tmp_path: Path
 ) -> None:
     root = location.Location.parse(str(tmp_path / "run"))

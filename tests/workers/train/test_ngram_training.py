@@ -46,7 +46,7 @@ def _make(
 
 
 @pytest.mark.parametrize("part_tokens", [64, 1000])
-def test_parts_make_the_model_of_the_whole(dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int) -> None:
+def test_the_model_does_not_depend_on_the_size_of_parts(dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int) -> None:
     with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
         report, whole = _make(dataset, tmp_path / "whole", session, 1 << 20)
         assert _make(dataset, tmp_path / "parts", session, part_tokens)[1] == whole
@@ -54,7 +54,7 @@ def test_parts_make_the_model_of_the_whole(dataset: shards.Dataset, tmp_path: pa
     assert not (tmp_path / "parts" / "counts").exists()
 
 
-def test_what_was_counted_is_not_counted_again(
+def test_committed_parts_are_not_counted_again(
     dataset: shards.Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -82,7 +82,7 @@ def test_what_was_counted_is_not_counted_again(
 
 
 @pytest.mark.ray
-def test_workers_make_the_same_model(
+def test_the_model_does_not_depend_on_the_number_of_workers(
     dataset: shards.Dataset, tmp_path: pathlib.Path, ray_session: sessions.Session
 ) -> None:
     with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as alone:

@@ -33,7 +33,7 @@ def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
     return [dict(row) for row in training_history.read(builders.location_of(root)) if row["kind"] == kind]
 
 
-def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> None:
+def test_validation_bleu_is_that_of_the_saved_model_on_the_first_lines(tmp_path: Path) -> None:
     pairs = builders.pairs_dataset(tmp_path / "pairs")
     settings: dict[str, Any] = {"validation": {"bleu_lines": 8, "samples": 3}, "learning_rate": 0.05, "epochs": 4}
     summary = _train(builders.job(tmp_path / "run", pairs, builders.PAIRS, **settings), collective.SingleProcess())
@@ -58,7 +58,7 @@ def test_bleu_is_that_of_the_kept_model_on_the_first_lines(tmp_path: Path) -> No
     assert found == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
 
 
-def test_a_language_model_goes_on_from_the_beginnings_of_lines(tmp_path: Path) -> None:
+def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: Path) -> None:
     text = builders.text_dataset(tmp_path / "text")
     job = builders.job(tmp_path / "run", text, validation={"samples": 2})
     summary = _train(job, collective.SingleProcess())
@@ -84,7 +84,7 @@ def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
     assert len(found[0].samples) == 3
 
 
-def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
+def test_decoding_at_validations_changes_no_bit_of_training(tmp_path: Path) -> None:
     pairs = builders.pairs_dataset(tmp_path / "pairs")
     wet = builders.PAIRS.model_copy(update={"embedding_dropout": 0.3})
     _train(builders.job(tmp_path / "seen", pairs, wet, validation={"bleu_lines": 4}), collective.SingleProcess())
@@ -92,7 +92,7 @@ def test_looking_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
     assert builders.digest(tmp_path / "seen") == builders.digest(tmp_path / "unseen")
 
 
-def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
+def test_nothing_is_decoded_by_default(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
     examiner = validator.DecodingValidator(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
     blank: Any = None
@@ -105,7 +105,7 @@ def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[traine
 
 
 @pytest.mark.ddp
-def test_two_ranks_find_what_one_does_and_go_on_as_if_never_stopped(tmp_path: Path) -> None:
+def test_two_ranks_decode_what_one_does_and_resume_with_the_same_bits(tmp_path: Path) -> None:
     """Variable windows, averages that begin on their own, translated lines: all agree without asking each other."""
     text, pairs = builders.text_dataset(tmp_path / "text"), builders.pairs_dataset(tmp_path / "pairs")
     averaged: dict[str, Any] = {
