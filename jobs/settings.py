@@ -1,4 +1,4 @@
-"""The settings with which a trained run is used: its own, and what the command line says about how and where."""
+"""Settings for the use of a trained run: its own, with overrides of the command line."""
 
 import importlib.resources
 import json
@@ -10,32 +10,32 @@ from core.storage import location
 
 
 class Use(section.Section):
-    """What a verb that takes `--run` needs beside the bundle."""
+    """Settings of the verbs that take `--run`."""
 
     decoding: inference_settings.DecodingConfig = section.operational(
-        inference_settings.DecodingConfig(), "how it is decoded"
+        inference_settings.DecodingConfig(), "translation"
     )
     generation: inference_settings.GenerationConfig = section.operational(
         inference_settings.GenerationConfig(), "generation of text"
     )
     scoring: inference_settings.ScoringConfig = section.operational(
-        inference_settings.ScoringConfig(), "how it is scored"
+        inference_settings.ScoringConfig(), "scoring of text"
     )
     forecasting: inference_settings.ForecastingConfig = section.operational(
-        inference_settings.ForecastingConfig(), "how series are forecast"
+        inference_settings.ForecastingConfig(), "forecasting of series"
     )
-    cluster: schema.ClusterConfig = section.operational(schema.ClusterConfig(), "where the work runs")
-    compute: schema.ComputeConfig = section.operational(schema.ComputeConfig(), "how numbers are computed")
-    telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "what is exported")
+    cluster: schema.ClusterConfig = section.operational(schema.ClusterConfig(), "cluster and workers")
+    compute: schema.ComputeConfig = section.operational(schema.ComputeConfig(), "precision and libraries")
+    telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "export of metrics")
 
 
 def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
-    """Reads the settings that a run was started with and changes those that may differ in its use.
+    """Reads the stored settings of a run and applies overrides of those that may differ in its use.
 
-    A checkpoint folder that was copied away from its run has the defaults.
+    A checkpoint folder that was copied out of its run has the defaults.
 
     Raises:
-        UsageError: there is nothing at this place, or an override names what belongs to the model.
+        UsageError: there is nothing at this location, or an override names a setting of training.
     """
     config = _config(run)
     use = _stored(run, config)
@@ -76,13 +76,13 @@ def _stored(run: location.Location, config: schema.RunConfig | None) -> Use:
 
 
 def seed_of(run: location.Location) -> int:
-    """Returns the seed that a run was started with; 1 for a checkpoint that was copied away from its run."""
+    """Returns the seed that a run was started with; 1 for a checkpoint that was copied out of its run."""
     config = _config(run)
     return 1 if config is None else config.seed
 
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:
-    """Returns the kind of model in a checkpoint folder that was copied away from its run."""
+    """Returns the kind of model in a checkpoint folder that was copied out of its run."""
     model = run.join("bundle", "model.json")
     content = model.read_json() if model.exists() else None
     return str(content.get("kind")) if isinstance(content, dict) else None
@@ -90,24 +90,24 @@ def _kind_of_checkpoint(run: location.Location) -> str | None:
 
 def _config(run: location.Location) -> schema.RunConfig | None:
     for root in (run, run.parent.parent):
-        place = root.join("config.yaml")
-        if place.exists():
-            return loading.parse_stored(place.read_bytes().decode(), str(place))
+        path = root.join("config.yaml")
+        if path.exists():
+            return loading.parse_stored(path.read_bytes().decode(), str(path))
     return None
 
 
 _DEMO_ROOT = "runs/demo"
-_DEMO_RUNS = (  # folder, settings, the form of the training source, its file
+_DEMO_RUNS = (  # folder, configuration, form of the training source, its file
     ("translation", "demo-translation.yaml", "tsv", "pairs.tsv"),
     ("language", "demo-language.yaml", "text", "english.txt"),
 )
 
 
 def of_demo(overrides: Sequence[str]) -> tuple[str, list[schema.RunConfig]]:
-    """Reads the packaged settings of the demo's runs and applies overrides to all of them.
+    """Reads the packaged configurations of the demo's runs and applies overrides to all of them.
 
     Returns:
-        The demo's root, which `root=…` changes, and the settings of the runs below it.
+        The demo's root, which `root=…` changes, and the configurations of the runs below it.
     """
     roots = [override.partition("=")[2] for override in overrides if override.startswith("root=")]
     root = (roots[-1] if roots else _DEMO_ROOT).rstrip("/")

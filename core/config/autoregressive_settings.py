@@ -8,18 +8,20 @@ from core.config import section
 
 
 class AutoregressiveConfig(section.Section):
-    """A regressor: the next values of a series given its last ones."""
+    """An autoregressive model: the next values of a series given its last ones."""
 
     kind: Literal["autoregressive"] = section.identity(..., "autoregressive")
     network: Literal["linear", "mlp", "rnn", "gru", "lstm"] = section.identity(
-        "mlp", "linear; mlp: one hidden layer with relu; rnn, gru, lstm: a cell reads the last values one by one"
+        "mlp", "network; mlp: one hidden layer with ReLU; rnn, gru, lstm: a recurrent cell over the last values"
     )
-    lags: int = section.identity(4, "how many of the last values go in (the documents' τ)", ge=1, le=65536)
+    lags: int = section.identity(
+        4, "past values in the input (τ in Dive into Deep Learning, section 8.1)", ge=1, le=65536
+    )
     hidden_size: int = section.identity(10, "units of the hidden layer or cell", ge=1, le=65536)
-    horizon: int = section.identity(1, "steps that are forecast directly: see horizon_by", ge=1, le=4096)
+    horizon: int = section.identity(1, "steps ahead that the model forecasts directly", ge=1, le=4096)
     horizon_by: Literal["outputs", "models"] = section.identity(
         "outputs",
-        "outputs: one model, with an output for each step; models: a model for each step, which share nothing",
+        "direct forecasts of several steps: by one model with an output for each step, or by a model for each step",
     )
 
     @pydantic.model_validator(mode="after")

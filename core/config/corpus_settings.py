@@ -1,4 +1,4 @@
-"""Settings of the input text: where it is, how it is cleaned, split and cut into tokens and shards."""
+"""Settings of the corpus: sources, splits, cleaning, filters, tokenizer, shards."""
 
 import itertools
 import re
@@ -11,39 +11,41 @@ from core.config import section
 
 
 class SourceConfig(section.Section):
-    """Where the lines of one split come from: exactly one of the six forms.
+    """Source of one split, in exactly one of the forms text, tsv, table, csv, or source with target.
 
-    Every form takes files, wildcards, folders (the files in it, hidden ones left out; in a store, with a `/` at the
-    end) and members of an archive, `zip://folder/name.txt::archive.zip`, as fsspec writes them; an archive that holds
-    a single file may be named alone. Endings .gz, .xz, .bz2 and .zst are decompressed.
+    Each form takes files, wildcards, folders (their files, but for hidden ones; in an object store with a `/` at the
+    end) and members of an archive in fsspec's notation, `zip://folder/name.txt::archive.zip`; an archive of a single
+    file may be named alone. Endings .gz, .xz, .bz2 and .zst are decompressed.
 
-    Locations are operational: what a dataset is made of is the text, wherever it lies, and `prepare` compares that.
+    Locations are operational: a dataset is identified by its text, wherever that is, and `prepare` compares the text.
     """
 
-    text: tuple[str, ...] = section.operational((), "text files, a line each")
-    tsv: tuple[str, ...] = section.operational((), "files with tab-separated pairs")
+    text: tuple[str, ...] = section.operational((), "text files with one line per example")
+    tsv: tuple[str, ...] = section.operational((), "files of tab-separated pairs")
     table: tuple[str, ...] = section.operational(
-        (), "JSONL (.jsonl, .ndjson) and Parquet (.parquet) files, a row for each line or pair"
+        (), "JSONL (.jsonl, .ndjson) and Parquet (.parquet) files with one line or pair per row"
     )
     columns: tuple[int, int] | tuple[str, ...] = section.identity(
         (0, 1),
-        "of tsv: the columns of source and target, counted from 0; of table: the name of the column of text, "
-        "or those of source and target (a line break or tab in a value is read as a space)",
+        "columns of source and target: numbers from 0 for tsv, names for table, where a single name is the text "
+        "(line breaks and tabs in values are read as spaces)",
     )
     csv: tuple[str, ...] = section.operational(
-        (), "of series: CSV files with a header line, or Parquet files, one after the other in time; no wildcards"
+        (), "CSV files with a header line, or Parquet files, of a series, in order of time; no wildcards"
     )
-    source: tuple[str, ...] = section.operational((), "source sides of line-aligned files")
-    target: tuple[str, ...] = section.operational((), "target sides, in the order of the source sides")
+    source: tuple[str, ...] = section.operational((), "source files of line-aligned pairs")
+    target: tuple[str, ...] = section.operational(
+        (), "target files of line-aligned pairs, in the order of the source files"
+    )
 
     @property
     def files(self) -> frozenset[str]:
-        """What the source names, whatever its form."""
+        """All locations of the source, whatever its form."""
         return frozenset((*self.text, *self.tsv, *self.table, *self.csv, *self.source, *self.target))
 
     @property
     def places(self) -> tuple[int, int] | None:
-        """Of pairs in one file: where source and target stand in a tab-separated line."""
+        """Columns of source and target in a tab-separated line, for pairs in one file."""
         if self.tsv:
             return int(self.columns[0]), int(self.columns[1])
         return (0, 1) if self.table and len(self.columns) == 2 else None
@@ -66,42 +68,46 @@ class SourceConfig(section.Section):
 
 
 class SplitConfig(section.Section):
-    """How validation and test lines are set aside from the training source."""
+    """Validation and test splits taken from the training source."""
 
-    valid: section.Float = section.identity(0.0, "share of the lines set aside for validation", ge=0, lt=1)
-    test: section.Float = section.identity(0.0, "share of the lines set aside for testing", ge=0, lt=1)
+    valid: section.Float = section.identity(0.0, "fraction of the lines for validation", ge=0, lt=1)
+    test: section.Float = section.identity(0.0, "fraction of the lines for testing", ge=0, lt=1)
     by: Literal["source", "line", "tail"] | None = section.identity(
         None,
-        "source: by a hash of the cleaned source side, so that equal sources never straddle a split (default of "
-        "pairs); line: by a hash of the line number; tail: the last lines (default of text)",
+        "rule of the split. source: by a hash of the cleaned source side, so that equal sources are never divided "
+        "(default of pairs); line: by a hash of the line number; tail: the last lines (default of text)",
     )
 
 
 class FiltersConfig(section.Section):
-    """Which pairs or lines are dropped; each drop is counted by its reason."""
+    """Filters of lines and pairs; dropped ones are counted by reason."""
 
-    min_length: int = section.identity(1, "fewest tokens of a side, without <eos>; 0 keeps empty lines", ge=0)
-    max_length: int | None = section.identity(None, "most tokens of a side, with <eos>", ge=1)
+    min_length: int = section.identity(1, "fewest tokens of a side, without <eos>; 0: empty lines are kept", ge=0)
+    max_length: int | None = section.identity(None, "most tokens of a side, with <eos>; null: any number", ge=1)
     max_ratio: section.Float | None = section.identity(
-        None, "largest quotient of the longer and the shorter side of a pair", ge=1
+        None, "largest length ratio of the longer to the shorter side of a pair; null: any", ge=1
     )
-    too_long: Literal["drop", "cut"] = section.identity("drop", "what happens beyond max_length; the documents cut")
-    duplicates: Literal["keep", "drop"] = section.identity("keep", "drop: of equal lines or pairs the first stays")
+    too_long: Literal["drop", "cut"] = section.identity("drop", "treatment of lines beyond max_length")
+    duplicates: Literal["keep", "drop"] = section.identity(
+        "keep", "treatment of equal lines or pairs; drop: the first is kept"
+    )
 
 
 class LimitConfig(section.Section):
-    """Uses the beginning of the training source only."""
+    """Limits the training source to its beginning."""
 
-    lines: int | None = section.identity(None, "so many lines of the training source", ge=1)
-    tokens: int | None = section.identity(None, "so many tokens of the training stream (text, char or word)", ge=2)
-    vocabulary: Literal["before", "after"] = section.identity("after", "count words before or after this cut")
+    lines: int | None = section.identity(None, "first lines of the training source to use; null: all", ge=1)
+    tokens: int | None = section.identity(
+        None, "first tokens of the training stream to use, for text in characters or words; null: all", ge=2
+    )
+    vocabulary: Literal["before", "after"] = section.identity("after", "vocabulary counted before or after the limit")
 
 
 _PAIR_FORMS = "tsv, a table and two columns, or source and target"
 
 
 def _is_text(source: SourceConfig) -> bool:
-    """Whether a source gives lines of text, not pairs."""
+    """Returns whether a source gives lines of text, not pairs."""
     return bool(source.text) or bool(source.table and len(source.columns) == 1)
 
 
@@ -120,29 +126,35 @@ CleaningStep = Literal[
 
 
 class CorpusConfig(section.Section):
-    """The input text and what is done to it before it is cut into tokens."""
+    """A corpus: its sources, and their processing before tokenization."""
 
     kind: Literal["text", "pairs", "series"] = section.identity(
-        ..., "text: one stream for a language model; pairs: source and target; series: columns of numbers"
+        ..., "text: a stream for a language model; pairs: source and target lines; series: columns of numbers"
     )
-    train: SourceConfig = section.identity(..., "the training source")
-    valid: SourceConfig | None = section.identity(None, "the validation source, if it is not split off")
-    test: SourceConfig | None = section.identity(None, "the test source, if it is not split off")
-    split: SplitConfig = section.identity(SplitConfig(), "shares set aside from the training source")
-    cleaning: tuple[CleaningStep, ...] = section.identity((), "steps, in this order")
-    filters: FiltersConfig = section.identity(FiltersConfig(), "lines and pairs that are dropped")
-    line_end: Literal["none", "space", "eos"] = section.identity("eos", "of text: what stands between two lines")
-    limit: LimitConfig = section.identity(LimitConfig(), "uses the beginning only")
-    inputs: tuple[str, ...] = section.identity((), "of series: the columns whose last values go in")
-    targets: tuple[str, ...] = section.identity((), "of series: the columns that are forecast")
+    train: SourceConfig = section.identity(..., "training source")
+    valid: SourceConfig | None = section.identity(
+        None, "validation source; null: none, or split from the training source"
+    )
+    test: SourceConfig | None = section.identity(None, "test source; null: none, or split from the training source")
+    split: SplitConfig = section.identity(SplitConfig(), "splits taken from the training source")
+    cleaning: tuple[CleaningStep, ...] = section.identity((), "cleaning steps, in this order")
+    filters: FiltersConfig = section.identity(FiltersConfig(), "filters of lines and pairs")
+    line_end: Literal["none", "space", "eos"] = section.identity(
+        "eos", "separator between two lines of text: nothing, a space, or the token <eos>"
+    )
+    limit: LimitConfig = section.identity(LimitConfig(), "limit to the beginning of the training source")
+    inputs: tuple[str, ...] = section.identity((), "input columns of a series")
+    targets: tuple[str, ...] = section.identity((), "forecast columns of a series")
     padding: Literal["drop", "zeros"] = section.identity(
-        "drop", "of series: the first times, which lack values before them, are dropped, or zeros stand in"
+        "drop", "treatment of the first times of a series, which lack predecessors: dropped, or padded with zeros"
     )
     on_bad_line: Literal["skip", "fail"] = section.identity(
-        "skip", "what a line does that is no valid UTF-8 or has NUL bytes"
+        "skip", "treatment of lines with invalid UTF-8 or NUL bytes"
     )
-    max_line_bytes: int = section.identity(1 << 20, "a longer line is a bad line", ge=16)
-    sha256: dict[str, str] = section.operational({}, "expected SHA-256 by location; required for http(s) sources")
+    max_line_bytes: int = section.identity(1 << 20, "most bytes of a line; a longer one is a bad line", ge=16)
+    sha256: dict[str, str] = section.operational(
+        {}, "expected SHA-256 of files by location; required for http(s) sources"
+    )
 
     @pydantic.model_validator(mode="after")
     def _kind_fits_sources(self) -> Self:
@@ -165,13 +177,13 @@ class CorpusConfig(section.Section):
         return self
 
     def _check_series(self) -> None:
-        """Makes sure that a series has columns and nothing of text, and that text has nothing of a series."""
+        """Checks that a series has columns and nothing of text, and that text has nothing of a series."""
         of_series = ("inputs", "targets", "padding")
         both = ("kind", "train", "valid", "test", "split")
         for name, field in type(self).model_fields.items():
             foreign = name not in both and (name in of_series) != (self.kind == "series")
             if foreign and getattr(self, name) != field.default:
-                raise ValueError(f"{name}: means nothing for a corpus of {self.kind}; drop it")
+                raise ValueError(f"{name}: has no effect for a corpus of {self.kind}; remove it")
         for name in ("train", "valid", "test"):
             source: SourceConfig | None = getattr(self, name)
             if source is not None and bool(source.csv) != (self.kind == "series"):
@@ -181,43 +193,44 @@ class CorpusConfig(section.Section):
 
 
 class TaskCorpusConfig(CorpusConfig):
-    """One of several corpora that one model learns from at the same time."""
+    """One of several corpora that a model learns from at the same time."""
 
     weight: section.Float = section.identity(
-        1.0, "share of each batch, of its tokens, lines or lanes, against the weights of the other corpora", gt=0
+        1.0, "weight of the corpus, proportional to its share of the tokens, lines or lanes of each batch", gt=0
     )
     target_token: str | None = section.identity(
         None,
-        "of pairs: stands before each source line and so tells one model into which language, such as <2de>; it is a "
-        "token of its own, which no text has",
+        "tag before each source line that selects the target language, such as <2de>: a token of its own; null: none",
         pattern=r"^<[A-Za-z0-9_-]{1,30}>$",
     )
 
 
 def check_together(corpora: Mapping[str, TaskCorpusConfig]) -> None:
-    """Makes sure that one model can learn from several corpora.
+    """Checks that one model can learn from several corpora.
 
     Raises:
-        ValueError: they differ in what a model has one of, or what one holds out, another trains on.
+        ValueError: they differ in a setting that a model has once, or one trains on lines that another holds out.
     """
     first_name, first = next(iter(corpora.items()))
     for name, corpus in corpora.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
-            raise ValueError(f"corpora: {name!r} is no name of a corpus; use small letters, digits and _")
+            raise ValueError(f"corpora: {name!r} is not a valid name of a corpus; use small letters, digits and _")
         for setting in ("kind", "cleaning", "line_end"):
             if getattr(corpus, setting) != getattr(first, setting):
-                raise ValueError(f"corpora.{name}.{setting}: is not that of {first_name}; one model needs one")
+                raise ValueError(
+                    f"corpora.{name}.{setting}: differs from that of {first_name}; one model needs the same for all"
+                )
         if corpus.target_token is not None and corpus.kind != "pairs":
-            raise ValueError(f"corpora.{name}.target_token: stands before the source of a pair; drop it")
+            raise ValueError(f"corpora.{name}.target_token: is for pairs only; remove it")
         if (corpus.target_token is None) != (first.target_token is None):
             raise ValueError("corpora: some have a target_token and others none; give one to each of them")
-    for (one_name, one), (name, other) in itertools.combinations(corpora.items(), 2):
-        is_split = any(corpus.split != SplitConfig(by=corpus.split.by) for corpus in (one, other))
-        by_line = one.kind == "text" or one.split.by == "line"
-        if is_split and one.train.files & other.train.files and not (one.split == other.split and by_line):
-            same = "shares" if one.kind == "text" else "shares and by: line"
+    for (first_name, first), (name, other) in itertools.combinations(corpora.items(), 2):
+        is_split = any(corpus.split != SplitConfig(by=corpus.split.by) for corpus in (first, other))
+        by_line = first.kind == "text" or first.split.by == "line"
+        if is_split and first.train.files & other.train.files and not (first.split == other.split and by_line):
+            same = "shares" if first.kind == "text" else "shares and by: line"
             raise ValueError(
-                f"corpora.{name}.split: its lines are also those of {one_name}; give both the same {same}, so that "
+                f"corpora.{name}.split: its lines are also those of {first_name}; give both the same {same}, so that "
                 "neither trains on what the other holds out"
             )
 
@@ -226,40 +239,44 @@ Symbol = Annotated[str, pydantic.Field(pattern=r"^<[A-Za-z0-9_-]{1,30}>$")]
 
 
 class TokenizerConfig(section.Section):
-    """How text becomes token ids."""
+    """The tokenizer."""
 
     kind: Literal["char", "word", "bpe", "unigram", "wordpiece"] = section.identity(
         "word",
-        "char; word (at spaces); bpe and unigram (on bytes, any text comes back exactly); wordpiece (of letters, "
-        "words cut at spaces)",
+        "char: characters; word: split at spaces; bpe, unigram: byte-level subwords, lossless; wordpiece: subwords of "
+        "words split at spaces",
     )
     load: tuple[str, ...] = section.identity(
         (),
-        "a ready tokenizer.json of the tokenizers library (wildcards allowed), in place of learning one: one file, or "
-        "of pairs that share none the source's and the target's; it must reserve <unk>, <pad>, <bos>, <eos> (of text "
-        "<unk> and, with line_end: eos, <eos>) in this order as special tokens with ids from 0",
+        "tokenizer.json files of the tokenizers library (wildcards allowed) to use instead of training one: one file, "
+        "or those of source and target where pairs share none; it must have <unk>, <pad>, <bos>, <eos> (for text <unk> "
+        "and, with line_end: eos, <eos>) as special tokens, in this order, with ids from 0",
     )
-    min_freq: int = section.identity(1, "rarer words become <unk> (char, word)", ge=1)
-    max_size: int | None = section.identity(None, "most entries, reserved ones included; subwords require it", ge=8)
+    min_freq: int = section.identity(
+        1, "least frequency in the training split; rarer characters or words become <unk>", ge=1
+    )
+    max_size: int | None = section.identity(
+        None, "largest vocabulary, special tokens included; required for subwords; null: unlimited", ge=8
+    )
     symbols: tuple[Symbol, ...] = section.identity(
         (),
-        "names such as [<num>, <url>] that are one token each wherever they stand in the text, and have an entry even "
-        "if they are rare; their ids follow the reserved ones",
+        "additional special tokens, such as [<num>, <url>], each one token wherever it occurs in the text, however "
+        "rare; their ids follow those of <unk> to <eos>",
     )
-    shared: bool = section.identity(False, "of pairs: one vocabulary for both sides")
+    shared: bool = section.identity(False, "one vocabulary for source and target")
     sample_bytes: int = section.identity(
-        1 << 26, "subwords are learnt from a seeded sample of at most so many bytes a side", ge=1024
+        1 << 26, "bytes of each side, sampled with the seed, from which subwords are learned", ge=1024
     )
 
     @property
     def counts_words(self) -> bool:
-        """Whether the vocabulary comes from counts of all words or characters."""
+        """True where the vocabulary is made from counts of all words or characters."""
         return self.kind in ("char", "word") and not self.load
 
     @pydantic.model_validator(mode="after")
     def _subwords_have_a_size(self) -> Self:
         if self.load and (self.min_freq > 1 or self.max_size is not None or self.kind != "word" or self.symbols):
-            raise ValueError("load: the vocabulary is that of the file; leave out kind, min_freq, max_size and symbols")
+            raise ValueError("load: the file has the vocabulary; leave out kind, min_freq, max_size and symbols")
         if len({*self.symbols, "<unk>", "<pad>", "<bos>", "<eos>"}) < len(self.symbols) + 4:
             raise ValueError("symbols: name each once, and none of <unk>, <pad>, <bos>, <eos>, which are reserved")
         if self.kind not in ("char", "word") and self.max_size is None:
@@ -270,9 +287,9 @@ class TokenizerConfig(section.Section):
 
 
 class ShardingConfig(section.Section):
-    """How the work of preparing is cut into parts."""
+    """Division of data preparation into parts."""
 
     statistics: bool = section.operational(
-        True, "word statistics of the training split, for the report: n-grams, Zipf exponents, lengths, coverage"
+        True, "statistics of the training split for the report: n-grams, Zipf exponents, lengths, coverage"
     )
-    part_size_bytes: int = section.identity(1 << 24, "bytes of text of one part, and so of one shard", ge=1024)
+    part_size_bytes: int = section.identity(1 << 24, "bytes of text of a part, and of a shard", ge=1024)

@@ -1,4 +1,4 @@
-"""What a rejected setting sounds like: one sentence that names it, says what is wrong, and what to do."""
+"""One-line messages for validation errors: the setting, the mistake, the remedy."""
 
 import difflib
 import json
@@ -95,32 +95,32 @@ SYNONYMS: Mapping[str, str] = {
 def refusal(
     invalid: pydantic.ValidationError, kind: type[section.Section], document: yaml_reader.Document, prefix: str
 ) -> errors.UsageError:
-    """Makes one line of what pydantic found: the first mistake, and how many more there are.
+    """Returns an error with the first mistake that pydantic reports, and the number of others.
 
     Args:
-        invalid: what the validation raised.
+        invalid: the error that validation raised.
         kind: the section that was validated.
-        document: the data, and where each value was written.
+        document: the data, with the position of each value.
         prefix: the name of the section with a dot, or nothing for a whole run.
     """
-    found: dict[yaml_reader.Path, list[ErrorDetails]] = {}
+    by_path: dict[yaml_reader.Path, list[ErrorDetails]] = {}
     for detail in sorted(invalid.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden"):
-        found.setdefault(_path(detail, document.data), []).append(detail)
-    # A union complains once for each of its members: what is wrong inside of one says more.
-    inner = [path for path in found if not any(path != other and other[: len(path)] == path for other in found)]
+        by_path.setdefault(_path(detail, document.data), []).append(detail)
+    # A union reports an error for each of its members: the innermost one says most.
+    inner = [path for path in by_path if not any(path != other and other[: len(path)] == path for other in by_path)]
     path = inner[0]
-    own = [detail for detail in found[path] if detail["type"] == "value_error"]
+    own = [detail for detail in by_path[path] if detail["type"] == "value_error"]
     if own:
         path, sentence = _own_sentence(str(own[0]["ctx"]["error"]), path, kind)
     else:
-        sentence = _sentence(found[path], path, kind, document)
+        sentence = _sentence(by_path[path], path, kind, document)
     name = f"{prefix}{yaml_reader.dotted(path)}: " if path else ""
     more = f" (and {len(inner) - 1} more)" if len(inner) > 1 else ""
     return errors.UsageError(f"{_where(path, document.marks)}: {name}{sentence}{more}")
 
 
 def _path(detail: ErrorDetails, data: Any) -> yaml_reader.Path:
-    """Leaves out what pydantic adds to a place: the names of the members of a union."""
+    """Returns the path of an error, without the names of union members that pydantic adds."""
     path: yaml_reader.Path = ()
     for position, step in enumerate(detail["loc"]):
         is_missing = detail["type"] == "missing" and position == len(detail["loc"]) - 1
@@ -140,7 +140,7 @@ def _where(path: yaml_reader.Path, marks: Mapping[yaml_reader.Path, yaml_reader.
 
 
 def _own_sentence(text: str, path: yaml_reader.Path, kind: type[section.Section]) -> tuple[yaml_reader.Path, str]:
-    """Splits a sentence of the schema's own validators into the setting that it begins with, if any, and the rest."""
+    """Splits a message of the schema's own validators into the setting that it begins with, if any, and the rest."""
     setting, colon, rest = text.partition(": ")
     full = (*path, *setting.split("."))
     name = _declared(full, kind)
@@ -201,12 +201,12 @@ def _unknown(path: yaml_reader.Path, kind: type[section.Section], document: yaml
 
 
 def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
-    """Returns what to write instead of an unknown name: a common synonym, or the nearest name, here or elsewhere.
+    """Returns the message for an unknown name: the meaning of a synonym, or the nearest name, here or elsewhere.
 
     Args:
-        name: without the sections that it was looked for in.
-        here: the names that are known there.
-        kind: of the whole that may have the name elsewhere.
+        name: the unknown name, without its section.
+        here: the names that its section has.
+        kind: the whole, whose other sections are searched, too.
     """
     if name in SYNONYMS:
         return f"is not a setting; did you mean {SYNONYMS[name]}?"
@@ -215,7 +215,7 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
         elsewhere.setdefault(known.rpartition(".")[2], known)
     if name in elsewhere:
         return f"is not a setting here; did you mean {elsewhere[name]}?"
-    # Of equally near names the one that is known here comes first.
+    # Of equally near names the one in the same section comes first.
     near = difflib.get_close_matches(name, here, n=1) + difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.75)
     if near:
         best = max(near, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio())
@@ -224,7 +224,7 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
 
 
 def _declared(path: yaml_reader.Path, kind: type[section.Section]) -> str:
-    """The name of a setting as the schema has it: without the names that users choose."""
+    """Returns the name of a setting as the schema has it: without the names that users choose."""
     every = [known for known, _, _ in section.roles(kind)]
     name = ""
     for step in path:

@@ -10,22 +10,22 @@ OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 
 class FusionConfig(section.Section):
-    """A language model that has a say in the choice of a translation."""
+    """Fusion of a translation model with a language model."""
 
-    run: str = section.operational(..., "root of the language model's run, or one checkpoint folder", min_length=1)
-    weight: section.Float = section.operational(0.2, "what its log-probabilities are multiplied by", gt=0)
+    run: str = section.operational(..., "root of the language model's run, or a checkpoint folder", min_length=1)
+    weight: section.Float = section.operational(0.2, "weight of the language model's log-probabilities", gt=0)
     when: Literal["search", "after"] = section.operational(
-        "search", "search: at each token (shallow fusion); after: the beam's finished translations are ranked anew"
+        "search", "search: shallow fusion, at each token; after: rescoring of the beam's finished translations"
     )
 
 
 class ShortlistConfig(section.Section):
-    """The target tokens that a line may use, learnt once from the run's training pairs."""
+    """Shortlist of target tokens for each line, learned once from the run's training pairs."""
 
     candidates: int = section.operational(
-        50, "target tokens for each source token: its likeliest translations by IBM model 1", ge=1
+        50, "target tokens per source token, its most likely translations by IBM model 1", ge=1
     )
-    always: int = section.operational(200, "so many of the most frequent target tokens besides", ge=1)
+    always: int = section.operational(200, "most frequent target tokens, which are in every shortlist", ge=1)
 
 
 def _top_k() -> Any:
@@ -108,13 +108,15 @@ class DecodingConfig(section.Section):
         if self.min_length >= self.max_length:
             raise ValueError("min_length: must be smaller than max_length")
         if self.batch_rows < self.rows_of_a_line:
-            raise ValueError("batch_rows: one line needs beam_size rows, num_best where they are drawn")
+            raise ValueError(
+                "batch_rows: one line needs beam_size rows, or num_best with method: sample; use at least as many"
+            )
         if self.coverage_penalty and self.fusion is not None and self.fusion.when == "after":
-            raise ValueError("coverage_penalty: what is ranked anew knows of no coverage; use fusion.when: search")
+            raise ValueError("coverage_penalty: rescoring has no coverage; use fusion.when: search")
         if self.method == "sample":
             for name in ("coverage_penalty", "fusion"):
                 if getattr(self, name):
-                    raise ValueError(f"{name}: ranks the translations of a search; draws are not ranked, leave it out")
+                    raise ValueError(f"{name}: ranks the hypotheses of beam search; with method: sample leave it out")
         _check_sampling(self, self.method)
         return self
 
@@ -149,7 +151,7 @@ class GenerationConfig(section.Section):
 
 
 def _check_sampling(settings: section.Section, method: str) -> None:
-    """Refuses what would have no effect: settings of sampling without sampling.
+    """Refuses settings of sampling that have no effect.
 
     A temperature of 1 changes nothing anywhere, and is accepted.
     """
@@ -160,69 +162,83 @@ def _check_sampling(settings: section.Section, method: str) -> None:
 
 
 class CacheConfig(section.Section):
-    """A neural cache: what followed a like state before is likely to follow again (Grave et al. 2017)."""
+    """Neural cache of recent tokens.
 
-    size: int = section.operational(2000, "so many of the last tokens are remembered", ge=1)
+    Source: Grave, Joulin and Usunier 2017, Improving Neural Language Models with a Continuous Cache.
+    """
+
+    size: int = section.operational(2000, "tokens in the cache, the last ones", ge=1)
     theta: section.Float = section.operational(
-        0.66, "how much the likeness of states counts; 0: every remembered token alike", ge=0
+        0.66, "flatness parameter: weight of the similarity of states; 0: all cached tokens count alike", ge=0
     )
     weight: section.Float = section.operational(
-        0.13, "share of the cache in the mixture, the paper's lambda", ge=0, lt=1
+        0.13, "weight of the cache in the mixture, the paper's lambda", ge=0, lt=1
     )
 
 
 class DynamicConfig(section.Section):
-    """Dynamic evaluation: the weights go on learning from what was scored (Krause et al. 2018)."""
+    """Dynamic evaluation: the weights adapt to the text that was scored.
+
+    Source: Krause et al. 2018, Dynamic Evaluation of Neural Sequence Models.
+    """
 
     rule: Literal["sgd", "rms"] = section.operational(
-        "rms", "rms: steps are scaled by the gradients of training text, read from the run's dataset; sgd: they are not"
+        "rms", "update rule; rms: scaled by the RMS gradients of training text, from the run's dataset; sgd: plain"
     )
-    learning_rate: section.Float = section.operational(5e-4, "of a step, one after each window; of sgd about 0.1", ge=0)
-    decay: section.Float = section.operational(0.02, "share of the way back to the trained weights", ge=0, le=1)
-    epsilon: section.Float = section.operational(1e-3, "of rms: added to what a step is divided by", gt=0)
-    window: int = section.operational(5, "tokens that a step learns from", ge=1)
-    statistics_windows: int = section.operational(200, "of rms: windows of training text that are measured", ge=1)
+    learning_rate: section.Float = section.operational(
+        5e-4, "learning rate of a step, one after each window; for sgd about 0.1", ge=0
+    )
+    decay: section.Float = section.operational(
+        0.02, "decay rate of the weights towards the trained ones, in each step", ge=0, le=1
+    )
+    epsilon: section.Float = section.operational(1e-3, "constant added to the denominator of a step, for rms", gt=0)
+    window: int = section.operational(5, "tokens of a window", ge=1)
+    statistics_windows: int = section.operational(
+        200, "windows of training text from which rms gradients are estimated", ge=1
+    )
 
 
 class ScoringConfig(section.Section):
-    """How text is scored."""
+    """Scoring of text, or of translations."""
 
-    unit: Literal["line", "stream"] = section.operational("line", "line: each line alone; stream: state carried on")
-    lanes: int = section.operational(1, "of stream: runs that the text is cut into, each from the zero state", ge=1)
-    part_lines: int = section.operational(2048, "lines of one part", ge=1)
-    batch_tokens: int = section.operational(4096, "tokens that are computed together", ge=1)
-    tokens: bool = section.operational(False, "store the score of each token")
+    unit: Literal["line", "stream"] = section.operational(
+        "line", "unit of scoring; line: each line on its own; stream: with the state carried from line to line"
+    )
+    lanes: int = section.operational(1, "parts of a stream, each scored from the zero state", ge=1)
+    part_lines: int = section.operational(2048, "lines of a part", ge=1)
+    batch_tokens: int = section.operational(4096, "tokens computed together", ge=1)
+    tokens: bool = section.operational(False, "scores of each token in the output")
     average_checkpoints: int = section.operational(
         1,
-        "mean of the weights of so many checkpoints of a run, as decoding.average_checkpoints has it; "
-        "set both alike to score with the weights that translate or generate",
+        "checkpoints of a run whose mean weights are used; the same number as in decoding or generation scores with "
+        "the weights that translate or generate",
         ge=1,
     )
     target_token: str | None = section.operational(
-        None, "of translations by a model of several directions: the target_token of the corpus that has the wanted one"
+        None, "target_token of the direction of given translations, for a model of several"
     )
-    cache: CacheConfig | None = section.operational(None, "of stream: a neural cache; null: none")
-    dynamic: DynamicConfig | None = section.operational(None, "of stream: dynamic evaluation; null: none")
+    cache: CacheConfig | None = section.operational(None, "neural cache, for unit: stream; null: none")
+    dynamic: DynamicConfig | None = section.operational(None, "dynamic evaluation, for unit: stream; null: none")
 
     @pydantic.model_validator(mode="after")
     def _only_streams_remember(self) -> Self:
         for name in ("cache", "dynamic"):
             if getattr(self, name) is not None and self.unit == "line":
-                raise ValueError(f"{name}: a line alone has nothing before it to remember; use unit: stream")
+                raise ValueError(f"{name}: needs the text before a line; use unit: stream")
         return self
 
 
 class ForecastingConfig(section.Section):
-    """How series are forecast."""
+    """Forecasting of series."""
 
     method: Literal["recursive", "direct"] = section.operational(
         "recursive",
-        "recursive: each forecast goes in as if it had been seen; direct: by the model's own output for that step",
+        "recursive: each forecast is an input of the next; direct: by the model's output for that step",
     )
-    horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead that are forecast from every time")
+    horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead to forecast, from every time")
 
     @pydantic.model_validator(mode="after")
     def _horizons_ahead(self) -> Self:
         if not self.horizons or min(self.horizons) < 1 or len(set(self.horizons)) < len(self.horizons):
-            raise ValueError("horizons: name different numbers of steps, 1 or more")
+            raise ValueError("horizons: must be different numbers of steps, at least 1")
         return self

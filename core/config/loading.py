@@ -1,4 +1,4 @@
-"""How a file of settings, and what the command line changes in it, becomes one checked configuration, and back."""
+"""Loading of configurations: a YAML file and overrides become one validated configuration."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class Change:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
-    """Reads a file of settings and applies overrides like `training.epochs=3`.
+    """Reads a configuration file and applies overrides like `training.epochs=3`.
 
     Raises:
         UsageError: the file cannot be read, or anything in it or in the overrides is wrong.
@@ -46,7 +46,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise errors.UsageError(f"{path}:{line}: is no valid UTF-8; save the file as UTF-8") from error
+        raise errors.UsageError(f"{path}:{line}: is not valid UTF-8; save the file as UTF-8") from error
     return parse(text, path, overrides)
 
 
@@ -69,7 +69,7 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
 
 
 def parse_stored(text: str, where: str) -> schema.RunConfig:
-    """Reads the settings that a run keeps, perhaps those of an older release, in silence.
+    """Reads the stored settings of a run, perhaps of an older release, without warnings.
 
     Raises:
         UsageError: the text is not that of a configuration.
@@ -89,7 +89,7 @@ def _read(text: str, where: str) -> yaml_reader.Document:
 
 
 def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Section:
-    """Changes one section by the overrides that begin with its name; those of other sections are left alone.
+    """Returns a section with the overrides that begin with its name; those of other sections are ignored.
 
     Raises:
         UsageError: an override is wrong, or names a section that does not exist.
@@ -128,7 +128,7 @@ def changed(old: schema.RunConfig, new: schema.RunConfig) -> list[Change]:
 def _changes(old: section.Section, new: section.Section, prefix: str, outer: section.Role) -> Iterator[Change]:
     fields = {**type(old).model_fields, **type(new).model_fields}
     for name, field in fields.items():
-        # What an operational section holds is operational, whatever it is elsewhere.
+        # Everything in an operational section is operational.
         role = outer if outer == "operational" else section.role_of(field)
         before, after = getattr(old, name, None), getattr(new, name, None)
         if isinstance(before, section.Section) and isinstance(after, section.Section):
@@ -167,7 +167,7 @@ def _checked(kind: type[_Section], document: yaml_reader.Document, prefix: str) 
 
 
 def _drop_sampling(settings: Any, overrides: Sequence[str], prefix: str) -> None:
-    """Leaves out what a section says of sampling, but for overrides, where an override chooses another method."""
+    """Removes a section's settings of sampling, except overrides, where an override chooses another method."""
     named = {override.partition("=")[0].strip(): override.partition("=")[2].strip() for override in overrides}
     if isinstance(settings, dict) and named.get(f"{prefix}.method", "sample") != "sample":
         for name in inference_settings.OF_SAMPLING:
@@ -179,12 +179,12 @@ def _target(override: str) -> tuple[str, ...]:
     name, equals, _ = override.partition("=")
     steps = tuple(name.strip().split("."))
     if not equals or not all(step.isidentifier() for step in steps):
-        raise errors.UsageError(f"--set {override!a}: is no setting with a value; write section.name=value")
+        raise errors.UsageError(f"--set {override!a}: is not a setting with a value; write section.name=value")
     return steps
 
 
 def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
-    """Puts the value of an override, which is YAML too, in its place; sections that are missing are made."""
+    """Sets the value of an override, which is YAML too; missing sections are created."""
     where = f"--set {override}" if override.isprintable() else f"--set {override!a}"
     path = _target(override)
     text = override.partition("=")[2]

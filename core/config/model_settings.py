@@ -11,64 +11,74 @@ Width = Annotated[int, pydantic.Field(ge=1, le=65536)]
 
 
 class RecurrentConfig(section.Section):
-    """What language models and sequence-to-sequence models share."""
+    """Settings that language models and sequence-to-sequence models share."""
 
     cell: Literal["rnn", "gru", "lstm", "lstm_peephole", "lstm_coupled", "lstm_no_output", "gru_coupled", "mgu"] = (
         section.identity(
             "lstm",
-            "the recurrent cell; lstm_peephole: the gates see the memory; lstm_coupled: input gate = 1 - forget gate; "
-            "lstm_no_output: the memory is the output; gru_coupled: reset gate = update gate; mgu: minimal gated unit",
+            "recurrent cell; lstm_peephole: gates see the memory; lstm_coupled: input gate = 1 - forget gate; "
+            "lstm_no_output: no output gate, the memory is the output; gru_coupled: reset gate = update gate; mgu: "
+            "minimal gated unit",
         )
     )
-    nonlinearity: Literal["tanh", "relu", "sigmoid", "identity"] = section.identity("tanh", "of cell: rnn")
+    nonlinearity: Literal["tanh", "relu", "sigmoid", "identity"] = section.identity(
+        "tanh", "activation function of the rnn cell"
+    )
     gru_reset: Literal["after", "before"] = section.identity(
         "after",
-        "of cell: gru; the reset gate is applied after the recurrent product (torch), or before (the documents)",
+        "position of the gru's reset gate: after the recurrent product, as in torch, or before it, as in Cho et al. "
+        "2014 and Dive into Deep Learning, section 9.1",
     )
-    biases: Literal["one", "two"] = section.identity("two", "of each gate; two: as torch has it, their sum counts")
-    num_layers: int = section.identity(1, "recurrent layers", ge=1, le=8)
+    biases: Literal["one", "two"] = section.identity(
+        "two", "biases of each gate; two: an input and a recurrent one that are added, as in torch"
+    )
+    num_layers: int = section.identity(1, "number of recurrent layers", ge=1, le=8)
     hidden_size: Width | tuple[Width, ...] = section.identity(
-        256, "units of a layer, or of each from the lowest, such as [512, 256]; of an encoder: in each direction"
+        256, "units of each layer, or a list from the lowest, such as [512, 256]; of an encoder in each direction"
     )
     connections: Literal["none", "residual", "highway", "dense"] = section.identity(
         "none",
-        "ways around layers. residual: a layer's output is added to that of the one below; highway: a learned gate "
-        "mixes the two; dense: a layer takes the outputs of all below",
+        "skip connections. residual: a layer's input is added to its output; highway: a learned gate mixes the two; "
+        "dense: a layer's input is the outputs of all layers below",
     )
-    layer_norm: bool = section.identity(False, "the output of every recurrent layer is normalised")
-    initial_state: Literal["zero", "learned"] = section.identity("zero", "what a text, or an encoder, starts from")
-    embedding_size: int = section.identity(256, "units of an embedding", ge=1, le=65536)
-    dropout: section.Float = section.identity(0.0, "between recurrent layers", ge=0, lt=1)
-    embedding_dropout: section.Float = section.identity(0.0, "on embeddings", ge=0, lt=1)
+    layer_norm: bool = section.identity(False, "layer normalisation of every recurrent layer's output")
+    initial_state: Literal["zero", "learned"] = section.identity("zero", "initial hidden state of a text or an encoder")
+    embedding_size: int = section.identity(256, "size of an embedding", ge=1, le=65536)
+    dropout: section.Float = section.identity(0.0, "dropout rate between recurrent layers", ge=0, lt=1)
+    embedding_dropout: section.Float = section.identity(0.0, "dropout rate of embeddings", ge=0, lt=1)
     word_dropout: section.Float = section.identity(
-        0.0, "of whole words: the embedding of a dropped one is zero wherever it occurs in a window", ge=0, lt=1
+        0.0,
+        "dropout rate of whole words; a dropped one has a zero embedding wherever it occurs in a window",
+        ge=0,
+        lt=1,
     )
     weight_dropout: section.Float = section.identity(
-        0.0, "of recurrent connections: the same are cut in all steps of a window", ge=0, lt=1
+        0.0, "DropConnect rate of recurrent weights, with one mask for all steps of a window", ge=0, lt=1
     )
-    output_dropout: section.Float = section.identity(0.0, "before the output layer", ge=0, lt=1)
+    output_dropout: section.Float = section.identity(0.0, "dropout rate before the output layer", ge=0, lt=1)
     locked_dropout: bool = section.identity(
-        False, "dropout, embedding_dropout and output_dropout drop the same units in all steps of a window"
+        False,
+        "variational dropout: one mask of dropout, embedding_dropout and output_dropout for all steps of a window",
     )
     scale_tied: bool = section.identity(
         True,
-        "tied embeddings are multiplied by the root of their size on their way in; false: for SGD with large rates",
+        "scaling of tied embeddings at the input by the square root of their size; false: for SGD with large rates",
     )
     initialization: Literal["torch", "xavier", "he", "orthogonal", "normal"] = section.identity(
         "torch",
-        "torch: the library's own; xavier, he: uniform by the size of a matrix; orthogonal: each gate; normal: N(0, "
-        "0.01). All but torch: biases zero; all but normal: untied embeddings N(0, 1)",
+        "initialization of weights. torch: torch's own; xavier, he: uniform, by the size of a matrix; orthogonal: for "
+        "each gate; normal: N(0, 0.01). All but torch: zero biases; all but normal: untied embeddings N(0, 1)",
     )
     recurrent_initialization: Literal["same", "orthogonal", "identity"] = section.identity(
-        "same", "of the matrices from state to gates; same: as initialization says"
+        "same", "initialization of the recurrent weights; same: by `initialization`"
     )
     forget_bias: section.Float | None = section.identity(
-        None, "first bias of the forget gate of lstm cells, such as 1; null: as initialization says"
+        None, "initial bias of the forget gate of lstm cells, such as 1; null: by `initialization`"
     )
 
     @property
     def cell_name(self) -> str:
-        """Names the cell with its variant."""
+        """Name of the cell with its variant."""
         if self.cell == "rnn" and self.nonlinearity != "tanh":
             return f"rnn_{self.nonlinearity}"
         return "gru_before" if self.gru_reset == "before" else self.cell
@@ -107,11 +117,13 @@ class LanguageModelConfig(RecurrentConfig):
 
     kind: Literal["language_model"] = section.identity(..., "language_model")
     direction: ngram_settings.Direction = ngram_settings.direction()
-    input: Literal["embedding", "one_hot"] = section.identity("embedding", "one_hot: as the documents feed characters")
-    tie_embeddings: bool = section.identity(False, "the output layer uses the embedding's weights")
+    input: Literal["embedding", "one_hot"] = section.identity(
+        "embedding", "input of tokens: a learned embedding, or one-hot vectors"
+    )
+    tie_embeddings: bool = section.identity(False, "output layer with the embedding's weights")
     adaptive_cutoffs: tuple[int, ...] = section.identity(
         (),
-        "adaptive softmax: the ids at which bands of rarer words begin, such as [4000, 20000]; empty: none",
+        "first ids of the bands of rarer words of an adaptive softmax, such as [4000, 20000]; empty: full softmax",
         strict=False,  # a validator that runs before has made a list of it
     )
 
@@ -120,9 +132,9 @@ class LanguageModelConfig(RecurrentConfig):
     def _is_causal(cls, settings: Any) -> Any:
         if isinstance(settings, dict) and settings.get("bidirectional"):
             raise ValueError(
-                "bidirectional: a language model that predicts what comes next must not have read it; drop the setting"
+                "bidirectional: a language model must not see the tokens that it predicts; remove the setting"
             )
-        # What a validator has looked at no longer counts as JSON, in which a list may stand for a tuple.
+        # After a validator the data is no longer JSON to pydantic, which then refuses a list for a tuple.
         plain = settings.items() if isinstance(settings, dict) else ()
         return {name: tuple(value) if isinstance(value, list) else value for name, value in plain} or settings
 
@@ -130,7 +142,7 @@ class LanguageModelConfig(RecurrentConfig):
     def _output_fits(self) -> Self:
         cutoffs = (0, *self.adaptive_cutoffs)
         if any(stop <= start for start, stop in itertools.pairwise(cutoffs)):
-            raise ValueError("adaptive_cutoffs: must grow from one to the next, from 1 on")
+            raise ValueError("adaptive_cutoffs: must increase, from at least 1")
         if self.tie_embeddings and self.input == "one_hot":
             raise ValueError("tie_embeddings: a one-hot input has no embedding to share; use input: embedding")
         return self
@@ -140,41 +152,43 @@ class Seq2SeqConfig(RecurrentConfig):
     """A recurrent encoder and decoder."""
 
     kind: Literal["seq2seq"] = section.identity(..., "seq2seq")
-    bidirectional: bool = section.identity(False, "the encoder reads in both directions")
+    bidirectional: bool = section.identity(False, "bidirectional encoder")
     bidirectional_layers: int | None = section.identity(
-        None, "of a bidirectional encoder, the lowest layers that do so; null: all", ge=1, le=8
+        None, "number of bidirectional layers, the lowest ones; null: all", ge=1, le=8
     )
     backward_hidden_size: int | None = section.identity(
-        None, "units of a layer that reads backward; null: as many as forward", ge=1, le=65536
+        None, "units of a backward layer; null: as many as forward", ge=1, le=65536
     )
     decoder_num_layers: int | None = section.identity(
-        None, "layers of the decoder; null: as many as the encoder", ge=1, le=8
+        None, "number of decoder layers; null: as many as the encoder", ge=1, le=8
     )
     decoder_hidden_size: Width | tuple[Width, ...] | None = section.identity(
-        None, "units of a decoder layer, or of each; null: as wide as the encoder's output"
+        None, "units of each decoder layer, or a list; null: the size of the encoder's output"
     )
     bridge: Literal["final", "mean"] = section.identity(
-        "final", "the decoder starts from the encoder's final states, or from the mean of its outputs"
+        "final", "initial state of the decoder: from the encoder's final states, or from the mean of its outputs"
     )
     attention: Literal["none", "additive", "dot", "scaled_dot", "general"] = section.identity(
         "none",
-        "how the decoder looks at the source. additive: Bahdanau; dot: Luong, through a linear map where sizes differ; "
-        "scaled_dot: divided by the root of the size; general: always through a linear map",
+        "attention of the decoder over the source. additive: Bahdanau et al. 2015; dot: Luong et al. 2015, with a "
+        "linear map where sizes differ; scaled_dot: divided by the square root of the size; general: always "
+        "a linear map",
     )
     coverage_attention: bool = section.identity(
         False,
-        "the score of a source position depends on how much attention it has had so far (Tu et al.; See et al.); of "
-        "attention: additive or general",
+        "dependence of additive or general attention on the attention that a position has received so far (Tu et al. "
+        "2016; See et al. 2017)",
     )
     context: Literal["input", "output", "feed"] = section.identity(
         "output",
-        "input: the context (without attention: the encoder's last state) enters every decoder step beside the "
-        "embedding (Bahdanau; Cho); output: it joins after the recurrent layers (Luong; without attention none does); "
-        "feed: as output, and enters the next "
-        "step (Luong's input feeding)",
+        "place of the context vector. input: beside the embedding of every decoder step (Bahdanau et al. 2015; without "
+        "attention the encoder's last state, Cho et al. 2014); output: after the recurrent layers (Luong et al. 2015; "
+        "without attention none); feed: as output, and beside the next embedding (their input feeding)",
     )
     tie_embeddings: Literal["none", "target", "all"] = section.identity(
-        "none", "target: output layer and target embedding are one; all: the source embedding too (shared vocabulary)"
+        "none",
+        "shared weights of output layer and embeddings. target: the target embedding; all: the source embedding too, "
+        "which needs a shared vocabulary",
     )
 
     @pydantic.model_validator(mode="after")
@@ -207,5 +221,5 @@ ModelConfig = NetworkConfig | ngram_settings.NgramConfig | autoregressive_settin
 
 
 def reads_backward(config: ModelConfig) -> bool:
-    """Whether a model reads text from its end to its beginning."""
+    """Returns whether a model reads text from its end to its beginning."""
     return isinstance(config, LanguageModelConfig | ngram_settings.NgramConfig) and config.direction == "backward"

@@ -1,4 +1,4 @@
-"""Settings of learning from several corpora at once: each of them is a task of the one model."""
+"""Settings of learning from several corpora at once (multi-task learning)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,37 +7,38 @@ from core.config import section
 
 
 class MultitaskConfig(section.Section):
-    """What is done where the gradients of tasks disagree.
+    """Treatment of conflicting gradients of corpora.
 
-    Anything but the defaults has the gradient of each task computed on its own: a copy of the weights' size, and an
-    exchange between workers, for each.
+    With anything but the defaults the gradient of each corpus is computed on its own, which costs memory of the size
+    of the weights, and an all-reduce, for each.
     """
 
     projection: Literal["none", "pcgrad"] = section.identity(
-        "none", "pcgrad: what of a task's gradient runs against another task's is taken out of it before they are added"
+        "none",
+        "pcgrad: projection of each gradient onto the normal plane of those that it conflicts with (Yu et al. 2020)",
     )
     detached: dict[str, tuple[str, ...]] = section.identity(
-        {}, "by corpus: beginnings of the names of weights that it does not train, such as encoder"
+        {}, "prefixes of names of weights that a corpus does not train, such as encoder, by corpus"
     )
     record_cosines: bool = section.schedule(
-        False, "the run record has the cosine of the angle between the gradients of each two tasks"
+        False, "cosine similarities between the gradients of corpora, in the run log"
     )
 
     @property
     def separates(self) -> bool:
-        """Whether the gradient of each task is needed on its own."""
+        """True where the gradient of each corpus is needed on its own."""
         return self.projection != "none" or bool(self.detached) or self.record_cosines
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """Shares whole things out in proportion to weights: at least one each, and all of them where there are enough.
+    """Divides a whole number in proportion to weights: at least 1 each, and all of it where that is enough.
 
     Each share differs from the exact one by less than 1, but for those that are raised to 1.
     """
     exact = [total * weight / sum(weights) for weight in weights]
-    found = [max(1, int(share)) for share in exact]
+    result = [max(1, int(share)) for share in exact]
     # What is left goes to the largest remainders; of equal ones to the first.
-    by_remainder = sorted(range(len(weights)), key=lambda number: found[number] - exact[number])
-    for number in by_remainder[: max(0, total - sum(found))]:
-        found[number] += 1
-    return found
+    by_remainder = sorted(range(len(weights)), key=lambda number: result[number] - exact[number])
+    for number in by_remainder[: max(0, total - sum(result))]:
+        result[number] += 1
+    return result

@@ -1,4 +1,4 @@
-"""Settings of n-gram models, and what they share with other language models."""
+"""Settings of n-gram models, and the reading direction of all language models."""
 
 from typing import Any, Literal, Self
 
@@ -10,29 +10,29 @@ Direction = Literal["forward", "backward"]
 
 
 def direction() -> Any:
-    """The setting of every language model that says from where it reads."""
+    """Returns the setting of the reading direction."""
     return section.identity(
         "forward",
-        "backward: text is read from its end to its beginning, each token given those after it; generate then writes "
-        "what stands before an --ending",
+        "reading direction; backward: from the end of the text, each token given those after it, so that generate "
+        "continues an --ending towards the beginning",
     )
 
 
 class NgramConfig(section.Section):
-    """A model that counts: the next token given the `order - 1` before it."""
+    """An n-gram model: the next token given the `order - 1` before it."""
 
     kind: Literal["ngram"] = section.identity(..., "ngram")
-    order: int = section.identity(
-        5, "tokens of the longest run that is counted, the predicted one included", ge=1, le=5
-    )
+    order: int = section.identity(5, "tokens of the longest n-gram, the predicted one included", ge=1, le=5)
     direction: Direction = direction()
     smoothing: Literal["kneser_ney", "laplace", "good_turing"] = section.identity(
         "kneser_ney",
-        "kneser_ney: interpolated, modified (three discounts an order); laplace: small constants, falling back to "
-        "single tokens, as the documents print it; good_turing: Katz back-off",
+        "smoothing. kneser_ney: interpolated modified Kneser-Ney, three discounts per order (Chen and Goodman 1999); "
+        "laplace: additive constants, falling back to single tokens, as in Dive into Deep Learning, section 8.3; "
+        "good_turing: Katz back-off (Katz 1987)",
     )
     epsilons: tuple[section.Float, ...] = section.identity(
-        (1.0,), "of laplace: the constants of orders 1, 2, …, the last for all above; 0: relative frequencies"
+        (1.0,),
+        "additive constants of laplace smoothing for orders 1, 2, …, the last for all above; 0: relative frequencies",
     )
 
     @pydantic.model_validator(mode="after")

@@ -95,7 +95,7 @@ def translate(document: yaml_reader.Document, is_stored: bool = False, replaces:
     """Brings the data of a whole configuration to today's names, in place; new names are left as they are.
 
     Args:
-        document: the data, and where each value was written.
+        document: the data, with the position of each value.
         is_stored: nothing is logged, and what has no effect is dropped.
         replaces: a value by an old name replaces one by the new name; for overrides, which come after the file.
 
@@ -214,7 +214,7 @@ def _move(
 def _is_dropped(
     data: Mapping[str, Any], old: yaml_reader.Path, new: yaml_reader.Path, value: Any, is_stored: bool
 ) -> bool:
-    """Whether an old setting has no effect with the chosen kind, and may be left out."""
+    """Returns whether an old setting has no effect with the chosen kind, and may be left out."""
     group = GROUPS.get(yaml_reader.dotted(new[:-1]))
     if group is None:
         return False

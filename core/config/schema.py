@@ -1,4 +1,4 @@
-"""A whole run's settings: typed, frozen and described. `section` says what the roles of a setting mean."""
+"""Settings of a whole run, typed, frozen and described; `section` explains the roles."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -11,8 +11,8 @@ from core.config import corpus_settings, inference_settings, model_settings, sec
 class WorkerRange(section.Section):
     """An elastic number of workers."""
 
-    min: int = section.operational(1, "fewest", ge=1)
-    max: int = section.operational(1, "most", ge=1)
+    min: int = section.operational(1, "fewest workers", ge=1)
+    max: int = section.operational(1, "most workers", ge=1)
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -22,18 +22,22 @@ class WorkerRange(section.Section):
 
 
 class ClusterConfig(section.Section):
-    """Where the work runs."""
+    """The Ray cluster, and the workers of a stage."""
 
-    address: str = section.operational("auto", "auto, local, none (this process) or host:port")
-    num_workers: int | WorkerRange = section.operational(2, "workers of a stage, or {min, max} for elastic training")
-    use_gpu: bool = section.operational(False, "a GPU for each worker")
-    cpus_per_worker: int = section.operational(1, "cores, and threads, of a worker", ge=1)
-    max_failures: int = section.operational(3, "restarts of a training group; attempts of a part less one", ge=0)
+    address: str = section.operational(
+        "auto",
+        "Ray cluster: auto (that of RAY_ADDRESS or of the surrounding job, else a local one), local, none (no Ray: in "
+        "this process), or host:port",
+    )
+    num_workers: int | WorkerRange = section.operational(2, "workers of a stage; {min, max} for elastic training")
+    use_gpu: bool = section.operational(False, "one GPU per worker")
+    cpus_per_worker: int = section.operational(1, "cores and threads of a worker", ge=1)
+    max_failures: int = section.operational(3, "restarts of the training workers; retries of a part", ge=0)
     part_timeout_s: section.Float = section.operational(
-        3600.0, "a part that takes longer is given to another worker", gt=0
+        3600.0, "seconds before a part is given to another worker", gt=0
     )
     collective_timeout_s: section.Float = section.operational(
-        120.0, "a rank that is silent for longer ends the group", gt=0
+        120.0, "seconds of silence of a rank before its worker group is ended", gt=0
     )
 
     @property
@@ -51,66 +55,67 @@ class ClusterConfig(section.Section):
 
 
 class ComputeConfig(section.Section):
-    """How numbers are computed."""
+    """Numerical precision and libraries."""
 
     precision: Literal["auto", "fp32", "bf16", "int8"] = section.operational(
         "auto",
-        "auto: bf16 where the device has it; kept by a resume and by inference from the run; int8: inference on a CPU",
+        "precision of computation; auto: bf16 where the device supports it, kept by a resume and by inference from the "
+        "run; int8: for inference on a CPU",
     )
     matmul: Literal["auto", "default", "onednn"] = section.operational(
-        "auto", "which library multiplies fp32 matrices on a CPU; auto: onednn on an AMD CPU without AMX"
+        "auto", "library of fp32 matrix products on a CPU; auto: onednn on an AMD CPU without AMX, else default"
     )
 
 
 class TelemetryConfig(section.Section):
-    """What is exported."""
+    """Export of metrics."""
 
-    metrics_port: int = section.operational(0, "port of the metrics exporter; 0: any free one", ge=0, le=65535)
-    metrics_host: str = section.operational("127.0.0.1", "address that it listens on")
-    pushgateway: str | None = section.operational(None, "http://host:port that the final metrics are pushed to")
+    metrics_port: int = section.operational(0, "port of the metrics exporter; 0: any free port", ge=0, le=65535)
+    metrics_host: str = section.operational("127.0.0.1", "address of the metrics exporter")
+    pushgateway: str | None = section.operational(
+        None, "http://host:port of a Pushgateway for the final metrics; null: none"
+    )
     linger_s: section.Float = section.operational(
-        0.0, "the exporter stays so long after the end, to be scraped once more", ge=0
+        0.0, "seconds that the exporter runs on after the end, for a last scrape", ge=0
     )
     tensorboard: bool = section.operational(
-        False, "event files for TensorBoard, too, in tensorboard/, with each checkpoint; needs the extra of that name"
+        False, "TensorBoard event files in tensorboard/, with each checkpoint; needs the extra of that name"
     )
 
 
 class RunConfig(section.Section):
-    """A whole run: what `jobs` reads from one YAML file."""
+    """A whole run, as one YAML file has it."""
 
-    name: str = section.identity(..., "identifies the run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    root: str = section.operational(..., "folder or URL that everything of this run lies below", min_length=1)
-    seed: int = section.identity(1, "of every random choice", ge=0, lt=1 << 63)
-    corpus: corpus_settings.CorpusConfig | None = section.identity(None, "the input text")
+    name: str = section.identity(..., "name of the run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    root: str = section.operational(
+        ..., "folder or URL of the run: dataset, checkpoints, outputs, report", min_length=1
+    )
+    seed: int = section.identity(1, "seed of all random choices", ge=0, lt=1 << 63)
+    corpus: corpus_settings.CorpusConfig | None = section.identity(None, "corpus to learn from")
     corpora: dict[str, corpus_settings.TaskCorpusConfig] = section.identity(
-        {}, "instead of corpus: several, by name, that one model learns from at the same time; each is a task"
+        {}, "several corpora, by name, that one model learns from at the same time, instead of corpus"
     )
-    tokenizer: corpus_settings.TokenizerConfig = section.identity(
-        corpus_settings.TokenizerConfig(), "how text becomes token ids"
-    )
+    tokenizer: corpus_settings.TokenizerConfig = section.identity(corpus_settings.TokenizerConfig(), "tokenizer")
     sharding: corpus_settings.ShardingConfig = section.identity(
-        corpus_settings.ShardingConfig(), "how preparing is cut into parts"
+        corpus_settings.ShardingConfig(), "division of data preparation into parts"
     )
-    model: model_settings.ModelConfig = section.identity(..., "the model", discriminator="kind")
-    training: training_settings.TrainingConfig = section.identity(
-        training_settings.TrainingConfig(), "how it is trained"
-    )
+    model: model_settings.ModelConfig = section.identity(..., "model", discriminator="kind")
+    training: training_settings.TrainingConfig = section.identity(training_settings.TrainingConfig(), "training")
     decoding: inference_settings.DecodingConfig = section.operational(
-        inference_settings.DecodingConfig(), "how it is decoded"
+        inference_settings.DecodingConfig(), "translation"
     )
     generation: inference_settings.GenerationConfig = section.operational(
         inference_settings.GenerationConfig(), "generation of text"
     )
     scoring: inference_settings.ScoringConfig = section.operational(
-        inference_settings.ScoringConfig(), "how text is scored"
+        inference_settings.ScoringConfig(), "scoring of text"
     )
     forecasting: inference_settings.ForecastingConfig = section.operational(
-        inference_settings.ForecastingConfig(), "how series are forecast"
+        inference_settings.ForecastingConfig(), "forecasting of series"
     )
-    cluster: ClusterConfig = section.operational(ClusterConfig(), "where the work runs")
-    compute: ComputeConfig = section.operational(ComputeConfig(), "how numbers are computed")
-    telemetry: TelemetryConfig = section.operational(TelemetryConfig(), "what is exported")
+    cluster: ClusterConfig = section.operational(ClusterConfig(), "cluster and workers")
+    compute: ComputeConfig = section.operational(ComputeConfig(), "precision and libraries")
+    telemetry: TelemetryConfig = section.operational(TelemetryConfig(), "export of metrics")
 
     @property
     def tasks(self) -> dict[str, corpus_settings.CorpusConfig]:
@@ -124,16 +129,16 @@ class RunConfig(section.Section):
         return next(iter(self.tasks.values())).kind
 
     def of_dataset(self, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The settings that decide a dataset, in the words of a program that has `stored` those of an older one.
+        """Returns the settings that identify a dataset, in the form of `stored`, perhaps of an older release.
 
-        Where its sources lie is not among them, nor how much of each corpus goes into a batch.
+        The locations of sources and the weights of corpora are not among them.
         """
         deciding = section.deciding(self) if stored is None else section.deciding_then(self, stored)
         names = ("corpora" if self.corpora else "corpus", "tokenizer", "sharding", "seed")
-        found = {name: deciding[name] for name in names if name in deciding}
-        for corpus in found.get("corpora", {}).values():
+        settings = {name: deciding[name] for name in names if name in deciding}
+        for corpus in settings.get("corpora", {}).values():
             corpus.pop("weight", None)
-        return {"corpus": found["corpus"]} if self.corpus_kind == "series" else found
+        return {"corpus": settings["corpus"]} if self.corpus_kind == "series" else settings
 
     @pydantic.model_validator(mode="after")
     def _corpora_fit(self) -> Self:
@@ -142,17 +147,17 @@ class RunConfig(section.Section):
         multitask = self.training.multitask
         if self.corpus is not None:
             if multitask.separates:
-                raise ValueError("training.multitask: means nothing with a single corpus; name several as corpora")
+                raise ValueError("training.multitask: has no effect with a single corpus; name several as corpora")
             return self
         corpus_settings.check_together(self.corpora)
         if self.model.kind in ("ngram", "autoregressive"):
             raise ValueError(f"corpora: a {self.model.kind} learns from a single corpus; name it as corpus")
         if self.tokenizer.load and any(corpus.target_token is not None for corpus in self.corpora.values()):
-            raise ValueError("tokenizer.load: a ready tokenizer knows no target_token; have one learned")
+            raise ValueError("tokenizer.load: a given tokenizer has no target_token; train one instead")
         if any(corpus.target_token in self.tokenizer.symbols for corpus in self.corpora.values()):
-            raise ValueError("tokenizer.symbols: a target_token is no part of a text; give the symbol another name")
+            raise ValueError("tokenizer.symbols: a target_token never occurs in a text; give the symbol another name")
         if unknown := sorted(multitask.detached.keys() - self.corpora.keys()):
-            raise ValueError(f"training.multitask.detached: {unknown[0]!r} is none of {', '.join(self.corpora)}")
+            raise ValueError(f"training.multitask.detached: {unknown[0]!r} is not one of {', '.join(self.corpora)}")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -163,28 +168,30 @@ class RunConfig(section.Section):
         if (self.model.kind == "autoregressive") != (kind == "series"):
             raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
         if kind == "series" and self.training.batch_lines is None:
-            raise ValueError("training: a series needs batch_lines, the examples of a batch")
+            raise ValueError("training: a series needs batch_lines, the number of examples of a batch; add it")
         if foreign := self.training.foreign(kind):
-            raise ValueError(f"training.{foreign}: means nothing for a corpus of {kind}; drop it")
+            raise ValueError(f"training.{foreign}: has no effect for a corpus of {kind}; remove it")
         has_validation = any(corpus.valid is not None or corpus.split.valid > 0 for corpus in self.tasks.values())
         if not has_validation and (asking := self.training.needs_validation):
             raise ValueError(f"training.{asking}: needs validation lines; name corpus.valid, or set corpus.split.valid")
         if self.compute.precision == "int8":
-            raise ValueError("compute.precision: nothing is trained in int8; give it to translate or score by --set")
+            raise ValueError("compute.precision: int8 is for inference only; use it with translate or score, by --set")
         is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs
         if is_adaptive and self.training.label_smoothing:
-            raise ValueError("training.label_smoothing: an adaptive output layer has none; drop it or adaptive_cutoffs")
+            raise ValueError(
+                "training.label_smoothing: does not work with adaptive softmax; remove it, or model.adaptive_cutoffs"
+            )
         batches = (self.training.batch_tokens, self.training.batch_lines)
         if kind == "pairs" and batches == (None, None):
-            raise ValueError("training: pairs need batch_tokens or batch_lines")
+            raise ValueError("training: pairs need batch_tokens or batch_lines; add one")
         if kind == "text" and batches != (None, None):
-            raise ValueError("training: text is batched by num_lanes and window; drop batch_tokens and batch_lines")
+            raise ValueError("training: text is batched by num_lanes and window; remove batch_tokens and batch_lines")
         if self.training.bpe_dropout and self.tokenizer.kind != "bpe" and not self.tokenizer.load:
-            raise ValueError("training.bpe_dropout: only merges can be left out; use tokenizer.kind: bpe")
+            raise ValueError("training.bpe_dropout: drops merges, which only BPE has; use tokenizer.kind: bpe")
         if self.model.kind == "seq2seq" and self.model.tie_embeddings == "all" and not self.tokenizer.shared:
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
-            raise ValueError("training: an ngram is counted, not trained step by step; leave the section out")
+            raise ValueError("training: an ngram is counted, not trained in steps; leave the section out")
         weights = [corpus.weight for corpus in self.corpora.values()] or [1.0]
         fewest = min(settings.num_lanes for settings in self.training.shared_out(weights))
         if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > fewest:

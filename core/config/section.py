@@ -1,9 +1,8 @@
-"""What a setting is: its type, its role and its description.
+"""Sections of settings: types, roles and descriptions.
 
-Each setting plays one of three roles. An *identity* setting decides what the run is: with another value it
-is another run and needs another root. A *schedule* setting may change when a run is resumed; the change is
-logged and kept in `run.json`. An *operational* setting says where and how the work is done, never what
-comes out, and is free.
+Each setting has one of three roles. An *identity* setting identifies the run: another value needs another root. A
+*schedule* setting may change when a run is resumed; the change is logged and kept in `run.json`. An *operational*
+setting concerns where and how the work is done, never its result, and may change at any time.
 """
 
 import re
@@ -18,7 +17,7 @@ ANY = "NAME"
 
 
 def parse_float(value: object) -> object:
-    """Returns the number that a text of digits stands for; other values as they are.
+    """Returns the number that a text of digits means; other values unchanged.
 
     YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one.
     """
@@ -35,22 +34,22 @@ def _setting(role: Role, default: Any, description: str, limits: dict[str, Any])
 
 
 def identity(default: Any, description: str, **limits: Any) -> Any:
-    """A setting that decides what the run is."""
+    """Returns a setting that identifies the run."""
     return _setting("identity", default, description, limits)
 
 
 def schedule(default: Any, description: str, **limits: Any) -> Any:
-    """A setting that may change on a resume, and is then logged."""
+    """Returns a setting that may change on a resume, which is logged."""
     return _setting("schedule", default, description, limits)
 
 
 def operational(default: Any, description: str, **limits: Any) -> Any:
-    """A setting that changes nothing in what comes out."""
+    """Returns a setting that does not change results."""
     return _setting("operational", default, description, limits)
 
 
 class Section(pydantic.BaseModel):
-    """A group of settings: immutable, and closed to names that it does not know."""
+    """A group of settings: immutable; unknown names are refused."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -62,7 +61,7 @@ def role_of(field: FieldInfo) -> Role:
 
 
 def deciding(settings: Section) -> dict[str, Any]:
-    """Returns, as JSON, the settings that decide what comes out: all but the operational ones."""
+    """Returns, as JSON, the settings that determine results: all but the operational ones."""
     content = settings.model_dump(mode="json")
     for name, field in type(settings).model_fields.items():
         inner = getattr(settings, name)
@@ -76,10 +75,10 @@ def deciding(settings: Section) -> dict[str, Any]:
 
 
 def deciding_then(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `deciding` would have said when `stored` was written, perhaps by an older program.
+    """Returns `deciding` in the form of `stored`, which an older release may have written.
 
-    A setting that `stored` does not know is younger: what was done then is what its default does now, so it is left
-    out where it has its default. Equal to `stored` if and only if nothing that decides has changed.
+    A setting that `stored` does not have is younger; its default does what was done then, so it is left out where it
+    has its default. The result equals `stored` if and only if no setting that determines results has changed.
     """
     content = deciding(settings)
     for name, field in type(settings).model_fields.items():
@@ -102,7 +101,7 @@ def deciding_then(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any
 def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Role, str]]:
     """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration.
 
-    Sections that have names of the user's choice stand under `ANY`.
+    `ANY` takes the place of names that users choose.
     """
     for name, field in section.model_fields.items():
         inner = [kind for kind in _classes_in(field.annotation) if issubclass(kind, Section)]
@@ -115,12 +114,12 @@ def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple
 
 def members(kind: type[Section], path: Sequence[str | int]) -> list[type[Section]]:
     """Returns the sections that may stand at a path below another: several where there is a choice of kinds."""
-    found = [kind]
+    sections = [kind]
     for step in path:
-        annotations = [member.model_fields[step].annotation for member in found if step in member.model_fields]
-        # A name that the user chose is none of the schema's, nor is a number in a list.
+        annotations = [member.model_fields[step].annotation for member in sections if step in member.model_fields]
+        # Names that users choose, and indices of lists, are not in the schema.
         if annotations:
-            found = list(
+            sections = list(
                 dict.fromkeys(
                     inner
                     for annotation in annotations
@@ -128,7 +127,7 @@ def members(kind: type[Section], path: Sequence[str | int]) -> list[type[Section
                     if issubclass(inner, Section)
                 )
             )
-    return found
+    return sections
 
 
 def kinds_of(kind: type[Section]) -> list[str]:

@@ -1,7 +1,7 @@
-"""How YAML text becomes plain data, strictly, with the place where each value was written.
+"""Strict YAML reader, with the position of each value.
 
-Only what JSON can say gets through: tags, aliases, merges, dates and numbers in odd notations are refused, since
-each has surprised somebody (`no` is a truth value, `012` is ten, `1:30` is ninety).
+Only values that JSON can express are accepted: tags, aliases, merges, dates and numbers in odd notations are refused,
+since each of them surprises (`no` is a boolean, `012` is ten, `1:30` is ninety).
 """
 
 import math
@@ -23,27 +23,29 @@ Path = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """Where a value was written, and how."""
+    """Position of a value, and its text."""
 
     where: str
     written: str
 
 
 class Document(NamedTuple):
-    """Plain data, and the mark of each value by its path."""
+    """Plain data, with the mark of each value by its path."""
 
     data: Any
     marks: dict[Path, Mark]
 
 
 def read(text: str, where: str, numbered: bool = True) -> Document:
-    """Reads YAML; `numbered` adds the line to the places in errors.
+    """Reads YAML; `numbered` adds line numbers to errors.
 
     Raises:
-        UsageError: the text is no YAML, or more than JSON can say.
+        UsageError: the text is not valid YAML, or has values that JSON cannot express.
     """
     if len(text) > MAX_BYTES:
-        raise errors.UsageError(f"{where}: is larger than {MAX_BYTES} bytes; this is no file of settings")
+        raise errors.UsageError(
+            f"{where}: is larger than {MAX_BYTES} bytes, so it is not a configuration file; check the path"
+        )
     reader = _Reader(where, numbered)
     try:
         text.encode()
@@ -54,21 +56,21 @@ def read(text: str, where: str, numbered: bool = True) -> Document:
         finally:
             loader.dispose()
     except UnicodeEncodeError as error:
-        raise errors.UsageError(f"{where}: holds bytes that are no valid UTF-8; save it as UTF-8") from error
+        raise errors.UsageError(f"{where}: has bytes that are not valid UTF-8; save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and numbered else where
+        position = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and numbered else where
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise errors.UsageError(f"{place}: is no valid YAML ({what}); check indents, colons and quotes") from error
+        raise errors.UsageError(f"{position}: is not valid YAML ({what}); check indents, colons and quotes") from error
     except yaml.YAMLError as error:
         what = " ".join(str(error).split())
-        raise errors.UsageError(f"{where}: is no valid YAML ({what}); remove odd characters") from error
+        raise errors.UsageError(f"{where}: is not valid YAML ({what}); remove odd characters") from error
     data = reader.value(node, ()) if node is not None else None
     return Document(data, reader.marks)
 
 
 class _Composer(yaml.SafeLoader):
-    """Builds nodes as the library does, but refuses aliases, tags and deep nesting on sight."""
+    """Builds nodes as the library does, but refuses aliases, tags and deep nesting."""
 
     def __init__(self, text: str, reader: "_Reader") -> None:
         super().__init__(text)
@@ -139,7 +141,9 @@ class _Reader:
                 return float(written)
             case "int" | "float":
                 short = written if len(written) <= 30 else f"{written[:27]}..."
-                raise self.refusal(node, f"{short} is no plain, finite decimal number; write one, or quote text", path)
+                raise self.refusal(
+                    node, f"{short} is not a plain, finite decimal number; write one, or quote text", path
+                )
             case "timestamp":
                 raise self.refusal(node, f"{written} reads as a date; quote it: '{written}'", path)
             case _:

@@ -1,4 +1,4 @@
-"""Laws of settings: what is written back reads as equal, and every mistake is one line that says what to do."""
+"""Loading: a dumped configuration reads as equal, and every mistake is one line with the remedy."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def refused(text: str, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize("text", [BASE, PAIRS, "\ufeff" + BASE])
-def test_what_is_dumped_reads_as_equal(text: str) -> None:
+def test_a_dumped_configuration_reads_as_equal(text: str) -> None:
     config = loading.parse(text, "run.yaml")
     again = loading.parse(loading.dump(config), "again.yaml")
     assert again == config
@@ -57,20 +57,20 @@ def test_lists_become_tuples_and_exponents_become_numbers() -> None:
         ("x: !!python/object/apply:os.system [ls]", "run.yaml:5: the tag !!python/object/apply:os.system is not allow"),
         ("seed: !!int '3'", "the tag !!int is not allowed"),
         ("<<: {seed: 1}", "quote it"),
-        ("seed: 012", "run.yaml:5: seed: 012 is no plain, finite decimal number"),
-        ("seed: 1_000", "seed: 1_000 is no plain"),
-        ("seed: 1:30", "seed: 1:30 is no plain"),
+        ("seed: 012", "run.yaml:5: seed: 012 is not a plain, finite decimal number"),
+        ("seed: 1_000", "seed: 1_000 is not a plain"),
+        ("seed: 1:30", "seed: 1:30 is not a plain"),
         ("seed: " + "9" * 5000, "seed: 99999"),
         ("seed: 1e3", "seed: expected a whole number"),
         ("seed: true", "seed: expected a whole number, not true"),
         ("seed: '5'", 'seed: expected a whole number, not "5"'),
         ("seed: null", "seed: expected a whole number, not null"),
         ("seed: -1", "seed: must be at least 0; -1 is not"),
-        ("training: {learning_rate: .nan}", "training.learning_rate: .nan is no plain, finite"),
+        ("training: {learning_rate: .nan}", "training.learning_rate: .nan is not a plain, finite"),
         ("training: {learning_rate: nan}", "training.learning_rate: expected a number"),
-        ("training: {learning_rate: -.inf}", "training.learning_rate: -.inf is no plain, finite"),
+        ("training: {learning_rate: -.inf}", "training.learning_rate: -.inf is not a plain, finite"),
         ("training: {learning_rate: 1e400}", "training.learning_rate: must be a finite number"),
-        ("training: {learning_rate: 1.0e+400}", "training.learning_rate: 1.0e+400 is no plain, finite"),
+        ("training: {learning_rate: 1.0e+400}", "training.learning_rate: 1.0e+400 is not a plain, finite"),
         ("training: {learning_rate: true}", "training.learning_rate: expected a number, not true"),
         ("training: {epochs: 0}", "training.epochs: must be at least 1; 0 is not"),
         ("training: {optimizer: {betas: [0.9, x]}}", 'training.optimizer.betas[1]: expected a number, not "x"'),
@@ -86,21 +86,21 @@ def test_lists_become_tuples_and_exponents_become_numbers() -> None:
             "training.optimizer.momentm: is not a setting; did you mean mom",
         ),
         ("training: null", "run.yaml:5: training: expected a section with names and values, not null"),
-        ("training: {batch_tokens: 5}", "run.yaml:5: training: text is batched by num_lanes and window; drop"),
+        ("training: {batch_tokens: 5}", "run.yaml:5: training: text is batched by num_lanes and window; remo"),
         ("no: 3", "run.yaml:5: the name no does not read as text; quote it: 'no'"),
         ("? [a]\n: 3", "run.yaml:5: a name cannot be a list"),
         ("cluster: {num_workers: two}", "cluster.num_workers: expected a whole number or a section"),
         ("cluster: {num_workers: {min: 3, max: 2}}", "cluster.num_workers.max: must not be smaller than min"),
         ("cluster: {num_workers: {min: 1, mx: 2}}", "cluster.num_workers.mx: is not a setting; did you mean max?"),
-        ("\tx: 1", "run.yaml:5:1: is no valid YAML"),
-        ("x: 'abc", "run.yaml:5:8: is no valid YAML"),
-        ("x: a\x07", "run.yaml: is no valid YAML"),
-        ("---\nname: b", "is no valid YAML"),
+        ("\tx: 1", "run.yaml:5:1: is not valid YAML"),
+        ("x: 'abc", "run.yaml:5:8: is not valid YAML"),
+        ("x: a\x07", "run.yaml: is not valid YAML"),
+        ("---\nname: b", "is not valid YAML"),
         ("x: " + "[" * 100_000, "is nested deeper than 20 levels"),
         ("x: " + "a" * (1 << 20), "is larger than"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(addition: str, expected: str) -> None:
+def test_a_mistake_is_one_line_with_its_position(addition: str, expected: str) -> None:
     assert expected in refused(BASE + addition)
 
 
@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line_with_its_place(addition: str, expected: str) -> N
         (BASE, "- a", "run.yaml:1: expected sections"),
     ],
 )
-def test_a_mistake_in_what_is_required_is_one_line(old: str, new: str, expected: str) -> None:
+def test_a_mistake_in_a_required_setting_is_one_line(old: str, new: str, expected: str) -> None:
     assert expected in refused(BASE.replace(old, new))
 
 
@@ -167,20 +167,20 @@ def test_overrides_replace_values_of_every_shape() -> None:
         ("trainning.epochs=1", "--set trainning.epochs=1: trainning: is not a setting; did you mean training?"),
         ("training.epoch=1", "training.epoch: is not a setting; did you mean epochs?"),
         ("training.epochs=", "has no value; write null for none"),
-        ("training", "is no setting with a value; write section.name=value"),
-        ("=3", "is no setting with a value"),
+        ("training", "is not a setting with a value; write section.name=value"),
+        ("=3", "is not a setting with a value"),
         ("name.x=1", "name is a single value, not a section"),
         ("name=no", "--set name=no: name: expected text, but no reads as false"),
-        ("training.epochs=[1", "--set training.epochs=[1: is no valid YAML"),
+        ("training.epochs=[1", "--set training.epochs=[1: is not valid YAML"),
         ("root=*a", "is an alias"),
-        ("root=\udcff", "no valid UTF-8"),
+        ("root=\udcff", "not valid UTF-8"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, expected: str) -> None:
     assert expected in refused(BASE, override)
 
 
-def test_one_section_takes_its_own_overrides() -> None:
+def test_a_section_takes_its_own_overrides() -> None:
     base = inference_settings.DecodingConfig(beam_size=4)
     changed = loading.section_from(base, ["decoding.max_length=7", "training.epochs=1"], "decoding")
     assert (changed.beam_size, changed.max_length) == (4, 7)
@@ -209,11 +209,11 @@ def test_changes_carry_the_role_of_the_setting() -> None:
             "cluster.num_workers={min: 1, max: 2}",
         ],
     )
-    found = {change.name: (change.role, change.old, change.new) for change in loading.changed(old, new)}
-    valid = found.pop("corpus.valid")
+    changes = {change.name: (change.role, change.old, change.new) for change in loading.changed(old, new)}
+    valid = changes.pop("corpus.valid")
     assert valid[0] == "identity"
     assert valid[2]["text"] == ["v"]
-    assert found == {
+    assert changes == {
         "root": ("operational", "r", "elsewhere"),
         "seed": ("identity", 1, 2),
         "model.hidden_size": ("identity", 256, 8),
@@ -243,7 +243,7 @@ def test_a_fingerprint_depends_on_values_not_on_order() -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(BASE.encode() + "# déjà".encode("latin-1"))
-    with pytest.raises(errors.UsageError, match=r"latin.yaml:5: is no valid UTF-8"):
+    with pytest.raises(errors.UsageError, match=r"latin.yaml:5: is not valid UTF-8"):
         loading.load(str(latin))
     with pytest.raises(errors.UsageError, match="is a folder"):
         loading.load(str(tmp_path))

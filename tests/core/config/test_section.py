@@ -1,4 +1,4 @@
-"""Laws of roles: what decides, and what decided when settings were written by an older program."""
+"""Roles of settings: those that determine results, and their form in files of older releases."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def _corpus(**settings: object) -> corpus_settings.CorpusConfig:
     return corpus_settings.CorpusConfig.model_validate({"kind": "text", "train": train, **settings})
 
 
-def test_what_was_written_by_this_program_is_compared_as_it_is() -> None:
+def test_settings_of_this_release_are_compared_unchanged() -> None:
     corpus = _corpus(line_end="none")
     stored = section.deciding(corpus)
     assert section.deciding_then(corpus, stored) == stored
@@ -18,7 +18,7 @@ def test_what_was_written_by_this_program_is_compared_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("younger", ["line_end", "filters", "split.by"])
-def test_a_setting_that_was_not_there_yet_was_what_its_default_does(younger: str) -> None:
+def test_a_setting_younger_than_the_stored_ones_had_its_default(younger: str) -> None:
     stored = section.deciding(_corpus())
     holder, _, inner = younger.partition(".")
     del (stored[holder] if inner else stored)[inner or holder]
@@ -27,6 +27,6 @@ def test_a_setting_that_was_not_there_yet_was_what_its_default_does(younger: str
     assert (inner or holder) in (now[holder] if inner else now), "another value than the default is a difference"
 
 
-def test_a_setting_that_is_no_more_is_a_difference() -> None:
+def test_a_removed_setting_is_a_difference() -> None:
     stored = {**section.deciding(_corpus()), "gone": 3}
     assert section.deciding_then(_corpus(), stored) != stored

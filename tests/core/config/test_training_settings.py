@@ -1,4 +1,4 @@
-"""Combinations of training settings that mean nothing are refused, with what to do."""
+"""Combinations of settings that have no effect are refused, with the remedy."""
 
 import pytest
 
@@ -14,13 +14,17 @@ PAIRS = (
 @pytest.mark.parametrize(
     ("text", "override", "expected"),
     [
-        (TEXT, "training.target_window=5", "training.target_window: means nothing for a corpus of text; drop it"),
-        (TEXT, "training.scheduled_sampling.end=0.5", "training.scheduled_sampling: means nothing for a corpus of te"),
-        (TEXT, "training.bpe_dropout=0.1", "training.bpe_dropout: means nothing for a corpus of text; drop it"),
-        (PAIRS, "training.bpe_dropout=0.1", "training.bpe_dropout: only merges can be left out; use tokenizer.kind: b"),
-        (TEXT, "training.validation.bleu_lines=5", "training.validation.bleu_lines: means nothing for a corpus of te"),
-        (PAIRS, "training.truncation=variable", "training.truncation: means nothing for a corpus of pairs; drop it"),
-        (PAIRS, "training.activation_regularization=1", "training.activation_regularization: means nothing for a co"),
+        (TEXT, "training.target_window=5", "training.target_window: has no effect for a corpus of text; remove it"),
+        (TEXT, "training.scheduled_sampling.end=0.5", "training.scheduled_sampling: has no effect for a corpus of te"),
+        (TEXT, "training.bpe_dropout=0.1", "training.bpe_dropout: has no effect for a corpus of text; remove it"),
+        (
+            PAIRS,
+            "training.bpe_dropout=0.1",
+            "training.bpe_dropout: drops merges, which only BPE has; use tokenizer.kind: b",
+        ),
+        (TEXT, "training.validation.bleu_lines=5", "training.validation.bleu_lines: has no effect for a corpus of te"),
+        (PAIRS, "training.truncation=variable", "training.truncation: has no effect for a corpus of pairs; remove it"),
+        (PAIRS, "training.activation_regularization=1", "training.activation_regularization: has no effect for a co"),
         (TEXT, "training.clip_value=1", "training.clip_value: excludes clip_norm; set clip_norm: null"),
         (
             TEXT,
@@ -28,7 +32,7 @@ PAIRS = (
             "training.schedule.reload_best: is not a setting of kind constant; remove it, o",
         ),
         (PAIRS, "training.early_stop.metric=bleu", "training.early_stop.metric: bleu needs validation.bleu_lines"),
-        (PAIRS, "training.sampling=random", "training.sampling: means nothing for a corpus of pairs; drop it"),
+        (PAIRS, "training.sampling=random", "training.sampling: has no effect for a corpus of pairs; remove it"),
         (
             TEXT,
             "training.optimizer.momentum=0.9",
@@ -47,7 +51,7 @@ PAIRS = (
         (
             PAIRS,
             "decoding.coverage_penalty=0.2 decoding.fusion.run=lm decoding.fusion.when=after",
-            "decoding.coverage_penalty: what is ranked anew knows of no coverage; use fusion.when: search",
+            "decoding.coverage_penalty: rescoring has no coverage; use fusion.when: search",
         ),
         (
             PAIRS,
@@ -82,32 +86,33 @@ PAIRS = (
         ),
         (
             TEXT,
-            "corpus.valid.text=[b] training.optimizer=asgd training.schedule=plateau training.schedule.reload_best=true",
-            "training.schedule.reload_best: asgd keeps averages of weights; use another optimizer, or drop it",
+            "corpus.valid.text=[b] training.optimizer=asgd "
+            "training.schedule=plateau training.schedule.reload_best=true",
+            "training.schedule.reload_best: does not work with averaged weights; use another optimizer, or",
         ),
     ],
 )
-def test_what_means_nothing_is_refused(text: str, override: str, expected: str) -> None:
+def test_settings_without_effect_are_refused(text: str, override: str, expected: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         loading.parse(text, "run.yaml", override.split())
     assert expected in str(caught.value)
 
 
-def test_more_draws_may_be_asked_for_than_a_beam_is_wide() -> None:
+def test_sampling_allows_more_translations_than_a_beam_has_hypotheses() -> None:
     config = loading.parse(PAIRS, "run.yaml", ["decoding.method=sample", "decoding.num_best=9"])
     assert config.decoding.rows_of_a_line == 9
 
 
-def test_what_only_a_validation_tells_may_be_asked_for_where_there_is_one() -> None:
+def test_settings_that_need_validation_are_allowed_with_a_validation_split() -> None:
     for split in ("corpus.split.valid=0.1", "corpus.valid.text=[b]"):
         assert loading.parse(TEXT, "run.yaml", [split, "training.schedule=plateau"]).training.needs_validation
 
 
-def test_variable_windows_need_lanes_that_go_on() -> None:
+def test_variable_windows_need_sequential_lanes() -> None:
     with pytest.raises(errors.UsageError, match=r"training.truncation: .*use sampling: sequential"):
         loading.parse(TEXT, "run.yaml", ["training.truncation=variable", "training.sampling=random"])
 
 
-def test_an_adaptive_output_layer_is_not_smoothed() -> None:
-    with pytest.raises(errors.UsageError, match=r"training.label_smoothing: an adaptive output layer"):
+def test_label_smoothing_is_refused_with_adaptive_softmax() -> None:
+    with pytest.raises(errors.UsageError, match=r"training.label_smoothing: does not work with adaptive softmax"):
         loading.parse(TEXT, "run.yaml", ["training.label_smoothing=0.1", "model.adaptive_cutoffs=[100]"])

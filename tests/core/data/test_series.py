@@ -100,11 +100,11 @@ def test_files_without_numeric_columns_are_rejected(tmp_path: pathlib.Path, text
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cleaning": ("lower",)}, "cleaning: means nothing"),
+        ({"cleaning": ("lower",)}, "cleaning: has no effect"),
         ({"targets": ()}, "inputs, targets"),
         ({"train": corpus_settings.SourceConfig(text=("a",))}, "csv and a corpus of series"),
         ({"kind": "text", "inputs": (), "targets": ()}, "csv and a corpus of series"),
-        ({"kind": "text", "targets": ()}, "inputs: means nothing"),
+        ({"kind": "text", "targets": ()}, "inputs: has no effect"),
     ],
 )
 def test_settings_of_text_and_of_series_cannot_be_mixed(

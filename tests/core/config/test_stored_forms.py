@@ -1,0 +1,53 @@
+"""Stored forms: plans and fingerprints of release 0.1 are equal to those of today."""
+
+import json
+from typing import Any
+
+import pytest
+
+from core.config import inference_settings, loading, schema, stored_forms, yaml_reader
+from tests.golden import make
+
+
+def _config(kind: str) -> schema.RunConfig:
+    path = make.ROOTS / kind / "config.yaml"
+    return loading.parse_stored(path.read_text(), str(path))
+
+
+def _plan(kind: str, folder: str) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads((make.ROOTS / kind / "outputs" / folder / make.PLAN).read_text())["plan"]
+    return plan
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("translation", "translated"), ("two-corpora", "drawn")])
+def test_the_plan_of_a_translation_has_the_settings_of_then(kind: str, folder: str) -> None:
+    stored = _plan(kind, folder)["decoding"]
+    form = stored_forms.of_translation(_config(kind).decoding)
+    assert {**form, "shortlist": None} == {**stored, "shortlist": None}
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("translation", "scored"), ("language-model", "scored-stream")])
+def test_the_plan_of_scores_has_the_settings_of_then(kind: str, folder: str) -> None:
+    assert stored_forms.of_scoring(_config(kind).scoring) == _plan(kind, folder)["scoring"]
+
+
+def test_the_plan_of_forecasts_has_the_settings_of_then() -> None:
+    assert stored_forms.of_forecasting(_config("series").forecasting) == _plan("series", "forecasts")["forecasting"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb"), [("translation", "translate"), ("language-model", "generate"), ("ngram", "generate")]
+)
+def test_a_fingerprint_of_decoding_has_the_section_of_then(kind: str, verb: str) -> None:
+    config = _config(kind)
+    stored = yaml_reader.read((make.ROOTS / kind / "config.yaml").read_text(), kind).data["decoding"]
+    assert stored_forms.of_decoding(config.decoding, config.generation, verb) == stored
+
+
+def test_a_setting_younger_than_the_form_is_in_it_only_with_another_value_than_its_default() -> None:
+    class Younger(inference_settings.ScoringConfig):
+        added: int = 3
+
+    plain = stored_forms.of_scoring(inference_settings.ScoringConfig())
+    assert stored_forms.of_scoring(Younger()) == plain
+    assert stored_forms.of_scoring(Younger(added=4)) == {**plain, "added": 4}
