@@ -120,7 +120,7 @@ def test_steps_ahead_require_a_markov_chain_of_order_1_or_2(tmp_path: pathlib.Pa
 
 
 def test_settings_of_gradient_training_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.UsageError, match="not trained step by step"):
+    with pytest.raises(errors.UsageError, match="not trained in steps"):
         loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", ["training.epochs=3"])
     with pytest.raises(errors.UsageError, match="kneser_ney has none"):
         loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", ["model.epsilons=[0.5]"])

@@ -185,7 +185,7 @@ def test_a_target_token_in_a_text_is_not_the_reserved_token(tmp_path: Path) -> N
         ),
         ("corpora.up.split.test=0.2", r"corpora\.down\.split: .*so that neither trains on what the other holds out"),
         ("corpora.up.weight=0", r"corpora\.up\.weight: must be greater than 0"),
-        ("training.multitask={detached: {ab: [x]}}", r"multitask\.detached: 'ab' is none of up, down, few"),
+        ("training.multitask={detached: {ab: [x]}}", r"multitask\.detached: 'ab' is not one of up, down, few"),
         ("tokenizer={load: [x, y]}", r"tokenizer\.load: a ready tokenizer knows no target_token"),
         ("tokenizer.symbols=[<2UP>]", r"tokenizer\.symbols: a target_token is no part of a text"),
         ("model={kind: ngram}", r"corpora: a ngram learns from a single corpus; name it as corpus"),
@@ -198,5 +198,5 @@ def test_contradictory_settings_are_rejected(tmp_path: Path, change: str, match:
 
 
 def test_multitask_needs_several_corpora(tmp_path: Path) -> None:
-    with pytest.raises(errors.UsageError, match=r"training\.multitask: means nothing with a single corpus"):
+    with pytest.raises(errors.UsageError, match=r"training\.multitask: has no effect with a single corpus"):
         datasets.config(tmp_path, datasets.pairs(tmp_path), training={"multitask": {"projection": "pcgrad"}})
