@@ -45,7 +45,7 @@ def _is_relative(text: str) -> bool:
 
 
 def is_machine_specific(text: str) -> bool:
-    """Returns if a path depends on the current folder or the home folder (`~`) of the machine that resolves it."""
+    """Returns whether a path depends on the current folder or the home folder (`~`) of the machine that resolves it."""
     return _is_relative(text) or text.startswith("~")
 
 

@@ -75,7 +75,7 @@ def resolve_address(option: str | None) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Returns if an address is on the loopback interface: on this machine, or forwarded from a port of it."""
+    """Returns whether an address is on the loopback interface: on this machine, or forwarded from a port of it."""
     host = urllib.parse.urlsplit(address).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
