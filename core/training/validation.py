@@ -13,7 +13,7 @@ from core import errors
 from core.config import training_settings
 from core.data.batching import buckets, lanes
 from core.data.dataset import shards
-from core.data.tokens import tokenizer
+from core.data.tokens import vocabulary
 from core.models import bundle, compute
 from core.models import state as states
 from core.training import batches, collective, losses, progress
@@ -87,7 +87,7 @@ def validate(
             state = scores.state
             sums_4[0] += scores.nll
             sums_4[1] += scores.num_right
-            sums_4[2] += (batch.content.targets_N == tokenizer.UNK_ID).sum().item()
+            sums_4[2] += (batch.content.targets_N == vocabulary.UNK_ID).sum().item()
             sums_4[3] += batch.content.targets_N.numel()
     objective.train()
     group.sum_(sums_4, "the validation loss")

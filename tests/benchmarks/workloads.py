@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from core.config import inference_settings, model_settings, optimizer_settings, schema, training_settings
 from core.data import translation_table
 from core.data.dataset import shards
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.decoding.scoring import scorer
 from core.decoding.translation import translator
 from core.models import bundle, factory, language_model, seq2seq
@@ -144,9 +144,9 @@ def language_training(
 
 def words(size: int) -> tokenizer.Tokenizer:
     """Returns a vocabulary of made-up words with `size` entries, reserved ones included."""
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(f"w{number}" for number in range(size - RESERVED))
-    return tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
+    return tokenizer.from_counts("word", counts, 1, None, vocabulary.RESERVED)
 
 
 def sentences(num_lines: int, vocabulary_size: int) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from core import errors
 from core.data.dataset import shards
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.reporting import word_statistics
 from core.storage import location
 from tests.jobs import datasets
@@ -105,9 +105,9 @@ def test_user_symbols_are_single_tokens(tmp_path: Path, tokenizing: dict[str, An
 
 
 def test_a_ready_tokenizer_is_used_unchanged(tmp_path: Path) -> None:
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(datasets.WORDS[:8])
-    made = tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
+    made = tokenizer.from_counts("word", counts, 1, None, vocabulary.RESERVED)
     (tmp_path / "words.json").write_text(made.to_json())
     corpus = datasets.pairs(tmp_path)
     ready = {"load": [str(tmp_path / "word*.json")], "shared": True}

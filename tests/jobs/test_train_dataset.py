@@ -1,11 +1,11 @@
-"""Which dataset a run is trained on."""
+"""Checks of the dataset before training."""
 
 import pathlib
 
 import pytest
 
 from core import errors
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from jobs import console, prepare, train
 from tests.jobs import conftest
 from workers.cluster import session as sessions
@@ -28,9 +28,9 @@ def test_a_dataset_of_other_settings_is_refused_one_of_another_path_is_not(tmp_p
 
 
 def test_bpe_dropout_is_refused_for_a_tokenizer_without_merges(tmp_path: pathlib.Path) -> None:
-    """Told before any worker starts: the settings alone do not say of what kind the file is."""
+    """Refused before any worker starts; the settings alone do not tell the kind of a ready tokenizer file."""
     conftest.write_corpus(tmp_path)
-    words = tokenizer.train_subwords("unigram", iter(["to be or not to be"] * 9), 300, tokenizer.RESERVED)
+    words = tokenizer.train_subwords("unigram", iter(["to be or not to be"] * 9), 300, vocabulary.RESERVED)
     (tmp_path / "ready.json").write_text(words.to_json())
     text = conftest.TRANSLATION.replace("{{kind: word}}", "{{shared: true, load: [{folder}/ready.json]}}")
     config = conftest.configured(text, tmp_path, "training.bpe_dropout=0.1", "sharding.statistics=false")

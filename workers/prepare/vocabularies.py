@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from core.data.dataset import statistics
 from core.data.text import selection
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
 from workers.prepare import sharding
 
@@ -37,9 +37,9 @@ def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Re
     """Counts the words or characters in the training lines of a part that `sharding.encode` will keep."""
     kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
     assert kind in ("char", "word"), kind
-    counts = {column: tokenizer.Counts() for column in recipe.columns}
+    counts = {column: vocabulary.Counts() for column in recipe.columns}
     if recipe.tokenizer.shared:
-        counts = dict.fromkeys(recipe.columns, tokenizer.Counts())
+        counts = dict.fromkeys(recipe.columns, vocabulary.Counts())
     # Columns that share their counts also share the buffer: ties of frequency are broken by first occurrence, so units
     # must be added in the order of the lines.
     buffers: dict[int, list[str]] = collections.defaultdict(list)
@@ -48,11 +48,11 @@ def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Re
     for line in sharding.lines(recipe, task):
         if line.split != "train":
             continue
-        sides = [tokenizer.units(kind, side, symbols) for side in line.sides]
+        sides = [vocabulary.split_units(kind, side, symbols) for side in line.sides]
         if sharding.reason_to_drop(recipe, line, [len(units) for units in sides]):
             continue
         if recipe.corpus.kind == "text":
-            sides[0] += tokenizer.units(kind, recipe.line_suffix)
+            sides[0] += vocabulary.split_units(kind, recipe.line_suffix)
             remaining = None if task.max_tokens is None else task.max_tokens - num_tokens
             if remaining is not None and remaining <= 0:
                 break
@@ -71,7 +71,7 @@ def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Re
     return sharding.commit_file(recipe, task.name, sharding.json_bytes(content), values)
 
 
-def _flush(counts: Mapping[str, tokenizer.Counts], pending: Mapping[str, list[str]]) -> None:
+def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[str]]) -> None:
     """Adds pending units to the counts."""
     for column, units in pending.items():
         counts[column].add(units)
@@ -91,7 +91,7 @@ def make_tokenizer(recipe: sharding.Recipe, task: VocabularyTask) -> sharding.Re
     """Makes, trains or loads the tokenizer of one column, or of several that share it."""
     settings, symbols = recipe.tokenizer, recipe.tokenizer.symbols
     coverage: list[dict[str, float]] = []
-    reserved = tokenizer.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
+    reserved = vocabulary.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
     if "source" in task.columns:
         reserved += recipe.target_tokens
     if task.ready is not None:
@@ -100,10 +100,10 @@ def make_tokenizer(recipe: sharding.Recipe, task: VocabularyTask) -> sharding.Re
         assert settings.max_size is not None
         made = tokenizer.train_subwords(settings.kind, _read_sample(recipe, task), settings.max_size, reserved, symbols)
     else:
-        counts = tokenizer.Counts()
+        counts = vocabulary.Counts()
         for file in task.files:
             content = recipe.dataset.join(file).read_json()
-            counts.merge(tokenizer.Counts(collections.Counter(dict(content[task.columns[0]]))))
+            counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
         coverage = statistics.coverage(counts)
         made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved, symbols)
     stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"

@@ -20,7 +20,7 @@ from core.config import model_settings, ngram_settings
 from core.data import ngram_counts
 from core.data.batching import lanes
 from core.data.dataset import shards
-from core.data.tokens import tokenizer
+from core.data.tokens import vocabulary
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
 from core.storage import commit, json_values, location
@@ -206,7 +206,7 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, An
         "nll_nats": json_values.number(mean),
         "perplexity": json_values.number(progress.perplexity(mean) if num_infinite == 0 else math.inf),
         "num_tokens": len(stream) - 1,
-        "num_unk": int((stream[1:] == tokenizer.UNK_ID).sum()),
+        "num_unk": int((stream[1:] == vocabulary.UNK_ID).sum()),
         "infinite": num_infinite,
     }
 

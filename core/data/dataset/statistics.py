@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 
 FORMAT: Final = "raycurrent-statistics"
 FORMAT_VERSION: Final = 1
@@ -143,7 +143,7 @@ def unpack(data: bytes, columns: Sequence[str]) -> dict[str, Counts]:
     return found
 
 
-def coverage(counts: tokenizer.Counts) -> list[dict[str, float]]:
+def coverage(counts: vocabulary.Counts) -> list[dict[str, float]]:
     """Says for each of `MIN_FREQS` how many units stay, and which share of the text they are."""
     frequencies = np.fromiter(counts.by_unit.values(), np.int64, len(counts.by_unit))
     total = max(int(frequencies.sum()), 1)

@@ -1,109 +1,65 @@
-"""Tokenizers: text to token ids and back, by character, by word, or by pieces of words.
+"""Tokenizers: text to token ids and back, by character, by word, or by subword.
 
-A tokenizer is kept as the `tokenizers` library's own `tokenizer.json`. Ids of reserved names come first, in the
-order of `RESERVED`; text that is equal to one of these names is ordinary text and never gives the id of `<pad>`,
-`<bos>` or `<eos>`. The ids after them are those of the symbols that a user adds, each of which is one token wherever
-it stands in a text.
+A tokenizer is stored as `tokenizer.json`, the format of the `tokenizers` library. Ids of reserved tokens come first, in
+the order of `vocabulary.RESERVED`; text that equals one of their names is ordinary text and never gives the id of
+`<pad>`, `<bos>` or `<eos>`. Then come the ids of the symbols that the user adds, each of which is one token wherever it
+occurs in a text.
 
-Words are what stands between single spaces, as in the documents: a doubled space inside a line makes an empty
-word, which `decode` gives back; spaces at the ends of a line make none. The cleaning step `strip` avoids both.
-
-Byte-level `bpe` and `unigram` give any text back exactly; `wordpiece` gives words back that it has the letters of.
+Byte-level `bpe` and `unigram` decode to exactly the encoded text. `word` and `wordpiece` split at single spaces:
+`decode` returns a doubled space inside a line, but no spaces at its ends (the cleaning step `strip` removes both), and
+of `wordpiece` only words whose letters it knows.
 """
 
-import collections
 import dataclasses
 import hashlib
-import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from tokenizers import AddedToken, pre_tokenizers, trainers
 
 from core import errors
 from core.data.text import cleaning
-from core.data.tokens import tokenizer_file
+from core.data.tokens import tokenizer_file, vocabulary
 
 Kind = tokenizer_file.Kind
-RESERVED = tokenizer_file.RESERVED
-UNK_ID = RESERVED.index("<unk>")
 BATCH_LINES = 4096
-
-
-def reserved_for(kind: str, line_end: str = "eos") -> tuple[str, ...]:
-    """Returns the reserved names that a corpus of this kind (`text` or `pairs`) needs."""
-    if kind == "pairs":
-        return RESERVED
-    return ("<unk>", "<eos>") if line_end == "eos" else ("<unk>",)
-
-
-def units(kind: str, line: str, symbols: Sequence[str] = ()) -> list[str]:
-    """Cuts a cleaned line into the units that a `char` or `word` tokenizer counts and knows; a symbol is one."""
-    assert kind in ("char", "word"), kind
-    if symbols:
-        pieces = re.split(f"({'|'.join(map(re.escape, symbols))})", line)
-        found = (units(kind, text) if number % 2 == 0 else [text] for number, text in enumerate(pieces))
-        return list(itertools.chain.from_iterable(found))
-    if kind == "char":
-        return list(line)
-    stripped = line.strip(" ")
-    return stripped.split(" ") if stripped else []
-
-
-@dataclass
-class Counts:
-    """How often each unit occurs; units stand in the order in which they were first seen."""
-
-    by_unit: collections.Counter[str] = field(default_factory=collections.Counter)
-
-    def add(self, seen: Iterable[str]) -> None:
-        """Counts the units of one more line."""
-        self.by_unit.update(seen)
-
-    def merge(self, later: "Counts") -> None:
-        """Adds the counts of a part of the corpus that comes after all of what was counted here."""
-        self.by_unit.update(later.by_unit)
-
-    @property
-    def total(self) -> int:
-        """Number of units counted."""
-        return self.by_unit.total()
+"""Lines that the library encodes at a time; it does so in parallel only within a batch."""
 
 
 class _Ids(dict[str, int]):
-    """Ids by unit; a unit that is not here is `<unk>`."""
+    """Ids by unit, that of `<unk>` for units without an entry."""
 
     def __missing__(self, unit: str) -> int:
-        return 0
+        return vocabulary.UNK_ID
 
 
 class Tokenizer:
-    """Turns text into ids and ids into text; made by `from_counts`, `train_subwords`, `load` or `from_json`.
+    """Encodes text as ids and decodes ids; see `from_counts`, `train_subwords`, `load` and `from_json`.
 
     Attributes:
         kind: `char`, `word`, `bpe`, `unigram`, `wordpiece` or `loaded`.
         vocabulary_size: number of ids, reserved ones included; ids are 0 … `vocabulary_size - 1`.
         fingerprint: SHA-256 of `to_json()`.
-        reserved: the reserved names.
-        symbols: the names that a user added.
-        unk_id, pad_id, bos_id, eos_id: ids of the reserved names; None where a name is not reserved.
+        reserved: the reserved tokens.
+        symbols: the symbols that the user added.
+        unk_id, pad_id, bos_id, eos_id: ids of the reserved tokens; None for those that are not reserved.
     """
 
     def __init__(self, text: str, content: tokenizer_file.Content) -> None:
         self.kind, names, reserved, self.symbols = content
         self.vocabulary_size = len(names)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.unk_id = UNK_ID
+        self.unk_id = vocabulary.UNK_ID
         self.pad_id, self.bos_id, self.eos_id = (
-            reserved.index(name) if name in reserved else None for name in RESERVED[1:]
+            reserved.index(name) if name in reserved else None for name in vocabulary.RESERVED[1:]
         )
         self._text = text
         self._names = names
         self.reserved = reserved
-        self._silent = frozenset(range(1, len(reserved)))
+        # All but <unk>: these are left out of decoded text, and never come from text.
+        self._control_ids = frozenset(range(1, len(reserved)))
         self._ids = _Ids(zip(names[len(reserved) :], range(len(reserved), len(names)), strict=True))
         self._library = None if self.kind in ("char", "word") else tokenizer_file.library(text)
 
@@ -118,48 +74,53 @@ class Tokenizer:
 
     @property
     def target_tokens(self) -> tuple[str, ...]:
-        """The reserved names that tell a model of several directions into which language it is to translate."""
-        return tuple(name for name in self.reserved if name not in RESERVED)
+        """Reserved tokens that select the target language of a multilingual model."""
+        return tuple(name for name in self.reserved if name not in vocabulary.RESERVED)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of one line."""
         return self.encode_lines([text])[0]
 
     def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each line; of the reserved ids only that of `<unk>` occurs."""
+        """Returns the ids of each line, of reserved ids only that of `<unk>`."""
         id_of = self._ids.__getitem__
         if self.kind == "char" and not self.symbols:
             return [list(map(id_of, line)) for line in lines]
         if self._library is None:
-            return [list(map(id_of, units(self.kind, line, self.symbols))) for line in lines]
+            return [list(map(id_of, vocabulary.split_units(self.kind, line, self.symbols))) for line in lines]
         encoded: list[list[int]] = []
         for start in range(0, len(lines), BATCH_LINES):
             batch = list(lines[start : start + BATCH_LINES])
-            encoded += [one.ids for one in self._library.encode_batch_fast(batch, add_special_tokens=False)]
-        if self.kind in ("wordpiece", "loaded"):  # whose models may know a reserved name as a word of the text
+            encodings = self._library.encode_batch_fast(batch, add_special_tokens=False)
+            encoded += [encoding.ids for encoding in encodings]
+        # The models of these kinds may know the name of a reserved token as a word of the text.
+        if self.kind in ("wordpiece", "loaded"):
             encoded = [self._without_reserved(ids) for ids in encoded]
         return encoded
 
     def _without_reserved(self, ids: list[int]) -> list[int]:
-        return [self.unk_id if one in self._silent else one for one in ids] if self._silent.intersection(ids) else ids
+        """Returns ids with `<unk>` in place of reserved ids."""
+        if not self._control_ids.intersection(ids):
+            return ids
+        return [self.unk_id if token in self._control_ids else token for token in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; `<pad>`, `<bos>` and `<eos>` are left out."""
-        kept = [one for one in ids if one not in self._silent]
+        kept = [token for token in ids if token not in self._control_ids]
         if self._library is not None:
             return str(self._library.decode(kept, skip_special_tokens=False))
-        return ("" if self.kind == "char" else " ").join([self._names[one] for one in kept])
+        return ("" if self.kind == "char" else " ").join([self._names[token] for token in kept])
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """Returns the words that pieces make, as merges see them: of bytes, each written as one letter."""
-        assert self._library is not None, f"a tokenizer of kind {self.kind} has no pieces of words"
+        """Returns the words of subword ids as BPE merges see them: bytes, each written as one letter."""
+        assert self._library is not None, f"a tokenizer of kind {self.kind} has no subwords"
         return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(self.decode(ids))]
 
-    def token(self, one: int) -> str:
-        """Returns the text that one id stands for; of subwords, bytes that are no whole character show as U+FFFD."""
-        if self._library is None or one < len(self.reserved):
-            return self._names[one]
-        return str(self._library.decode([one], skip_special_tokens=False))
+    def token(self, token_id: int) -> str:
+        """Returns the text of one id; of byte-level subwords, incomplete characters are shown as U+FFFD."""
+        if self._library is None or token_id < len(self.reserved):
+            return self._names[token_id]
+        return str(self._library.decode([token_id], skip_special_tokens=False))
 
     def to_json(self) -> str:
         """Returns the content of `tokenizer.json`."""
@@ -167,33 +128,25 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
-        """Reads what `to_json` wrote; `where` names the file in errors.
+        """Returns the tokenizer of a `tokenizer.json`; `where` names the file in error messages.
 
         Raises:
-            IntegrityError: it is damaged, or not a tokenizer of ours.
+            IntegrityError: it is damaged, or not a valid tokenizer.
         """
         return cls(text, tokenizer_file.read(text, where))
 
 
 def from_counts(
     kind: Literal["char", "word"],
-    counts: Counts,
+    counts: vocabulary.Counts,
     min_freq: int,
     max_size: int | None,
     reserved: Sequence[str],
     symbols: Sequence[str] = (),
 ) -> Tokenizer:
-    """Makes a vocabulary: reserved names, symbols, then units from the most frequent down, ties in first-seen order.
-
-    A unit that is equal to a reserved name or symbol gets no entry of its own. `max_size` includes both.
-
-    Source: document 000 section 8.2.3.
-    """
-    added = (*reserved, *symbols)
-    frequent = [(unit, count) for unit, count in counts.by_unit.items() if count >= min_freq and unit not in added]
-    frequent.sort(key=lambda row: row[1], reverse=True)
-    names = [*added, *(unit for unit, _ in frequent)][:max_size]
-    model = tokenizer_file.word_level({name: position for position, name in enumerate(names)})
+    """Returns a tokenizer with a vocabulary of the counted units; see `vocabulary.build`."""
+    names = vocabulary.build(counts, min_freq, max_size, reserved, symbols)
+    model = tokenizer_file.word_level({name: index for index, name in enumerate(names)})
     library = tokenizer_file.skeleton(kind, model)
     library.add_special_tokens(list(reserved))
     library.add_tokens([AddedToken(name, normalized=False) for name in symbols])
@@ -207,12 +160,14 @@ def train_subwords(
     reserved: Sequence[str],
     symbols: Sequence[str] = (),
 ) -> Tokenizer:
-    """Learns at most `size` ids from lines: reserved names, symbols, then bytes or letters, then pieces of words.
+    """Returns a subword tokenizer trained on lines, with at most `size` ids.
 
-    Equal lines give an equal `bpe`; the library's other two trainers may differ from run to run.
+    Ids are those of reserved tokens, symbols, bytes or letters, then subwords. Equal lines give an equal `bpe`; the
+    library's other two trainers are not deterministic.
 
-    Source: bpe: Sennrich et al. 2016, on bytes as in GPT-2 (Radford et al. 2019); unigram: Kudo 2018, on the same
-    bytes; wordpiece: Schuster and Nakajima 2012, cut at spaces.
+    Source: bpe: Sennrich et al. 2016, Neural machine translation of rare words with subword units, on bytes as in GPT-2
+    (Radford et al. 2019); unigram: Kudo 2018, Subword regularization, on the same bytes; wordpiece: Schuster and
+    Nakajima 2012, Japanese and Korean voice search, split at spaces.
     """
     library = tokenizer_file.skeleton(kind, tokenizer_file.empty_model(kind))
     added = [*reserved, *symbols]
@@ -220,53 +175,56 @@ def train_subwords(
     text = library.to_str()
     if kind == "unigram" or symbols:
         content = json.loads(text)
-        for row in content["added_tokens"]:  # a trainer knows special ones only, which text never gives
-            row["special"] = row["content"] not in symbols
-        for row in content["model"]["vocab"][: len(added)] if kind == "unigram" else ():
-            row[1] = tokenizer_file.NEVER
+        # A trainer makes all added tokens special, which text never gives: symbols must be ordinary ones.
+        for entry in content["added_tokens"]:
+            entry["special"] = entry["content"] not in symbols
+        for entry in content["model"]["vocab"][: len(added)] if kind == "unigram" else ():
+            entry[1] = tokenizer_file.NEVER
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return Tokenizer.from_json(text, "tokenizer")
 
 
-def _trainer(kind: str, size: int, reserved: list[str]) -> Any:
-    common: dict[str, Any] = {"vocab_size": size, "special_tokens": reserved, "show_progress": False}
+def _trainer(kind: str, size: int, added: list[str]) -> Any:
+    """Returns the library's trainer of a kind; min_frequency 2 as in subword-nmt: a pair seen once is not merged."""
+    common: dict[str, Any] = {"vocab_size": size, "special_tokens": added, "show_progress": False}
     if kind == "wordpiece":
         return trainers.WordPieceTrainer(min_frequency=2, **common)
+    # All 256 bytes, so that any text can be encoded, whatever the training lines hold.
     common["initial_alphabet"] = sorted(pre_tokenizers.ByteLevel.alphabet())
     if kind == "unigram":
-        return trainers.UnigramTrainer(unk_token=RESERVED[0], **common)
+        return trainers.UnigramTrainer(unk_token=vocabulary.RESERVED[0], **common)
     return trainers.BpeTrainer(min_frequency=2, **common)
 
 
 def load(text: str, where: str, needed: Sequence[str]) -> Tokenizer:
-    """Reads a ready `tokenizer.json`; `where` names it in errors.
+    """Returns the pretrained tokenizer of a `tokenizer.json`; `where` names the file in error messages.
 
-    It must reserve the names that the corpus needs, as the first ids in the order of `RESERVED`.
+    It must reserve the tokens that the corpus needs, with the first ids in the order of `vocabulary.RESERVED`.
 
     Raises:
-        DataError: it does not, or is no such file.
+        DataError: it does not, or is not a valid file.
     """
     try:
-        made = Tokenizer.from_json(text, where)
+        loaded = Tokenizer.from_json(text, where)
     except errors.IntegrityError as error:
         raise errors.DataError(f"tokenizer.load: {str(error).partition(';')[0]}; name another file") from error
-    missing = [name for name in needed if name not in made.reserved]
+    missing = [name for name in needed if name not in loaded.reserved]
     if missing:
         raise errors.DataError(
             f"tokenizer.load: {where}: does not reserve {', '.join(missing)}; "
             f"give it the special tokens {' '.join(needed)} with ids from 0"
         )
-    return made
+    return loaded
 
 
 @dataclass(frozen=True)
 class Codec:
-    """What turns a line of text into ids: the cleaning steps and the tokenizer of one side.
+    """Cleaning steps and tokenizer of one side of a corpus: encodes lines of text as they are in the dataset.
 
-    `begin` are reserved ids that stand before each line, but for an empty one.
+    `begin` are reserved ids that are put before each line that is not empty.
 
     Raises:
-        IntegrityError: a step is none of `cleaning.STEPS`.
+        IntegrityError: a step is unknown.
     """
 
     cleaning: tuple[str, ...]
@@ -277,20 +235,20 @@ class Codec:
         unknown = [step for step in self.cleaning if step not in cleaning.STEPS]
         if unknown:
             raise errors.IntegrityError(
-                f"cleaning: {unknown[0]!a} is no step of this version; use the one that wrote it"
+                f"cleaning: this version has no step {unknown[0]!a}; use the version that wrote it"
             )
 
     def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
-        """Cleans and encodes lines; no reserved ids are added but those of `begin`."""
+        """Returns the ids of cleaned lines, with `begin` but no other reserved ids added."""
         if self.cleaning:
             lines = cleaning.clean_lines(lines, self.cleaning)
         encoded = self.tokenizer.encode_lines(lines)
         return [[*self.begin, *ids] if ids else ids for ids in encoded] if self.begin else encoded
 
     def with_target_token(self, target_token: str) -> "Codec":
-        """The codec that begins lines with a target token."""
+        """Returns a codec that puts a target-language token before each line."""
         return dataclasses.replace(self, begin=(self.tokenizer.reserved.index(target_token),))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids; cleaning is not undone."""
+        """Returns the text of ids, as cleaned."""
         return self.tokenizer.decode(ids)

@@ -20,7 +20,7 @@ from core import errors
 from core.config import inference_settings, model_settings, schema
 from core.data.batching import lanes
 from core.data.text import cleaning
-from core.data.tokens import tokenizer
+from core.data.tokens import vocabulary
 from core.decoding import device as devices
 from core.decoding.lines import results
 from core.decoding.scoring import likelihood
@@ -266,7 +266,7 @@ class Scorer:
             return len(text) + 1
         if self._tokenizer.kind == "word":
             # Counted in the line itself: an unknown word decodes to `<unk>`, which has another length.
-            words = tokenizer.units("word", text, self._tokenizer.symbols)[:: self._direction]
+            words = vocabulary.split_units("word", text, self._tokenizer.symbols)[:: self._direction]
             return len(text + separator) - sum(map(len, words[: len(unscored)]))
         return len(text + separator) - len(self._tokenizer.decode(unscored))
 

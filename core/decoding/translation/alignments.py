@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core.data.text import cleaning
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.decoding.translation import decoders
 
 
@@ -75,7 +75,7 @@ def replace_unknown(
     line_ids = ids[len(source.begin) :]
     if kind in ("char", "word"):
         # From the text: an unknown source word would decode to <unk>.
-        words = tokenizer.units(kind, text, source.tokenizer.symbols)
+        words = vocabulary.split_units(kind, text, source.tokenizer.symbols)
     else:
         words = [source.tokenizer.token(token_id) for token_id in line_ids]
     words_by_position = [*(None for _ in source.begin), *words]

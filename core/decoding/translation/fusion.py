@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core import errors
 from core.config import model_settings
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.decoding.translation import beam_search, decoders
 from core.models import bundle as bundles
 from core.models import language_model
@@ -36,7 +36,7 @@ def check(bundle: bundles.Bundle, target: tokenizer.Codec) -> None:
 
 
 def _units(of: tokenizer.Tokenizer) -> set[str]:
-    return {of.token(token_id) for token_id in range(of.vocabulary_size)} - set(tokenizer.RESERVED)
+    return {of.token(token_id) for token_id in range(of.vocabulary_size)} - set(vocabulary.RESERVED)
 
 
 def _target_ids(model_tokenizer: tokenizer.Tokenizer, target: tokenizer.Tokenizer) -> list[int]:

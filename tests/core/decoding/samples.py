@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 
 from core.config import model_settings, schema
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.models import bundle, factory
 from core.models import language_model as lm
 from core.models import seq2seq as s2s
@@ -15,8 +15,8 @@ FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
 
 
 def codec(kind: Literal["char", "word"], text: str, reserved: tuple[str, ...], *cleaning: str) -> tokenizer.Codec:
-    counts = tokenizer.Counts()
-    counts.add(tokenizer.units(kind, text))
+    counts = vocabulary.Counts()
+    counts.add(vocabulary.split_units(kind, text))
     return tokenizer.Codec(cleaning, tokenizer.from_counts(kind, counts, 1, None, reserved))
 
 
@@ -38,8 +38,8 @@ def build(
 
 def seq2seq(seed: int = 7, **settings: Any) -> bundle.Bundle:
     """Returns an untrained model whose target words are the source words spelt backwards."""
-    source = codec("word", " ".join(WORDS), tokenizer.RESERVED, "lower")
-    target = codec("word", " ".join(word[::-1] for word in WORDS), tokenizer.RESERVED)
+    source = codec("word", " ".join(WORDS), vocabulary.RESERVED, "lower")
+    target = codec("word", " ".join(word[::-1] for word in WORDS), vocabulary.RESERVED)
     config = {"kind": "seq2seq", "cell": "gru", "hidden_size": 12, "embedding_size": 8, "attention": "additive"}
     codecs = {"source": source, "target": target}
     return build(model_settings.Seq2SeqConfig(**{**config, **settings}), codecs, seed=seed)
@@ -49,7 +49,7 @@ def language_model(
     kind: Literal["char", "word"] = "char", line_end: str = "eos", text: str = "the cat sees a dog", **settings: Any
 ) -> bundle.Bundle:
     config = {"kind": "language_model", "cell": "lstm", "hidden_size": 12, "embedding_size": 8, "num_layers": 2}
-    reserved = tokenizer.reserved_for("text", line_end)
+    reserved = vocabulary.reserved_for("text", line_end)
     return build(
         model_settings.LanguageModelConfig(**{**config, **settings}), {"text": codec(kind, text, reserved)}, line_end
     )

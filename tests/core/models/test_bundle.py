@@ -13,21 +13,21 @@ import torch
 
 from core import errors
 from core.config import model_settings
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.models import bundle, factory, language_model, seq2seq, weights
 from core.storage import commit, location
 
 
 def codec(*lines: str, reserved: tuple[str, ...]) -> tokenizer.Codec:
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     for line in lines:
-        counts.add(tokenizer.units("word", line))
+        counts.add(vocabulary.split_units("word", line))
     return tokenizer.Codec(("lower",), tokenizer.from_counts("word", counts, 1, None, reserved))
 
 
 def translation_bundle(shared: bool = False, seed: int = 1) -> bundle.Bundle:
-    source = codec("go on .", reserved=tokenizer.RESERVED)
-    target = source if shared else codec("va , continue donc .", reserved=tokenizer.RESERVED)
+    source = codec("go on .", reserved=vocabulary.RESERVED)
+    target = source if shared else codec("va , continue donc .", reserved=vocabulary.RESERVED)
     config = model_settings.Seq2SeqConfig(
         kind="seq2seq", hidden_size=4, embedding_size=3, attention="dot", tie_embeddings="all" if shared else "none"
     )

@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 from core.config import model_settings, schema, training_settings
 from core.data.dataset import dataset_index, shards
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
 from core.telemetry import metrics
 from core.training import collective, progress, trainer
@@ -40,7 +40,7 @@ def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90, order:
     while len(text) < num_train + num_valid:
         following = letters[(letters.index(text[-1]) * 3 + 1) % len(letters)]
         text.append(following if chance.random() < 0.8 else chance.choice(letters))
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(letters)
     made = tokenizer.from_counts("char", counts, 1, None, ("<unk>",))
     lines = {"train": "".join(text[:num_train])[::order], "valid": "".join(text[num_train:])[::order]}
@@ -55,9 +55,9 @@ def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> loc
     """The target of a word is its neighbour in the vocabulary."""
     chance = random.Random(3)
     words = [f"w{number}" for number in range(9)]
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(words)
-    made = tokenizer.from_counts("word", counts, 1, None, tokenizer.RESERVED)
+    made = tokenizer.from_counts("word", counts, 1, None, vocabulary.RESERVED)
     rows: dict[str, dict[str, list[list[int]]]] = {}
     for split, count in (("train", num_train), ("valid", num_valid)):
         picked = [[chance.randrange(9) for _ in range(chance.randint(1, 7))] for _ in range(count)]
@@ -73,7 +73,7 @@ def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
     chance = random.Random(5)
     words = [first + last for first in ("travel", "time", "mach") for last in ("led", "ler", "ine", "s")]
     lines = [" ".join(chance.choices(words, k=chance.randint(1, 7))) for _ in range(num_train)]
-    made = tokenizer.train_subwords("bpe", iter(lines), 300, tokenizer.RESERVED)
+    made = tokenizer.train_subwords("bpe", iter(lines), 300, vocabulary.RESERVED)
     rows = [[*ids, made.eos_id or 0] for ids in made.encode_lines(lines)]
     sides = {"source": rows, "target": rows[::-1]}
     return _write(folder, "pairs", {"train": sides}, dict.fromkeys(sides, made), "eos")
@@ -93,8 +93,8 @@ def several(folder: Path, **corpora: location.Location) -> location.Location:
                 splits[split] = (*splits.get(split, ()), own)
     for made in index.tokenizers.values():
         commit.put_content(root, "tokenizer", ".json", corpora[name].join(made.file.name).read_bytes())
-    lines_read = sum(one.lines_read for one in indices.values())
-    fingerprint = hashlib.sha256("".join(one.fingerprint for one in indices.values()).encode()).hexdigest()
+    lines_read = sum(index.lines_read for index in indices.values())
+    fingerprint = hashlib.sha256("".join(index.fingerprint for index in indices.values()).encode()).hexdigest()
     joined = dataclasses.replace(index, splits=splits, lines_read=lines_read, fingerprint=fingerprint)
     commit.write_manifest(root, dataset_index.NAME, joined.to_json())
     return root
@@ -175,8 +175,8 @@ def train(job: trainer.TrainingJob, stop_after: int | None = None) -> trainer.Tr
 def digest(root: Path) -> dict[str, str]:
     """The SHA-256 of weights, optimiser and lane state of the newest checkpoint, by file."""
     folders = sorted((root / "checkpoints").iterdir())
-    found = location_of(folders[-1]).join("MANIFEST.json").read_json()["files"]
-    return {file["name"]: file["sha256"] for file in found if file["name"].endswith(".safetensors")}
+    files = location_of(folders[-1]).join("MANIFEST.json").read_json()["files"]
+    return {file["name"]: file["sha256"] for file in files if file["name"].endswith(".safetensors")}
 
 
 def on_ranks(world_size: int, folder: Path, call: Callable[..., None], *arguments: Any) -> None:
@@ -196,5 +196,5 @@ def _rank(rank: int, world_size: int, meeting: str, call: Callable[..., None], a
 
 def train_rank(rank: int, group: collective.Collective, runs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
     """Trains several runs one after the other; each is stopped after so many steps."""
-    for one, stop_after in runs:
-        trainer.train(one, group, metrics.NullMetrics(), Watch(stop_after))
+    for job, stop_after in runs:
+        trainer.train(job, group, metrics.NullMetrics(), Watch(stop_after))

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from core.data.dataset import shards, statistics
 from core.data.text import cleaning
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 
 
-def vocabulary(lines: list[str], reserved: tuple[str, ...], min_freq: int = 1) -> tokenizer.Tokenizer:
-    counts = tokenizer.Counts()
+def tokenizer_of(lines: list[str], reserved: tuple[str, ...], min_freq: int = 1) -> tokenizer.Tokenizer:
+    counts = vocabulary.Counts()
     for line in lines:
-        counts.add(tokenizer.units("word", line))
+        counts.add(vocabulary.split_units("word", line))
     return tokenizer.from_counts("word", counts, min_freq, None, reserved)
 
 
@@ -38,7 +38,7 @@ def tops(summary: dict[str, object]) -> list[dict[tuple[str, ...], int]]:
 
 def test_by_hand() -> None:
     lines = ["a b a b", "c", "", "b a"]
-    made = vocabulary(lines, tokenizer.RESERVED, min_freq=2)
+    made = tokenizer_of(lines, vocabulary.RESERVED, min_freq=2)
     found = statistics.summary(counted(lines, made), made, ())
     assert (found["lines"], found["tokens"], found["unknown"]) == (4, 7, 1)
     assert found["lengths"] == [[0, 1], [1, 1], [2, 1], [4, 1]]
@@ -51,7 +51,7 @@ def test_by_hand() -> None:
 
 
 def test_what_tells_the_direction_of_a_translation_is_no_word() -> None:
-    made = vocabulary(["a b"], (*tokenizer.RESERVED, "<2de>"))
+    made = tokenizer_of(["a b"], (*vocabulary.RESERVED, "<2de>"))
     told = tokenizer.Codec((), made).with_target_token("<2de>")
     rows = shards.ragged([[*ids, 3] for ids in told.encode_lines(["a b", "b"])])
     found = statistics.summary(statistics.count(rows.values, np.array([0, 4, 7]), made, True, True), made, ())
@@ -60,7 +60,7 @@ def test_what_tells_the_direction_of_a_translation_is_no_word() -> None:
 
 
 def test_lines_that_follow_each_other_have_ngrams_over_their_ends() -> None:
-    made = vocabulary(["a b"], ("<unk>",))
+    made = tokenizer_of(["a b"], ("<unk>",))
     joined = statistics.summary(counted(["a b", "a"], made, separate=False), made, ())
     apart = statistics.summary(counted(["a b", "a"], made, separate=True), made, ())
     assert tops(joined)[1:] == [{("a", "b"): 1, ("b", "a"): 1}, {("a", "b", "a"): 1}]
@@ -70,7 +70,7 @@ def test_lines_that_follow_each_other_have_ngrams_over_their_ends() -> None:
 @hypothesis.settings(deadline=None)
 @hypothesis.given(st.lists(st.text("abc ", max_size=9), max_size=9), st.integers(0, 9))
 def test_shards_added_up_are_the_whole_and_a_plain_counter_agrees(lines: list[str], middle: int) -> None:
-    made = vocabulary(["a b c"], tokenizer.RESERVED)
+    made = tokenizer_of(["a b c"], vocabulary.RESERVED)
     pieces = [counted(some, made) for some in (lines[:middle], lines[middle:])]
     travelled = [statistics.unpack(statistics.pack({"text": one}), ["text"])["text"] for one in pieces]
     whole = statistics.summary(counted(lines, made), made, ())
@@ -92,7 +92,7 @@ def test_an_exact_power_law_has_its_exponent() -> None:
 
 
 def test_coverage_counts_what_min_freq_would_keep() -> None:
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(["a"] * 5 + ["b"] * 2 + ["c"])
     rows = {row["min_freq"]: (row["units"], row["share"]) for row in statistics.coverage(counts)}
     assert [rows[least] for least in (1, 2, 3, 5, 10)] == [(3, 1.0), (2, 7 / 8), (1, 5 / 8), (1, 5 / 8), (0, 0.0)]
@@ -106,7 +106,7 @@ def test_the_time_machine_has_the_printed_ngrams_and_exponents(corpora: pathlib.
     """Document 000 section 8.3.3; its exponents are 1.04, 0.69 and 0.47 on ranks 10 to 1000."""
     text = (corpora / "timemachine" / "timemachine.txt").read_text()
     lines = [cleaning.clean(line, ["letters", "lower"]) for line in text.removesuffix("\n").split("\n")]
-    made = vocabulary(lines, ("<unk>",))
+    made = tokenizer_of(lines, ("<unk>",))
     found = statistics.summary(counted(lines, made, separate=False), made, ())
     printed = [
         "the 2261, i 1267, and 1245, of 1155, a 816, to 695, was 552, in 541, that 443, my 440",

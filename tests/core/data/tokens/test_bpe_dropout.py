@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from core import errors
-from core.data.tokens import bpe_dropout, tokenizer
+from core.data.tokens import bpe_dropout, tokenizer, vocabulary
 
 DRAWS = 8_000
 LINES = ["the <x> time traveller travelled to the time machine", "die Zeitreisende, naïveté, 日本 reist"] * 20
@@ -36,7 +36,7 @@ class Lines:
 
 @pytest.fixture(scope="module")
 def made() -> tokenizer.Tokenizer:
-    return tokenizer.train_subwords("bpe", iter(LINES), 340, (*tokenizer.RESERVED, "<2de>"), ("<x>",))
+    return tokenizer.train_subwords("bpe", iter(LINES), 340, (*vocabulary.RESERVED, "<2de>"), ("<x>",))
 
 
 @hypothesis.given(text=st.text() | st.sampled_from(LINES) | st.text("ther <x>avl\n"), number=st.integers(0, 99))
@@ -67,7 +67,7 @@ def test_the_text_stays_and_so_do_reserved_names_and_symbols(made: tokenizer.Tok
 def test_each_merge_is_left_out_with_its_probability_and_tried_again_after_another() -> None:
     # Merges: a b, then ab c, then d e. Of `abcde`, a b and d e are possible at first, and each draw looks at both.
     lines = ["ab"] * 50 + ["abc"] * 30 + ["de"] * 10
-    made = tokenizer.train_subwords("bpe", iter(lines), 260 + 3, tokenizer.RESERVED)
+    made = tokenizer.train_subwords("bpe", iter(lines), 260 + 3, vocabulary.RESERVED)
     assert [made.token(one) for one in (260, 261, 262)] == ["ab", "abc", "de"]
     share = 0.25
     cutter = bpe_dropout.Cutter(made, share)
@@ -105,8 +105,8 @@ def test_lengths_are_those_of_the_rows(made: tokenizer.Tokenizer) -> None:
 
 
 def test_only_merges_can_be_left_out() -> None:
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add("abc")
-    chars = tokenizer.from_counts("char", counts, 1, None, tokenizer.RESERVED)
+    chars = tokenizer.from_counts("char", counts, 1, None, vocabulary.RESERVED)
     with pytest.raises(errors.UsageError, match=r"this tokenizer \(char\) is no byte-level BPE"):
         bpe_dropout.Cutter(chars, 0.1)

@@ -14,15 +14,15 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from core import errors
 from core.data.text import cleaning
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 
-TEXT = tokenizer.reserved_for("text", "none")
+TEXT = vocabulary.reserved_for("text", "none")
 
 
-def count(kind: str, lines: Iterable[str]) -> tokenizer.Counts:
-    counts = tokenizer.Counts()
+def count(kind: str, lines: Iterable[str]) -> vocabulary.Counts:
+    counts = vocabulary.Counts()
     for line in lines:
-        counts.add(tokenizer.units(kind, line))
+        counts.add(vocabulary.split_units(kind, line))
     return counts
 
 
@@ -43,20 +43,20 @@ def names(made: tokenizer.Tokenizer) -> list[str]:
 @pytest.fixture(scope="module")
 def bpe() -> tokenizer.Tokenizer:
     lines = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
-    return tokenizer.train_subwords("bpe", iter(lines), 320, tokenizer.RESERVED)
+    return tokenizer.train_subwords("bpe", iter(lines), 320, vocabulary.RESERVED)
 
 
 def test_reserved_names_are_those_that_the_task_needs() -> None:
-    assert tokenizer.reserved_for("text", "none") == ("<unk>",)
-    assert tokenizer.reserved_for("text", "eos") == ("<unk>", "<eos>")
-    assert tokenizer.reserved_for("pairs") == ("<unk>", "<pad>", "<bos>", "<eos>")
+    assert vocabulary.reserved_for("text", "none") == ("<unk>",)
+    assert vocabulary.reserved_for("text", "eos") == ("<unk>", "<eos>")
+    assert vocabulary.reserved_for("pairs") == ("<unk>", "<pad>", "<bos>", "<eos>")
 
 
 def test_words_stand_between_single_spaces() -> None:
-    assert tokenizer.units("word", " = Title = ") == ["=", "Title", "="]
-    assert tokenizer.units("word", "a  b") == ["a", "", "b"]
-    assert tokenizer.units("word", "  ") == []
-    assert tokenizer.units("word", "a\u2009b\u2028c") == ["a\u2009b\u2028c"]
+    assert vocabulary.split_units("word", " = Title = ") == ["=", "Title", "="]
+    assert vocabulary.split_units("word", "a  b") == ["a", "", "b"]
+    assert vocabulary.split_units("word", "  ") == []
+    assert vocabulary.split_units("word", "a\u2009b\u2028c") == ["a\u2009b\u2028c"]
 
 
 def test_frequent_units_come_first_and_ties_in_first_seen_order() -> None:
@@ -75,7 +75,7 @@ def test_counts_of_parts_merged_in_order_are_those_of_the_whole(lines: list[str]
     merged = count("word", lines[:middle])
     merged.merge(pickle.loads(pickle.dumps(count("word", lines[middle:]))))
     assert list(merged.by_unit.items()) == list(count("word", lines).by_unit.items())
-    assert merged.total == sum(len(tokenizer.units("word", line)) for line in lines)
+    assert merged.by_unit.total() == sum(len(vocabulary.split_units("word", line)) for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
@@ -103,7 +103,7 @@ LEARNT = ["the time traveller said <eos> to the <pad> of the time machine", "der
 @pytest.fixture(scope="module")
 def learnt() -> dict[str, tokenizer.Tokenizer]:
     kinds: tuple[Literal["bpe", "unigram", "wordpiece"], ...] = ("bpe", "unigram", "wordpiece")
-    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, tokenizer.RESERVED) for kind in kinds}
+    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, vocabulary.RESERVED) for kind in kinds}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -143,8 +143,8 @@ SYMBOLS = ("<num>", "<url>")
 
 @pytest.mark.parametrize("kind", ["char", "word"])
 def test_symbols_follow_the_reserved_names_and_stand_in_the_vocabulary_unseen(kind: Literal["char", "word"]) -> None:
-    counts = tokenizer.Counts()
-    counts.add(tokenizer.units(kind, "b b a <num>", SYMBOLS))
+    counts = vocabulary.Counts()
+    counts.add(vocabulary.split_units(kind, "b b a <num>", SYMBOLS))
     made = tokenizer.from_counts(kind, counts, 2, None, ("<unk>", "<eos>"), SYMBOLS)
     assert names(made)[:5] == ["<unk>", "<eos>", "<num>", "<url>", "b" if kind == "word" else " "]
     assert "<" not in names(made), "no character of a symbol was counted"
@@ -161,8 +161,8 @@ def test_symbols_follow_the_reserved_names_and_stand_in_the_vocabulary_unseen(ki
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
 def test_no_subword_cuts_a_symbol(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
     lines = ["the <num> time <num> the time", "a time of<num> the"] * 20
-    made = tokenizer.train_subwords(kind, iter(lines), 320, tokenizer.RESERVED, SYMBOLS)
-    assert names(made)[:6] == [*tokenizer.RESERVED, *SYMBOLS]
+    made = tokenizer.train_subwords(kind, iter(lines), 320, vocabulary.RESERVED, SYMBOLS)
+    assert names(made)[:6] == [*vocabulary.RESERVED, *SYMBOLS]
     for text in ("the <num> time", "the <url> <eos> <num>"):
         ids = made.encode(text)
         assert [made.token(one) for one in ids if one in (4, 5)] == [word for word in text.split() if word in SYMBOLS]
@@ -174,7 +174,7 @@ def test_no_subword_cuts_a_symbol(kind: Literal["bpe", "unigram", "wordpiece"]) 
 @pytest.fixture(scope="module")
 def with_symbols() -> dict[str, tokenizer.Tokenizer]:
     kinds: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
-    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, tokenizer.RESERVED, SYMBOLS) for kind in kinds}
+    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, vocabulary.RESERVED, SYMBOLS) for kind in kinds}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -219,7 +219,7 @@ def test_a_ready_tokenizer_that_we_wrote_keeps_its_kind() -> None:
         (foreign(("<unk>", "<eos>", "<s>")), "must reserve <unk> first"),
         (foreign(truncation={"max_length": 3}), "has truncation"),
         (foreign(model={"type": "none"}), "cannot be read"),
-        ("", "no valid JSON"),
+        ("", "not valid JSON"),
     ],
 )
 def test_a_ready_tokenizer_without_our_names_is_refused(text: str, message: str) -> None:
@@ -240,15 +240,15 @@ def test_batches_do_not_change_ids(bpe: tokenizer.Tokenizer) -> None:
 
 def test_equal_text_trains_an_equal_bpe() -> None:
     lines = ["a rose is a rose is a rose", "what is a rose"] * 3
-    first, second = (tokenizer.train_subwords("bpe", iter(lines), 300, tokenizer.RESERVED) for _ in range(2))
+    first, second = (tokenizer.train_subwords("bpe", iter(lines), 300, vocabulary.RESERVED) for _ in range(2))
     assert first.to_json() == second.to_json()
     assert first.vocabulary_size <= 300
 
 
 @pytest.mark.parametrize("text", ["<eos>", "<pad> <bos> <eos>", "a<eos>b", "<unk>", "<eos"])
 def test_text_like_a_reserved_name_is_ordinary_text(bpe: tokenizer.Tokenizer, text: str) -> None:
-    words = made("word", [text] * 3, reserved=tokenizer.RESERVED)
-    characters = made("char", [text], reserved=tokenizer.RESERVED)
+    words = made("word", [text] * 3, reserved=vocabulary.RESERVED)
+    characters = made("char", [text], reserved=vocabulary.RESERVED)
     for one in (words, characters, bpe):
         assert not {one.pad_id, one.bos_id, one.eos_id} & set(one.encode(text))
     assert bpe.decode(bpe.encode(text)) == characters.decode(characters.encode(text)) == text
@@ -264,12 +264,12 @@ def test_the_word_unk_in_the_text_is_the_unknown_word_itself() -> None:
 
 
 def test_a_trained_bpe_never_merges_into_a_reserved_name() -> None:
-    greedy = tokenizer.train_subwords("bpe", iter(["<eos><eos> <eos>"] * 100), 400, tokenizer.RESERVED)
+    greedy = tokenizer.train_subwords("bpe", iter(["<eos><eos> <eos>"] * 100), 400, vocabulary.RESERVED)
     assert greedy.eos_id not in greedy.encode("<eos><eos> <eos>")
 
 
 def test_decoding_leaves_control_ids_out_and_shows_the_unknown() -> None:
-    words = made("word", ["a b"], reserved=tokenizer.RESERVED)
+    words = made("word", ["a b"], reserved=vocabulary.RESERVED)
     assert (words.unk_id, words.pad_id, words.bos_id, words.eos_id) == (0, 1, 2, 3)
     assert words.decode([2, 4, 0, 5, 3, 1]) == "a <unk> b"
     assert made("word", ["a"]).eos_id is None
@@ -281,7 +281,7 @@ def test_a_token_shows_the_text_it_stands_for(bpe: tokenizer.Tokenizer) -> None:
 
 
 def test_tokenizers_survive_json_and_pickle(bpe: tokenizer.Tokenizer) -> None:
-    for one in (bpe, made("word", ["a  b"]), made("char", ["a b"], reserved=tokenizer.RESERVED)):
+    for one in (bpe, made("word", ["a  b"]), made("char", ["a b"], reserved=vocabulary.RESERVED)):
         again = tokenizer.Tokenizer.from_json(one.to_json(), "tokenizer.json")
         assert again == one == pickle.loads(pickle.dumps(one))
         assert (again.kind, again.vocabulary_size) == (one.kind, one.vocabulary_size)
@@ -290,7 +290,7 @@ def test_tokenizers_survive_json_and_pickle(bpe: tokenizer.Tokenizer) -> None:
 
 
 def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
-    content = json.loads(made(kind, ["a b c"], reserved=tokenizer.RESERVED).to_json())
+    content = json.loads(made(kind, ["a b c"], reserved=vocabulary.RESERVED).to_json())
     change(content)
     return json.dumps(content)
 
@@ -298,10 +298,10 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no valid JSON"),
-        ("\ufeff{}", "no valid JSON"),
-        ("[]", "no tokenizer.json"),
-        ('{"model": 1}', "no tokenizer.json"),
+        ("{", "not valid JSON"),
+        ("\ufeff{}", "not valid JSON"),
+        ("[]", "not a tokenizer.json"),
+        ('{"model": 1}', "not a tokenizer.json"),
         ('{"model": {"vocab": {"a": 1, "a": 2}}}', "two entries 'a'"),
         (broken(lambda content: content.update(surprise=1)), "cannot be read"),
         (broken(lambda content: content.update(padding={})), "has padding"),
@@ -314,8 +314,8 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
         (broken(lambda content: content["model"]["vocab"].update(d=4)), "gap or a repeated"),
         (broken(lambda content: content["model"]["vocab"].update(d="7")), "integer ids"),
         (broken(lambda content: content["model"]["vocab"].update({"<eos>": 4, "a": 3})), "begin with"),
-        (broken(lambda content: content["model"]["vocab"].update({"x y": 7})), "no word"),
-        (broken(lambda content: content["model"]["vocab"].update({"xy": 8}), "char"), "no char"),
+        (broken(lambda content: content["model"]["vocab"].update({"x y": 7})), "not a word"),
+        (broken(lambda content: content["model"]["vocab"].update({"xy": 8}), "char"), "not a char"),
     ],
 )
 def test_damaged_files_are_refused(text: str, message: str) -> None:

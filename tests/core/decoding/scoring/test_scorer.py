@@ -10,7 +10,7 @@ import torch
 
 from core import errors
 from core.config import inference_settings
-from core.data.tokens import tokenizer
+from core.data.tokens import vocabulary
 from core.decoding.scoring import scorer
 from core.decoding.scoring import stream as streams
 from core.models import bundle, language_model
@@ -133,7 +133,7 @@ def test_adaptive_softmax_scores_are_exact() -> None:
 
 def test_ngram_scores_by_hand_and_lines_with_impossible_tokens_are_infinite() -> None:
     """From `a b`, `a c`, `a b`: P(b | a) = 2/3, P(c | a) = 1/3; bigrams that were not seen have probability 0."""
-    codec = samples.codec("word", "a b c", tokenizer.reserved_for("text", "eos"))
+    codec = samples.codec("word", "a b c", vocabulary.reserved_for("text", "eos"))
     eos, size = codec.tokenizer.eos_id or 0, codec.tokenizer.vocabulary_size
     stream = [eos, *(token for line in ("a b", "a c", "a b") for token in [*codec.tokenizer.encode(line), eos])]
     model = counted.estimate(stream, size, 2, "laplace", epsilons=(0.0,)).model

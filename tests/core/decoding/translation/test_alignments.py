@@ -8,7 +8,7 @@ import torch
 
 from core import errors
 from core.config import inference_settings
-from core.data.tokens import tokenizer
+from core.data.tokens import tokenizer, vocabulary
 from core.decoding.translation import alignments, translator
 from core.models import bundle
 from tests.core.decoding import samples
@@ -50,18 +50,18 @@ def test_unknown_words_are_replaced_by_source_words(copier: bundle.Bundle) -> No
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
 def test_unknown_words_are_replaced_by_subwords(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
-    made = tokenizer.train_subwords(kind, iter(["the cat sees the dog"] * 20), 300, tokenizer.RESERVED)
-    source, target = tokenizer.Codec((), made), samples.codec("word", "a b", tokenizer.RESERVED)
+    made = tokenizer.train_subwords(kind, iter(["the cat sees the dog"] * 20), 300, vocabulary.RESERVED)
+    source, target = tokenizer.Codec((), made), samples.codec("word", "a b", vocabulary.RESERVED)
     ids = made.encode("the cat")
     text = alignments.replace_unknown([4, target.tokenizer.unk_id], [0, len(ids) - 1], "the cat", ids, source, target)
     assert text == f"a {made.token(ids[-1])}"
 
 
 def test_a_user_defined_symbol_counts_as_one_word() -> None:
-    counts = tokenizer.Counts()
+    counts = vocabulary.Counts()
     counts.add(["x", "y"])
-    symbols = tokenizer.from_counts("char", counts, 1, None, tokenizer.RESERVED, ("<num>",))
-    source, target = tokenizer.Codec((), symbols), samples.codec("char", "ab", tokenizer.RESERVED)
+    symbols = tokenizer.from_counts("char", counts, 1, None, vocabulary.RESERVED, ("<num>",))
+    source, target = tokenizer.Codec((), symbols), samples.codec("char", "ab", vocabulary.RESERVED)
     ids = symbols.encode("x<num>y")
     assert alignments.replace_unknown([5, 0], [0, 1], "x<num>y", ids, source, target) == "b<num>"
 
