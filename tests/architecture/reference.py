@@ -1,7 +1,7 @@
-"""The tables of the README that the code knows better: `make reference` writes them anew, a test holds them to it.
+"""Generated tables of the documentation: `make reference` writes them, a test holds them up to date.
 
-Settings come from the schema in `core.config`, metrics from `core.telemetry.catalog`. Each table stands between two
-comments, `<!-- reference: NAME -->` and `<!-- end -->`; what is between them is replaced.
+Settings come from the schema in `core.config`, metrics from `core.telemetry.catalog`. Each table is between two
+comments, `<!-- reference: NAME -->` and `<!-- end -->`; the text between them is replaced.
 """
 
 import json
@@ -17,7 +17,10 @@ from core.config import autoregressive_settings, corpus_settings, model_settings
 from core.telemetry import catalog
 from tests.architecture import source
 
-README = source.REPOSITORY / "README.md"
+PAGES = {
+    "settings": source.REPOSITORY / "jobs" / "configs" / "README.md",
+    "metrics": source.REPOSITORY / "core" / "telemetry" / "README.md",
+}
 BLOCK = re.compile(r"(?<=<!-- reference: )(?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 Sections = list[tuple[str, str, type[section.Section], set[str]]]  # title, prefix, class, fields shown elsewhere
@@ -110,10 +113,10 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-def renewed(text: str) -> str:
-    """Returns the README with its tables as the code has them."""
-    made = {"settings": settings, "metrics": metrics}
-    return BLOCK.sub(lambda found: f"{found['name']} -->\n\n{made[found['name']]()}\n<!-- end -->", text)
+def regenerate(text: str) -> str:
+    """Returns the text of a page with its tables as the code has them."""
+    tables = {"settings": settings, "metrics": metrics}
+    return BLOCK.sub(lambda match: f"{match['name']} -->\n\n{tables[match['name']]()}\n<!-- end -->", text)
 
 
 def _classes(annotation: Any) -> Iterator[type]:
@@ -168,4 +171,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    for page in PAGES.values():
+        page.write_text(regenerate(page.read_text()))

@@ -1,6 +1,7 @@
-"""The README keeps its word: its tables are those of the code, and what it names exists."""
+"""The documentation is true: generated tables are up to date, and named commands, files, tests and settings exist."""
 
 import ast
+import pathlib
 import re
 from typing import Any
 
@@ -11,19 +12,31 @@ from core.config import schema
 from jobs import __main__ as main
 from tests.architecture import reference, source
 
-TEXT = reference.README.read_text()
+PAGES = {
+    path: path.read_text()
+    for folder in (".", "core", "core/telemetry", "workers", "jobs", "jobs/configs", "k8s", "tests", "tests/benchmarks")
+    for path in [source.REPOSITORY / folder / "README.md"]
+}
+TEXT = "\n".join(PAGES.values())
 FEATURES = re.findall(r"^\| (?P<row>[A-E]\d+) \| [^|]+ \| (?P<keys>[^|]+) \| (?P<tests>[^|]+) \|$", TEXT, re.MULTILINE)
 
 
-def test_tables_are_those_of_the_code() -> None:
-    assert reference.renewed(TEXT) == TEXT, "the README's tables are stale; run make reference"
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_generated_tables_are_up_to_date(name: str) -> None:
+    text = PAGES[reference.PAGES[name]]
+    assert reference.BLOCK.findall(text) == [name]
+    assert reference.regenerate(text) == text, "the table is stale; run make reference"
 
 
 def test_a_stale_table_is_noticed() -> None:
-    assert len(reference.BLOCK.findall(TEXT)) == 2
-    stale = TEXT.replace("| `training.epochs` |", "| `training.rounds` |")
-    assert stale != TEXT
-    assert reference.renewed(stale) == TEXT
+    text = PAGES[reference.PAGES["settings"]]
+    stale = text.replace("| `training.epochs` |", "| `training.rounds` |")
+    assert stale != text
+    assert reference.regenerate(stale) == text
+
+
+def test_the_readme_has_one_page() -> None:
+    assert len(PAGES[source.REPOSITORY / "README.md"].splitlines()) <= 250
 
 
 def test_every_setting_has_one_row() -> None:
@@ -36,8 +49,8 @@ def test_every_setting_has_one_row() -> None:
     assert set(rows) == reference.names()
 
 
-@pytest.mark.parametrize(("row", "keys", "tests"), FEATURES, ids=[found[0] for found in FEATURES])
-def test_a_feature_names_tests_and_settings_that_exist(row: str, keys: str, tests: str) -> None:
+@pytest.mark.parametrize(("row", "keys", "tests"), FEATURES, ids=[row[0] for row in FEATURES])
+def test_a_feature_names_existing_tests_and_settings(row: str, keys: str, tests: str) -> None:
     named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", tests)
     assert named
     for path, name in named:
@@ -49,18 +62,18 @@ def test_a_feature_names_tests_and_settings_that_exist(row: str, keys: str, test
             assert any(name == key or name.startswith(f"{key}.") for name in known), f"{row}: {key} is no setting"
 
 
-def test_rows_of_all_parts_are_there() -> None:
-    assert {found[0][0] for found in FEATURES} == set("ABCDE")
+def test_features_of_all_sections_are_listed() -> None:
+    assert {row[0][0] for row in FEATURES} == set("ABCDE")
     assert len(FEATURES) > 40
 
 
-def test_every_configuration_that_comes_along_is_listed() -> None:
+def test_every_packaged_configuration_is_listed() -> None:
     there = {path.name for path in (source.REPOSITORY / "jobs" / "configs").glob("*.yaml")}
     listed = set(re.findall(r"^\| `([a-z0-9-]+\.yaml)` \|", TEXT, re.MULTILINE))
     assert listed == there
 
 
-def test_commands_on_the_page_exist_with_their_options() -> None:
+def test_documented_commands_exist_with_their_options() -> None:
     verbs: Any = typer.main.get_command(main.app)
     shown = re.findall(r"python -m jobs ([a-z]+)((?:[^\n`\\]|\\\n)*)", TEXT)
     assert {verb for verb, _ in shown} == set(verbs.commands)
@@ -70,7 +83,7 @@ def test_commands_on_the_page_exist_with_their_options() -> None:
         assert set(re.findall(r"--[a-z-]+", words)) <= own | inner, f"{verb}{words}"
 
 
-def test_targets_and_files_on_the_page_exist() -> None:
+def test_documented_make_targets_and_files_exist() -> None:
     targets = re.findall(r"^([a-z0-9-]+)(%?):", (source.REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     for name in re.findall(r"(?:`|^)make ([a-z0-9-]+)", TEXT, re.MULTILINE):
         assert any(name == target or (any_ and name.startswith(target)) for target, any_ in targets), name
@@ -79,7 +92,15 @@ def test_targets_and_files_on_the_page_exist() -> None:
     assert [path for path in named if not (source.REPOSITORY / path).exists()] == []
 
 
-def test_links_within_the_page_lead_somewhere() -> None:
-    titles = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert set(re.findall(r"\]\(#([a-z0-9-]+)\)", TEXT)) <= anchors
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.parent.relative_to(source.REPOSITORY)))
+def test_links_lead_to_existing_files_and_titles(path: pathlib.Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[path]):
+        file, _, anchor = target.partition("#")
+        if "://" in file:
+            continue
+        page = (path.parent / file).resolve() if file else path
+        assert page.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, target

@@ -99,7 +99,7 @@ def test_exit_codes_of_errors_are_those_of_the_readme() -> None:
         errors.ClusterError: 8,
     }
     assert {kind: kind.exit_code for kind in kinds} == kinds
-    listed = re.findall(r"\| (\d+(?:, \d+)?) \| [a-z]", (REPOSITORY / "README.md").read_text().partition("## Words")[2])
+    listed = re.findall(r"\| (\d+(?:, \d+)?) \| [a-z]", (REPOSITORY / "jobs" / "README.md").read_text())
     assert {int(code) for cell in listed for code in cell.split(", ")} == {0, 1, *kinds.values(), 130, 143}
 
 
