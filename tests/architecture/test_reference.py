@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from core.config import schema
+from core.config import loading, schema
 from jobs import __main__ as main
 from tests.architecture import reference, source
 
@@ -37,6 +37,15 @@ def test_a_stale_table_is_noticed() -> None:
 
 def test_the_readme_has_one_page() -> None:
     assert len(PAGES[source.REPOSITORY / "README.md"].splitlines()) <= 250
+
+
+def test_configurations_of_the_readme_are_valid() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", PAGES[source.REPOSITORY / "README.md"], re.DOTALL)
+    assert len(examples) == 4
+    for text in examples:
+        rest = "" if "name:" in text else "name: example\nroot: runs/example\n"
+        rest += "" if "tokenizer:" in text or "kind: series" in text else "tokenizer: {kind: word}\n"
+        loading.parse(text + rest, "README.md")
 
 
 def test_every_setting_has_one_row() -> None:
