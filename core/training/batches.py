@@ -162,7 +162,7 @@ def _with_cut_weights(
 
 
 class BucketedPairs:
-    """Pairs bucketed by length; `consumed` counts batches. With `cutters` (BPE-dropout) each epoch cuts words anew."""
+    """Pairs bucketed by length; `consumed` counts batches. With `segmenters` (BPE-dropout) words are segmented anew each epoch."""
 
     carries_state = False
 
@@ -174,15 +174,19 @@ class BucketedPairs:
         seed: int,
         rank: int,
         world_size: int,
-        cutters: Mapping[str, bpe_dropout.Cutter] | None = None,
+        segmenters: Mapping[str, bpe_dropout.Segmenter] | None = None,
     ) -> None:
         self._split, self._training, self._ids, self._seed = split, training, ids, seed
         self._rank, self._world_size = rank, world_size
-        self._cutters = cutters
+        self._segmenters = segmenters
 
     def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields this rank's share of each planned batch from number `consumed` on."""
-        split = bpe_dropout.Recut(self._split, self._cutters, self._seed, epoch) if self._cutters else self._split
+        split = (
+            bpe_dropout.ResegmentedSplit(self._split, self._segmenters, self._seed, epoch)
+            if self._segmenters
+            else self._split
+        )
         plans = buckets.plan(split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
         for number, plan in enumerate(plans):
             if number < consumed:
@@ -257,9 +261,9 @@ def sources(
     """
     # Corpora may have the same lines, which must not come in the same order; the first has the order of a single one.
     seeds = [shuffling.key("task", seed, number) if number else seed for number in range(len(weights))]
-    cutters = _cutters(dataset, training)
+    segmenters = _segmenters(dataset, training)
     return [
-        source(dataset, settings, corpus_seed, rank, world_size, corpus, cutters)
+        source(dataset, settings, corpus_seed, rank, world_size, corpus, segmenters)
         for corpus, settings, corpus_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
     ]
 
@@ -271,31 +275,33 @@ def source(
     rank: int,
     world_size: int,
     corpus: str | None = None,
-    cutters: Mapping[str, bpe_dropout.Cutter] | None = None,
+    segmenters: Mapping[str, bpe_dropout.Segmenter] | None = None,
 ) -> Source:
     """Returns the training batches of a rank, of one corpus or of all data together; see `sources`.
 
-    `cutters`, of each side, may be shared by several corpora; without them a corpus has its own.
+    `segmenters`, of each side, may be shared by several corpora; without them a corpus has its own.
     """
     split = dataset.split("train", corpus)
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":
-        cutters = cutters or _cutters(dataset, training)
-        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, cutters)
+        segmenters = segmenters or _segmenters(dataset, training)
+        return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, segmenters)
     kind = RandomWindows if training.sampling == "random" else SequentialLanes
     return kind(split.stream(), training, seed, rank, world_size)
 
 
-def _cutters(
+def _segmenters(
     dataset: shards.Dataset, training: training_settings.TrainingConfig
-) -> dict[str, bpe_dropout.Cutter] | None:
+) -> dict[str, bpe_dropout.Segmenter] | None:
     if not training.bpe_dropout:
         return None
     tokenizers = {side: codec.tokenizer for side, codec in dataset.codecs.items()}
-    # Sides that share a tokenizer share a cutter, and so its cache.
-    cutters = {each: bpe_dropout.Cutter(each, training.bpe_dropout) for each in dict.fromkeys(tokenizers.values())}
-    return {side: cutters[each] for side, each in tokenizers.items()}
+    # Sides that share a tokenizer share a segmenter, and so its cache.
+    segmenters = {
+        each: bpe_dropout.Segmenter(each, training.bpe_dropout) for each in dict.fromkeys(tokenizers.values())
+    }
+    return {side: segmenters[each] for side, each in tokenizers.items()}
 
 
 def pairs_ids(dataset: shards.Dataset) -> PairsIds:

@@ -47,7 +47,7 @@ def test_training_resumes_under_the_next_driver(
     tmp_path: Path, head: tuple[driving.Driver, str], drive: driving.Drive
 ) -> None:
     started, address = head
-    workspace = runs.Place(tmp_path)
+    workspace = runs.Workspace(tmp_path)
     run, bare = workspace.run("text", "run"), workspace.run("text", "bare")
     command = ("train", run.config, "--set", address)
     driver = drive(*command)

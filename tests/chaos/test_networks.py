@@ -40,7 +40,7 @@ def test_training_continues_with_fewer_ranks_when_a_node_is_disconnected(
     tmp_path: Path, drive: driving.Drive, is_healed: bool
 ) -> None:
     """The rank on the disconnected node is still alive and may return; it changes nothing."""
-    run = runs.Place(tmp_path).run("text", "run")
+    run = runs.Workspace(tmp_path).run("text", "run")
     with networks.started(drive, 3) as cluster:
         driver = drive("submit", "train", run.config, *runs.ELASTIC, "--address", cluster.job_server)
         saved = driver.until(run.beyond(40), "step 40")

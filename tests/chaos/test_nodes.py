@@ -13,7 +13,7 @@ NOTICE_S = 15  # clouds give at least 30 s
 
 
 def test_training_continues_with_fewer_ranks_when_a_node_dies(tmp_path: Path, drive: driving.Drive) -> None:
-    run = runs.Place(tmp_path).run("text", "run")
+    run = runs.Workspace(tmp_path).run("text", "run")
     with nodes.started(drive, 3) as cluster:
         driver = drive("submit", "train", run.config, *runs.ELASTIC, "--address", cluster.job_server)
         saved = driver.until(run.beyond(40), "step 40")
@@ -27,7 +27,7 @@ def test_training_continues_with_fewer_ranks_when_a_node_dies(tmp_path: Path, dr
 
 def test_draining_a_node_saves_a_checkpoint_first(tmp_path: Path, drive: driving.Drive) -> None:
     """No checkpoint is due before the end of the first epoch, so an earlier one was caused by the notice."""
-    run = runs.Place(tmp_path).run("text", "run")
+    run = runs.Workspace(tmp_path).run("text", "run")
     settings = ("training.checkpoint_every_steps=100000", "training.window=2", "training.epochs=2")
     longer = [word for setting in settings for word in ("--set", setting)]
     with nodes.started(drive, 3) as cluster:
@@ -60,7 +60,7 @@ def test_a_translation_has_the_same_bytes_when_a_node_dies(tmp_path: Path, drive
 
 
 def test_a_node_without_access_to_the_run_is_refused_before_training(tmp_path: Path, drive: driving.Drive) -> None:
-    run = runs.Place(tmp_path).run("text", "run")
+    run = runs.Workspace(tmp_path).run("text", "run")
     with nodes.started(drive, 2, hidden=str(run.root)) as cluster:
         ended = drive("submit", "train", run.config, "--address", cluster.job_server).end()
     assert ended.code == 2, ended.log

@@ -1,4 +1,4 @@
-"""Training on Ray in which ranks and drivers die: the bits at the end are those of a run that nothing happened to."""
+"""Training on Ray in which ranks and drivers die ends with the bits of an undisturbed run."""
 
 import random
 import signal
@@ -16,8 +16,8 @@ STOP_S = 30.0  # for the step, the checkpoint and the end of a cluster
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> runs.Place:
-    return runs.Place(tmp_path_factory.mktemp("runs"))
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> runs.Workspace:
+    return runs.Workspace(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def done() -> dict[tuple[str, int], runs.Run]:
 
 
 @pytest.fixture
-def whole(place: runs.Place, done: dict[tuple[str, int], runs.Run], drive: driving.Drive) -> Whole:
-    """Gives the undisturbed run of a kind on so many ranks."""
+def whole(workspace: runs.Workspace, done: dict[tuple[str, int], runs.Run], drive: driving.Drive) -> Whole:
+    """Returns the undisturbed run of a kind on a number of ranks."""
 
     def get(kind: str, world_size: int) -> runs.Run:
         if (kind, world_size) not in done:
-            run = place.run(kind, f"whole-{kind}-{world_size}")
+            run = workspace.run(kind, f"whole-{kind}-{world_size}")
             assert drive("train", run.config, *workers(world_size)).end().document()["start"] == 1
             done[kind, world_size] = run
         return done[kind, world_size]
@@ -47,9 +47,9 @@ def workers(world_size: int) -> tuple[str, str]:
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", ["text", "pairs"])
 def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
-    place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random, kind: str, world_size: int
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive, chance: random.Random, kind: str, world_size: int
 ) -> None:
-    run = place.run(kind, f"killed-{kind}-{world_size}")
+    run = workspace.run(kind, f"killed-{kind}-{world_size}")
     driver = drive("train", run.config, *workers(world_size))
     took_s = runs.kill_twice_in_an_epoch(driver, run, chance, world_size)
     print("seconds from a death to the next checkpoint:", took_s)
@@ -59,9 +59,9 @@ def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
 
 
 def test_a_rank_that_hangs_is_replaced(
-    place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive, chance: random.Random
 ) -> None:
-    run = place.run("text", "hung")
+    run = workspace.run("text", "hung")
     driver = drive("train", run.config, *workers(2), "--set", "cluster.collective_timeout_s=10")
     driver.until(run.beyond(40), "step 40")
     runs.signal_a_rank(driver, run, 1, chance.randrange(2), 2, signal.SIGSTOP)
@@ -73,9 +73,9 @@ def test_a_rank_that_hangs_is_replaced(
 
 
 def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command_resumes(
-    place: runs.Place, whole: Whole, drive: driving.Drive
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive
 ) -> None:
-    run = place.run("text", "given-up")
+    run = workspace.run("text", "given-up")
     command = ("train", run.config, *workers(2))
     driver = drive(*command, "--set", "cluster.max_failures=1")
     for start in (1, 2):
@@ -90,9 +90,9 @@ def test_ranks_that_die_more_often_than_allowed_end_the_run_and_the_same_command
 
 
 def test_after_a_killed_driver_no_process_is_left_and_the_same_command_finishes(
-    place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive, chance: random.Random
 ) -> None:
-    run = place.run("pairs", "driver-killed")
+    run = workspace.run("pairs", "driver-killed")
     command = ("train", run.config, *workers(2))
     for start, earliest, latest in ((1, 20, 100), (2, 120, 200)):
         driver = drive(*command)
@@ -105,9 +105,9 @@ def test_after_a_killed_driver_no_process_is_left_and_the_same_command_finishes(
 
 
 def test_a_second_driver_is_refused_at_once_and_signals_lose_no_step(
-    place: runs.Place, whole: Whole, drive: driving.Drive
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive
 ) -> None:
-    run = place.run("text", "signalled")
+    run = workspace.run("text", "signalled")
     command = ("train", run.config, *workers(2))
     stopped_at = [0]
     for start, number in ((1, signal.SIGTERM), (2, signal.SIGINT)):
@@ -127,22 +127,22 @@ def test_a_second_driver_is_refused_at_once_and_signals_lose_no_step(
         assert ended.code == 128 + number, ended.log
         assert f"train: stopped at step {stopped_at[-1]}, saved in" in ended.log
         assert run.record()["exit_code"] == 128 + number
-        assert run.rows(start)[0]["step"] <= stopped_at[-2] + 5, "it went on where it had stopped"
+        assert run.rows(start)[0]["step"] <= stopped_at[-2] + 5, "it resumed where it had stopped"
     assert drive(*command).end().document()["start"] == 3
     runs.check_same(run, whole("text", 2))
 
 
 def test_a_signal_at_any_moment_stops_the_run_soon_and_loses_nothing(
-    place: runs.Place, whole: Whole, drive: driving.Drive, chance: random.Random
+    workspace: runs.Workspace, whole: Whole, drive: driving.Drive, chance: random.Random
 ) -> None:
-    run = place.run("pairs", "any-moment")
+    run = workspace.run("pairs", "any-moment")
     command = ("train", run.config, *workers(2))
     for _ in range(4):
         driver = drive(*command)
         moment_s = chance.uniform(0, 20)
         time.sleep(moment_s)
         driver.signal(signal.SIGTERM)
-        # Python itself ends the process as long as ours is not in place yet; a finished run is as good.
+        # Before our signal handler is installed, Python's own ends the process; a finished run is as good.
         assert driver.end(STOP_S + 30).code in (0, 143, -signal.SIGTERM), (moment_s, driver.log())
     drive(*command).end().document()
     runs.check_same(run, whole("pairs", 2))

@@ -1,4 +1,4 @@
-"""Small runs that take long enough to be disturbed, and what must not change when they are."""
+"""Small runs that last long enough to be disturbed, and checks that they end alike all the same."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from tests.core.training import builders
 from tests.e2e import driving
 from workers.cluster import session as sessions
 
-# Dropout everywhere, a schedule, checkpoints all the time: whatever a resume forgot would change the bits.
+# Dropout everywhere, a schedule, frequent checkpoints: any state that a resume lost would change the bits.
 TEXT = """
 name: text
 root: {root}
@@ -50,10 +50,10 @@ KINDS = {"text": TEXT, "pairs": PAIRS}
 NUM_LINES = 1600
 RECOVERY_S = 90.0  # from the death of a rank to the next checkpoint
 ELASTIC = ("--set", "cluster.num_workers={min: 1, max: 3}")
-GONE_S = 150.0  # from the end of a node to the next checkpoint of the ranks that are left
+GONE_S = 150.0  # from the loss of a node to the next checkpoint of the remaining ranks
 
 
-class Place:
+class Workspace:
     """A folder with corpora, their datasets, and runs of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,13 +62,13 @@ class Place:
         sentences.write_pairs(folder / "pairs.tsv", 1, 0, NUM_LINES)
 
     def run(self, kind: str, name: str) -> "Run":
-        """A new run on the dataset of this kind."""
+        """Creates a run on the dataset of this kind."""
         config = self._write(kind, name)
         shutil.copytree(self._dataset(kind), self.folder / name / "dataset")
         return Run(self.folder / name, config)
 
     def _dataset(self, kind: str) -> Path:
-        """The dataset of this kind, made when it is first asked for."""
+        """Returns the dataset of this kind, prepared when it is first used."""
         root = self.folder / f"{kind}-prepared"
         if not root.exists():
             config = paths.absolute(loading.load(self._write(kind, root.name), ["cluster.address=none"]))
@@ -92,15 +92,15 @@ class Run:
         return paths.absolute(loading.load(self.config, overrides))
 
     def job(self) -> trainer.TrainingJob:
-        """What the command would train."""
+        """Returns the job that the command would train."""
         return train.plan(self.settings())
 
     def reached(self, start: int | None = None) -> int | None:
-        """The step of the newest checkpoint, of any start of the ranks or of this one."""
-        return max((step for step, epoch in self._committed() if start in (None, epoch)), default=None)
+        """Returns the step of the newest checkpoint, of any fencing number or of this one."""
+        return max((step for step, number in self._committed() if start in (None, number)), default=None)
 
     def beyond(self, step: int, start: int | None = None) -> Callable[[], int | None]:
-        """Says the step of the newest checkpoint once it is at least this one."""
+        """Returns a function that returns the step of the newest checkpoint once it is at least `step`."""
 
         def look() -> int | None:
             reached = self.reached(start)
@@ -109,12 +109,12 @@ class Run:
         return look
 
     def newest(self) -> Path:
-        """The folder of the newest checkpoint."""
-        step, epoch = max(self._committed(), key=lambda found: (found[1], found[0]))
-        return self.root / "checkpoints" / f"step-{step:08d}-e{epoch}"
+        """Returns the folder of the newest checkpoint."""
+        step, fencing_number = max(self._committed(), key=lambda entry: (entry[1], entry[0]))
+        return self.root / "checkpoints" / f"step-{step:08d}-e{fencing_number}"
 
     def newest_step(self) -> int:
-        """The step of the newest checkpoint."""
+        """Returns the step of the newest checkpoint."""
         return int(self.newest().name[5:13])
 
     def _committed(self) -> list[tuple[int, int]]:
@@ -122,31 +122,31 @@ class Run:
         return [(int(name[5:13]), int(name.partition("-e")[2])) for name in names]
 
     def starts(self) -> int:
-        """How often ranks have started."""
+        """Returns the number of starts of the worker group."""
         return len(list(self.root.glob("epochs/*.json")))
 
     def record(self) -> dict[str, Any]:
-        """What `run.json` says."""
-        found: dict[str, Any] = json.loads((self.root / "run.json").read_text())
-        return found
+        """Returns the content of `run.json`."""
+        content: dict[str, Any] = json.loads((self.root / "run.json").read_text())
+        return content
 
     def rows(self, start: int | None = None) -> list[dict[str, Any]]:
-        """The history of the run, or what one start of the ranks wrote of it."""
+        """Returns the rows of the run log, or those of one start of the worker group."""
         if start is None:
             return [dict(row) for row in training_history.read(builders.location_of(self.root))]
         segments = sorted(self.root.glob(f"metrics/e{start}-*.jsonl"))
         return [json.loads(line) for segment in segments for line in segment.read_text().splitlines()]
 
     def state(self) -> dict[str, Any]:
-        """Where the newest checkpoint is."""
-        found: dict[str, Any] = json.loads((self.newest() / "training" / "progress.json").read_text())["state"]
-        return found
+        """Returns the training state in the newest checkpoint."""
+        content: dict[str, Any] = json.loads((self.newest() / "training" / "progress.json").read_text())["state"]
+        return content
 
 
 def check_same(run: Run, whole: Run) -> None:
-    """Whatever happened to a run on its way, it ended like one to which nothing happened.
+    """Checks that a disturbed run ended like an undisturbed one.
 
-    Weights, optimiser and hidden state are the same bits, the counts and validations the same numbers; the record
+    Weights, optimizer and hidden state are the same bits, the counts and validations the same numbers; the run log
     has each step once, with the same figures but for the order of a sum.
     """
     assert builders.digest(run.root) == builders.digest(whole.root)
@@ -159,7 +159,7 @@ def check_same(run: Run, whole: Run) -> None:
 
 
 def check_went_on(run: Run, report: dict[str, Any], saved: int) -> None:
-    """Two ranks went on from this step at least: the record has each step once, and the loss goes down as before."""
+    """Checks that two ranks resumed at this step at least, with each step once in the run log and a falling loss."""
     assert (report["start"], report["world_size"]) == (2, 2)
     rows = [row for row in run.rows() if row["kind"] == "step"]
     assert [row["step"] for row in rows] == sorted({*range(5, report["step"], 5), report["step"]})
@@ -177,7 +177,7 @@ def check_went_on(run: Run, report: dict[str, Any], saved: int) -> None:
 def signal_a_rank(
     driver: driving.Driver, run: Run, start: int, number: int, world_size: int, what: signal.Signals
 ) -> None:
-    """Sends a signal to a rank of a start of the ranks: number 0 is rank 0, the others are in no order."""
+    """Sends a signal to a rank of one start: number 0 is rank 0, the others are in no order."""
     first = json.loads((run.root / "epochs" / f"{start:08d}.json").read_text())["pid"]
     ranks = driver.workers("RayTrainWorker")[-world_size:]
     assert first in {process.pid for process in ranks}, "these are not the ranks of this start"

@@ -1,4 +1,4 @@
-"""A run that is disturbed ends with the bits of one that is not; `make chaos` disturbs more of them."""
+"""Disturbed runs end with the bits of undisturbed ones; `make chaos` disturbs more of them."""
 
 import json
 import random
@@ -14,14 +14,14 @@ ALONE = ("--set", "cluster.address=none")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> runs.Place:
-    return runs.Place(tmp_path_factory.mktemp("runs"))
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> runs.Workspace:
+    return runs.Workspace(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def whole(place: runs.Place) -> runs.Run:
-    """A run of one rank, in this process, that nothing happens to."""
-    run = place.run("text", "whole")
+def whole(workspace: runs.Workspace) -> runs.Run:
+    """An undisturbed run of one rank, in this process."""
+    run = workspace.run("text", "whole")
     builders.train(run.job())
     return run
 
@@ -37,15 +37,15 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.ray
 def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
-    place: runs.Place, drive: driving.Drive, chance: random.Random
+    workspace: runs.Workspace, drive: driving.Drive, chance: random.Random
 ) -> None:
-    """What two bare processes compute undisturbed, two Ray workers do that are killed and started again."""
-    bare, killed = place.run("text", "bare"), place.run("text", "killed")
+    """Two Ray workers that are killed and restarted compute the same as two bare processes undisturbed."""
+    bare, killed = workspace.run("text", "bare"), workspace.run("text", "killed")
     driver = drive("train", killed.config)
     runs.kill_twice_in_an_epoch(driver, killed, chance, world_size=2)
     report = driver.end().document()
     assert (report["start"], report["world_size"], killed.starts()) == (3, 2, 3)
-    builders.on_ranks(2, place.folder, builders.train_rank, [(bare.job(), None)])
+    builders.on_ranks(2, workspace.folder, builders.train_rank, [(bare.job(), None)])
     runs.check_same(killed, bare)
     assert killed.record()["exit_code"] == 0
     assert not (killed.root / ".ray").exists()
@@ -53,9 +53,9 @@ def test_two_deaths_of_a_random_rank_in_an_epoch_change_no_bit(
 
 @pytest.mark.e2e
 def test_a_signal_saves_and_the_same_command_loses_no_step(
-    place: runs.Place, whole: runs.Run, drive: driving.Drive
+    workspace: runs.Workspace, whole: runs.Run, drive: driving.Drive
 ) -> None:
-    run = place.run("text", "signalled")
+    run = workspace.run("text", "signalled")
     stopped_at = [0]
     for start, number in ((1, signal.SIGTERM), (2, signal.SIGINT)):
         driver = drive("train", run.config, *ALONE)
@@ -67,17 +67,17 @@ def test_a_signal_saves_and_the_same_command_loses_no_step(
         assert ended.stdout == ""
         assert f"train: stopped at step {stopped_at[-1]}, saved in" in ended.log
         assert run.record()["exit_code"] == 128 + number
-        assert run.rows(start)[0]["step"] <= stopped_at[-2] + 5, "it went on where it had stopped"
+        assert run.rows(start)[0]["step"] <= stopped_at[-2] + 5, "it resumed where it had stopped"
     assert drive("train", run.config, *ALONE).end().document()["start"] == 3
     runs.check_same(run, whole)
 
 
 @pytest.mark.e2e
 def test_after_a_killed_driver_and_damage_the_same_command_finishes(
-    place: runs.Place, whole: runs.Run, drive: driving.Drive
+    workspace: runs.Workspace, whole: runs.Run, drive: driving.Drive
 ) -> None:
-    """A second driver is kept out while the first lives, and takes over when it is dead."""
-    run = place.run("text", "taken-over")
+    """A second driver is locked out while the first lives, and takes over when it is dead."""
+    run = workspace.run("text", "taken-over")
     first = drive("train", run.config, *ALONE)
     first.until(run.beyond(40), "step 40")
     first.signal(signal.SIGSTOP)
@@ -99,18 +99,18 @@ def test_after_a_killed_driver_and_damage_the_same_command_finishes(
 
 @pytest.mark.e2e
 def test_a_run_without_a_checkpoint_that_verifies_does_not_start_over(
-    place: runs.Place, whole: runs.Run, drive: driving.Drive
+    workspace: runs.Workspace, whole: runs.Run, drive: driving.Drive
 ) -> None:
-    run = place.run("text", "lost")
+    run = workspace.run("text", "lost")
     for file in contents(whole.root):
         if file.startswith(("checkpoints", "config")):
             (run.root / file).parent.mkdir(parents=True, exist_ok=True)
             (run.root / file).write_bytes((whole.root / file).read_bytes())
     manifests = list(run.root.glob("checkpoints/*/MANIFEST.json"))
-    for place_ in manifests:
-        content = json.loads(place_.read_text())
+    for manifest in manifests:
+        content = json.loads(manifest.read_text())
         content["files"][0]["sha256"] = "0" * 64
-        place_.write_text(json.dumps(content))
+        manifest.write_text(json.dumps(content))
     before = contents(run.root)
     ended = drive("train", run.config, *ALONE).end()
     assert ended.code == 4, ended.log

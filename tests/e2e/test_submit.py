@@ -90,7 +90,7 @@ def test_a_wrong_token_is_refused(server: nodes.Nodes, tmp_path: Path, drive: dr
 def test_a_stopped_job_saves_a_checkpoint_and_resumes_when_submitted_again(
     server: nodes.Nodes, tmp_path: Path, drive: driving.Drive
 ) -> None:
-    workspace = runs.Place(tmp_path)
+    workspace = runs.Workspace(tmp_path)
     run, whole = workspace.run("text", "run"), workspace.run("text", "whole")
     settings = ("cluster.address=none", "cluster.num_workers=1", "training.epochs=1")
     words = [word for setting in settings for word in ("--set", setting)]

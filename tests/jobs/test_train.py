@@ -1,4 +1,4 @@
-"""What `train` notes about a run, whatever becomes of it."""
+"""Entries of `train` in the run state, also of runs that fail."""
 
 import pathlib
 import shutil

@@ -36,5 +36,5 @@ def test_bpe_dropout_is_refused_for_a_tokenizer_without_merges(tmp_path: pathlib
     config = conftest.configured(text, tmp_path, "training.bpe_dropout=0.1", "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
         prepare.run(config, session, console.SilentReporter())
-        with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is no byte-level BPE"):
+        with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is not a byte-level BPE"):
             train.run(config, session, console.SilentReporter())

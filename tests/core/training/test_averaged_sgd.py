@@ -1,4 +1,4 @@
-"""Averaged SGD: when averages begin, what they are, and what is validated, kept and gone on from."""
+"""Averaged SGD: its trigger, the averages, and the weights that are validated, saved and resumed from."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,9 @@ from tests.core.training import builders
         ([], None, True),
     ],
 )
-def test_averaging_starts_at_the_non_monotonic_trigger(losses: list[float], interval: int | None, expected: bool) -> None:
+def test_averaging_starts_at_the_non_monotonic_trigger(
+    losses: list[float], interval: int | None, expected: bool
+) -> None:
     assert averaged_sgd.is_triggered(losses, interval) is expected
 
 
@@ -71,25 +73,25 @@ def test_before_averaging_the_averaged_weights_are_the_weights() -> None:
 
 
 def test_a_checkpoint_holds_the_averages_and_training_resumes_from_the_weights(tmp_path: Path) -> None:
-    """Without a step size that matters less and less, the two are far apart; what is validated is what is kept."""
+    """With a large constant learning rate the two differ; validations use the averages, as the bundle does."""
     settings: dict[str, Any] = {"learning_rate": 2.0, "log_every_steps": 1, "epochs": 3}
     text = builders.text_dataset(tmp_path / "text")
-    one = builders.job(tmp_path / "run", text, optimizer={"kind": "asgd", "non_monotone_interval": None}, **settings)
-    summary = builders.train(one)
+    job = builders.job(tmp_path / "run", text, optimizer={"kind": "asgd", "non_monotone_interval": None}, **settings)
+    summary = builders.train(job)
     sgd = builders.job(tmp_path / "plain", text, optimizer={"kind": "sgd"}, **settings)
-    plain = dataclasses.replace(sgd, attempt=one.attempt)
+    plain = dataclasses.replace(sgd, attempt=job.attempt)
     builders.train(plain)
-    found = checkpoint.find_newest(builders.location_of(tmp_path / "run")).newest
-    assert found is not None
-    kept = bundle.load(found.bundle).model.state_dict()
-    beside = checkpoint.load(found).optimizer
-    newest = checkpoint.find_newest(builders.location_of(tmp_path / "plain")).newest
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "run")).newest
     assert newest is not None
-    trained = bundle.load(newest.bundle).model.state_dict()
+    kept = bundle.load(newest.bundle).model.state_dict()
+    optimizer_state = checkpoint.load(newest).optimizer
+    plain_newest = checkpoint.find_newest(builders.location_of(tmp_path / "plain")).newest
+    assert plain_newest is not None
+    trained = bundle.load(plain_newest.bundle).model.state_dict()
     for name, weight in trained.items():
-        assert torch.equal(beside[f"shadow/{name}"], weight)  # plain SGD goes the same way
+        assert torch.equal(optimizer_state[f"shadow/{name}"], weight)  # plain SGD goes the same way
         assert not torch.equal(kept[name], weight)
-        assert beside[f"num_averaged/{name}"].item() == summary.step
+        assert optimizer_state[f"num_averaged/{name}"].item() == summary.step
     losses = [
         row["nll_nats"]
         for row in training_history.read(builders.location_of(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Laws of what ranks compute and of how held-out data is scored."""
+"""Batches of ranks, their order over steps, and scores of held-out data."""
 
 import itertools
 import json
@@ -76,10 +76,10 @@ def test_bpe_dropout_cuts_words_anew_in_each_epoch_and_alike_on_all_ranks(tmp_pa
         ranks = [list(source.epoch(epoch, 0)) for source in _sources(dataset, config, 3)]
         lines = []
         for batch in zip(*ranks, strict=True):
-            assert {one.num_targets for one in batch} == {sum(one.num_own for one in batch)}
-            for one in batch:
-                assert isinstance(one.content, batches.PairsContent)
-                rows = one.content.source_BS.tolist() if one.num_own else []
+            assert {share.num_targets for share in batch} == {sum(share.num_own for share in batch)}
+            for share in batch:
+                assert isinstance(share.content, batches.PairsContent)
+                rows = share.content.source_BS.tolist() if share.num_own else []
                 lines += [made.decode(row) for row in rows]
         num_targets.append(sum(batch.num_targets for batch in ranks[0]))
         split = dataset.split("train")
@@ -120,28 +120,28 @@ def test_an_epoch_resumes_from_any_position(tmp_path: Path, kind: str) -> None:
         for done, batch in enumerate(whole, start=1):
             rest = list(source.epoch(epoch, batch.consumed))
             assert len(rest) == len(whole) - done
-            for one, other in zip(rest, whole[done:], strict=True):
-                assert one[1:] == other[1:]
-                for mine, yours in zip(one.content, other.content, strict=True):
-                    if isinstance(mine, torch.Tensor) and isinstance(yours, torch.Tensor):
-                        assert torch.equal(mine, yours)
+            for batch, expected in zip(rest, whole[done:], strict=True):
+                assert batch[1:] == expected[1:]
+                for value, expected_value in zip(batch.content, expected.content, strict=True):
+                    if isinstance(value, torch.Tensor) and isinstance(expected_value, torch.Tensor):
+                        assert torch.equal(value, expected_value)
                     else:
-                        assert mine == yours
+                        assert value == expected_value
 
 
 def test_micro_batches_left_at_the_end_of_an_epoch_are_a_step() -> None:
-    found = batches.steps([Batches(5)], [progress.CorpusState(passes=3, consumed=1)], 2)
-    taken = [[(batch.passes, batch.consumed) for batch in next(found)] for _ in range(4)]
+    steps = batches.steps([Batches(5)], [progress.CorpusState(passes=3, consumed=1)], 2)
+    taken = [[(batch.passes, batch.consumed) for batch in next(steps)] for _ in range(4)]
     assert taken == [[(3, 2), (3, 3)], [(3, 4), (4, 0)], [(4, 1), (4, 2)], [(4, 3), (4, 4)]]
-    assert [(batch.passes, batch.ends_pass) for batch in next(found)] == [(5, True)]
+    assert [(batch.passes, batch.ends_pass) for batch in next(steps)] == [(5, True)]
     with pytest.raises(errors.DataError, match="gives no batch"):
         next(batches.steps([Batches(0)], [progress.CorpusState()], 1))
 
 
 def test_each_corpus_repeats_at_its_own_pace() -> None:
-    """Three batches beside five: after two epochs, which are passes of the longer, the shorter has begun a fourth."""
-    found = batches.steps([Batches(3), Batches(5)], [progress.CorpusState(), progress.CorpusState()], 1)
-    taken = [next(found) for _ in range(10)]
+    """Three batches and five: after two epochs, which are passes of the longer, the shorter is in its fourth."""
+    steps = batches.steps([Batches(3), Batches(5)], [progress.CorpusState(), progress.CorpusState()], 1)
+    taken = [next(steps) for _ in range(10)]
     assert all([batch.corpus for batch in step] == [0, 1] for step in taken)
     assert [step[0].consumed for step in taken] == [1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
     assert [step[1].consumed for step in taken] == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
@@ -152,7 +152,7 @@ def test_each_corpus_repeats_at_its_own_pace() -> None:
 
 
 class Batches:
-    """So many batches in each pass."""
+    """A source with a given number of batches in each pass."""
 
     carries_state = False
     content = batches.blank("text")
@@ -177,7 +177,7 @@ def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_valid", [2, 4, 47, 91])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num_valid: int, world_size: int) -> None:
-    """Against the same lanes scored one by one: the last one also holds what does not fill all lanes."""
+    """Compared with scoring lane by lane: the last lane also holds the remainder that does not fill all lanes."""
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_valid=num_valid))
     split = dataset.split("valid")
     assert split is not None
@@ -191,14 +191,14 @@ def test_validation_of_text_scores_every_token_but_the_first(tmp_path: Path, num
         own = tokens[lane * length : stop]
         if len(own) > 1:
             nll += learned.score(batches.TextContent(own[None, :-1], own[1:]), None).nll.item()
-    found = [
+    shares = [
         validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
         for rank in range(world_size)
         if (pieces := validation.held_out_batches(dataset, _config(), rank, world_size))
         and (length or rank == world_size - 1)
     ]
-    assert sum(one.num_tokens for one in found) == num_valid - 1
-    assert sum(one.nll_nats * one.num_tokens for one in found) == pytest.approx(nll, rel=1e-5)
+    assert sum(share.num_tokens for share in shares) == num_valid - 1
+    assert sum(share.nll_nats * share.num_tokens for share in shares) == pytest.approx(nll, rel=1e-5)
 
 
 def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_validation_of_pairs_scores_every_target_once(tmp_path: Path) -> None:
     def score(rank: int, world_size: int, batch_lines: int) -> tuple[float, float, int]:
         config = _config(batch_lines=batch_lines)
         pieces = validation.held_out_batches(dataset, config, rank, world_size)
-        found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
-        return found.nll_nats * found.num_tokens, found.accuracy * found.num_tokens, found.num_tokens
+        result = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
+        return result.nll_nats * result.num_tokens, result.accuracy * result.num_tokens, result.num_tokens
 
     split = dataset.split("valid")
     assert split is not None
@@ -224,9 +224,9 @@ def test_validation_counts_targets_outside_the_vocabulary() -> None:
     learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, None))
     content = batches.TextContent(torch.tensor([[0, 3, 0, 5]]), torch.tensor([3, 0, 5, 0]))
     pieces = iter([validation.HeldOutBatch(content)])
-    found = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
-    assert (found.num_unk, found.num_tokens) == (2, 4)
-    assert progress.Validation.from_json(json.loads(json.dumps(found.to_json()))) == found
+    result = validation.validate(learned, pieces, torch.device("cpu"), "fp32", collective.SingleProcess(), 0)
+    assert (result.num_unk, result.num_tokens) == (2, 4)
+    assert progress.Validation.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 def test_a_validation_split_without_targets_is_refused(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_random_numbers_depend_on_seed_step_and_rank_alone() -> None:
 
     asked = list(itertools.product((0, 1, 12), (0, 1, 23), (0, 1, 3)))
     torch.manual_seed(5)
-    first = [draw(*one) for one in asked]
+    first = [draw(*arguments) for arguments in asked]
     torch.manual_seed(6)
-    assert [draw(*one) for one in reversed(asked)] == first[::-1]
+    assert [draw(*arguments) for arguments in reversed(asked)] == first[::-1]
     assert len(set(first)) == len(asked)

@@ -1,4 +1,4 @@
-"""Laws of checkpoints: whole or absent, verified, and the last good one is never lost."""
+"""Checkpoints are whole or absent, verified, and the last good one is never lost."""
 
 import dataclasses
 import random
@@ -25,15 +25,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
 def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> checkpoint.Snapshot:
     torch.manual_seed(step)
     model = factory.build(builders.TEXT, {"text": 9}, None)
-    found = None if nll is None else progress.Validation(step, nll, 0.5, 10)
+    result = None if nll is None else progress.Validation(step, nll, 0.5, 10)
     corpora = [progress.CorpusState(passes=1, fraction=0.3)]
     state = progress.State(step=step, corpora=corpora, history=[progress.Validation(1, 3.0, 0.1, 10)])
-    if found:
-        state.history.append(found)
+    if result:
+        state.history.append(result)
     optimizer = {"exp_avg/output.weight": torch.rand(9, 12)}
     hidden = ((torch.rand(6, 12), torch.rand(6, 12)),)
     made = bundle.Bundle(model, builders.TEXT, dataset.codecs, "none", "fp32")
-    return checkpoint.Snapshot(made, optimizer, hidden, state, {"seed": 1}, found)
+    return checkpoint.Snapshot(made, optimizer, hidden, state, {"seed": 1}, result)
 
 
 def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: int, nll: float | None = None) -> Any:
@@ -43,8 +43,8 @@ def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: in
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
-    found = checkpoint.find_newest(root).newest
-    assert found == saved
+    newest = checkpoint.find_newest(root).newest
+    assert newest == saved
     loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
     assert loaded.state == snapshot.state
     assert loaded.settings == snapshot.settings
@@ -61,9 +61,9 @@ def test_the_newest_checkpoint_is_by_fencing_number_and_then_by_step(tmp_path: P
     assert checkpoint.find_newest(root) == (None, (), ())
     for step, epoch in ((30, 1), (10, 2), (20, 2)):
         _save(root, dataset, step, epoch)
-    found = checkpoint.find_newest(root).newest
-    assert found is not None
-    assert (found.step, found.fencing_number) == (20, 2)
+    newest = checkpoint.find_newest(root).newest
+    assert newest is not None
+    assert (newest.step, newest.fencing_number) == (20, 2)
 
 
 def test_the_best_checkpoint_is_by_validation_and_marked_when_written(tmp_path: Path, dataset: shards.Dataset) -> None:
@@ -94,18 +94,18 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
 ) -> None:
     root = builders.location_of(tmp_path)
     history: list[progress.Validation] = []
-    found = []
+    is_best = []
     for step, (nll, bleu) in enumerate(BLEUS, 1):
         history.append(progress.Validation(step, nll, 0.5, 10, bleu))
         snapshot = _snapshot(dataset, step, nll)
         state = dataclasses.replace(snapshot.state, history=list(history))
         snapshot = snapshot._replace(state=state, validation=history[-1], best_by=metric)
-        found.append(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1)).is_best)
-    assert found == marks
+        is_best.append(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1)).is_best)
+    assert is_best == marks
     taken = checkpoint.find_best(root)
     assert taken is not None
     assert taken.step == best
-    assert [one.step for one in bundle.select_checkpoints(root, 6)] == order
+    assert [candidate.step for candidate in bundle.select_checkpoints(root, 6)] == order
     checkpoint.retain(root, keep=1)
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
@@ -119,9 +119,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     for turn in range(42):
         path = newest.folder.join(names[turn % len(names)]).path
         data = path.read_bytes()
-        place = chance.randrange(len(data))
-        damaged = data[:place] + bytes([data[place] ^ (1 << chance.randrange(7))]) + data[place + 1 :]
-        path.write_bytes(data[:place] if turn % 3 == 0 else damaged)
+        index = chance.randrange(len(data))
+        damaged = data[:index] + bytes([data[index] ^ (1 << chance.randrange(7))]) + data[index + 1 :]
+        path.write_bytes(data[:index] if turn % 3 == 0 else damaged)
         search = checkpoint.find_newest(root)
         assert search.newest is not None
         if path.name != checkpoint.MANIFEST:
@@ -155,8 +155,8 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path, dataset:
 
 def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
-    epochs = [checkpoint.take_fencing_number(root, 1) for _ in range(3)]
-    assert epochs == [1, 2, 3]
+    numbers = [checkpoint.take_fencing_number(root, 1) for _ in range(3)]
+    assert numbers == [1, 2, 3]
     with pytest.raises(errors.LockedError, match=r"number 3\) has taken over from this one \(.*number 2\)"):
         _save(root, dataset, 5, 2)
     assert checkpoint.find_newest(root).newest is None
@@ -243,7 +243,7 @@ def test_a_failed_write_leaves_the_checkpoint_before(
                 _save(root, dataset, 2, 1)
             except errors.StorageError:
                 failed = True
-        found = checkpoint.find_newest(root).newest
-        assert found is not None
-        assert found.step == (1 if failed else 2)
+        newest = checkpoint.find_newest(root).newest
+        assert newest is not None
+        assert newest.step == (1 if failed else 2)
     assert not failed

@@ -1,4 +1,4 @@
-"""Laws of several ranks: they learn what one would, they agree, and they go on as if never stopped."""
+"""Several ranks: the loss curves of one rank, agreement, and a resume with the same bits."""
 
 import dataclasses
 from pathlib import Path
@@ -37,8 +37,8 @@ def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> Non
             (builders.job(root / "few", pairs, builders.PAIRS, batch_tokens=9, accumulate=2, **settings), None),
         ]
 
-    for one, _ in jobs(1):
-        builders.train(one)
+    for job, _ in jobs(1):
+        builders.train(job)
     for world_size in (2, 3):
         builders.on_ranks(world_size, tmp_path, builders.train_rank, jobs(world_size))
         for name in ("text", "pairs", "few"):
@@ -97,30 +97,32 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         return made
 
     shares = [[content[0], content[1]], [content[2]]][rank]
-    micro = [batches.Batch(one, 9, 3, 0, 0.0) for one in shares]
+    micro = [batches.Batch(rows, 9, 3, 0, 0.0) for rows in shares]
     if rank:
         micro.append(batches.Batch(batches.blank("text"), 0, 0, 0, 0.0))
     else:
         micro[1] = micro[1]._replace(num_targets=0)
-    whole = [batches.Batch(one, 3, 3, 0, 0.0) for one in content]
+    whole = [batches.Batch(rows, 3, 3, 0, 0.0) for rows in content]
     norms = set()
-    # The limits are below what is there, and what two ranks have is clipped once, after it is summed.
+    # The limits are below the norms; the gradient of two ranks is clipped once, after it is summed.
     for limits in (
         gradients.Limits(),
         gradients.Limits(0.1),
         gradients.Limits(0.05, by_layer=True),
         gradients.Limits(clip_value=0.01),
     ):
-        ours, one = learner(group, limits), learner(collective.SingleProcess(), limits)
-        together, alone = (made.train_step(found, [None], False) for made, found in ((ours, micro), (one, whole)))
+        shared, single = learner(group, limits), learner(collective.SingleProcess(), limits)
+        together, alone = (
+            made.train_step(micro_batches, [None], False) for made, micro_batches in ((shared, micro), (single, whole))
+        )
         assert together.norm == pytest.approx(alone.norm, rel=1e-6)
         norms.add(round(alone.norm, 5))
         sums = together.sums_K2.clone()
         group.sum_(sums, "a test")
         torch.testing.assert_close(sums, alone.sums_K2)
-        for weight, expected in zip(ours.objective.parameters(), one.objective.parameters(), strict=True):
+        for weight, expected in zip(shared.objective.parameters(), single.objective.parameters(), strict=True):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-7)
-    assert len(norms) == 1, "the norm that is told is that before clipping"
+    assert len(norms) == 1, "the reported norm is the one before clipping"
     assert norms.pop() > 0.1
 
 
@@ -176,10 +178,10 @@ def _check_skips(rank: int, group: collective.Collective, job: trainer.TrainingJ
         return outcome
 
     step.Learner.train_step = spoiled  # type: ignore[method-assign]
-    told = metrics.InMemoryMetrics()
+    recorded = metrics.InMemoryMetrics()
     with pytest.raises(errors.DivergedError, match=r"step 10: .*3 steps in a row.*step-00000006-e1"):
-        trainer.train(job, group, told, builders.Watch())
-    skipped = sum(value for name, value, _ in told.calls if name == "raycurrent_train_nonfinite_steps_total")
+        trainer.train(job, group, recorded, builders.Watch())
+    skipped = sum(value for name, value, _ in recorded.calls if name == "raycurrent_train_nonfinite_steps_total")
     assert skipped == (5 if rank == 0 else 0)
 
 
@@ -192,5 +194,5 @@ def _all_checks(rank: int, group: collective.Collective, job: trainer.TrainingJo
 
 def test_two_ranks_agree_sum_gradients_save_and_skip_together(tmp_path: Path) -> None:
     text = builders.text_dataset(tmp_path / "text")
-    one = builders.job(tmp_path / "run", text, checkpoint_every_steps=6)
-    builders.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(one))
+    job = builders.job(tmp_path / "run", text, checkpoint_every_steps=6)
+    builders.on_ranks(2, tmp_path, _all_checks, dataclasses.replace(job))

@@ -1,4 +1,4 @@
-"""Laws of several ranks hold for every kind of layer, and whatever is dropped."""
+"""Several ranks with every kind of layer and dropout."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_two_ranks_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         builders.train(job)
     builders.on_ranks(2, tmp_path, builders.train_rank, jobs("two"))
     for kind in ("text", "pairs"):
-        one, two = (
+        losses_of_one, losses_of_two = (
             [
                 row["loss_nats"]
                 for row in training_history.read(builders.location_of(tmp_path / name / kind))
@@ -64,8 +64,8 @@ def test_two_ranks_have_the_loss_curve_of_one(tmp_path: Path) -> None:
             ]
             for name in ("one", "two")
         )
-        assert len(one) > 5
-        assert two == pytest.approx(one, rel=1e-5)
+        assert len(losses_of_one) > 5
+        assert losses_of_two == pytest.approx(losses_of_one, rel=1e-5)
 
 
 def test_dropout_masks_are_the_same_after_a_resume(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_dropout_masks_are_the_same_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_the_awd_recipe_trains_on_two_ranks_and_resumes_after_a_stop(tmp_path: Path) -> None:
-    """The configuration as it comes along, but for its sizes; so soon a trigger that averages begin on the way."""
+    """The shipped configuration with smaller sizes, and a trigger that fires early enough for averages to start."""
     smaller = ["model.hidden_size=[8,8,6]", "model.embedding_size=6", "training.num_lanes=6", "training.window=8"]
     recipe = loading.load(str(CONFIGS / "wikitext-2-awd.yaml"), smaller)
     model = recipe.model

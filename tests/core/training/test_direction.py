@@ -1,4 +1,4 @@
-"""The law of models that read backward: on a text they are what forward models are on the reversed text."""
+"""Backward models: the same as forward models on the reversed text."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def _losses(root: Path) -> list[tuple[str, Any]]:
     ],
 )
 def test_a_backward_model_is_a_forward_model_on_the_reversed_text(tmp_path: Path, settings: dict[str, Any]) -> None:
-    stopped, settings = settings.get("stopped"), {name: one for name, one in settings.items() if name != "stopped"}
+    stopped, settings = settings.get("stopped"), {name: value for name, value in settings.items() if name != "stopped"}
     text = builders.text_dataset(tmp_path / "text")
     reversed_text = builders.text_dataset(tmp_path / "reversed", order=-1)
     if stopped:
@@ -35,7 +35,7 @@ def test_a_backward_model_is_a_forward_model_on_the_reversed_text(tmp_path: Path
     builders.train(builders.job(tmp_path / "twin", reversed_text, **settings))
     builders.train(builders.job(tmp_path / "forward", text, **settings))
     names = ("backward", "twin", "forward")
-    found, twin, forward = ({**builders.digest(tmp_path / name)} for name in names)
-    assert found == twin
-    assert found != forward
+    backward, twin, forward = ({**builders.digest(tmp_path / name)} for name in names)
+    assert backward == twin
+    assert backward != forward
     assert _losses(tmp_path / "backward") == _losses(tmp_path / "twin") != _losses(tmp_path / "forward")

@@ -1,4 +1,4 @@
-"""Training begins from the vectors of a file, and a run that goes on does not begin from them again."""
+"""Pretrained embeddings are loaded at the first start of a run, and not by a resume."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ VECTORS = "2 8\na 1 2 3 4 5 6 7 8\nzebra 0 0 0 0 0 0 0 0\n"
 
 
 def _row_of_a(root: Path) -> torch.Tensor:
-    found = bundle.load(bundle.select_checkpoints(builders.location_of(root), 1)[0].bundle)
-    assert isinstance(found.model, language_model.LanguageModel)
-    return found.model.embed(torch.tensor(found.codecs["text"].tokenizer.encode("a"))).detach().flatten()
+    loaded = bundle.load(bundle.select_checkpoints(builders.location_of(root), 1)[0].bundle)
+    assert isinstance(loaded.model, language_model.LanguageModel)
+    return loaded.model.embed(torch.tensor(loaded.codecs["text"].tokenizer.encode("a"))).detach().flatten()
 
 
 def test_pretrained_embeddings_are_loaded_at_the_first_start_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Norms and clipping worked by hand, and what reaches earlier states against the closed form."""
+"""Gradient norms and clipping worked by hand, and gradient diagnostics against closed forms."""
 
 import math
 
@@ -104,8 +104,8 @@ def _kept(model: language_model.LanguageModel, cell: str, inputs_BT: torch.Tenso
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru"])
 def test_forget_gates_match_the_formulas_of_lstm_and_gru(cell: str) -> None:
     model, inputs_BT = _tiny(cell), torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]])
-    ((_, found),) = gradients.forget_gates(model, inputs_BT).items()
-    assert found == pytest.approx(_kept(model, cell, inputs_BT), rel=1e-5)
+    ((_, mean),) = gradients.forget_gates(model, inputs_BT).items()
+    assert mean == pytest.approx(_kept(model, cell, inputs_BT), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_forget_gates_of_three_quarters_for_each_cell(cell: str, gate: int, kept
                 parameter.zero_()
                 if "bias_ih" in name:
                     parameter[2 * gate : 2 * gate + 2] = math.log(3)
-    ((_, found),) = gradients.forget_gates(model, torch.zeros((2, 3), dtype=torch.int64)).items()
-    assert found == pytest.approx(kept)
+    ((_, mean),) = gradients.forget_gates(model, torch.zeros((2, 3), dtype=torch.int64)).items()
+    assert mean == pytest.approx(kept)
     assert gradients.forget_gates(_tiny("rnn"), torch.zeros((2, 3), dtype=torch.int64)) == {}
 
 
@@ -143,11 +143,11 @@ def test_gradient_norms_by_lag_are_powers_of_the_recurrent_matrix() -> None:
             if "bias" in name or "embedding" in name:
                 parameter.zero_()
         _recurrent(model).copy_(torch.tensor([[0.9, 0.4], [-0.3, 0.8]]))
-    found = gradients.norms_by_lag(model, torch.zeros((3, 6), dtype=torch.int64), torch.tensor([1, 1, 1]))
+    norms = gradients.norms_by_lag(model, torch.zeros((3, 6), dtype=torch.int64), torch.tensor([1, 1, 1]))
     error_V = torch.full((5,), 0.2) - torch.eye(5)[1]
     reaching_H = model.output_weight_VF.detach().T @ error_V
     expected = []
     for _ in range(6):
         reaching_H = _recurrent(model).detach().T @ reaching_H
         expected.append(reaching_H.norm().item())
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert norms == pytest.approx(expected, rel=1e-5)

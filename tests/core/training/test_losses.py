@@ -1,4 +1,4 @@
-"""Laws of the loss: a sum over valid targets, the same however it is computed."""
+"""The loss: a sum over valid targets, the same however it is computed."""
 
 import math
 from collections.abc import Sequence
@@ -35,18 +35,18 @@ def test_loss_and_gradient_match_plain_cross_entropy(
     plain = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         loss, nll = losses.token_losses(features, weight, bias, targets, smoothing)
-    found = torch.autograd.grad(loss, (features, weight, bias))
+    gradients_of_loss = torch.autograd.grad(loss, (features, weight, bias))
     tolerance = 0.02 if is_bf16 else 1e-5
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=2e-3 if is_bf16 else 1e-5)
     assert nll.item() == pytest.approx(plain.item(), rel=2e-3 if is_bf16 else 1e-5)
     assert not nll.requires_grad
-    for one, other in zip(found, wanted, strict=True):
-        assert (one - other).norm() <= tolerance * other.norm()
+    for gradient, expected_gradient in zip(gradients_of_loss, wanted, strict=True):
+        assert (gradient - expected_gradient).norm() <= tolerance * expected_gradient.norm()
 
 
 def test_label_smoothing_worked_by_hand() -> None:
-    """Two entries with logits 0 and ln 3: probabilities 1/4 and 3/4, of the target's share 0.2 is spread evenly."""
+    """Two entries with logits 0 and ln 3: probabilities 1/4 and 3/4; 0.2 of the target's is spread evenly."""
     weight = torch.tensor([[0.0], [math.log(3)]])
     loss, nll = losses.token_losses(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([1]), 0.2)
     assert nll.item() == pytest.approx(-math.log(0.75))
@@ -59,7 +59,7 @@ def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary_size() -> None
 
 
 def _pairs(padding: int) -> batches.PairsContent:
-    """Two pairs, the second shorter, with so many columns of padding more than needed."""
+    """Two pairs, the second shorter, with some columns of padding more than needed."""
     source = torch.tensor([[4, 5, 3], [6, 3, 1]])
     inputs = torch.tensor([[2, 7, 8], [2, 1, 1]])
     width = 3 + padding
@@ -76,10 +76,10 @@ def test_padding_changes_neither_loss_nor_gradient(attention: str) -> None:
     tight, loose = (learned(_pairs(padding), None) for padding in (0, 4))
     torch.testing.assert_close(tight.loss, loose.loss)
     parameters = list(learned.parameters())
-    for one, other in zip(
+    for gradient, expected in zip(
         torch.autograd.grad(tight.loss, parameters), torch.autograd.grad(loose.loss, parameters), strict=True
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_validation_scores_match_the_loss_and_count_likeliest_tokens() -> None:
@@ -112,7 +112,9 @@ def _lane_gradient(window: int, weights_T: Sequence[float] = ()) -> Tensor:
 def test_windows_carry_the_state_but_cut_the_gradient() -> None:
     whole, cut = _lane_gradient(12), _lane_gradient(3)
     assert 0.001 < (whole - cut).norm() / whole.norm() < 0.5
-    torch.testing.assert_close(_lane_gradient(12, [0.0 if place in (3, 6, 9) else 1.0 for place in range(12)]), cut)
+    torch.testing.assert_close(
+        _lane_gradient(12, [0.0 if position in (3, 6, 9) else 1.0 for position in range(12)]), cut
+    )
 
 
 def test_without_truncation_a_lane_is_one_window() -> None:

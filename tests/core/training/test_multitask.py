@@ -1,4 +1,4 @@
-"""Laws of several tasks on one model: their shares, their gradients, and a run that goes on as if never stopped."""
+"""Several corpora on one model: their shares of a batch, their gradients, and a resume with the same bits."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> location.Location:
 
 
 def _gradients(*rows: list[float]) -> list[list[torch.Tensor]]:
-    """Each in two pieces, as of two weights."""
+    """Each in two parts, as of two weights."""
     return [[torch.tensor(row[:1]), torch.tensor(row[1:])] for row in rows]
 
 
@@ -49,38 +49,38 @@ def _flat(gradient: list[torch.Tensor]) -> torch.Tensor:
 
 def test_pcgrad_of_two_corpora_worked_by_hand() -> None:
     """A = (1, 0), B = (−1, 1): the cosine is −1/√2; A keeps (½, ½), B keeps (0, 1)."""
-    found = _gradients([1.0, 0.0], [-1.0, 1.0])
-    table = multitask.inner_products(found)
+    corpus_gradients = _gradients([1.0, 0.0], [-1.0, 1.0])
+    table = multitask.inner_products(corpus_gradients)
     assert table == [[1.0, -1.0], [-1.0, 2.0]]
     assert multitask.cosines(table) == {(0, 1): pytest.approx(-1 / math.sqrt(2))}
     rows = multitask.pcgrad_factors(table, 1)
     assert rows == [[1.0, 0.5], [1.0, 1.0]]
-    left = [_flat(multitask.weighted_sum(found, row)).tolist() for row in rows]
+    left = [_flat(multitask.weighted_sum(corpus_gradients, row)).tolist() for row in rows]
     assert left == [[0.5, 0.5], [0.0, 1.0]]
     surgery = multitask.Surgery(True, True, (frozenset(), frozenset()), 1)
-    combined = multitask.combine(found, surgery, 0)
+    combined = multitask.combine(corpus_gradients, surgery, 0)
     assert _flat(combined.gradient).tolist() == [0.5, 1.5]
-    plain = multitask.combine(found, surgery._replace(projects=False), 0)
+    plain = multitask.combine(corpus_gradients, surgery._replace(projects=False), 0)
     assert _flat(plain.gradient).tolist() == [0.0, 1.0]
 
 
 def test_pcgrad_leaves_gradients_without_conflict_unchanged() -> None:
-    found = _gradients([1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.5, 0.0, 0.0])
-    rows = multitask.pcgrad_factors(multitask.inner_products(found), 3)
+    corpus_gradients = _gradients([1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.5, 0.0, 0.0])
+    rows = multitask.pcgrad_factors(multitask.inner_products(corpus_gradients), 3)
     assert rows == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     assert multitask.cosines([[0.0, 0.0], [0.0, 1.0]]) == {}
 
 
 def test_pcgrad_matches_the_algorithm_of_the_paper() -> None:
-    """Vector by vector, as algorithm 1 says it, for some order of the others; two conflict no more afterwards."""
+    """Vector by vector, as in algorithm 1, for some order of the others; two gradients do not conflict afterwards."""
     for seed in range(30):
         chance = torch.Generator().manual_seed(seed)
         rows_KP = torch.randn(3, 7, generator=chance, dtype=torch.float64)
         factors = multitask.pcgrad_factors((rows_KP @ rows_KP.T).tolist(), seed)
-        for one in range(3):
-            others = [place for place in range(3) if place != one]
-            expected = [_plainly(rows_KP, one, order) for order in itertools.permutations(others)]
-            ours = torch.tensor(factors[one], dtype=torch.float64) @ rows_KP
+        for index in range(3):
+            others = [other for other in range(3) if other != index]
+            expected = [_plainly(rows_KP, index, order) for order in itertools.permutations(others)]
+            ours = torch.tensor(factors[index], dtype=torch.float64) @ rows_KP
             assert any(torch.allclose(ours, wanted) for wanted in expected)
         pair = rows_KP[:2]
         first, second = (
@@ -90,8 +90,8 @@ def test_pcgrad_matches_the_algorithm_of_the_paper() -> None:
         assert float(second @ pair[0]) > -1e-9
 
 
-def _plainly(rows_KP: torch.Tensor, one: int, order: tuple[int, ...]) -> torch.Tensor:
-    left = rows_KP[one].clone()
+def _plainly(rows_KP: torch.Tensor, index: int, order: tuple[int, ...]) -> torch.Tensor:
+    left = rows_KP[index].clone()
     for other in order:
         against = left @ rows_KP[other]
         if against < 0:
@@ -102,8 +102,8 @@ def _plainly(rows_KP: torch.Tensor, one: int, order: tuple[int, ...]) -> torch.T
 def test_the_order_of_projections_depends_on_the_key() -> None:
     """Three gradients in a plane, each against the others: what is left depends on the order."""
     table = [[1.0, -0.5, -0.5], [-0.5, 1.0, -0.4], [-0.5, -0.4, 1.0]]
-    found = {repr(multitask.pcgrad_factors(table, key)) for key in range(40)}
-    assert len(found) == 8
+    results = {repr(multitask.pcgrad_factors(table, key)) for key in range(40)}
+    assert len(results) == 8
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,11 @@ def test_batch_shares_are_within_one_of_the_exact_share() -> None:
     for _ in range(200):
         weights = [chance.uniform(0.1, 5) for _ in range(chance.randint(1, 6))]
         total = chance.randint(200, 900)
-        found = multitask_settings.shares(total, weights)
-        assert sum(found) == total
-        assert all(abs(one - total * weight / sum(weights)) < 1 for one, weight in zip(found, weights, strict=True))
+        shares = multitask_settings.shares(total, weights)
+        assert sum(shares) == total
+        assert all(
+            abs(share - total * weight / sum(weights)) < 1 for share, weight in zip(shares, weights, strict=True)
+        )
 
 
 def test_corpus_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
@@ -147,8 +149,8 @@ def test_a_run_of_one_named_corpus_is_a_plain_run_to_the_bit(tmp_path: Path) -> 
         ("pairs", builders.pairs_dataset(tmp_path / "b"), builders.PAIRS),
     ):
         named = builders.several(tmp_path / f"{name}-named", only=dataset)
-        for root, place in (("plain", dataset), ("named", named)):
-            builders.train(builders.job(tmp_path / root / name, place, model, accumulate=2))
+        for root, folder in (("plain", dataset), ("named", named)):
+            builders.train(builders.job(tmp_path / root / name, folder, model, accumulate=2))
         assert builders.digest(tmp_path / "plain" / name) == builders.digest(tmp_path / "named" / name)
 
 
@@ -166,10 +168,10 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
 ) -> None:
     wet = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
     model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=wet)
-    one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
-    one = dataclasses.replace(one, weights={"long": 2.0, "short": 1.0})
-    whole = builders.train(one)
-    stopped = dataclasses.replace(one, root=builders.location_of(tmp_path / "stopped"))
+    job = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 2, **settings})
+    job = dataclasses.replace(job, weights={"long": 2.0, "short": 1.0})
+    whole = builders.train(job)
+    stopped = dataclasses.replace(job, root=builders.location_of(tmp_path / "stopped"))
     assert all(builders.train(stopped, after).is_interrupted for after in (2, 1, 1, 2, 1))
     assert builders.train(stopped).step == whole.step
     assert builders.digest(tmp_path / "stopped") == builders.digest(tmp_path / "whole")
@@ -181,7 +183,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
 
 
 def test_detached_parts_get_no_gradient_from_a_corpus(tmp_path: Path, pairs: location.Location) -> None:
-    """With both tasks detached the encoder stays as it was drawn; with one, it learns from the other alone."""
+    """With both corpora detached the encoder keeps its initial weights; with one, it learns from the other alone."""
 
     def trained(name: str, detached: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
         settings: dict[str, Any] = {"optimizer": {"kind": "sgd"}, "clip_norm": None, "max_steps": 1}
@@ -189,40 +191,45 @@ def test_detached_parts_get_no_gradient_from_a_corpus(tmp_path: Path, pairs: loc
         job = builders.job(tmp_path / name, pairs, builders.PAIRS, **settings)
         group = collective.SingleProcess()
         dataset = shards.Dataset.open(pairs)
-        start = resume.build(job, resume.claim(job, dataset, 1), dataset, group)
-        model = start.learner.objective.model
+        run = resume.build(job, resume.claim(job, dataset, 1), dataset, group)
+        model = run.learner.objective.model
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        found = trainer._TrainingLoop(job, start, group, metrics.NullMetrics(), builders.Watch(), validation.LossOnly())
-        found.run_to_end()
+        loop = trainer._TrainingLoop(job, run, group, metrics.NullMetrics(), builders.Watch(), validation.LossOnly())
+        loop.run_to_end()
         return {key: value.detach() - before[key] for key, value in model.named_parameters()}
 
     free = trained("free", {})
-    one, other = trained("one", {"many": ("encoder",)}), trained("other", {"few": ("encoder",)})
+    without_many, without_few = trained("one", {"many": ("encoder",)}), trained("other", {"few": ("encoder",)})
     both = trained("both", {"many": ("encoder",), "few": ("encoder",)})
     for name, change in free.items():
         if name.startswith("encoder."):
             assert float(change.abs().sum()) > 0
             assert float(both[name].abs().sum()) == 0
-            torch.testing.assert_close(one[name] + other[name], change, rtol=1e-3, atol=1e-7)
+            torch.testing.assert_close(without_many[name] + without_few[name], change, rtol=1e-3, atol=1e-7)
         else:
             torch.testing.assert_close(both[name], change)
 
 
 def test_the_run_log_has_figures_by_corpus(tmp_path: Path, text: location.Location) -> None:
-    told = metrics.InMemoryMetrics()
-    one = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
-    trainer.train(one, collective.SingleProcess(), told, builders.Watch())
+    recorded = metrics.InMemoryMetrics()
+    job = builders.job(tmp_path, text, log_every_steps=2, multitask=PCGRAD)
+    trainer.train(job, collective.SingleProcess(), recorded, builders.Watch())
     rows = training_history.read(builders.location_of(tmp_path))
     steps = [row for row in rows if row["kind"] == "step"]
     for row in steps:
-        sums = [(found["nll_nats"] * found["num_targets"], found["num_targets"]) for found in row["tasks"].values()]
+        sums = [
+            (figures["nll_nats"] * figures["num_targets"], figures["num_targets"]) for figures in row["tasks"].values()
+        ]
         mean = sum(nll for nll, _ in sums) / sum(count for _, count in sums)
         assert row["perplexity"] == pytest.approx(math.exp(mean))
         assert set(row["tasks"]) == {"long", "short"}
         assert -1 <= row["cosines"]["long/short"] <= 1
-    found = next(row for row in rows if row["kind"] == "validation")
-    assert found["tasks"]["long"]["num_tokens"] + found["tasks"]["short"]["num_tokens"] == found["num_tokens"]
-    names = {(name, labels.get("corpus")) for name, _, labels in told.calls}
+    validation_row = next(row for row in rows if row["kind"] == "validation")
+    assert (
+        validation_row["tasks"]["long"]["num_tokens"] + validation_row["tasks"]["short"]["num_tokens"]
+        == validation_row["num_tokens"]
+    )
+    names = {(name, labels.get("corpus")) for name, _, labels in recorded.calls}
     assert {("raycurrent_train_corpus_loss_nats", "0"), ("raycurrent_train_corpus_loss_nats", "1")} <= names
     assert ("raycurrent_train_gradient_cosine", None) in names
 
@@ -256,8 +263,8 @@ def test_loss_and_cosines_do_not_depend_on_the_number_of_ranks(
             (builders.job(root / "pairs", pairs, builders.PAIRS, accumulate=2, **settings), None),
         ]
 
-    for one, _ in jobs(1):
-        builders.train(one)
+    for job, _ in jobs(1):
+        builders.train(job)
     builders.on_ranks(2, tmp_path, builders.train_rank, jobs(2))
     for name in ("text", "pairs"):
         alone, together = (training_history.read(builders.location_of(tmp_path / size / name)) for size in ("1", "2"))

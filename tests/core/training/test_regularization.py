@@ -21,7 +21,7 @@ def test_ar_and_tar_worked_by_hand() -> None:
 
 
 def test_the_objective_is_cross_entropy_plus_ar_and_tar() -> None:
-    """As the authors write it: AR on what the output layer is fed, after dropout; TAR on what the top layer gives."""
+    """As in the paper: AR on the inputs of the output layer, after dropout; TAR on the outputs of the top layer."""
     model = builders.TEXT.model_copy(update={"output_dropout": 0.4})
     torch.manual_seed(0)
     learned = losses.Objective(
@@ -62,7 +62,7 @@ def test_the_sampling_probability_is_linear_in_the_step(step: int, expected: flo
 
 
 def _certain() -> Any:
-    """A model that always says 5: what it feeds itself is known."""
+    """A model that always predicts token 5, so that its sampled inputs are known."""
     torch.manual_seed(0)
     model = factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A step over micro-batches is a step over all their rows."""
+"""Gradient accumulation: a step over micro-batches is a step over all their rows."""
 
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ def test_accumulated_windows_are_one_large_batch() -> None:
         for part in shares
     ]
     whole = [batches.Batch(batches.TextContent(rows, rows.flatten() + 1), 24, 24, 0, 0.0)]
-    (one, weights), (other, expected) = (_stepped(found, builders.TEXT, {"text": 9}) for found in (micro, whole))
-    assert one.norm == pytest.approx(other.norm, rel=1e-5)
-    torch.testing.assert_close(one.sums_K2, other.sums_K2)
+    (result, weights), (expected_result, expected) = (
+        _stepped(micro_batches, builders.TEXT, {"text": 9}) for micro_batches in (micro, whole)
+    )
+    assert result.norm == pytest.approx(expected_result.norm, rel=1e-5)
+    torch.testing.assert_close(result.sums_K2, expected_result.sums_K2)
     torch.testing.assert_close(weights, expected)
 
 
@@ -60,8 +62,8 @@ def test_accumulated_pairs_of_unequal_length_are_one_large_batch() -> None:
     )
     micro = [batches.Batch(long, 3, 3, 0, 0.0), batches.Batch(short, 1, 1, 0, 0.0)]
     sizes = {"source": 9, "target": 9}
-    (one, weights), (other, expected) = (
-        _stepped(found, builders.PAIRS, sizes) for found in (micro, [batches.Batch(both, 4, 4, 0, 0.0)])
+    (result, weights), (expected_result, expected) = (
+        _stepped(micro_batches, builders.PAIRS, sizes) for micro_batches in (micro, [batches.Batch(both, 4, 4, 0, 0.0)])
     )
-    assert one.norm == pytest.approx(other.norm, rel=1e-5)
+    assert result.norm == pytest.approx(expected_result.norm, rel=1e-5)
     torch.testing.assert_close(weights, expected)

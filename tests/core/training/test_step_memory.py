@@ -13,17 +13,17 @@ KINDS: list[dict[str, object]] = [{}, {"tie_embeddings": True}, {"adaptive_cutof
 
 
 def _peak_bytes(settings: dict[str, object], window: int, is_bf16: bool) -> int:
-    """What a step of a window takes at most, beside what is there before it and the gradients that it leaves."""
+    """Returns the peak memory of a step of a window, in addition to what is allocated before it."""
     config = {"kind": "language_model", "cell": "rnn", "hidden_size": 8, "embedding_size": 8, **settings}
     model = factory.build(model_settings.LanguageModelConfig.model_validate(config), {"text": VOCABULARY}, None)
     learned = losses.Objective(model)
     content = batches.TextContent(
         torch.randint(VOCABULARY, (LANES, window)), torch.randint(VOCABULARY, (LANES * window,))
     )
-    with profiler.profile(profile_memory=True) as found, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+    with profiler.profile(profile_memory=True) as profile, torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         torch.autograd.backward(learned(content, None).loss)
     now = peak = 0
-    for event in found.profiler.kineto_results.events():
+    for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             peak = max(peak, now)
@@ -32,10 +32,8 @@ def _peak_bytes(settings: dict[str, object], window: int, is_bf16: bool) -> int:
 
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("is_bf16", [False, True])
-def test_peak_memory_does_not_grow_with_the_logits_of_a_window(
-    settings: dict[str, object], is_bf16: bool
-) -> None:
-    """Four times the window is 48 MB more of logits in each of the forms that the plain way keeps."""
+def test_peak_memory_does_not_grow_with_the_logits_of_a_window(settings: dict[str, object], is_bf16: bool) -> None:
+    """Four times the window is 48 MB more of logits in each of the forms that plain cross entropy keeps."""
     short, long = (_peak_bytes(settings, window, is_bf16) for window in (125, 500))
     logits_bytes = 4 * LANES * 375 * VOCABULARY
     assert short > 0

@@ -1,4 +1,4 @@
-"""Laws of a whole run on one rank: it goes on as if never stopped, and ends where it should."""
+"""Whole runs on one rank: a resume with the same bits, the ends of a run, its checkpoints and its run log."""
 
 import dataclasses
 import math
@@ -72,9 +72,9 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
 ) -> None:
     """Stops twice in an epoch, in a later one, right after a start, and where epochs meet."""
     model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=WET)
-    one = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
-    builders.train(one)
-    stopped = dataclasses.replace(one, root=builders.location_of(tmp_path / "stopped"))
+    job = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
+    builders.train(job)
+    stopped = dataclasses.replace(job, root=builders.location_of(tmp_path / "stopped"))
     interrupted = [builders.train(stopped, stop_after).is_interrupted for stop_after in (2, 2, 1, 1, 1, 3)]
     assert all(interrupted)
     assert not builders.train(stopped).is_interrupted
@@ -87,7 +87,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
 
 
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, text: location.Location) -> None:
-    """The record has each step once, and the end is the same bits."""
+    """The run log has each step once, and the run ends with the same bits."""
     settings: dict[str, Any] = {"checkpoint_every_steps": 4, "log_every_steps": 1}
     builders.train(builders.job(tmp_path / "whole", text, **settings))
 
@@ -111,13 +111,13 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, 
 def test_a_resume_without_any_part_of_the_state_ends_with_other_bits(
     tmp_path: Path, text: location.Location, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resume that forgets one of them ends with other bits, so the laws of resume above can see each of them."""
+    """So the tests of resume above would notice each of them."""
     usual: dict[str, Any] = {"schedule": {"kind": "inverse_sqrt", "warmup_steps": 2}}
     falling: dict[str, Any] = {"schedule": {"kind": "plateau", "patience": 0}, "validate_every_steps": 1}
     settings = {**falling, "learning_rate": 3.0} if lost == "history" else usual
-    one = builders.job(tmp_path / "whole", text, **settings)
-    builders.train(one)
-    other = dataclasses.replace(one, root=builders.location_of(tmp_path / "lossy"))
+    job = builders.job(tmp_path / "whole", text, **settings)
+    builders.train(job)
+    other = dataclasses.replace(job, root=builders.location_of(tmp_path / "lossy"))
     builders.train(other, stop_after=5)
     load, claim = checkpoint.load, resume.claim
 
@@ -145,19 +145,21 @@ def test_a_resume_without_any_part_of_the_state_ends_with_other_bits(
 
 
 def test_training_reduces_the_loss_and_reports_it(tmp_path: Path, text: location.Location) -> None:
-    told, watch = metrics.InMemoryMetrics(), builders.Watch()
-    one = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
-    summary = trainer.train(one, collective.SingleProcess(), told, watch)
+    recorded, watch = metrics.InMemoryMetrics(), builders.Watch()
+    job = builders.job(tmp_path, text, epochs=12, learning_rate=0.03, log_every_steps=4)
+    summary = trainer.train(job, collective.SingleProcess(), recorded, watch)
     rows = _steps(tmp_path)
     assert rows[0]["loss_nats"] > 2.0
     assert summary.validation is not None
     assert summary.validation.nll_nats < 1.3
     assert summary.loss_nats == rows[-1]["loss_nats"]
-    counted = {name: sum(value for called, value, _ in told.calls if called == name) for name, _, _ in told.calls}
+    counted = {
+        name: sum(value for called, value, _ in recorded.calls if called == name) for name, _, _ in recorded.calls
+    }
     assert counted["raycurrent_train_steps_total"] == summary.step
     assert counted["raycurrent_train_tokens_total"] == summary.num_tokens
-    assert sum(name == "raycurrent_train_step_seconds" for name, _, _ in told.calls) == summary.step
-    gauges = {name: value for name, value, _ in told.calls}
+    assert sum(name == "raycurrent_train_step_seconds" for name, _, _ in recorded.calls) == summary.step
+    gauges = {name: value for name, value, _ in recorded.calls}
     for name, column in (
         ("loss_nats", "loss_nats"),
         ("gradient_norm", "gradient_norm"),
@@ -174,10 +176,10 @@ def test_training_reduces_the_loss_and_reports_it(tmp_path: Path, text: location
 
 def test_a_finished_run_is_left_alone_and_continues_with_more_epochs(tmp_path: Path, text: location.Location) -> None:
     builders.train(builders.job(tmp_path / "long", text, epochs=3))
-    one = builders.job(tmp_path / "run", text, epochs=2)
-    first = builders.train(one)
+    job = builders.job(tmp_path / "run", text, epochs=2)
+    first = builders.train(job)
     before = sorted(path for path in (tmp_path / "run").rglob("*"))
-    again = builders.train(one)
+    again = builders.train(job)
     assert sorted(path for path in (tmp_path / "run").rglob("*")) == before
     assert (again.step, again.checkpoint, again.fencing_number) == (first.step, first.checkpoint, 0)
     builders.train(builders.job(tmp_path / "run", text, epochs=3))
@@ -193,9 +195,9 @@ def test_max_steps_and_early_stopping_end_a_run(tmp_path: Path, text: location.L
         "validate_every_steps": 2,
     }
     stop: dict[str, Any] = {"metric": "perplexity", "patience": 3}
-    one = builders.job(tmp_path / "early", text, early_stop=stop, **settings)
+    job = builders.job(tmp_path / "early", text, early_stop=stop, **settings)
     # So small a rate changes no weight: the first validation stays the best, and three more follow.
-    assert builders.train(one).step == 8
+    assert builders.train(job).step == 8
 
 
 def test_early_stopping_by_bleu(tmp_path: Path, pairs: location.Location) -> None:
@@ -211,8 +213,8 @@ def test_early_stopping_by_bleu(tmp_path: Path, pairs: location.Location) -> Non
 
     stop: dict[str, Any] = {"metric": "bleu", "patience": 2}
     settings: dict[str, Any] = {"early_stop": stop, "validation": {"bleu_lines": 5, "samples": 1}, "epochs": 50}
-    one = builders.job(tmp_path, pairs, builders.PAIRS, keep_checkpoints=1, **settings)
-    summary = trainer.train(one, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(), Scripted())
+    job = builders.job(tmp_path, pairs, builders.PAIRS, keep_checkpoints=1, **settings)
+    summary = trainer.train(job, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(), Scripted())
     assert summary.epochs_done == 4
     assert summary.validation is not None
     assert summary.validation.bleu == 25.0
@@ -223,11 +225,11 @@ def test_early_stopping_by_bleu(tmp_path: Path, pairs: location.Location) -> Non
     assert [row["bleu"] for row in rows if row["kind"] == "validation"] == [10.0, 30.0, 20.0, 25.0]
     samples = [row["samples"] for row in rows if row["kind"] == "samples"]
     assert samples == [[{"source": "in", "output": "out", "reference": "right"}]] * 4
-    assert builders.train(one).step == summary.step  # what stopped it is in the checkpoint
+    assert builders.train(job).step == summary.step  # what stopped it is in the checkpoint
 
 
 def test_reload_best_continues_from_the_best_checkpoint_after_a_decay(tmp_path: Path, text: location.Location) -> None:
-    """So high a rate makes things worse at once; the step after the decay starts from the best validation."""
+    """The learning rate is so high that losses rise at once; after the decay, training starts from the best."""
     settings: dict[str, Any] = {
         "schedule": {"kind": "plateau", "reload_best": True, "patience": 0, "decay_factor": 1e-9},
         "optimizer": {"kind": "sgd"},
@@ -238,11 +240,11 @@ def test_reload_best_continues_from_the_best_checkpoint_after_a_decay(tmp_path: 
     }
     summary = builders.train(builders.job(tmp_path / "run", text, max_steps=9, **settings))
     assert summary.best_validation is not None
-    found = summary.best_validation
+    best = summary.best_validation
     rows = [row for row in training_history.read(builders.location_of(tmp_path / "run")) if row["kind"] == "validation"]
     fallen = next(at for at in range(1, len(rows)) if rows[at]["nll_nats"] > rows[at - 1]["nll_nats"])
-    assert rows[fallen]["nll_nats"] > found.nll_nats + 0.01
-    assert all(row["nll_nats"] == pytest.approx(found.nll_nats, abs=1e-4) for row in rows[fallen + 1 :])
+    assert rows[fallen]["nll_nats"] > best.nll_nats + 0.01
+    assert all(row["nll_nats"] == pytest.approx(best.nll_nats, abs=1e-4) for row in rows[fallen + 1 :])
     assert len(rows) > fallen + 1
 
 
@@ -275,8 +277,8 @@ def test_the_learning_rate_follows_the_length_of_a_variable_window(tmp_path: Pat
 
 
 def test_checkpoints_are_saved_when_due_and_old_ones_removed(tmp_path: Path, text: location.Location) -> None:
-    one = builders.job(tmp_path, text, epochs=1, checkpoint_every_steps=2, validate_every_steps=5, keep_checkpoints=3)
-    summary = builders.train(one)
+    job = builders.job(tmp_path, text, epochs=1, checkpoint_every_steps=2, validate_every_steps=5, keep_checkpoints=3)
+    summary = builders.train(job)
     assert summary.step == 14
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000010-e1", "step-00000012-e1", "step-00000014-e1"]
@@ -286,39 +288,39 @@ def test_checkpoints_are_saved_when_due_and_old_ones_removed(tmp_path: Path, tex
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path: Path, text: location.Location) -> None:
-    one = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
-    builders.train(dataclasses.replace(one, root=builders.location_of(tmp_path / "whole")))
-    builders.train(one, stop_after=7)
+    job = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
+    builders.train(dataclasses.replace(job, root=builders.location_of(tmp_path / "whole")))
+    builders.train(job, stop_after=7)
     weights = tmp_path / "run" / "checkpoints" / "step-00000007-e1" / "bundle" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    told = metrics.InMemoryMetrics()
-    summary = trainer.train(one, collective.SingleProcess(), told, builders.Watch())
+    recorded = metrics.InMemoryMetrics()
+    summary = trainer.train(job, collective.SingleProcess(), recorded, builders.Watch())
     assert len(summary.passed_over) == 1
     assert "step-00000007-e1" in summary.passed_over[0]
-    assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in told.calls
+    assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in recorded.calls
     assert builders.digest(tmp_path / "run") == builders.digest(tmp_path / "whole")
     assert weights.exists()
 
 
 def test_another_model_dataset_or_seed_needs_another_root(tmp_path: Path, text: location.Location) -> None:
-    one = builders.job(tmp_path / "run", text)
-    builders.train(one, stop_after=2)
+    job = builders.job(tmp_path / "run", text)
+    builders.train(job, stop_after=2)
     wider = builders.TEXT.model_copy(update={"hidden_size": 16})
     with pytest.raises(errors.LockedError, match=r"another model .hidden_size: 12, now 16"):
-        builders.train(dataclasses.replace(one, model=wider))
+        builders.train(dataclasses.replace(job, model=wider))
     with pytest.raises(errors.LockedError, match="another seed"):
-        builders.train(dataclasses.replace(one, seed=2))
+        builders.train(dataclasses.replace(job, seed=2))
     with pytest.raises(errors.LockedError, match="another dataset"):
-        builders.train(dataclasses.replace(one, dataset=builders.text_dataset(tmp_path / "other", num_train=300)))
+        builders.train(dataclasses.replace(job, dataset=builders.text_dataset(tmp_path / "other", num_train=300)))
     assert not (tmp_path / "run" / "epochs" / "00000002.json").exists()
 
 
 def test_fresh_refuses_a_checkpoint_of_another_attempt(tmp_path: Path, text: location.Location) -> None:
-    one = dataclasses.replace(builders.job(tmp_path, text), fresh=True)
-    builders.train(one, stop_after=2)
-    builders.train(one, stop_after=2)
+    job = dataclasses.replace(builders.job(tmp_path, text), fresh=True)
+    builders.train(job, stop_after=2)
+    builders.train(job, stop_after=2)
     with pytest.raises(errors.LockedError, match="--fresh"):
-        builders.train(dataclasses.replace(one, attempt="another"))
+        builders.train(dataclasses.replace(job, attempt="another"))
 
 
 def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: location.Location) -> None:
@@ -334,19 +336,19 @@ def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: 
 
 def test_the_summary_counts_the_targets_left_out(tmp_path: Path, text: location.Location) -> None:
     for sampling in ("sequential", "random"):
-        one = builders.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
-        summary = builders.train(one)
+        job = builders.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
+        summary = builders.train(job)
         assert summary.num_left_out > 0
         assert summary.num_tokens + summary.num_left_out == 3 * 399
-        assert builders.train(one).num_left_out == summary.num_left_out
+        assert builders.train(job).num_left_out == summary.num_left_out
 
 
 def test_random_windows_carry_no_state(tmp_path: Path, text: location.Location) -> None:
     for sampling, has_state in (("sequential", True), ("random", False)):
         builders.train(builders.job(tmp_path / sampling, text, sampling=sampling), stop_after=3)
-        found = checkpoint.find_newest(builders.location_of(tmp_path / sampling)).newest
-        assert found is not None
-        assert (checkpoint.load(found).hidden is not None) == has_state
+        newest = checkpoint.find_newest(builders.location_of(tmp_path / sampling)).newest
+        assert newest is not None
+        assert (checkpoint.load(newest).hidden is not None) == has_state
 
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
@@ -370,12 +372,12 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
         return outcome
 
     monkeypatch.setattr(step.Learner, "train_step", spoiled)
-    one = builders.job(tmp_path, text, checkpoint_every_steps=5)
+    job = builders.job(tmp_path, text, checkpoint_every_steps=5)
     with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
-        builders.train(one)
-    found = checkpoint.find_newest(builders.location_of(tmp_path)).newest
-    assert found is not None
-    assert checkpoint.load(found).state.num_skipped == 2
+        builders.train(job)
+    newest = checkpoint.find_newest(builders.location_of(tmp_path)).newest
+    assert newest is not None
+    assert checkpoint.load(newest).state.num_skipped == 2
 
 
 def test_a_requested_checkpoint_is_saved_after_that_step_and_changes_no_bit(
@@ -383,8 +385,8 @@ def test_a_requested_checkpoint_is_saved_after_that_step_and_changes_no_bit(
 ) -> None:
     saves = {}
     for name, asked in (("whole", ()), ("saved", (3, 5))):
-        one = builders.job(tmp_path / name, text, keep_checkpoints=99)
-        trainer.train(one, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(save_after=asked))
+        job = builders.job(tmp_path / name, text, keep_checkpoints=99)
+        trainer.train(job, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(save_after=asked))
         saves[name] = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
     assert saves["saved"] - saves["whole"] == {"step-00000003-e1", "step-00000005-e1"}
     assert saves["whole"] < saves["saved"]

@@ -1,4 +1,4 @@
-"""Laws of where gradients are cut: unbiased where chance cuts, complete where nothing does."""
+"""Truncated BPTT: gradients are unbiased with random cuts, and complete without cuts."""
 
 import itertools
 import math
@@ -21,15 +21,15 @@ RANDOM = training_settings.TrainingConfig(truncation=truncation_settings.RandomC
 
 def test_lengths_of_variable_windows_follow_the_recipe() -> None:
     """Around 70, or in one of twenty around 35, with a deviation of 5, rounded down; all places differ."""
-    drawn = [truncation.variable_window(70, seed=1, epoch=0, start=start) for start in range(4000)]
-    halved = [length for length in drawn if length < 53]
-    whole = [length for length in drawn if length >= 53]
-    assert len(halved) / len(drawn) == pytest.approx(0.05, abs=0.01)
+    lengths = [truncation.variable_window(70, seed=1, epoch=0, start=start) for start in range(4000)]
+    halved = [length for length in lengths if length < 53]
+    whole = [length for length in lengths if length >= 53]
+    assert len(halved) / len(lengths) == pytest.approx(0.05, abs=0.01)
     assert statistics.mean(halved) == pytest.approx(34.5, abs=1.0)
     assert statistics.mean(whole) == pytest.approx(69.5, abs=0.3)
     assert statistics.stdev(whole) == pytest.approx(5.0, abs=0.2)
-    assert drawn == [truncation.variable_window(70, seed=1, epoch=0, start=start) for start in range(4000)]
-    assert drawn != [truncation.variable_window(70, seed=1, epoch=1, start=start) for start in range(4000)]
+    assert lengths == [truncation.variable_window(70, seed=1, epoch=0, start=start) for start in range(4000)]
+    assert lengths != [truncation.variable_window(70, seed=1, epoch=1, start=start) for start in range(4000)]
 
 
 def test_lengths_of_variable_windows_are_bounded() -> None:
@@ -45,25 +45,25 @@ def test_joined_variable_windows_are_the_stream_and_the_rate_follows_their_lengt
     stream = np.arange(700) % 251
     for rank in range(world_size):
         source = batches.SequentialLanes(stream, config, 1, rank, world_size)
-        found = list(source.epoch(2, 0))
-        served = torch.cat([batch.content.inputs_BT for batch in found], dim=1)
+        window_batches = list(source.epoch(2, 0))
+        served = torch.cat([batch.content.inputs_BT for batch in window_batches], dim=1)
         offset, length = lanes.epoch_offset(1, 2, 12), served.shape[1]
         own = lanes.lanes_of_rank(rank, world_size, 3)
         assert served.tolist() == [stream[offset + lane * length :][:length].tolist() for lane in own]
-        sizes = [batch.content.inputs_BT.shape[1] for batch in found]
+        sizes = [batch.content.inputs_BT.shape[1] for batch in window_batches]
         assert len(set(sizes)) > 3
-        assert [batch.rate_scale for batch in found[:-1]] == [size / 12 for size in sizes[:-1]]
+        assert [batch.rate_scale for batch in window_batches[:-1]] == [size / 12 for size in sizes[:-1]]
 
 
 def test_cut_weights_are_one_on_average_and_only_at_possible_cuts() -> None:
-    drawn = [truncation.cut_weights(RANDOM, 1, 0, start, 8) for start in range(3000)]
-    for place, weights in enumerate(zip(*drawn, strict=True)):
-        if place in (3, 6):
+    draws = [truncation.cut_weights(RANDOM, 1, 0, start, 8) for start in range(3000)]
+    for position, weights in enumerate(zip(*draws, strict=True)):
+        if position in (3, 6):
             assert set(weights) == {0.0, 1 / 0.6}
             assert statistics.mean(weights) == pytest.approx(1.0, abs=0.05)
         else:
             assert set(weights) == {1.0}
-    both = [(weights[3], weights[6]) for weights in drawn]
+    both = [(weights[3], weights[6]) for weights in draws]
     assert sum(pair == (0.0, 0.0) for pair in both) / len(both) == pytest.approx(0.16, abs=0.03)
     assert truncation.cut_weights(training_settings.TrainingConfig(), 1, 0, 0, 8) == ()
 
@@ -75,14 +75,14 @@ def test_segments_lie_between_weights_other_than_one() -> None:
 
 def _every_draw(size: int) -> list[tuple[float, list[float]]]:
     """All that `RANDOM` can draw for a window, each with its probability."""
-    places = range(3, size, 3)
-    found = []
-    for cuts in itertools.product([True, False], repeat=len(places)):
+    positions = range(3, size, 3)
+    draws = []
+    for cuts in itertools.product([True, False], repeat=len(positions)):
         weights = [1.0] * size
-        for place, is_cut in zip(places, cuts, strict=True):
-            weights[place] = 0.0 if is_cut else 1 / 0.6
-        found.append((math.prod(0.4 if is_cut else 0.6 for is_cut in cuts), weights))
-    return found
+        for position, is_cut in zip(positions, cuts, strict=True):
+            weights[position] = 0.0 if is_cut else 1 / 0.6
+        draws.append((math.prod(0.4 if is_cut else 0.6 for is_cut in cuts), weights))
+    return draws
 
 
 def sum_(parts: Iterable[Tensor]) -> Tensor:
@@ -90,7 +90,7 @@ def sum_(parts: Iterable[Tensor]) -> Tensor:
 
 
 class _Linear:
-    """The linear recurrent network without biases of document 000 section 8.7.2, with half the squared error."""
+    """The linear recurrent network without biases of D2L (2021), section 8.7.2, with half the squared error."""
 
     def __init__(self, num_steps: int) -> None:
         chance = torch.Generator().manual_seed(3)
@@ -112,9 +112,9 @@ class _Linear:
 
     @torch.no_grad()
     def closed_form(self, window: int | None = None) -> list[Tensor]:
-        """The document's: dL/dh_t = Σ_{s=t}^{T} (W_hh^T)^(s-t) W_qh^T dL/do_s; cut, T is the end of the window of t.
+        """Equation (8.7.16): dL/dh_t = Σ_{s=t}^{T} (W_hh^T)^(s-t) W_qh^T dL/do_s; cut, T is the end of t's window.
 
-        The document counts by i = T + t - s.
+        The book counts by i = T + t - s.
         """
         length = len(self.x_Td)
         h = [torch.zeros(3, dtype=torch.float64)]
@@ -150,8 +150,10 @@ def test_the_mean_over_all_random_cuts_is_the_closed_form_of_the_linear_network(
         for part, own in zip(mean, problem.gradient(weights), strict=True):
             part += probability * own
     torch.testing.assert_close(mean, problem.closed_form())
-    fixed = problem.gradient([0.0 if place in (3, 6, 9) else 1.0 for place in range(10)])
-    assert (fixed[1] - problem.closed_form()[1]).norm() > 0.01  # a cut that nothing makes up for is another gradient
+    fixed = problem.gradient([0.0 if position in (3, 6, 9) else 1.0 for position in range(10)])
+    assert (
+        fixed[1] - problem.closed_form()[1]
+    ).norm() > 0.01  # without weights that make up for the cuts, the gradient is biased
 
 
 LOCKED = {
@@ -162,7 +164,7 @@ LOCKED = {
 
 @pytest.mark.parametrize("regularised", [{}, LOCKED])
 def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regularised: dict[str, object]) -> None:
-    """With masks that are locked for a window too: a cut draws no others."""
+    """With locked dropout too: a cut draws no new masks."""
     model = builders.TEXT.model_copy(update={"num_layers": 2, **regularised})
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(model, {"text": 9}, None), temporal_activation_regularization=0.5).double()
@@ -178,7 +180,9 @@ def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regul
     mean = sum(probability * gradient(weights) for probability, weights in _every_draw(8))
     assert isinstance(mean, Tensor)
     torch.testing.assert_close(mean, whole)
-    assert (gradient([0.0 if place in (3, 6) else 1.0 for place in range(8)]) - whole).norm() > 0.01 * whole.norm()
+    assert (
+        gradient([0.0 if position in (3, 6) else 1.0 for position in range(8)]) - whole
+    ).norm() > 0.01 * whole.norm()
 
 
 CONTENT = batches.PairsContent(
@@ -211,7 +215,7 @@ def test_windows_as_long_as_the_target_cut_nothing(attention: str, context: str)
 
 def test_gradients_of_all_windows_of_a_target_reach_the_encoder() -> None:
     """With the decoder's history cut by hand, and nothing computed again, the gradients are the same."""
-    (whole, full), (loss, found) = (_pairs_gradient(window) for window in (None, 2))
+    (whole, full), (loss, gradients) = (_pairs_gradient(window) for window in (None, 2))
     torch.testing.assert_close(loss, whole)
     torch.manual_seed(0)
     model = factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1).double()
@@ -225,23 +229,23 @@ def test_gradients_of_all_windows_of_a_target_reach_the_encoder() -> None:
     logits = model.logits(torch.cat(features, dim=1)).flatten(0, 1)[CONTENT.valid_N]
     torch.autograd.backward(torch.nn.functional.cross_entropy(logits, CONTENT.targets_N, reduction="sum"))
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(found[f"model.{name}"], weight.grad)
-    cut = found["model.source_embedding.weight"] - full["model.source_embedding.weight"]
+        torch.testing.assert_close(gradients[f"model.{name}"], weight.grad)
+    cut = gradients["model.source_embedding.weight"] - full["model.source_embedding.weight"]
     assert 0 < cut.norm() < 0.5 * full["model.source_embedding.weight"].norm()
 
 
 def test_the_windows_of_a_target_share_its_coverage() -> None:
     config = model_settings.Seq2SeqConfig.model_validate({**builders.PAIRS.model_dump(), "coverage_attention": True})
-    found = []
+    window_losses = []
     for window, weight in ((None, 2.0), (2, 2.0), (None, 0.0)):
         torch.manual_seed(0)
         model = factory.build(config, {"source": 9, "target": 9}, 1).double()
         assert isinstance(model, seq2seq.Seq2Seq)
         torch.nn.init.constant_(model.attention.coverage_Q, weight)
         torch.nn.init.constant_(model.attention.score.weight, 2.0)
-        found.append(losses.Objective(model, target_window=window)(CONTENT, None).loss)
-    torch.testing.assert_close(found[1], found[0])
-    assert abs(found[2] - found[0]) > 1e-4 * found[0]
+        window_losses.append(losses.Objective(model, target_window=window)(CONTENT, None).loss)
+    torch.testing.assert_close(window_losses[1], window_losses[0])
+    assert abs(window_losses[2] - window_losses[0]) > 1e-4 * window_losses[0]
 
 
 def test_a_windowed_target_keeps_fewer_activations() -> None:

@@ -1,4 +1,4 @@
-"""Functions that tests have ranks call: small, importable by workers, and badly behaved on request."""
+"""Functions for ranks to run in tests: small, importable by workers, and failing on request."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def _sum_of_ranks(context: messages.RankContext) -> int:
 
 
 def _mark_start(job: dict[str, Any], context: messages.RankContext) -> int:
-    """Leaves a mark, and says how many there are of this rank."""
+    """Creates a file for this start, and returns the number of starts of this rank."""
     marks = Path(job["marks"])
     (marks / f"start-{context.rank}-{time.time_ns()}").touch()
     return len(list(marks.glob(f"start-{context.rank}-*")))
@@ -33,7 +33,7 @@ def add_up(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -
 
 
 def diverge(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> None:
-    """Rank 1 alone finds that the user must act, while rank 0 waits for it."""
+    """Rank 1 alone raises an error of the user, while rank 0 waits for it."""
     _mark_start(job, context)
     _sum_of_ranks(context)
     if context.rank == 1:
@@ -56,13 +56,13 @@ def die(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> N
 
 
 def until_stopped(job: dict[str, Any], context: messages.RankContext, callbacks: Any) -> str:
-    """Goes on until rank 0 is told to stop; in the first group, rank 1 is killed on the way."""
+    """Runs until rank 0 gets a stop request; in the first group, rank 1 is killed."""
     if _mark_start(job, context) == 1 and context.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     while True:
         word = torch.tensor([int(context.rank == 0 and callbacks.should_stop())])
         distributed.broadcast(word, src=0)
-        callbacks.on_progress("going on")
+        callbacks.on_progress("running")
         if word.item():
             return "stopped"
         time.sleep(0.05)

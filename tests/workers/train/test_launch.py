@@ -1,4 +1,4 @@
-"""What a group of ranks does when all is well, when a rank dies, and when no restart can help."""
+"""Launching a group of ranks: without failures, with a rank that dies, with errors that no restart helps against."""
 
 import time
 from collections.abc import Iterator
@@ -110,9 +110,7 @@ def test_waiting_for_ranks_has_deadlines() -> None:
 
 
 @pytest.mark.ray
-def test_two_ranks_reduce_together_and_rank_0_returns(
-    two_ranks: sessions.Session, marks: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_reduce_together_and_rank_0_returns(two_ranks: sessions.Session, marks: Path, tmp_path: Path) -> None:
     result, seen = launched(two_ranks, rank_functions.add_up, marks, tmp_path)
     assert result == {"sum": 3, "world_size": 2, "threads": "1"}
     assert seen == [("far", 0)]

@@ -1,4 +1,4 @@
-"""The model of a text does not depend on how its counting was spread."""
+"""N-gram training: the model does not depend on how the counting was distributed."""
 
 import pathlib
 
@@ -39,14 +39,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
 def _make(
     dataset: shards.Dataset, root: pathlib.Path, session: sessions.Session, part_tokens: int
 ) -> tuple[dict[str, object], str]:
-    place = location.Location.parse(str(root))
-    job = ngram_training.NgramJob(place, {}, MODEL, dataset, part_tokens)
+    folder = location.Location.parse(str(root))
+    job = ngram_training.NgramJob(folder, {}, MODEL, dataset, part_tokens)
     report = ngram_training.train(job, session, console.SilentReporter())
-    return report, bundle.load(bundle.find_folder(place)).fingerprint
+    return report, bundle.load(bundle.find_folder(folder)).fingerprint
 
 
 @pytest.mark.parametrize("part_tokens", [64, 1000])
-def test_the_model_does_not_depend_on_the_size_of_parts(dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int) -> None:
+def test_the_model_does_not_depend_on_the_size_of_parts(
+    dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int
+) -> None:
     with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
         report, whole = _make(dataset, tmp_path / "whole", session, 1 << 20)
         assert _make(dataset, tmp_path / "parts", session, part_tokens)[1] == whole
@@ -87,6 +89,6 @@ def test_the_model_does_not_depend_on_the_number_of_workers(
 ) -> None:
     with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as alone:
         expected = _make(dataset, tmp_path / "alone", alone, 1 << 20)[1]
-    found = _make(dataset, tmp_path / "spread", ray_session, 100)[1]
+    spread = _make(dataset, tmp_path / "spread", ray_session, 100)[1]
     ray_session.release()
-    assert found == expected
+    assert spread == expected

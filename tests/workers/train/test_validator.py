@@ -1,4 +1,4 @@
-"""What a rank makes of the validation split besides its loss."""
+"""Validation by decoding: BLEU, samples and continuations."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,14 +48,14 @@ def test_validation_bleu_is_that_of_the_saved_model_on_the_first_lines(tmp_path:
         for side in ("source", "target")
     ]
     ready = translator.Translator(loaded, inference_settings.DecodingConfig(beam_size=1), builders.FP32)
-    outputs = [found.text for found in ready.translate(texts[0])]
+    outputs = [translation.text for translation in ready.translate(texts[0])]
     assert summary.validation is not None
     expected = quality.corpus(outputs, [texts[1]]).bleu
     assert expected > 0
     assert summary.validation.bleu == pytest.approx(expected)
     kept = _rows(tmp_path / "run", "samples")[-1]["samples"]
-    found = [(sample["source"], sample["output"], sample["reference"]) for sample in kept]
-    assert found == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
+    logged = [(sample["source"], sample["output"], sample["reference"]) for sample in kept]
+    assert logged == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
 
 
 def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: 
     summary = _train(job, collective.SingleProcess())
     assert summary.validation is not None
     assert summary.validation.bleu is None
-    found = _rows(tmp_path / "run", "samples")
-    assert [row["step"] for row in found] == [row["step"] for row in _rows(tmp_path / "run", "validation")]
-    kept = found[-1]["samples"]
+    rows = _rows(tmp_path / "run", "samples")
+    assert [row["step"] for row in rows] == [row["step"] for row in _rows(tmp_path / "run", "validation")]
+    kept = rows[-1]["samples"]
     assert [len(sample["source"]) for sample in kept] == [validator.PREFIX_TOKENS] * 2
     assert [len(sample["output"]) for sample in kept] == [validator.SAMPLE_TOKENS] * 2
     assert [len(sample["reference"]) for sample in kept] == [40, 30]  # the lines have 50 and 40 tokens
@@ -75,13 +75,13 @@ def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: 
 def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
     examiner = validator.DecodingValidator(training_settings.ValidationConfig(samples=3), builders.FP32, 1)
-    found = []
+    results = []
     for steps in ((), ("letters",)):  # would take the digits of all words
         codecs = {role: dataclasses.replace(codec, cleaning=steps) for role, codec in dataset.codecs.items()}
         made = samples.build(builders.PAIRS, codecs, dataset.index.line_end)
-        found.append(examiner.decode(made, dataset, "", collective.SingleProcess(), torch.device("cpu")))
-    assert found[0] == found[1]
-    assert len(found[0].samples) == 3
+        results.append(examiner.decode(made, dataset, "", collective.SingleProcess(), torch.device("cpu")))
+    assert results[0] == results[1]
+    assert len(results[0].samples) == 3
 
 
 def test_decoding_at_validations_changes_no_bit_of_training(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[traine
 
 @pytest.mark.ddp
 def test_two_ranks_decode_what_one_does_and_resume_with_the_same_bits(tmp_path: Path) -> None:
-    """Variable windows, averages that begin on their own, translated lines: all agree without asking each other."""
+    """With variable windows, triggered averages and translated lines, on which ranks agree without communication."""
     text, pairs = builders.text_dataset(tmp_path / "text"), builders.pairs_dataset(tmp_path / "pairs")
     averaged: dict[str, Any] = {
         "truncation": {"kind": "variable"},
@@ -117,13 +117,17 @@ def test_two_ranks_decode_what_one_does_and_resume_with_the_same_bits(tmp_path: 
         "log_every_steps": 1,
         "epochs": 4,
     }
-    # So low a rate that rounding does not make two ranks say something else.
+    # A learning rate so low that rounding does not make two ranks decode something else.
     looked: dict[str, Any] = {"validation": {"bleu_lines": 7, "samples": 2}, "learning_rate": 1e-9, "epochs": 1}
 
     def jobs(name: str, stop: int | None = None) -> list[tuple[trainer.TrainingJob, int | None]]:
-        one = builders.job(tmp_path / name / "text", text, **averaged)
-        other = builders.job(tmp_path / name / "pairs", pairs, builders.PAIRS, **looked)
-        return [(one, stop), (one, 2), (one, None)] if stop else [(one, None), (other, None)]
+        averaged_job = builders.job(tmp_path / name / "text", text, **averaged)
+        decoded_job = builders.job(tmp_path / name / "pairs", pairs, builders.PAIRS, **looked)
+        return (
+            [(averaged_job, stop), (averaged_job, 2), (averaged_job, None)]
+            if stop
+            else [(averaged_job, None), (decoded_job, None)]
+        )
 
     _train_all(0, collective.SingleProcess(), jobs("alone"))
     builders.on_ranks(2, tmp_path, _train_all, [*jobs("two"), *jobs("stopped", 30)])
