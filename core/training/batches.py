@@ -87,7 +87,7 @@ class SequentialLanes:
     Source: Zhang et al., Dive into Deep Learning (2021), section 8.3.4.2 "Sequential Partitioning".
     """
 
-    carries_state = True
+    carries_state = True  # of a lane, the next window continues the text of this one
 
     def __init__(
         self, stream: lanes.Stream, training: training_settings.TrainingConfig, seed: int, rank: int, world_size: int
@@ -106,6 +106,7 @@ class SequentialLanes:
             is_variable = training.truncation.kind == "variable"
             return truncation.variable_window(base, seed, epoch, begin) if is_variable else base
 
+        # Lengths are drawn by position, not in turn: an epoch that is resumed at `consumed` has the same windows.
         begin = consumed
         for window in lanes.variable_windows(self._stream, training.num_lanes, self._lanes, size_at, offset, consumed):
             batch = text_batch(window, window.stop / length)
@@ -118,7 +119,7 @@ class SequentialLanes:
     def left_out(self, epoch: int) -> int:
         """Counts the targets before the offset, and those that do not fill all lanes."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
-        return lanes.left_out(len(self._stream), self._training.num_lanes, offset)
+        return lanes.count_skipped(len(self._stream), self._training.num_lanes, offset)
 
 
 class RandomWindows:
@@ -162,7 +163,7 @@ def _with_cut_weights(
 
 
 class BucketedPairs:
-    """Pairs bucketed by length; `consumed` counts batches. With `segmenters` (BPE-dropout) words are segmented anew each epoch."""
+    """Pairs bucketed by length; `consumed` counts batches. `segmenters`: those of BPE-dropout, if any."""
 
     carries_state = False
 
@@ -189,6 +190,7 @@ class BucketedPairs:
         )
         plans = buckets.plan(split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
         for number, plan in enumerate(plans):
+            # Plans are cheap (numbers of lines); the text of a batch is read only if it is served.
             if number < consumed:
                 continue
             own = buckets.share(plan, self._rank, self._world_size)
@@ -216,6 +218,7 @@ def steps(sources: Sequence[Source], start: Sequence[progress.CorpusState], accu
     ]
     passes = [position.passes for position in start]
     while True:
+        # A step never spans two epochs: a validation at the end of an epoch has seen all of it.
         epoch, step = min(passes), list[Batch]()
         while min(passes) == epoch and len(step) < accumulate * len(endless):
             step += [next(batches) for batches in endless]
@@ -328,6 +331,7 @@ def to_device(content: Content, device: torch.device) -> Content:
     """
     if device.type == "cpu":
         return content
+    # Python code reads them: on a GPU each read would wait for all work before it. Pinned memory is copied beside it.
     stay = ("source_lengths_B", "weights_T")
     moved = {
         name: value if name in stay else value.pin_memory().to(device, non_blocking=True)
@@ -350,6 +354,7 @@ def text_batch(window: lanes.Window, fraction: float) -> Batch:
 
 def pairs_content(pairs: buckets.PairBatch, is_counted: bool) -> tuple[PairsContent, int]:
     """Returns the tensors of padded pairs, and the number of valid targets that count."""
+    # Padding is left out by index, not by an `ignore_index` of the loss: its logits are never computed.
     is_valid_BT = np.arange(pairs.targets_BT.shape[1]) < pairs.target_lengths_B[:, None]
     valid_N = np.flatnonzero(is_valid_BT)
     targets_N = pairs.targets_BT.reshape(-1)[valid_N]

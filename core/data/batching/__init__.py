@@ -1,4 +1,4 @@
-"""Batching: which tokens form a training batch.
+"""Batching: the tokens of each training batch.
 
-In: streams and lengths. Out: lanes and windows of text, buckets of pairs, seeded orders.
+In: token streams and line lengths. Out: lanes and windows of text, buckets of pairs, seeded permutations.
 """

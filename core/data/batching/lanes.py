@@ -1,4 +1,9 @@
-"""Which lanes a rank serves, and how a stream falls into windows."""
+"""Lanes and windows: batches of a token stream for truncated backpropagation through time.
+
+The stream is cut into `num_lanes` lanes of equal length, the rows of a batch. A window is the next T tokens of every
+lane; each lane's hidden state is carried from window to window. The number of lanes does not depend on the number of
+ranks, of which each serves some lanes: so neither does the order of the data.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -13,38 +18,38 @@ Tokens = npt.NDArray[np.int64]
 
 
 class Stream(Protocol):
-    """Token ids one after another; an array is one, and so is the stream of a dataset's split."""
+    """A sequence of token ids: an array, or the stream of a dataset's split."""
 
     def __len__(self) -> int:
-        """Returns how many tokens there are."""
+        """Returns the number of tokens."""
 
-    def __getitem__(self, where: slice, /) -> npt.NDArray[Any]:
-        """Returns the ids of a range of places."""
+    def __getitem__(self, index: slice, /) -> npt.NDArray[Any]:
+        """Returns the ids of a range of positions."""
 
 
-class Backward:
-    """A stream from its end to its beginning: what a model that reads backward is given as a stream."""
+class ReversedStream:
+    """A stream read from its end to its beginning, for backward language models."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def __len__(self) -> int:
-        """Returns how many tokens there are."""
+        """Returns the number of tokens."""
         return len(self._stream)
 
-    def __getitem__(self, where: slice, /) -> npt.NDArray[Any]:
-        """Returns the ids of a range of places, counted from the end of the stream; a copy."""
+    def __getitem__(self, index: slice, /) -> npt.NDArray[Any]:
+        """Returns a copy of the ids of a range of positions, counted from the end of the stream."""
         size = len(self._stream)
-        start, stop, step = where.indices(size)
-        assert step == 1, "a stream is read token by token"
+        start, stop, step = index.indices(size)
+        assert step == 1, "streams have no steps"
         return np.ascontiguousarray(self._stream[size - max(start, stop) : size - start][::-1])
 
 
 class Window(NamedTuple):
-    """The next T tokens of some lanes, and what follows each of them.
+    """The next T tokens of some lanes, and as targets the token that follows each of them.
 
-    `num_targets` counts those of all lanes, whoever serves them: the loss of a step is divided by it. `stop` is
-    how many tokens of each lane have been served with this window: the `start` of what comes after it.
+    `num_targets` counts the targets of all lanes on all ranks: the loss of a step is divided by it. `stop` is the
+    number of tokens of each lane served up to the end of this window, the `start` of a resume after it.
     """
 
     inputs_BT: Tokens
@@ -54,10 +59,10 @@ class Window(NamedTuple):
 
 
 def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:
-    """Shares lanes out evenly: sizes differ by at most one, in rank order.
+    """Returns the lanes that a rank serves: consecutive ones, evenly shared, so that counts differ by at most one.
 
     Raises:
-        UsageError: there are more ranks than lanes, so that one would have nothing to do.
+        UsageError: there are more ranks than lanes, so that some would have none.
     """
     if world_size > num_lanes:
         raise errors.UsageError(
@@ -68,15 +73,15 @@ def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:
 
 
 def epoch_offset(seed: int, epoch: int, window: int) -> int:
-    """Draws where an epoch begins, in [0, window), so that window borders fall elsewhere each time."""
+    """Returns a random start of an epoch in [0, window), so that windows begin at other tokens in each epoch."""
     return shuffling.key("epoch offset", seed, epoch) % window
 
 
 def lane_length(num_tokens: int, num_lanes: int, offset: int = 0) -> int:
-    """Returns the targets that each lane has when a stream of `num_tokens` is read from `offset` on.
+    """Returns the number of targets of each lane when a stream of `num_tokens` is read from `offset` on.
 
     Raises:
-        DataError: the stream is too short to give each lane one.
+        DataError: the stream is too short for one target in each lane.
     """
     length = (num_tokens - offset - 1) // num_lanes
     if length < 1:
@@ -87,18 +92,19 @@ def lane_length(num_tokens: int, num_lanes: int, offset: int = 0) -> int:
     return length
 
 
-def left_out(num_tokens: int, num_lanes: int, offset: int) -> int:
-    """Counts the targets that a sequential epoch does not serve: those up to `offset`, and the remainder."""
+def count_skipped(num_tokens: int, num_lanes: int, offset: int) -> int:
+    """Counts the targets that a sequential epoch does not serve: those up to `offset`, and the remainder at the end."""
     return num_tokens - 1 - num_lanes * lane_length(num_tokens, num_lanes, offset)
 
 
 def windows(stream: Stream, num_lanes: int, lanes: range, window: int, offset: int, start: int = 0) -> Iterator[Window]:
     """Yields the windows of the given lanes, in order, from token `start` of each lane; the last may be short.
 
-    The stream from `offset` on is cut into `num_lanes` lanes of equal length; up to `num_lanes - 1` tokens
-    at its end, and those before `offset`, are not served in this epoch. Only a window is in memory at a time.
+    The stream from `offset` on is cut into `num_lanes` lanes of equal length; up to `num_lanes - 1` tokens at its end,
+    and those before `offset`, are not served in this epoch. Only one window is in memory at a time.
 
-    Source: sequential partitioning, document 000 section 8.3.4.2.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.3 "Language Models and the Dataset" (sequential
+    partitioning, which drops the short window).
 
     Raises:
         DataError: the stream is shorter than a token and a target for each lane.
@@ -109,7 +115,7 @@ def windows(stream: Stream, num_lanes: int, lanes: range, window: int, offset: i
 def variable_windows(
     stream: Stream, num_lanes: int, lanes: range, size_at: Callable[[int], int], offset: int, start: int = 0
 ) -> Iterator[Window]:
-    """Does what `windows` does, with a window of `size_at(begin)` tokens where one begins at token `begin`.
+    """Yields windows as `windows` does, with `size_at(begin)` tokens in the window that begins at token `begin`.
 
     Raises:
         DataError: the stream is shorter than a token and a target for each lane.
@@ -118,21 +124,21 @@ def variable_windows(
     begin = start
     while begin < length:
         stop = min(begin + size_at(begin), length)
-        firsts = [offset + lane * length + begin for lane in lanes]
-        yield _window(stream, firsts, stop - begin, num_targets=num_lanes * (stop - begin), stop=stop)
+        starts = [offset + lane * length + begin for lane in lanes]
+        yield _window(stream, starts, stop - begin, num_targets=num_lanes * (stop - begin), stop=stop)
         begin = stop
 
 
 def random_windows(
     stream: Stream, num_lanes: int, lanes: range, window: int, seed: int, epoch: int, start: int = 0
 ) -> Iterator[Window]:
-    """Yields windows from all over the stream in random order, `num_lanes` to a batch, each token at most once.
+    """Yields windows of the whole stream in random order, `num_lanes` in a batch, each token at most once.
 
-    Two windows that follow each other in a lane have nothing to do with each other: state must not be carried.
-    The last batch may have fewer than `num_lanes` rows, so that a rank may get none of it. `start` counts as in
-    `windows`: a multiple of `window`.
+    Consecutive windows of a lane are not adjacent in the stream, so hidden state must not be carried between them. The
+    last batch may have fewer than `num_lanes` rows, so that a rank may get none. `start` counts tokens as in `windows`,
+    a multiple of `window`.
 
-    Source: random sampling, document 000 section 8.3.4.1 (which drops the short batch).
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.3 (random sampling, which drops the short batch).
 
     Raises:
         DataError: the stream is shorter than a window and its last target.
@@ -148,12 +154,13 @@ def random_windows(
         first_row = begin // window * num_lanes
         rows = min(num_lanes, num_windows - first_row)
         chosen = shuffling.permuted(num_windows, order, first_row, first_row + rows)
-        firsts = [offset + window * int(chosen[lane]) for lane in lanes if lane < rows]
-        yield _window(stream, firsts, window, num_targets=rows * window, stop=begin + window)
+        starts = [offset + window * int(chosen[lane]) for lane in lanes if lane < rows]
+        yield _window(stream, starts, window, num_targets=rows * window, stop=begin + window)
 
 
-def _window(stream: Stream, firsts: list[int], length: int, num_targets: int, stop: int) -> Window:
-    tokens_BT = np.empty((len(firsts), length + 1), dtype=np.int64)
-    for row, first in enumerate(firsts):
-        tokens_BT[row] = stream[first : first + length + 1]
+def _window(stream: Stream, starts: list[int], length: int, num_targets: int, stop: int) -> Window:
+    """Returns the window of rows that begin at `starts`; inputs and targets are views of one array, a token apart."""
+    tokens_BT = np.empty((len(starts), length + 1), dtype=np.int64)
+    for row, start in enumerate(starts):
+        tokens_BT[row] = stream[start : start + length + 1]
     return Window(tokens_BT[:, :-1], tokens_BT[:, 1:], num_targets, stop)

@@ -136,7 +136,7 @@ class Split:
 
     def stream(self) -> lanes.Stream:
         """Returns the tokens of a text split end to end, from the last to the first if it was opened so."""
-        return lanes.Backward(Stream(self)) if self._backward else Stream(self)
+        return lanes.ReversedStream(Stream(self)) if self._backward else Stream(self)
 
     def token_starts(self, column: str) -> Array:
         """Returns where each shard's tokens begin in the stream of a column, and where the last one's end."""

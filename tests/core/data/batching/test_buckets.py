@@ -1,4 +1,4 @@
-"""Laws of batches of pairs."""
+"""Length bucketing of pairs."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +14,7 @@ Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Skewed:
-    """Pairs with many short and a few long sides; `asked` sees how much is read at once."""
+    """Pairs with many short and a few long sides, read a run at a time."""
 
     source: Array
     target: Array
@@ -45,14 +45,14 @@ def longer(pairs: Skewed, lines: Array) -> Array:
 
 @pytest.mark.parametrize("num_lines", [1, 63, 64, 1000, 70_001])
 @pytest.mark.parametrize("budget", [{"batch_tokens": 1500}, {"batch_lines": 64}])
-def test_each_line_comes_once_in_an_epoch(num_lines: int, budget: dict[str, int]) -> None:
+def test_an_epoch_has_each_line_once(num_lines: int, budget: dict[str, int]) -> None:
     batches = list(buckets.plan(skewed(num_lines), seed=1, epoch=0, **budget))
     assert sorted(np.concatenate([batch.lines for batch in batches]).tolist()) == list(range(num_lines))
     assert batches[-1].fraction == 1.0
     assert all(before.fraction < after.fraction for before, after in pairwise(batches))
 
 
-def test_no_batch_is_over_its_budget_and_only_the_last_few_are_far_below() -> None:
+def test_batches_fill_their_token_budget() -> None:
     pairs = skewed(20_000)
     batches = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
     sizes = [int(longer(pairs, batch.lines).sum()) for batch in batches]
@@ -61,21 +61,21 @@ def test_no_batch_is_over_its_budget_and_only_the_last_few_are_far_below() -> No
     assert all(batch.num_targets == pairs.target[batch.lines].sum() for batch in batches)
 
 
-def test_a_line_over_the_budget_is_a_batch_alone() -> None:
+def test_a_line_over_the_budget_is_a_batch_of_its_own() -> None:
     pairs = Skewed(np.array([3, 50, 3]), np.array([3, 2, 3]))
     batches = list(buckets.plan(pairs, seed=0, epoch=0, batch_tokens=10))
     assert sorted(sorted(batch.lines.tolist()) for batch in batches) == [[0, 2], [1]]
 
 
-def test_every_batch_of_lines_is_full_but_one() -> None:
-    """The documents' 600 pairs in batches of 64: nine full ones and one of 24."""
+def test_all_batches_of_lines_but_one_are_full() -> None:
+    """The 600 pairs of Dive into Deep Learning in batches of 64: nine full ones and one of 24."""
     sizes = [len(batch.lines) for batch in buckets.plan(skewed(600), seed=1, epoch=0, batch_lines=64)]
     assert sorted(sizes) == [24] + [64] * 9
     many = [len(batch.lines) for batch in buckets.plan(skewed(20_000), seed=1, epoch=0, batch_lines=64)]
     assert sorted(many) == [20_000 % 64] + [64] * (20_000 // 64)
 
 
-def test_order_is_decided_by_seed_and_epoch_alone() -> None:
+def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         plan = buckets.plan(skewed(3000), seed, epoch, batch_tokens=1000)
         return [batch.lines.tolist() for batch in plan]
@@ -102,7 +102,7 @@ def _efficiency(pairs: Skewed, batches: list[Array]) -> float:
     return valid / padded
 
 
-def test_little_is_padding_even_where_lengths_are_skewed() -> None:
+def test_bucketing_leaves_little_padding_with_skewed_lengths() -> None:
     pairs = skewed(20_000)
     in_buckets = [batch.lines for batch in buckets.plan(pairs, seed=1, epoch=0, batch_tokens=2048)]
     assert _efficiency(pairs, in_buckets) >= 0.9
@@ -110,7 +110,7 @@ def test_little_is_padding_even_where_lengths_are_skewed() -> None:
     assert _efficiency(pairs, in_order) < 0.5
 
 
-def test_batches_are_not_in_order_of_length_but_their_lines_are() -> None:
+def test_batches_are_shuffled_and_their_lines_sorted_by_length() -> None:
     pairs = skewed(5000)
     batches = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
     means = [longer(pairs, batch.lines).mean() for batch in batches]
@@ -118,14 +118,14 @@ def test_batches_are_not_in_order_of_length_but_their_lines_are() -> None:
     assert all((np.diff(pairs.source[batch.lines]) <= 0).all() for batch in batches)
 
 
-def test_lines_far_apart_meet_in_a_batch() -> None:
+def test_batches_mix_distant_lines() -> None:
     """A corpus sorted by topic must not give batches of one topic: runs of 64 lines are spread."""
     pairs = Skewed(np.full(10_000, 5), np.full(10_000, 5))
     for batch in buckets.plan(pairs, seed=1, epoch=0, batch_lines=100):
         assert np.ptp(batch.lines) > 2_000
 
 
-def test_a_batch_is_padded_and_the_decoder_is_fed_what_came_before() -> None:
+def test_collate_pads_and_shifts_decoder_inputs() -> None:
     pairs = Skewed(np.array([2, 1]), np.array([1, 3]))
     batch = buckets.collate(pairs, np.array([0, 1]), pad_id=1, bos_id=2)
     assert batch.source_BS.tolist() == [[100, 101], [101, 1]]
@@ -136,22 +136,22 @@ def test_a_batch_is_padded_and_the_decoder_is_fed_what_came_before() -> None:
     assert {array.dtype for array in batch} == {np.dtype(np.int64)}
 
 
-def test_an_empty_share_gives_arrays_without_rows() -> None:
+def test_collate_of_no_lines_has_no_rows() -> None:
     batch = buckets.collate(skewed(3), np.empty(0, np.int64), pad_id=1, bos_id=2)
     assert [array.shape[0] for array in batch] == [0] * 5
     assert batch.source_BS.ndim == 2
 
 
-def test_a_plan_reads_no_further_than_a_buffer_ahead() -> None:
+def test_planning_reads_at_most_one_shuffle_buffer_ahead() -> None:
 
     class Counting(Skewed):
-        asked = 0
+        num_read = 0
 
         def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
-            Counting.asked += stop - start
+            Counting.num_read += stop - start
             return super().lengths(start, stop)
 
     many = np.full(4 * buckets.SHUFFLE_LINES, 4)
     plan = buckets.plan(Counting(many, many), seed=1, epoch=0, batch_lines=512)
     next(plan)
-    assert Counting.asked <= buckets.SHUFFLE_LINES
+    assert Counting.num_read <= buckets.SHUFFLE_LINES

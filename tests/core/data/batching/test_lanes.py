@@ -1,4 +1,4 @@
-"""Laws of lanes and windows."""
+"""Lanes and windows of a stream."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ def test_ranks_share_all_lanes_once(world_size: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_more_ranks_than_lanes_is_refused_with_the_remedy() -> None:
+def test_more_ranks_than_lanes_are_refused() -> None:
     with pytest.raises(errors.UsageError, match="at least 4 lanes"):
         lanes.lanes_of_rank(rank=0, world_size=4, num_lanes=3)
 
@@ -28,8 +28,8 @@ def test_joined_windows_are_the_stream() -> None:
     assert [window.inputs_BT.shape[1] for window in served] == [4, 4, 4, 3]
 
 
-def test_the_batches_that_the_documents_print_for_sequential_partition() -> None:
-    """Document 000 section 8.3.4.2: range(35), batch 2, 5 steps, an offset of 1."""
+def test_sequential_partitioning_gives_the_batches_of_d2l() -> None:
+    """Dive into Deep Learning (2021), section 8.3: range(35), batch 2, 5 steps, an offset of 1."""
     served = list(lanes.windows(np.arange(35), num_lanes=2, lanes=range(2), window=5, offset=1))
     assert [window.inputs_BT.tolist() for window in served][:3] == [
         [[1, 2, 3, 4, 5], [17, 18, 19, 20, 21]],
@@ -37,15 +37,15 @@ def test_the_batches_that_the_documents_print_for_sequential_partition() -> None
         [[11, 12, 13, 14, 15], [27, 28, 29, 30, 31]],
     ]
     assert served[0].targets_BT.tolist() == [[2, 3, 4, 5, 6], [18, 19, 20, 21, 22]]
-    assert served[3].inputs_BT.tolist() == [[16], [32]], "what the documents drop is the short window"
+    assert served[3].inputs_BT.tolist() == [[16], [32]], "the short window, which the book drops"
 
 
-def test_the_target_is_the_token_that_follows() -> None:
+def test_targets_are_the_next_tokens() -> None:
     for window in lanes.windows(np.arange(100), num_lanes=3, lanes=range(3), window=7, offset=2):
         np.testing.assert_array_equal(window.targets_BT, window.inputs_BT + 1)
 
 
-def test_what_a_rank_sees_does_not_depend_on_how_many_there_are() -> None:
+def test_windows_do_not_depend_on_the_number_of_ranks() -> None:
     stream = np.arange(1000)
     alone = list(lanes.windows(stream, 7, range(7), window=9, offset=4))
     shares = [list(lanes.windows(stream, 7, lanes.lanes_of_rank(rank, 3, 7), window=9, offset=4)) for rank in range(3)]
@@ -56,7 +56,7 @@ def test_what_a_rank_sees_does_not_depend_on_how_many_there_are() -> None:
 
 
 @pytest.mark.parametrize("sampling", ["sequential", "random"])
-def test_a_resume_goes_on_where_the_last_window_stopped(sampling: str) -> None:
+def test_windows_resume_from_the_stop_of_the_last_one(sampling: str) -> None:
     def read(start: int) -> list[lanes.Window]:
         if sampling == "random":
             return list(lanes.random_windows(np.arange(200), 4, range(4), window=6, seed=3, epoch=1, start=start))
@@ -68,10 +68,10 @@ def test_a_resume_goes_on_where_the_last_window_stopped(sampling: str) -> None:
     assert rest[-1].stop == whole[-1].stop
 
 
-def test_what_an_epoch_leaves_out_is_counted() -> None:
+def test_skipped_targets_are_counted() -> None:
     served = sum(window.targets_BT.size for window in lanes.windows(np.arange(103), 5, range(5), 8, offset=6))
     assert served == 95
-    assert lanes.left_out(103, num_lanes=5, offset=6) == 103 - 1 - 95
+    assert lanes.count_skipped(103, num_lanes=5, offset=6) == 103 - 1 - 95
 
 
 def test_a_stream_shorter_than_its_lanes_is_refused() -> None:
@@ -79,14 +79,14 @@ def test_a_stream_shorter_than_its_lanes_is_refused() -> None:
         next(lanes.windows(np.arange(8), 8, range(8), window=2, offset=0))
 
 
-def test_offsets_lie_within_a_window_and_change_from_epoch_to_epoch() -> None:
+def test_epoch_offsets_cover_a_window() -> None:
     offsets = [lanes.epoch_offset(seed=1, epoch=epoch, window=35) for epoch in range(500)]
     assert set(offsets) == set(range(35))
     assert offsets != [lanes.epoch_offset(seed=2, epoch=epoch, window=35) for epoch in range(500)]
 
 
-def test_random_windows_are_those_that_the_documents_cut_each_once() -> None:
-    """Document 000 section 8.3.4.1: range(35), batch 2, 5 steps: (34 - offset) // 5 windows, 3 batches."""
+def test_random_sampling_gives_the_windows_of_d2l_once_each() -> None:
+    """D2L (2021), section 8.3: range(35), batch 2, 5 steps: (34 - offset) // 5 windows, 3 batches."""
     offset = lanes.epoch_offset(seed=0, epoch=0, window=5)
     served = list(lanes.random_windows(np.arange(35), 2, range(2), window=5, seed=0, epoch=0))
     firsts = [int(row[0]) for window in served for row in window.inputs_BT]
@@ -95,7 +95,7 @@ def test_random_windows_are_those_that_the_documents_cut_each_once() -> None:
     assert len(served) == 3
 
 
-def test_no_random_window_is_dropped_and_a_short_batch_may_leave_a_rank_without_rows() -> None:
+def test_random_sampling_keeps_the_short_last_batch() -> None:
     offset = lanes.epoch_offset(seed=1, epoch=0, window=2)
     stream = np.arange(2 * 9 + 1 + offset)  # nine windows: batches of 4, 4 and 1
     shares = [list(lanes.random_windows(stream, 4, lanes.lanes_of_rank(r, 2, 4), 2, seed=1, epoch=0)) for r in (0, 1)]
@@ -105,7 +105,7 @@ def test_no_random_window_is_dropped_and_a_short_batch_may_leave_a_rank_without_
     assert sorted(tokens.tolist()) == list(range(offset, offset + 18))
 
 
-def test_random_order_changes_with_the_epoch_and_is_far_from_the_stream() -> None:
+def test_random_sampling_is_shuffled_anew_in_each_epoch() -> None:
     def firsts(epoch: int) -> list[int]:
         windows = lanes.random_windows(np.arange(5001), 50, range(50), window=1, seed=9, epoch=epoch)
         return [int(first) for window in windows for first in window.inputs_BT[:, 0]]

@@ -65,7 +65,7 @@ def test_lengths_are_those_of_the_rows_over_borders_of_shards(tmp_path: Path) ->
 def test_a_stream_is_all_rows_end_to_end_whatever_range_is_asked(tmp_path: Path) -> None:
     stream = text_split(tmp_path, [ROWS, [[], []], [[9], [8, 8]], [[4]]]).stream()
     whole = [5, 6, 7, 300, 1, 2, 9, 8, 8, 4]
-    backward = lanes.Backward(stream)
+    backward = lanes.ReversedStream(stream)
     assert len(stream) == len(backward) == len(whole)
     for start in range(len(whole) + 1):
         for stop in range(start, len(whole) + 2):
