@@ -62,7 +62,7 @@ def run(
 def run_locked(
     config: schema.RunConfig, session: sessions.Session, reporter: progress_display.Reporter, fresh: bool = False
 ) -> dict[str, Any]:
-    """Does what `run` does for a caller who holds the lock of the root and has started its record."""
+    """Does what `run` does for a caller that holds the lock of the root and has started its run state."""
     root = location.Location.parse(config.root, "root")
     dataset = _open(config)
     check_dataset(config, dataset)

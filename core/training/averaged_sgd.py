@@ -85,6 +85,7 @@ def is_triggered(history: Sequence[float], interval: int | None) -> bool:
     """
     if interval is None:
         return True
+    # The whole history is searched, so that averaging, once started, stays on after a resume.
     best = math.inf
     for earlier, value in zip(history, history[interval + 1 :], strict=False):
         best = min(best, earlier)

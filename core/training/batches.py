@@ -163,7 +163,10 @@ def _with_cut_weights(
 
 
 class BucketedPairs:
-    """Pairs bucketed by length; `consumed` counts batches. `segmenters`: those of BPE-dropout, if any."""
+    """Pairs bucketed by length; `consumed` counts batches.
+
+    With `segmenters` (BPE-dropout) words are segmented anew in each epoch.
+    """
 
     carries_state = False
 

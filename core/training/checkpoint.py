@@ -35,16 +35,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A committed checkpoint.
-
-    `is_best` means that no earlier validation of the run was better, by `best_by`; a later one may have been since.
-    """
+    """A committed checkpoint; `validation` is that of its step, if there was one."""
 
     folder: location.Location
     step: int
     fencing_number: int
     validation: progress.Validation | None
-    is_best: bool
     best_by: bundle.Metric
     files: tuple[commit.FileRecord, ...]
 
@@ -122,14 +118,13 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
-    # Reversed, so that of equal validations the newest is the best, as for `find_best`.
+    # The best so far; a later one may be better. Reversed, so that of equal ones the newest is it, as for `find_best`.
     best_validation = progress.best_validation(state.history[::-1], snapshot.best_by)
-    is_best = validation is not None and validation == best_validation
     about = {
         "step": state.step,
         "epoch": fencing_number,  # the stored name
         "validation": validation.to_json() if validation else None,
-        "best": is_best,
+        "best": validation is not None and validation == best_validation,
         "best_by": snapshot.best_by,
     }
     content[PROGRESS] = _to_json({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
@@ -144,7 +139,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
         )
     manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
     commit.write_manifest(folder, MANIFEST, manifest)
-    return CheckpointRef(folder, state.step, fencing_number, validation, is_best, snapshot.best_by, files)
+    return CheckpointRef(folder, state.step, fencing_number, validation, snapshot.best_by, files)
 
 
 def find_newest(root: location.Location) -> Search:
@@ -207,13 +202,13 @@ def read(folder: location.Location) -> CheckpointRef:
     try:
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
-        step, fencing_number, is_best = int(content["step"]), int(content["epoch"]), bool(content["best"])
+        step, fencing_number = int(content["step"]), int(content["epoch"])
         best_by: bundle.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
-    return CheckpointRef(folder, step, fencing_number, validation, is_best, best_by, files)
+    return CheckpointRef(folder, step, fencing_number, validation, best_by, files)
 
 
 class Restored(NamedTuple):
@@ -222,7 +217,6 @@ class Restored(NamedTuple):
     optimizer: dict[str, Tensor]
     hidden: states.State | None
     state: progress.State
-    settings: dict[str, Any]
 
 
 def load(ref: CheckpointRef) -> Restored:
@@ -232,14 +226,14 @@ def load(ref: CheckpointRef) -> Restored:
         IntegrityError: a file is damaged.
     """
     where = str(ref.folder.join(PROGRESS))
-    state, settings = load_state(ref)
+    state, _ = load_state(ref)
     optimizer = weights.from_bytes(_read_verified(ref, OPTIMIZER), str(ref.folder.join(OPTIMIZER)))
     hidden = None
     if any(file.name == HIDDEN for file in ref.files):
         hidden = states.from_named(weights.from_bytes(_read_verified(ref, HIDDEN), str(ref.folder.join(HIDDEN))))
     if state.step != ref.step:
         raise errors.IntegrityError(f"{where}: belongs to step {state.step}, not to {ref.step}; restore it")
-    return Restored(optimizer, hidden, state, settings)
+    return Restored(optimizer, hidden, state)
 
 
 def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:

@@ -47,6 +47,7 @@ def clip(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     Source: Pascanu et al. 2013, algorithm 1; Zhang et al., Dive into Deep Learning (2021), section 8.5.5 "Gradient
     Clipping".
     """
+    # A parameter that the batch did not use has no gradient, and does not count.
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     if clip_norm is not None:
@@ -93,6 +94,7 @@ def spectral_radii(model: nn.Module) -> dict[str, list[float]]:
     for name, parameter in model.named_parameters():
         layer, _, own_name = name.rpartition(".")
         if own_name.startswith("weight_hh"):
+            # The matrix holds the square matrices of all gates, one below the other.
             weight_GH = parameter.detach().to("cpu", torch.float64)
             gates_NHH = weight_GH.reshape(-1, weight_GH.shape[1], weight_GH.shape[1])
             radii[layer] = torch.linalg.eigvals(gates_NHH).abs().amax(dim=-1).tolist()
@@ -138,6 +140,7 @@ def _record_forget_gate(means: dict[str, float], name: str, layer: recurrent_lay
         gates.append(gate_BH.sigmoid())
         state = layer.step(gates_BG, state, weights)
     mean = float(torch.stack(gates).mean())
+    # Some cells' gate is the share that is forgotten, as f of the MGU; the others' is the share that is kept.
     means[name] = 1.0 - mean if kind.forgets else mean
 
 
@@ -153,10 +156,12 @@ def norms_by_lag(model: language_model.LanguageModel, inputs_BT: Tensor, targets
     states_before = []
     with torch.enable_grad():
         for tokens_B in inputs_BT.unbind(dim=1):
+            # A copy of each state, so that autograd has a tensor at which to stop and return the gradient.
             state = tuple(tuple(part.clone().requires_grad_() for part in layer) for layer in state)
             states_before.append(state)
             features_BF, state = model.step(tokens_B, state)
         loss = F.cross_entropy(model.logits(features_BF).float(), targets_B, reduction="sum")
+        # Latest state first: its lag is 0.
         flat = [part for before in reversed(states_before) for layer in before for part in layer]
         flat_gradients = torch.autograd.grad(loss, flat)
     per_state = len(flat_gradients) // len(states_before)

@@ -81,11 +81,13 @@ class Objective(nn.Module):
             features_NF = features_BTF.flatten(0, 1).index_select(0, content.valid_N)
             return Sums(*self._losses(features_NF, content.targets_N), None)
         outputs = self._read_window(content, state)
+        # All targets of a window are valid: the stream is cut, never padded.
         loss, nll = self._losses(outputs.features_BTF.flatten(0, 1), content.targets_N)
         if self.activation_regularization:
             loss = loss + self.activation_regularization * activation_penalty(outputs.features_BTF)
         if self.temporal_activation_regularization:
             loss = loss + self.temporal_activation_regularization * temporal_penalty(outputs.raw_BTH)
+        # The one cut of truncated BPTT: the next window gets the numbers of the state, not its history.
         return Sums(loss, nll, truncation.detach(outputs.state))
 
     @torch.no_grad()
@@ -97,6 +99,7 @@ class Objective(nn.Module):
         else:
             outputs = self._read_window(content, state)
             features_NF, state = outputs.features_BTF.flatten(0, 1), outputs.state
+        # In fp64: a validation sums millions of tokens, and its number must not depend on the number of ranks.
         nll = torch.zeros((), dtype=torch.float64, device=features_NF.device)
         num_right = torch.zeros((), dtype=torch.int64, device=features_NF.device)
         slices = zip(torch.split(features_NF, SLICE_ROWS), torch.split(content.targets_N, SLICE_ROWS), strict=True)
@@ -109,6 +112,7 @@ class Objective(nn.Module):
     def _losses(self, features_NF: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         model = self.model
         if isinstance(model, language_model.LanguageModel) and model.adaptive is not None:
+            # An adaptive softmax has no single output matrix, and computes its own loss.
             nll = model.adaptive.nll(features_NF, targets_N)
             return nll, nll.detach()
         return token_losses(features_NF, model.output_weight_VF, model.output_bias_V, targets_N, self.label_smoothing)
@@ -119,6 +123,7 @@ class Objective(nn.Module):
         assert isinstance(model, language_model.LanguageModel)
         if state is None:
             state = model.initial_state(inputs_BT.shape[0])
+        # Without random truncation the whole window is one fused call.
         if not content.weights_T:
             return model.outputs(inputs_BT, state)
         # The masks are drawn once for the window: a cut must not change which units are dropped.
@@ -142,6 +147,7 @@ class Objective(nn.Module):
         assert not isinstance(model, language_model.LanguageModel)
         length = inputs_BT.shape[1]
         window = self.target_window or length
+        # The model's own forward call encodes and decodes at once, without anything to recompute.
         if sampling_probability == 0.0 and length <= window:
             features_BTF: Tensor = model(content.source_BS, content.source_lengths_B, inputs_BT)
             return features_BTF
@@ -154,6 +160,7 @@ class Objective(nn.Module):
         windows = []
         for start in range(0, length, window):
             window_BT = inputs_BT[:, start : start + window]
+            # `use_reentrant=False` restores the default generators for the recomputation: the same dropout masks.
             features_BTF, state = checkpoint.checkpoint(model.decode, window_BT, memory, state, use_reentrant=False)
             state = truncation.detach(state)
             windows.append(features_BTF)
@@ -249,7 +256,7 @@ class _SlicedLoss(torch.autograd.Function):
             total -= log_probs.gather(1, targets).sum()
             # The gradient of cross entropy with respect to the logits: softmax minus one-hot.
             grad_logits = log_probs.exp_().scatter_add_(1, targets, log_probs.new_full((1, 1), -1.0).expand_as(targets))
-            grad_bias += grad_logits.sum(dim=0)
+            grad_bias += grad_logits.sum(dim=0)  # before rounding to bf16
             grad_logits = grad_logits.to(features.dtype)
             grad_features[start : start + SLICE_ROWS] = grad_logits @ weight
             grad_weight += grad_logits.t() @ features

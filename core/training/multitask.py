@@ -110,7 +110,7 @@ def inner_products(gradients: Sequence[Gradient]) -> list[list[float]]:
     products = []
     for row, column in pairs:
         parts = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(gradients[row], gradients[column], strict=True)]
-        products.append(torch.stack(parts).double().sum())
+        products.append(torch.stack(parts).double().sum())  # weight by weight: no copy of the whole gradient
     table = [[0.0] * len(gradients) for _ in gradients]
     # One stack, one tolist: the device is waited for once.
     for (row, column), product in zip(pairs, torch.stack(products).tolist(), strict=True):
@@ -125,7 +125,7 @@ def cosines(table: Table) -> dict[tuple[int, int], float]:
         for j in range(i + 1, len(table)):
             lengths = math.sqrt(table[i][i]) * math.sqrt(table[j][j])
             if 0.0 < lengths < math.inf:
-                by_pair[i, j] = max(-1.0, min(1.0, table[i][j] / lengths))
+                by_pair[i, j] = max(-1.0, min(1.0, table[i][j] / lengths))  # rounding may exceed 1
     return by_pair
 
 
@@ -146,6 +146,7 @@ def pcgrad_factors(table: Table, order_key: int) -> list[list[float]]:
     Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning, algorithm 1.
     """
     num_corpora = len(table)
+    # Row i begins as g_i itself: factor 1 of g_i, 0 of the others.
     rows = [[float(i == j) for j in range(num_corpora)] for i in range(num_corpora)]
     for i, row in enumerate(rows):
         order = shuffling.permuted(num_corpora, shuffling.key(order_key, i)).tolist()

@@ -20,7 +20,7 @@ def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch
     """
     parameters = list(model.parameters())
     rate, settings = training.learning_rate, training.optimizer
-    decay = settings.weight_decay
+    decay = settings.weight_decay  # an L2 penalty; decoupled from the gradient in AdamW alone
     if isinstance(settings, optimizer_settings.AdamConfig):
         adam = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
         return adam(parameters, lr=rate, betas=settings.betas, eps=settings.epsilon, weight_decay=decay, fused=True)
@@ -68,12 +68,14 @@ def load_named_state(model: nn.Module, optimizer: torch.optim.Optimizer, named: 
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in named.items():
         quantity, _, name = key.partition("/")
+        # Scalars, such as Adam's count of steps, have no shape to compare.
         if name not in indices or (value.dim() > 0 and value.shape != shapes[name]):
             raise errors.IntegrityError(
                 f"optimizer.safetensors: {key} with shape {tuple(value.shape)} fits no parameter of the model; "
                 "the checkpoint was made for another model"
             )
         state.setdefault(indices[name], {})[quantity] = value
+    # torch's own loading converts types and devices; its state is numbered in the order of the parameters.
     content = optimizer.state_dict()
     content["state"] = state
     optimizer.load_state_dict(content)

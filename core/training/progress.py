@@ -119,7 +119,7 @@ class CorpusState:
     consumed: int = 0
     fraction: float = 0.0
     nll_sum: float = 0.0
-    num_stale_targets: int = 0
+    num_stale_targets: int = 0  # kept in checkpoints, so that a row that a stop cuts in two is whole after a resume
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -76,6 +76,7 @@ def fit(
         result.train_mse.append(mean_squared_error(model, train))
         if len(valid.labels_NKO):
             result.valid_mse.append(mean_squared_error(model, valid))
+        # Checked once an epoch: an epoch takes moments, and no checkpoint is lost.
         if not torch.tensor(result.train_mse[-1]).isfinite():
             raise errors.DivergedError(
                 f"train: the error after epoch {epoch + 1} is not finite; use a lower learning_rate"

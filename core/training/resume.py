@@ -124,7 +124,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
         "world_size": world_size,
         "torch": torch.__version__,
     }
-    before = checkpoint.committed(job.root)
+    before = checkpoint.committed(job.root)  # to notice commits until the fencing number is taken
     search = checkpoint.find_newest(job.root)
     state, saved_settings = _read_state(search, dataset)
     _check_same_run(job, search.newest, settings, saved_settings)
@@ -133,6 +133,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
         job.compute.precision, job.device
     )
     settings["precision"] = precision
+    # A finished run is only reported: taking a number would write into its root.
     if search.newest is not None and is_finished(state, job.training):
         return Claim(0, search, state, settings, is_finished=True)
     fencing_number = checkpoint.take_fencing_number(job.root, world_size)
@@ -166,6 +167,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
         job.training.record_gradients,
         multitask.plan(objective.model, job.training, dataset.tasks, job.seed),
     )
+    # Before weights and optimizer are restored, so that every start, new or resumed, has DDP's final buckets.
     learner.warm_up(batches.blank(dataset.kind))
     weights = _corpus_weights(job, dataset)
     num_lanes = [settings.num_lanes for settings in job.training.shared_out(weights)]
@@ -238,6 +240,7 @@ def _initial_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> f
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in dataset.codecs.items()}
     pad_id = batches.pairs_ids(dataset).pad if dataset.kind == "pairs" else None
     randomness.seed_initialisation(job.seed)
+    # Drawn on the CPU from the run's seed, so that all ranks, on any device, begin with the same weights.
     model = factory.build(job.model, sizes, pad_id)
     # A resumed run loads the weights that training made of the pretrained embeddings, and does not need their file.
     for role, text in job.training.embeddings.items() if is_new else ():

@@ -32,10 +32,11 @@ def mix_inputs(
     of the method. That pass draws new dropout masks.
     """
     state = model.initial_state(memory)
-    mixed = [inputs_BT[:, 0]]
+    mixed = [inputs_BT[:, 0]]  # <bos> is never replaced
     for true_B in inputs_BT[:, 1:].unbind(dim=1):
         features_BF, state, _ = model.step(mixed[-1], memory, state)
         sampled_B = torch.multinomial(model.logits(features_BF).float().softmax(dim=-1), 1).squeeze(1)
+        # Decided for each token, as in the paper, not once for a sentence. The default generator is seeded by the step.
         is_sampled_B = torch.rand(true_B.shape, device=true_B.device) < sampling_probability
         mixed.append(torch.where(is_sampled_B, sampled_B, true_B))
     return torch.stack(mixed, dim=1)

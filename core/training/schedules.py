@@ -22,6 +22,7 @@ def learning_rate(
         epochs_done: epochs done before it, including the fraction of the current one.
         history: the validation losses so far, in order.
     """
+    # step + 1: the first step must not have a learning rate of 0.
     warmup_steps = training.schedule.warmup_steps
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     return training.learning_rate * warmup * _factor(training, step, epochs_done, history)
@@ -44,6 +45,7 @@ def _factor(
             done = min(1.0, max(epochs_done / training.epochs, step / (training.max_steps or math.inf)))
             return schedule.final_rate + (1 - schedule.final_rate) * (1 + math.cos(math.pi * done)) / 2
         case schedule_settings.InverseSqrtConfig():
+            # Falls from the end of the warmup on, where it is 1, so that the peak is `learning_rate`.
             flat_steps = max(1, schedule.warmup_steps)
             return math.sqrt(flat_steps / max(flat_steps, step + 1))
         case schedule_settings.PlateauConfig():
@@ -62,5 +64,5 @@ def num_decays(history: Sequence[float], patience: int) -> int:
         waited = 0 if value < best else waited + 1
         best = min(best, value)
         if waited > patience:
-            waited, count = 0, count + 1
+            waited, count = 0, count + 1  # the best stays: a decay alone is no improvement
     return count

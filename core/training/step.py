@@ -70,7 +70,9 @@ class Learner:
             sampling_probability: of scheduled sampling.
             step: number of the step; with the seed it decides the order of projections.
         """
+        # Of all ranks and micro-batches: so the gradient does not depend on how a batch is spread over them.
         num_targets = max(1, sum(batch.num_targets for batch in micro_batches))
+        # On the device, to be read at the next row of the run log; in fp64, since many steps are added up.
         sums_K2 = torch.zeros((len(before), 2), dtype=torch.float64, device=self.device)
         after = list(before)
         by_corpus = sorted(micro_batches, key=lambda batch: batch.corpus)  # stable: in order within a corpus
@@ -85,6 +87,7 @@ class Learner:
                 with compute.autocast(str(self.device), self.precision):
                     content = batches.to_device(batch.content, self.device)
                     loss, nll, state = self.replica(content, after[corpus], sampling_probability)
+                # The next pass starts at another offset of the text: the state before it would not fit.
                 after[corpus] = state if carries_state and not batch.ends_pass else None
                 # A rank without targets of its own computes a placeholder: DDP needs its backward pass all the same.
                 weight = 1.0 if batch.num_own else 0.0
@@ -100,6 +103,7 @@ class Learner:
         if is_applied:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        # A state that overflowed would make the next gradient infinite too.
         states_after = tuple(after) if is_applied else (None,) * len(before)
         return StepResult(sums_K2, norm, is_applied, states_after, layer_norms, cosines)
 
@@ -132,6 +136,7 @@ def replicate(model: losses.Objective, group: collective.Collective) -> nn.Modul
     """Wraps the objective so that the backward pass leaves each rank with the sum of all ranks' gradients."""
     if group.world_size == 1:
         return model
+    # The buffers are constants, equal on all ranks; views save a copy of all gradients.
     replica = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
     replica.register_comm_hook(None, _sum_bucket)
     return replica

@@ -154,6 +154,7 @@ class _TrainingLoop:
     def run_to_end(self) -> bool:
         """Trains until the run is finished or asked to stop; returns whether it was asked to stop."""
         state = self.run.state
+        # Endless: epochs, steps and early stopping end the loop below, as they do when a run is resumed.
         steps = batches.steps(self.run.sources, state.corpora, self._job.training.accumulate)
         while True:
             epoch = state.epoch
@@ -169,6 +170,7 @@ class _TrainingLoop:
         rate = schedules.learning_rate(training, state.step, state.epochs_done, state.losses)
         rate *= sum(batch.rate_scale for batch in micro_batches) / len(micro_batches)
         optimizers.prepare(run.learner.optimizer, rate, training, state.losses)
+        # By the step, not once at the start: a resumed run then draws the same dropout masks.
         randomness.seed_step(self._job.seed, state.step, self._group.rank)
         result = run.learner.train_step(
             micro_batches,
@@ -180,6 +182,7 @@ class _TrainingLoop:
         run.hidden = result.states
         state.step += 1
         state.num_tokens += sum(batch.num_targets for batch in micro_batches)
+        # A skipped step counts as a step: its batch is gone, and the schedule advances.
         state.num_skipped += not result.is_applied
         state.num_skipped_in_row = 0 if result.is_applied else state.num_skipped_in_row + 1
         for batch in micro_batches:
@@ -209,6 +212,7 @@ class _TrainingLoop:
         state, training = self.run.state, self._job.training
         if state.num_skipped_in_row >= MAX_SKIPPED_IN_ROW:
             raise self._diverged(f"loss or gradient is not finite ({state.num_skipped_in_row} steps in a row)")
+        # Every rank reaches the collective operations below in the same order: all decisions follow from equal state.
         save_now, is_stopped = self._agree_on_requests()
         is_last = resume.is_finished(state, training)
         if state.step % training.log_every_steps == 0 or is_last:
@@ -274,6 +278,7 @@ class _TrainingLoop:
             group,
             run.state.step,
         )
+        # Not saved: the checkpoint before is the last good one.
         if not math.isfinite(result.nll_nats):
             raise self._diverged("the validation loss is not finite")
         decoded = self._validator.decode(run.bundle(self._job), run.dataset, corpus, group, run.learner.device)
@@ -284,7 +289,7 @@ class _TrainingLoop:
         """Commits a checkpoint, all ranks together, and removes older ones."""
         started_s = time.monotonic()
         run = self.run
-        self._training_metrics.reduce()
+        self._training_metrics.reduce()  # the sums are in the state, which the checkpoint holds
         hidden = _gather_lanes(run.hidden, self._group)
 
         def write() -> checkpoint.CheckpointRef:
@@ -297,6 +302,7 @@ class _TrainingLoop:
                 validation=result,
                 best_by=self._job.training.best_by,
             )
+            # Older checkpoints are removed only after the new one is committed: a crash in between loses nothing.
             ref = checkpoint.save(self._job.root, run.fencing_number, snapshot, self._log)
             checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, run.damaged)
             return ref
@@ -326,6 +332,7 @@ def _gather_lanes(hidden: Sequence[states.State | None], group: collective.Colle
 
 
 def _gather_lanes_of_corpus(own: states.State, group: collective.Collective) -> states.State | None:
+    # gloo gathers objects; tensors on a GPU would be restored on the sender's device.
     on_cpu = tuple(tuple(part.cpu() for part in layer) for layer in own)
     by_rank = group.gather(on_cpu, "the state of the lanes")
     return None if by_rank is None else _concatenate(by_rank)

@@ -35,6 +35,7 @@ class TrainingMetrics:
         self._layer_norms: Mapping[str, float] = {}
         self._cosines: Mapping[str, float] = {}
         self._shown_s = -math.inf
+        # Counters appear with 0, so that Prometheus sees their first increase.
         metrics.count(catalog.TRAIN_STEPS, 0, rank=self._rank)
         if group.rank == 0:
             metrics.set(catalog.TRAIN_WORKERS, group.world_size)
@@ -50,6 +51,7 @@ class TrainingMetrics:
         self._cosines = multitask.name_cosines(result.cosines, self._corpora)
         self._num_tokens += sum(batch.num_targets for batch in micro_batches)
         self._num_own += sum(batch.num_own for batch in micro_batches)
+        # The loss of a skipped step is not finite, and would make that of the whole row so.
         if result.is_applied:
             self._num_applied += 1
             for batch in micro_batches:
@@ -64,7 +66,7 @@ class TrainingMetrics:
         for corpus, (loss, nll) in zip(self._state.corpora, self._sums_K2.tolist(), strict=True):
             self._state.loss_sum += loss
             corpus.nll_sum += nll
-        self._sums_K2.zero_()
+        self._sums_K2.zero_()  # they are in the state from now on, and must not be added twice
 
     def make_row(self) -> dict[str, Any]:
         """Returns the row of the steps since the last one, and exports its metrics; all ranks together."""

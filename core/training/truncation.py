@@ -46,6 +46,7 @@ def variable_window(base: int, seed: int, epoch: int, start: int) -> int:
 
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, section 5.
     """
+    # Two independent draws, each with a purpose of its own as its seed.
     centre = base / 2 if _uniform("window kind", seed, epoch, start) < HALVED_SHARE else base
     length = statistics.NormalDist(centre, DEVIATION_TOKENS).inv_cdf(_uniform("window length", seed, epoch, start))
     return max(MIN_TOKENS, min(int(length), base + 4 * DEVIATION_TOKENS))

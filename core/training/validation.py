@@ -76,6 +76,7 @@ def validate(
     Raises:
         DataError: there is no token to score.
     """
+    # Four sums in one tensor, for one all-reduce; read from the device once.
     sums_4 = torch.zeros(4, dtype=torch.float64, device=device)
     state: states.State | None = None
     objective.eval()
@@ -139,6 +140,7 @@ def pairs_batches(
     world_size: int,
 ) -> Iterator[HeldOutBatch]:
     """Yields every pair once, in batches like those of training."""
+    # Seed and epoch are constants: a validation has the same batches each time.
     for plan in buckets.plan(split, 0, 0, training.batch_tokens, training.batch_lines):
         own = buckets.share(plan, rank, world_size)
         if len(own):

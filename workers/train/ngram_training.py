@@ -108,7 +108,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
     saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
-    _clean_up(recipe)
+    _clean_up(recipe)  # after the commit: a crash before it finds the counts again
     return {
         "step": state.step,
         "num_tokens": len(stream),
@@ -172,6 +172,7 @@ def _estimate(
 ) -> smoothing.Estimate:
     size = _vocabulary_size(dataset)
     counts = ngram_counts.merge(counted, size)
+    # A stream that is shorter than the order is padded with an id outside the vocabulary.
     beginning_N = torch.full((config.order,), size)
     first = stream[: config.order]
     beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))

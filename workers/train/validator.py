@@ -45,6 +45,7 @@ class DecodingValidator:
         trained = _without_cleaning(trained)
         if trained.config.kind != "seq2seq":
             return self._continue_lines(trained, split, group, device)
+        # Every world_size-th line: lines of a corpus that is sorted by length are shared out evenly.
         own = range(min(num_lines, split.num_lines))[group.rank :: group.world_size]
         sources = _texts(split, own, trained, "source")
         references = _texts(split, own, trained, "target")

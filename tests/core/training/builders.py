@@ -30,9 +30,9 @@ def location_of(path: Path) -> location.Location:
 
 
 def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90, order: int = 1) -> location.Location:
-    """A stream of characters in which each has a habitual successor, so that there is something to learn.
+    """Writes a stream of characters in which each has a likely successor, so that there is something to learn.
 
-    Of `order` -1 each split is written from its end to its beginning.
+    With `order` -1 each split is written from its end to its beginning.
     """
     chance = random.Random(7)
     letters = "abcdefgh"
@@ -52,7 +52,7 @@ def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90, order:
 
 
 def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> location.Location:
-    """The target of a word is its neighbour in the vocabulary."""
+    """Writes pairs in which the target of a word is its neighbour in the vocabulary."""
     chance = random.Random(3)
     words = [f"w{number}" for number in range(9)]
     counts = vocabulary.Counts()
@@ -69,7 +69,7 @@ def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> loc
 
 
 def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
-    """Pairs in byte-pair pieces, of words that have some letters in common."""
+    """Writes pairs in BPE tokens, of words that have some letters in common."""
     chance = random.Random(5)
     words = [first + last for first in ("travel", "time", "mach") for last in ("led", "ler", "ine", "s")]
     lines = [" ".join(chance.choices(words, k=chance.randint(1, 7))) for _ in range(num_train)]
@@ -80,7 +80,7 @@ def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
 
 
 def several(folder: Path, **corpora: location.Location) -> location.Location:
-    """One dataset of the corpora of several, which have the same tokenizers."""
+    """Joins several datasets with the same tokenizers into one of several corpora."""
     root = location_of(folder)
     splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
     indices = {name: shards.Dataset.open(dataset).index for name, dataset in corpora.items()}
@@ -146,7 +146,7 @@ def job(
 
 
 class Watch:
-    """Asks to stop after so many steps of this start, and to save after others."""
+    """Callbacks that ask to stop after a number of steps of this start, and to save after others."""
 
     def __init__(self, stop_after: int | None = None, save_after: Sequence[int] = ()) -> None:
         self._left = stop_after
@@ -173,7 +173,7 @@ def train(job: trainer.TrainingJob, stop_after: int | None = None) -> trainer.Tr
 
 
 def digest(root: Path) -> dict[str, str]:
-    """The SHA-256 of weights, optimiser and lane state of the newest checkpoint, by file."""
+    """Returns the SHA-256 of weights, optimizer and lane state of the newest checkpoint, by file."""
     folders = sorted((root / "checkpoints").iterdir())
     files = location_of(folders[-1]).join("MANIFEST.json").read_json()["files"]
     return {file["name"]: file["sha256"] for file in files if file["name"].endswith(".safetensors")}
@@ -195,6 +195,6 @@ def _rank(rank: int, world_size: int, meeting: str, call: Callable[..., None], a
 
 
 def train_rank(rank: int, group: collective.Collective, runs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:
-    """Trains several runs one after the other; each is stopped after so many steps."""
+    """Trains several runs one after the other; each is stopped after a number of steps."""
     for job, stop_after in runs:
         trainer.train(job, group, metrics.NullMetrics(), Watch(stop_after))

@@ -40,6 +40,11 @@ def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: in
     return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), run_log.RunLog(root, epoch))
 
 
+def _is_marked_best(ref: checkpoint.CheckpointRef) -> bool:
+    best: bool = ref.folder.join(checkpoint.MANIFEST).read_json()["best"]
+    return best
+
+
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
@@ -47,7 +52,7 @@ def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Data
     assert newest == saved
     loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
     assert loaded.state == snapshot.state
-    assert loaded.settings == snapshot.settings
+    assert checkpoint.load_state(saved) == (snapshot.state, snapshot.settings)
     assert snapshot.hidden is not None
     assert loaded.hidden is not None
     expected = {**snapshot.optimizer, **states.to_named(snapshot.hidden), **snapshot.bundle.model.state_dict()}
@@ -69,7 +74,7 @@ def test_the_newest_checkpoint_is_by_fencing_number_and_then_by_step(tmp_path: P
 def test_the_best_checkpoint_is_by_validation_and_marked_when_written(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     assert checkpoint.find_best(root) is None
-    marks = [_save(root, dataset, step, 1, nll).is_best for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
+    marks = [_is_marked_best(_save(root, dataset, step, 1, nll)) for step, nll in ((1, 2.0), (2, 3.5), (3, None))]
     best = checkpoint.find_best(root)
     assert marks == [True, False, False]
     assert best is not None
@@ -94,14 +99,14 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
 ) -> None:
     root = builders.location_of(tmp_path)
     history: list[progress.Validation] = []
-    is_best = []
+    marked = []
     for step, (nll, bleu) in enumerate(BLEUS, 1):
         history.append(progress.Validation(step, nll, 0.5, 10, bleu))
         snapshot = _snapshot(dataset, step, nll)
         state = dataclasses.replace(snapshot.state, history=list(history))
         snapshot = snapshot._replace(state=state, validation=history[-1], best_by=metric)
-        is_best.append(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1)).is_best)
-    assert is_best == marks
+        marked.append(_is_marked_best(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1))))
+    assert marked == marks
     taken = checkpoint.find_best(root)
     assert taken is not None
     assert taken.step == best
