@@ -1,1 +1,4 @@
-"""Every setting of a run: its schema and how a file becomes one."""
+"""Settings of a run: one frozen, described class for each section, with unions by kind.
+
+In come a YAML file, overrides and old names; out comes one validated configuration, or an error of one line.
+"""

@@ -154,7 +154,7 @@ class _Reader:
 
 
 def dotted(path: Path) -> str:
-    """Returns a path as users write it: `training.betas[1]`."""
+    """Returns a path as users write it: `training.optimizer.betas[1]`."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}"
