@@ -173,7 +173,7 @@ def test_a_target_token_in_a_text_is_not_the_reserved_token(tmp_path: Path) -> N
     ("change", "match"),
     [
         ("corpora={}", "corpus: name one, or several as corpora; not both"),
-        ("corpora.Up={kind: pairs, train: {tsv: [x]}}", "corpora: 'Up' is not a valid name of a corpus; use small letters"),
+        ("corpora.Up={kind: pairs, train: {tsv: [x]}}", "corpora: 'Up' is not a valid name of a corpus; use"),
         ("corpora.up.cleaning=[lower]", r"corpora\.down\.cleaning: differs from that of up; one model needs the same"),
         ("corpora.up.target_token=null", "corpora: some have a target_token and others none; give one to each"),
         ("corpora.up.target_token=2de", r"corpora\.up\.target_token: \"2de\" does not match"),
