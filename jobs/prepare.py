@@ -198,7 +198,7 @@ def _report(
             name: {"lines": index.rows(name), "tokens": index.tokens(name), "shards": len(records)}
             for name, records in index.splits.items()
         },
-        **({"tasks": by_corpus} if (by_corpus := index.by_task()) else {}),
+        **({"tasks": by_corpus} if (by_corpus := index.by_corpus()) else {}),
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in index.tokenizers.items()},
         "lines_read": index.lines_read,
         "drops": index.drops,

@@ -270,7 +270,7 @@ def sources(
     segmenters = _segmenters(dataset, training)
     return [
         source(dataset, settings, corpus_seed, rank, world_size, corpus, segmenters)
-        for corpus, settings, corpus_seed in zip(dataset.tasks, training.shared_out(weights), seeds, strict=True)
+        for corpus, settings, corpus_seed in zip(dataset.corpora, training.shared_out(weights), seeds, strict=True)
     ]
 
 

@@ -165,7 +165,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
         precision,
         gradients.limits(job.training),
         job.training.record_gradients,
-        multitask.plan(objective.model, job.training, dataset.tasks, job.seed),
+        multitask.plan(objective.model, job.training, dataset.corpora, job.seed),
     )
     # Before weights and optimizer are restored, so that every start, new or resumed, has DDP's final buckets.
     learner.warm_up(batches.blank(dataset.kind))
@@ -204,12 +204,12 @@ def count_left_out(job: TrainingJob, dataset: shards.Dataset, state: progress.St
 
 
 def _corpus_weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
-    return [job.weights.get(corpus, 1.0) for corpus in dataset.tasks]
+    return [job.weights.get(corpus, 1.0) for corpus in dataset.corpora]
 
 
 def _read_state(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
     if search.newest is None:
-        return progress.State(corpora=[progress.CorpusState() for _ in dataset.tasks]), {}
+        return progress.State(corpora=[progress.CorpusState() for _ in dataset.corpora]), {}
     return checkpoint.load_state(search.newest)
 
 

@@ -144,7 +144,7 @@ class _TrainingLoop:
         self.loss_nats: float | None = None
         self._job, self._group, self._metrics = job, group, metrics
         self._callbacks, self._validator = callbacks, validator
-        corpora = run.dataset.tasks
+        corpora = run.dataset.corpora
         self._training_metrics = training_metrics.TrainingMetrics(
             run.state, group, metrics, run.learner.device, corpora
         )
@@ -254,7 +254,7 @@ class _TrainingLoop:
         for corpus in self._validated_corpora:
             by_corpus[corpus], decoded = self._validate_corpus(corpus)
             samples += decoded.samples
-        is_single = len(run.dataset.tasks) == 1
+        is_single = len(run.dataset.corpora) == 1
         result = by_corpus[corpus] if is_single else progress.Validation.combine(by_corpus)
         run.state.history.append(result)
         if group.rank == 0:
@@ -263,7 +263,7 @@ class _TrainingLoop:
                 self._log.add(row)
             self._metrics.set(catalog.TRAIN_VALIDATION_LOSS, result.nll_nats)
             for corpus, own in by_corpus.items():
-                number = run.dataset.tasks.index(corpus)
+                number = run.dataset.corpora.index(corpus)
                 self._metrics.set(catalog.TRAIN_CORPUS_VALIDATION_LOSS, own.nll_nats, corpus=str(number))
         return result
 

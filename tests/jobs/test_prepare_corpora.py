@@ -58,7 +58,7 @@ def test_corpora_have_their_own_shards_and_share_their_tokenizers(tmp_path: Path
     report = datasets.run(settings)
     dataset = datasets.open_dataset(settings)
     dataset.verify()
-    assert dataset.tasks == ("up", "down", "few")
+    assert dataset.corpora == ("up", "down", "few")
     codec = dataset.codecs["source"].tokenizer
     assert codec.target_tokens == ("<2UP>", "<2down>")
     assert dataset.codecs["target"].tokenizer.target_tokens == (codec.target_tokens if "shared" in tokenizing else ())

@@ -205,7 +205,7 @@ class Passes:
         for record in records:
             drops.update(record["drops"])
             for split, shard in record["shards"].items():
-                splits[split].append(dataset_index.ShardRecord(**shard))
+                splits[split].append(dataset_index.ShardRecord.from_commit(shard))
         num_lines = sum(record["lines"] for record in records)
         for split, shards in splits.items():
             is_requested = split in self._plan.groups[name] or getattr(corpus.split, split)

@@ -1,4 +1,4 @@
-"""The index of a dataset: what `index.json` says, written and read."""
+"""The index of a dataset: content, reader and writer of `index.json`."""
 
 import dataclasses
 import itertools
@@ -20,14 +20,19 @@ _SHARD_NAME = re.compile(r"(train|valid|test)/[A-Za-z0-9_-][A-Za-z0-9._-]*\.arro
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard as the index lists it; `tokens` by column; `task` names its corpus where there are several."""
+    """A shard as the index lists it; `tokens` by column; `corpus` is its name if the dataset has several."""
 
     name: str
     rows: int
     tokens: dict[str, int]
     size_bytes: int
     sha256: str
-    task: str = ""
+    corpus: str = ""
+
+    @classmethod
+    def from_commit(cls, record: Mapping[str, Any]) -> "ShardRecord":
+        """Returns the record of a shard in the commit record of a part, in which the corpus is stored as `task`."""
+        return cls(**{"corpus" if name == "task" else name: value for name, value in record.items()})
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,22 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What a dataset holds and where it came from.
+    """Content and origin of a dataset.
 
-    `drops` counts by reason the lines that are in no shard: `lines_read` = rows of all splits + drops. `repairs`
-    counts what reading removed: `bom`, byte order marks that begin a file, and `crlf`, carriage returns that end a
-    line of one. `settings` are those that decided the content, and `fingerprint` is their hash. `statistics` is the
-    file of word statistics, where they were asked for.
+    Attributes:
+        kind: `text` or `pairs`.
+        splits: the shards of each split.
+        lines_read: number of lines read: the rows of all splits plus all `drops`.
+        drops: by reason, the number of lines that are in no shard.
+        sources: the source files and their hashes.
+        tokenizers: by column.
+        line_end: separator of the lines of a text.
+        cleaning: the cleaning steps.
+        settings: those that determined the content.
+        fingerprint: hash of the settings and sources.
+        statistics: file of the word statistics, if they were requested.
+        repairs: counts of what reading removed: `bom`, byte order marks at the beginning of a file, and `crlf`,
+            carriage returns at the end of a line.
     """
 
     kind: str
@@ -63,60 +78,63 @@ class DatasetIndex:
     repairs: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of its corpora, in their order; of a single one an empty name."""
+    def corpora(self) -> tuple[str, ...]:
+        """The names of its corpora, in order; a single corpus has the empty name."""
         records = itertools.chain.from_iterable(self.splits.get(split, ()) for split in SPLITS)
-        return tuple(dict.fromkeys(record.task for record in records)) or ("",)
+        return tuple(dict.fromkeys(record.corpus for record in records)) or ("",)
 
-    def shards(self, split: str, task: str | None = None) -> tuple[ShardRecord, ...]:
-        """The shards of a split: of one task, or of all."""
-        return tuple(record for record in self.splits.get(split, ()) if task in (None, record.task))
+    def shards(self, split: str, corpus: str | None = None) -> tuple[ShardRecord, ...]:
+        """Returns the shards of a split, of one corpus or of all."""
+        return tuple(record for record in self.splits.get(split, ()) if corpus in (None, record.corpus))
 
-    def by_task(self) -> dict[str, dict[str, Any]]:
-        """Lines and tokens of each split of each of several corpora; nothing of a single one."""
+    def by_corpus(self) -> dict[str, dict[str, Any]]:
+        """Returns lines and tokens by corpus and split; nothing for a single corpus."""
         return {
-            task: {
-                split: {"lines": self.rows(split, task), "tokens": self.tokens(split, task)} for split in self.splits
+            corpus: {
+                split: {"lines": self.rows(split, corpus), "tokens": self.tokens(split, corpus)}
+                for split in self.splits
             }
-            for task in self.tasks
-            if task
+            for corpus in self.corpora
+            if corpus
         }
 
-    def rows(self, split: str, task: str | None = None) -> int:
-        """Counts the rows of a split."""
-        return sum(record.rows for record in self.shards(split, task))
+    def rows(self, split: str, corpus: str | None = None) -> int:
+        """Returns the number of rows of a split, of one corpus or of all."""
+        return sum(record.rows for record in self.shards(split, corpus))
 
-    def tokens(self, split: str, task: str | None = None) -> dict[str, int]:
-        """Counts the tokens of a split by column, `<eos>` included."""
-        records = self.shards(split, task)
+    def tokens(self, split: str, corpus: str | None = None) -> dict[str, int]:
+        """Returns the number of tokens of a split by column, `<eos>` included."""
+        records = self.shards(split, corpus)
         return {column: sum(record.tokens[column] for record in records) for column in COLUMNS[self.kind]}
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of `index.json`: the same for the same dataset, whoever made it and when."""
+        """Returns the content of `index.json`; it depends on the dataset alone, not on time or workers."""
         content = {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(self)}
         for record in itertools.chain.from_iterable(content["splits"].values()):
-            if not record["task"]:
-                del record["task"]
+            # Stored as "task", the former name of one of several corpora.
+            if corpus := record.pop("corpus"):
+                record["task"] = corpus
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> "DatasetIndex":
-        """Reads the content of `index.json`.
+        """Returns the index of a dataset from the content of `index.json`.
 
         Raises:
-            IntegrityError: a field is missing, of another type, or the numbers do not add up.
+            IntegrityError: a field is missing or of another type, or the counts are inconsistent.
         """
         try:
             index = _parse(content, where)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise errors.IntegrityError(
-                f"{where}: is no index of a dataset ({type(error).__name__}: {error}); prepare again"
+                f"{where}: is not the index of a dataset ({type(error).__name__}: {error}); prepare again"
             ) from error
         _check_sums(index, where)
         return index
 
 
 def _parse(content: Mapping[str, Any], where: str) -> DatasetIndex:
+    """Returns an index whose fields have the right types; raises the errors that `from_json` translates."""
     kind = content["kind"]
     splits = {
         split: tuple(_parse_shard(record, split, kind, where) for record in records)
@@ -150,8 +168,9 @@ def _parse(content: Mapping[str, Any], where: str) -> DatasetIndex:
 
 def _parse_shard(record: Mapping[str, Any], split: str, kind: str, where: str) -> ShardRecord:
     name = _text(record["name"])
+    # Names are restricted, so that a forged index cannot lead out of the dataset's folder.
     if not _SHARD_NAME.fullmatch(name) or not name.startswith(f"{split}/"):
-        raise errors.IntegrityError(f"{where}: {name!r} is no name of a shard of {split}; restore the index")
+        raise errors.IntegrityError(f"{where}: {name!r} is not a shard name of {split}; restore the index")
     tokens = {column: _count(record["tokens"][column]) for column in COLUMNS[kind]}
     size_bytes, sha256 = _count(record["size_bytes"]), _text(record["sha256"])
     return ShardRecord(name, _count(record["rows"]), tokens, size_bytes, sha256, _text(record.get("task", "")))
@@ -159,23 +178,25 @@ def _parse_shard(record: Mapping[str, Any], split: str, kind: str, where: str) -
 
 def _count(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError(f"{str(value)[:40]!r} is no count")
+        raise TypeError(f"{str(value)[:40]!r} is not a count")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:40]!r} is no text")
+        raise TypeError(f"{str(value)[:40]!r} is not text")
     return value
 
 
 def _check_sums(index: DatasetIndex, where: str) -> None:
+    """Checks that no shard is listed twice, and that all lines read are kept or dropped."""
     for split, records in index.splits.items():
-        for what, values in (("name", [r.name for r in records]), ("content", [(r.task, r.sha256) for r in records])):
+        names, contents = [r.name for r in records], [(r.corpus, r.sha256) for r in records]
+        for same, values in (("name", names), ("content", contents)):
             if len(set(values)) < len(values):
-                raise errors.IntegrityError(f"{where}: {split} lists a shard twice (same {what}); restore the index")
+                raise errors.IntegrityError(f"{where}: {split} lists a shard twice (same {same}); restore the index")
     kept, dropped = sum(map(index.rows, index.splits)), sum(index.drops.values())
     if index.lines_read != kept + dropped:
         raise errors.IntegrityError(
-            f"{where}: {index.lines_read} lines read are not {kept} kept and {dropped} dropped; prepare again"
+            f"{where}: {index.lines_read} lines were read, but {kept} kept and {dropped} dropped; prepare again"
         )

@@ -1,8 +1,8 @@
-"""The dataset: what its index says, how shards are written, and how their tokens are read.
+"""Datasets of token ids: writing shards, and reading rows, token streams and lengths.
 
-A dataset is a folder of Arrow shards under `train/`, `valid/` and `test/`, the tokenizers that made them, and
-`index.json`, written last: without it there is no dataset. Shards are mapped, never loaded; each is checked
-against the index when it is first used.
+A dataset is a folder of Arrow shards in `train/`, `valid/` and `test/`, the tokenizers of their ids, and `index.json`,
+written last: without it there is no dataset. Shards are memory-mapped, not loaded; each is verified against the index
+when it is first used.
 """
 
 import itertools
@@ -26,23 +26,23 @@ Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of token ids, end to end."""
+    """Rows of token ids of unequal length, concatenated."""
 
     values: npt.NDArray[Any]
     lengths: Array
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    """Puts rows of ids end to end."""
+    """Concatenates rows of ids."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     flat = itertools.chain.from_iterable(rows)
     return Ragged(np.fromiter(flat, dtype=np.uint32, count=int(lengths.sum())), lengths)
 
 
-def join(pieces: Sequence[Ragged]) -> Ragged:
-    """Puts the rows of all pieces into one, in order."""
-    values = np.concatenate([np.empty(0, np.uint32), *(piece.values for piece in pieces)])
-    return Ragged(values, np.concatenate([np.empty(0, np.int64), *(piece.lengths for piece in pieces)]))
+def join(batches: Sequence[Ragged]) -> Ragged:
+    """Concatenates batches of rows, in order."""
+    values = np.concatenate([np.empty(0, np.uint32), *(batch.values for batch in batches)])
+    return Ragged(values, np.concatenate([np.empty(0, np.int64), *(batch.lengths for batch in batches)]))
 
 
 def encode_shard(
@@ -54,7 +54,7 @@ def encode_shard(
 
     Args:
         columns: rows of ids by column, in the order of `dataset_index.COLUMNS`.
-        lines: of each row its line number in the source.
+        lines: the line number of each row in the source.
         vocabulary_sizes: by column; every id is below it.
     """
     sides = {}
@@ -69,7 +69,7 @@ def encode_shard(
 
 
 class Split:
-    """The rows of one split, over all its shards; a shard is mapped and checked when it is first needed."""
+    """The rows of one split over all its shards, each of which is mapped and verified when it is first used."""
 
     def __init__(
         self,
@@ -83,68 +83,69 @@ class Split:
         self._verify = verify
         self._backward = backward
         self._opened: dict[int, arrow_file.Shard] = {}
-        self._row_starts = np.cumsum([0, *(one.rows for one in expected)])
+        self._row_starts = np.cumsum([0, *(shard.rows for shard in expected)])
         self._columns = tuple(expected[0].vocabulary_sizes) if expected else ()
 
     @property
     def num_lines(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self._row_starts[-1])
 
     def num_tokens(self, column: str) -> int:
-        """Counts the tokens of a column, `<eos>` included."""
-        return sum(one.tokens[column] for one in self._expected)
+        """Returns the number of tokens of a column, `<eos>` included."""
+        return sum(shard.tokens[column] for shard in self._expected)
 
     def shard(self, number: int) -> arrow_file.Shard:
-        """Returns a shard by its place in the index.
+        """Returns a shard by its position in the index.
 
         Raises:
-            IntegrityError: it is not what the index says.
+            IntegrityError: it does not match the index.
         """
         if number not in self._opened:
             self._opened[number] = arrow_file.open_shard(self._files[number], self._expected[number], self._verify)
         return self._opened[number]
 
     def open_all(self) -> None:
-        """Checks every shard now.
+        """Opens and verifies every shard.
 
         Raises:
-            IntegrityError: one is not what the index says.
+            IntegrityError: one does not match the index.
         """
         for number in range(len(self._files)):
             self.shard(number)
 
     def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
         """Returns the number of tokens of each row in a range, by column, `<eos>` included."""
-        pieces: dict[str, list[npt.NDArray[np.int32]]] = {column: [] for column in self._columns}
-        for number, begin, end in _pieces(self._row_starts, start, stop):
+        lengths: dict[str, list[npt.NDArray[np.int32]]] = {column: [] for column in self._columns}
+        for number, begin, end in _slices(self._row_starts, start, stop):
             for column, side in self.shard(number).sides.items():
-                pieces[column].append(np.diff(side.offsets[begin : end + 1]).astype(np.int32))
-        return {column: np.concatenate([np.empty(0, np.int32), *found]) for column, found in pieces.items()}
+                lengths[column].append(np.diff(side.offsets[begin : end + 1]).astype(np.int32))
+        return {column: np.concatenate([np.empty(0, np.int32), *arrays]) for column, arrays in lengths.items()}
 
     def rows(self, indices: Array, column: str) -> list[npt.NDArray[Any]]:
         """Returns the ids of each of the rows, as views."""
-        found = []
-        for number, row in self._places(indices):
+        rows = []
+        for number, row in self._locate(indices):
             side = self.shard(number).sides[column]
-            found.append(side.values[side.offsets[row] : side.offsets[row + 1]])
-        return found
+            rows.append(side.values[side.offsets[row] : side.offsets[row + 1]])
+        return rows
 
-    def _places(self, indices: Array) -> Iterator[tuple[int, int]]:
+    def _locate(self, indices: Array) -> Iterator[tuple[int, int]]:
+        """Yields the shard of each row, and its index there."""
         numbers = np.searchsorted(self._row_starts, indices, side="right") - 1
         return zip(numbers.tolist(), (indices - self._row_starts[numbers]).tolist(), strict=True)
 
     def stream(self) -> lanes.Stream:
-        """Returns the tokens of a text split end to end, from the last to the first if it was opened so."""
+        """Returns the token stream of a text split, reversed if the dataset was opened backward."""
         return lanes.ReversedStream(Stream(self)) if self._backward else Stream(self)
 
     def token_starts(self, column: str) -> Array:
-        """Returns where each shard's tokens begin in the stream of a column, and where the last one's end."""
-        return np.cumsum([0, *(one.tokens[column] for one in self._expected)])
+        """Returns the position of each shard's first token in the stream of a column, and the end of the last."""
+        return np.cumsum([0, *(shard.tokens[column] for shard in self._expected)])
 
 
 class Stream:
-    """All tokens of a text split, one after another, as if they were one array."""
+    """The tokens of all rows of a text split as one sequence, over the borders of shards."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
@@ -153,21 +154,21 @@ class Stream:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, where: slice, /) -> npt.NDArray[Any]:
-        """Returns a range of ids: a view within a shard, a copy over a border between shards."""
-        start, stop, step = where.indices(len(self))
-        assert step == 1, "a stream is read forwards, token by token"
-        pieces = [
+    def __getitem__(self, index: slice, /) -> npt.NDArray[Any]:
+        """Returns a range of ids: a view within a shard, a copy across shards."""
+        start, stop, step = index.indices(len(self))
+        assert step == 1, "streams have no steps"
+        arrays = [
             self._split.shard(number).sides["text"].values[begin:end]
-            for number, begin, end in _pieces(self._starts, start, stop)
+            for number, begin, end in _slices(self._starts, start, stop)
         ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
+        if len(arrays) == 1:
+            return arrays[0]
+        return np.concatenate(arrays) if arrays else np.empty(0, np.uint16)
 
 
-def _pieces(starts: Array, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (shard, first, end) of the stretches that a range covers; empty shards are passed over."""
+def _slices(starts: Array, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (shard, start, stop) of the slices of shards that a range covers, without empty ones."""
     number = int(np.searchsorted(starts, start, side="right")) - 1
     while start < stop and number + 1 < len(starts):
         end = min(stop, int(starts[number + 1]))
@@ -177,7 +178,7 @@ def _pieces(starts: Array, start: int, stop: int) -> Iterator[tuple[int, int, in
 
 
 class Dataset:
-    """A finished dataset, open for reading."""
+    """A finished dataset, opened for reading."""
 
     def __init__(
         self,
@@ -195,15 +196,15 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: location.Location, verify: bool = True, backward: bool = False) -> "Dataset":
-        """Opens a dataset: reads and checks its index and tokenizers, and that local shards have their sizes.
+        """Opens a dataset: verifies its index, its tokenizers and the sizes of local shards.
 
         Args:
-            folder: where it is.
-            verify: whether the hash of a shard is compared when it is first used.
-            backward: whether its streams run from their end to their beginning; its rows never do.
+            folder: the dataset.
+            verify: compares the hash of each shard when it is first used.
+            backward: reverses its streams, for backward language models; its rows stay as they are.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no dataset.
             IntegrityError: it is damaged, or of a newer format.
         """
         try:
@@ -211,7 +212,7 @@ class Dataset:
                 folder, dataset_index.NAME, dataset_index.FORMAT, dataset_index.FORMAT_VERSION
             )
         except errors.NotFoundError as error:
-            raise errors.UsageError(f"{folder}: holds no finished dataset; run prepare first") from error
+            raise errors.UsageError(f"{folder}: has no finished dataset; run prepare first") from error
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
         if folder.is_local:
             _check_local(folder, index)
@@ -223,19 +224,19 @@ class Dataset:
         return self.index.kind
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of its corpora, in their order; of a single one an empty name."""
-        return self.index.tasks
+    def corpora(self) -> tuple[str, ...]:
+        """The names of its corpora, in order; a single corpus has the empty name."""
+        return self.index.corpora
 
-    def target_token(self, task: str) -> str | None:
-        """What stands before the source lines of a task, if anything."""
-        settings = self.index.settings.get("corpora", {}).get(task, {})
-        found: str | None = settings.get("target_token")
-        return found
+    def target_token(self, corpus: str) -> str | None:
+        """Returns the target-language token before the source lines of a corpus, if there is one."""
+        settings = self.index.settings.get("corpora", {}).get(corpus, {})
+        token: str | None = settings.get("target_token")
+        return token
 
-    def split(self, name: str, task: str | None = None) -> Split | None:
-        """Returns a split, of one task or of all, or None where the dataset has no such lines."""
-        records = self.index.shards(name, task)
+    def split(self, name: str, corpus: str | None = None) -> Split | None:
+        """Returns a split, of one corpus or of all; None if the dataset has no such lines."""
+        records = self.index.shards(name, corpus)
         if not records:
             return None
         sizes = {column: self.index.tokenizers[column].vocabulary_size for column in dataset_index.COLUMNS[self.kind]}
@@ -247,44 +248,45 @@ class Dataset:
         return Split(files, expected, self._verify, self._backward)
 
     def verify(self) -> None:
-        """Reads and checks everything.
+        """Verifies all files of the dataset, which reads all of them.
 
         Raises:
-            IntegrityError: something is not what the index says.
+            IntegrityError: something does not match the index.
         """
         if self.index.statistics is not None:
             commit.verify(self.folder, [self.index.statistics])
         for name in self.index.splits:
-            if (found := self.split(name)) is not None:
-                found.open_all()
+            if (split := self.split(name)) is not None:
+                split.open_all()
 
 
 def _check_local(folder: location.Location, index: dataset_index.DatasetIndex) -> None:
-    """Finds missing, cut and foreign files before any work is begun; costs no reading."""
+    """Checks that all shards are in the folder with their sizes, before any work and without reading them."""
     home = os.path.realpath(folder.path)
     for record in itertools.chain.from_iterable(index.splits.values()):
         path = folder.join(record.name).path
         if not path.is_file():
             raise errors.IntegrityError(f"{path}: is missing; restore it, or remove the dataset and prepare again")
         if not Path(os.path.realpath(path)).is_relative_to(home):
-            raise errors.IntegrityError(f"{path}: is a link out of the dataset; put the file itself in its place")
-        if (found := path.stat().st_size) != record.size_bytes:
+            raise errors.IntegrityError(f"{path}: is a link out of the dataset; replace it by the file itself")
+        if (size_bytes := path.stat().st_size) != record.size_bytes:
             raise errors.IntegrityError(
-                f"{path}: expected {record.size_bytes} bytes, found {found}; "
+                f"{path}: expected {record.size_bytes} bytes, found {size_bytes}; "
                 "restore it, or remove the dataset and prepare again"
             )
 
 
 def _codecs(folder: location.Location, index: dataset_index.DatasetIndex) -> dict[str, tokenizer.Codec]:
+    """Returns the codec of each column, its tokenizer verified against the index."""
     codecs = {}
     for column, record in index.tokenizers.items():
         commit.verify(folder, [record.file])
-        place = folder.join(record.file.name)
-        found = tokenizer.Tokenizer.from_json(place.read_bytes().decode(), str(place))
-        if (found.fingerprint, found.vocabulary_size) != (record.fingerprint, record.vocabulary_size):
+        file = folder.join(record.file.name)
+        loaded = tokenizer.Tokenizer.from_json(file.read_bytes().decode(), str(file))
+        if (loaded.fingerprint, loaded.vocabulary_size) != (record.fingerprint, record.vocabulary_size):
             raise errors.IntegrityError(
-                f"{place}: expected fingerprint {record.fingerprint} and {record.vocabulary_size} entries, "
-                f"found {found.fingerprint} and {found.vocabulary_size}; prepare again"
+                f"{file}: expected fingerprint {record.fingerprint} and {record.vocabulary_size} entries, "
+                f"found {loaded.fingerprint} and {loaded.vocabulary_size}; prepare again"
             )
-        codecs[column] = tokenizer.Codec(index.cleaning, found)
+        codecs[column] = tokenizer.Codec(index.cleaning, loaded)
     return codecs

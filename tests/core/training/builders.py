@@ -89,7 +89,7 @@ def several(folder: Path, **corpora: location.Location) -> location.Location:
             for record in records:
                 data = corpora[name].join(record.name).read_bytes()
                 copied = commit.put_content(root, f"{split}/{name}", ".arrow", data)
-                own = dataclasses.replace(record, name=copied.name, task=name)
+                own = dataclasses.replace(record, name=copied.name, corpus=name)
                 splits[split] = (*splits.get(split, ()), own)
     for made in index.tokenizers.values():
         commit.put_content(root, "tokenizer", ".json", corpora[name].join(made.file.name).read_bytes())
