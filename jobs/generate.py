@@ -43,8 +43,7 @@ def run(
         seed = generation.seed
     opened = driver.open_run("generate", run, generation.average_checkpoints)
     computing.set_threads(cluster.cpus_per_worker)
-    device = "cuda" if cluster.use_gpu else "cpu"
-    text_generator = generator.Generator(opened.bundle, generation, compute, seed, device)
+    text_generator = generator.Generator(opened.bundle, generation, compute, seed, cluster.device)
     option, prompt = _prompt(model_settings.reads_backward(opened.bundle.config), prefix, ending)
     generated = text_generator.continue_text(prompt)
     report: dict[str, Any] = {

@@ -50,11 +50,6 @@ class Request:
     overwrite: bool = False
     stdout: int = 1
 
-    @property
-    def device(self) -> str:
-        """The device type of the workers."""
-        return "cuda" if self.cluster.use_gpu else "cpu"
-
 
 def plan(
     bundle: bundles.Bundle, request: Request, files: Sequence[inputs.Input], dataset: shards.Dataset | None = None
@@ -92,7 +87,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         dataset = driver.open_dataset(request.run, opened.bundle, reason, "use rule: sgd")
     if request.input == "-":
         computing.set_threads(request.cluster.cpus_per_worker)
-        score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.device).score_lines
+        score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
         totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
         figures = {**summarise(totals, scoring, 1), **driver.throughput(totals.lines, started_s)}
         return {**opened.report, "input": request.input, "output": request.output, **figures}
@@ -132,7 +127,7 @@ def _spec(
         compute=request.compute,
         folder=target.folder.url,
         plan=plan(opened.bundle, request, files, dataset),
-        device=request.device,
+        device=request.cluster.device,
         threads=request.cluster.cpus_per_worker,
         members=(opened.urls,),
         dataset=None if dataset is None else dataset.folder.url,

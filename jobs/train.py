@@ -32,7 +32,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
         compute=config.compute,
         dataset=root.join("dataset"),
         weights={name: corpus.weight for name, corpus in config.corpora.items()},
-        device="cuda" if config.cluster.use_gpu else "cpu",
+        device=config.cluster.device,
         fresh=fresh,
     )
 

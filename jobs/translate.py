@@ -51,11 +51,6 @@ class Request:
     overwrite: bool = False
     stdout: int = 1
 
-    @property
-    def device(self) -> str:
-        """The device type of the workers."""
-        return "cuda" if self.cluster.use_gpu else "cpu"
-
 
 class Models(NamedTuple):
     """The models of a translation.
@@ -80,7 +75,7 @@ class Models(NamedTuple):
         """Creates the translator in this process."""
         table = None if self.shortlist_table is None else shortlist.load(self.shortlist_table, self.members[0])
         return translator.Translator(
-            self.members, request.decoding, request.compute, request.device, self.fusion_model, table
+            self.members, request.decoding, request.compute, request.cluster.device, self.fusion_model, table
         )
 
 
@@ -198,7 +193,7 @@ def _spec(models: Models, request: Request, files: Sequence[inputs.Input], targe
         compute=request.compute,
         folder=target.folder.url,
         plan=plan(models, request, files),
-        device=request.device,
+        device=request.cluster.device,
         threads=request.cluster.cpus_per_worker,
         members=models.urls,
         fusion_model=models.fusion_url,

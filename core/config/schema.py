@@ -41,6 +41,11 @@ class ClusterConfig(section.Section):
     )
 
     @property
+    def device(self) -> str:
+        """The device type of the workers: `cuda` or `cpu`."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
     def workers(self) -> range:
         """The allowed numbers of workers, smallest to largest."""
         if isinstance(self.num_workers, WorkerRange):
