@@ -222,7 +222,7 @@ def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
     hashes = [
         duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
     ]
-    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.repeats(hashes), task.part_starts))
+    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.find_repeats(hashes), task.part_starts))
 
 
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:

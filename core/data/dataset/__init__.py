@@ -1,4 +1,4 @@
-"""The dataset: Arrow shards of token ids, and the index that lists them.
+"""Datasets: Arrow shards of token ids, and the index that lists them.
 
-In: token ids. Out: memory-mapped shards, their statistics, duplicate lines.
+In: token ids. Out: memory-mapped rows and streams, word statistics, duplicate lines.
 """

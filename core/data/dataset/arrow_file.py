@@ -1,8 +1,9 @@
-"""One shard on disk: an Arrow IPC file whose buffers are the token ids, mapped and never copied.
+"""The file of a shard: Arrow IPC, whose buffers are the token ids, memory-mapped without a copy.
 
-The file holds one uncompressed record batch: for each side of the corpus a list of token ids, and for each row the
-number of its line in the source. The values of a list column, end to end, are the token stream; its offsets are
-the rows. Nothing else is accepted: no other types, no nulls, no metadata, no compression.
+The file has one uncompressed record batch: a list column of token ids for each side of the corpus, and the line number
+of each row in the source. The value buffer of a list column is the token stream, its offsets are the rows. Nothing else
+is
+accepted: no other types, nulls, metadata or compression.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ _COPY_BYTES = 1 << 23
 
 @dataclass(frozen=True)
 class Side:
-    """One column of a shard: all ids end to end, and where each row begins and ends in them."""
+    """One column of a shard: the ids of all rows, and the offset of each row in them (and the end)."""
 
     values: npt.NDArray[Any]
     offsets: npt.NDArray[np.int64]
@@ -38,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Shard:
-    """The columns of a mapped file; the arrays are views of the map and keep it alive."""
+    """The columns of a mapped file; the arrays are views of the mapping and keep it open."""
 
     sides: Mapping[str, Side]
     lines: npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the index says about a file, and how to name it in an error."""
+    """Expected properties of a file, from the index; `where` names it in error messages."""
 
     where: str
     size_bytes: int
@@ -57,7 +58,7 @@ class Expected:
 
 
 def schema(vocabulary_sizes: Mapping[str, int]) -> pa.Schema:
-    """Returns the one schema of a shard: the narrowest ids that hold each vocabulary, and line numbers."""
+    """Returns the schema of a shard: ids of the narrowest type for each vocabulary, and line numbers."""
     sides = [
         pa.field(name, pa.large_list(pa.field("item", id_type(size), nullable=False)), nullable=False)
         for name, size in vocabulary_sizes.items()
@@ -66,7 +67,7 @@ def schema(vocabulary_sizes: Mapping[str, int]) -> pa.Schema:
 
 
 def id_type(vocabulary_size: int) -> pa.DataType:
-    """Returns the type of ids below `vocabulary_size`."""
+    """Returns the Arrow type of ids below `vocabulary_size`."""
     return pa.uint16() if vocabulary_size <= 1 << 16 else pa.uint32()
 
 
@@ -87,20 +88,21 @@ def write(sides: Mapping[str, Side], lines: npt.NDArray[np.int64], vocabulary_si
 
 
 def open_shard(file: location.Location, expected: Expected, verify: bool) -> Shard:
-    """Maps a shard after it was checked against the index; one from a store is copied to this machine first.
+    """Maps a shard and verifies it against the index; one in an object store is copied to this machine first.
 
     Args:
-        file: where it is.
-        expected: what it must be.
-        verify: whether its SHA-256 and the range of every id are checked too, which reads all of it.
+        file: the file.
+        expected: its properties in the index.
+        verify: also checks its SHA-256 and the range of every id, which reads all of it.
 
     Raises:
-        IntegrityError: it is not what the index says; names the file, what was expected and what was found.
+        IntegrityError: it does not match the index; the message has the expected and the actual value.
         StorageError: it cannot be read.
     """
     path = file.path if file.is_local else _local_copy(file, expected)
     try:
-        with pa.memory_map(str(path)) as mapped:  # closed at once: the buffer keeps the map, no descriptor stays
+        # Closed at once: the buffer keeps the mapping, and no file descriptor stays open for each shard.
+        with pa.memory_map(str(path)) as mapped:
             buffer = mapped.read_buffer()
     except FileNotFoundError as error:
         raise errors.IntegrityError(
@@ -112,7 +114,7 @@ def open_shard(file: location.Location, expected: Expected, verify: bool) -> Sha
     try:
         return _read(buffer, expected, verify)
     except (pa.ArrowException, OSError, struct.error) as error:
-        raise _damaged(expected, f"is no readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
+        raise _damaged(expected, f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
 
 
 def _damaged(expected: Expected, what: str) -> errors.IntegrityError:
@@ -120,15 +122,17 @@ def _damaged(expected: Expected, what: str) -> errors.IntegrityError:
 
 
 def _check_bytes(buffer: pa.Buffer, expected: Expected, verify: bool) -> None:
+    """Checks the size of a file, and its hash if asked to `verify`."""
     if buffer.size != expected.size_bytes:
         raise _damaged(expected, f"expected {expected.size_bytes} bytes, found {buffer.size}")
     if verify:
-        found = hashlib.sha256(memoryview(buffer)).hexdigest()
-        if found != expected.sha256:
-            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {found}")
+        sha256 = hashlib.sha256(memoryview(buffer)).hexdigest()
+        if sha256 != expected.sha256:
+            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {sha256}")
 
 
 def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
+    """Returns the columns of a file, after a check of its schema, batches, rows and offsets."""
     reader = pa.ipc.open_file(buffer)
     shape = schema(expected.vocabulary_sizes)
     if not reader.schema.equals(shape, check_metadata=True):
@@ -136,11 +140,11 @@ def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
     if reader.num_record_batches != 1:
         raise _damaged(expected, f"expected one record batch, found {reader.num_record_batches}")
     if _is_compressed(buffer):
-        raise _damaged(expected, "expected plain buffers, found compressed ones")
+        raise _damaged(expected, "expected uncompressed buffers, found compressed ones")
     batch = reader.get_batch(0)
     if batch.num_rows != expected.rows:
         raise _damaged(expected, f"expected {expected.rows} rows, found {batch.num_rows}")
-    batch.validate(full=True)
+    batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
     sides = {name: _read_side(batch.column(name), name, expected, verify) for name in expected.vocabulary_sizes}
     lines = batch.column(LINE)
     if lines.null_count:
@@ -149,6 +153,7 @@ def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
 
 
 def _read_side(column: pa.LargeListArray, name: str, expected: Expected, verify: bool) -> Side:
+    """Returns a column of ids, after a check of its token count and, if asked to `verify`, of the range of ids."""
     if column.null_count or column.values.null_count:
         raise _damaged(expected, f"column {name}: expected no nulls, found some")
     values: npt.NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
@@ -167,10 +172,12 @@ def _one_line(shape: pa.Schema) -> str:
 
 
 def _is_compressed(buffer: pa.Buffer) -> bool:
-    """Whether the first record batch says that its buffers are compressed, asked before anything is unpacked.
+    """Tells if the first record batch has compressed buffers, before any is decompressed.
 
-    Arrow unpacks as soon as a batch is read, so a small file could fill the memory; its library does not show
-    the field, so the flatbuffer is read here. Source: Arrow columnar format, Message.fbs.
+    Arrow decompresses when a batch is read, so that a small file could fill the memory. Its library does not expose the
+    field, so the flatbuffer is parsed here.
+
+    Source: Apache Arrow, Columnar format, Message.fbs; FlatBuffers, Internals (tables and vtables).
     """
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(buffer.slice(_MAGIC_BYTES)))
     messages.read_next_message()  # the schema
@@ -183,34 +190,35 @@ def _is_compressed(buffer: pa.Buffer) -> bool:
 
 
 def _field(data: bytes, table: int, number: int) -> int | None:
-    """Returns where a field of a flatbuffer's table is, or None where it is left out."""
-    entries = table - struct.unpack_from("<i", data, table)[0]
-    entry = 4 + 2 * number
-    if entry >= struct.unpack_from("<H", data, entries)[0]:
+    """Returns the offset of a field of a flatbuffer's table; None if it is absent."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number  # after the sizes of vtable and table
+    if entry >= struct.unpack_from("<H", data, vtable)[0]:
         return None
-    offset = struct.unpack_from("<H", data, entries + entry)[0]
+    offset = struct.unpack_from("<H", data, vtable + entry)[0]
     return table + offset if offset else None
 
 
 def _local_copy(file: location.Location, expected: Expected) -> Path:
-    """Returns this machine's copy of a file in a store, fetched once, named by its hash."""
+    """Returns this machine's copy of a file in an object store, fetched once and named by its hash."""
     folder = Path(tempfile.gettempdir()) / f"raycurrent-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    # In a shared /tmp another user may have made the folder first, and could replace the copies.
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise errors.StorageError(f"{folder}: belongs to somebody else; set TMPDIR to a folder of your own")
+        raise errors.StorageError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
     path = folder / f"{expected.sha256}.arrow"
     if path.exists() and path.stat().st_size == expected.size_bytes:
         return path
     descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
     temporary = Path(name)
     try:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         with os.fdopen(descriptor, "wb") as copy, file.open() as reader:
             while block := reader.read(_COPY_BYTES):
-                found.update(block)
+                digest.update(block)
                 copy.write(block)
-        if found.hexdigest() != expected.sha256:
-            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {found.hexdigest()}")
+        if digest.hexdigest() != expected.sha256:
+            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {digest.hexdigest()}")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

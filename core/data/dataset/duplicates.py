@@ -1,8 +1,8 @@
-"""Finding equal lines in a corpus of any size: hashes are spread over partitions on disk, each small enough.
+"""Exact duplicates in a corpus of any size, found by hash partitioning on disk.
 
-First every part writes the hashes of its lines, sorted by partition; then each partition is read from all parts and
-gives the lines that repeat an earlier one, sorted by part. Both kinds of file begin with the places at which
-their stretches start, so that a reader fetches its stretch alone.
+First each part writes the hashes of its lines, grouped by partition. Then each partition is read from the files of all
+parts, and the lines that repeat an earlier one are written, grouped by part. Both kinds of file begin with the start of
+each group, so that a reader fetches one group by one range request.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from core.storage import location
 
 PARTITION_BYTES = 1 << 26
-"""What the hashes of one partition may take in memory, about."""
+"""Approximate memory for the hashes of one partition."""
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
 
 Hashes = npt.NDArray[np.void]
@@ -22,12 +22,12 @@ Lines = npt.NDArray[np.int64]
 
 
 def num_partitions(num_lines: int) -> int:
-    """Returns how many partitions keep each within its share of memory."""
+    """Returns the number of partitions with which each fits into `PARTITION_BYTES`."""
     return 1 + num_lines * _HASH.itemsize // PARTITION_BYTES
 
 
 def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
-    """Returns a 128-bit hash of the sides of each line, with its number."""
+    """Returns the line numbers with a 128-bit hash of the sides of each line."""
     rows = []
     for number, sides in lines:
         digest = hashlib.blake2b("\n".join(sides).encode(), digest_size=16).digest()
@@ -36,38 +36,40 @@ def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
 
 
 def pack_hashes(hashes: Hashes, partitions: int) -> bytes:
-    """Returns the file of one part: its hashes by partition, in line order in each."""
+    """Returns the file of one part: its hashes grouped by partition, in line order within each."""
     partition_of = (hashes["high"] % np.uint64(partitions)).astype(np.int64)
     order = np.argsort(partition_of, kind="stable")
     starts = np.searchsorted(partition_of[order], np.arange(partitions + 1))
     return starts.astype("<i8").tobytes() + hashes[order].tobytes()
 
 
-def read_hashes(place: location.Location, partition: int, partitions: int) -> Hashes:
-    """Fetches the hashes of one partition from the file of one part."""
-    return np.frombuffer(_stretch(place, partition, partitions, _HASH.itemsize), dtype=_HASH)
+def read_hashes(file: location.Location, partition: int, partitions: int) -> Hashes:
+    """Reads the hashes of one partition from the file of one part."""
+    return np.frombuffer(_read_group(file, partition, partitions, _HASH.itemsize), dtype=_HASH)
 
 
-def repeats(pieces: Sequence[Hashes]) -> Lines:
+def find_repeats(hashes_of_parts: Sequence[Hashes]) -> Lines:
     """Returns the sorted numbers of the lines that repeat an earlier one."""
-    hashes = np.concatenate([np.empty(0, _HASH), *pieces])
+    hashes = np.concatenate([np.empty(0, _HASH), *hashes_of_parts])
+    # Equal hashes become neighbours, in line order: all but the first of them are repeats.
     hashes = hashes[np.lexsort((hashes["line"], hashes["low"], hashes["high"]))]
     same = (hashes["high"][1:] == hashes["high"][:-1]) & (hashes["low"][1:] == hashes["low"][:-1])
     return np.sort(hashes["line"][1:][same]).astype(np.int64)
 
 
 def pack_repeats(lines: Lines, part_starts: Sequence[int]) -> bytes:
-    """Returns the file of one partition: the lines that repeat an earlier one, by the part that they are in."""
+    """Returns the file of one partition: the lines that repeat an earlier one, grouped by part."""
     starts = [*np.searchsorted(lines, part_starts).tolist(), len(lines)]
     return np.array(starts, dtype="<i8").tobytes() + lines.astype("<i8").tobytes()
 
 
-def read_repeats(place: location.Location, part: int, num_parts: int) -> Lines:
-    """Fetches the lines of one part from the file of one partition."""
-    return np.frombuffer(_stretch(place, part, num_parts, 8), dtype="<i8").astype(np.int64)
+def read_repeats(file: location.Location, part: int, num_parts: int) -> Lines:
+    """Reads the repeated lines of one part from the file of one partition."""
+    return np.frombuffer(_read_group(file, part, num_parts, 8), dtype="<i8").astype(np.int64)
 
 
-def _stretch(place: location.Location, number: int, num_stretches: int, item_bytes: int) -> bytes:
-    start, stop = np.frombuffer(place.read_range(8 * number, 8 * number + 16), dtype="<i8").tolist()
-    body = 8 * (num_stretches + 1)
-    return place.read_range(body + item_bytes * start, body + item_bytes * stop)
+def _read_group(file: location.Location, group: int, num_groups: int, item_bytes: int) -> bytes:
+    """Reads the items of one group by two range requests: its start and stop, then the items."""
+    start, stop = np.frombuffer(file.read_range(8 * group, 8 * group + 16), dtype="<i8").tolist()
+    body = 8 * (num_groups + 1)
+    return file.read_range(body + item_bytes * start, body + item_bytes * stop)

@@ -1,4 +1,4 @@
-"""Laws of finding equal lines: what the partitions find together is what a set would find at once."""
+"""Duplicate lines by hash partitioning, against a plain set."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ from core.storage import location
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
-def test_all_later_ones_of_equal_lines_are_found_part_by_part(tmp_path: Path, partitions: int) -> None:
+def test_partitioned_duplicates_equal_those_of_a_set(tmp_path: Path, partitions: int) -> None:
     chance = random.Random(partitions)
     lines = [(chance.choice("abcdefghij") * chance.randint(1, 3), chance.choice("xy")) for _ in range(120)]
     part_starts = [0, 50, 50, 51, 100]
@@ -20,28 +20,28 @@ def test_all_later_ones_of_equal_lines_are_found_part_by_part(tmp_path: Path, pa
         hashes = duplicates.hash_lines((number, lines[number]) for number in range(start, end))
         folder.join(f"hashes-{part}").put_if_absent(duplicates.pack_hashes(hashes, partitions))
     for partition in range(partitions):
-        pieces = [
+        hashes_of_parts = [
             duplicates.read_hashes(folder.join(f"hashes-{part}"), partition, partitions)
             for part in range(len(part_starts))
         ]
-        data = duplicates.pack_repeats(duplicates.repeats(pieces), part_starts)
+        data = duplicates.pack_repeats(duplicates.find_repeats(hashes_of_parts), part_starts)
         folder.join(f"repeats-{partition}").put_if_absent(data)
     for part, (start, end) in enumerate(zip(part_starts, ends, strict=True)):
-        found = [
+        repeats = [
             line
             for partition in range(partitions)
             for line in duplicates.read_repeats(folder.join(f"repeats-{partition}"), part, len(part_starts)).tolist()
         ]
         expected = [number for number in range(start, end) if lines[number] in lines[:number]]
-        assert sorted(found) == expected
+        assert sorted(repeats) == expected
 
 
-def test_where_sides_end_is_part_of_the_hash() -> None:
+def test_hash_includes_the_border_between_sides() -> None:
     hashes = duplicates.hash_lines([(0, ("ab", "c")), (1, ("a", "bc")), (2, ("abc",)), (3, ("abc", ""))])
-    assert len(duplicates.repeats([hashes])) == 0
+    assert len(duplicates.find_repeats([hashes])) == 0
 
 
-def test_a_partition_keeps_within_its_memory() -> None:
+def test_partitions_fit_into_their_memory() -> None:
     lines = 1_000_000_000
     assert lines * 24 / duplicates.num_partitions(lines) <= duplicates.PARTITION_BYTES
     assert duplicates.num_partitions(10) == 1

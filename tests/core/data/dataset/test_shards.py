@@ -1,4 +1,4 @@
-"""Laws of shards: what is written is read, without a copy, and what is damaged is refused before it is used."""
+"""Shards: round trips without a copy, and detection of damage before use."""
 
 import dataclasses
 import random
@@ -31,38 +31,38 @@ def text_split(folder: Path, parts: Sequence[list[list[int]]], size: int = 301) 
     files, expected = [], []
     for rows in parts:
         data = shards.encode_shard({"text": rows}, range(first, first + len(rows)), {"text": size})
-        file, one = put(folder, data, len(rows), {"text": sum(map(len, rows))}, {"text": size})
+        file, expectation = put(folder, data, len(rows), {"text": sum(map(len, rows))}, {"text": size})
         files.append(file)
-        expected.append(one)
+        expected.append(expectation)
         first += len(rows)
     return shards.Split(files, expected, verify=True)
 
 
 @pytest.mark.parametrize(("size", "width"), [(301, np.uint16), (1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
-def test_what_is_written_is_read_in_the_narrowest_type(tmp_path: Path, size: int, width: type) -> None:
+def test_shard_round_trip_in_the_narrowest_type(tmp_path: Path, size: int, width: type) -> None:
     split = text_split(tmp_path, [ROWS, [[9]]], size)
-    found = split.rows(np.arange(5), "text")
-    assert [row.tolist() for row in found] == [*ROWS, [9]]
-    assert {row.dtype for row in found} == {np.dtype(width)}
+    rows = split.rows(np.arange(5), "text")
+    assert [row.tolist() for row in rows] == [*ROWS, [9]]
+    assert {row.dtype for row in rows} == {np.dtype(width)}
     assert split.num_lines == 5
     assert split.num_tokens("text") == 7
 
 
-def test_rows_come_in_the_order_of_the_indices_with_their_line_numbers(tmp_path: Path) -> None:
+def test_rows_are_in_the_order_of_the_indices(tmp_path: Path) -> None:
     split = text_split(tmp_path, [ROWS, [[9], [8]]])
-    asked = np.array([5, 0, 4, 2])
-    assert [row.tolist() for row in split.rows(asked, "text")] == [[8], [5, 6, 7], [9], [300]]
+    indices = np.array([5, 0, 4, 2])
+    assert [row.tolist() for row in split.rows(indices, "text")] == [[8], [5, 6, 7], [9], [300]]
     assert [split.shard(number).lines.tolist() for number in (0, 1)] == [[0, 1, 2, 3], [4, 5]]
 
 
-def test_lengths_are_those_of_the_rows_over_borders_of_shards(tmp_path: Path) -> None:
+def test_lengths_across_shards(tmp_path: Path) -> None:
     split = text_split(tmp_path, [ROWS, [], [[9], [8, 8]]])
     for start in range(7):
         for stop in range(start, 7):
             assert split.lengths(start, stop)["text"].tolist() == [3, 0, 1, 2, 1, 2][start:stop]
 
 
-def test_a_stream_is_all_rows_end_to_end_whatever_range_is_asked(tmp_path: Path) -> None:
+def test_stream_is_the_concatenation_of_all_rows(tmp_path: Path) -> None:
     stream = text_split(tmp_path, [ROWS, [[], []], [[9], [8, 8]], [[4]]]).stream()
     whole = [5, 6, 7, 300, 1, 2, 9, 8, 8, 4]
     backward = lanes.ReversedStream(stream)
@@ -73,7 +73,7 @@ def test_a_stream_is_all_rows_end_to_end_whatever_range_is_asked(tmp_path: Path)
             assert backward[start:stop].tolist() == whole[::-1][start:stop]
 
 
-def test_within_a_shard_the_stream_is_the_map_itself(tmp_path: Path) -> None:
+def test_stream_within_a_shard_is_a_view_of_the_mapping(tmp_path: Path) -> None:
     split = text_split(tmp_path, [ROWS, [[9]]])
     values = split.shard(0).sides["text"].values
     assert np.shares_memory(split.stream()[1:4], values)
@@ -81,7 +81,7 @@ def test_within_a_shard_the_stream_is_the_map_itself(tmp_path: Path) -> None:
     assert pa.total_allocated_bytes() == 0
 
 
-def test_open_shards_hold_no_descriptors(tmp_path: Path) -> None:
+def test_open_shards_have_no_file_descriptors(tmp_path: Path) -> None:
     split = text_split(tmp_path, [[[number]] for number in range(50)])
     before = len(list(Path("/proc/self/fd").iterdir()))
     split.open_all()
@@ -96,7 +96,7 @@ def test_equal_rows_give_equal_bytes() -> None:
     assert encode(ROWS) == encode(shards.join([shards.ragged(ROWS[:1]), shards.ragged([]), shards.ragged(ROWS[1:])]))
 
 
-def test_an_id_outside_the_vocabulary_is_our_own_mistake() -> None:
+def test_ids_outside_the_vocabulary_fail_an_assertion() -> None:
     with pytest.raises(AssertionError, match="out of range"):
         shards.encode_shard({"text": [[301]]}, [0], SIZES)
 
@@ -111,13 +111,13 @@ def good(tmp_path: Path) -> tuple[location.Location, arrow_file.Expected, bytes]
 Good = tuple[location.Location, arrow_file.Expected, bytes]
 
 
-def test_every_flipped_bit_and_every_cut_is_found(good: Good) -> None:
+def test_every_flipped_bit_and_truncation_is_detected(good: Good) -> None:
     file, expected, data = good
     chance = random.Random(0)
     for _ in range(200):
-        place = chance.randrange(len(data))
+        position = chance.randrange(len(data))
         flipped = bytearray(data)
-        flipped[place] ^= 1 << chance.randrange(8)
+        flipped[position] ^= 1 << chance.randrange(8)
         file.path.write_bytes(flipped)
         with pytest.raises(errors.IntegrityError, match=f"expected SHA-256 {expected.sha256}, found "):
             arrow_file.open_shard(file, expected, verify=True)
@@ -148,28 +148,28 @@ def as_stream(batches: list[pa.RecordBatch]) -> bytes:
     return bytes(sink.getvalue())
 
 
-OURS = arrow_file.schema(SIZES)
+VALID = arrow_file.schema(SIZES)
 NULLABLE = pa.schema([pa.field("text", pa.large_list(pa.uint16())), pa.field("line", pa.int64())])
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (as_stream([batch_of(OURS, list(ROWS), [0, 1, 2, 3])]), "no readable Arrow IPC file"),
-        (b"\0" * 500, "no readable Arrow IPC file"),
-        (b"", "no readable Arrow IPC file"),
+        (as_stream([batch_of(VALID, list(ROWS), [0, 1, 2, 3])]), "not a readable Arrow IPC file"),
+        (b"\0" * 500, "not a readable Arrow IPC file"),
+        (b"", "not a readable Arrow IPC file"),
         (as_file([batch_of(NULLABLE, list(ROWS), [0, 1, 2, 3])]), r"expected columns .* not null.*, found"),
-        (as_file([batch_of(OURS.with_metadata({"a": "b"}), list(ROWS), [0, 1, 2, 3])]), "with metadata"),
-        (as_file([batch_of(OURS, list(ROWS), [0, 1, 2, 3])], "zstd"), "found compressed ones"),
-        (as_file([batch_of(OURS, list(ROWS), [0, 1, 2, 3])] * 2), "expected one record batch, found 2"),
-        (as_file([batch_of(OURS, list(ROWS[:3]), [0, 1, 2])]), "expected 4 rows, found 3"),
-        (as_file([batch_of(OURS, [[1]] * 4, [0, 1, 2, 3])]), "expected 6 tokens, found 4"),
-        (as_file([batch_of(OURS, [[301] * 6, [], [], []], [0, 1, 2, 3])]), "expected ids below 301, found 301"),
-        (as_file([batch_of(OURS, list(ROWS), [0, 1, 2, None])]), "expected no nulls"),
-        (as_file([batch_of(OURS, [[1] * 6, None, [], []], [0, 1, 2, 3])]), "expected no nulls"),
+        (as_file([batch_of(VALID.with_metadata({"a": "b"}), list(ROWS), [0, 1, 2, 3])]), "with metadata"),
+        (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, 3])], "zstd"), "found compressed ones"),
+        (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, 3])] * 2), "expected one record batch, found 2"),
+        (as_file([batch_of(VALID, list(ROWS[:3]), [0, 1, 2])]), "expected 4 rows, found 3"),
+        (as_file([batch_of(VALID, [[1]] * 4, [0, 1, 2, 3])]), "expected 6 tokens, found 4"),
+        (as_file([batch_of(VALID, [[301] * 6, [], [], []], [0, 1, 2, 3])]), "expected ids below 301, found 301"),
+        (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, None])]), "expected no nulls"),
+        (as_file([batch_of(VALID, [[1] * 6, None, [], []], [0, 1, 2, 3])]), "expected no nulls"),
     ],
 )
-def test_a_file_that_is_not_ours_is_refused_though_its_hash_is_right(tmp_path: Path, data: bytes, message: str) -> None:
+def test_foreign_arrow_files_with_a_valid_hash_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
     file, expected = put(tmp_path, data, 4, {"text": 6}, SIZES)
     with pytest.raises(errors.IntegrityError, match=message):
         arrow_file.open_shard(file, expected, verify=True)
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_ours_is_refused_though_its_hash_is_right(tmp_path: P
         lambda offsets: [1, 3, 3, 4, 6],
     ],
 )
-def test_offsets_that_lead_astray_are_refused(tmp_path: Path, break_it: Callable[[list[int]], list[int]]) -> None:
+def test_invalid_offsets_are_refused(tmp_path: Path, break_it: Callable[[list[int]], list[int]]) -> None:
     data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
     before = np.array([0, 3, 3, 4, 6], dtype=np.int64).tobytes()
     assert data.count(before) == 1
@@ -194,20 +194,20 @@ def test_offsets_that_lead_astray_are_refused(tmp_path: Path, break_it: Callable
         arrow_file.open_shard(file, expected, verify=True)
 
 
-def test_a_shard_without_rows_is_fine(tmp_path: Path) -> None:
+def test_empty_shard_is_valid(tmp_path: Path) -> None:
     data = shards.encode_shard({"source": [], "target": []}, [], {"source": 9, "target": 9})
     file, expected = put(tmp_path, data, 0, {"source": 0, "target": 0}, {"source": 9, "target": 9})
     assert len(arrow_file.open_shard(file, expected, verify=True).lines) == 0
 
 
-def test_a_missing_shard_is_named(good: Good) -> None:
+def test_missing_shard_is_reported_by_name(good: Good) -> None:
     file, expected, _ = good
     file.remove()
     with pytest.raises(errors.IntegrityError, match=r"part-00000-.*: is missing; restore it"):
         arrow_file.open_shard(file, expected, verify=True)
 
 
-def test_a_shard_in_a_store_is_copied_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_in_an_object_store_is_copied_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
     folder = location.Location.parse("memory://bucket/dataset")

@@ -1,4 +1,4 @@
-"""Word statistics, counted by hand, against plain counters, and as the documents print them."""
+"""Word statistics against numbers worked by hand, plain counters and published figures."""
 
 import collections
 import itertools
@@ -22,12 +22,12 @@ def tokenizer_of(lines: list[str], reserved: tuple[str, ...], min_freq: int = 1)
 
 
 def counted(
-    lines: list[str], made: tokenizer.Tokenizer, separate: bool = True, with_ngrams: bool = True
+    lines: list[str], words: tokenizer.Tokenizer, separate: bool = True, with_ngrams: bool = True
 ) -> statistics.Counts:
-    ends = [] if made.eos_id is None else [made.eos_id]
-    rows = shards.ragged([[*ids, *ends] for ids in made.encode_lines(lines)])
+    ends = [] if words.eos_id is None else [words.eos_id]
+    rows = shards.ragged([[*ids, *ends] for ids in words.encode_lines(lines)])
     offsets = np.concatenate(([0], np.cumsum(rows.lengths)))
-    return statistics.count(rows.values, offsets, made, separate, with_ngrams)
+    return statistics.count(rows.values, offsets, words, separate, with_ngrams)
 
 
 def tops(summary: dict[str, object]) -> list[dict[tuple[str, ...], int]]:
@@ -36,62 +36,62 @@ def tops(summary: dict[str, object]) -> list[dict[tuple[str, ...], int]]:
     return [{tuple(units): count for units, count in order["top"]} for order in orders]
 
 
-def test_by_hand() -> None:
+def test_word_statistics_worked_by_hand() -> None:
     lines = ["a b a b", "c", "", "b a"]
-    made = tokenizer_of(lines, vocabulary.RESERVED, min_freq=2)
-    found = statistics.summary(counted(lines, made), made, ())
-    assert (found["lines"], found["tokens"], found["unknown"]) == (4, 7, 1)
-    assert found["lengths"] == [[0, 1], [1, 1], [2, 1], [4, 1]]
-    assert tops(found) == [
+    words = tokenizer_of(lines, vocabulary.RESERVED, min_freq=2)
+    summary = statistics.summary(counted(lines, words), words, ())
+    assert (summary["lines"], summary["tokens"], summary["unknown"]) == (4, 7, 1)
+    assert summary["lengths"] == [[0, 1], [1, 1], [2, 1], [4, 1]]
+    assert tops(summary) == [
         {("a",): 3, ("b",): 3},
         {("a", "b"): 2, ("b", "a"): 2},
         {("a", "b", "a"): 1, ("b", "a", "b"): 1},
     ]
-    assert found["orders"][0]["zipf_exponent"] is None
+    assert summary["orders"][0]["zipf_exponent"] is None
 
 
-def test_what_tells_the_direction_of_a_translation_is_no_word() -> None:
-    made = tokenizer_of(["a b"], (*vocabulary.RESERVED, "<2de>"))
-    told = tokenizer.Codec((), made).with_target_token("<2de>")
-    rows = shards.ragged([[*ids, 3] for ids in told.encode_lines(["a b", "b"])])
-    found = statistics.summary(statistics.count(rows.values, np.array([0, 4, 7]), made, True, True), made, ())
-    assert (found["tokens"], found["lengths"]) == (3, [[1, 1], [2, 1]])
-    assert tops(found) == [{("b",): 2, ("a",): 1}, {("a", "b"): 1}, {}]
+def test_target_language_tokens_are_not_units() -> None:
+    words = tokenizer_of(["a b"], (*vocabulary.RESERVED, "<2de>"))
+    codec = tokenizer.Codec((), words).with_target_token("<2de>")
+    rows = shards.ragged([[*ids, 3] for ids in codec.encode_lines(["a b", "b"])])
+    summary = statistics.summary(statistics.count(rows.values, np.array([0, 4, 7]), words, True, True), words, ())
+    assert (summary["tokens"], summary["lengths"]) == (3, [[1, 1], [2, 1]])
+    assert tops(summary) == [{("b",): 2, ("a",): 1}, {("a", "b"): 1}, {}]
 
 
-def test_lines_that_follow_each_other_have_ngrams_over_their_ends() -> None:
-    made = tokenizer_of(["a b"], ("<unk>",))
-    joined = statistics.summary(counted(["a b", "a"], made, separate=False), made, ())
-    apart = statistics.summary(counted(["a b", "a"], made, separate=True), made, ())
+def test_ngrams_cross_line_ends_unless_separate() -> None:
+    words = tokenizer_of(["a b"], ("<unk>",))
+    joined = statistics.summary(counted(["a b", "a"], words, separate=False), words, ())
+    apart = statistics.summary(counted(["a b", "a"], words, separate=True), words, ())
     assert tops(joined)[1:] == [{("a", "b"): 1, ("b", "a"): 1}, {("a", "b", "a"): 1}]
     assert tops(apart)[1:] == [{("a", "b"): 1}, {}]
 
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(st.lists(st.text("abc ", max_size=9), max_size=9), st.integers(0, 9))
-def test_shards_added_up_are_the_whole_and_a_plain_counter_agrees(lines: list[str], middle: int) -> None:
-    made = tokenizer_of(["a b c"], vocabulary.RESERVED)
-    pieces = [counted(some, made) for some in (lines[:middle], lines[middle:])]
-    travelled = [statistics.unpack(statistics.pack({"text": one}), ["text"])["text"] for one in pieces]
-    whole = statistics.summary(counted(lines, made), made, ())
-    assert statistics.summary(statistics.merge(*travelled), made, ()) == whole
-    for order, found in zip(statistics.ORDERS, tops(whole), strict=True):
+def test_merged_shards_equal_the_whole_and_a_plain_counter(lines: list[str], middle: int) -> None:
+    words = tokenizer_of(["a b c"], vocabulary.RESERVED)
+    pieces = [counted(some, words) for some in (lines[:middle], lines[middle:])]
+    travelled = [statistics.unpack(statistics.pack({"text": counts}), ["text"])["text"] for counts in pieces]
+    whole = statistics.summary(counted(lines, words), words, ())
+    assert statistics.summary(statistics.merge(*travelled), words, ()) == whole
+    for order, top in zip(statistics.ORDERS, tops(whole), strict=True):
         expected: collections.Counter[tuple[str, ...]] = collections.Counter()
         for line in lines:
-            words = [made.token(one) for one in made.encode(line)]
-            runs = zip(*(words[place:] for place in range(order)), strict=False)
-            expected.update(run for run in runs if "<unk>" not in run)
-        assert found == dict(expected)
+            units = [words.token(token) for token in words.encode(line)]
+            ngrams = zip(*(units[start:] for start in range(order)), strict=False)
+            expected.update(ngram for ngram in ngrams if "<unk>" not in ngram)
+        assert top == dict(expected)
 
 
-def test_an_exact_power_law_has_its_exponent() -> None:
+def test_zipf_exponent_of_an_exact_power_law() -> None:
     ranks = np.arange(1, 2001)
     assert statistics.zipf_exponent(1e9 * ranks**-1.25) == pytest.approx(1.25)
     assert statistics.zipf_exponent(np.full(2000, 7)) == pytest.approx(0)
     assert statistics.zipf_exponent([5] * 18) is None
 
 
-def test_coverage_counts_what_min_freq_would_keep() -> None:
+def test_coverage_equals_the_vocabulary_of_min_freq() -> None:
     counts = vocabulary.Counts()
     counts.add(["a"] * 5 + ["b"] * 2 + ["c"])
     rows = {row["min_freq"]: (row["units"], row["share"]) for row in statistics.coverage(counts)}
@@ -102,12 +102,12 @@ def test_coverage_counts_what_min_freq_would_keep() -> None:
 
 
 @pytest.mark.data
-def test_the_time_machine_has_the_printed_ngrams_and_exponents(corpora: pathlib.Path) -> None:
-    """Document 000 section 8.3.3; its exponents are 1.04, 0.69 and 0.47 on ranks 10 to 1000."""
+def test_time_machine_has_the_ngrams_and_exponents_of_d2l(corpora: pathlib.Path) -> None:
+    """Dive into Deep Learning (2021), section 8.3.3; its exponents are 1.04, 0.69 and 0.47 on ranks 10 to 1000."""
     text = (corpora / "timemachine" / "timemachine.txt").read_text()
     lines = [cleaning.clean(line, ["letters", "lower"]) for line in text.removesuffix("\n").split("\n")]
-    made = tokenizer_of(lines, ("<unk>",))
-    found = statistics.summary(counted(lines, made, separate=False), made, ())
+    words = tokenizer_of(lines, ("<unk>",))
+    summary = statistics.summary(counted(lines, words, separate=False), words, ())
     printed = [
         "the 2261, i 1267, and 1245, of 1155, a 816, to 695, was 552, in 541, that 443, my 440",
         "of the 309, in the 169, i had 130, i was 112, and the 109, the time 102, it was 99, to the 85, as i 78, "
@@ -115,10 +115,10 @@ def test_the_time_machine_has_the_printed_ngrams_and_exponents(corpora: pathlib.
         "the time traveller 59, the time machine 30, the medical man 24, it seemed to 16, it was a 15, "
         "here and there 15, seemed to me 14, i did not 14, i saw the 13, i began to 13",
     ]
-    for row, top in zip(printed, tops(found), strict=True):
+    for row, top in zip(printed, tops(summary), strict=True):
         expected = {tuple(words): int(count) for *words, count in (entry.split() for entry in row.split(", "))}
         assert dict(itertools.islice(top.items(), 10)) == expected
-    assert [round(order["zipf_exponent"], 2) for order in found["orders"]] == [1.04, 0.69, 0.47]
-    assert found["orders"][0]["ranks"][:2] == [[1, 2261], [2, 1267]]
+    assert [round(order["zipf_exponent"], 2) for order in summary["orders"]] == [1.04, 0.69, 0.47]
+    assert summary["orders"][0]["ranks"][:2] == [[1, 2261], [2, 1267]]
     # The ten words above, which are stop words, are 9,415 of the 32,775.
-    assert found["head_shares"][0] == {"units": 10, "share": pytest.approx(9_415 / 32_775)}
+    assert summary["head_shares"][0] == {"units": 10, "share": pytest.approx(9_415 / 32_775)}
