@@ -143,7 +143,9 @@ def measure(folder: pathlib.Path, size_bytes: int) -> dict[str, dict[str, Peak]]
     inputs = {"translate": int(num_pairs * TRANSLATED_SHARE), "score": int(num_pairs * SCORED_SHARE)}
     for verb, count in inputs.items():
         sentences.write_english(folder / f"{verb}.en", SEED, 0, count)
-        sentences.write_french(folder / f"{verb}.fr", SEED, 0, count)
+        french = (f"{target}\n" for _, target in sentences.pairs(SEED, 0, count))
+        with (folder / f"{verb}.fr").open("w", encoding="utf-8") as file:
+            file.writelines(french)
     root = folder / "run"
     corpus = {**CONFIG["corpus"], "train": {"tsv": [str(folder / "pairs.tsv")]}}
     content = {**CONFIG, "name": "memory", "root": str(root), "corpus": corpus}

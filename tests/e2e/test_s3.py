@@ -61,7 +61,8 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
     sentences.write_pairs(folder / "b.tsv", 1, 150, 50)
     for name, start in (("1", 0), ("2", 100)):
         sentences.write_english(folder / f"{name}.en", 1, start, 100)
-        sentences.write_french(folder / f"{name}.fr", 1, start, 100)
+        french = [target for _, target in sentences.pairs(1, start, 100)]
+        (folder / f"{name}.fr").write_text("\n".join(french) + "\n", encoding="utf-8")
     pack: dict[str, Callable[[bytes], bytes]] = {
         "b.tsv.gz": gzip.compress,
         "en-1.txt.xz": lzma.compress,

@@ -1,7 +1,7 @@
-"""A small English–French grammar: agreement, elision, contraction, negation and tense of the built-in corpus.
+"""A small English–French grammar for the built-in corpus: agreement, elision, contraction, negation and tense.
 
-Every English form has one French form: `you` is `vous` (plural), `they` is `ils`, the speaker is a man, the simple
-past is the passé composé (of `be`: the imparfait). All words with h that are used here have a mute one.
+Every English form has one French form: `you` is `vous` (plural), `they` is `ils`, the speaker is a man, the simple past
+is the passé composé (of `be` the imparfait). The h of all words used here is mute.
 """
 
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ _IRREGULAR_FEMININE = {"blanc": "blanche", "frais": "fraîche", "bon": "bonne", 
 
 
 class Text(NamedTuple):
-    """The same in both languages."""
+    """A text in both languages."""
 
     english: str
     french: str
@@ -39,11 +39,11 @@ class Verb(NamedTuple):
     """A verb.
 
     Attributes:
-        english: base, third person singular, past.
-        present: je, nous, vous, il, ils.
-        future: what the endings of the future are put to.
-        participle: masculine singular.
-        with_etre: its passé composé is made with être.
+        english: base form, third person singular, past.
+        present: forms of je, nous, vous, il, ils.
+        future: stem of the future tense.
+        participle: past participle, masculine singular.
+        with_etre: the passé composé is formed with être.
     """
 
     english: tuple[str, str, str]
@@ -54,7 +54,7 @@ class Verb(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """Who a verb agrees with; `person` is 0 je, 1 nous, 2 vous, 3 il or elle, 4 ils or elles."""
+    """Subject of a verb; `person` is 0 je, 1 nous, 2 vous, 3 il or elle, 4 ils or elles."""
 
     english: str
     french: str
@@ -63,7 +63,7 @@ class Subject(NamedTuple):
 
     @property
     def plural(self) -> bool:
-        """Whether adjectives and participles take the plural."""
+        """True if adjectives and participles are in the plural."""
         return self.person in (1, 2, 4)
 
 
@@ -84,13 +84,13 @@ _BE_PAST = ("was", "were", "were", "was", "were")
 
 
 def noun(line: str) -> Noun:
-    """Reads `man/men | homme | m`; a plural that is not written adds an s."""
+    """Parses `man/men | homme | m`; a plural that is not given adds an s."""
     english, french, gender = (field.strip() for field in line.split("|"))
     return Noun(_plural(english), _plural(french), gender == "f")
 
 
 def adjective(line: str) -> Adjective:
-    """Reads `old | <vieux vieil vieille vieux vieilles`; `<` puts it before its noun, rules fill in forms."""
+    """Parses `old | <vieux vieil vieille vieux vieilles`; `<`: before its noun; a single form is inflected by rules."""
     english, french = (field.strip() for field in line.split("|"))
     before = french.startswith("<")
     forms = tuple(french.removeprefix("<").split())
@@ -103,9 +103,9 @@ def adjective(line: str) -> Adjective:
 
 
 def verb(line: str) -> Verb:
-    """Reads `find finds found | trouver`, or with present, future stem and participle written out.
+    """Parses `find finds found | trouver`; irregular verbs also list the present, future stem and participle.
 
-    In English forms of several words have `_` between them; `+` before the infinitive says that it takes être.
+    English forms of several words are joined by `_`; `+` before the infinitive means that it takes être.
     """
     english, french = (field.strip() for field in line.split("|"))
     base, third, past = (form.replace("_", " ") for form in english.split())
@@ -117,11 +117,13 @@ def verb(line: str) -> Verb:
 
 
 def _plural(written: str) -> tuple[str, str]:
+    """Returns (singular, plural) of `man/men` or `book`."""
     singular, _, plural = written.partition("/")
     return singular, plural or f"{singular}s"
 
 
 def _feminine(masculine: str) -> str:
+    """Returns the feminine form of an adjective."""
     if masculine in _IRREGULAR_FEMININE:
         return _IRREGULAR_FEMININE[masculine]
     if masculine.endswith("eux"):
@@ -143,40 +145,40 @@ def _regular(infinitive: str) -> tuple[str, ...]:
 
 
 def elided(word: str, following: str) -> str:
-    """Joins two words; `je`, `ne`, `de`, `que`, `le`, `la` lose their vowel before another: `ne` `a` → `n'a`."""
+    """Returns two words joined, with elision: `ne` `a` → `n'a`, for `je`, `ne`, `de`, `que`, `le` and `la`."""
     if following[0] in _VOWELS and word.lower() in ("je", "ne", "de", "que", "le", "la", "parce que"):
         return f"{word[:-1]}'{following}"
     return f"{word} {following}"
 
 
 def contracted(preposition: str, phrase: str) -> str:
-    """Puts a preposition before a noun phrase; `à` and `de` melt with `le` and `les`."""
-    melted = {"à": ("au ", "aux "), "de": ("du ", "des ")}
+    """Returns a preposition with a noun phrase, `à` and `de` contracted with `le` and `les`: `au parc`."""
+    contractions = {"à": ("au ", "aux "), "de": ("du ", "des ")}
     last = preposition.rpartition(" ")[2]
-    if last in melted:
-        for article, contraction in zip(("le ", "les "), melted[last], strict=True):
+    if last in contractions:
+        for article, contraction in zip(("le ", "les "), contractions[last], strict=True):
             if phrase.startswith(article):
                 return preposition[: -len(last)] + contraction + phrase.removeprefix(article)
     return preposition[: -len(last)] + elided(last, phrase)
 
 
 def agreeing(adjective: Adjective, feminine: bool, plural: bool) -> str:
-    """Returns the form of an adjective that stands after its noun or after a verb."""
-    masculine, _, feminine_one, masculine_many, feminine_many = adjective.french
+    """Returns the form of an adjective after its noun or a verb."""
+    masculine, _, feminine_singular, masculine_plural, feminine_plural = adjective.french
     if plural:
-        return feminine_many if feminine else masculine_many
-    return feminine_one if feminine else masculine
+        return feminine_plural if feminine else masculine_plural
+    return feminine_singular if feminine else masculine
 
 
 def noun_phrase(determiner: str, adjective: Adjective | None, noun: Noun, plural: bool, negated: bool = False) -> Text:
-    """Builds `this old tree` and `ce vieil arbre`.
+    """Returns a noun phrase such as `this old tree`, `ce vieil arbre`.
 
     Args:
         determiner: `the`, `my`, `our`, `this` (`these`) or `a` (`some`).
-        adjective: its adjective, if it has one.
-        noun: its noun.
-        plural: its number.
-        negated: it is the object of a negated verb, before which `un`, `une` and `des` become `de`.
+        adjective: the adjective, if any.
+        noun: the noun.
+        plural: plural or singular.
+        negated: it is the object of a negated verb, after which `un`, `une` and `des` become `de`.
     """
     french = noun.french[plural]
     before = adjective is not None and adjective.before
@@ -193,30 +195,33 @@ def noun_phrase(determiner: str, adjective: Adjective | None, noun: Noun, plural
 
 
 def _english_determiner(determiner: str, following: str, plural: bool, negated: bool) -> str:
+    """Returns the form of an English determiner before a word."""
     if determiner == "a":
         return ("any" if negated else "some") if plural else "an" if following[0] in "aeiou" else "a"
     return "these" if determiner == "this" and plural else determiner
 
 
 def _with_determiner(determiner: str, following: str, feminine: bool, plural: bool, negated: bool, before: bool) -> str:
+    """Returns French words with their determiner; `before`: the first of them is an adjective before its noun."""
+    # des becomes de after a negation, and before an adjective.
     if determiner == "a" and (negated or (plural and before)):
         return elided("de", following)
     vowel = following[0] in _VOWELS
     if determiner == "the" and not plural:
         return elided("la" if feminine else "le", following)
-    masculine, before_vowel, feminine_one, many = {
+    masculine, before_vowel, feminine_singular, plural_form = {
         "the": ("le", "l'", "la", "les"),
         "my": ("mon", "mon", "ma", "mes"),
         "our": ("notre", "notre", "notre", "nos"),
         "this": ("ce", "cet" if not feminine else "cette", "cette", "ces"),
         "a": ("un", "une" if feminine else "un", "une", "des"),
     }[determiner]
-    one = before_vowel if vowel else feminine_one if feminine else masculine
-    return f"{many if plural else one} {following}"
+    singular_form = before_vowel if vowel else feminine_singular if feminine else masculine
+    return f"{plural_form if plural else singular_form} {following}"
 
 
 def participle(verb: Verb, feminine: bool, plural: bool) -> str:
-    """Returns the past participle in agreement."""
+    """Returns the past participle in agreement with a gender and number."""
     form = verb.participle + ("e" if feminine else "")
     return form + "s" if plural and form[-1] != "s" else form
 
@@ -224,15 +229,15 @@ def participle(verb: Verb, feminine: bool, plural: bool) -> str:
 def predicate(
     verb: Verb, tense: Tense, negative: bool, subject: Subject, antecedent: tuple[bool, bool] | None = None
 ) -> Text:
-    """Conjugates a verb, with its negation and without its subject.
+    """Returns a conjugated verb with its negation, without its subject.
 
     Args:
         verb: the verb.
-        tense: its tense.
+        tense: the tense.
         negative: with `not` and `ne … pas`.
-        subject: what it agrees with.
-        antecedent: gender (feminine) and number (plural) of an object that stands before the verb, with which the
-            participle of a verb with avoir agrees.
+        subject: the subject, with which it agrees.
+        antecedent: gender (feminine) and number (plural) of a preceding object, with which the participle of a verb
+            with avoir agrees.
     """
     base, third, past = verb.english
     if tense == "future":
@@ -249,7 +254,7 @@ def predicate(
 
 
 def copula(tense: Tense, negative: bool, subject: Subject) -> Text:
-    """Conjugates `be` and être, without the subject."""
+    """Returns `be` and être conjugated, without the subject."""
     person = subject.person
     if tense == "future":
         return Text("will not be" if negative else "will be", _negated(f"ser{_FUTURE_ENDINGS[person]}", "", negative))
@@ -258,10 +263,11 @@ def copula(tense: Tense, negative: bool, subject: Subject) -> Text:
 
 
 def _negated(conjugated: str, rest: str, negative: bool) -> str:
+    """Returns a conjugated verb in `ne … pas` if negative, then the rest of the predicate."""
     words = elided("ne", conjugated) + " pas" if negative else conjugated
     return f"{words} {rest}" if rest else words
 
 
 def clause(subject: Subject, predicate: Text) -> Text:
-    """Joins a subject and its predicate: `je` and `ai` make `j'ai`."""
+    """Returns a subject and its predicate joined: `je` `ai` → `j'ai`."""
     return Text(f"{subject.english} {predicate.english}", elided(subject.french, predicate.french))

@@ -1,4 +1,4 @@
-"""The words of the built-in corpus; `grammar` says how an entry is written."""
+"""The vocabulary of the built-in corpus, in the notation of `grammar.noun`, `grammar.adjective` and `grammar.verb`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from core.data.builtin import grammar
 
 
 class Goods(NamedTuple):
-    """Nouns of one kind, the verbs whose object they can be, and adjectives that suit them."""
+    """Nouns of one kind, verbs that take them as objects, and adjectives that fit them."""
 
     nouns: tuple[grammar.Noun, ...]
     verbs: tuple[grammar.Verb, ...]

@@ -1,4 +1,4 @@
-"""The documents' series: a sine with noise, written as CSV by `python -m core.data.builtin.sine data/sine.csv`."""
+"""A noisy sine series for forecasting, written as CSV by `python -m core.data.builtin.sine data/sine.csv`."""
 
 import sys
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def write(path: Path, seed: int = 1, length: int = 1000, noise: float = 0.2) -> None:
-    """Writes x(t) = sin(0.01 t) + N(0, noise) for t = 1 … length, a row each, below a header line.
+    """Writes x(t) = sin(0.01 t) + N(0, noise²) for t = 1 … length, one row each, after a header line.
 
-    Source: document 000 section 8.1.2.
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models".
     """
     times = np.arange(1, length + 1)
     values = np.sin(0.01 * times) + np.random.default_rng(seed).normal(0.0, noise, length)

@@ -1,4 +1,4 @@
-"""French by the grammar book: agreement, elision, contraction, negation and tense, checked by hand."""
+"""The built-in grammar: agreement, elision, contraction, negation and tense, checked by hand."""
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_noun_phrases(
         (STORY, True, "any stories", "d'histoires"),
     ],
 )
-def test_an_indefinite_object_of_a_negated_verb_takes_de(
+def test_indefinite_objects_of_negated_verbs_take_de(
     noun: grammar.Noun, plural: bool, english: str, written: str
 ) -> None:
     assert grammar.noun_phrase("a", None, noun, plural, negated=True) == (english, written)
@@ -123,7 +123,7 @@ def test_being(tense: grammar.Tense, negative: bool, subject: grammar.Subject, e
     assert grammar.clause(subject, grammar.copula(tense, negative, subject)) == (english, written)
 
 
-def test_a_participle_agrees_with_an_object_before_it_or_with_the_subject_of_etre() -> None:
+def test_participle_agrees_with_a_preceding_object_or_the_subject_of_etre() -> None:
     women = grammar.Subject("the women", "les femmes", 4, feminine=True)
     assert grammar.predicate(GO, "past", False, women).french == "sont allées"
     assert grammar.predicate(EAT, "past", False, women).french == "ont mangé"
@@ -146,11 +146,11 @@ def test_a_participle_agrees_with_an_object_before_it_or_with_the_subject_of_etr
         ("devant", "le parc", "devant le parc"),
     ],
 )
-def test_prepositions_melt_with_articles(preposition: str, phrase: str, written: str) -> None:
+def test_prepositions_contract_with_articles(preposition: str, phrase: str, written: str) -> None:
     assert grammar.contracted(preposition, phrase) == written
 
 
-def test_que_loses_its_vowel_before_another() -> None:
+def test_que_is_elided_before_a_vowel() -> None:
     assert grammar.elided("que", "il mange") == "qu'il mange"
     assert grammar.elided("parce que", "elle part") == "parce qu'elle part"
     assert grammar.elided("que", "nous mangeons") == "que nous mangeons"
