@@ -1,4 +1,4 @@
-"""Laws of tokenizers, and the vocabularies that the documents print."""
+"""Tokenizers and vocabularies: round trips, reserved tokens, validation of files, published vocabularies."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def made(
 
 
 def names(made: tokenizer.Tokenizer) -> list[str]:
-    return [made.token(one) for one in range(made.vocabulary_size)]
+    return [made.token(token_id) for token_id in range(made.vocabulary_size)]
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +46,24 @@ def bpe() -> tokenizer.Tokenizer:
     return tokenizer.train_subwords("bpe", iter(lines), 320, vocabulary.RESERVED)
 
 
-def test_reserved_names_are_those_that_the_task_needs() -> None:
+def test_reserved_tokens_are_those_that_the_corpus_needs() -> None:
     assert vocabulary.reserved_for("text", "none") == ("<unk>",)
     assert vocabulary.reserved_for("text", "eos") == ("<unk>", "<eos>")
     assert vocabulary.reserved_for("pairs") == ("<unk>", "<pad>", "<bos>", "<eos>")
 
 
-def test_words_stand_between_single_spaces() -> None:
+def test_words_are_split_at_single_spaces() -> None:
     assert vocabulary.split_units("word", " = Title = ") == ["=", "Title", "="]
     assert vocabulary.split_units("word", "a  b") == ["a", "", "b"]
     assert vocabulary.split_units("word", "  ") == []
     assert vocabulary.split_units("word", "a\u2009b\u2028c") == ["a\u2009b\u2028c"]
 
 
-def test_frequent_units_come_first_and_ties_in_first_seen_order() -> None:
+def test_vocabulary_is_sorted_by_frequency_then_first_occurrence() -> None:
     assert names(made("word", ["c b b", "a a c d"])) == ["<unk>", "c", "b", "a", "d"]
 
 
-def test_rare_units_and_those_beyond_the_size_are_unknown() -> None:
+def test_rare_units_and_those_beyond_max_size_are_unknown() -> None:
     assert names(made("word", ["c b b", "a a c d"], min_freq=2)) == ["<unk>", "c", "b", "a"]
     short = made("word", ["c b b", "a a c d"], max_size=3)
     assert names(short) == ["<unk>", "c", "b"]
@@ -71,7 +71,7 @@ def test_rare_units_and_those_beyond_the_size_are_unknown() -> None:
 
 
 @hypothesis.given(st.lists(st.text("abcd ", max_size=8), max_size=8), st.integers(0, 8))
-def test_counts_of_parts_merged_in_order_are_those_of_the_whole(lines: list[str], middle: int) -> None:
+def test_counts_merged_in_order_equal_those_of_the_whole(lines: list[str], middle: int) -> None:
     merged = count("word", lines[:middle])
     merged.merge(pickle.loads(pickle.dumps(count("word", lines[middle:]))))
     assert list(merged.by_unit.items()) == list(count("word", lines).by_unit.items())
@@ -79,58 +79,60 @@ def test_counts_of_parts_merged_in_order_are_those_of_the_whole(lines: list[str]
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
-def test_the_library_cuts_and_joins_as_we_do(kind: Literal["char", "word"]) -> None:
+def test_library_encodes_and_decodes_as_we_do(kind: Literal["char", "word"]) -> None:
     lines = ["it's  \u2028 the été, 1895", "éé it's", " x"]
     ours = made(kind, lines)
     library = tokenizers.Tokenizer.from_str(ours.to_json())
     single = [line.replace("  ", " ") for line in lines]
-    assert [one.ids for one in library.encode_batch(single)] == ours.encode_lines(single)
+    assert [encoding.ids for encoding in library.encode_batch(single)] == ours.encode_lines(single)
     ids = ours.encode(single[0])
     assert library.decode(ids) == ours.decode(ids) == single[0]
 
 
 @hypothesis.given(st.lists(st.text(alphabet="ab é\u2028😀", max_size=12), min_size=1, max_size=6))
-def test_decoding_words_and_characters_gives_the_text_back(lines: list[str]) -> None:
+def test_words_and_characters_round_trip(lines: list[str]) -> None:
     characters, words = made("char", lines), made("word", lines)
     for line in lines:
         assert characters.decode(characters.encode(line)) == line
         assert words.decode(words.encode(line)) == line.strip(" ")
 
 
-LEARNT = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
+TRAINING_LINES = ["the time traveller said <eos> to the <pad> of the time machine", "der die das, naïveté"] * 20
 
 
 @pytest.fixture(scope="module")
-def learnt() -> dict[str, tokenizer.Tokenizer]:
+def trained() -> dict[str, tokenizer.Tokenizer]:
     kinds: tuple[Literal["bpe", "unigram", "wordpiece"], ...] = ("bpe", "unigram", "wordpiece")
-    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, vocabulary.RESERVED) for kind in kinds}
+    return {kind: tokenizer.train_subwords(kind, iter(TRAINING_LINES), 320, vocabulary.RESERVED) for kind in kinds}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @hypothesis.given(text=st.text())
 @hypothesis.example(text="<unk><pad> <eos>\0\u2581Ġ")
-def test_bytes_give_any_text_back(learnt: dict[str, tokenizer.Tokenizer], kind: str, text: str) -> None:
-    made = learnt[kind]
+def test_byte_level_subwords_round_trip_any_text(trained: dict[str, tokenizer.Tokenizer], kind: str, text: str) -> None:
+    made = trained[kind]
     ids = made.encode(text)
     assert made.decode(ids) == text
     assert not set(ids) & {0, made.pad_id, made.bos_id, made.eos_id}
 
 
 @hypothesis.given(st.lists(st.text("thedri", min_size=1, max_size=9), max_size=5))
-def test_pieces_give_words_of_known_letters_back(learnt: dict[str, tokenizer.Tokenizer], words: list[str]) -> None:
+def test_wordpieces_round_trip_words_of_known_letters(
+    trained: dict[str, tokenizer.Tokenizer], words: list[str]
+) -> None:
     """The 20 occurrences of each letter inside a word, and at its beginning, make each a piece of its own."""
     text = " ".join(words)
-    made = learnt["wordpiece"]
+    made = trained["wordpiece"]
     ids = made.encode(text)
     assert made.decode(ids) == text or made.unk_id in ids
     assert made.decode(made.encode("the  die ☃ der")) == "the die <unk> der"
 
 
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
-def test_learnt_subwords_survive_json_and_hide_no_reserved_name(
-    learnt: dict[str, tokenizer.Tokenizer], kind: str
+def test_trained_subwords_round_trip_json_without_reserved_ids(
+    trained: dict[str, tokenizer.Tokenizer], kind: str
 ) -> None:
-    made = learnt[kind]
+    made = trained[kind]
     assert made.vocabulary_size <= 320
     assert tokenizer.Tokenizer.from_json(made.to_json(), "file") == made == pickle.loads(pickle.dumps(made))
     ids = made.encode("the <eos> <pad>")
@@ -142,7 +144,7 @@ SYMBOLS = ("<num>", "<url>")
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
-def test_symbols_follow_the_reserved_names_and_stand_in_the_vocabulary_unseen(kind: Literal["char", "word"]) -> None:
+def test_symbols_follow_reserved_tokens_even_if_unseen(kind: Literal["char", "word"]) -> None:
     counts = vocabulary.Counts()
     counts.add(vocabulary.split_units(kind, "b b a <num>", SYMBOLS))
     made = tokenizer.from_counts(kind, counts, 2, None, ("<unk>", "<eos>"), SYMBOLS)
@@ -159,13 +161,15 @@ def test_symbols_follow_the_reserved_names_and_stand_in_the_vocabulary_unseen(ki
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
-def test_no_subword_cuts_a_symbol(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
+def test_subwords_do_not_split_symbols(kind: Literal["bpe", "unigram", "wordpiece"]) -> None:
     lines = ["the <num> time <num> the time", "a time of<num> the"] * 20
     made = tokenizer.train_subwords(kind, iter(lines), 320, vocabulary.RESERVED, SYMBOLS)
     assert names(made)[:6] == [*vocabulary.RESERVED, *SYMBOLS]
     for text in ("the <num> time", "the <url> <eos> <num>"):
         ids = made.encode(text)
-        assert [made.token(one) for one in ids if one in (4, 5)] == [word for word in text.split() if word in SYMBOLS]
+        assert [made.token(token_id) for token_id in ids if token_id in (4, 5)] == [
+            word for word in text.split() if word in SYMBOLS
+        ]
         assert not set(ids) & {made.pad_id, made.bos_id, made.eos_id}
         assert made.decode(ids) == (text.replace("<eos>", "<unk>") if kind == "wordpiece" else text)
     assert tokenizer.Tokenizer.from_json(made.to_json(), "file") == made == pickle.loads(pickle.dumps(made))
@@ -174,12 +178,14 @@ def test_no_subword_cuts_a_symbol(kind: Literal["bpe", "unigram", "wordpiece"]) 
 @pytest.fixture(scope="module")
 def with_symbols() -> dict[str, tokenizer.Tokenizer]:
     kinds: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
-    return {kind: tokenizer.train_subwords(kind, iter(LEARNT), 320, vocabulary.RESERVED, SYMBOLS) for kind in kinds}
+    return {
+        kind: tokenizer.train_subwords(kind, iter(TRAINING_LINES), 320, vocabulary.RESERVED, SYMBOLS) for kind in kinds
+    }
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @hypothesis.given(pieces=st.lists(st.sampled_from((*SYMBOLS, "<eos>", "<nu", "m>", " ", "time", "é\u0301", "☃"))))
-def test_bytes_give_text_with_symbols_back(
+def test_byte_level_subwords_round_trip_text_with_symbols(
     with_symbols: dict[str, tokenizer.Tokenizer], kind: str, pieces: list[str]
 ) -> None:
     made, text = with_symbols[kind], "".join(pieces)
@@ -198,7 +204,7 @@ def foreign(names: Sequence[str] = ("<unk>", "<eos>"), **changes: Any) -> str:
     return json.dumps(json.loads(library.to_str()) | changes)
 
 
-def test_a_ready_tokenizer_is_used_as_it_is() -> None:
+def test_pretrained_tokenizer_is_used_unchanged() -> None:
     made = tokenizer.load(foreign(), "rose.json", ("<unk>", "<eos>"))
     library = tokenizers.Tokenizer.from_str(foreign())
     assert made.encode("A Rose, IT's <tulip>") == library.encode("A Rose, IT's <tulip>").ids
@@ -207,7 +213,7 @@ def test_a_ready_tokenizer_is_used_as_it_is() -> None:
     assert tokenizer.Tokenizer.from_json(made.to_json(), "bundle") == made
 
 
-def test_a_ready_tokenizer_that_we_wrote_keeps_its_kind() -> None:
+def test_own_tokenizer_file_keeps_its_kind() -> None:
     assert tokenizer.load(made("word", ["a b"]).to_json(), "words.json", ("<unk>",)) == made("word", ["a b"])
 
 
@@ -222,23 +228,23 @@ def test_a_ready_tokenizer_that_we_wrote_keeps_its_kind() -> None:
         ("", "not valid JSON"),
     ],
 )
-def test_a_ready_tokenizer_without_our_names_is_refused(text: str, message: str) -> None:
+def test_pretrained_tokenizer_without_reserved_tokens_is_refused(text: str, message: str) -> None:
     with pytest.raises(errors.DataError, match=rf"^tokenizer\.load: rose\.json: .*{message}"):
         tokenizer.load(text, "rose.json", ("<unk>", "<eos>"))
 
 
-def test_ten_thousand_marks_on_one_letter_come_back(bpe: tokenizer.Tokenizer) -> None:
+def test_ten_thousand_combining_marks_round_trip(bpe: tokenizer.Tokenizer) -> None:
     text = "a" + "\u0301" * 10_000
     assert bpe.decode(bpe.encode(text)) == text
 
 
-def test_batches_do_not_change_ids(bpe: tokenizer.Tokenizer) -> None:
+def test_ids_do_not_depend_on_the_batch(bpe: tokenizer.Tokenizer) -> None:
     lines = [f"the time {number}" for number in range(2 * tokenizer.BATCH_LINES + 3)]
     assert bpe.encode_lines(lines) == [bpe.encode(line) for line in lines]
     assert bpe.encode_lines([]) == []
 
 
-def test_equal_text_trains_an_equal_bpe() -> None:
+def test_bpe_training_is_deterministic() -> None:
     lines = ["a rose is a rose is a rose", "what is a rose"] * 3
     first, second = (tokenizer.train_subwords("bpe", iter(lines), 300, vocabulary.RESERVED) for _ in range(2))
     assert first.to_json() == second.to_json()
@@ -246,16 +252,16 @@ def test_equal_text_trains_an_equal_bpe() -> None:
 
 
 @pytest.mark.parametrize("text", ["<eos>", "<pad> <bos> <eos>", "a<eos>b", "<unk>", "<eos"])
-def test_text_like_a_reserved_name_is_ordinary_text(bpe: tokenizer.Tokenizer, text: str) -> None:
+def test_names_of_reserved_tokens_in_text_are_ordinary_text(bpe: tokenizer.Tokenizer, text: str) -> None:
     words = made("word", [text] * 3, reserved=vocabulary.RESERVED)
     characters = made("char", [text], reserved=vocabulary.RESERVED)
-    for one in (words, characters, bpe):
-        assert not {one.pad_id, one.bos_id, one.eos_id} & set(one.encode(text))
+    for each in (words, characters, bpe):
+        assert not {each.pad_id, each.bos_id, each.eos_id} & set(each.encode(text))
     assert bpe.decode(bpe.encode(text)) == characters.decode(characters.encode(text)) == text
 
 
-def test_the_word_unk_in_the_text_is_the_unknown_word_itself() -> None:
-    """WikiText writes `<unk>` for its rare words: one entry, the first, and never spent a second time."""
+def test_unk_in_the_text_is_the_unknown_token() -> None:
+    """WikiText writes `<unk>` for its rare words: each entry, the first, and never spent a second time."""
     words = made("word", ["the <unk> of the <unk> <unk> , <eos>"], reserved=("<unk>", "<eos>"))
     assert names(words) == ["<unk>", "<eos>", "the", "of", ","]
     assert words.encode("<unk> of <eos> zebra") == [words.unk_id, 3, words.unk_id, words.unk_id]
@@ -263,29 +269,29 @@ def test_the_word_unk_in_the_text_is_the_unknown_word_itself() -> None:
     assert tokenizer.Tokenizer.from_json(words.to_json(), "words.json").encode("<unk>") == [words.unk_id]
 
 
-def test_a_trained_bpe_never_merges_into_a_reserved_name() -> None:
+def test_bpe_never_merges_into_a_reserved_token() -> None:
     greedy = tokenizer.train_subwords("bpe", iter(["<eos><eos> <eos>"] * 100), 400, vocabulary.RESERVED)
     assert greedy.eos_id not in greedy.encode("<eos><eos> <eos>")
 
 
-def test_decoding_leaves_control_ids_out_and_shows_the_unknown() -> None:
+def test_decode_omits_control_tokens_and_shows_unk() -> None:
     words = made("word", ["a b"], reserved=vocabulary.RESERVED)
     assert (words.unk_id, words.pad_id, words.bos_id, words.eos_id) == (0, 1, 2, 3)
     assert words.decode([2, 4, 0, 5, 3, 1]) == "a <unk> b"
     assert made("word", ["a"]).eos_id is None
 
 
-def test_a_token_shows_the_text_it_stands_for(bpe: tokenizer.Tokenizer) -> None:
-    assert "".join(bpe.token(one) for one in bpe.encode("the time machine")) == "the time machine"
+def test_token_returns_the_text_of_an_id(bpe: tokenizer.Tokenizer) -> None:
+    assert "".join(bpe.token(token_id) for token_id in bpe.encode("the time machine")) == "the time machine"
     assert bpe.token(3) == "<eos>"
 
 
-def test_tokenizers_survive_json_and_pickle(bpe: tokenizer.Tokenizer) -> None:
-    for one in (bpe, made("word", ["a  b"]), made("char", ["a b"], reserved=vocabulary.RESERVED)):
-        again = tokenizer.Tokenizer.from_json(one.to_json(), "tokenizer.json")
-        assert again == one == pickle.loads(pickle.dumps(one))
-        assert (again.kind, again.vocabulary_size) == (one.kind, one.vocabulary_size)
-        assert again.encode("a b") == one.encode("a b")
+def test_tokenizers_round_trip_json_and_pickle(bpe: tokenizer.Tokenizer) -> None:
+    for each in (bpe, made("word", ["a  b"]), made("char", ["a b"], reserved=vocabulary.RESERVED)):
+        again = tokenizer.Tokenizer.from_json(each.to_json(), "tokenizer.json")
+        assert again == each == pickle.loads(pickle.dumps(each))
+        assert (again.kind, again.vocabulary_size) == (each.kind, each.vocabulary_size)
+        assert again.encode("a b") == each.encode("a b")
     assert made("word", ["a"]) != made("word", ["b"])
 
 
@@ -318,7 +324,7 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
         (broken(lambda content: content["model"]["vocab"].update({"xy": 8}), "char"), "not a char"),
     ],
 )
-def test_damaged_files_are_refused(text: str, message: str) -> None:
+def test_damaged_tokenizer_files_are_refused(text: str, message: str) -> None:
     with pytest.raises(errors.IntegrityError, match=rf"^words\.json: .*{message}"):
         tokenizer.Tokenizer.from_json(text, "words.json")
 
@@ -333,7 +339,7 @@ def test_damaged_merges_are_refused(bpe: tokenizer.Tokenizer, merges: object) ->
         tokenizer.Tokenizer.from_json(json.dumps(content), "bpe.json")
 
 
-def test_a_codec_cleans_and_then_encodes() -> None:
+def test_codec_cleans_then_encodes() -> None:
     codec = tokenizer.Codec(("lower", "punctuation"), made("word", ["go ."]))
     assert codec.encode_lines(["GO.", ""]) == [[1, 2], []]
     assert codec.decode([1, 2]) == "go ."
@@ -343,7 +349,7 @@ def test_a_codec_cleans_and_then_encodes() -> None:
 
 
 @pytest.mark.data
-def test_the_time_machine_has_the_printed_ids(corpora: pathlib.Path) -> None:
+def test_time_machine_has_the_ids_of_d2l(corpora: pathlib.Path) -> None:
     text = (corpora / "timemachine" / "timemachine.txt").read_text()
     lines = [cleaning.clean(line, ["letters", "lower"]) for line in text.removesuffix("\n").split("\n")]
     words, characters = made("word", lines), made("char", lines)
