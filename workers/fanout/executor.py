@@ -40,7 +40,7 @@ def never() -> bool:
     return False
 
 
-def unseen(weight: int) -> None:
+def ignore_progress(weight: int) -> None:
     """Does nothing: the `progress` of a run that shows none."""
 
 
@@ -55,7 +55,7 @@ class Monitor:
     """
 
     metrics: telemetry.Metrics = dataclasses.field(default_factory=telemetry.NullMetrics)
-    progress: Callable[[int], None] = unseen
+    progress: Callable[[int], None] = ignore_progress
     should_stop: Callable[[], bool] = never
 
 
@@ -116,7 +116,7 @@ class InProcess:
         meter = part_metrics.PartMetrics(monitor.metrics, stage)
         for num_done, task in enumerate(tasks, 1):
             if monitor.should_stop():
-                raise errors.InterruptedRunError(f"{stage}: stopped before part {task.name}; run it again to resume")
+                raise errors.InterruptedRunError(f"{stage}: stopped before task {task.name}; run it again to resume")
             work = work or factory()  # not before the first task: loading a model for nothing takes seconds
             started_s = time.monotonic()
             result = work(task.payload)

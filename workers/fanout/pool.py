@@ -1,8 +1,11 @@
 """A pool of workers: pulls tasks, retries failed ones, and starts a second attempt of stragglers.
 
-The number of tasks in flight is bounded by the number of workers; the death of a worker costs its part one attempt of
-`max_failures`. Two attempts of a part may run at the same time (a straggler, or a worker that only seemed dead). That
-is safe because a part's output is committed by put-if-absent (`core.storage.commit`): the first commit wins.
+The number of tasks in flight is bounded by the number of workers; the death of a worker costs its task one attempt of
+`max_failures`. Two attempts of a task may run at the same time (a straggler, or a worker that only seemed dead). That
+is safe because a task's output is committed by put-if-absent (`core.storage.commit`): the first commit wins.
+
+Ranks of a training run are not workers of a pool: when one dies, Ray Train restarts the group from the newest checkpoint
+(`workers.train.launch`).
 """
 
 import collections
@@ -34,7 +37,7 @@ class Pool:
     Args:
         backend: starts and kills workers and submits payloads.
         num_workers: most workers at a time.
-        max_failures: retries of a part, and failed starts in a row, before the run fails.
+        max_failures: retries of a task, and failed starts in a row, before the run fails.
         part_timeout_s: longest time of one attempt; then its worker is killed.
         clock: monotonic clock, in seconds.
     """
@@ -70,7 +73,7 @@ class Pool:
             while run.is_unfinished():
                 if monitor.should_stop():
                     raise errors.InterruptedRunError(
-                        f"{stage}: stopped; run it again to resume from the committed parts"
+                        f"{stage}: stopped; run it again to resume from the committed tasks"
                     )
                 run.hand_out()
                 for task, value in run.collect():
@@ -207,10 +210,10 @@ class _Run:
             self._waiting.appendleft(task)
 
     def check_timeouts(self) -> None:
-        """Kills workers whose attempt exceeds `part_timeout_s`, and retries their parts.
+        """Kills workers whose attempt exceeds `part_timeout_s`, and retries their tasks.
 
         Raises:
-            ClusterError: no worker was ready for `START_TIMEOUT_S`, or a part failed too often.
+            ClusterError: no worker was ready for `START_TIMEOUT_S`, or a task failed too often.
         """
         pool, now_s = self._pool, self._pool.clock()
         for worker in list(pool.workers):

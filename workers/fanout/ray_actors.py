@@ -17,7 +17,7 @@ class _Host:
         self._run = -1
         self._work: executor.Work[Any] | None = None
 
-    def hello(self) -> tuple[str, int]:
+    def ping(self) -> tuple[str, int]:
         """Returns host name and process id, as a sign that the worker is up."""
         return socket.gethostname(), os.getpid()
 
@@ -57,7 +57,7 @@ class RayActors:
     def start(self) -> tuple[Any, Any]:
         """See `retries.Backend`."""
         handle = self._actor.remote()
-        return handle, handle.hello.remote()
+        return handle, handle.ping.remote()
 
     def submit(self, handle: Any, run: int, factory: executor.Factory[Any], payload: Any) -> Any:
         """See `retries.Backend`."""
@@ -98,7 +98,7 @@ class RayPool(pool.Pool):
         num_workers: number of actors.
         cpus_per_worker: CPUs of each, and the threads of its operations.
         use_gpu: whether each has a GPU.
-        max_failures: retries of a part, and failed starts in a row, before the run fails.
+        max_failures: retries of a task, and failed starts in a row, before the run fails.
         part_timeout_s: longest time of one attempt.
         env_vars: further environment variables of the actors' processes.
     """

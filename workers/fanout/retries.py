@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from core import errors
 
-SPECULATE_AFTER = 3.0  # times the median duration of a part: a longer attempt is a straggler
+SPECULATE_AFTER = 3.0  # times the median duration of a task: a longer attempt is a straggler
 SPECULATE_AFTER_S = 5.0  # at least; below, a second attempt costs more than it saves
-MEMORY_RETRIES = 2  # a part that exhausts memory will most likely do so again
+MEMORY_RETRIES = 2  # a task that exhausts memory will most likely do so again
 
 
 class Outcome:
@@ -19,7 +19,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Done(Outcome):
-    """The part is done; `value` is its result."""
+    """The task is done; `value` is its result."""
 
     value: Any
 
@@ -66,10 +66,10 @@ class Backend(Protocol):
 
 
 class RetryPolicy:
-    """Decides which parts are retried, and which get a speculative second attempt; one for each run.
+    """Decides which tasks are retried, and which get a speculative second attempt; one for each run.
 
     Args:
-        max_failures: retries of a part, and failed starts of workers in a row, before the run fails.
+        max_failures: retries of a task, and failed starts of workers in a row, before the run fails.
     """
 
     def __init__(self, max_failures: int) -> None:
@@ -78,17 +78,17 @@ class RetryPolicy:
         self._failed_starts = 0
         self._durations_s: list[float] = []
 
-    def done(self, part: str, elapsed_s: float) -> None:
-        """Records that a part is done, and the duration of the attempt."""
-        self._failures.pop(part, None)
+    def done(self, task: str, elapsed_s: float) -> None:
+        """Records that a task is done, and the duration of the attempt."""
+        self._failures.pop(task, None)
         self._durations_s.append(elapsed_s)
 
-    def failed(self, part: str, outcome: Outcome) -> None:
-        """Records a failed attempt; returns if the part is to be retried.
+    def failed(self, task: str, outcome: Outcome) -> None:
+        """Records a failed attempt; raises if the task must not be retried.
 
         Raises:
             RaycurrentError: the worker raised it, and another attempt would raise it, too.
-            ClusterError: the part failed too often.
+            ClusterError: the task failed too often.
             RuntimeError: the worker raised an unexpected exception.
         """
         match outcome:
@@ -98,18 +98,18 @@ class RetryPolicy:
                     raise error
                 lost = Lost(str(error))
             case Bug(text):
-                raise RuntimeError(f"part {part}: a worker raised\n{text}")
+                raise RuntimeError(f"task {task}: a worker raised\n{text}")
             case _:
                 assert isinstance(outcome, Lost)
                 lost = outcome
-        failures = self._failures[part]
+        failures = self._failures[task]
         failures.append(lost)
         if len(failures) > self._max_failures or sum(failure.memory for failure in failures) > MEMORY_RETRIES:
             remedy = f"raise cluster.max_failures ({self._max_failures}) if that was chance"
             if lost.memory:
                 remedy = "use smaller parts or batches, or fewer workers on a node"
             raise errors.ClusterError(
-                f"part {part}: failed {len(failures)} times; the last time: {lost.reason}; {remedy}"
+                f"task {task}: failed {len(failures)} times; the last time: {lost.reason}; {remedy}"
             )
 
     def started(self, outcome: Outcome) -> None:
@@ -128,7 +128,7 @@ class RetryPolicy:
 
     @property
     def straggler_s(self) -> float:
-        """The duration after which an attempt counts as a straggler; infinite before the first part is done."""
+        """The duration after which an attempt counts as a straggler; infinite before the first task is done."""
         if not self._durations_s:
             return float("inf")
         return max(SPECULATE_AFTER * statistics.median(self._durations_s), SPECULATE_AFTER_S)

@@ -4,9 +4,8 @@ There are `NUM_PAIRS` pairs for each seed. All English sides are distinct, and e
 seed. A pair is generated without those before it, so that any worker can write any range.
 
 Method: a seeded bijection scrambles the numbers. The remainder modulo the number of pattern slots selects a sentence
-    pattern; the quotient, multiplied by a step that is coprime to the number of sentences of this pattern, is read as
-    digits
-in a mixed radix: subject, verb, object, tense, and so on.
+pattern; the quotient, multiplied by a step that is coprime to the number of sentences of this pattern, is read as
+digits in a mixed radix: subject, verb, object, tense, and so on.
 """
 
 import functools

@@ -2,8 +2,7 @@
 
 The file has one uncompressed record batch: a list column of token ids for each side of the corpus, and the line number
 of each row in the source. The value buffer of a list column is the token stream, its offsets are the rows. Nothing else
-is
-accepted: no other types, nulls, metadata or compression.
+is accepted: no other types, nulls, metadata or compression.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Datasets of token ids: writing shards, and reading rows, token streams and lengths.
 
 A dataset is a folder of Arrow shards in `train/`, `valid/` and `test/`, the tokenizers of their ids, and `index.json`,
-written last: without it there is no dataset. Shards are memory-mapped, not loaded; each is verified against the index
+written last: a folder without it is not a dataset. Shards are memory-mapped, not loaded; each is verified against the index
 when it is first used.
 """
 
@@ -204,7 +204,7 @@ class Dataset:
             backward: reverses its streams, for backward language models; its rows stay as they are.
 
         Raises:
-            UsageError: there is no dataset.
+            UsageError: the folder holds none.
             IntegrityError: it is damaged, or of a newer format.
         """
         try:

@@ -2,8 +2,7 @@
 
 Each shard is counted on its own, and the counts are merged; the report draws the summary. Units are the entries of the
 vocabulary: words, characters or subwords. Reserved tokens are not units, except `<unk>`, which is counted as one
-    unknown
-unit. N-grams contain neither.
+unknown unit. N-grams contain neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,7 +139,7 @@ def pack(counts: Mapping[str, Counts]) -> bytes:
 
 
 def unpack(data: bytes, columns: Sequence[str]) -> dict[str, Counts]:
-    """Returns the counts of each column in a file that `pack` tokenizer."""
+    """Returns the counts of each column in a file that `pack` made."""
     rows = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0).column(0)
     arrays = [row.values.to_numpy() for row in rows]
     num_arrays = len(arrays) // len(columns)

@@ -142,7 +142,7 @@ def test_the_part_of_a_worker_that_dies_is_retried_on_a_new_worker() -> None:
 
 def test_a_part_that_kills_each_worker_ends_the_run_after_max_failures_retries() -> None:
     machine = Machine(lambda name, attempt: (1.0, retries.Lost("worker was killed")))
-    with pytest.raises(errors.ClusterError, match=r"part a: failed 3 times; .* worker was killed"):
+    with pytest.raises(errors.ClusterError, match=r"task a: failed 3 times; .* worker was killed"):
         run_on(pool_on(machine, num_workers=1, max_failures=2), tasks_named("ab"))
     assert machine.attempts == {"a": 3}
 
@@ -179,7 +179,7 @@ def test_a_cluster_error_of_a_worker_is_retried() -> None:
 
 def test_an_unexpected_exception_is_raised_with_its_traceback_and_not_retried() -> None:
     machine = Machine(lambda name, attempt: (1.0, retries.Bug("Traceback: KeyError")))
-    with pytest.raises(RuntimeError, match="part a: a worker raised\nTraceback: KeyError"):
+    with pytest.raises(RuntimeError, match="task a: a worker raised\nTraceback: KeyError"):
         run_on(pool_on(machine), tasks_named("a"))
     assert machine.attempts == {"a": 1}
 
@@ -268,7 +268,7 @@ def test_in_process_tasks_run_one_by_one_and_the_factory_is_called_once() -> Non
 
 def test_in_process_a_stop_request_is_honoured_between_tasks() -> None:
     done: list[str] = []
-    with pytest.raises(errors.InterruptedRunError, match="before part c"):
+    with pytest.raises(errors.InterruptedRunError, match="before task c"):
         executors.InProcess().run(
             "score",
             tasks_named("abcd"),
@@ -331,7 +331,7 @@ def test_the_part_of_a_killed_actor_is_retried_and_each_task_reported_once(
 
 @pytest.mark.ray
 def test_a_part_that_kills_every_actor_is_named(actors: ray_actors.RayPool, marks: Path) -> None:
-    with pytest.raises(errors.ClusterError, match=r"part b: failed 2 times; .*Actor"):
+    with pytest.raises(errors.ClusterError, match=r"task b: failed 2 times; .*Actor"):
         run_actors(actors, marks, {"b": "die"})
     assert len(list(marks.glob("b-*"))) == 2
 
@@ -340,7 +340,7 @@ def test_a_part_that_kills_every_actor_is_named(actors: ray_actors.RayPool, mark
 def test_errors_of_actors_keep_their_type_and_are_not_retried(actors: ray_actors.RayPool, marks: Path) -> None:
     with pytest.raises(errors.DataError, match=r"^a: is not text; correct it$"):
         run_actors(actors, marks, {"a": "fail"})
-    with pytest.raises(RuntimeError, match=r"(?s)part b: a worker raised.*in work_with_marks.*KeyError: 'b'"):
+    with pytest.raises(RuntimeError, match=r"(?s)task b: a worker raised.*in work_with_marks.*KeyError: 'b'"):
         run_actors(actors, marks, {"b": "bug"})
     assert len(list(marks.iterdir())) == 2
 
