@@ -71,7 +71,7 @@ class _Pipeline:
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
         # Fail here if a corpus no longer exists, not after hours of training.
-        texts_by_corpus = {name: held_out.write(config, name) for name in config.tasks}
+        texts_by_corpus = {name: held_out.write(config, name) for name in config.corpora_by_name}
         self._train()
         best_checkpoint = bundle.select_checkpoint(root).checkpoint.name
         for name, texts in texts_by_corpus.items():
@@ -86,7 +86,7 @@ class _Pipeline:
             "name": config.name,
             "root": str(root),
             "held_out": first_texts.split if first_texts else None,
-            **({"tasks": list(texts_by_corpus)} if config.corpora else {}),
+            **({"tasks": list(texts_by_corpus)} if config.corpora else {}),  # the stored key
             **({"warnings": warnings} if warnings else {}),
             "stages": self._reports,
         }
@@ -223,7 +223,7 @@ class _Pipeline:
 
     def _report(self) -> None:
         if self._worked or not self._root.join("report.html").exists():
-            self._session.keep_metrics()
+            self._session.write_metrics()
             self._reports["report"] = report.run([self._root], self._reporter)
 
     def _stage(

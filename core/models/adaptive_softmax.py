@@ -36,8 +36,10 @@ class AdaptiveSoftmax(nn.Module):
             )
         self.bounds = (0, *cutoffs, vocabulary_size)
         self.feature_size = feature_size
+        # At least one unit, however far the vocabulary reaches.
         sizes = [max(1, feature_size // DIVISOR**band) for band in range(len(cutoffs) + 1)]
         self.tables = nn.ParameterList(
+            # Variance 1 / width: logits start at the same size in every band.
             nn.Parameter(torch.randn(stop - start, size) * size**-0.5)
             for start, stop, size in zip(self.bounds, self.bounds[1:], sizes, strict=False)
         )
@@ -73,6 +75,7 @@ class AdaptiveSoftmax(nn.Module):
         for band, projection in enumerate(self.projections, start=1):
             bias = self.bias_V[self.bounds[band] : self.bounds[band + 1]]
             within_band = F.linear(projection(features), self.tables[band], bias).float().log_softmax(dim=-1)
+            # log p(w) = log p(w | b) + log p(b).
             log_probs.append(within_band + head[..., head_size - 1 + band, None])
         return torch.cat(log_probs, dim=-1)
 
@@ -113,6 +116,7 @@ class TiedAdaptiveEmbedding(nn.Module):
             rows = (bands_N == band).nonzero().squeeze(1)
             vectors = F.embedding(flat_N.index_select(0, rows) - output.bounds[band], table)
             if band > 0:
+                # The transpose of the projection: from the width of the band to F.
                 vectors = F.linear(vectors, output.projection(band).weight.t())
             vectors_by_band.append(vectors.to(output.bias_V.dtype))  # under autocast the projected ones are bf16
             rows_by_band.append(rows)
@@ -125,7 +129,7 @@ def _cross_entropy(features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targe
     """Returns the summed cross-entropy in nats, with many logits by torch's chunked kernel."""
     if features_NF.shape[0] * weight_VF.shape[0] <= MAX_LOGITS:
         return F.cross_entropy(F.linear(features_NF, weight_VF, bias_V).float(), targets_N, reduction="sum")
-    # The chunked kernel takes arguments of one dtype, which autocast would not see to.
+    # The chunked kernel takes arguments of one dtype, which autocast does not ensure.
     with torch.autocast(features_NF.device.type, enabled=False):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=256)
         features_NF = features_NF.to(weight_VF.dtype)

@@ -41,11 +41,12 @@ class Autoregressive(nn.Module):
         self.output = nn.Linear(width, config.horizon * num_targets)
         for module in self.modules():
             if isinstance(module, nn.Linear):
+                # As the book does; biases keep torch's initialization.
                 nn.init.xavier_uniform_(module.weight)
 
     @property
-    def parts(self) -> Sequence[nn.Module]:
-        """Networks that share no weights and are clipped apart: one for each step, or the whole model."""
+    def independent_networks(self) -> Sequence[nn.Module]:
+        """The networks that share no weights, and whose gradients are clipped separately: one per step, or the model."""
         return list(self.models) if self.config.horizon_by == "models" else [self]
 
     def forward(self, values_BLI: Tensor) -> Tensor:
@@ -53,6 +54,7 @@ class Autoregressive(nn.Module):
         if self.config.horizon_by == "models":
             return torch.cat([model(values_BLI) for model in self.models], dim=1)
         if self.config.network in _CELLS:
+            # The hidden state after the last lag summarizes all of them.
             features_BF = self.cell(values_BLI)[0][:, -1]
         elif self.config.network == "mlp":
             features_BF = torch.relu(self.hidden(values_BLI.flatten(1)))

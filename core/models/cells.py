@@ -42,7 +42,7 @@ class Cell:
         num_parts: parts of the state: 1 for `h`, 2 for `h` and a memory cell `c`.
         num_peepholes: gates with a peephole connection to the memory cell.
         forget_gate: index of the gate that scales the previous memory (or hidden state), if there is one.
-        forgets: that gate gives the share to forget (minimal gated unit) instead of the share to keep.
+        is_forget_share: the gate's value is the share to forget (minimal gated unit), not the share to keep.
         fused: torch's module with the same formula and weight layout, if there is one.
     """
 
@@ -51,7 +51,7 @@ class Cell:
     num_parts: int = 1
     num_peepholes: int = 0
     forget_gate: int | None = None
-    forgets: bool = False
+    is_forget_share: bool = False
     fused: Callable[[int, int], nn.RNNBase] | None = None
 
 
@@ -174,7 +174,7 @@ CELLS: dict[str, Cell] = {
     "gru": Cell(_gru, 3, forget_gate=1, fused=lambda e, h: nn.GRU(e, h, batch_first=True)),
     "gru_before": Cell(_gru_before, 3, forget_gate=1),
     "gru_coupled": Cell(_gru_coupled, 2, forget_gate=0),
-    "mgu": Cell(_mgu, 2, forget_gate=0, forgets=True),
+    "mgu": Cell(_mgu, 2, forget_gate=0, is_forget_share=True),
     "lstm": Cell(_lstm, 4, num_parts=2, forget_gate=1, fused=lambda e, h: nn.LSTM(e, h, batch_first=True)),
     "lstm_peephole": Cell(_lstm_peephole, 4, num_parts=2, num_peepholes=3, forget_gate=1),
     "lstm_coupled": Cell(_lstm_coupled, 3, num_parts=2, forget_gate=0),

@@ -24,7 +24,7 @@ from core.models import state as states
 
 @dataclass(frozen=True)
 class StackConfig:
-    """StackConfig of a stack: the settings of the same names, and `sizes`, the widths from the lowest layer up."""
+    """Hyperparameters of a stack, named as in the settings; `sizes`: width of each layer, lowest first."""
 
     cell: str
     sizes: tuple[int, ...]
@@ -73,6 +73,7 @@ class TiedEmbedding(nn.Embedding):
         super().__init__(output.out_features, output.in_features, padding_idx)
         self.weight = output.weight
         self.scale = math.sqrt(output.in_features) if is_scaled else 1.0
+        # Overwrites the output layer's initialization, which would give logits of another size.
         nn.init.normal_(self.weight, std=output.in_features**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -116,6 +117,7 @@ class Connections(nn.Module):
     def input_sizes(config: StackConfig, sizes: Sequence[int], input_size: int) -> list[int]:
         """Returns the input width of each layer, given the widths of their outputs."""
         if config.connections == "dense":
+            # The outputs of all layers below, but not the embedding.
             return [input_size] + [sum(sizes[:index]) for index in range(1, len(sizes))]
         return [input_size, *sizes[:-1]]
 
@@ -128,6 +130,7 @@ class Connections(nn.Module):
         if index >= len(self.sizes):
             return y
         if self.normalizes:
+            # Normalized before the shortcut is added, which stays an identity from top to bottom.
             y = self.norms[index](y)
         if not self._has_shortcut(index):
             return y
@@ -180,6 +183,7 @@ class Stack(nn.Module):
         input_masks: list[Tensor | None] = [None] * len(weights)
         if self.training and self.config.locked_dropout and self.config.dropout > 0:
             for index, size in enumerate(self.input_sizes[1:], start=1):
+                # A mask that is scaled already: dropout of ones has entries 0 and 1 / (1 − rate).
                 ones_BE = weights[0].recurrent_GH.new_ones(batch_size, size)
                 input_masks[index] = F.dropout(ones_BE, self.config.dropout)
         return WindowDropout(weights, tuple(input_masks))
@@ -230,7 +234,10 @@ class Stack(nn.Module):
     def _run_layers(
         self, state: states.State, dropout: WindowDropout, run_layer: "_RunLayer"
     ) -> tuple[Tensor, states.State]:
-        """Runs the layers from the lowest up; `run_layer` gets None for the input of the lowest, which it knows."""
+        """Runs the layers from the lowest up.
+
+        `run_layer` receives None as the input of the lowest layer, and uses the input that it was built with.
+        """
         outputs: list[Tensor] = []
         new_state: list[states.LayerState] = []
         layers = zip(self._iterate_layers(), state, dropout.weights, dropout.input_masks, strict=True)
@@ -239,6 +246,7 @@ class Stack(nn.Module):
             if index > 0:
                 x = self.joints.layer_input(outputs)
                 if mask_BE is not None:
+                    # A step has inputs (B, E), a sequence (B, T, E).
                     x = x * (mask_BE if x.dim() == 2 else mask_BE.unsqueeze(1))
                 elif self.training:
                     x = F.dropout(x, self.config.dropout)
@@ -293,6 +301,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         back = tuple(backward_sizes or config.sizes)[:num_bidirectional]
+        # Layers without a backward direction have one of width 0.
         padded = (*back, *(0 for _ in config.sizes[num_bidirectional:]))
         self.sizes = tuple(size + back_size for size, back_size in zip(config.sizes, padded, strict=True))
         self.output_size = self.sizes[-1]
@@ -321,6 +330,7 @@ class Encoder(nn.Module):
         # Position s of the reversed row: the tokens mirrored, the padding where it was.
         mirror_BS = torch.where(padding_BS1.squeeze(-1), positions_S, lengths_on_device_B[:, None] - 1 - positions_S)
         has_memory = cells.CELLS[self.config.cell].num_parts > 1
+        # Rows of full length need no packing: their last column is their last token.
         pack = exact_state and has_memory and not bool((lengths_B == x_BSE.shape[1]).all())
         packed_lengths_B = lengths_B.cpu() if pack else None
 
@@ -354,6 +364,7 @@ def drop(x: Tensor, rate: float, is_training: bool, is_locked: bool) -> Tensor:
         return x
     if not is_locked or rate == 0 or x.dim() < 3:
         return F.dropout(x, rate)
+    # Ones at the positions between broadcast the mask over them.
     return x * F.dropout(x.new_ones(x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]), rate)
 
 

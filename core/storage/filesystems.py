@@ -57,7 +57,7 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
 
 
 def refuse_private_host(authority: str) -> None:
-    """Refuses hosts of private networks: a configuration must not make this machine fetch from inside its own.
+    """Refuses hosts with private addresses, against server-side request forgery (SSRF).
 
     Raises:
         UsageError: the host is, or resolves to, a non-public address.

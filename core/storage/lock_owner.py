@@ -28,7 +28,7 @@ def this_process(stage: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": _machine(pid),
         "pid": pid,
-        "born": _born(pid),
+        "born": _start_time(pid),  # the name that stored locks have
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "nonce": uuid.uuid4().hex,
     }
@@ -42,7 +42,7 @@ def describe(owner: dict[str, Any]) -> str:
     )
 
 
-def is_here(owner: dict[str, Any]) -> bool:
+def ran_on_this_machine(owner: dict[str, Any]) -> bool:
     """Returns whether the owner ran on this machine, so that `is_dead` is meaningful."""
     return owner.get("machine") == _machine(os.getpid()) and isinstance(owner.get("pid"), int)
 
@@ -55,10 +55,10 @@ def is_dead(owner: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
-    return bool(owner.get("born") is not None and _born(owner["pid"]) != owner["born"])
+    return bool(owner.get("born") is not None and _start_time(owner["pid"]) != owner["born"])
 
 
-def _born(pid: int) -> str | None:
+def _start_time(pid: int) -> str | None:
     """Returns when a process started, in the kernel's clock ticks since boot, or None if that is unknown."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

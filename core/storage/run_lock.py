@@ -65,11 +65,13 @@ class RunLock:
         """Checks that no other driver has taken over, for example before a manifest is written.
 
         Raises:
-            LockedError: another driver holds the root: this process was believed dead.
+            LockedError: the lock expired, because the heartbeat stopped, and another driver took it.
         """
         if self._lost.is_set() or self._file("epoch", self.lock_number + 1).exists():
             self._lost.set()
-            raise errors.LockedError(f"{self.root}: another driver has taken over; this one was believed dead")
+            raise errors.LockedError(
+                f"{self.root}: the lock expired and another driver has taken over; wait for it, or use another root"
+            )
 
     def _acquire(self) -> None:
         while True:
@@ -91,9 +93,9 @@ class RunLock:
         while True:
             silent_s = time.monotonic() - since_s
             heartbeat = self._read_heartbeat(lock_number)
-            if (heartbeat or {}).get("left") or (lock_owner.is_here(holder) and lock_owner.is_dead(holder)):
+            if (heartbeat or {}).get("left") or (lock_owner.ran_on_this_machine(holder) and lock_owner.is_dead(holder)):
                 return
-            if lock_owner.is_here(holder) or heartbeat != first:
+            if lock_owner.ran_on_this_machine(holder) or heartbeat != first:
                 raise errors.LockedError(
                     f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
                 )

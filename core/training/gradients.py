@@ -141,7 +141,7 @@ def _record_forget_gate(means: dict[str, float], name: str, layer: recurrent_lay
         state = layer.step(gates_BG, state, weights)
     mean = float(torch.stack(gates).mean())
     # Some cells' gate is the share that is forgotten, as f of the MGU; the others' is the share that is kept.
-    means[name] = 1.0 - mean if kind.forgets else mean
+    means[name] = 1.0 - mean if kind.is_forget_share else mean
 
 
 def norms_by_lag(model: language_model.LanguageModel, inputs_BT: Tensor, targets_B: Tensor) -> list[float]:

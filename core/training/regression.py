@@ -62,7 +62,7 @@ def fit(
     result = FitResult(0, [], [])
     for epoch in range(training.epochs):
         if should_stop():
-            raise errors.InterruptedRunError("train: stopped; a series is trained in one go: run it again")
+            raise errors.InterruptedRunError("train: stopped; training on a series cannot be resumed, run it again")
         shuffle = torch.Generator().manual_seed(randomness.derive(seed, "order", epoch))
         batches = torch.split(torch.randperm(len(features_NLI), generator=shuffle), training.batch_lines)
         for number, rows in enumerate(batches):
@@ -103,8 +103,8 @@ def _train_step(
     F.mse_loss(model(features_BLI), labels_BKO).backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
         # Models of different steps ahead share no weights: each is clipped as if it were trained alone.
-        for part in model.parts:
-            nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
+        for network in model.independent_networks:
+            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
 
 

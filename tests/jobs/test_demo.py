@@ -15,8 +15,8 @@ def test_both_runs_and_their_corpus_are_below_the_root() -> None:
     root, configs = settings.of_demo(["root=s3://bucket/demo/"])
     assert root == "s3://bucket/demo"
     assert [config.root for config in configs] == ["s3://bucket/demo/translation", "s3://bucket/demo/language"]
-    assert configs[0].tasks[""].train.tsv == ("s3://bucket/demo/corpus/pairs.tsv",)
-    assert configs[1].tasks[""].train.text == ("s3://bucket/demo/corpus/english.txt",)
+    assert configs[0].corpora_by_name[""].train.tsv == ("s3://bucket/demo/corpus/pairs.tsv",)
+    assert configs[1].corpora_by_name[""].train.text == ("s3://bucket/demo/corpus/english.txt",)
 
 
 def test_the_demo_trains_a_gru_with_attention_and_a_character_lstm_on_two_workers() -> None:
@@ -28,8 +28,8 @@ def test_the_demo_trains_a_gru_with_attention_and_a_character_lstm_on_two_worker
     assert translation.cluster == language.cluster  # both use one session
     assert translation.cluster.num_workers == 2
     # Source sides of held-out sentences never occur in the training split.
-    assert translation.tasks[""].split.by in (None, "source")
-    assert translation.tasks[""].split.test > 0
+    assert translation.corpora_by_name[""].split.by in (None, "source")
+    assert translation.corpora_by_name[""].split.test > 0
 
 
 def test_overrides_apply_to_both_runs(tmp_path: pathlib.Path) -> None:
@@ -46,7 +46,7 @@ def test_an_override_of_an_unknown_setting_is_refused() -> None:
 def test_both_runs_share_one_scrape_target(tmp_path: pathlib.Path) -> None:
     root, configs = settings.of_demo([f"root={tmp_path}/demo"])
     with options.open_session(configs[0], location.Location.parse(root)) as session:
-        session.measure()
+        session.start_metrics()
         (entry,) = json.loads((tmp_path / "demo" / "metrics" / "targets.json").read_text())
     assert entry["labels"]["run"] == "demo"
     assert len(entry["targets"]) == 1

@@ -47,8 +47,8 @@ def recount() -> None:
         return  # no elastic group has requested resources yet, or this version of Ray has no coordinator
 
 
-class Departures:
-    """Departures of nodes during training: nodes that are lost, and nodes that are being drained."""
+class NodeMonitor:
+    """Watches the nodes during training, for nodes that are lost and nodes that are being drained."""
 
     def __init__(self) -> None:
         self._alive = frozenset(alive())

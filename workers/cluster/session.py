@@ -84,7 +84,7 @@ class Session:
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
-        for name, value in process_environment.of_process(self.cluster.cpus_per_worker).items():
+        for name, value in process_environment.thread_variables(self.cluster.cpus_per_worker).items():
             os.environ.setdefault(name, value)  # stages may run in this process
         self.should_stop.install()
         return self
@@ -110,7 +110,7 @@ class Session:
         """Number of the signal that asked the run to stop, or None."""
         return self.should_stop.signal
 
-    def measure(self) -> None:
+    def start_metrics(self) -> None:
         """Starts the metrics export, once: from now on this driver owns the metrics files of the run.
 
         Call it only while holding the run lock: a driver that is refused must not touch the files of the holder.
@@ -123,18 +123,18 @@ class Session:
     @property
     def metrics(self) -> metrics.Metrics:
         """The metrics of the driver process."""
-        self.measure()
+        self.start_metrics()
         return self._exporters.metrics if self._exporters else metrics.NullMetrics()
 
-    def keep_metrics(self) -> None:
+    def write_metrics(self) -> None:
         """Writes the current metrics to the run's folder, as the end of the session does."""
         if self._exporters:
-            self._exporters.keep()
+            self._exporters.write_snapshots()
 
     @property
     def worker_env(self) -> dict[str, str]:
         """Environment variables of our workers. Ray's daemons must not have them: their series would appear as ours."""
-        env = process_environment.of_process(self.cluster.cpus_per_worker)
+        env = process_environment.thread_variables(self.cluster.cpus_per_worker)
         if self._exporters:
             env[prometheus.FOLDER_VARIABLE] = str(self._exporters.folder)
         return env
@@ -147,7 +147,7 @@ class Session:
         """Returns the scrape targets of this run."""
         return self._exporters.targets() if self._exporters else []
 
-    def wants_ray(self, num_tasks: int | None = None) -> bool:
+    def uses_ray(self, num_tasks: int | None = None) -> bool:
         """Returns whether a stage of `num_tasks` tasks (None: unknown) runs on Ray."""
         if self.cluster.address == "none" or num_tasks in (0, 1):
             return False
@@ -158,7 +158,7 @@ class Session:
 
     def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
         """Returns the executor of a stage. Its pool is kept until another stage asks, or until `release`."""
-        if not self.wants_ray(num_tasks):
+        if not self.uses_ray(num_tasks):
             return executors.InProcess(self.cluster.cpus_per_worker)
         self.start_ray()
         if self._pool is None or self._pool[0] != stage:
@@ -190,7 +190,7 @@ class Session:
         """
         if self.ray_started:
             return
-        self.measure()
+        self.start_metrics()
         address = self._address()
         self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
@@ -272,7 +272,9 @@ class Session:
         """Starts an exporter on each node that has none; the driver exports for its own node."""
         if self._exporters:
             own_node = nodes.ray().get_runtime_context().get_node_id()
-            self._exporters.cover([(node, address) for node, address in nodes.alive().items() if node != own_node])
+            self._exporters.ensure_exporters(
+                [(node, address) for node, address in nodes.alive().items() if node != own_node]
+            )
 
 
 def private_folder() -> Path:

@@ -1,7 +1,7 @@
 """Environment variables of the processes that compute."""
 
 
-def of_process(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
     """Returns the environment variables of a process that may use `threads` threads.
 
     oneDNN caches the kernels of the last 1,024 shapes, and torch above it its preparations for as many; batches of

@@ -112,6 +112,6 @@ class RayPool(pool.Pool):
         part_timeout_s: float = 3600.0,
         env_vars: Mapping[str, str] | None = None,
     ) -> None:
-        own = process_environment.of_process(cpus_per_worker)
+        own = process_environment.thread_variables(cpus_per_worker)
         backend = RayActors(cpus_per_worker, use_gpu, {**own, **(env_vars or {})})
         super().__init__(backend, num_workers, max_failures, part_timeout_s)

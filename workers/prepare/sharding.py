@@ -222,7 +222,9 @@ def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
     hashes = [
         duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
     ]
-    return commit_file(recipe, task.name, duplicates.pack_repeats(duplicates.find_repeats(hashes), task.part_starts))
+    return commit_file(
+        recipe, task.name, duplicates.pack_duplicates(duplicates.find_duplicates(hashes), task.part_starts)
+    )
 
 
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:
@@ -336,7 +338,7 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
 def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
     """Reads the numbers of the duplicate lines of a part."""
     numbers = [
-        duplicates.read_repeats(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
+        duplicates.read_duplicates(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
         for file in recipe.duplicates.get(task.source, ())
     ]
     return frozenset(itertools.chain.from_iterable(numbers))

@@ -231,7 +231,7 @@ class Exporters:
         self._remote: dict[str, RemoteExporter] = {}
         self._write_targets(self.targets())
 
-    def cover(self, nodes: Iterable[tuple[str, str]]) -> None:
+    def ensure_exporters(self, nodes: Iterable[tuple[str, str]]) -> None:
         """Starts an exporter on each of these nodes (id, address) that has none yet."""
         new = [(node, address) for node, address in nodes if node not in self._remote]
         for node, address in new:
@@ -245,10 +245,10 @@ class Exporters:
         addresses = [exporter.target() for exporter in self._all()]
         return sorted(address for address in addresses if address)
 
-    def keep(self) -> None:
+    def write_snapshots(self) -> None:
         """Writes the metrics of all nodes, as they are now, to the run's folder."""
         for exporter in self._all():
-            self._keep(exporter)
+            self._write_snapshot(exporter)
 
     def close(self, linger: bool) -> None:
         """Writes the final metrics to the run's folder, pushes them if configured, and stops serving.
@@ -257,7 +257,7 @@ class Exporters:
             linger: keep serving for `linger_s` seconds first, so that Prometheus can scrape the final values.
         """
         for exporter in self._all():
-            self._keep(exporter)
+            self._write_snapshot(exporter)
             if self._export.pushgateway:
                 self._push(exporter, self._export.pushgateway)
         if linger:
@@ -271,7 +271,7 @@ class Exporters:
         yield self._local
         yield from self._remote.values()
 
-    def _keep(self, exporter: NodeExporter | RemoteExporter) -> None:
+    def _write_snapshot(self, exporter: NodeExporter | RemoteExporter) -> None:
         try:
             snapshot = exporter.snapshot()
             if snapshot is not None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # torch is imported by ranks alone
     from core.training import progress, trainer
 
 POLL_S = 0.3
-PROGRESS_S = 0.5  # least time between two posts of progress by rank 0
-REQUESTS_S = 0.2  # least time between two looks of rank 0 at the driver's requests
+PROGRESS_S = 0.5  # least interval between rank 0's posts of progress
+REQUESTS_S = 0.2  # least interval between rank 0's polls of the driver's requests
 STOP_S = 90.0  # a stop takes a step, or a validation, and a checkpoint; Kubernetes allows 120 s in our manifests
 NOT_BEGUN_S = 5.0  # no rank has entered the loop: there is nothing to save
 START_S = 300.0  # without a rank in the loop after this time, others must be holding the resources
@@ -48,7 +48,7 @@ TRAIN_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 # After a node is lost, Ray Train requests the old size of an elastic group first, and waits this long for the resources
-# before it looks at those that are left (60 s by default); see `nodes.Departures`, too.
+# before it looks at those that are left (60 s by default); see `nodes.NodeMonitor`, too.
 ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
 # Errors that mean a bug in our code, which would be raised again at the next start of the group.
 BUGS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
@@ -72,7 +72,7 @@ def run_training(
 
     Raises:
         RaycurrentError: a rank raised it; no restart would help.
-        ClusterError: ranks died more often than `sessions.max_failures` allows.
+        ClusterError: ranks died more often than `cluster.max_failures` allows.
         InterruptedRunError: the run was stopped.
     """
     from workers.train import rank_process
@@ -102,8 +102,8 @@ def launch(
     Raises the errors of `run_training`.
     """
     session.release()
-    session.measure()
-    if not session.wants_ray():
+    session.start_metrics()
+    if not session.uses_ray():
         device = "cuda:0" if session.cluster.use_gpu else "cpu"
         context = messages.RankContext(0, 1, device, session.cluster.cpus_per_worker)
         return run_rank(job, context, _LocalCallbacks(on_progress, session.should_stop))
@@ -177,7 +177,7 @@ class _WorkerGroup:
         # Not in the main thread, which handles signals: Ray Train's own handlers would end the run at once.
         thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train", daemon=True)
         thread.start()
-        departures = nodes.Departures() if self._session.joined else None  # nobody drains a cluster of our own
+        node_monitor = nodes.NodeMonitor() if self._session.joined else None  # nobody drains a cluster of our own
         started_s, stop_asked_s = time.monotonic(), float("inf")
         while thread.is_alive():
             thread.join(POLL_S)
@@ -185,7 +185,7 @@ class _WorkerGroup:
             if status.progress is not None:
                 on_progress(status.progress)
             now_s = time.monotonic()
-            if departures is not None and departures.needs_checkpoint(status.nodes):
+            if node_monitor is not None and node_monitor.needs_checkpoint(status.nodes):
                 self._board.request_save.remote()
             if stop_asked_s > now_s and self._session.should_stop():
                 stop_asked_s = now_s
@@ -249,7 +249,7 @@ class _WorkerGroup:
             status: messages.GroupStatus = self._ray.get(self._board.status.remote(), timeout=30)
         except self._ray.exceptions.RayError as error:
             raise errors.ClusterError(
-                f"cluster: the driver cannot reach its helper ({type(error).__name__}); is the cluster alive?"
+                f"cluster: the message actor does not respond ({type(error).__name__}); check the cluster"
             ) from error
         return status
 
@@ -259,7 +259,7 @@ def _check_deadlines(has_entered: bool, running_s: float, stopping_s: float) -> 
     limit_s = STOP_S if has_entered else NOT_BEGUN_S
     if stopping_s > limit_s:
         raise errors.InterruptedRunError(
-            f"train: stopped; the ranks did not end within {limit_s:.0f} s, the last checkpoint stays"
+            f"train: stopped; the ranks did not end within {limit_s:.0f} s, the last checkpoint is kept"
         )
     if not has_entered and running_s > START_S:
         raise errors.ClusterError(
@@ -276,13 +276,13 @@ def _explain(error: Exception, max_failures: int) -> Exception:
     line = _describe(error if rank is None else inner[rank])
     where = "train" if rank is None else f"train: rank {rank}"
     return errors.ClusterError(
-        f"{where}: {line}; the group was started {max_failures + 1} times at most (cluster.max_failures: "
-        f"{max_failures}); the newest checkpoint stays, the same command resumes from it"
+        f"{where}: {line}; the worker group failed after {max_failures} restarts at most (cluster.max_failures); "
+        "the newest checkpoint is kept, the same command resumes from it"
     )
 
 
 class _RankCallbacks:
-    """Callbacks of a rank in a worker, through the message board; no call waits for an answer."""
+    """Callbacks of a rank in a worker, through the message board; no call waits for a reply."""
 
     def __init__(self, board: Any, rank: int) -> None:
         import ray
@@ -291,8 +291,8 @@ class _RankCallbacks:
         self._board = board
         self._rank = rank
         self._posted_s = float("-inf")
-        self._asked_s = float("-inf")
-        self._answer: Any = None  # a future of the board's answer
+        self._polled_s = float("-inf")
+        self._reply: Any = None  # a future of the board's reply to the last poll
         self._requests = messages.PendingRequests(stop=False, save=False)
 
     def on_progress(self, now: Any) -> None:
@@ -313,17 +313,17 @@ class _RankCallbacks:
         return save
 
     def _poll(self) -> None:
-        """Takes the answer to the last question, if it has arrived, and asks the next one."""
+        """Reads the reply of the last poll if it has arrived, and sends the next."""
         now_s = time.monotonic()
-        if self._requests.stop or self._rank != 0 or now_s - self._asked_s < REQUESTS_S:
+        if self._requests.stop or self._rank != 0 or now_s - self._polled_s < REQUESTS_S:
             return
-        self._asked_s = now_s
-        if self._answer is not None and self._ray.wait([self._answer], timeout=0)[0]:
-            answer = self._ray.get(self._answer)
-            self._requests = messages.PendingRequests(answer.stop, answer.save or self._requests.save)
-            self._answer = None
-        if self._answer is None:
-            self._answer = self._board.take_requests.remote()
+        self._polled_s = now_s
+        if self._reply is not None and self._ray.wait([self._reply], timeout=0)[0]:
+            reply = self._ray.get(self._reply)
+            self._requests = messages.PendingRequests(reply.stop, reply.save or self._requests.save)
+            self._reply = None
+        if self._reply is None:
+            self._reply = self._board.take_requests.remote()
 
 
 def _train_rank(config: dict[str, Any]) -> Any:

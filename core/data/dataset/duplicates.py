@@ -48,23 +48,23 @@ def read_hashes(file: location.Location, partition: int, partitions: int) -> Has
     return np.frombuffer(_read_group(file, partition, partitions, _HASH.itemsize), dtype=_HASH)
 
 
-def find_repeats(hashes_of_parts: Sequence[Hashes]) -> Lines:
+def find_duplicates(hashes_of_parts: Sequence[Hashes]) -> Lines:
     """Returns the sorted numbers of the lines that repeat an earlier one."""
     hashes = np.concatenate([np.empty(0, _HASH), *hashes_of_parts])
-    # Equal hashes become neighbours, in line order: all but the first of them are repeats.
+    # Equal hashes become neighbours, in line order: all but the first of them are duplicates.
     hashes = hashes[np.lexsort((hashes["line"], hashes["low"], hashes["high"]))]
     same = (hashes["high"][1:] == hashes["high"][:-1]) & (hashes["low"][1:] == hashes["low"][:-1])
     return np.sort(hashes["line"][1:][same]).astype(np.int64)
 
 
-def pack_repeats(lines: Lines, part_starts: Sequence[int]) -> bytes:
+def pack_duplicates(lines: Lines, part_starts: Sequence[int]) -> bytes:
     """Returns the file of one partition: the lines that repeat an earlier one, grouped by part."""
     starts = [*np.searchsorted(lines, part_starts).tolist(), len(lines)]
     return np.array(starts, dtype="<i8").tobytes() + lines.astype("<i8").tobytes()
 
 
-def read_repeats(file: location.Location, part: int, num_parts: int) -> Lines:
-    """Reads the repeated lines of one part from the file of one partition."""
+def read_duplicates(file: location.Location, part: int, num_parts: int) -> Lines:
+    """Reads the duplicate lines of one part from the file of one partition."""
     return np.frombuffer(_read_group(file, part, num_parts, 8), dtype="<i8").astype(np.int64)
 
 

@@ -133,7 +133,7 @@ def scan(path: location.Location, column: str | None, part_lines: int, folder: l
     try:
         return _scan(path, column, part_lines, folder, where)
     except errors.NotFoundError as error:
-        raise errors.UsageError(f"{where}: there is nothing at {path}; check the path") from error
+        raise errors.UsageError(f"{where}: {path} does not exist; check the path") from error
 
 
 def _scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:

@@ -6,7 +6,7 @@ After each window s of the text the weights θ, starting from the trained ones �
     θ ← θ − η ∇L(s) / (RMS_g + ε) + min(1, λ RMS_g / mean RMS_g) (θ_g − θ)     rule rms
 
 where L is the mean loss of the window and RMS_g the root mean squared gradient over training text. A token is always
-scored before the weights learn from it, so the scores are those of an honest, if changing, model.
+scored before the weights learn from it, so no token influences its own score.
 
 Source: Krause, Kahembwe, Murray and Renals 2018, Dynamic evaluation of neural sequence models, equations 5 to 8.
 """

@@ -135,7 +135,7 @@ class Scorer:
     def encode_stream(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the tokens of each line in reading order, with the `<eos>` or space that separates it from the next.
 
-        The separator counts to the line before it in the text.
+        The separator belongs to the line before it in the text.
         """
         eos = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
         separator = self._tokenizer.encode(self._separator) if self._separator else []

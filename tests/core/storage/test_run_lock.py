@@ -23,7 +23,7 @@ def lock(root: location.Location, stage: str = "train") -> run_lock.RunLock:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody's life can be looked up: every holder might be on another machine."""
-    monkeypatch.setattr(lock_owner, "is_here", lambda holder: False)
+    monkeypatch.setattr(lock_owner, "ran_on_this_machine", lambda holder: False)
 
 
 def test_a_second_driver_is_refused_and_the_holder_is_named(root: location.Location) -> None:
@@ -53,7 +53,7 @@ def test_a_silent_holder_is_replaced_and_notices_it(root: location.Location, mon
         with lock(root) as taker:
             assert taker.lock_number == paused.lock_number + 1
             taker.check()
-            with pytest.raises(errors.LockedError, match="has taken over"):
+            with pytest.raises(errors.LockedError, match="expired and another driver has taken over"):
                 paused.check()
         heartbeat = root.join("_lock", f"heartbeat-{taker.lock_number:06d}.json").read_json()
         assert heartbeat["left"] is True
@@ -70,7 +70,7 @@ def test_a_replaced_holder_does_not_touch_the_heartbeat_of_the_new_one(root: loc
 
 def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(root: location.Location) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    holder = {**lock_owner.this_process("train"), "pid": child.pid, "born": lock_owner._born(child.pid)}
+    holder = {**lock_owner.this_process("train"), "pid": child.pid, "born": lock_owner._start_time(child.pid)}
     root.join("_lock/epoch-000001.json").put_if_absent(json.dumps(holder).encode())
     slow = {"ttl_s": 60.0, "heartbeat_s": HEARTBEAT_S}
     with pytest.raises(errors.LockedError, match=str(child.pid)):
@@ -84,10 +84,10 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(root: locat
 
 def test_a_reused_process_id_does_not_count_as_alive() -> None:
     me = lock_owner.this_process("train")
-    assert lock_owner.is_here(me)
+    assert lock_owner.ran_on_this_machine(me)
     assert not lock_owner.is_dead(me)
     assert lock_owner.is_dead({**me, "born": "1"})
-    assert not lock_owner.is_here({**me, "machine": "another"})
+    assert not lock_owner.ran_on_this_machine({**me, "machine": "another"})
 
 
 def test_exactly_one_of_many_concurrent_drivers_gets_the_lock(root: location.Location) -> None:

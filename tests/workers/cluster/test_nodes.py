@@ -1,4 +1,4 @@
-"""When a run is told to save because nodes go, and when Ray Train's helper is told to count anew."""
+"""Checkpoint requests when nodes drain, and recounts of the resources when nodes come or go."""
 
 from typing import Any
 
@@ -9,27 +9,32 @@ from workers.cluster import nodes
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a cluster tells, and how often it was told to count anew."""
-    told: dict[str, Any] = {"alive": {"a": "10.0.0.1", "b": "10.0.0.2"}, "draining": {}, "now_s": 1000.0, "recounts": 0}
+    """Fakes what Ray reports of the nodes, and the clock; counts the recounts."""
+    reported: dict[str, Any] = {
+        "alive": {"a": "10.0.0.1", "b": "10.0.0.2"},
+        "draining": {},
+        "now_s": 1000.0,
+        "recounts": 0,
+    }
 
     def recount() -> None:
-        told["recounts"] += 1
+        reported["recounts"] += 1
 
-    monkeypatch.setattr(nodes, "alive", lambda: dict(told["alive"]))
-    monkeypatch.setattr(nodes, "draining", lambda: dict(told["draining"]))
+    monkeypatch.setattr(nodes, "alive", lambda: dict(reported["alive"]))
+    monkeypatch.setattr(nodes, "draining", lambda: dict(reported["draining"]))
     monkeypatch.setattr(nodes, "recount", recount)
-    monkeypatch.setattr("time.monotonic", lambda: told["now_s"])
-    monkeypatch.setattr("time.time", lambda: told["now_s"])
-    return told
+    monkeypatch.setattr("time.monotonic", lambda: reported["now_s"])
+    monkeypatch.setattr("time.time", lambda: reported["now_s"])
+    return reported
 
 
 def test_ranks_save_when_a_node_starts_draining_and_just_before_its_deadline(cluster: dict[str, Any]) -> None:
-    departures = nodes.Departures()
+    node_monitor = nodes.NodeMonitor()
     saved_at_s = []
     for second in range(60):
         cluster["now_s"] = 1000.0 + second
         cluster["draining"] = {"b": 1040.0} if second >= 5 else {}
-        if departures.needs_checkpoint(frozenset("ab")):
+        if node_monitor.needs_checkpoint(frozenset("ab")):
             saved_at_s.append(second)
     assert saved_at_s == [5, 40 - nodes.LAST_SAVE_S + 1]
 
@@ -41,22 +46,22 @@ def test_ranks_save_when_a_node_starts_draining_and_just_before_its_deadline(clu
 def test_only_nodes_with_ranks_request_a_checkpoint(
     cluster: dict[str, Any], draining: dict[str, float], calls: int
 ) -> None:
-    departures = nodes.Departures()
+    node_monitor = nodes.NodeMonitor()
     cluster["draining"] = draining
-    found = []
+    requests = []
     for second in range(5):
         cluster["now_s"] = 1000.0 + 2 * second
-        found.append(departures.needs_checkpoint(frozenset("ab")))
-    assert sum(found) == calls
+        requests.append(node_monitor.needs_checkpoint(frozenset("ab")))
+    assert sum(requests) == calls
 
 
 def test_a_lost_or_new_node_triggers_one_recount(cluster: dict[str, Any]) -> None:
-    departures = nodes.Departures()
-    counted = []
+    node_monitor = nodes.NodeMonitor()
+    recounts = []
     for alive in ({"a": ""}, {"a": ""}, {"a": "", "c": ""}):
         cluster["now_s"] += nodes.CHECK_INTERVAL_S
         cluster["alive"] = alive
-        departures.needs_checkpoint(frozenset())
-        departures.needs_checkpoint(frozenset())
-        counted.append(cluster["recounts"])
-    assert counted == [1, 1, 2]
+        node_monitor.needs_checkpoint(frozenset())
+        node_monitor.needs_checkpoint(frozenset())
+        recounts.append(cluster["recounts"])
+    assert recounts == [1, 1, 2]

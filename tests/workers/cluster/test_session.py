@@ -53,12 +53,12 @@ def session_with(**settings: Any) -> sessions.Session:
 def test_ray_is_used_only_for_work_that_can_be_shared(
     outside: Path, settings: dict[str, Any], num_tasks: int | None, expected: bool
 ) -> None:
-    assert session_with(**settings).wants_ray(num_tasks) is expected
+    assert session_with(**settings).uses_ray(num_tasks) is expected
 
 
 def test_inside_a_ray_job_even_one_worker_uses_its_cluster(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert session_with(address="auto", num_workers=1).wants_ray(2)
+    assert session_with(address="auto", num_workers=1).uses_ray(2)
 
 
 def test_an_in_process_stage_uses_the_threads_of_one_worker(outside: Path) -> None:

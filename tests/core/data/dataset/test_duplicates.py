@@ -24,21 +24,21 @@ def test_partitioned_duplicates_equal_those_of_a_set(tmp_path: Path, partitions:
             duplicates.read_hashes(folder.join(f"hashes-{part}"), partition, partitions)
             for part in range(len(part_starts))
         ]
-        data = duplicates.pack_repeats(duplicates.find_repeats(hashes_of_parts), part_starts)
+        data = duplicates.pack_duplicates(duplicates.find_duplicates(hashes_of_parts), part_starts)
         folder.join(f"repeats-{partition}").put_if_absent(data)
     for part, (start, end) in enumerate(zip(part_starts, ends, strict=True)):
-        repeats = [
+        duplicate_lines = [
             line
             for partition in range(partitions)
-            for line in duplicates.read_repeats(folder.join(f"repeats-{partition}"), part, len(part_starts)).tolist()
+            for line in duplicates.read_duplicates(folder.join(f"repeats-{partition}"), part, len(part_starts)).tolist()
         ]
         expected = [number for number in range(start, end) if lines[number] in lines[:number]]
-        assert sorted(repeats) == expected
+        assert sorted(duplicate_lines) == expected
 
 
 def test_hash_includes_the_border_between_sides() -> None:
     hashes = duplicates.hash_lines([(0, ("ab", "c")), (1, ("a", "bc")), (2, ("abc",)), (3, ("abc", ""))])
-    assert len(duplicates.find_repeats([hashes])) == 0
+    assert len(duplicates.find_duplicates([hashes])) == 0
 
 
 def test_partitions_fit_into_their_memory() -> None:

@@ -87,7 +87,7 @@ def test_the_identity_depends_on_the_content_and_not_on_the_location(tmp_path: p
 
 
 def test_invalid_files_and_columns_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.UsageError, match="nothing at"):
+    with pytest.raises(errors.UsageError, match="does not exist"):
         _scan(location.Location.parse(str(tmp_path / "missing.txt")))
     with pytest.raises(errors.UsageError, match="leave out --column"):
         _scan(_write(tmp_path, "txt"), column="said")
