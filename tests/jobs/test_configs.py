@@ -38,9 +38,9 @@ def choices(text: str) -> Iterator[Choice]:
     for number, line in enumerate(lines):
         if line[:1].isalpha():
             start, section = number, line.partition(":")[0]
-        if not (found := SETTING.fullmatch(line)):
+        if not (match := SETTING.fullmatch(line)):
             continue
-        indent, off, name, value, comment = found.groups(default="")
+        indent, off, name, value, comment = match.groups(default="")
         parts = comment.split("; ")
         others = [other for part in parts if part.startswith("or ") for other in part[3:].split(", ")]
         pairs = [part[5:].split(": ") for part in parts if part.startswith("with ")]
@@ -100,10 +100,14 @@ def test_every_setting_and_every_value_of_a_choice_stands_in_some_configuration(
     missing = set()
     for _, prefix, kind, elsewhere in reference.sections():
         for name, values, default, *_ in reference.rows(kind, prefix, elsewhere):
-            found = {value for known, value in shown if known == name or known.startswith(f"{name}.")}
+            shown_values = {value for known, value in shown if known == name or known.startswith(f"{name}.")}
             wanted = set(values.removesuffix(" or null").split(" · ")) if " · " in values else set()
             if name.partition(".")[0] in SECTIONS:
-                missing |= {f"{name}: {value}" for value in wanted - {default.strip("`")} - found} if found else {name}
+                missing |= (
+                    {f"{name}: {value}" for value in wanted - {default.strip("`")} - shown_values}
+                    if shown_values
+                    else {name}
+                )
     assert missing == set()
 
 
@@ -118,10 +122,15 @@ def test_the_deep_one_is_eight_and_eight_residual_layers_with_attention() -> Non
     assert len(model.decoder.layers) == 8
 
 
-def test_the_sine_is_learnt_by_the_documents_network() -> None:
-    """Four values in, ten hidden units, one value out, batches of 16: document 000 section 8.1.2."""
+def test_the_sine_is_learnt_by_the_network_of_d2l() -> None:
+    """The network has 4 inputs, 10 hidden units and 1 output, and batches of 16.
+
+    Source: Zhang et al., Dive into Deep Learning (2021), section 8.1.2 "Training".
+    """
     config = loading.load(str(FOLDER / "sine.yaml"))
     assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
-    model = autoregressive.Autoregressive(config.model, len(config.tasks[""].inputs), len(config.tasks[""].targets))
-    assert [tuple(one.shape) for one in model.parameters()] == [(10, 4), (10,), (1, 10), (1,)]
+    model = autoregressive.Autoregressive(
+        config.model, len(config.corpora_by_name[""].inputs), len(config.corpora_by_name[""].targets)
+    )
+    assert [tuple(parameter.shape) for parameter in model.parameters()] == [(10, 4), (10,), (1, 10), (1,)]
     assert config.training.batch_lines == 16

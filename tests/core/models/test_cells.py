@@ -144,16 +144,17 @@ def test_a_batch_without_rows_has_zero_gradients(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_bias_equals_two_with_the_second_zero(cell: str) -> None:
     torch.manual_seed(2)
-    one, two = (recurrent_layer.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
-    assert sum(part.numel() for part in two.parameters()) - sum(part.numel() for part in one.parameters()) == len(
-        one.bias_ih
-    )
-    two.load_state_dict(one.state_dict(), strict=False)
-    assert two.weights.bias_G is not None
-    torch.nn.init.zeros_(two.weights.bias_G)
+    one_bias, two_biases = (recurrent_layer.build_layer(cell, 4, 5, num_biases=number) for number in (1, 2))
+    num_one, num_two = (sum(part.numel() for part in layer.parameters()) for layer in (one_bias, two_biases))
+    assert num_two - num_one == len(one_bias.bias_ih)
+    two_biases.load_state_dict(one_bias.state_dict(), strict=False)
+    assert two_biases.weights.bias_G is not None
+    torch.nn.init.zeros_(two_biases.weights.bias_G)
     x_BTE = torch.randn(3, 6, 4)
     for run in (in_steps, lambda layer, x, s: layer(x, s)):
-        torch.testing.assert_close(run(one, x_BTE, one.initial_state(3)), run(two, x_BTE, two.initial_state(3)))
+        torch.testing.assert_close(
+            run(one_bias, x_BTE, one_bias.initial_state(3)), run(two_biases, x_BTE, two_biases.initial_state(3))
+        )
 
 
 @pytest.mark.parametrize("cell", CELLS)

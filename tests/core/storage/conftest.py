@@ -15,6 +15,6 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> location.Location:
         return location.Location.parse(str(tmp_path))
     if request.param == "memory":
         return location.Location.parse(f"memory://{uuid.uuid4().hex}")
-    found = request.getfixturevalue("s3_root")
-    assert isinstance(found, location.Location)
-    return found
+    s3_root = request.getfixturevalue("s3_root")
+    assert isinstance(s3_root, location.Location)
+    return s3_root

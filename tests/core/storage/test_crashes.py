@@ -157,8 +157,8 @@ def test_the_crash_model_detects_a_missing_sync(tmp_path: Path, monkeypatch: pyt
 
     recording = Recording(tmp_path)
     recording.run(renames_unsynced, monkeypatch)
-    found = {state["x"] for _, state in recording.states({"x": b"old!"})}
-    assert {b"", b"ne"} <= found
+    contents = {state["x"] for _, state in recording.states({"x": b"old!"})}
+    assert {b"", b"ne"} <= contents
 
 
 def test_a_finished_folder_is_complete_after_any_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,9 @@ def test_names_are_listed_without_caches_and_patterns_expanded(root: location.Lo
         assert folder.join(name).put_if_absent(b"")
         assert name.partition("/")[0] in folder.list_names()
     assert folder.list_names() == ["1.txt", "[1].txt", "a.txt", "b.txt", "c.json", "deep"]
-    found = location.Location(f"{folder.url}/*.txt").glob()
-    assert [path.name for path in found] == ["1.txt", "[1].txt", "a.txt", "b.txt"]
-    assert found[2] == folder.join("a.txt")
+    matches = location.Location(f"{folder.url}/*.txt").glob()
+    assert [path.name for path in matches] == ["1.txt", "[1].txt", "a.txt", "b.txt"]
+    assert matches[2] == folder.join("a.txt")
     assert [path.name for path in location.Location(f"{folder.url}/**/*.txt").glob()].count("d.txt") == 1
     assert folder.join("[1].txt").glob() == [folder.join("[1].txt")]
     assert folder.join("c.json").glob() == [folder.join("c.json")]

@@ -89,13 +89,13 @@ def test_relative_locations_start_from_a_base_of_any_kind(monkeypatch: pytest.Mo
 
 def test_join_and_parent_are_inverse() -> None:
     for text in ("/data/run", "s3://bucket/run", "memory://m/run"):
-        place = location.Location.parse(text)
-        child = place.join("a", "b/c.json")
+        folder = location.Location.parse(text)
+        child = folder.join("a", "b/c.json")
         assert str(child) == f"{text}/a/b/c.json"
         assert child.name == "c.json"
-        assert child.parent == place.join("a", "b")
+        assert child.parent == folder.join("a", "b")
         assert pickle.loads(pickle.dumps(child)) == child
-        assert len({child, place.join("a/b", "c.json")}) == 1
+        assert len({child, folder.join("a/b", "c.json")}) == 1
     assert str(location.Location("file:///a").parent) == "/"
     assert location.Location("file:///").join("a").url == "file:///a"
 
