@@ -46,7 +46,7 @@ class Autoregressive(nn.Module):
 
     @property
     def independent_networks(self) -> Sequence[nn.Module]:
-        """The networks that share no weights, and whose gradients are clipped separately: one per step, or the model."""
+        """Networks that share no weights and are clipped separately: one for each step, or the whole model."""
         return list(self.models) if self.config.horizon_by == "models" else [self]
 
     def forward(self, values_BLI: Tensor) -> Tensor:

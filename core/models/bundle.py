@@ -285,7 +285,7 @@ def select_checkpoint(run: location.Location) -> SelectedCheckpoint:
     worker group). A damaged checkpoint is skipped and reported. `run` may also be the folder of a single checkpoint.
 
     Raises:
-        UsageError: there is no checkpoint.
+        UsageError: the run has none.
         IntegrityError: all checkpoints are damaged.
     """
     return select_checkpoints(run, 1)[0]

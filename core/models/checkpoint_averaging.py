@@ -34,6 +34,7 @@ def load(folders: Sequence[location.Location]) -> bundles.Bundle:
     fingerprints = [first.fingerprint]
     for folder in folders[1:]:
         other = bundles.load(folder)
+        # Weights of models with other vocabularies or settings have no meaningful mean.
         if other.config != first.config or other.codecs != first.codecs:
             raise errors.UsageError(
                 f"{folder}: holds another model than {folders[0]}; average the checkpoints of one run"
@@ -44,5 +45,6 @@ def load(folders: Sequence[location.Location]) -> bundles.Bundle:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(sums[name] / len(folders))
+    # Outputs are tied to the bundle that made them: an average has a fingerprint of its own.
     fingerprint = hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
     return dataclasses.replace(first, fingerprint=fingerprint)

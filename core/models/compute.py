@@ -67,8 +67,10 @@ def resolve_precision(
     if setting != "auto":
         return setting
     if torch.device(device).type == "cuda":
+        # Emulated bf16 on older GPUs is slower than fp32.
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "fp32"
+    # So is bf16 on CPUs without instructions for it.
     return "bf16" if (cpu or this_cpu()).has_bf16 else "fp32"
 
 

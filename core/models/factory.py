@@ -52,6 +52,7 @@ def initialize(model: nn.Module, scheme: str) -> None:
     linear neural networks (orthogonal); Zhang et al., Dive into Deep Learning (2021), sections 8.5 (normal) and 9.7
     (`xavier_init_weights`, which leaves embeddings out).
     """
+    # By identity: a tied embedding is the same parameter as the output layer's weight.
     output_weights = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     untied_embeddings = embeddings - output_weights
@@ -87,6 +88,7 @@ def initialize_recurrent(model: nn.Module, scheme: str, forget_bias: float | Non
         if forget_bias is not None and gate is not None:
             rows = slice(gate * layer.hidden_size, (gate + 1) * layer.hidden_size)
             with torch.no_grad():
+                # Torch has two biases, whose sum counts: all of it in one, none in the other.
                 layer.bias_ih[rows] = forget_bias
                 if layer.weights.bias_G is not None:
                     layer.weights.bias_G[rows] = 0.0

@@ -52,6 +52,7 @@ class LanguageModel(nn.Module):
             )
         else:
             self.output = nn.Linear(self.feature_size, vocabulary_size)
+        # Last, because a tied embedding shares the weights of the output layer.
         if config.tie_embeddings:
             self.embedding: nn.Module = (
                 recurrent_stack.TiedEmbedding(self.output, None, config.scale_tied)
@@ -96,6 +97,7 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Returns the embeddings of tokens, or their one-hot vectors."""
         if self.config.input == "one_hot":
+            # The first matrix product with a one-hot row selects a row of the weights, as an embedding would.
             return F.one_hot(tokens, self.vocabulary_size).to(self.stack.layer(0).weight_ih.dtype)
         embedded: Tensor = self.embedding(tokens)
         return embedded

@@ -37,8 +37,10 @@ def quantize_weight(weight_NK: Tensor) -> Int8Weight:
 def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
     """Returns x @ weight + bias in fp32 over quantized activations; a row that is not finite gives one that is not."""
     x_RK = x.reshape(-1, x.shape[-1])
+    # Without the copy that x.abs() would make.
     largest_R1 = torch.maximum(x_RK.amax(dim=1, keepdim=True), -x_RK.amin(dim=1, keepdim=True))
     scales_R1 = (largest_R1 / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
+    # Sums of int8 products in int32 are exact, whatever the order and the other rows.
     products_RN = torch._int_mm((x_RK / scales_R1).round_().to(torch.int8), weight.values_KN)
     y_RN = products_RN.float().mul_(weight.scales_N).mul_(scales_R1)
     if bias_N is not None:
@@ -86,6 +88,7 @@ class DynamicQuantization(TorchFunctionMode):
         if func is torch.Tensor.tanh_ and args[0].dtype == torch.float32 and args[0].device.type == "cpu":
             # tanh x = 2 σ(2x) − 1, equal to 1e-7; torch's own takes five times as long on a CPU.
             return args[0].mul_(2).sigmoid_().mul_(2).sub_(1)
+        # An empty batch would have no maximum; recurrent kernels do not call F.linear.
         if func is not F.linear or len(args) < 2 or id(args[1]) not in self._weight_ids or not args[0].numel():
             return func(*args, **kwargs)
         x, weight_NK = args[0], args[1]

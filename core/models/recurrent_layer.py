@@ -159,6 +159,7 @@ class FusedLayer(Layer):
         state = self.initial_state(x_BSE.shape[0])
         if packed_lengths_B is None:
             y_BSH, after = self._run(x_BSE, state, weights)
+            # The output at a row's last token is its final hidden state.
             last_B1H = (lengths_B - 1)[:, None, None].expand(-1, 1, y_BSH.shape[-1])
             return y_BSH, (y_BSH.gather(1, last_B1H).squeeze(1).to(self.weight_hh.dtype), *after[1:])
         packed = packing.pack_padded_sequence(x_BSE, packed_lengths_B, batch_first=True, enforce_sorted=False)
@@ -257,6 +258,7 @@ class LoopLayer(Layer):
             after = self.kind.step(gates_BG, state, weights)
             outputs.append(after[0])
             if lengths_B is not None:
+                # A row that has ended keeps its state, and with it the gradient of its last step.
                 is_valid_B1 = (time < lengths_B)[:, None]
                 after = tuple(torch.where(is_valid_B1, new, old) for new, old in zip(after, state, strict=True))
             state = after

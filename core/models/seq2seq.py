@@ -122,9 +122,11 @@ class Seq2Seq(nn.Module):
         num_bidirectional = (config.bidirectional_layers or config.num_layers) if config.bidirectional else 0
         backward_sizes = (config.backward_hidden_size,) * config.num_layers if config.backward_hidden_size else ()
         self.has_attention = config.attention != "none"
+        # Without attention, and with the final bridge, nothing reads the encoder's outputs.
         uses_state_only = not self.has_attention and config.bridge == "final"
         self.encoder = recurrent_stack.Encoder(stack_config, width, num_bidirectional, backward_sizes, uses_state_only)
         memory_size = self.encoder.output_size
+        # By default as wide as the encoder's output, so that its final states fit without a map.
         sizes = config.decoder_hidden_size or memory_size
         if isinstance(sizes, int):
             sizes = (sizes,) * (config.decoder_num_layers or config.num_layers)
@@ -133,10 +135,13 @@ class Seq2Seq(nn.Module):
         self.has_input_feeding = config.context == "feed"
         tied = config.tie_embeddings != "none"
         self.feature_size = width if tied else self.hidden_size
+        # Width of what enters the lowest layer besides the embedding.
         fed_size = memory_size if self.has_input_context else self.feature_size if self.has_input_feeding else 0
         self.bridge = Bridge(config.bridge, cells.CELLS[stack_config.cell].num_parts, self.encoder.sizes, sizes)
         self.decoder = recurrent_stack.Stack(
-            dataclasses.replace(stack_config, sizes=sizes, learned_initial_state=False), width + fed_size
+            # The decoder starts from the bridge, so a learned initial state would never get a gradient.
+            dataclasses.replace(stack_config, sizes=sizes, learned_initial_state=False),
+            width + fed_size,
         )
         self.has_coverage = config.coverage_attention
         if self.has_attention:
@@ -146,8 +151,8 @@ class Seq2Seq(nn.Module):
             self.readout = nn.Linear(self.hidden_size + memory_size, self.feature_size)
         elif self.feature_size != self.hidden_size:
             self.readout = nn.Linear(self.hidden_size, self.feature_size)
+        # Before the embeddings, which may share its weights.
         self.output = nn.Linear(self.feature_size, target_size)
-        # The order of construction is that of the random draws of the initial weights.
         self.target_embedding = self._embedding(target_size, pad_id, tied)
         self.source_embedding = self._embedding(source_size, pad_id, config.tie_embeddings == "all")
 
@@ -161,10 +166,12 @@ class Seq2Seq(nn.Module):
         positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
         mask_BS = positions_S < source_lengths_B.to(source_BS.device)[:, None]
         x_BSE = self._embed(self.source_embedding, source_BS)
+        # Only the final bridge uses the memory cells; exact ones are slower (see `Encoder.forward`).
         encoded = self.encoder(x_BSE, source_lengths_B, exact_state=self.config.bridge == "final")
         if self.has_attention:
             keys_BSQ = self.attention.keys(encoded.outputs_BSC)
         else:
+            # A tensor of width 0 rather than None, so that `Memory.select` needs no case.
             keys_BSQ = encoded.outputs_BSC.new_zeros((*source_BS.shape, 0))
         initial = self.bridge(encoded, mask_BS)
         if self.has_input_feeding:
@@ -194,6 +201,7 @@ class Seq2Seq(nn.Module):
             return self._unroll(x_BTE, memory, state)
         state, coverage_BS = self._split_coverage(state)
         if self.has_input_context:
+            # The same context in every step; `expand` copies nothing.
             context_BTC = memory.context_BC.unsqueeze(1).expand(-1, x_BTE.shape[1], -1)
             x_BTE = torch.cat((x_BTE, context_BTC.to(x_BTE.dtype)), dim=-1)
         y_BTH, state = self.decoder(x_BTE, state)
@@ -212,12 +220,14 @@ class Seq2Seq(nn.Module):
         There may be K times as many rows as sources in the memory: rows 0 … K−1 then belong to its first source, and so
         on, so that the hypotheses of a beam share the keys and values of their source.
         """
+        # A batch may be empty.
         beam = max(tokens_B.shape[0], 1) // max(memory.mask_BS.shape[0], 1)
         x_BE = self._embed(self.target_embedding, tokens_B)
         weights_BS: Tensor | None = None
         state, coverage_BS = self._split_coverage(state)
         if self.has_input_context:
             if self.has_attention:
+                # The query is the hidden state of the step before, because this step's needs the context first.
                 context_BC, weights_BS, coverage_BS = self._attend(state[-1][0], memory, beam, coverage_BS)
             else:
                 context_BC = memory.context_BC.repeat_interleave(beam, dim=0)
@@ -232,6 +242,7 @@ class Seq2Seq(nn.Module):
             y_BH = torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1)
         features_BF = self._apply_readout(y_BH)
         if self.has_input_feeding:
+            # Fed before output dropout: the next step should know the features, not a random part of them.
             state = (*state, (features_BF.to(state[0][0].dtype),))
         return self._drop(features_BF, self.config.output_dropout), _append_coverage(state, coverage_BS), weights_BS
 
@@ -256,6 +267,7 @@ class Seq2Seq(nn.Module):
         width = x_BTE.shape[-1]
         # W [x; c] = W_x x + W_c c: the first product, over all steps at once, stays outside the loop.
         embedded_BTG = F.linear(x_BTE, lowest.weight_ih[:, :width], lowest.bias_ih)
+        # A slice is not contiguous, and would be copied in every step.
         fed_weight_GC = lowest.weight_ih[:, width:].contiguous()
         dropout = self.decoder.draw_dropout(x_BTE.shape[0])  # once for all steps
         outputs = []
@@ -281,6 +293,7 @@ class Seq2Seq(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns contexts (B, C), weights (B, S) and the new coverage; one query a row, `beam` rows a source."""
         num_sources, length = memory.mask_BS.shape
+        # The hypotheses of a source become the queries of one row, against its keys once.
         queries_BTH = query_BH.view(num_sources, beam, self.hidden_size)
         coverage_BTS = None if coverage_BS is None else coverage_BS.view(num_sources, beam, length)
         contexts_BTC, weights_BTS = self.attention(

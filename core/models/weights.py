@@ -31,6 +31,7 @@ _DTYPES = {
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Returns the file of tensors on any device; equal tensors give equal bytes."""
+    # In sorted order, so that the bytes do not depend on the order of modules.
     stored = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     return bytes(safetensors.torch.save(stored))
 
@@ -82,6 +83,7 @@ Entry = tuple[torch.dtype, tuple[int, ...], int, int]
 def _header(data: bytes, where: str) -> tuple[dict[str, Entry], int]:
     """Returns (dtype, shape, first byte, end) of each tensor, and the offset at which the data starts."""
     size = int.from_bytes(data[:8], "little")
+    # The size is checked before that many bytes are decoded.
     if len(data) < 8 or size > len(data) - 8 or size > MAX_HEADER_BYTES:
         _fail(where, "is truncated, or not a safetensors file")
     try:

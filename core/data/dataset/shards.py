@@ -1,8 +1,8 @@
 """Datasets of token ids: writing shards, and reading rows, token streams and lengths.
 
 A dataset is a folder of Arrow shards in `train/`, `valid/` and `test/`, the tokenizers of their ids, and `index.json`,
-written last: a folder without it is not a dataset. Shards are memory-mapped, not loaded; each is verified against the index
-when it is first used.
+written last: a folder without it is not a dataset. Shards are memory-mapped, not loaded; each is verified against the
+index when it is first used.
 """
 
 import itertools

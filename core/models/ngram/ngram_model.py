@@ -80,6 +80,7 @@ class Ngram(nn.Module):
         """Returns the contexts (B, T, N − 1) after each position, for `logits`, and the state after the last."""
         tokens_BL = torch.cat([state[0][0], tokens_BT], dim=1)
         width = self.config.order - 1
+        # A view: the sliding window copies nothing.
         contexts_BTC = tokens_BL[:, 1:].unfold(1, width, 1)
         return contexts_BTC, ((tokens_BL[:, tokens_BL.shape[1] - width :],),)
 

@@ -97,6 +97,7 @@ def _levels(vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning
         contexts_G, tokens_G = keys_G // vocabulary_size, keys_G % vocabulary_size
         suffixes_G = tokens_G
         if column > 1:
+            # The suffix of (context, token) is (suffix of the context, token).
             suffixes_G = ngram_model.find_rows(below.keys_G, below.suffixes_G[contexts_G] * vocabulary_size + tokens_G)
         if first >= 0:
             token = int(beginning_N[column])
@@ -124,6 +125,7 @@ def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str
         counts_G = level.counts_G
         if number < len(levels):
             above = levels[number]
+            # Each n-gram one order above is one distinct token before its suffix.
             counts_G = torch.bincount(above.suffixes_G, minlength=len(counts_G))
             if level.first >= 0:
                 counts_G[level.first] += 1

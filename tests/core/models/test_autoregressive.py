@@ -69,5 +69,5 @@ def test_models_by_step_do_not_influence_each_other(network: str) -> None:
 
 
 def test_models_by_step_need_a_horizon_above_1() -> None:
-    with pytest.raises(pydantic.ValidationError, match="horizon_by: models needs steps"):
+    with pytest.raises(pydantic.ValidationError, match="horizon_by: models needs several steps"):
         autoregressive_settings.AutoregressiveConfig(kind="autoregressive", horizon_by="models")

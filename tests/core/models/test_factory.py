@@ -118,7 +118,7 @@ def test_initialization_leaves_layer_norm_and_initial_states() -> None:
         ({"cell": "gru", "forget_bias": 1.0}, "no forget gate"),
         ({"cell": "lstm", "nonlinearity": "relu"}, "cell: rnn"),
         ({"cell": "mgu", "gru_reset": "before"}, "cell: gru"),
-        ({"num_layers": 3, "hidden_size": (4, 2)}, "2 widths for 3 layers"),
+        ({"num_layers": 3, "hidden_size": (4, 2)}, "2 sizes for 3 layers"),
         ({"num_layers": 2, "hidden_size": (4, 2), "connections": "residual"}, "equal width"),
         ({"adaptive_cutoffs": (5, 5)}, "must increase"),
     ],
