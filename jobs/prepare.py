@@ -1,6 +1,6 @@
 """`prepare`: makes an Arrow dataset of the corpora, by passes over their parts.
 
-Each pass is a fan-out of tasks of one kind (`workers.prepare.sharding`); a task with a commit record is not run again.
+Each pass fans out tasks of one kind (`workers.prepare.line_tasks`); a task with a commit record is not run again.
 The driver keeps a small record of each part, never lines. The index, written last, makes the dataset visible.
 """
 
@@ -18,7 +18,7 @@ from core.storage import commit, location
 from core.telemetry import catalog
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import dataset_passes, passes, sharding
+from workers.prepare import dataset_builder, line_tasks, pass_runner
 
 FOLDER = "dataset"
 _log = logging.getLogger(__name__)
@@ -26,14 +26,14 @@ _log = logging.getLogger(__name__)
 Report = dict[str, Any]
 
 
-def plan(config: schema.RunConfig) -> dataset_passes.Plan:
+def plan(config: schema.RunConfig) -> dataset_builder.Plan:
     """Lists the files of all sources, without reading them.
 
     Raises:
         DataError: a source matches no file.
         UsageError: the settings contradict each other.
     """
-    corpora = config.tasks
+    corpora = config.corpora_by_name
     for name, corpus in corpora.items():
         if corpus.limit.tokens and not config.tokenizer.counts_words:
             setting = f"{sources.setting_name(name)}.limit.tokens"
@@ -59,7 +59,7 @@ def plan(config: schema.RunConfig) -> dataset_passes.Plan:
         }
         for name, groups_of_corpus in groups.items()
     }
-    return dataset_passes.Plan(
+    return dataset_builder.Plan(
         folder=_folder(config),
         settings=_settings(config),
         corpora=corpora,
@@ -87,17 +87,17 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     folder = _folder(config)
     if config.corpus_kind == "series":
         return _prepare_series(config, folder, reporter)
-    store = commit.PartStore(folder, dataset_passes.content(_settings(config)))
+    store = commit.PartStore(folder, dataset_builder.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
         _check_sources(config, index, session, reporter)
     else:
-        all_passes = dataset_passes.Passes(plan(config), session, reporter)
+        builder = dataset_builder.DatasetBuilder(plan(config), session, reporter)
         store.begin()  # after the plan: a missing source must not leave a folder behind
-        index = all_passes.run(config.sharding)
+        index = builder.run(config.sharding)
         store.finish(index.to_json(), dataset_index.NAME)
-        session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=passes.STAGE)
+        session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=pass_runner.STAGE)
     _clean_up(folder)
     return _report(folder, index, started_s, already_done=content is not None)
 
@@ -106,7 +106,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
     """Makes the dataset of a series, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        dataset, already_done = series.prepare(config.tasks[""], _settings(config), folder)
+        dataset, already_done = series.prepare(config.corpora_by_name[""], _settings(config), folder)
         stage.advance()
     return {
         "verb": "prepare",
@@ -139,7 +139,7 @@ def _check_sources(
     if [source["files"] for source in index.sources] == current_files:
         return
     try:
-        hashes = dataset_passes.Passes(current, session, reporter).hash_sources(config.sharding)
+        hashes = dataset_builder.DatasetBuilder(current, session, reporter).hash_sources(config.sharding)
     finally:
         _clean_up(current.folder)
     for source in index.sources:
@@ -177,7 +177,7 @@ def _describe(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[
 def _clean_up(folder: location.Location) -> None:
     """Removes the commit records and intermediate files of the passes."""
     # Records first: a record whose file is gone would make the next run skip a task and then miss its file.
-    for name in (commit.RECORDS, sharding.STAGING):
+    for name in (commit.RECORDS, line_tasks.STAGING):
         subfolder = folder.join(name)
         for child in subfolder.list_names():
             subfolder.join(child).remove()
@@ -198,7 +198,7 @@ def _report(
             name: {"lines": index.rows(name), "tokens": index.tokens(name), "shards": len(records)}
             for name, records in index.splits.items()
         },
-        **({"tasks": by_corpus} if (by_corpus := index.by_corpus()) else {}),
+        **({"tasks": by_corpus} if (by_corpus := index.by_corpus()) else {}),  # the stored key
         "vocabulary_sizes": {column: record.vocabulary_size for column, record in index.tokenizers.items()},
         "lines_read": index.lines_read,
         "drops": index.drops,

@@ -1,4 +1,4 @@
-"""The passes over one corpus of a dataset, from its files to its shards.
+"""Passes over one corpus, from its files to its shards: stage, count blocks, find duplicates, count words, encode.
 
 A task with a commit record is not run again, so a stopped run resumes with the tasks that are missing. The driver keeps
 a small record of each part in memory, never lines.
@@ -16,7 +16,7 @@ from core.data.dataset import duplicates
 from core.data.text import corpus, selection, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
-from workers.prepare import passes, sharding, vocabularies
+from workers.prepare import line_tasks, pass_runner, vocabularies
 
 Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
 Counts = dict[str, list[list[list[corpus.BlockCount]]]]  # by split, group and file, the blocks
@@ -46,7 +46,7 @@ class EncodingPlan(NamedTuple):
         vocabulary_files: word counts or samples that tokenizers are made from.
     """
 
-    recipe: sharding.Recipe
+    recipe: line_tasks.Recipe
     parts: dict[str, list[corpus.Part]]
     token_limits: list[int | None]
     vocabulary_files: list[str]
@@ -55,7 +55,9 @@ class EncodingPlan(NamedTuple):
 class CorpusPasses:
     """The passes over one corpus, in order; each takes the result of the one before."""
 
-    def __init__(self, groups: Groups, recipe: sharding.Recipe, runner: passes.Runner, num_corpora: int) -> None:
+    def __init__(
+        self, groups: Groups, recipe: line_tasks.Recipe, runner: pass_runner.PassRunner, num_corpora: int
+    ) -> None:
         self._groups, self._recipe, self._runner = groups, recipe, runner
         self._corpus, self._tokenizing = recipe.corpus, recipe.tokenizer
         self._sample_bytes = self._tokenizing.sample_bytes // num_corpora
@@ -103,11 +105,11 @@ class CorpusPasses:
         token_limits, files = self._count_words(recipe, all_parts["train"], used_parts["train"], vocabulary_parts)
         return EncodingPlan(recipe, used_parts, token_limits, files)
 
-    def encode(self, plan: EncodingPlan, tokenizers: Mapping[str, commit.FileRecord]) -> list[sharding.Record]:
+    def encode(self, plan: EncodingPlan, tokenizers: Mapping[str, commit.FileRecord]) -> list[line_tasks.Record]:
         """Writes the shards; returns the records of all parts in order, including those beyond the token limit."""
         recipe = dataclasses.replace(plan.recipe, tokenizers=tokenizers)
-        tasks: list[sharding.PartTask] = []
-        skipped: passes.Records = {}
+        tasks: list[line_tasks.PartTask] = []
+        skipped: pass_runner.Records = {}
         all_tasks = [task for name, parts in plan.parts.items() for task in self._part_tasks("encode", name, parts)]
         for task in all_tasks:
             limit = plan.token_limits[task.number] if task.source == "train" else None
@@ -117,14 +119,14 @@ class CorpusPasses:
                 skipped[task.name] = {"shards": {}, "lines": lines, "drops": {"limit": lines}, "repairs": {}}
             else:
                 tasks.append(dataclasses.replace(task, max_tokens=limit))
-        make_encoder = functools.partial(sharding.make_encoder, recipe)
+        make_encoder = functools.partial(line_tasks.make_encoder, recipe)
         records = skipped | self._fan_out("encode", "lines", tasks, make_encoder)
         return [records[task.name] for task in all_tasks]
 
     def _stage(self) -> dict[str, list[corpus.Group]]:
         """Makes plain copies of compressed and remote files, and checks that all files are text."""
         files = dict.fromkeys(file for groups in self._groups.values() for group in groups for file in group)
-        tasks: list[sharding.StageTask] = []
+        tasks: list[line_tasks.StageTask] = []
         for file in files:
             sha256 = sources.expected_sha256(file, self._corpus.sha256)
             if sources.needs_staging(file, sha256):
@@ -132,8 +134,8 @@ class CorpusPasses:
                 identity = loading.fingerprint(
                     [file.url, *file.columns, sha256, None if sha256 else file.origin.size_bytes()]
                 )
-                tasks.append(sharding.StageTask(f"stage-{identity[:16]}", file, sha256))
-        records = self._fan_out("decompress", "files", tasks, worker_factory(sharding.stage, self._recipe))
+                tasks.append(line_tasks.StageTask(f"stage-{identity[:16]}", file, sha256))
+        records = self._fan_out("decompress", "files", tasks, worker_factory(line_tasks.stage, self._recipe))
         plain = {task.file: location.Location(records[task.name]["url"]) for task in tasks}
         for file in files:
             sources.check(plain.get(file, file.origin))
@@ -152,7 +154,7 @@ class CorpusPasses:
                     blocks = corpus.blocks(file.size_bytes(), block_bytes)
                     tasks += [
                         executors.Task(
-                            f"{name}-{number}-{side}-{start}", sharding.BlockTask(file, start, stop), stop - start
+                            f"{name}-{number}-{side}-{start}", line_tasks.BlockTask(file, start, stop), stop - start
                         )
                         for start, stop in blocks
                     ]
@@ -162,7 +164,7 @@ class CorpusPasses:
             counts[name][int(number)][int(side)].append(count)
 
         self._runner.execute(
-            self._title("count lines"), "bytes", tasks, worker_factory(sharding.count_block, self._recipe), on_done
+            self._title("count lines"), "bytes", tasks, worker_factory(line_tasks.count_block, self._recipe), on_done
         )
         # Tasks are done in any order.
         for file_counts in (file for groups in counts.values() for group in groups for file in group):
@@ -173,28 +175,28 @@ class CorpusPasses:
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
     ) -> list[corpus.Part]:
         source: corpus_settings.SourceConfig = getattr(self._corpus, name)
-        return corpus.cut_by_blocks(groups, counts, source.places, self._corpus.max_line_bytes)
+        return corpus.cut_by_blocks(groups, counts, source.column_indices, self._corpus.max_line_bytes)
 
     def _find_duplicates(
-        self, recipe: sharding.Recipe, parts_of: Mapping[str, Sequence[corpus.Part]]
-    ) -> sharding.Recipe:
+        self, recipe: line_tasks.Recipe, parts_of: Mapping[str, Sequence[corpus.Part]]
+    ) -> line_tasks.Recipe:
         """Finds the duplicate lines of each source, by hashes on disk."""
         partitions = {name: duplicates.num_partitions(_num_lines(parts)) for name, parts in parts_of.items()}
         recipe = dataclasses.replace(recipe, num_partitions=partitions)
         hash_tasks = [task for name, parts in parts_of.items() for task in self._part_tasks("hash", name, parts)]
-        hashes = self._fan_out("hash lines", "lines", hash_tasks, worker_factory(sharding.hash_lines, recipe))
-        tasks: dict[str, list[sharding.DuplicatesTask]] = {}
+        hashes = self._fan_out("hash lines", "lines", hash_tasks, worker_factory(line_tasks.hash_lines, recipe))
+        tasks: dict[str, list[line_tasks.DuplicatesTask]] = {}
         for name, parts in parts_of.items():
             files = tuple(file_name(hashes[task.name]) for task in self._part_tasks("hash", name, parts))
             part_starts = tuple(part.first_line for part in parts)
             tasks[name] = [
-                sharding.DuplicatesTask(
+                line_tasks.DuplicatesTask(
                     f"repeats-{recipe.prefix}{name}-{number:05d}", number, partitions[name], files, part_starts
                 )
                 for number in range(partitions[name])
             ]
         all_tasks = [task for source_tasks in tasks.values() for task in source_tasks]
-        find_duplicates = worker_factory(sharding.find_duplicates, recipe)
+        find_duplicates = worker_factory(line_tasks.find_duplicates, recipe)
         records = self._fan_out("find duplicates", "partitions", all_tasks, find_duplicates)
         names = {
             name: tuple(file_name(records[task.name]) for task in source_tasks) for name, source_tasks in tasks.items()
@@ -203,7 +205,7 @@ class CorpusPasses:
 
     def _count_words(
         self,
-        recipe: sharding.Recipe,
+        recipe: line_tasks.Recipe,
         all_parts: Sequence[corpus.Part],
         used_parts: Sequence[corpus.Part],
         vocabulary_parts: Sequence[corpus.Part],
@@ -250,16 +252,18 @@ class CorpusPasses:
             files = [file_name(recounted[task.name]) for task in recount]
         return token_limits, files
 
-    def _fan_out(self, action: str, unit: str, tasks: Sequence[passes.Task], factory: passes.Factory) -> passes.Records:
+    def _fan_out(
+        self, action: str, unit: str, tasks: Sequence[pass_runner.PassTask], factory: pass_runner.Factory
+    ) -> pass_runner.Records:
         return self._runner.fan_out(self._title(action), unit, tasks, factory)
 
     def _title(self, action: str) -> str:
         name = self._recipe.corpus_name
         return f"prepare: {action} of {name}" if name else f"prepare: {action}"
 
-    def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.Part]) -> list[sharding.PartTask]:
+    def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.Part]) -> list[line_tasks.PartTask]:
         return [
-            sharding.PartTask(f"{prefix}-{self._recipe.prefix}{source}-{number:05d}", source, number, part)
+            line_tasks.PartTask(f"{prefix}-{self._recipe.prefix}{source}-{number:05d}", source, number, part)
             for number, part in enumerate(parts)
         ]
 
@@ -274,12 +278,12 @@ def _hash_sources(counts: Counts) -> dict[str, str]:
     }
 
 
-def worker_factory(function: Callable[[sharding.Recipe, Any], Any], recipe: sharding.Recipe) -> passes.Factory:
+def worker_factory(function: Callable[[line_tasks.Recipe, Any], Any], recipe: line_tasks.Recipe) -> pass_runner.Factory:
     """Returns the factory of workers that apply a function and a recipe to each task."""
-    return functools.partial(sharding.make_worker, function, recipe)
+    return functools.partial(line_tasks.make_worker, function, recipe)
 
 
-def file_name(record: sharding.Record) -> str:
+def file_name(record: line_tasks.Record) -> str:
     """Returns the name of the only file of a commit record."""
     return str(record["files"][0]["name"])
 

@@ -1,6 +1,6 @@
 """Vocabularies of a dataset: words of the training lines are counted (or lines sampled), then tokenizers are made.
 
-`core.data.tokens.tokenizer` holds the classes. As in `workers.prepare.sharding`, a function takes the recipe and its
+`core.data.tokens.tokenizer` holds the classes. As in `workers.prepare.line_tasks`, a function takes the recipe and its
 task, and its result depends on them alone.
 """
 
@@ -12,7 +12,7 @@ from core.data.dataset import statistics
 from core.data.text import selection
 from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
-from workers.prepare import sharding
+from workers.prepare import line_tasks
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class VocabularyTask:
         name: of its commit record.
         columns: one, or all columns that share the tokenizer.
         files: word counts or samples of all parts, in order.
-        ready: a tokenizer file to load instead.
+        pretrained_file: a tokenizer file to load instead.
     """
 
     name: str
     columns: tuple[str, ...]
     files: tuple[str, ...]
-    ready: location.Location | None = None
+    pretrained_file: location.Location | None = None
     weight: int = 1
 
 
-def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Record:
-    """Counts the words or characters in the training lines of a part that `sharding.encode` will keep."""
+def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_tasks.Record:
+    """Counts the words or characters in the training lines of a part that `line_tasks.encode` will keep."""
     kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
     assert kind in ("char", "word"), kind
     counts = {column: vocabulary.Counts() for column in recipe.columns}
@@ -45,11 +45,11 @@ def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Re
     buffers: dict[int, list[str]] = collections.defaultdict(list)
     pending = {column: buffers[id(column_counts)] for column, column_counts in counts.items()}
     num_eos, num_lines, num_tokens = recipe.num_eos, 0, 0
-    for line in sharding.lines(recipe, task):
+    for line in line_tasks.lines(recipe, task):
         if line.split != "train":
             continue
         sides = [vocabulary.split_units(kind, side, symbols) for side in line.sides]
-        if sharding.reason_to_drop(recipe, line, [len(units) for units in sides]):
+        if line_tasks.reason_to_drop(recipe, line, [len(units) for units in sides]):
             continue
         if recipe.corpus.kind == "text":
             sides[0] += vocabulary.split_units(kind, recipe.line_suffix)
@@ -62,13 +62,13 @@ def count_words(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Re
         num_lines += 1
         for column, units in zip(recipe.columns, sides, strict=True):
             pending[column] += units
-        if num_lines % sharding.BATCH_LINES == 0:
+        if num_lines % line_tasks.BATCH_LINES == 0:
             _flush(counts, pending)
     _flush(counts, pending)
     columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
     content = {column: list(counts[column].by_unit.items()) for column in columns}
     values = {"lines": num_lines, "tokens": num_tokens}
-    return sharding.commit_file(recipe, task.name, sharding.json_bytes(content), values)
+    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
 
 
 def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[str]]) -> None:
@@ -78,24 +78,28 @@ def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[s
         units.clear()
 
 
-def sample_lines(recipe: sharding.Recipe, task: sharding.PartTask) -> sharding.Record:
+def sample_lines(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_tasks.Record:
     """Writes a seeded sample of the training lines of a part."""
-    lines = (line for line in sharding.lines(recipe, task) if line.split == "train")
+    lines = (line for line in line_tasks.lines(recipe, task) if line.split == "train")
     usable = [line for line in lines if not line.is_duplicate and any(line.sides)]
     sample = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
     content = {column: [line.sides[side] for line in sample] for side, column in enumerate(recipe.columns)}
-    return sharding.commit_file(recipe, task.name, sharding.json_bytes(content), {"lines": len(usable), "tokens": 0})
+    return line_tasks.commit_file(
+        recipe, task.name, line_tasks.json_bytes(content), {"lines": len(usable), "tokens": 0}
+    )
 
 
-def make_tokenizer(recipe: sharding.Recipe, task: VocabularyTask) -> sharding.Record:
+def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_tasks.Record:
     """Makes, trains or loads the tokenizer of one column, or of several that share it."""
     settings, symbols = recipe.tokenizer, recipe.tokenizer.symbols
     coverage: list[dict[str, float]] = []
     reserved = vocabulary.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
     if "source" in task.columns:
         reserved += recipe.target_tokens
-    if task.ready is not None:
-        made = tokenizer.load(task.ready.read_bytes().decode("utf-8", "replace"), str(task.ready), reserved)
+    if task.pretrained_file is not None:
+        made = tokenizer.load(
+            task.pretrained_file.read_bytes().decode("utf-8", "replace"), str(task.pretrained_file), reserved
+        )
     elif settings.kind != "char" and settings.kind != "word":
         assert settings.max_size is not None
         made = tokenizer.train_subwords(settings.kind, _read_sample(recipe, task), settings.max_size, reserved, symbols)
@@ -112,7 +116,7 @@ def make_tokenizer(recipe: sharding.Recipe, task: VocabularyTask) -> sharding.Re
     return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
 
 
-def _read_sample(recipe: sharding.Recipe, task: VocabularyTask) -> Iterator[str]:
+def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[str]:
     """Yields the sampled lines of all parts, up to `tokenizer.sample_bytes` of each column."""
     remaining_bytes = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
     for file in task.files:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from core.data.dataset import arrow_file, dataset_index, statistics
 from core.storage import commit
-from workers.prepare import sharding
+from workers.prepare import line_tasks
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class SummaryTask:
     weight: int = 1
 
 
-def count(recipe: sharding.Recipe, task: CountTask) -> sharding.Record:
+def count(recipe: line_tasks.Recipe, task: CountTask) -> line_tasks.Record:
     """Writes the counts of one shard."""
-    tokenizers = sharding.load_tokenizers(recipe)
+    tokenizers = line_tasks.load_tokenizers(recipe)
     sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
     file, record = recipe.dataset.join(task.shard.name), task.shard
     expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
@@ -52,22 +52,22 @@ def count(recipe: sharding.Recipe, task: CountTask) -> sharding.Record:
         column: statistics.count(side.values, side.offsets, tokenizers[column], has_eos, task.with_ngrams)
         for column, side in shard.sides.items()
     }
-    return sharding.commit_file(recipe, task.name, statistics.pack(counts))
+    return line_tasks.commit_file(recipe, task.name, statistics.pack(counts))
 
 
-def summarize(recipe: sharding.Recipe, task: SummaryTask) -> sharding.Record:
+def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record:
     """Merges the counts of all shards, one after the other to save memory, and writes the statistics file."""
     totals: dict[str, statistics.Counts] = {}
     for file in task.files:
         counts = statistics.unpack(recipe.dataset.join(file).read_bytes(), recipe.columns)
         for column, shard_counts in counts.items():
             totals[column] = statistics.merge(totals[column], shard_counts) if column in totals else shard_counts
-    tokenizers = sharding.load_tokenizers(recipe)
+    tokenizers = line_tasks.load_tokenizers(recipe)
     columns = {
         column: statistics.summary(totals[column], tokenizers[column], task.coverage.get(column, ()))
         for column in recipe.columns
     }
-    data = sharding.json_bytes(statistics.document(columns, task.ngram_tokens))
+    data = line_tasks.json_bytes(statistics.document(columns, task.ngram_tokens))
     file_record = commit.put_content(recipe.dataset, statistics.STEM, ".json", data)
     return recipe.store.commit(task.name, {"files": [file_record.to_json()]})
 

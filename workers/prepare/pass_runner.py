@@ -1,4 +1,4 @@
-"""Passes of prepare: the tasks of one kind are fanned out, and tasks with a commit record are skipped."""
+"""Pass runner: fans out the tasks of one pass of prepare, except those that have a commit record."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -7,16 +7,16 @@ from core.storage import commit
 from core.telemetry import catalog
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import sharding
+from workers.prepare import line_tasks
 
 STAGE = "prepare"
 
-Records = dict[str, sharding.Record]
+Records = dict[str, line_tasks.Record]
 Factory = Callable[[], Callable[[Any], Any]]
 
 
-class Task(Protocol):
-    """A task of a pass, such as `sharding.PartTask`."""
+class PassTask(Protocol):
+    """A task of a pass, such as `line_tasks.PartTask`."""
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class Task(Protocol):
         """Units of progress, such as the lines of its part."""
 
 
-class Runner:
+class PassRunner:
     """Runs one pass after the other."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Runner:
         self._session = session
         self._reporter = reporter
 
-    def fan_out(self, title: str, unit: str, tasks: Sequence[Task], factory: Factory) -> Records:
+    def fan_out(self, title: str, unit: str, tasks: Sequence[PassTask], factory: Factory) -> Records:
         """Runs the tasks that are not committed yet, and returns the commit records of all, by name."""
         records: Records = {}
         uncommitted = []
@@ -48,7 +48,7 @@ class Runner:
             else:
                 records[task.name] = record
 
-        def on_done(task: executors.Task, record: sharding.Record) -> None:
+        def on_done(task: executors.Task, record: line_tasks.Record) -> None:
             records[task.name] = record
             if "shards" in record:
                 self._count_lines(record)
@@ -76,7 +76,7 @@ class Runner:
                 executors.Monitor(self._session.metrics, progress.advance, self._session.should_stop),
             )
 
-    def _count_lines(self, record: sharding.Record) -> None:
+    def _count_lines(self, record: line_tasks.Record) -> None:
         kept = sum(shard["rows"] for shard in record["shards"].values())
         tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
         self._session.metrics.count(catalog.PREPARE_LINES, kept, outcome="done")

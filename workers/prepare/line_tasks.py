@@ -1,4 +1,4 @@
-"""Tasks of prepare that read lines: staging, counting, deduplication, and encoding into shards.
+"""Line tasks of prepare: staging, counting, deduplication, and encoding into shards.
 
 A task is a part (or a file, a block, a partition of hashes) and the name of its commit record. There is one function
 for each kind of task; it takes the recipe, which is the same for all tasks of a pass, and the task. It writes a file

@@ -1,6 +1,6 @@
-"""The passes that make a dataset, each a fan-out of tasks of one kind.
+"""Dataset builder: runs the passes over each corpus, then makes tokenizers, statistics and the index of the dataset.
 
-Passes over lines are done for one corpus after the other; all corpora share the tokenizers.
+`corpus_passes` has the passes over lines, done for one corpus after the other; all corpora share the tokenizers.
 """
 
 import collections
@@ -16,7 +16,7 @@ from core.data.text import sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import corpus_passes, passes, sharding, vocabularies, word_statistics
+from workers.prepare import corpus_passes, line_tasks, pass_runner, vocabularies, word_statistics
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,21 @@ def content(settings: dict[str, Any]) -> dict[str, Any]:
     return {"settings": settings}
 
 
-class Passes:
-    """The passes of one run, in order."""
+class DatasetBuilder:
+    """Builds the dataset of a run; committed tasks are not repeated."""
 
     def __init__(self, plan: Plan, session: executors.Session, reporter: progress_display.Reporter) -> None:
         self._plan = plan
         self._store = commit.PartStore(plan.folder, content(plan.settings))
-        self._runner = passes.Runner(self._store, session, reporter)
+        self._runner = pass_runner.PassRunner(self._store, session, reporter)
         self._coverage: dict[str, list[dict[str, float]]] = {}
         target_tokens = {
             name: corpus.target_token
             for name, corpus in plan.corpora.items()
-            if isinstance(corpus, corpus_settings.TaskCorpusConfig) and corpus.target_token is not None
+            if isinstance(corpus, corpus_settings.WeightedCorpusConfig) and corpus.target_token is not None
         }
         recipes = {
-            name: sharding.Recipe(
+            name: line_tasks.Recipe(
                 corpus=corpus,
                 tokenizer=plan.tokenizer,
                 seed=plan.seed,
@@ -125,10 +125,10 @@ class Passes:
         """Makes the tokenizer of each column, or the one that they share."""
         recipe, columns = self._recipe, self._recipe.columns
         groups = [columns] if self._plan.tokenizer.shared else [(column,) for column in columns]
-        ready: list[location.Location | None] = [_find_tokenizer(text) for text in self._plan.tokenizer.load]
+        pretrained: list[location.Location | None] = [_find_tokenizer(text) for text in self._plan.tokenizer.load]
         tasks = [
             vocabularies.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file)
-            for group, file in zip(groups, ready or [None] * len(groups), strict=True)
+            for group, file in zip(groups, pretrained or [None] * len(groups), strict=True)
         ]
         make_tokenizer = corpus_passes.worker_factory(vocabularies.make_tokenizer, recipe)
         records = self._runner.fan_out("prepare: tokenizers", "tokenizers", tasks, make_tokenizer)
@@ -142,7 +142,7 @@ class Passes:
             self._coverage |= dict.fromkeys(task.columns, coverage)
         return tokenizers
 
-    def _statistics(self, recipe: sharding.Recipe, shards: Sequence[dataset_index.ShardRecord]) -> commit.FileRecord:
+    def _statistics(self, recipe: line_tasks.Recipe, shards: Sequence[dataset_index.ShardRecord]) -> commit.FileRecord:
         """Counts words and their n-grams in the training shards; returns the record of the statistics file."""
         with_ngrams = word_statistics.choose_ngram_shards(shards)
         tasks = [
@@ -161,7 +161,7 @@ class Passes:
 
     def _index(
         self,
-        records: Mapping[str, Sequence[sharding.Record]],
+        records: Mapping[str, Sequence[line_tasks.Record]],
         tokenizers: dict[str, dataset_index.TokenizerRecord],
         hashes: Mapping[str, Mapping[str, str]],
     ) -> dataset_index.DatasetIndex:
@@ -193,7 +193,7 @@ class Passes:
             fingerprint=loading.fingerprint({"settings": settings, "sources": _flatten(hashes)}),
         )
 
-    def _shards(self, name: str, records: Sequence[sharding.Record]) -> dict[str, list[dataset_index.ShardRecord]]:
+    def _shards(self, name: str, records: Sequence[line_tasks.Record]) -> dict[str, list[dataset_index.ShardRecord]]:
         """Returns the shards of a corpus by split.
 
         Raises:
