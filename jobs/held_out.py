@@ -43,7 +43,10 @@ def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
     root = location.Location.parse(config.root, "root")
     dataset = shards.Dataset.open(root.join("dataset"))
     for split in ("test", "valid"):
-        if dataset.split(split, corpus_name) is not None or getattr(config.tasks[corpus_name], split) is not None:
+        if (
+            dataset.split(split, corpus_name) is not None
+            or getattr(config.corpora_by_name[corpus_name], split) is not None
+        ):
             return _write_split(config, corpus_name, root, dataset, split)
     return None
 
@@ -66,7 +69,7 @@ def _write_split(
 def _read_held_out(
     config: schema.RunConfig, corpus_name: str, dataset: shards.Dataset, split: str, scratch: Path
 ) -> Iterator[corpus.Sides]:
-    settings, setting = config.tasks[corpus_name], sources.setting_name(corpus_name)
+    settings, setting = config.corpora_by_name[corpus_name], sources.setting_name(corpus_name)
     separate: corpus_settings.SourceConfig | None = getattr(settings, split)
     parts = _parts(separate or settings.train, f"{setting}.{split if separate else 'train'}", settings, scratch)
     if separate is not None:
@@ -86,7 +89,8 @@ def _read_held_out(
                     yield sides
     if line is not None:
         raise errors.DataError(
-            f"{setting}.train: has no line {line + 1}, which the dataset holds out; name the text that was prepared"
+            f"{setting}.train: is shorter than when it was prepared: line {line + 1} is missing; "
+            "restore the original file"
         )
 
 
@@ -108,7 +112,7 @@ def _parts(
         files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
         indexes = [corpus.index_lines(file, _PART_LINES) for file in files]
         for part in corpus.cut_by_lines(files, indexes, settings.max_line_bytes):
-            yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.places)
+            yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.column_indices)
         first_line += indexes[0].num_lines
 
 

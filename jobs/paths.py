@@ -57,7 +57,7 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
     """
     data = config.model_dump(mode="json")
     data["root"] = str(writable(config.root, "root"))
-    for name in config.tasks:
+    for name in config.corpora_by_name:
         corpus, section = (data["corpora"][name], f"corpora.{name}") if name else (data["corpus"], "corpus")
         for split in ("train", "valid", "test"):
             source = corpus[split]
@@ -71,7 +71,7 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
     for role, text in config.training.embeddings.items():
         data["training"]["embeddings"][role] = str(locate(text, f"training.embeddings.{role}"))
     resolved = schema.RunConfig.model_validate_json(json.dumps(data))
-    # The original section knows which of its settings the file sets: `run_state.with_stored_defaults` needs that.
+    # Only the original section records which settings the file sets: `run_state.with_stored_defaults` needs that.
     resolved = resolved.model_copy(update={"generation": config.generation})
     _refuse_private_memory(resolved)
     return resolved
@@ -105,7 +105,7 @@ def _refuse_private_memory(config: schema.RunConfig) -> None:
 def _locations(config: schema.RunConfig) -> Iterator[tuple[str, str]]:
     yield "root", config.root
     yield from (("tokenizer.load", text) for text in config.tokenizer.load)
-    for name, corpus in config.tasks.items():
+    for name, corpus in config.corpora_by_name.items():
         section = f"corpora.{name}" if name else "corpus"
         for split in ("train", "valid", "test"):
             source = getattr(corpus, split)

@@ -25,7 +25,7 @@ class AutoregressiveConfig(section.Section):
     )
 
     @pydantic.model_validator(mode="after")
-    def _has_several_steps(self) -> Self:
+    def _check_horizon(self) -> Self:
         if self.horizon_by == "models" and self.horizon == 1:
-            raise ValueError("horizon_by: models needs steps to tell apart; use a horizon of 2 or more, or drop it")
+            raise ValueError("horizon_by: models needs several steps ahead; use a horizon of 2 or more")
         return self

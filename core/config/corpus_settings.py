@@ -20,7 +20,7 @@ class SourceConfig(section.Section):
     Locations are operational: a dataset is identified by its text, wherever that is, and `prepare` compares the text.
     """
 
-    text: tuple[str, ...] = section.operational((), "text files with one line per example")
+    text: tuple[str, ...] = section.operational((), "text files")
     tsv: tuple[str, ...] = section.operational((), "files of tab-separated pairs")
     table: tuple[str, ...] = section.operational(
         (), "JSONL (.jsonl, .ndjson) and Parquet (.parquet) files with one line or pair per row"
@@ -44,14 +44,14 @@ class SourceConfig(section.Section):
         return frozenset((*self.text, *self.tsv, *self.table, *self.csv, *self.source, *self.target))
 
     @property
-    def places(self) -> tuple[int, int] | None:
+    def column_indices(self) -> tuple[int, int] | None:
         """Columns of source and target in a tab-separated line, for pairs in one file."""
         if self.tsv:
             return int(self.columns[0]), int(self.columns[1])
         return (0, 1) if self.table and len(self.columns) == 2 else None
 
     @pydantic.model_validator(mode="after")
-    def _one_form(self) -> Self:
+    def _check_form(self) -> Self:
         forms = [name for name in ("text", "tsv", "table", "csv", "source") if getattr(self, name)]
         if len(forms) != 1 or bool(self.source) != bool(self.target):
             raise ValueError("name exactly one of: text, tsv, table, csv, or source together with target")
@@ -157,7 +157,7 @@ class CorpusConfig(section.Section):
     )
 
     @pydantic.model_validator(mode="after")
-    def _kind_fits_sources(self) -> Self:
+    def _check_sources(self) -> Self:
         self._check_series()
         for name in ("train", "valid", "test"):
             source: SourceConfig | None = getattr(self, name)
@@ -192,7 +192,7 @@ class CorpusConfig(section.Section):
             raise ValueError("inputs, targets: a series needs the names of the columns that go in and are forecast")
 
 
-class TaskCorpusConfig(CorpusConfig):
+class WeightedCorpusConfig(CorpusConfig):
     """One of several corpora that a model learns from at the same time."""
 
     weight: section.Float = section.identity(
@@ -205,7 +205,7 @@ class TaskCorpusConfig(CorpusConfig):
     )
 
 
-def check_together(corpora: Mapping[str, TaskCorpusConfig]) -> None:
+def check_together(corpora: Mapping[str, WeightedCorpusConfig]) -> None:
     """Checks that one model can learn from several corpora.
 
     Raises:
@@ -274,7 +274,7 @@ class TokenizerConfig(section.Section):
         return self.kind in ("char", "word") and not self.load
 
     @pydantic.model_validator(mode="after")
-    def _subwords_have_a_size(self) -> Self:
+    def _check_vocabulary(self) -> Self:
         if self.load and (self.min_freq > 1 or self.max_size is not None or self.kind != "word" or self.symbols):
             raise ValueError("load: the file has the vocabulary; leave out kind, min_freq, max_size and symbols")
         if len({*self.symbols, "<unk>", "<pad>", "<bos>", "<eos>"}) < len(self.symbols) + 4:

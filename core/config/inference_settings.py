@@ -6,7 +6,7 @@ import pydantic
 
 from core.config import section
 
-OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "seed")
 
 
 class FusionConfig(section.Section):
@@ -81,7 +81,7 @@ class DecodingConfig(section.Section):
     )
     no_repeat_ngram: int | None = _no_repeat_ngram()
     repetition_penalty: section.Float = _repetition_penalty()
-    target_token: str | None = section.operational(None, "target_token of the wanted direction, for a model of several")
+    target_token: str | None = section.operational(None, "target-language token, for a multilingual model")
     replace_unknown: bool = section.operational(
         False, "replacement of each unknown word by the source word with the most attention"
     )
@@ -97,17 +97,17 @@ class DecodingConfig(section.Section):
     )
 
     @property
-    def rows_of_a_line(self) -> int:
+    def rows_per_line(self) -> int:
         """Hypotheses of a line that are computed together."""
         return self.num_best if self.method == "sample" else self.beam_size
 
     @pydantic.model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
+    def _check_sizes(self) -> Self:
         if self.num_best > self.beam_size and self.method != "sample":
             raise ValueError(f"num_best: {self.num_best} translations cannot come from a beam of {self.beam_size}")
         if self.min_length >= self.max_length:
             raise ValueError("min_length: must be smaller than max_length")
-        if self.batch_rows < self.rows_of_a_line:
+        if self.batch_rows < self.rows_per_line:
             raise ValueError(
                 "batch_rows: one line needs beam_size rows, or num_best with method: sample; use at least as many"
             )
@@ -145,7 +145,7 @@ class GenerationConfig(section.Section):
     average_checkpoints: int = _average_checkpoints()
 
     @pydantic.model_validator(mode="after")
-    def _sampling_fits(self) -> Self:
+    def _check_settings(self) -> Self:
         _check_sampling(self, self.method)
         return self
 
@@ -155,7 +155,7 @@ def _check_sampling(settings: section.Section, method: str) -> None:
 
     A temperature of 1 changes nothing anywhere, and is accepted.
     """
-    for name in OF_SAMPLING if method != "sample" else ():
+    for name in SAMPLING_SETTINGS if method != "sample" else ():
         value = getattr(settings, name)
         if value != type(settings).model_fields[name].default and (name, value) != ("temperature", 1.0):
             raise ValueError(f"{name}: has no effect with method: {method}; use method: sample, or leave it out")
@@ -204,7 +204,7 @@ class ScoringConfig(section.Section):
     unit: Literal["line", "stream"] = section.operational(
         "line", "unit of scoring; line: each line on its own; stream: with the state carried from line to line"
     )
-    lanes: int = section.operational(1, "parts of a stream, each scored from the zero state", ge=1)
+    lanes: int = section.operational(1, "lanes that a stream is cut into, each scored from the zero state", ge=1)
     part_lines: int = section.operational(2048, "lines of a part", ge=1)
     batch_tokens: int = section.operational(4096, "tokens computed together", ge=1)
     tokens: bool = section.operational(False, "scores of each token in the output")
@@ -215,13 +215,13 @@ class ScoringConfig(section.Section):
         ge=1,
     )
     target_token: str | None = section.operational(
-        None, "target_token of the direction of given translations, for a model of several"
+        None, "target-language token of the given translations, for a multilingual model"
     )
     cache: CacheConfig | None = section.operational(None, "neural cache, for unit: stream; null: none")
     dynamic: DynamicConfig | None = section.operational(None, "dynamic evaluation, for unit: stream; null: none")
 
     @pydantic.model_validator(mode="after")
-    def _only_streams_remember(self) -> Self:
+    def _check_stream_settings(self) -> Self:
         for name in ("cache", "dynamic"):
             if getattr(self, name) is not None and self.unit == "line":
                 raise ValueError(f"{name}: needs the text before a line; use unit: stream")
@@ -238,7 +238,7 @@ class ForecastingConfig(section.Section):
     horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead to forecast, from every time")
 
     @pydantic.model_validator(mode="after")
-    def _horizons_ahead(self) -> Self:
+    def _check_horizons(self) -> Self:
         if not self.horizons or min(self.horizons) < 1 or len(set(self.horizons)) < len(self.horizons):
             raise ValueError("horizons: must be different numbers of steps, at least 1")
         return self

@@ -170,7 +170,7 @@ def _drop_sampling(settings: Any, overrides: Sequence[str], prefix: str) -> None
     """Removes a section's settings of sampling, except overrides, where an override chooses another method."""
     named = {override.partition("=")[0].strip(): override.partition("=")[2].strip() for override in overrides}
     if isinstance(settings, dict) and named.get(f"{prefix}.method", "sample") != "sample":
-        for name in inference_settings.OF_SAMPLING:
+        for name in inference_settings.SAMPLING_SETTINGS:
             if f"{prefix}.{name}" not in named:
                 settings.pop(name, None)
 

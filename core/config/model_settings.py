@@ -91,10 +91,10 @@ class RecurrentConfig(section.Section):
         return self.hidden_size
 
     @pydantic.model_validator(mode="after")
-    def _layers_fit(self) -> Self:
+    def _check_layers(self) -> Self:
         sizes = self.layer_sizes
         if len(sizes) != self.num_layers:
-            raise ValueError(f"hidden_size: gives {len(sizes)} widths for {self.num_layers} layers; give one for each")
+            raise ValueError(f"hidden_size: lists {len(sizes)} sizes for {self.num_layers} layers; list one for each")
         if self.connections in ("residual", "highway") and len(set(sizes)) > 1:
             raise ValueError(
                 f"connections: {self.connections} needs layers of equal width; use dense, or one hidden_size"
@@ -102,11 +102,11 @@ class RecurrentConfig(section.Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _cell_fits(self) -> Self:
+    def _check_cell(self) -> Self:
         if self.cell != "rnn" and self.nonlinearity != "tanh":
             raise ValueError(f"nonlinearity: a {self.cell} has its own; use it with cell: rnn")
         if self.cell != "gru" and self.gru_reset != "after":
-            raise ValueError(f"gru_reset: a {self.cell} has no choice of it; use it with cell: gru")
+            raise ValueError(f"gru_reset: has no effect with cell: {self.cell}; use it with cell: gru, or remove it")
         if self.forget_bias is not None and not self.cell.startswith("lstm"):
             raise ValueError(f"forget_bias: a {self.cell} has no forget gate of a memory; use it with lstm cells")
         return self
@@ -129,7 +129,7 @@ class LanguageModelConfig(RecurrentConfig):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _is_causal(cls, settings: Any) -> Any:
+    def _check_causal(cls, settings: Any) -> Any:
         if isinstance(settings, dict) and settings.get("bidirectional"):
             raise ValueError(
                 "bidirectional: a language model must not see the tokens that it predicts; remove the setting"
@@ -139,7 +139,7 @@ class LanguageModelConfig(RecurrentConfig):
         return {name: tuple(value) if isinstance(value, list) else value for name, value in plain} or settings
 
     @pydantic.model_validator(mode="after")
-    def _output_fits(self) -> Self:
+    def _check_output(self) -> Self:
         cutoffs = (0, *self.adaptive_cutoffs)
         if any(stop <= start for start, stop in itertools.pairwise(cutoffs)):
             raise ValueError("adaptive_cutoffs: must increase, from at least 1")
@@ -192,11 +192,11 @@ class Seq2SeqConfig(RecurrentConfig):
     )
 
     @pydantic.model_validator(mode="after")
-    def _parts_fit(self) -> Self:
+    def _check_encoder_decoder(self) -> Self:
         if not self.bidirectional and (self.bidirectional_layers or self.backward_hidden_size):
             raise ValueError("bidirectional_layers, backward_hidden_size: belong to bidirectional: true; add it")
         if self.context == "feed" and self.attention == "none":
-            raise ValueError("context: feed has nothing to feed without attention; choose one, or another context")
+            raise ValueError("context: feed needs attention; set attention, or choose another context")
         if self.coverage_attention and self.attention not in ("additive", "general"):
             raise ValueError(
                 f"coverage_attention: a score of attention: {self.attention} has no weights that could take it; use "

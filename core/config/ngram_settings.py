@@ -36,7 +36,7 @@ class NgramConfig(section.Section):
     )
 
     @pydantic.model_validator(mode="after")
-    def _epsilons_are_of_laplace(self) -> Self:
+    def _check_epsilons(self) -> Self:
         if not self.epsilons or min(self.epsilons) < 0:
             raise ValueError("epsilons: name one constant or more, none below 0")
         if self.epsilons != (1.0,) and self.smoothing != "laplace":

@@ -15,7 +15,7 @@ class WorkerRange(section.Section):
     max: int = section.operational(1, "most workers", ge=1)
 
     @pydantic.model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.max < self.min:
             raise ValueError("max: must not be smaller than min")
         return self
@@ -53,7 +53,7 @@ class ClusterConfig(section.Section):
         return range(self.num_workers, self.num_workers + 1)
 
     @pydantic.model_validator(mode="after")
-    def _has_workers(self) -> Self:
+    def _check_num_workers(self) -> Self:
         if self.workers.start < 1:
             raise ValueError("num_workers: must be at least 1")
         return self
@@ -97,7 +97,7 @@ class RunConfig(section.Section):
     )
     seed: int = section.identity(1, "seed of all random choices", ge=0, lt=1 << 63)
     corpus: corpus_settings.CorpusConfig | None = section.identity(None, "corpus to learn from")
-    corpora: dict[str, corpus_settings.TaskCorpusConfig] = section.identity(
+    corpora: dict[str, corpus_settings.WeightedCorpusConfig] = section.identity(
         {}, "several corpora, by name, that one model learns from at the same time, instead of corpus"
     )
     tokenizer: corpus_settings.TokenizerConfig = section.identity(corpus_settings.TokenizerConfig(), "tokenizer")
@@ -123,7 +123,7 @@ class RunConfig(section.Section):
     telemetry: TelemetryConfig = section.operational(TelemetryConfig(), "export of metrics")
 
     @property
-    def tasks(self) -> dict[str, corpus_settings.CorpusConfig]:
+    def corpora_by_name(self) -> dict[str, corpus_settings.CorpusConfig]:
         """The corpora by name; a single one has an empty name."""
         assert self.corpus is not None or self.corpora, "the schema asks for one of them"
         return dict(self.corpora) if self.corpus is None else {"": self.corpus}
@@ -131,22 +131,22 @@ class RunConfig(section.Section):
     @property
     def corpus_kind(self) -> str:
         """The kind of the corpus, or of all corpora."""
-        return next(iter(self.tasks.values())).kind
+        return next(iter(self.corpora_by_name.values())).kind
 
     def of_dataset(self, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the settings that identify a dataset, in the form of `stored`, perhaps of an older release.
 
         The locations of sources and the weights of corpora are not among them.
         """
-        deciding = section.deciding(self) if stored is None else section.deciding_then(self, stored)
+        content = section.result_settings(self) if stored is None else section.result_settings_as_stored(self, stored)
         names = ("corpora" if self.corpora else "corpus", "tokenizer", "sharding", "seed")
-        settings = {name: deciding[name] for name in names if name in deciding}
+        settings = {name: content[name] for name in names if name in content}
         for corpus in settings.get("corpora", {}).values():
             corpus.pop("weight", None)
         return {"corpus": settings["corpus"]} if self.corpus_kind == "series" else settings
 
     @pydantic.model_validator(mode="after")
-    def _corpora_fit(self) -> Self:
+    def _check_corpora(self) -> Self:
         if (self.corpus is None) == (not self.corpora):
             raise ValueError("corpus: name one, or several as corpora; not both")
         multitask = self.training.multitask
@@ -166,7 +166,7 @@ class RunConfig(section.Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _sections_fit(self) -> Self:
+    def _check_sections(self) -> Self:
         kind = self.corpus_kind
         if (self.model.kind == "seq2seq") != (kind == "pairs"):
             raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
@@ -174,11 +174,15 @@ class RunConfig(section.Section):
             raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
         if kind == "series" and self.training.batch_lines is None:
             raise ValueError("training: a series needs batch_lines, the number of examples of a batch; add it")
-        if foreign := self.training.foreign(kind):
-            raise ValueError(f"training.{foreign}: has no effect for a corpus of {kind}; remove it")
-        has_validation = any(corpus.valid is not None or corpus.split.valid > 0 for corpus in self.tasks.values())
-        if not has_validation and (asking := self.training.needs_validation):
-            raise ValueError(f"training.{asking}: needs validation lines; name corpus.valid, or set corpus.split.valid")
+        if inapplicable := self.training.first_inapplicable(kind):
+            raise ValueError(f"training.{inapplicable}: has no effect for a corpus of {kind}; remove it")
+        has_validation = any(
+            corpus.valid is not None or corpus.split.valid > 0 for corpus in self.corpora_by_name.values()
+        )
+        if not has_validation and (required_by := self.training.setting_requiring_validation):
+            raise ValueError(
+                f"training.{required_by}: needs validation lines; name corpus.valid, or set corpus.split.valid"
+            )
         if self.compute.precision == "int8":
             raise ValueError("compute.precision: int8 is for inference only; use it with translate or score, by --set")
         is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs
@@ -198,7 +202,7 @@ class RunConfig(section.Section):
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
             raise ValueError("training: an ngram is counted, not trained in steps; leave the section out")
         weights = [corpus.weight for corpus in self.corpora.values()] or [1.0]
-        fewest = min(settings.num_lanes for settings in self.training.shared_out(weights))
+        fewest = min(settings.num_lanes for settings in self.training.split_by_weight(weights))
         if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > fewest:
             of_each = " of each corpus" if self.corpora else ""
             raise ValueError(f"training.num_lanes: every worker needs a lane{of_each}; use more lanes or fewer workers")

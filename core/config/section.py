@@ -60,7 +60,7 @@ def role_of(field: FieldInfo) -> Role:
     return extra["role"] if isinstance(extra, dict) else "identity"  # type: ignore[return-value]
 
 
-def deciding(settings: Section) -> dict[str, Any]:
+def result_settings(settings: Section) -> dict[str, Any]:
     """Returns, as JSON, the settings that determine results: all but the operational ones."""
     content = settings.model_dump(mode="json")
     for name, field in type(settings).model_fields.items():
@@ -68,30 +68,30 @@ def deciding(settings: Section) -> dict[str, Any]:
         if role_of(field) == "operational":
             del content[name]
         elif isinstance(inner, Section):
-            content[name] = deciding(inner)
+            content[name] = result_settings(inner)
         elif isinstance(inner, dict):
-            content[name] |= {key: deciding(value) for key, value in inner.items() if isinstance(value, Section)}
+            content[name] |= {key: result_settings(value) for key, value in inner.items() if isinstance(value, Section)}
     return content
 
 
-def deciding_then(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `deciding` in the form of `stored`, which an older release may have written.
+def result_settings_as_stored(settings: Section, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `result_settings` in the form of `stored`, which an older release may have written.
 
-    A setting that `stored` does not have is younger; its default does what was done then, so it is left out where it
-    has its default. The result equals `stored` if and only if no setting that determines results has changed.
+    A setting that `stored` does not have was added later; its default reproduces the old behaviour, so it is left out
+    where it has its default. The result equals `stored` if and only if no setting that determines results has changed.
     """
-    content = deciding(settings)
+    content = result_settings(settings)
     for name, field in type(settings).model_fields.items():
         inner = getattr(settings, name)
         if name in content and name not in stored and inner == field.default:
             del content[name]
         elif name in content and isinstance(stored.get(name), dict):
             if isinstance(inner, Section):
-                content[name] = deciding_then(inner, stored[name])
+                content[name] = result_settings_as_stored(inner, stored[name])
             elif isinstance(inner, dict):
                 known = {key: value for key, value in inner.items() if isinstance(stored[name].get(key), dict)}
                 content[name] |= {
-                    key: deciding_then(value, stored[name][key])
+                    key: result_settings_as_stored(value, stored[name][key])
                     for key, value in known.items()
                     if isinstance(value, Section)
                 }

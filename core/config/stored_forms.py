@@ -1,14 +1,16 @@
 """Settings in the form of stored plans and fingerprints.
 
 Output plans and the fingerprints of a pipeline's stages hold whole sections, and are compared as a whole. So that an
-output of an older release is still known, sections stand there with the names of release 0.1; a younger setting is
-left out where it has its default, for what was done then is what its default does.
+output of an older release is still known, sections are stored with the names of release 0.1. A setting that was added
+later is left out where it has its default, which reproduces the old behaviour.
 """
 
 from typing import Any
 
 from core.config import inference_settings, old_names, schema, section
 
+# Names of settings that are stored even with their defaults: those that release 0.1 had. A name in a tuple says
+# nothing about which verb uses the setting.
 _SCORING = ("unit", "lanes", "part_lines", "batch_tokens", "tokens", "target_token", "cache", "dynamic")
 _FORECASTING = ("method", "horizons")
 _COMPUTE = ("precision", "matmul")
@@ -21,7 +23,7 @@ _GENERATION = ("num_tokens", "steps_ahead", *old_names.SHARED)
 
 
 def of_scoring(scoring: inference_settings.ScoringConfig) -> dict[str, Any]:
-    """Returns settings of scoring; the checkpoints that are averaged are said by their fingerprints or names."""
+    """Returns settings of scoring; averaged checkpoints are identified by their fingerprints or names."""
     return {name: value for name, value in _form(scoring, _SCORING).items() if name != "average_checkpoints"}
 
 

@@ -136,7 +136,7 @@ class TrainingConfig(section.Section):
         {}, "file of pretrained word vectors, in word2vec's text format, for each embedding that starts from one"
     )
 
-    def foreign(self, corpus_kind: str) -> str | None:
+    def first_inapplicable(self, corpus_kind: str) -> str | None:
         """Returns the first setting that is on, but has no effect for this kind of corpus."""
         if corpus_kind == "series":
             others = {name: field.default for name, field in type(self).model_fields.items() if name not in _OF_SERIES}
@@ -158,7 +158,7 @@ class TrainingConfig(section.Section):
         }
         return next((name for name, is_on in (of_text if corpus_kind == "pairs" else of_pairs).items() if is_on), None)
 
-    def shared_out(self, weights: Sequence[float]) -> list[Self]:
+    def split_by_weight(self, weights: Sequence[float]) -> list[Self]:
         """Returns the settings of each of several corpora, with its share of a batch's lanes, tokens or lines."""
         if len(weights) == 1:
             return [self]
@@ -181,9 +181,9 @@ class TrainingConfig(section.Section):
         return self.schedule.kind == "plateau" and self.schedule.reload_best
 
     @property
-    def needs_validation(self) -> str | None:
+    def setting_requiring_validation(self) -> str | None:
         """First setting that needs a validation split, if any."""
-        asks = {
+        requirements = {
             "early_stop": self.early_stop is not None,
             "schedule": self.schedule.kind == "plateau",
             "optimizer.non_monotone_interval": (
@@ -192,10 +192,10 @@ class TrainingConfig(section.Section):
             "validate_every_steps": self.validate_every_steps is not None,
             "validation": self.validation != ValidationConfig(),
         }
-        return next((name for name, is_on in asks.items() if is_on), None)
+        return next((name for name, is_on in requirements.items() if is_on), None)
 
     @pydantic.model_validator(mode="after")
-    def _settings_fit(self) -> Self:
+    def _check_settings(self) -> Self:
         if self.batch_tokens is not None and self.batch_lines is not None:
             raise ValueError("batch_tokens and batch_lines exclude each other; keep one")
         if self.embeddings and self.init_from is not None:

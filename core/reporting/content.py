@@ -61,7 +61,7 @@ def build(root: location.Location) -> Report:
         "scores": _report_of(stages, "score"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
-            "translations": _first_translations(root.join("outputs"), list(config.tasks)),
+            "translations": _first_translations(root.join("outputs"), list(config.corpora_by_name)),
             "generated": (_report_of(stages, "generate") or {}).get("samples", []),
             "training": _samples(history.rows),
         },

@@ -45,7 +45,9 @@ def sections() -> Sections:
         elif name == "corpora":
             alike = set(corpus_settings.CorpusConfig.model_fields)
             prefix = f"corpora.{section.ANY}."
-            groups.append(("corpora (besides the settings of corpus)", prefix, corpus_settings.TaskCorpusConfig, alike))
+            groups.append(
+                ("corpora (besides the settings of corpus)", prefix, corpus_settings.WeightedCorpusConfig, alike)
+            )
         elif inner := _sections_in(field.annotation):
             groups.append((name, f"{name}.", inner[0], set()))
     return groups

@@ -58,7 +58,7 @@ USAGE_ERRORS = {
     "a missing run": (["translate", "--run", "nope", "--input", "a", "--output", "b.txt"], "--run: .*/nope"),
     "a setting of the model": (
         ["score", "--run", ".", "--input", "a", "--output", "b.txt", "--set", "model.cell=gru"],
-        "--set model.cell=gru: belongs to the run as it was trained; here one may set decoding",
+        "--set model.cell=gru: cannot change after training; allowed here: decoding",
     ),
     "an empty location": (["inspect", ""], "PATH: the location is empty"),
     "an n-gram order of 0": (
@@ -132,7 +132,7 @@ def test_print_config_prints_a_configuration_file_of_the_resolved_settings(tmp_p
     config = loading.parse(printed.stdout, "printed")
     assert config.training.learning_rate == 5e-4
     assert config.root == f"{tmp_path}/runs/x"
-    assert config.tasks[""].train.text == (f"{tmp_path}/book.txt",)
+    assert config.corpora_by_name[""].train.text == (f"{tmp_path}/book.txt",)
     (tmp_path / "again.yaml").write_text(printed.stdout)
     assert jobs("train", "again.yaml", "--print-config", cwd=tmp_path).stdout == printed.stdout
     assert printed.stderr == "\n"

@@ -25,7 +25,7 @@ def test_relative_paths_start_from_the_current_folder(tmp_path: pathlib.Path, mo
     monkeypatch.chdir(tmp_path)
     resolved = paths.absolute(settings("training.init_from=../other"))
     assert resolved.root == f"{tmp_path}/runs/x"
-    assert resolved.tasks[""].train.text == (f"{tmp_path}/data/*.txt",)
+    assert resolved.corpora_by_name[""].train.text == (f"{tmp_path}/data/*.txt",)
     assert resolved.training.init_from == f"{tmp_path.parent}/other"
     vectors = paths.absolute(settings("training.embeddings={text: vectors.txt}")).training.embeddings
     assert vectors == {"text": f"{tmp_path}/vectors.txt"}

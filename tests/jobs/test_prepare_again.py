@@ -52,9 +52,12 @@ def test_other_settings_need_another_root(tmp_path: Path, pairs: dict[str, Any])
 
 def _settings_of_older_release(config: schema.RunConfig) -> dict[str, Any]:
     """The settings of a dataset made by a release without `seed` and `corpus.filters.duplicates`."""
-    corpus = section.deciding(config.tasks[""])
+    corpus = section.result_settings(config.corpora_by_name[""])
     del corpus["filters"]["duplicates"]
-    return {"corpus": corpus, **{name: section.deciding(getattr(config, name)) for name in ("tokenizer", "sharding")}}
+    return {
+        "corpus": corpus,
+        **{name: section.result_settings(getattr(config, name)) for name in ("tokenizer", "sharding")},
+    }
 
 
 @pytest.mark.parametrize("stop_after", [None, 22])

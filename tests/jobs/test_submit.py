@@ -52,7 +52,7 @@ def test_the_submitted_settings_are_resolved_with_overrides(here: pathlib.Path) 
     assert spec.command == ("train", "--fresh", "--", "submitted.yaml")
     config = loading.parse(spec.files["submitted.yaml"], "submitted.yaml")
     assert (config.training.epochs, config.root) == (7, f"{here}/runs/x")
-    assert config.tasks[""].train.text == (f"{here}/book.txt",)
+    assert config.corpora_by_name[""].train.text == (f"{here}/book.txt",)
 
 
 def test_locations_in_arguments_become_absolute_and_other_arguments_are_kept(here: pathlib.Path) -> None:

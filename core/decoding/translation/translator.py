@@ -176,7 +176,7 @@ class Translator:
         while start < len(remaining):
             longest = len(sources[remaining[start]]) + 1
             rows = min(self._settings.batch_rows, self._settings.batch_rows * _SOURCE_TOKENS_PER_ROW // longest)
-            num_lines = max(1, rows // self._settings.rows_of_a_line)
+            num_lines = max(1, rows // self._settings.rows_per_line)
             yield remaining[start : start + num_lines]
             start += num_lines
 

@@ -155,7 +155,7 @@ def test_overrides_replace_values_of_every_shape() -> None:
     assert config.training.learning_rate == 0.002
     assert config.training.optimizer == optimizer_settings.AdamConfig(betas=(0.8, 0.9))
     assert config.training.clip_norm is None
-    assert config.tasks[""].train.text == ("b", "c")
+    assert config.corpora_by_name[""].train.text == ("b", "c")
     assert config.cluster.workers == range(1, 3)
     assert config.root == "s3://bucket/a=b"
 

@@ -12,21 +12,23 @@ def _corpus(**settings: object) -> corpus_settings.CorpusConfig:
 
 def test_settings_of_this_release_are_compared_unchanged() -> None:
     corpus = _corpus(line_end="none")
-    stored = section.deciding(corpus)
-    assert section.deciding_then(corpus, stored) == stored
-    assert section.deciding_then(_corpus(), stored)["line_end"] == "eos"
+    stored = section.result_settings(corpus)
+    assert section.result_settings_as_stored(corpus, stored) == stored
+    assert section.result_settings_as_stored(_corpus(), stored)["line_end"] == "eos"
 
 
-@pytest.mark.parametrize("younger", ["line_end", "filters", "split.by"])
-def test_a_setting_younger_than_the_stored_ones_had_its_default(younger: str) -> None:
-    stored = section.deciding(_corpus())
-    holder, _, inner = younger.partition(".")
+@pytest.mark.parametrize("added", ["line_end", "filters", "split.by"])
+def test_a_setting_that_was_added_later_had_its_default(added: str) -> None:
+    stored = section.result_settings(_corpus())
+    holder, _, inner = added.partition(".")
     del (stored[holder] if inner else stored)[inner or holder]
-    assert section.deciding_then(_corpus(), stored) == stored
-    now = section.deciding_then(_corpus(line_end="none", filters={"min_length": 0}, split={"by": "tail"}), stored)
+    assert section.result_settings_as_stored(_corpus(), stored) == stored
+    now = section.result_settings_as_stored(
+        _corpus(line_end="none", filters={"min_length": 0}, split={"by": "tail"}), stored
+    )
     assert (inner or holder) in (now[holder] if inner else now), "another value than the default is a difference"
 
 
 def test_a_removed_setting_is_a_difference() -> None:
-    stored = {**section.deciding(_corpus()), "gone": 3}
-    assert section.deciding_then(_corpus(), stored) != stored
+    stored = {**section.result_settings(_corpus()), "gone": 3}
+    assert section.result_settings_as_stored(_corpus(), stored) != stored

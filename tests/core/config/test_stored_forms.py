@@ -38,16 +38,16 @@ def test_the_plan_of_forecasts_has_the_settings_of_then() -> None:
 @pytest.mark.parametrize(
     ("kind", "verb"), [("translation", "translate"), ("language-model", "generate"), ("ngram", "generate")]
 )
-def test_a_fingerprint_of_decoding_has_the_section_of_then(kind: str, verb: str) -> None:
+def test_a_fingerprint_of_decoding_has_the_old_decoding_section(kind: str, verb: str) -> None:
     config = _config(kind)
     stored = yaml_reader.read((make.ROOTS / kind / "config.yaml").read_text(), kind).data["decoding"]
     assert stored_forms.of_decoding(config.decoding, config.generation, verb) == stored
 
 
-def test_a_setting_younger_than_the_form_is_in_it_only_with_another_value_than_its_default() -> None:
-    class Younger(inference_settings.ScoringConfig):
+def test_a_setting_that_was_added_later_is_stored_only_if_it_is_not_the_default() -> None:
+    class NewerScoringConfig(inference_settings.ScoringConfig):
         added: int = 3
 
     plain = stored_forms.of_scoring(inference_settings.ScoringConfig())
-    assert stored_forms.of_scoring(Younger()) == plain
-    assert stored_forms.of_scoring(Younger(added=4)) == {**plain, "added": 4}
+    assert stored_forms.of_scoring(NewerScoringConfig()) == plain
+    assert stored_forms.of_scoring(NewerScoringConfig(added=4)) == {**plain, "added": 4}

@@ -100,12 +100,14 @@ def test_settings_without_effect_are_refused(text: str, override: str, expected:
 
 def test_sampling_allows_more_translations_than_a_beam_has_hypotheses() -> None:
     config = loading.parse(PAIRS, "run.yaml", ["decoding.method=sample", "decoding.num_best=9"])
-    assert config.decoding.rows_of_a_line == 9
+    assert config.decoding.rows_per_line == 9
 
 
 def test_settings_that_need_validation_are_allowed_with_a_validation_split() -> None:
     for split in ("corpus.split.valid=0.1", "corpus.valid.text=[b]"):
-        assert loading.parse(TEXT, "run.yaml", [split, "training.schedule=plateau"]).training.needs_validation
+        assert loading.parse(
+            TEXT, "run.yaml", [split, "training.schedule=plateau"]
+        ).training.setting_requiring_validation
 
 
 def test_variable_windows_need_sequential_lanes() -> None:
