@@ -75,7 +75,7 @@ def _describe_dataset(folder: location.Location) -> Description:
             name: {"lines": content.rows(name), "tokens": content.tokens(name), "shards": len(records)}
             for name, records in content.splits.items()
         },
-        **({"tasks": tasks} if (tasks := content.by_corpus()) else {}),
+        **({"tasks": by_corpus} if (by_corpus := content.by_corpus()) else {}),  # the stored key
         "drops": content.drops,
         "repairs": content.repairs,
         "lines_read": content.lines_read,

@@ -59,7 +59,7 @@ class _Pipeline:
         self._session = session
         self._reporter = reporter
         self._reports: dict[str, Report] = {}  # by stage
-        self._worked = False  # whether any stage had something to do
+        self._did_work = False  # whether any stage had something to do
 
     def run(self) -> Report:
         """Runs all stages and returns the report of the pipeline."""
@@ -94,7 +94,7 @@ class _Pipeline:
     def _train(self) -> None:
         # Not through `_stage`: `train` records its stage itself, as it does when it is run alone.
         report = train.run_locked(self._config, self._session, self._reporter)
-        self._worked |= not report["already_done"]
+        self._did_work |= not report["already_done"]
         self._reports["train"] = report
 
     def _infer(self, best_checkpoint: str, texts: held_out.HeldOut | None, corpus: str) -> None:
@@ -126,7 +126,7 @@ class _Pipeline:
         self._stage(
             _stage_name("translate", corpus),
             fingerprint,
-            proof=self._manifest(output),
+            completion_file=self._manifest(output),
             work=lambda is_outdated: translate.run(
                 translate.Request(
                     run=self._root,
@@ -161,7 +161,7 @@ class _Pipeline:
         self._stage(
             _stage_name("score", corpus),
             fingerprint,
-            proof=self._manifest(output),
+            completion_file=self._manifest(output),
             work=lambda is_outdated: score.run(
                 score.Request(
                     run=self._root,
@@ -222,12 +222,12 @@ class _Pipeline:
             self._stage("generate", fingerprint, work, None)
 
     def _report(self) -> None:
-        if self._worked or not self._root.join("report.html").exists():
+        if self._did_work or not self._root.join("report.html").exists():
             self._session.write_metrics()
             self._reports["report"] = report.run([self._root], self._reporter)
 
     def _stage(
-        self, name: str, fingerprint: str, work: Callable[[bool], Report], proof: location.Location | None
+        self, name: str, fingerprint: str, work: Callable[[bool], Report], completion_file: location.Location | None
     ) -> None:
         """Runs a stage, unless it is done, and keeps its report.
 
@@ -236,24 +236,24 @@ class _Pipeline:
             fingerprint: fingerprint of what its results depend on.
             work: runs it and returns its report; the argument is whether an output with another fingerprint exists and
                 is to be replaced.
-            proof: file that the stage writes last, so that it is done if the file exists; None for a stage without
-                output files, whose report is its result.
+            completion_file: file that the stage writes last, so that it is done if the file exists; None for a stage
+                without output files, whose report is its result.
         """
         entry = run_state.read_stage(self._root, name)
         is_same = entry.get("outcome") == "done" and entry.get("made_with") == fingerprint
-        if is_same and proof is None:
+        if is_same and completion_file is None:
             self._reports[name] = entry["report"]
             return
         # A stage that began with another fingerprint and never ended may have left a part of its output.
         is_outdated = any(entry.get(key, fingerprint) != fingerprint for key in ("begun_with", "made_with"))
-        is_done = is_same and proof is not None and proof.exists()
+        is_done = is_same and completion_file is not None and completion_file.exists()
         if not is_same:
             run_state.record_stage_start(self._root, name, fingerprint)
         started_s = time.monotonic()
-        # Even a finished stage is called: it finds its output committed and leaves it.
+        # A finished stage is called, too: it recognises its committed output, changes nothing, and reports its figures.
         stage_report = work(is_outdated)
         self._set_gauges(name, stage_report)
-        self._worked |= not is_done
+        self._did_work |= not is_done
         run_state.record_stage_end(
             self._root, name, time.monotonic() - started_s, stage_report, not is_done, fingerprint
         )
@@ -262,11 +262,15 @@ class _Pipeline:
     def _set_gauges(self, name: str, stage_report: Report) -> None:
         metrics, verb = self._session.metrics, name.partition(".")[0]
         metrics.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
-        if verb == "evaluate":  # for several corpora, the mean over those evaluated so far
-            others = [report["bleu"] for stage, report in self._reports.items() if stage.startswith(f"{verb}.")]
-            metrics.set(catalog.EVALUATE_BLEU, sum([*others, stage_report["bleu"]]) / (len(others) + 1))
-        if verb == "score" and "nll_nats_per_token" in stage_report:
-            metrics.set(catalog.SCORE_LOSS, float(stage_report["nll_nats_per_token"]))
+        for measured, figure, gauge in (
+            ("evaluate", "bleu", catalog.EVALUATE_BLEU),
+            ("score", "nll_nats_per_token", catalog.SCORE_LOSS),
+        ):
+            if verb == measured and figure in stage_report:
+                # The gauge has no label for the corpus: of several, it is the mean over those done so far.
+                others = [report for stage, report in self._reports.items() if stage.startswith(f"{verb}.")]
+                values = [float(report[figure]) for report in [*others, stage_report] if figure in report]
+                metrics.set(gauge, sum(values) / len(values))
 
     def _manifest(self, output: str) -> location.Location:
         return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)

@@ -143,10 +143,10 @@ def record_stage_end(
     _write(root, content)
 
 
-def record_faults(root: location.Location, passed_over: Sequence[str]) -> None:
-    """Records the damaged checkpoints that a start skipped, each once."""
+def record_skipped_checkpoints(root: location.Location, reasons: Sequence[str]) -> None:
+    """Records why a start skipped damaged checkpoints, each reason once; the stored key is "faults"."""
     content = read(root)
-    new = [fault for fault in passed_over if fault not in content["faults"]]
+    new = [reason for reason in reasons if reason not in content["faults"]]
     if new:
         content["faults"] += new
         _write(root, content)

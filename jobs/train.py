@@ -67,17 +67,17 @@ def run_locked(
     dataset = _open(config)
     check_dataset(config, dataset)
     run_state.record_changes(root, run_state.check_settings(config))
-    search, state = _find_newest(root, fresh)
-    run_state.record_faults(root, search.passed_over)
-    in_one_go = config.model.kind in ("ngram", "autoregressive")
-    if search.newest is not None and (in_one_go or resume.is_finished(state, config.training)):
+    newest, state = _find_newest(root, fresh)
+    run_state.record_skipped_checkpoints(root, [skipped.reason for skipped in newest.skipped_checkpoints])
+    trains_without_resume = config.model.kind in ("ngram", "autoregressive")
+    if newest.ref is not None and (trains_without_resume or resume.is_finished(state, config.training)):
         kept: dict[str, Any] = run_state.read_stage(root, "train").get("report") or {"step": state.step}
         # The root may have been moved since the report was written.
-        here = {"root": str(root), "checkpoint": str(search.newest.folder)}
+        here = {"root": str(root), "checkpoint": str(newest.ref.folder)}
         return {"verb": "train", **kept, **here, "already_done": True}
     started_s = time.monotonic()
-    if in_one_go:
-        result = _train_in_one_go(config, root, dataset, session, reporter)
+    if trains_without_resume:
+        result = _train_without_resume(config, root, dataset, session, reporter)
         report = {"verb": "train", "root": str(root), **result, "already_done": False}
     else:
         report = _train_steps(plan(config, fresh), session, reporter, state)
@@ -93,7 +93,7 @@ def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
     return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))
 
 
-def _train_in_one_go(
+def _train_without_resume(
     config: schema.RunConfig,
     root: location.Location,
     dataset: shards.Dataset | series.Dataset,
@@ -101,7 +101,7 @@ def _train_in_one_go(
     reporter: progress_display.Reporter,
 ) -> dict[str, Any]:
     """Trains a model that has no steps to resume from: counts n-grams, or fits the regressor of a series."""
-    settings = section.deciding(config)
+    settings = section.result_settings(config)
     if isinstance(dataset, shards.Dataset):
         assert isinstance(config.model, ngram_settings.NgramConfig)
         settings["dataset"] = dataset.index.fingerprint
@@ -121,7 +121,7 @@ def _train_steps(
     """Trains a model in steps, from the state of its newest checkpoint on."""
     done = state.step if job.training.max_steps is not None else state.epochs_done
     summary = _train(job, session, reporter, done)
-    run_state.record_faults(job.root, summary.passed_over)
+    run_state.record_skipped_checkpoints(job.root, summary.skipped_checkpoints)
     if summary.is_interrupted:
         raise errors.InterruptedRunError(
             f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to resume"
@@ -139,10 +139,9 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
         UsageError: BPE-dropout is asked for with a tokenizer that has no merges.
     """
     settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
-    deciding = config.of_dataset(settings)
+    current = config.of_dataset(settings)
     for name, made_with in settings.items():
-        now = deciding.get(name)
-        for field in _differing(made_with, now, name):
+        for field in _differing(made_with, current.get(name), name):
             raise errors.LockedError(
                 f"{field}: the dataset in {dataset.folder} was prepared with another value; "
                 "use another root, or prepare's settings"
@@ -190,11 +189,11 @@ def _train(
         return summary
 
 
-def _find_newest(root: location.Location, fresh: bool) -> tuple[checkpoint.Search, progress.State]:
+def _find_newest(root: location.Location, fresh: bool) -> tuple[checkpoint.NewestCheckpoint, progress.State]:
     """Returns the newest checkpoint, if there is one, and the state in it."""
-    search = checkpoint.find_newest(root)
-    if search.newest is None:
-        return search, progress.State()
+    newest = checkpoint.find_newest(root)
+    if newest.ref is None:
+        return newest, progress.State()
     if fresh:
-        raise errors.LockedError(f"{search.newest.folder}: --fresh, but this root holds a checkpoint; use another root")
-    return search, checkpoint.load_state(search.newest)[0]
+        raise errors.LockedError(f"{newest.ref.folder}: --fresh, but this root holds a checkpoint; use another root")
+    return newest, checkpoint.load_state(newest.ref)[0]

@@ -281,8 +281,9 @@ def select_checkpoint(run: location.Location) -> SelectedCheckpoint:
     """Returns the checkpoint of a run that inference uses: the best one by validation, with its bundle verified.
 
     The metric is the one that the run's newest checkpoint names; see `selection_key`. If no checkpoint was validated it
-    is the newest: the last step of the latest start (the `3` in `step-00000500-e3` counts the starts of the run's
-    worker group). A damaged checkpoint is skipped and reported. `run` may also be the folder of a single checkpoint.
+    is the newest: the last step under the highest fencing number (the `3` in `step-00000500-e3`, which counts the
+    starts of the run's worker group). A damaged checkpoint is skipped and reported. `run` may also be the folder of a
+    single checkpoint.
 
     Raises:
         UsageError: the run has none.

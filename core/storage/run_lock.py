@@ -127,4 +127,5 @@ class RunLock:
         return [name for name in self.root.join(FOLDER).list_names() if re.fullmatch(r"epoch-[0-9]{6}\.json", name)]
 
     def _file(self, kind: str, lock_number: int) -> location.Location:
+        # The stored kinds are "epoch" (the owner of a lock number) and "heartbeat".
         return self.root.join(FOLDER, f"{kind}-{lock_number:06d}.json")

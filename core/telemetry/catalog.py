@@ -49,7 +49,7 @@ TRAIN_LOSS = Metric("raycurrent_train_loss_nats", "gauge", "Training loss per to
 TRAIN_GRADIENT_NORM = Metric(
     "raycurrent_train_gradient_norm",
     "gauge",
-    "Global gradient norm before clipping",
+    "Global gradient norm of the last step, before clipping",
     old_name="raycurrent_train_gradient_norm_ratio",
 )
 TRAIN_LEARNING_RATE = Metric(

@@ -21,8 +21,8 @@ _SHADOW, _COUNT = "shadow", "num_averaged"
 class AveragedSGD(torch.optim.SGD):
     """SGD that, once `is_averaging`, keeps the mean of the weights after each of its steps.
 
-    Each parameter has a shadow: the weights that the model does not hold at the moment. That is the mean while it
-    trains; `swap` exchanges the two, and `averaged_weights` does so for a while.
+    The optimizer has a second copy of each parameter, its shadow: the running mean during training, the raw weights
+    inside `averaged_weights`; `swap` exchanges the two.
     """
 
     is_averaging = False

@@ -48,12 +48,12 @@ class Batch(NamedTuple):
         num_targets: valid targets of all ranks.
         num_own: valid targets of this rank; with 0 of them the content is a placeholder that counts for nothing, so
             that the rank takes part in collective operations.
-        consumed: the position in the pass over the data after the batch.
-        fraction: the fraction of the pass that is done after the batch.
+        consumed: the position in the epoch after the batch.
+        fraction: the fraction of the epoch that is done after the batch.
         rate_scale: factor of the learning rate; a step uses the mean of its batches.
         corpus: number of the corpus that the batch belongs to.
-        passes: passes over the corpus that are done after the batch.
-        ends_pass: whether the batch is the last of a pass.
+        epoch: completed epochs of the corpus after the batch.
+        ends_epoch: whether the batch is the last of an epoch of the corpus.
     """
 
     content: Content
@@ -63,21 +63,21 @@ class Batch(NamedTuple):
     fraction: float
     rate_scale: float = 1.0
     corpus: int = 0
-    passes: int = 0
-    ends_pass: bool = False
+    epoch: int = 0
+    ends_epoch: bool = False
 
 
-class Source(Protocol):
+class BatchStream(Protocol):
     """Batches of a rank, epoch by epoch."""
 
     @property
     def carries_state(self) -> bool:
         """True if the hidden state after a batch is the one before the next batch."""
 
-    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the batches of an epoch from a position on."""
 
-    def left_out(self, epoch: int) -> int:
+    def count_skipped_targets(self, epoch: int) -> int:
         """Returns the number of targets, of all ranks, that are in no batch of an epoch."""
 
 
@@ -95,7 +95,7 @@ class SequentialLanes:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
 
-    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the windows of an epoch; `consumed` counts the tokens of a lane."""
         training, seed = self._training, self._seed
         offset = lanes.epoch_offset(seed, epoch, training.window)
@@ -116,7 +116,7 @@ class SequentialLanes:
             yield _with_cut_weights(batch, training, seed, epoch, begin)._replace(rate_scale=scale)
             begin = window.stop
 
-    def left_out(self, epoch: int) -> int:
+    def count_skipped_targets(self, epoch: int) -> int:
         """Counts the targets before the offset, and those that do not fill all lanes."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
         return lanes.count_skipped(len(self._stream), self._training.num_lanes, offset)
@@ -136,7 +136,7 @@ class RandomWindows:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
 
-    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields the batches of an epoch; `consumed` counts the tokens of a lane."""
         num_lanes, length = self._training.num_lanes, self._training.window
         offset = lanes.epoch_offset(self._seed, epoch, length)
@@ -146,7 +146,7 @@ class RandomWindows:
             batch = text_batch(window, window.stop / (num_batches * length))
             yield _with_cut_weights(batch, self._training, self._seed, epoch, window.stop - length)
 
-    def left_out(self, epoch: int) -> int:
+    def count_skipped_targets(self, epoch: int) -> int:
         """Counts the targets before the offset, and those that do not fill a window."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
         return offset + (len(self._stream) - 1 - offset) % self._training.window
@@ -184,7 +184,7 @@ class BucketedPairs:
         self._rank, self._world_size = rank, world_size
         self._segmenters = segmenters
 
-    def epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
         """Yields this rank's share of each planned batch from number `consumed` on."""
         split = (
             bpe_dropout.ResegmentedSplit(self._split, self._segmenters, self._seed, epoch)
@@ -202,46 +202,49 @@ class BucketedPairs:
             content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
             yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
 
-    def left_out(self, epoch: int) -> int:  # noqa: ARG002
+    def count_skipped_targets(self, epoch: int) -> int:  # noqa: ARG002
         """Returns 0: an epoch has every pair."""
         return 0
 
 
-def steps(sources: Sequence[Source], start: Sequence[progress.CorpusState], accumulate: int) -> Iterator[list[Batch]]:
+def steps(
+    batch_streams: Sequence[BatchStream], start: Sequence[progress.CorpusState], accumulate: int
+) -> Iterator[list[Batch]]:
     """Yields the micro-batches of each step, from the given position in each corpus, endlessly.
 
     A step has `accumulate` batches of every corpus, or fewer where an epoch ends with it. Each corpus repeats at its
-    own pace; an epoch ends when the corpus with the fewest passes has completed one more.
+    own pace; an epoch of the run ends when the corpus with the fewest completed epochs has completed one more.
 
     Raises:
         DataError: there is no batch in the data of a corpus.
     """
     endless = [
-        _repeat(source, corpus, position) for corpus, (source, position) in enumerate(zip(sources, start, strict=True))
+        _repeat(batch_stream, corpus, position)
+        for corpus, (batch_stream, position) in enumerate(zip(batch_streams, start, strict=True))
     ]
-    passes = [position.passes for position in start]
+    epochs = [position.epoch for position in start]
     while True:
         # A step never spans two epochs: a validation at the end of an epoch has seen all of it.
-        epoch, step = min(passes), list[Batch]()
-        while min(passes) == epoch and len(step) < accumulate * len(endless):
+        epoch, step = min(epochs), list[Batch]()
+        while min(epochs) == epoch and len(step) < accumulate * len(endless):
             step += [next(batches) for batches in endless]
-            passes = [batch.passes for batch in step[-len(endless) :]]
+            epochs = [batch.epoch for batch in step[-len(endless) :]]
         yield step
 
 
-def _repeat(source: Source, corpus: int, start: progress.CorpusState) -> Iterator[Batch]:
-    passes, consumed = start.passes, start.consumed
+def _repeat(batch_stream: BatchStream, corpus: int, start: progress.CorpusState) -> Iterator[Batch]:
+    epoch, consumed = start.epoch, start.consumed
     while True:
-        epoch = source.epoch(passes, consumed)
-        batch = next(epoch, None)
+        epoch_batches = batch_stream.read_epoch(epoch, consumed)
+        batch = next(epoch_batches, None)
         if batch is None:
             raise errors.DataError("the training split gives no batch; use more data")
-        # One batch behind, to know which one is the last: a position after it is the start of the next pass.
-        for following in epoch:
-            yield batch._replace(corpus=corpus, passes=passes)
+        # One batch behind, to know which one is the last: a position after it is the start of the next epoch.
+        for following in epoch_batches:
+            yield batch._replace(corpus=corpus, epoch=epoch)
             batch = following
-        passes, consumed = passes + 1, 0
-        yield batch._replace(consumed=0, fraction=0.0, corpus=corpus, passes=passes, ends_pass=True)
+        epoch, consumed = epoch + 1, 0
+        yield batch._replace(consumed=0, fraction=0.0, corpus=corpus, epoch=epoch, ends_epoch=True)
 
 
 class PairsIds(NamedTuple):
@@ -251,14 +254,14 @@ class PairsIds(NamedTuple):
     bos: int
 
 
-def sources(
+def open_batch_streams(
     dataset: shards.Dataset,
     training: training_settings.TrainingConfig,
     weights: Sequence[float],
     seed: int,
     rank: int,
     world_size: int,
-) -> list[Source]:
+) -> list[BatchStream]:
     """Returns the training batches of a rank, for each corpus of the dataset: its share of every batch, by weight.
 
     Raises:
@@ -266,15 +269,16 @@ def sources(
         UsageError: there are more ranks than lanes of a corpus.
     """
     # Corpora may have the same lines, which must not come in the same order; the first has the order of a single one.
+    # "task" is part of the seed, so it keeps the former word for corpora.
     seeds = [shuffling.key("task", seed, number) if number else seed for number in range(len(weights))]
     segmenters = _segmenters(dataset, training)
     return [
-        source(dataset, settings, corpus_seed, rank, world_size, corpus, segmenters)
-        for corpus, settings, corpus_seed in zip(dataset.corpora, training.shared_out(weights), seeds, strict=True)
+        open_batch_stream(dataset, settings, corpus_seed, rank, world_size, corpus, segmenters)
+        for corpus, settings, corpus_seed in zip(dataset.corpora, training.split_by_weight(weights), seeds, strict=True)
     ]
 
 
-def source(
+def open_batch_stream(
     dataset: shards.Dataset,
     training: training_settings.TrainingConfig,
     seed: int,
@@ -282,8 +286,8 @@ def source(
     world_size: int,
     corpus: str | None = None,
     segmenters: Mapping[str, bpe_dropout.Segmenter] | None = None,
-) -> Source:
-    """Returns the training batches of a rank, of one corpus or of all data together; see `sources`.
+) -> BatchStream:
+    """Returns the training batches of a rank, of one corpus or of all data together; see `open_batch_streams`.
 
     `segmenters`, of each side, may be shared by several corpora; without them a corpus has its own.
     """
@@ -318,8 +322,8 @@ def pairs_ids(dataset: shards.Dataset) -> PairsIds:
     return PairsIds(target.pad_id, target.bos_id)
 
 
-def blank(kind: str) -> Content:
-    """Returns the smallest batch, a placeholder for calls whose numbers do not matter."""
+def make_placeholder(kind: str) -> Content:
+    """Returns the smallest batch, for calls whose numbers do not matter."""
     zeros_BT = torch.zeros((1, 2), dtype=torch.int64)
     if kind == "text":
         return TextContent(zeros_BT, zeros_BT.flatten())
@@ -347,7 +351,7 @@ def text_batch(window: lanes.Window, fraction: float) -> Batch:
     """Returns the tensors of a window; a placeholder for a rank without lanes of its own in it."""
     num_own = window.inputs_BT.size
     if not num_own:
-        return Batch(blank("text"), window.num_targets, 0, window.stop, fraction)
+        return Batch(make_placeholder("text"), window.num_targets, 0, window.stop, fraction)
     content = TextContent(
         torch.from_numpy(np.ascontiguousarray(window.inputs_BT)),
         torch.from_numpy(np.ascontiguousarray(window.targets_BT).reshape(-1)),

@@ -72,12 +72,18 @@ class Snapshot(NamedTuple):
     best_by: bundle.Metric = "perplexity"
 
 
-class Search(NamedTuple):
-    """The newest checkpoint that verifies; newer ones that are damaged, and why they were passed over."""
+class SkippedCheckpoint(NamedTuple):
+    """A damaged checkpoint, and the error that reading it gave."""
 
-    newest: CheckpointRef | None
-    damaged: tuple[location.Location, ...]
-    passed_over: tuple[str, ...]
+    folder: location.Location
+    reason: str
+
+
+class NewestCheckpoint(NamedTuple):
+    """The newest checkpoint that verifies, None where there is none; and the newer ones, which are damaged."""
+
+    ref: CheckpointRef | None
+    skipped_checkpoints: tuple[SkippedCheckpoint, ...] = ()
 
 
 def take_fencing_number(root: location.Location, world_size: int) -> int:
@@ -118,7 +124,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
-    # The best so far; a later one may be better. Reversed, so that of equal ones the newest is it, as for `find_best`.
+    # Reversed, so that the newest of equally good validations counts as best, as in `find_best`.
     best_validation = progress.best_validation(state.history[::-1], snapshot.best_by)
     about = {
         "step": state.step,
@@ -142,28 +148,28 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     return CheckpointRef(folder, state.step, fencing_number, validation, snapshot.best_by, files)
 
 
-def find_newest(root: location.Location) -> Search:
+def find_newest(root: location.Location) -> NewestCheckpoint:
     """Finds the checkpoint that a resume starts from: the highest (fencing number, step) that verifies.
 
     Raises:
         IntegrityError: there are checkpoints, but none verifies: a run never starts over by itself.
     """
-    damaged, passed_over = [], []
+    skipped_checkpoints: list[SkippedCheckpoint] = []
     for folder in committed(root):
         try:
             ref = read(folder)
             commit.verify(folder, ref.files)
         except errors.IntegrityError as error:
-            _log.warning("checkpoint passed over: %s", error)
-            damaged.append(folder)
-            passed_over.append(str(error))
+            _log.warning("skipping damaged checkpoint: %s", error)
+            skipped_checkpoints.append(SkippedCheckpoint(folder, str(error)))
         else:
-            return Search(ref, tuple(damaged), tuple(passed_over))
-    if passed_over:
+            return NewestCheckpoint(ref, tuple(skipped_checkpoints))
+    if skipped_checkpoints:
         raise errors.IntegrityError(
-            f"{root}: no checkpoint verifies; restore one from a copy, or use another root; newest: {passed_over[0]}"
+            f"{root}: no checkpoint verifies; restore one from a copy, or use another root; newest: "
+            f"{skipped_checkpoints[0].reason}"
         )
-    return Search(None, (), ())
+    return NewestCheckpoint(None)
 
 
 def committed(root: location.Location) -> list[location.Location]:
@@ -184,7 +190,7 @@ def find_best(root: location.Location) -> CheckpointRef | None:
         try:
             commit.verify(ref.folder, ref.files)
         except errors.IntegrityError as error:
-            _log.warning("checkpoint passed over: %s", error)
+            _log.warning("skipping damaged checkpoint: %s", error)
         else:
             return ref
     return None
@@ -202,7 +208,7 @@ def read(folder: location.Location) -> CheckpointRef:
     try:
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
-        step, fencing_number = int(content["step"]), int(content["epoch"])
+        step, fencing_number = int(content["step"]), int(content["epoch"])  # stored names
         best_by: bundle.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
@@ -252,14 +258,14 @@ def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
 def retain(root: location.Location, keep: int, spared: Collection[location.Location] = ()) -> None:
     """Removes all checkpoints but the newest `keep` and the best.
 
-    Damaged checkpoints are `spared`, for whoever looks into them, and not counted.
+    Damaged checkpoints are `spared`, that is kept for diagnosis, and not counted.
     """
     readable = [ref for ref in _readable(root) if ref.folder not in spared]
     best_checkpoint = next(iter(_best_first(readable)), None)
     for ref in readable[keep:]:
         if ref is best_checkpoint:
             continue
-        # The manifest first: a removal that is interrupted leaves no half checkpoint that a reader would believe.
+        # The manifest first: without its manifest a partly removed checkpoint is ignored.
         ref.folder.join(MANIFEST).remove()
         for file in ref.files:
             ref.folder.join(file.name).remove()
@@ -273,7 +279,7 @@ def _readable(root: location.Location) -> list[CheckpointRef]:
         try:
             readable.append(read(folder))
         except errors.IntegrityError as error:
-            _log.warning("checkpoint passed over: %s", error)
+            _log.warning("skipping damaged checkpoint: %s", error)
     return readable
 
 

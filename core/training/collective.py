@@ -120,8 +120,8 @@ class TorchDistributed:
         except RuntimeError as error:  # what torch raises when a peer is gone or the timeout has passed
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise errors.ClusterError(
-                f"rank {self.rank} of {self.world_size}: agreeing on {purpose} failed ({reason}); "
-                "another rank died or hangs, its log says why"
+                f"rank {self.rank} of {self.world_size}: collective operation for {purpose} failed ({reason}); "
+                "another rank died or hangs, see its log"
             ) from error
 
 

@@ -1,8 +1,8 @@
 """The training objective: cross entropy in nats, summed over valid targets.
 
 The logits of a whole batch never exist at once: with a large vocabulary they would take more memory than the model.
-Padding is left out before the loss, so that it cannot count. Sums are returned instead of means, because the number
-that they are divided by is that of all ranks together, which the plan of the batches holds.
+Padding is left out before the loss, so that it cannot count. Sums are returned instead of means, because they are
+divided by the number of valid targets of all ranks together, which each batch comes with.
 """
 
 from typing import NamedTuple
@@ -49,7 +49,7 @@ class Objective(nn.Module):
         label_smoothing: share of a target's probability that is spread evenly over the vocabulary.
         activation_regularization: weight of `activation_penalty` (AR).
         temporal_activation_regularization: weight of `temporal_penalty` (TAR).
-        target_window: target tokens between two places where the gradients of long targets are cut; None for no cut.
+        target_window: target tokens between two truncation points of the gradients of long targets; None for none.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Objective(nn.Module):
             loss = loss + self.activation_regularization * activation_penalty(outputs.features_BTF)
         if self.temporal_activation_regularization:
             loss = loss + self.temporal_activation_regularization * temporal_penalty(outputs.raw_BTH)
-        # The one cut of truncated BPTT: the next window gets the numbers of the state, not its history.
+        # Truncation point: the state is detached; its values carry over to the next window, the graph does not.
         return Sums(loss, nll, truncation.detach(outputs.state))
 
     @torch.no_grad()

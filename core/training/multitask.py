@@ -1,7 +1,7 @@
 """Training one model on several corpora: cosines between their gradients, and PCGrad against conflicts.
 
-Everything that is asked of the gradients, and everything that is done to them, follows from their inner products with
-each other: K corpora need a table of K × K numbers, read from the device once.
+Cosines and PCGrad need only the K × K inner products of the gradients of K corpora, which are read from the device at
+once.
 
 Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning.
 """
@@ -22,13 +22,13 @@ Table = Sequence[Sequence[float]]  # the inner product of each gradient with eac
 
 
 class Surgery(NamedTuple):
-    """Settings of what is done to the gradients of the corpora before they are added up.
+    """Settings of how the gradients of the corpora are combined.
 
     Attributes:
         projects: whether conflicts are projected away.
         records: whether cosines are recorded.
         detached: by corpus, the weights that it does not train, as indices into the model's parameters.
-        seed: of the order in which a corpus's gradient meets the others.
+        seed: of the order in which each gradient is projected against the others.
     """
 
     projects: bool
@@ -100,6 +100,7 @@ def combine(gradients: Sequence[Gradient], surgery: Surgery, step: int) -> Combi
     table = inner_products(gradients)
     factors = [1.0] * len(gradients)
     if surgery.projects:
+        # "order of tasks" is part of the seed, so it keeps the former word for corpora.
         factors = column_sums(pcgrad_factors(table, shuffling.key("order of tasks", surgery.seed, step)))
     return Combined(weighted_sum(gradients, factors), cosines(table) if surgery.records else {})
 

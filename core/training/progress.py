@@ -3,7 +3,6 @@
 `State` is all that a resume needs besides tensors, and is stored in each checkpoint.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,28 +107,38 @@ class CorpusState:
     """Position of a run in the data of one of its corpora; most runs have one corpus.
 
     Attributes:
-        passes: whole passes over the data done.
-        consumed: the position in the current pass, in the unit of its batches (see `batches.Source`).
-        fraction: the fraction of the current pass that is done.
+        epoch: completed epochs of the corpus; its stored name is "passes".
+        consumed: the position in the current epoch, in the unit of its batches (see `batches.BatchStream`).
+        fraction: the fraction of the current epoch that is done.
         nll_sum: since the last row of the run log, in nats, without label smoothing.
-        num_stale_targets: the number of targets that `nll_sum` is over.
+        num_unlogged_targets: the number of targets that `nll_sum` is over; its stored name is "num_stale_targets".
     """
 
-    passes: int = 0
+    epoch: int = 0
     consumed: int = 0
     fraction: float = 0.0
     nll_sum: float = 0.0
-    num_stale_targets: int = 0  # kept in checkpoints, so that a row that a stop cuts in two is whole after a resume
+    num_unlogged_targets: int = 0  # saved, so that a resume continues a half-accumulated log row
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the position as in checkpoints, under the stored names."""
+        return {
+            "passes": self.epoch,
+            "consumed": self.consumed,
+            "fraction": self.fraction,
+            "nll_sum": self.nll_sum,
+            "num_stale_targets": self.num_unlogged_targets,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads an entry of `State.to_json`."""
+        """Reads the result of `to_json`."""
         return cls(
-            passes=int(value["passes"]),
+            epoch=int(value["passes"]),
             consumed=int(value["consumed"]),
             fraction=float(value["fraction"]),
             nll_sum=float(value["nll_sum"]),
-            num_stale_targets=int(value["num_stale_targets"]),
+            num_unlogged_targets=int(value["num_stale_targets"]),
         )
 
 
@@ -142,7 +151,7 @@ class State:
         corpora: the position in the data of each corpus, in the order of the dataset.
         num_tokens: valid targets trained on, of all ranks.
         num_skipped: steps whose gradient was not finite.
-        num_skipped_in_row: how many of them were the last ones.
+        num_skipped_in_row: consecutive ones up to now.
         loss_sum: since the last row of the run log, in nats.
         history: the validations so far.
     """
@@ -157,8 +166,8 @@ class State:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done: passes over the corpus that has been passed over least often."""
-        return self._slowest.passes
+        """Completed epochs: those of the corpus with the fewest."""
+        return self._slowest.epoch
 
     @property
     def fraction(self) -> float:
@@ -167,7 +176,7 @@ class State:
 
     @property
     def _slowest(self) -> CorpusState:
-        return min(self.corpora, key=lambda corpus: (corpus.passes, corpus.fraction))
+        return min(self.corpora, key=lambda corpus: (corpus.epoch, corpus.fraction))
 
     @property
     def epochs_done(self) -> float:
@@ -183,7 +192,7 @@ class State:
         """Returns the state as in checkpoints; floats are kept to the bit. The stored name of `corpora` is "tasks"."""
         return {
             "step": self.step,
-            "tasks": [dataclasses.asdict(corpus) for corpus in self.corpora],
+            "tasks": [corpus.to_json() for corpus in self.corpora],
             "num_tokens": self.num_tokens,
             "num_skipped": self.num_skipped,
             "num_skipped_in_row": self.num_skipped_in_row,
@@ -211,7 +220,7 @@ class State:
                 history=[Validation.from_json(entry) for entry in value["history"]],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise errors.IntegrityError(f"{where}: does not say how far the run was ({error}); restore it") from error
+            raise errors.IntegrityError(f"{where}: is not a valid training state ({error}); restore it") from error
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Claim(NamedTuple):
     """The result of claiming a root, on rank 0. A finished run takes no fencing number: it is 0."""
 
     fencing_number: int
-    search: checkpoint.Search
+    newest: checkpoint.NewestCheckpoint
     state: progress.State
     settings: dict[str, Any]
     is_finished: bool
@@ -78,17 +78,17 @@ class Claim(NamedTuple):
 class TrainingRun:
     """All that the training loop works on; `state`, `hidden` and `newest` change as it proceeds.
 
-    There is a source for each corpus of the dataset, and in `hidden` the hidden state of this rank's lanes of it.
+    There is a batch stream for each corpus of the dataset, and in `hidden` the hidden state of this rank's lanes of it.
     """
 
     learner: step.Learner
-    sources: Sequence[batches.Source]
+    batch_streams: Sequence[batches.BatchStream]
     dataset: shards.Dataset
     fencing_number: int
     state: progress.State
     hidden: Sequence[states.State | None]
     newest: checkpoint.CheckpointRef | None
-    damaged: tuple[location.Location, ...]
+    skipped_folders: tuple[location.Location, ...]
     settings: dict[str, Any]
 
     def bundle(self, job: TrainingJob) -> bundle.Bundle:
@@ -125,24 +125,24 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
         "torch": torch.__version__,
     }
     before = checkpoint.committed(job.root)  # to notice commits until the fencing number is taken
-    search = checkpoint.find_newest(job.root)
-    state, saved_settings = _read_state(search, dataset)
-    _check_same_run(job, search.newest, settings, saved_settings)
+    newest = checkpoint.find_newest(job.root)
+    state, saved_settings = _read_state(newest, dataset)
+    _check_same_run(job, newest.ref, settings, saved_settings)
     # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
     precision = (job.compute.precision == "auto" and saved_settings.get("precision")) or compute.resolve_precision(
         job.compute.precision, job.device
     )
     settings["precision"] = precision
     # A finished run is only reported: taking a number would write into its root.
-    if search.newest is not None and is_finished(state, job.training):
-        return Claim(0, search, state, settings, is_finished=True)
+    if newest.ref is not None and is_finished(state, job.training):
+        return Claim(0, newest, state, settings, is_finished=True)
     fencing_number = checkpoint.take_fencing_number(job.root, world_size)
     if checkpoint.committed(job.root) != before:
         # A group that was believed dead has committed until now, and cannot from now on.
-        search = checkpoint.find_newest(job.root)
-        state, _ = _read_state(search, dataset)
-    finished = is_finished(state, job.training) and search.newest is not None
-    return Claim(fencing_number, search, state, settings, finished)
+        newest = checkpoint.find_newest(job.root)
+        state, _ = _read_state(newest, dataset)
+    finished = is_finished(state, job.training) and newest.ref is not None
+    return Claim(fencing_number, newest, state, settings, finished)
 
 
 def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> TrainingRun:
@@ -155,7 +155,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     precision: compute.Precision = claimed.settings["precision"]
     matmul = compute.use_matmul(job.compute.matmul, precision)
     device = torch.device(job.device)
-    newest = claimed.search.newest
+    newest = claimed.newest.ref
     objective = losses.build(_initial_model(job, dataset, is_new=newest is None), job.training).to(device).train()
     learner = step.Learner(
         objective,
@@ -168,9 +168,9 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
         multitask.plan(objective.model, job.training, dataset.corpora, job.seed),
     )
     # Before weights and optimizer are restored, so that every start, new or resumed, has DDP's final buckets.
-    learner.warm_up(batches.blank(dataset.kind))
+    learner.warm_up(batches.make_placeholder(dataset.kind))
     weights = _corpus_weights(job, dataset)
-    num_lanes = [settings.num_lanes for settings in job.training.shared_out(weights)]
+    num_lanes = [settings.num_lanes for settings in job.training.split_by_weight(weights)]
     hidden: Sequence[states.State | None] = [None] * len(weights)
     if newest is not None:
         hidden = _restore(learner, newest, group, num_lanes)
@@ -182,24 +182,26 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     )  # fmt: skip
     return TrainingRun(
         learner=learner,
-        sources=batches.sources(dataset, job.training, weights, job.seed, group.rank, group.world_size),
+        batch_streams=batches.open_batch_streams(
+            dataset, job.training, weights, job.seed, group.rank, group.world_size
+        ),
         dataset=dataset,
         fencing_number=claimed.fencing_number,
         state=claimed.state,
         hidden=hidden,
         newest=newest,
-        damaged=claimed.search.damaged,
+        skipped_folders=tuple(skipped.folder for skipped in claimed.newest.skipped_checkpoints),
         settings=claimed.settings,
     )
 
 
-def count_left_out(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
-    """Counts the targets that were in no batch of the passes that are done; see `batches.Source.left_out`."""
-    sources = batches.sources(dataset, job.training, _corpus_weights(job, dataset), job.seed, 0, 1)
+def count_skipped_targets(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
+    """Counts the targets that were in no batch of the completed epochs; see `batches.BatchStream`."""
+    batch_streams = batches.open_batch_streams(dataset, job.training, _corpus_weights(job, dataset), job.seed, 0, 1)
     return sum(
-        source.left_out(epoch)
-        for source, corpus in zip(sources, state.corpora, strict=True)
-        for epoch in range(corpus.passes)
+        batch_stream.count_skipped_targets(epoch)
+        for batch_stream, corpus in zip(batch_streams, state.corpora, strict=True)
+        for epoch in range(corpus.epoch)
     )
 
 
@@ -207,10 +209,10 @@ def _corpus_weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
     return [job.weights.get(corpus, 1.0) for corpus in dataset.corpora]
 
 
-def _read_state(search: checkpoint.Search, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
-    if search.newest is None:
+def _read_state(newest: checkpoint.NewestCheckpoint, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
+    if newest.ref is None:
         return progress.State(corpora=[progress.CorpusState() for _ in dataset.corpora]), {}
-    return checkpoint.load_state(search.newest)
+    return checkpoint.load_state(newest.ref)
 
 
 def _check_same_run(
@@ -220,7 +222,7 @@ def _check_same_run(
         return
     if job.fresh and saved.get("attempt") != job.attempt:
         raise errors.LockedError(f"{newest.folder}: --fresh, but this root holds a checkpoint; use another root")
-    ours = {**ours, "model": section.deciding_then(job.model, saved.get("model") or {})}
+    ours = {**ours, "model": section.result_settings_as_stored(job.model, saved.get("model") or {})}
     for name in ("model", "dataset", "seed"):
         if saved.get(name) != ours[name]:
             raise errors.LockedError(
@@ -270,7 +272,7 @@ def _restore(
     ]
     if restored.hidden[0][0].shape[0] != sum(saved_lanes):
         raise errors.LockedError(
-            f"{newest.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, by training.num_lanes it is "
+            f"{newest.folder}: holds the state of {restored.hidden[0][0].shape[0]} lanes, but training.num_lanes gives "
             f"{sum(saved_lanes)}; use another root, or the settings that this run was started with"
         )
     hidden: list[states.State | None] = []

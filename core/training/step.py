@@ -20,7 +20,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         sums_K2: by corpus, the loss that is minimized and the negative log-likelihood.
-        norm: of the gradient of all ranks before clipping.
+        gradient_norm: of the gradient of all ranks before clipping.
         is_applied: whether the weights were updated. A step whose norm is not finite is skipped: all ranks have the
             same sum, so all skip it together, and the hidden states start from zero again.
         states: the hidden state after the step, by corpus.
@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
     """
 
     sums_K2: Tensor
-    norm: float
+    gradient_norm: float
     is_applied: bool
     states: tuple[states.State | None, ...]
     layer_norms: Mapping[str, float]
@@ -87,25 +87,25 @@ class Learner:
                 with compute.autocast(str(self.device), self.precision):
                     content = batches.to_device(batch.content, self.device)
                     loss, nll, state = self.replica(content, after[corpus], sampling_probability)
-                # The next pass starts at another offset of the text: the state before it would not fit.
-                after[corpus] = state if carries_state and not batch.ends_pass else None
+                # The next epoch starts at another offset of the text: the state before it would not fit.
+                after[corpus] = state if carries_state and not batch.ends_epoch else None
                 # A rank without targets of its own computes a placeholder: DDP needs its backward pass all the same.
-                weight = 1.0 if batch.num_own else 0.0
-                (loss * (weight / num_targets)).backward()
-                sums_K2[corpus] += weight * torch.stack((loss.detach(), nll))
+                placeholder_factor = 1.0 if batch.num_own else 0.0
+                (loss * (placeholder_factor / num_targets)).backward()
+                sums_K2[corpus] += placeholder_factor * torch.stack((loss.detach(), nll))
             if self.surgery and ends_corpus:
                 corpus_gradients.append(multitask.pop_gradient(self.objective.model, self.surgery.detached[corpus]))
         cosines = self._combine(corpus_gradients, step) if self.surgery else {}
         layer_norms = gradients.layer_norms(self.objective.model) if self.records_norms else {}
         # The one place where the CPU waits for the GPU (multitask's inner products and recorded norms apart).
-        norm = float(gradients.clip_to_limits(self.objective.model, self.limits))
-        is_applied = abs(norm) < float("inf")  # False for nan, too
+        gradient_norm = float(gradients.clip_to_limits(self.objective.model, self.limits))
+        is_applied = abs(gradient_norm) < float("inf")  # False for nan, too
         if is_applied:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # A state that overflowed would make the next gradient infinite too.
         states_after = tuple(after) if is_applied else (None,) * len(before)
-        return StepResult(sums_K2, norm, is_applied, states_after, layer_norms, cosines)
+        return StepResult(sums_K2, gradient_norm, is_applied, states_after, layer_norms, cosines)
 
     def warm_up(self, content: batches.Content) -> None:
         """Runs a forward and a backward pass without effect.

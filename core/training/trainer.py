@@ -42,19 +42,19 @@ class TrainingSummary:
     """Results of a training run.
 
     Attributes:
-        num_left_out: targets that were in no batch of the passes over a text: those before the offset of each pass, and
-            the remainder that fills no lanes or window.
+        num_skipped_targets: targets that were in no batch of the epochs of a text: those before the offset of each
+            epoch, and the remainder that fills no lanes or window; its stored name is "num_left_out".
         loss_nats: training loss of the last row of the run log.
         checkpoint: URL of the newest checkpoint.
         fencing_number: of this worker group, 0 for a run that was finished already; its stored name is "start".
-        passed_over: the damaged checkpoints that a resume passed over, and why.
+        skipped_checkpoints: the damaged checkpoints that a resume skipped, and why; their stored name is "passed_over".
         is_interrupted: whether the run was asked to stop before its end.
     """
 
     step: int
     epochs_done: float
     num_tokens: int
-    num_left_out: int
+    num_skipped_targets: int
     num_skipped: int
     loss_nats: float | None
     validation: progress.Validation | None
@@ -63,19 +63,23 @@ class TrainingSummary:
     fencing_number: int
     world_size: int
     precision: str
-    passed_over: tuple[str, ...]
+    skipped_checkpoints: tuple[str, ...]
     is_interrupted: bool
     elapsed_s: float
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary as in a report."""
-        stored_names = {"fencing_number": "start"}
+        stored_names = {
+            "fencing_number": "start",
+            "num_skipped_targets": "num_left_out",
+            "skipped_checkpoints": "passed_over",
+        }
         content = {
             stored_names.get(field.name, field.name): getattr(self, field.name) for field in dataclasses.fields(self)
         }
         for name in ("validation", "best_validation"):
             content[name] = content[name].to_json() if content[name] else None
-        return {**content, "passed_over": list(self.passed_over)}
+        return {**content, "passed_over": list(self.skipped_checkpoints)}
 
 
 def train(
@@ -99,11 +103,11 @@ def train(
     """
     started_s = time.monotonic()
     dataset = shards.Dataset.open(job.dataset, backward=model_settings.reads_backward(job.model))
-    # Rank 0 looks for the checkpoint and all use its answer: two looks at a store might see different things.
+    # Rank 0 finds the checkpoint for all: listing the store on each rank could give different results.
     claimed = collective.on_rank_0(group, "the newest checkpoint", lambda: resume.claim(job, dataset, group.world_size))
     if group.rank == 0:
-        metrics.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.search.passed_over))
-    state, newest, loss_nats, is_interrupted = claimed.state, claimed.search.newest, None, False
+        metrics.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.newest.skipped_checkpoints))
+    state, newest, loss_nats, is_interrupted = claimed.state, claimed.newest.ref, None, False
     if not claimed.is_finished:
         run = resume.build(job, claimed, dataset, group)
         loop = _TrainingLoop(job, run, group, metrics, callbacks, validator or validation.LossOnly())
@@ -113,7 +117,7 @@ def train(
         step=state.step,
         epochs_done=state.epochs_done,
         num_tokens=state.num_tokens,
-        num_left_out=resume.count_left_out(job, dataset, state),
+        num_skipped_targets=resume.count_skipped_targets(job, dataset, state),
         num_skipped=state.num_skipped,
         loss_nats=loss_nats,
         validation=state.history[-1] if state.history else None,
@@ -122,7 +126,7 @@ def train(
         fencing_number=claimed.fencing_number,
         world_size=group.world_size,
         precision=claimed.settings["precision"],
-        passed_over=claimed.search.passed_over,
+        skipped_checkpoints=tuple(skipped.reason for skipped in claimed.newest.skipped_checkpoints),
         is_interrupted=is_interrupted,
         elapsed_s=time.monotonic() - started_s,
     )
@@ -155,7 +159,7 @@ class _TrainingLoop:
         """Trains until the run is finished or asked to stop; returns whether it was asked to stop."""
         state = self.run.state
         # Endless: epochs, steps and early stopping end the loop below, as they do when a run is resumed.
-        steps = batches.steps(self.run.sources, state.corpora, self._job.training.accumulate)
+        steps = batches.steps(self.run.batch_streams, state.corpora, self._job.training.accumulate)
         while True:
             epoch = state.epoch
             self._step(next(steps))
@@ -175,7 +179,7 @@ class _TrainingLoop:
         result = run.learner.train_step(
             micro_batches,
             run.hidden,
-            run.sources[0].carries_state,
+            run.batch_streams[0].carries_state,
             scheduled_sampling.sampling_probability(training.scheduled_sampling, state.step),
             state.step,
         )
@@ -187,13 +191,13 @@ class _TrainingLoop:
         state.num_skipped_in_row = 0 if result.is_applied else state.num_skipped_in_row + 1
         for batch in micro_batches:
             corpus = state.corpora[batch.corpus]
-            corpus.passes, corpus.consumed, corpus.fraction = batch.passes, batch.consumed, batch.fraction
+            corpus.epoch, corpus.consumed, corpus.fraction = batch.epoch, batch.consumed, batch.fraction
         self._training_metrics.add(result, micro_batches, rate, time.perf_counter() - started_s)
 
     def _reload_best_if_due(self) -> None:
         """Loads the best checkpoint again after a validation that made a plateau schedule decay.
 
-        Whether it is due follows from the state alone, so a run that was stopped right here does it too.
+        Whether it is due follows from the state alone, so a run that resumes at this step reloads it too.
         """
         schedule, state = self._job.training.schedule, self.run.state
         if not isinstance(schedule, schedule_settings.PlateauConfig) or not schedule.reload_best:
@@ -226,7 +230,7 @@ class _TrainingLoop:
         if self._validated_corpora and (is_due or is_last):
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 result = self._validate()
-        is_finished = resume.is_finished(state, training)  # again: the validation may have been one too many
+        is_finished = resume.is_finished(state, training)  # again: this validation may trigger early stopping
         if result or is_finished or save_now or state.step % training.checkpoint_every_steps == 0:
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 self._save(result)
@@ -304,7 +308,7 @@ class _TrainingLoop:
             )
             # Older checkpoints are removed only after the new one is committed: a crash in between loses nothing.
             ref = checkpoint.save(self._job.root, run.fencing_number, snapshot, self._log)
-            checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, run.damaged)
+            checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, run.skipped_folders)
             return ref
 
         run.newest = collective.on_rank_0(self._group, f"the checkpoint of step {run.state.step}", write)

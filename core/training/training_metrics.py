@@ -31,7 +31,7 @@ class TrainingMetrics:
         self._durations_s: list[float] = []
         self._num_tokens = self._num_own = self._num_applied = 0
         self._row: dict[str, Any] = {}
-        self._rate, self._norm = 0.0, math.nan
+        self._rate, self._gradient_norm = 0.0, math.nan
         self._layer_norms: Mapping[str, float] = {}
         self._cosines: Mapping[str, float] = {}
         self._shown_s = -math.inf
@@ -47,7 +47,7 @@ class TrainingMetrics:
     ) -> None:
         """Adds a step; reads nothing from the device, so that the CPU does not wait for it."""
         self._durations_s.append(elapsed_s)
-        self._rate, self._norm, self._layer_norms = rate, result.norm, result.layer_norms
+        self._rate, self._gradient_norm, self._layer_norms = rate, result.gradient_norm, result.layer_norms
         self._cosines = multitask.name_cosines(result.cosines, self._corpora)
         self._num_tokens += sum(batch.num_targets for batch in micro_batches)
         self._num_own += sum(batch.num_own for batch in micro_batches)
@@ -55,7 +55,7 @@ class TrainingMetrics:
         if result.is_applied:
             self._num_applied += 1
             for batch in micro_batches:
-                self._state.corpora[batch.corpus].num_stale_targets += batch.num_targets
+                self._state.corpora[batch.corpus].num_unlogged_targets += batch.num_targets
             self._sums_K2 += result.sums_K2
         elif self._group.rank == 0:
             self._metrics.count(catalog.TRAIN_NONFINITE)
@@ -72,7 +72,7 @@ class TrainingMetrics:
         """Returns the row of the steps since the last one, and exports its metrics; all ranks together."""
         self.reduce()
         state, elapsed_s = self._state, sum(self._durations_s)
-        count = sum(corpus.num_stale_targets for corpus in state.corpora)
+        count = sum(corpus.num_unlogged_targets for corpus in state.corpora)
         nll_sum = sum(corpus.nll_sum for corpus in state.corpora)
         self._row = {
             "kind": "step",
@@ -81,7 +81,7 @@ class TrainingMetrics:
             "fraction": state.fraction,
             "loss_nats": state.loss_sum / count if count else None,
             "perplexity": progress.perplexity(nll_sum / count) if count else None,
-            "gradient_norm": self._norm if math.isfinite(self._norm) else None,
+            "gradient_norm": self._gradient_norm if math.isfinite(self._gradient_norm) else None,
             "learning_rate": self._rate,
             "tokens_per_s": self._num_tokens / elapsed_s if elapsed_s > 0 else None,
             "num_tokens": state.num_tokens,
@@ -97,7 +97,7 @@ class TrainingMetrics:
         self._export()
         state.loss_sum = 0.0
         for corpus in state.corpora:
-            corpus.nll_sum, corpus.num_stale_targets = 0.0, 0
+            corpus.nll_sum, corpus.num_unlogged_targets = 0.0, 0
         self._num_tokens = self._num_own = self._num_applied = 0
         self._durations_s = []
         return self._row
@@ -140,11 +140,11 @@ class TrainingMetrics:
 
 def _corpus_figures(corpus: progress.CorpusState) -> dict[str, float]:
     """Returns the training loss of a corpus since the last row; nothing where it had no target."""
-    if not corpus.num_stale_targets:
+    if not corpus.num_unlogged_targets:
         return {}
-    nll_nats = corpus.nll_sum / corpus.num_stale_targets
+    nll_nats = corpus.nll_sum / corpus.num_unlogged_targets
     return {
         "nll_nats": nll_nats,
         "perplexity": progress.perplexity(nll_nats),
-        "num_targets": corpus.num_stale_targets,
+        "num_targets": corpus.num_unlogged_targets,
     }

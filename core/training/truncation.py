@@ -1,7 +1,7 @@
 """Truncated backpropagation through time.
 
-A long stream is trained on in windows. The hidden state is carried from one window into the next as a number, but its
-history is detached, so that gradients stop at the window's border. `training.truncation` selects its kind: fixed
+A long stream is trained on in windows. At the border of two windows the hidden state is detached: its values carry
+over, the graph does not, so that gradients stop there. `training.truncation` selects the kind of truncation: fixed
 windows, windows of variable length, random truncation (which also cuts inside a window, unbiased for the gradient of
 the window), or none (a lane is one window). Random decisions follow from (seed, epoch, position) alone: all ranks agree
 on them, and a resumed run repeats those of the uninterrupted one.
@@ -29,7 +29,7 @@ MIN_TOKENS = 5
 
 
 def detach(state: states.State) -> states.State:
-    """Returns the state without its history: the next window starts from it, and no gradient flows back through it."""
+    """Returns the state without its graph: the next window starts from it, and no gradient flows back through it."""
     return states.detach(state)
 
 

@@ -55,13 +55,13 @@ class Pairs:
         return [self.columns[column][index] for index in indices.tolist()]
 
 
-class _OneSource:
+class _PairBatches:
     def __init__(self, pairs: Pairs, training: training_settings.TrainingConfig) -> None:
-        self._source = batches.BucketedPairs(pairs, training, batches.PairsIds(PAD, BOS), 1, 0, 1)
+        self._batch_stream = batches.BucketedPairs(pairs, training, batches.PairsIds(PAD, BOS), 1, 0, 1)
 
     def __iter__(self) -> Iterator[batches.Batch]:
         for epoch in itertools.count():
-            yield from self._source.epoch(epoch, 0)
+            yield from self._batch_stream.read_epoch(epoch, 0)
 
 
 def learner(
@@ -81,7 +81,7 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
         kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=256
     )
     ours = learner(factory.build(config, {"source": 5000, "target": 5000}, PAD), training, precision)
-    stream = iter(_OneSource(pairs, training))
+    stream = iter(_PairBatches(pairs, training))
 
     def run_ours() -> harness.Done:
         computing.use_matmul("auto", precision)
@@ -323,12 +323,12 @@ def bare() -> Variants:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     split = shards.Dataset.open(dataset).split("train")
     assert split is not None
-    source = batches.SequentialLanes(split.stream(), training, 1, 0, 1)
+    batch_stream = batches.SequentialLanes(split.stream(), training, 1, 0, 1)
 
     def run_baseline() -> harness.Done:
         computing.use_matmul("default", "fp32")
         state, steps_s = None, []
-        for batch in itertools.islice(source.epoch(0, 0), training.max_steps):
+        for batch in itertools.islice(batch_stream.read_epoch(0, 0), training.max_steps):
             started_s = time.process_time()
             loss, _, state = model(batch.content, state)
             (loss / batch.num_targets).backward()

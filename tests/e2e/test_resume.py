@@ -90,7 +90,7 @@ def test_after_a_killed_driver_and_damage_the_same_command_finishes(
     weights.write_bytes(weights.read_bytes()[:-100])
     third = drive("train", run.config, *ALONE).end()
     third.document()
-    assert f"checkpoint passed over: {weights}: is damaged" in third.log
+    assert f"skipping damaged checkpoint: {weights}: is damaged" in third.log
     assert [fault.partition(": ")[0] for fault in run.record()["faults"]] == [str(weights)]
     assert run.rows(2)[0]["step"] < step
     assert newest.is_dir()

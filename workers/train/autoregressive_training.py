@@ -67,7 +67,7 @@ def train(job: RegressionJob, session: executors.Session, reporter: progress_dis
         fitted = regression.fit(model, examples, valid, job.training, job.seed, show, session.should_stop)
     names = {"inputs": dataset.inputs, "targets": dataset.targets}
     trained = bundle.Bundle(model, config, {}, "none", "fp32", columns=names)
-    state = progress.State(step=fitted.steps, corpora=[progress.CorpusState(passes=len(fitted.train_mse))])
+    state = progress.State(step=fitted.steps, corpora=[progress.CorpusState(epoch=len(fitted.train_mse))])
     # Taken at the end: nothing is written before, so that a run that is stopped leaves no trace.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)

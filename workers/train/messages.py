@@ -39,7 +39,7 @@ class PendingRequests(NamedTuple):
 
 
 class MessageBoard:
-    """Actor that holds the messages; each method is one message or one look."""
+    """Actor that holds the messages; each method is one post or one poll."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -60,16 +60,15 @@ class MessageBoard:
         self._progress = progress
 
     def report_failure(self, rank: int, worker: str, error: BaseException) -> None:
-        """Records an error that no restart will help against; the first one stays.
+        """Records a fatal error; the first is kept.
 
-        Reports of a worker that has been replaced are ignored: it hung, the group was started again without it, and
-        that it now finds itself locked out by its successor is not an error of the run.
+        Reports of a replaced worker are ignored: its fencing error is expected.
         """
         if self._workers.get(rank, ("", ""))[0] == worker:
             self._fatal = self._fatal or error
 
     def has_failed(self) -> bool:
-        """Returns whether such an error was reported."""
+        """Returns whether a fatal error was reported."""
         return self._fatal is not None
 
     def request_stop(self) -> None:

@@ -104,7 +104,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     estimate = _estimate(config, dataset, stream, counts)
     line_end: Any = dataset.index.line_end
     trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
-    state = progress.State(step=1, corpora=[progress.CorpusState(passes=1)], num_tokens=len(stream))
+    state = progress.State(step=1, corpora=[progress.CorpusState(epoch=1)], num_tokens=len(stream))
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
     saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))

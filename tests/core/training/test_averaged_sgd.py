@@ -81,11 +81,11 @@ def test_a_checkpoint_holds_the_averages_and_training_resumes_from_the_weights(t
     sgd = builders.job(tmp_path / "plain", text, optimizer={"kind": "sgd"}, **settings)
     plain = dataclasses.replace(sgd, attempt=job.attempt)
     builders.train(plain)
-    newest = checkpoint.find_newest(builders.location_of(tmp_path / "run")).newest
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "run")).ref
     assert newest is not None
     kept = bundle.load(newest.bundle).model.state_dict()
     optimizer_state = checkpoint.load(newest).optimizer
-    plain_newest = checkpoint.find_newest(builders.location_of(tmp_path / "plain")).newest
+    plain_newest = checkpoint.find_newest(builders.location_of(tmp_path / "plain")).ref
     assert plain_newest is not None
     trained = bundle.load(plain_newest.bundle).model.state_dict()
     for name, weight in trained.items():

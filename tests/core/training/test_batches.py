@@ -22,20 +22,20 @@ def _config(**settings: object) -> training_settings.TrainingConfig:
     return training_settings.TrainingConfig.model_validate({"num_lanes": 5, "window": 4, **settings})
 
 
-def _sources(
+def _batch_streams(
     dataset: shards.Dataset, config: training_settings.TrainingConfig, world_size: int
-) -> list[batches.Source]:
-    return [batches.source(dataset, config, 1, rank, world_size) for rank in range(world_size)]
+) -> list[batches.BatchStream]:
+    return [batches.open_batch_stream(dataset, config, 1, rank, world_size) for rank in range(world_size)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}])
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_batches_of_all_ranks_are_those_of_one_rank(tmp_path: Path, settings: dict[str, str], world_size: int) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=217))
-    alone, *others = (_sources(dataset, _config(**settings), size) for size in (1, world_size))
+    alone, *others = (_batch_streams(dataset, _config(**settings), size) for size in (1, world_size))
     for epoch in range(2):
-        whole = list(alone[0].epoch(epoch, 0))
-        shares = [list(source.epoch(epoch, 0)) for source in others[0]]
+        whole = list(alone[0].read_epoch(epoch, 0))
+        shares = [list(batch_stream.read_epoch(epoch, 0)) for batch_stream in others[0]]
         assert {len(share) for share in shares} == {len(whole)}
         for number, batch in enumerate(whole):
             parts = [share[number] for share in shares]
@@ -53,8 +53,8 @@ def test_all_ranks_together_have_every_pair_once(tmp_path: Path) -> None:
     split = dataset.split("train")
     assert split is not None
     seen: list[tuple[int, ...]] = []
-    for source in _sources(dataset, config, 3):
-        for batch in source.epoch(4, 0):
+    for batch_stream in _batch_streams(dataset, config, 3):
+        for batch in batch_stream.read_epoch(4, 0):
             content = batch.content
             assert isinstance(content, batches.PairsContent)
             assert batch.num_own in (0, len(content.targets_N))
@@ -64,7 +64,7 @@ def test_all_ranks_together_have_every_pair_once(tmp_path: Path) -> None:
     everything = [tuple(row.tolist()) for row in split.rows(np.arange(split.num_lines), "source")]
     assert sorted(seen) == sorted(everything)
     assert len(set(everything)) < len(everything), "some sources come twice, and none is lost for that"
-    assert batches.source(dataset, config, 1, 0, 1).left_out(4) == 0
+    assert batches.open_batch_stream(dataset, config, 1, 0, 1).count_skipped_targets(4) == 0
 
 
 def test_bpe_dropout_cuts_words_anew_in_each_epoch_and_alike_on_all_ranks(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_bpe_dropout_cuts_words_anew_in_each_epoch_and_alike_on_all_ranks(tmp_pa
     config = _config(batch_tokens=60, bpe_dropout=0.2)
     num_targets = []
     for epoch in range(3):
-        ranks = [list(source.epoch(epoch, 0)) for source in _sources(dataset, config, 3)]
+        ranks = [list(batch_stream.read_epoch(epoch, 0)) for batch_stream in _batch_streams(dataset, config, 3)]
         lines = []
         for batch in zip(*ranks, strict=True):
             assert {share.num_targets for share in batch} == {sum(share.num_own for share in batch)}
@@ -93,12 +93,12 @@ def test_bpe_dropout_cuts_words_anew_in_each_epoch_and_alike_on_all_ranks(tmp_pa
 @pytest.mark.parametrize(
     "settings", [{}, {"sampling": "random"}, {"truncation": {"kind": "none"}}, {"truncation": {"kind": "variable"}}]
 )
-def test_left_out_counts_the_targets_in_no_batch(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_skipped_targets_are_those_in_no_batch(tmp_path: Path, settings: dict[str, Any]) -> None:
     dataset = shards.Dataset.open(builders.text_dataset(tmp_path, num_train=130))
-    (source,) = _sources(dataset, _config(**settings), 1)
+    (batch_stream,) = _batch_streams(dataset, _config(**settings), 1)
     for epoch in range(4):
-        served = sum(batch.num_targets for batch in source.epoch(epoch, 0))
-        assert served + source.left_out(epoch) == 130 - 1
+        served = sum(batch.num_targets for batch in batch_stream.read_epoch(epoch, 0))
+        assert served + batch_stream.count_skipped_targets(epoch) == 130 - 1
 
 
 @pytest.mark.parametrize("kind", ["sequential", "random", "variable", "cuts", "pairs", "subwords"])
@@ -114,11 +114,11 @@ def test_an_epoch_resumes_from_any_position(tmp_path: Path, kind: str) -> None:
         dataset, config = builders.subwords_dataset(tmp_path), _config(batch_tokens=60, bpe_dropout=0.2)
     else:
         dataset, config = builders.text_dataset(tmp_path, num_train=130), _config(**settings.get(kind, {}))
-    (source,) = _sources(shards.Dataset.open(dataset), config, 1)
+    (batch_stream,) = _batch_streams(shards.Dataset.open(dataset), config, 1)
     for epoch in (0, 3):
-        whole = list(source.epoch(epoch, 0))
+        whole = list(batch_stream.read_epoch(epoch, 0))
         for done, batch in enumerate(whole, start=1):
-            rest = list(source.epoch(epoch, batch.consumed))
+            rest = list(batch_stream.read_epoch(epoch, batch.consumed))
             assert len(rest) == len(whole) - done
             for batch, expected in zip(rest, whole[done:], strict=True):
                 assert batch[1:] == expected[1:]
@@ -130,48 +130,48 @@ def test_an_epoch_resumes_from_any_position(tmp_path: Path, kind: str) -> None:
 
 
 def test_micro_batches_left_at_the_end_of_an_epoch_are_a_step() -> None:
-    steps = batches.steps([Batches(5)], [progress.CorpusState(passes=3, consumed=1)], 2)
-    taken = [[(batch.passes, batch.consumed) for batch in next(steps)] for _ in range(4)]
+    steps = batches.steps([Batches(5)], [progress.CorpusState(epoch=3, consumed=1)], 2)
+    taken = [[(batch.epoch, batch.consumed) for batch in next(steps)] for _ in range(4)]
     assert taken == [[(3, 2), (3, 3)], [(3, 4), (4, 0)], [(4, 1), (4, 2)], [(4, 3), (4, 4)]]
-    assert [(batch.passes, batch.ends_pass) for batch in next(steps)] == [(5, True)]
+    assert [(batch.epoch, batch.ends_epoch) for batch in next(steps)] == [(5, True)]
     with pytest.raises(errors.DataError, match="gives no batch"):
         next(batches.steps([Batches(0)], [progress.CorpusState()], 1))
 
 
 def test_each_corpus_repeats_at_its_own_pace() -> None:
-    """Three batches and five: after two epochs, which are passes of the longer, the shorter is in its fourth."""
+    """Three batches and five: after two epochs of the longer the shorter is in its fourth."""
     steps = batches.steps([Batches(3), Batches(5)], [progress.CorpusState(), progress.CorpusState()], 1)
     taken = [next(steps) for _ in range(10)]
     assert all([batch.corpus for batch in step] == [0, 1] for step in taken)
     assert [step[0].consumed for step in taken] == [1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
     assert [step[1].consumed for step in taken] == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
-    assert [batch.passes for batch in taken[-1]] == [3, 2]
-    at = [progress.CorpusState(batch.passes, batch.consumed) for batch in taken[3]]
+    assert [batch.epoch for batch in taken[-1]] == [3, 2]
+    at = [progress.CorpusState(batch.epoch, batch.consumed) for batch in taken[3]]
     again = batches.steps([Batches(3), Batches(5)], at, 1)
     assert [next(again) for _ in range(6)] == taken[4:]
 
 
 class Batches:
-    """A source with a given number of batches in each pass."""
+    """A batch stream with a given number of batches in each epoch."""
 
     carries_state = False
-    content = batches.blank("text")
+    content = batches.make_placeholder("text")
 
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def epoch(self, epoch: int, consumed: int) -> Iterator[batches.Batch]:
+    def read_epoch(self, epoch: int, consumed: int) -> Iterator[batches.Batch]:
         for number in range(consumed + 1, self._count + 1):
             yield batches.Batch(self.content, epoch, 1, number, number / self._count)
 
-    def left_out(self, epoch: int) -> int:
+    def count_skipped_targets(self, epoch: int) -> int:
         return 0
 
 
 def test_a_training_split_without_lines_is_refused(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path, num_train=0))
     with pytest.raises(errors.DataError, match="training split"):
-        _sources(dataset, _config(batch_lines=2), 1)
+        _batch_streams(dataset, _config(batch_lines=2), 1)
 
 
 @pytest.mark.parametrize("num_valid", [2, 4, 47, 91])

@@ -26,7 +26,7 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
     torch.manual_seed(step)
     model = factory.build(builders.TEXT, {"text": 9}, None)
     result = None if nll is None else progress.Validation(step, nll, 0.5, 10)
-    corpora = [progress.CorpusState(passes=1, fraction=0.3)]
+    corpora = [progress.CorpusState(epoch=1, fraction=0.3)]
     state = progress.State(step=step, corpora=corpora, history=[progress.Validation(1, 3.0, 0.1, 10)])
     if result:
         state.history.append(result)
@@ -48,7 +48,7 @@ def _is_marked_best(ref: checkpoint.CheckpointRef) -> bool:
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
-    newest = checkpoint.find_newest(root).newest
+    newest = checkpoint.find_newest(root).ref
     assert newest == saved
     loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
     assert loaded.state == snapshot.state
@@ -63,10 +63,10 @@ def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Data
 
 def test_the_newest_checkpoint_is_by_fencing_number_and_then_by_step(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
-    assert checkpoint.find_newest(root) == (None, (), ())
+    assert checkpoint.find_newest(root) == checkpoint.NewestCheckpoint(None)
     for step, epoch in ((30, 1), (10, 2), (20, 2)):
         _save(root, dataset, step, epoch)
-    newest = checkpoint.find_newest(root).newest
+    newest = checkpoint.find_newest(root).ref
     assert newest is not None
     assert (newest.step, newest.fencing_number) == (20, 2)
 
@@ -115,29 +115,29 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, dataset: shards.Dataset) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
-    newest = _save(root, dataset, 2, 1)
+    saved = _save(root, dataset, 2, 1)
     chance = random.Random(0)
-    names = [*(file.name for file in newest.files), checkpoint.MANIFEST]
+    names = [*(file.name for file in saved.files), checkpoint.MANIFEST]
     for turn in range(42):
-        path = newest.folder.join(names[turn % len(names)]).path
+        path = saved.folder.join(names[turn % len(names)]).path
         data = path.read_bytes()
         index = chance.randrange(len(data))
         damaged = data[:index] + bytes([data[index] ^ (1 << chance.randrange(7))]) + data[index + 1 :]
         path.write_bytes(data[:index] if turn % 3 == 0 else damaged)
-        search = checkpoint.find_newest(root)
-        assert search.newest is not None
+        newest = checkpoint.find_newest(root)
+        assert newest.ref is not None
         if path.name != checkpoint.MANIFEST:
-            assert search.newest.step == 1
-            assert path.name in search.passed_over[0]
+            assert newest.ref.step == 1
+            assert path.name in newest.skipped_checkpoints[0].reason
         path.write_bytes(data)
-    swapped = newest.folder.join(checkpoint.MANIFEST).path
+    swapped = saved.folder.join(checkpoint.MANIFEST).path
     swapped.write_bytes((tmp_path / "checkpoints" / "step-00000001-e1" / "MANIFEST.json").read_bytes())
-    search = checkpoint.find_newest(root)
-    assert search.newest is not None
-    assert search.newest.step == 1
+    newest = checkpoint.find_newest(root)
+    assert newest.ref is not None
+    assert newest.ref.step == 1
 
 
 def test_a_run_never_starts_over_by_itself(tmp_path: Path, dataset: shards.Dataset) -> None:
@@ -153,9 +153,9 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path, dataset:
     root = builders.location_of(tmp_path)
     _save(root, dataset, 1, 1)
     _save(root, dataset, 2, 1).folder.join(checkpoint.MANIFEST).remove()
-    search = checkpoint.find_newest(root)
-    assert search.newest is not None
-    assert (search.newest.step, search.passed_over) == (1, ())
+    newest = checkpoint.find_newest(root)
+    assert newest.ref is not None
+    assert (newest.ref.step, newest.skipped_checkpoints) == (1, ())
 
 
 def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Path, dataset: shards.Dataset) -> None:
@@ -164,7 +164,7 @@ def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Pat
     assert numbers == [1, 2, 3]
     with pytest.raises(errors.LockedError, match=r"number 3\) has taken over from this one \(.*number 2\)"):
         _save(root, dataset, 5, 2)
-    assert checkpoint.find_newest(root).newest is None
+    assert checkpoint.find_newest(root).ref is None
     assert _save(root, dataset, 5, 3).fencing_number == 3
 
 
@@ -217,8 +217,8 @@ def test_an_interrupted_removal_leaves_no_partial_checkpoint(
                 checkpoint.retain(root, keep=2)
             except errors.StorageError:
                 assert allowed < 7
-        search = checkpoint.find_newest(root)
-        assert search.passed_over == ()
+        newest = checkpoint.find_newest(root)
+        assert newest.skipped_checkpoints == ()
         bundle.find_folder(root)
         manifests = list((tmp_path / str(allowed)).glob("checkpoints/*/MANIFEST.json"))
         assert len(manifests) == (3 if allowed == 0 else 2)
@@ -248,7 +248,7 @@ def test_a_failed_write_leaves_the_checkpoint_before(
                 _save(root, dataset, 2, 1)
             except errors.StorageError:
                 failed = True
-        newest = checkpoint.find_newest(root).newest
+        newest = checkpoint.find_newest(root).ref
         assert newest is not None
         assert newest.step == (1 if failed else 2)
     assert not failed

@@ -93,13 +93,13 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         assert isinstance(replica, DistributedDataParallel) == (group.world_size > 1)
         optimizer = optimizers.build(learned.model, training)
         made = step.Learner(learned, replica, optimizer, torch.device("cpu"), "fp32", limits)
-        made.warm_up(batches.blank("text"))
+        made.warm_up(batches.make_placeholder("text"))
         return made
 
     shares = [[content[0], content[1]], [content[2]]][rank]
     micro = [batches.Batch(rows, 9, 3, 0, 0.0) for rows in shares]
     if rank:
-        micro.append(batches.Batch(batches.blank("text"), 0, 0, 0, 0.0))
+        micro.append(batches.Batch(batches.make_placeholder("text"), 0, 0, 0, 0.0))
     else:
         micro[1] = micro[1]._replace(num_targets=0)
     whole = [batches.Batch(rows, 3, 3, 0, 0.0) for rows in content]
@@ -115,8 +115,8 @@ def _check_sum(rank: int, group: collective.Collective) -> None:
         together, alone = (
             made.train_step(micro_batches, [None], False) for made, micro_batches in ((shared, micro), (single, whole))
         )
-        assert together.norm == pytest.approx(alone.norm, rel=1e-6)
-        norms.add(round(alone.norm, 5))
+        assert together.gradient_norm == pytest.approx(alone.gradient_norm, rel=1e-6)
+        norms.add(round(alone.gradient_norm, 5))
         sums = together.sums_K2.clone()
         group.sum_(sums, "a test")
         torch.testing.assert_close(sums, alone.sums_K2)

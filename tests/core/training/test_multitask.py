@@ -135,9 +135,9 @@ def test_batch_shares_are_within_one_of_the_exact_share() -> None:
 def test_corpus_weights_decide_the_share_of_each_batch(pairs: location.Location) -> None:
     dataset = shards.Dataset.open(pairs)
     training = builders.job(Path("/x"), pairs, builders.PAIRS, batch_tokens=80).training
-    sources = batches.sources(dataset, training, [3.0, 1.0], 1, 0, 1)
+    batch_streams = batches.open_batch_streams(dataset, training, [3.0, 1.0], 1, 0, 1)
     for number, budget in enumerate((60, 20)):
-        every = list(sources[number].epoch(0, 0))[:-1]
+        every = list(batch_streams[number].read_epoch(0, 0))[:-1]
         sizes = [max(batch.num_targets, int(batch.content.source_lengths_B.sum())) for batch in every]  # type: ignore[union-attr]
         assert budget * 0.6 < sum(sizes) / len(sizes)
         assert max(sizes) <= budget

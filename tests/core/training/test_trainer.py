@@ -287,7 +287,7 @@ def test_checkpoints_are_saved_when_due_and_old_ones_removed(tmp_path: Path, tex
     assert best.validation == summary.best_validation
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path: Path, text: location.Location) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_reported(tmp_path: Path, text: location.Location) -> None:
     job = builders.job(tmp_path / "run", text, checkpoint_every_steps=3)
     builders.train(dataclasses.replace(job, root=builders.location_of(tmp_path / "whole")))
     builders.train(job, stop_after=7)
@@ -295,8 +295,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path: Path, text: 
     weights.write_bytes(weights.read_bytes()[:-1])
     recorded = metrics.InMemoryMetrics()
     summary = trainer.train(job, collective.SingleProcess(), recorded, builders.Watch())
-    assert len(summary.passed_over) == 1
-    assert "step-00000007-e1" in summary.passed_over[0]
+    assert len(summary.skipped_checkpoints) == 1
+    assert "step-00000007-e1" in summary.skipped_checkpoints[0]
     assert ("raycurrent_checkpoint_fallbacks_total", 1, {}) in recorded.calls
     assert builders.digest(tmp_path / "run") == builders.digest(tmp_path / "whole")
     assert weights.exists()
@@ -334,19 +334,19 @@ def test_init_from_starts_from_the_weights_of_another_run(tmp_path: Path, text: 
         builders.train(builders.job(tmp_path / "third", text, wider, init_from=str(tmp_path / "first")))
 
 
-def test_the_summary_counts_the_targets_left_out(tmp_path: Path, text: location.Location) -> None:
+def test_the_summary_counts_the_skipped_targets(tmp_path: Path, text: location.Location) -> None:
     for sampling in ("sequential", "random"):
         job = builders.job(tmp_path / sampling, text, epochs=3, sampling=sampling)
         summary = builders.train(job)
-        assert summary.num_left_out > 0
-        assert summary.num_tokens + summary.num_left_out == 3 * 399
-        assert builders.train(job).num_left_out == summary.num_left_out
+        assert summary.num_skipped_targets > 0
+        assert summary.num_tokens + summary.num_skipped_targets == 3 * 399
+        assert builders.train(job).num_skipped_targets == summary.num_skipped_targets
 
 
 def test_random_windows_carry_no_state(tmp_path: Path, text: location.Location) -> None:
     for sampling, has_state in (("sequential", True), ("random", False)):
         builders.train(builders.job(tmp_path / sampling, text, sampling=sampling), stop_after=3)
-        newest = checkpoint.find_newest(builders.location_of(tmp_path / sampling)).newest
+        newest = checkpoint.find_newest(builders.location_of(tmp_path / sampling)).ref
         assert newest is not None
         assert (checkpoint.load(newest).hidden is not None) == has_state
 
@@ -375,7 +375,7 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(
     job = builders.job(tmp_path, text, checkpoint_every_steps=5)
     with pytest.raises(errors.DivergedError, match=r"step 8: .*3 steps in a row.*step-00000005-e1"):
         builders.train(job)
-    newest = checkpoint.find_newest(builders.location_of(tmp_path)).newest
+    newest = checkpoint.find_newest(builders.location_of(tmp_path)).ref
     assert newest is not None
     assert checkpoint.load(newest).state.num_skipped == 2
 

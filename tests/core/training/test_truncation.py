@@ -44,8 +44,8 @@ def test_joined_variable_windows_are_the_stream_and_the_rate_follows_their_lengt
     )
     stream = np.arange(700) % 251
     for rank in range(world_size):
-        source = batches.SequentialLanes(stream, config, 1, rank, world_size)
-        window_batches = list(source.epoch(2, 0))
+        batch_stream = batches.SequentialLanes(stream, config, 1, rank, world_size)
+        window_batches = list(batch_stream.read_epoch(2, 0))
         served = torch.cat([batch.content.inputs_BT for batch in window_batches], dim=1)
         offset, length = lanes.epoch_offset(1, 2, 12), served.shape[1]
         own = lanes.lanes_of_rank(rank, world_size, 3)

@@ -132,7 +132,7 @@ def test_two_ranks_decode_what_one_does_and_resume_with_the_same_bits(tmp_path: 
     _train_all(0, collective.SingleProcess(), jobs("alone"))
     builders.on_ranks(2, tmp_path, _train_all, [*jobs("two"), *jobs("stopped", 30)])
     assert builders.digest(tmp_path / "stopped" / "text") == builders.digest(tmp_path / "two" / "text")
-    newest = checkpoint.find_newest(builders.location_of(tmp_path / "two" / "text")).newest
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "two" / "text")).ref
     assert newest is not None
     tensors = checkpoint.load(newest).optimizer
     (num_averaged,) = {value.item() for name, value in tensors.items() if name.startswith("num_averaged/")}
