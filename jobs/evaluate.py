@@ -69,7 +69,7 @@ def ngram_order(d2l_bleu_k: int | None, documents_k: int | None) -> int:
         return d2l_bleu_k or D2L_BLEU_K
     if d2l_bleu_k is not None:
         raise errors.UsageError("--documents-k: --d2l-bleu-k is given, too; keep --d2l-bleu-k")
-    _log.warning("--documents-k: now --d2l-bleu-k")
+    _log.warning("--documents-k: is deprecated; use --d2l-bleu-k")
     return documents_k
 
 

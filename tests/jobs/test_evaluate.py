@@ -54,7 +54,7 @@ def test_d2l_bleu_counts_ngrams_of_up_to_k_tokens(tmp_path: pathlib.Path, option
 
 def test_the_deprecated_option_documents_k_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert evaluate.ngram_order(None, 3) == 3
-    assert [record.getMessage() for record in caplog.records] == ["--documents-k: now --d2l-bleu-k"]
+    assert [record.getMessage() for record in caplog.records] == ["--documents-k: is deprecated; use --d2l-bleu-k"]
     with pytest.raises(errors.UsageError, match="--documents-k: --d2l-bleu-k is given, too"):
         evaluate.ngram_order(2, 3)
 
