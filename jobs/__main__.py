@@ -87,17 +87,17 @@ def translate(
     prefixes_location = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
     others = [paths.locate(text, "--run") for text in runs[1:]]
 
-    def call(root: location.Location, use: settings.Use, stdout: int) -> options.Report:
+    def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import translate as verb
 
-        with options.open_inference_session(use, root, target) as session:
+        with options.open_inference_session(inference, root, target) as session:
             request = verb.Request(
                 run=root,
                 input=source,
                 output=target,
-                decoding=use.decoding,
-                compute=use.compute,
-                cluster=use.cluster,
+                decoding=inference.decoding,
+                compute=inference.compute,
+                cluster=inference.cluster,
                 column=column,
                 prefixes=prefixes_location,
                 others=others,
@@ -130,17 +130,17 @@ def score(
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
     targets_location = None if targets is None else options.absolute(targets, "--targets")
 
-    def call(root: location.Location, use: settings.Use, stdout: int) -> options.Report:
+    def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import score as verb
 
-        with options.open_inference_session(use, root, target) as session:
+        with options.open_inference_session(inference, root, target) as session:
             request = verb.Request(
                 run=root,
                 input=source,
                 output=target,
-                scoring=use.scoring,
-                compute=use.compute,
-                cluster=use.cluster,
+                scoring=inference.scoring,
+                compute=inference.compute,
+                cluster=inference.cluster,
                 targets=targets_location,
                 column=column,
                 overwrite=overwrite,
@@ -164,10 +164,12 @@ def generate(
 ) -> options.Job | str:
     """Generate text with a language model: after a prefix, or before an ending with a backward model."""
 
-    def call(root: location.Location, use: settings.Use, _: int) -> options.Report:
+    def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import generate as verb
 
-        return verb.run(root, prefix, use.generation, use.compute, use.cluster, settings.seed_of(root), ending)
+        return verb.run(
+            root, prefix, inference.generation, inference.compute, inference.cluster, settings.seed_of(root), ending
+        )
 
     return options.job_from_run(run, set_, print_config, call)
 
@@ -186,10 +188,10 @@ def forecast(
     """Forecast numeric series, one or several steps ahead, and measure the errors."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
 
-    def call(root: location.Location, use: settings.Use, _: int) -> options.Report:
+    def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import forecast as verb
 
-        return verb.run(root, source, target, use.forecasting, use.cluster, console.reporter(), overwrite)
+        return verb.run(root, source, target, inference.forecasting, inference.cluster, console.reporter(), overwrite)
 
     return options.check_inputs_exist(options.job_from_run(run, set_, print_config, call), {"--input": source})
 
@@ -241,7 +243,7 @@ def pipeline(
 @app.command()
 def demo(set_: options.Overrides = None, print_config: options.PrintConfig = False) -> options.Job | str:
     """Train a translation model and a language model on generated text, in a few minutes."""
-    text, unresolved = settings.of_demo(set_ or [])
+    text, unresolved = settings.load_demo_configs(set_ or [])
     root, configs = paths.writable(text, "root"), [paths.absolute(config) for config in unresolved]
     if print_config:
         return "---\n".join(loading.dump(config) for config in configs)

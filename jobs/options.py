@@ -62,15 +62,15 @@ def job_from_run(
     run: str,
     overrides: list[str] | None,
     print_config: bool,
-    call: Callable[[location.Location, settings.Use, int], Report],
+    call: Callable[[location.Location, settings.InferenceSettings, int], Report],
     streams: bool = False,
 ) -> Job | str:
-    """Returns a job that uses a trained run; with `print_config` the settings for its use as YAML instead."""
+    """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead."""
     root = paths.locate(run, "--run")
-    use = settings.of_run(root, overrides or [])
+    inference = settings.load_run_settings(root, overrides or [])
     if print_config:
-        return loading.dump(use)
-    return Job(lambda stdout: call(root, use, stdout), streams)
+        return loading.dump(inference)
+    return Job(lambda stdout: call(root, inference, stdout), streams)
 
 
 def absolute(text: str, where: str) -> str:
@@ -130,16 +130,18 @@ def _session(
 
 
 @contextlib.contextmanager
-def open_inference_session(use: settings.Use, run: location.Location, output: str) -> Iterator["sessions.Session"]:
+def open_inference_session(
+    inference: settings.InferenceSettings, run: location.Location, output: str
+) -> Iterator["sessions.Session"]:
     """Yields a session for inference with a run; its metrics are written beside the output.
 
     The run itself is only read.
     """
     # With standard output there is no folder for metrics, so none are written.
     if output == "-":
-        with _session(use.cluster, use.telemetry, [run], None, run.name) as session:
+        with _session(inference.cluster, inference.telemetry, [run], None, run.name) as session:
             yield session
         return
     folder = location.Location.parse(output, "--output").parent
-    with _session(use.cluster, use.telemetry, [run, folder], folder.join("metrics"), run.name) as session:
+    with _session(inference.cluster, inference.telemetry, [run, folder], folder.join("metrics"), run.name) as session:
         yield session

@@ -57,9 +57,9 @@ def _write_to_root(root: location.Location, reporter: progress_display.Reporter)
 def _check(num_runs: int, output: location.Location | None) -> None:
     """Checks that the output fits the number of runs."""
     if output is None and num_runs > 1:
-        raise errors.UsageError("RUN: several runs are compared on one page; say where it goes with --output PAGE.html")
+        raise errors.UsageError("RUN: several runs are compared on one page; name the page with --output PAGE.html")
     if output is not None and not output.name.endswith((".html", ".htm")):
-        raise errors.UsageError(f"--output: {output} is a page; give it a name that ends in .html")
+        raise errors.UsageError(f"--output: {output} must end in .html; rename it")
 
 
 def _refuse_foreign_page(output: location.Location) -> None:

@@ -1,4 +1,4 @@
-"""Settings for the use of a trained run: its own, with overrides of the command line."""
+"""Inference settings of a trained run: those stored with it, overridden on the command line."""
 
 import importlib.resources
 import json
@@ -9,7 +9,7 @@ from core.config import inference_settings, loading, old_names, schema, section
 from core.storage import location
 
 
-class Use(section.Section):
+class InferenceSettings(section.Section):
     """Settings of the verbs that take `--run`."""
 
     decoding: inference_settings.DecodingConfig = section.operational(
@@ -29,39 +29,39 @@ class Use(section.Section):
     telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "export of metrics")
 
 
-def of_run(run: location.Location, overrides: Sequence[str] = ()) -> Use:
-    """Reads the stored settings of a run and applies overrides of those that may differ in its use.
+def load_run_settings(run: location.Location, overrides: Sequence[str] = ()) -> InferenceSettings:
+    """Reads the inference settings stored with a run, and applies overrides.
 
     A checkpoint folder that was copied out of its run has the defaults.
 
     Raises:
-        UsageError: there is nothing at this location, or an override names a setting of training.
+        UsageError: the location does not exist, or an override names a setting that cannot change after training.
     """
     config = _config(run)
-    use = _stored(run, config)
+    stored = _stored(run, config)
     kind = _kind_of_checkpoint(run) if config is None else config.model.kind
     overrides = old_names.translate_overrides(overrides, kind, has_generation=config is not None)
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]
-        if name in schema.RunConfig.model_fields and name not in Use.model_fields:
+        if name in schema.RunConfig.model_fields and name not in InferenceSettings.model_fields:
             raise errors.UsageError(
-                f"--set {override}: belongs to the run as it was trained; "
-                f"here one may set {', '.join(Use.model_fields)}"
+                f"--set {override}: cannot change after training; allowed here: "
+                f"{', '.join(InferenceSettings.model_fields)}"
             )
-    return Use(
-        decoding=loading.section_from(use.decoding, overrides, "decoding"),
-        generation=loading.section_from(use.generation, overrides, "generation"),
-        scoring=loading.section_from(use.scoring, overrides, "scoring"),
-        forecasting=loading.section_from(use.forecasting, overrides, "forecasting"),
-        cluster=loading.section_from(use.cluster, overrides, "cluster"),
-        compute=loading.section_from(use.compute, overrides, "compute"),
-        telemetry=loading.section_from(use.telemetry, overrides, "telemetry"),
+    return InferenceSettings(
+        decoding=loading.section_from(stored.decoding, overrides, "decoding"),
+        generation=loading.section_from(stored.generation, overrides, "generation"),
+        scoring=loading.section_from(stored.scoring, overrides, "scoring"),
+        forecasting=loading.section_from(stored.forecasting, overrides, "forecasting"),
+        cluster=loading.section_from(stored.cluster, overrides, "cluster"),
+        compute=loading.section_from(stored.compute, overrides, "compute"),
+        telemetry=loading.section_from(stored.telemetry, overrides, "telemetry"),
     )
 
 
-def _stored(run: location.Location, config: schema.RunConfig | None) -> Use:
+def _stored(run: location.Location, config: schema.RunConfig | None) -> InferenceSettings:
     if config is not None:
-        return Use(
+        return InferenceSettings(
             decoding=config.decoding,
             generation=config.generation,
             scoring=config.scoring,
@@ -71,8 +71,8 @@ def _stored(run: location.Location, config: schema.RunConfig | None) -> Use:
             telemetry=config.telemetry,
         )
     if not run.exists():
-        raise errors.UsageError(f"--run: there is nothing at {run}; name the root of a run or a checkpoint folder")
-    return Use()
+        raise errors.UsageError(f"--run: {run} does not exist; name the root of a run or a checkpoint folder")
+    return InferenceSettings()
 
 
 def seed_of(run: location.Location) -> int:
@@ -103,7 +103,7 @@ _DEMO_RUNS = (  # folder, configuration, form of the training source, its file
 )
 
 
-def of_demo(overrides: Sequence[str]) -> tuple[str, list[schema.RunConfig]]:
+def load_demo_configs(overrides: Sequence[str]) -> tuple[str, list[schema.RunConfig]]:
     """Reads the packaged configurations of the demo's runs and applies overrides to all of them.
 
     Returns:

@@ -133,7 +133,7 @@ def _values(parameter: Any, value: Any, is_local: bool) -> list[str]:
 
 def _demo_overrides(overrides: list[str], is_local: bool) -> list[str]:
     """Returns the overrides of the demo with its root, or its default root, made absolute."""
-    root, _ = settings.of_demo(overrides)
+    root, _ = settings.load_demo_configs(overrides)
     others = [override for override in overrides if not override.startswith("root=")]
     return [f"root={_location(root, 'root', is_local)}", *others]
 

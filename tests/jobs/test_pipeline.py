@@ -123,7 +123,7 @@ def test_a_corpus_without_its_held_out_lines_is_refused(tmp_path: pathlib.Path) 
         prepare.run(config, session, console.SilentReporter())
     pairs = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "pairs.tsv").write_text("".join(pairs[:10]))
-    with pytest.raises(errors.DataError, match=r"corpus\.train: has no line \d+, which the dataset holds out"):
+    with pytest.raises(errors.DataError, match=r"train: is shorter than when it was prepared: line \d+ is missing"):
         held_out.write(config)
 
 

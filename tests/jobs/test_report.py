@@ -69,7 +69,7 @@ def test_a_comparison_replaces_its_own_page_and_no_other_file(runs: pathlib.Path
 
 def test_a_comparison_without_an_html_output_is_an_error(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     roots = [location.Location.parse(str(runs / name)) for name in ("translation", "language")]
-    with pytest.raises(errors.UsageError, match=r"say where it goes with --output PAGE\.html"):
+    with pytest.raises(errors.UsageError, match=r"name the page with --output PAGE\.html"):
         report.run(roots, console.SilentReporter())
-    with pytest.raises(errors.UsageError, match=r"a name that ends in \.html"):
+    with pytest.raises(errors.UsageError, match=r"must end in \.html"):
         report.run(roots, console.SilentReporter(), location.Location.parse(str(tmp_path / "page.json")))

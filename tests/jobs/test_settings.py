@@ -22,31 +22,31 @@ def _stored(folder: pathlib.Path, *overrides: str) -> location.Location:
 @pytest.mark.parametrize("name", ["num_tokens", "no_repeat_ngram", "average_checkpoints"])
 def test_an_override_by_its_old_name_is_that_by_the_new_one(name: str, tmp_path: pathlib.Path) -> None:
     root = _stored(tmp_path)
-    by_old = settings.of_run(root, [f"decoding.{name}=3"])
-    assert by_old == settings.of_run(root, [f"generation.{name}=3"])
+    by_old = settings.load_run_settings(root, [f"decoding.{name}=3"])
+    assert by_old == settings.load_run_settings(root, [f"generation.{name}=3"])
     assert getattr(by_old.generation, name) == 3
 
 
 def test_a_run_of_release_0_1_generates_as_it_was_set_then(tmp_path: pathlib.Path) -> None:
     root = location.Location.parse(str(make.ROOTS / "language-model"))
-    generation = settings.of_run(root).generation
+    generation = settings.load_run_settings(root).generation
     assert (generation.method, generation.temperature, generation.top_k, generation.seed) == ("sample", 0.2, 3, 7)
-    greedy = settings.of_run(root, ["decoding.method=greedy"]).generation
+    greedy = settings.load_run_settings(root, ["decoding.method=greedy"]).generation
     assert (greedy.method, greedy.seed, greedy.num_tokens) == ("greedy", None, 60)
 
 
 def test_a_checkpoint_without_its_run_has_todays_defaults_unless_an_old_name_is_used(tmp_path: pathlib.Path) -> None:
     trained.save(samples.language_model(line_end="none"), tmp_path)
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
-    place = location.Location.parse(str(checkpoint))
-    assert settings.of_run(place).generation.method == "sample"
-    old = settings.of_run(place, ["decoding.num_tokens=4"]).generation
+    checkpoint_folder = location.Location.parse(str(checkpoint))
+    assert settings.load_run_settings(checkpoint_folder).generation.method == "sample"
+    old = settings.load_run_settings(checkpoint_folder, ["decoding.num_tokens=4"]).generation
     assert (old.method, old.temperature, old.num_tokens) == ("greedy", 1.0, 4)
 
 
 def test_a_seed_without_sampling_is_refused_with_the_remedy(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match=r"generation.seed: has no effect with method: greedy; use method: sam"):
-        settings.of_run(_stored(tmp_path), ["decoding.seed=7"])
+        settings.load_run_settings(_stored(tmp_path), ["decoding.seed=7"])
 
 
 def test_a_new_default_is_for_new_runs_only(tmp_path: pathlib.Path) -> None:

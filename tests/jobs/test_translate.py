@@ -166,7 +166,7 @@ def test_invalid_inputs_and_outputs_are_refused(folder: pathlib.Path) -> None:
         _run(folder, "-")
     with pytest.raises(errors.UsageError, match="also an input"):
         _run(folder, "in.txt")
-    with pytest.raises(errors.UsageError, match="nothing at"):
+    with pytest.raises(errors.UsageError, match="does not exist"):
         _run(folder, source="missing.txt")
     with pytest.raises(errors.UsageError, match="has no known extension"):
         _run(folder, "out.csv")

@@ -114,7 +114,7 @@ def test_panels_do_not_overlap_and_are_described() -> None:
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
 def test_make_monitoring_scrapes_the_demo_by_default(tmp_path: Path) -> None:
     """Runs the target of the Makefile in a folder that has a run of the demo."""
-    root, _ = settings.of_demo([])
+    root, _ = settings.load_demo_configs([])
     (tmp_path / root / "metrics").mkdir(parents=True)
     entry = {"targets": ["127.0.0.1:9"], "labels": {"job": "raycurrent", "run": "demo"}}
     (tmp_path / root / "metrics" / "targets.json").write_text(json.dumps([entry]))

@@ -70,6 +70,7 @@ class Totals:
         if self.errors:
             problems["first_errors"] = list(self.first_errors)
         if len(self.made_by) > 1:
+            # Stored as "mixture": the mixed circumstances in which the parts were computed.
             problems["mixture"] = list(self.made_by)
         return problems
 

@@ -191,7 +191,7 @@ class CountWorker:
     """Counts the tokens of lines in a stream, to cut it into lanes of nearly equal size."""
 
     def __init__(self, spec: Spec) -> None:
-        # Tokens do not depend on the weights, so of averaged checkpoints any one will do.
+        # Tokens do not depend on the weights, so one of the averaged checkpoints is enough.
         bundle = bundles.load(location.Location(spec.bundle))
         plain = spec.scoring.model_copy(update={"dynamic": None})
         self.scorer = scorer.Scorer(bundle, plain, spec.compute)
