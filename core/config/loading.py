@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from core import errors
 from core.config import error_messages, inference_settings, old_names, schema, section, yaml_reader
 
+_log = logging.getLogger(__name__)
 _Section = TypeVar("_Section", bound=section.Section)
 
 
@@ -204,8 +206,22 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
         if not isinstance(holder, dict):
             name = prefix + yaml_reader.dotted(path[: depth + 1])
             raise errors.UsageError(f"{where}: {name} is a single value, not a section; set {name} itself")
+    _warn_of_dropped_settings(prefix + yaml_reader.dotted(path), holder.get(path[-1]), value.data)
     holder[path[-1]] = value.data
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
     document.marks.update({path + inner: mark for inner, mark in value.marks.items()})
     old_names.open_group(document, path, prefix)
+
+
+def _warn_of_dropped_settings(name: str, old: Any, new: Any) -> None:
+    """Logs which settings of a group lose their values to an override such as `training.schedule=cosine`."""
+    group = old_names.GROUPS.get(name)
+    if group is None or not isinstance(old, dict) or not isinstance(new, str) or new == old.get("kind"):
+        return
+    dropped = [setting for setting in old if setting != "kind" and setting in group.names.get(new, ())]
+    if dropped:
+        _log.warning(
+            "--set %s=%s replaces the group: %s has its default again; to keep it, set %s.kind=%s",
+            name, new, ", ".join(dropped), name, new,
+        )  # fmt: skip

@@ -29,7 +29,7 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
         references: one sequence of lines for each reference translation.
 
     Raises:
-        DataError: the numbers of lines differ, or there is no reference.
+        DataError: the numbers of lines differ, or no reference is given.
 
     Source: Post (2018), "A Call for Clarity in Reporting BLEU Scores".
     """

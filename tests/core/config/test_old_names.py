@@ -226,6 +226,17 @@ def test_a_name_is_short_for_a_group_and_a_group_without_a_kind_has_the_default_
     assert (added.kind, added.weight_decay) == ("adam", 0.5)
 
 
+def test_settings_lost_to_an_override_of_a_group_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    text = f"{TEXT}training: {{schedule: {{kind: cosine, warmup_steps: 9, final_rate: 0.1}}, num_lanes: 4}}\n"
+    resolved = loading.parse(text, "run.yaml", ["training.schedule=inverse_sqrt"])
+    assert resolved.training.schedule.warmup_steps == 0
+    assert ["warmup_steps has its default again" in message for message in caplog.messages] == [True]
+    caplog.clear()
+    kept = loading.parse(text.replace(", final_rate: 0.1", ""), "run.yaml", ["training.schedule.kind=inverse_sqrt"])
+    assert kept.training.schedule.warmup_steps == 9
+    assert caplog.messages == []
+
+
 def test_an_override_of_a_group_replaces_it() -> None:
     text = f"{TEXT}training: {{optimizer: {{kind: adam, weight_decay: 0.5}}}}"
     replaced = loading.parse(text, "run.yaml", ["training.optimizer=sgd"]).training.optimizer
