@@ -34,7 +34,7 @@ class Generator:
     """A bundle ready to generate.
 
     Raises:
-        UsageError: the bundle is no language model.
+        UsageError: the bundle is not a language model.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Generator:
         The tokens in between are summed over.
 
         Raises:
-            UsageError: the model is no n-gram of order 1 or 2, or there is nothing to start from.
+            UsageError: the model is not an n-gram of order 1 or 2, or the prompt has no token to start from.
         """
         if not isinstance(self._model, ngram_model.Ngram):
             raise errors.UsageError(

@@ -229,7 +229,7 @@ class Scorer:
         return likelihood.score_tokens(model, size, features_BTF[mask_BT], targets_N).split(lengths)
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Pads rows to equal length with id 0; padding is never scored, so any id will do."""
+        """Pads rows to equal length with id 0; padding is never scored, so its id does not matter."""
         padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for index, row in enumerate(rows):
             padded[index, : len(row)] = row

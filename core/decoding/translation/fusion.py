@@ -17,7 +17,7 @@ def check(bundle: bundles.Bundle, target: tokenizer.Codec) -> None:
     """Checks that a bundle is a language model over the target's tokens.
 
     Raises:
-        UsageError: it is no forward neural language model, or has no `<eos>` or other tokens.
+        UsageError: it is not a forward neural language model, or has no `<eos>` or other tokens.
     """
     where = "decoding.fusion.run"
     if not isinstance(bundle.model, language_model.LanguageModel):

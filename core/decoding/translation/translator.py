@@ -40,7 +40,7 @@ def check(
     """Checks that the bundles can translate, together and with these settings.
 
     Raises:
-        UsageError: a bundle is no seq2seq model, the vocabularies differ, a setting needs attention and no model has
+        UsageError: a bundle is not a seq2seq model, the vocabularies differ, a setting needs attention and no model has
             it, or the language model does not fit.
     """
     for member in members:
