@@ -64,5 +64,5 @@ def num_decays(history: Sequence[float], patience: int) -> int:
         waited = 0 if value < best else waited + 1
         best = min(best, value)
         if waited > patience:
-            waited, count = 0, count + 1  # the best stays: a decay alone is no improvement
+            waited, count = 0, count + 1  # the best stays: a decay alone does not improve it
     return count

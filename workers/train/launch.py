@@ -276,8 +276,8 @@ def _explain(error: Exception, max_failures: int) -> Exception:
     line = _describe(error if rank is None else inner[rank])
     where = "train" if rank is None else f"train: rank {rank}"
     return errors.ClusterError(
-        f"{where}: {line}; the worker group failed after {max_failures} restarts at most (cluster.max_failures); "
-        "the newest checkpoint is kept, the same command resumes from it"
+        f"{where}: {line}; the worker group failed after at most {max_failures} restarts "
+        f"(cluster.max_failures: {max_failures}); the newest checkpoint is kept, the same command resumes from it"
     )
 
 

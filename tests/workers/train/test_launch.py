@@ -88,7 +88,7 @@ def test_the_rank_that_failed_first_is_named() -> None:
             super().__init__("training failed")
             self.worker_failures = worker_failures
 
-    victims = [errors.ClusterError("agreeing failed"), RuntimeError("gloo: Connection reset by peer")]
+    victims = [errors.ClusterError("collective operation failed"), RuntimeError("gloo: Connection reset by peer")]
     culprit = exceptions.ActorDiedError("")
     text = str(launch._explain(GroupError({0: victims[0], 1: victims[1], 2: culprit}), max_failures=2))
     assert text.startswith("train: rank 2: ActorDiedError: The actor died")
