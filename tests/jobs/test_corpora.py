@@ -9,6 +9,7 @@ from core import errors
 from core.config import inference_settings
 from core.reporting import content
 from core.storage import location
+from core.telemetry import catalog, metrics
 from jobs import console, pipeline, score, translate
 from tests.jobs import conftest, trained
 from workers.cluster import session as sessions
@@ -75,6 +76,18 @@ def test_pipeline_translates_scores_and_evaluates_each_direction(root: pathlib.P
         rows = [json.loads(line) for line in (outputs / f"{name}.translations.jsonl").read_text().splitlines()]
         assert len(rows) == len(lines[name]) == stages[f"evaluate.{name}"]["report"]["lines"] > 5
     assert lines["fr_en"] == (root / "outputs" / "en_fr.test.target.txt").read_text().splitlines()
+
+
+def test_the_gauge_of_the_loss_is_the_mean_over_corpora(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = metrics.InMemoryMetrics()
+    monkeypatch.setattr(sessions.Session, "metrics", recorded)
+    config = conftest.configured(BOTH_WAYS, root.parent)
+    with sessions.Session(config.cluster) as session:
+        report = pipeline.run(config, session, console.SilentReporter())  # nothing is computed again
+    losses = [report["stages"][f"score.{name}"]["nll_nats_per_token"] for name in ("en_fr", "fr_en")]
+    gauges = [value for name, value, _ in recorded.calls if name == catalog.SCORE_LOSS.name]
+    assert losses[0] != losses[1]
+    assert gauges == pytest.approx([losses[0], sum(losses) / 2])
 
 
 def test_the_target_token_determines_the_translation(root: pathlib.Path) -> None:
