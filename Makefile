@@ -64,7 +64,7 @@ bench: setup ## speed ratios against plain torch (half an hour)
 
 PROFILE ?= reports/profile
 
-profile: setup ## profile a minute of one rank's training: a table and a trace file (CONFIG=…, PROFILE=folder)
+profile: setup ## profile one rank's training for up to a minute: a table and a trace file (CONFIG=…, PROFILE=folder)
 	$(BIN)/python -m tests.benchmarks.profile_training $(CONFIG) $(SETTINGS) --output $(PROFILE)
 
 reproduce: setup ## reproduce the published figures on the real corpora (hours; DATA=folder)

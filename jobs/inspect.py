@@ -12,6 +12,7 @@ from core.data.dataset import dataset_index, shards
 from core.decoding.translation import shortlist
 from core.models import bundle
 from core.storage import commit, location
+from jobs import run_state
 from workers.fanout import progress_display
 
 Description = dict[str, Any]
@@ -38,7 +39,7 @@ def _inspect(path: location.Location, stage: progress_display.Stage) -> Descript
         description = _describe_checkpoint(path)
     elif path.join(commit.PLAN).exists() or path.join(commit.MANIFEST).exists():
         description = _describe_output(path)
-    elif path.join("config.yaml").exists() or path.join("checkpoints").exists():
+    elif path.join(run_state.SETTINGS).exists() or path.join("checkpoints").exists():
         return _describe_run(path, stage)
     elif path.parent.join(path.name + _OUTPUT_PARTS).exists():
         description = _describe_output(path.parent.join(path.name + _OUTPUT_PARTS))

@@ -1,7 +1,8 @@
 """Settings of training."""
 
-from collections.abc import Sequence
-from typing import Literal, Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -14,6 +15,22 @@ from core.config import (
 )
 
 Metric = Literal["perplexity", "bleu"]
+
+
+def selection_key(metric: Metric, validation: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns a sort key of checkpoints, the best first, from the values of their validations.
+
+    By perplexity: lower `nll_nats` (a token) first. By BLEU: higher `bleu` first, of equal ones the lower `nll_nats`.
+    Checkpoints without such a value, or with one that is not finite, come last.
+    """
+    nll_nats, bleu = (
+        float(value) if isinstance(value := validation.get(name), int | float) and math.isfinite(value) else None
+        for name in ("nll_nats", "bleu")
+    )
+    nll_key = math.inf if nll_nats is None else nll_nats
+    if metric == "perplexity":
+        return 0.0, nll_key
+    return math.inf if bleu is None else -bleu, nll_key
 
 
 class EarlyStopConfig(section.Section):

@@ -11,7 +11,6 @@ The second half selects the checkpoint of a run whose bundle inference uses: the
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn, overrides
 
 from core import errors
-from core.config import autoregressive_settings, model_settings, ngram_settings
+from core.config import autoregressive_settings, model_settings, ngram_settings, training_settings
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, weights
 from core.models.ngram import ngram_model
@@ -38,7 +37,6 @@ CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
 
-Metric = Literal["perplexity", "bleu"]
 Model = factory.Model | ngram_model.Ngram | autoregressive.Autoregressive
 
 _CONFIGS: Mapping[str, type[model_settings.ModelConfig]] = {
@@ -280,10 +278,10 @@ def find_folder(run: location.Location) -> location.Location:
 def select_checkpoint(run: location.Location) -> SelectedCheckpoint:
     """Returns the checkpoint of a run that inference uses: the best one by validation, with its bundle verified.
 
-    The metric is the one that the run's newest checkpoint names; see `selection_key`. If no checkpoint was validated it
-    is the newest: the last step under the highest fencing number (the `3` in `step-00000500-e3`, which counts the
-    starts of the run's worker group). A damaged checkpoint is skipped and reported. `run` may also be the folder of a
-    single checkpoint.
+    The metric is the one that the run's newest checkpoint names; the order is that of
+    `training_settings.selection_key`. If no checkpoint was validated it is the newest: the last step under the highest
+    fencing number (the `3` in `step-00000500-e3`, which counts the starts of the run's worker group). Damaged
+    checkpoints are skipped and reported. `run` may also be the folder of a single checkpoint.
 
     Raises:
         UsageError: the run has none.
@@ -319,8 +317,10 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
     # Newest first, by fencing number and step. The second sort is stable: of equally good checkpoints, and where none
     # was validated, the newest stays first.
     candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
-    metric: Metric = "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
-    candidates.sort(key=lambda candidate: selection_key(metric, _validation(candidate[2])))
+    metric: training_settings.Metric = (
+        "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
+    )
+    candidates.sort(key=lambda candidate: training_settings.selection_key(metric, _validation(candidate[2])))
     selected: list[SelectedCheckpoint] = []
     for _, step, _, folder in candidates:
         try:
@@ -339,22 +339,6 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
     if damaged:
         raise errors.IntegrityError(f"{run}: all checkpoints are damaged; restore one from a copy; first: {damaged[0]}")
     raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a trained run")
-
-
-def selection_key(metric: Metric, validation: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns a sort key of checkpoints, the best first, from the values of their validations.
-
-    By perplexity: lower `nll_nats` (a token) first. By BLEU: higher `bleu` first, of equal ones the lower `nll_nats`.
-    Checkpoints without such a value, or with one that is not finite, come last.
-    """
-    nll_nats, bleu = (
-        float(value) if isinstance(value := validation.get(name), int | float) and math.isfinite(value) else None
-        for name in ("nll_nats", "bleu")
-    )
-    nll_key = math.inf if nll_nats is None else nll_nats
-    if metric == "perplexity":
-        return 0.0, nll_key
-    return math.inf if bleu is None else -bleu, nll_key
 
 
 def _manifest(folder: location.Location) -> dict[str, Any]:

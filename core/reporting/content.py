@@ -2,13 +2,12 @@
 
 import itertools
 import json
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core import errors
-from core.config import loading, schema, training_settings
+from core.config import loading, schema, section, training_settings
 from core.reporting import curves, metrics_summary, training_history, word_statistics
 from core.storage import location
 
@@ -73,7 +72,7 @@ def build(root: location.Location) -> Report:
         "changes": run.get("changes", []),
         "versions": run.get("versions", {}),
         "settings": settings,
-        "chosen": flat(config.model_dump(mode="json", exclude_defaults=True)),
+        "chosen": flat(section.non_default_settings(config)),
     }
 
 
@@ -161,11 +160,7 @@ def _of_kind(rows: Sequence[training_history.Row], kind: str) -> list[training_h
 
 def _best(validations: Sequence[training_history.Row], metric: training_settings.Metric) -> training_history.Row | None:
     """Returns the best validation by the metric of the run; inference uses the weights of its checkpoint."""
-    return min(
-        validations,
-        key=lambda row: (-float(row.get("bleu", -math.inf)) if metric == "bleu" else 0.0, float(row["nll_nats"])),
-        default=None,
-    )
+    return min(validations, key=lambda row: training_settings.selection_key(metric, row), default=None)
 
 
 def _training(history: training_history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from core.storage import location
+from core.telemetry import catalog
 
 _FILE = re.compile(r"final-.+\.prom")
 _SAMPLE = re.compile(r"(raycurrent_[a-z_]+)(?:\{([^}]*)\})? (\S+)")
@@ -48,9 +49,9 @@ def parse(text: str) -> Iterator[Sample]:
 
 def _workers(samples: list[Sample]) -> list[dict[str, float]]:
     columns = {
-        "raycurrent_train_steps_total": "steps",
-        "raycurrent_train_tokens_total": "tokens",
-        "raycurrent_train_step_seconds_sum": "elapsed_s",
+        catalog.TRAIN_STEPS.name: "steps",
+        catalog.TRAIN_TOKENS.name: "tokens",
+        f"{catalog.TRAIN_STEP_SECONDS.name}_sum": "elapsed_s",
     }
     ranks: dict[int, dict[str, float]] = {}
     for name, labels, value in samples:
@@ -63,9 +64,9 @@ def _workers(samples: list[Sample]) -> list[dict[str, float]]:
 def _stages(samples: list[Sample]) -> dict[str, dict[str, float]]:
     stages: dict[str, dict[str, float]] = {}
     for name, labels, value in samples:
-        if name == "raycurrent_fanout_parts_total":
+        if name == catalog.FANOUT_PARTS.name:
             count = labels["outcome"]
-        elif name == "raycurrent_fanout_worker_deaths_total":
+        elif name == catalog.FANOUT_WORKER_DEATHS.name:
             count = "worker_deaths"
         else:
             continue

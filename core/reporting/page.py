@@ -10,6 +10,7 @@ from typing import Any
 import markupsafe
 
 from core.reporting import attention_map, content, page_frame, plots, template, word_statistics
+from core.storage import json_values
 
 _WORD_OR_SPACES = re.compile(r"\s+|\S+")
 _WORD_ERRORS = {
@@ -126,23 +127,22 @@ def key_figures(report: content.Report) -> dict[str, float | None]:
     numbers["unknown validation tokens, %"] = None if num_unk is None else 100 * num_unk / best["num_tokens"]
     numbers["training loss, nats per token"] = (training.get("last") or {}).get("loss_nats")
     numbers["target tokens per second, median"] = training.get("median_tokens_per_s")
-    return {label: _number(value) for label, value in numbers.items()}
+    return {label: json_values.parse_number(value) for label, value in numbers.items()}
 
 
 def _corpus_rows(corpora: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Returns a table row for each corpus; missing values are blank."""
     names = ("train_lines", "training_perplexity", "validation_perplexity", "perplexity", "bleu", "chrf", "ter")
     return [
-        [corpus["task"], *("" if (value := _number(corpus[name])) is None else format_number(value) for name in names)]
+        [
+            corpus["task"],
+            *(
+                "" if (value := json_values.parse_number(corpus[name])) is None else format_number(value)
+                for name in names
+            ),
+        ]
         for corpus in corpora
     ]
-
-
-def _number(value: Any) -> float | None:
-    """Returns a number from JSON, where infinity and NaN are stored as text; None for anything else."""
-    if isinstance(value, str) and value.lstrip("-") in ("inf", "nan"):
-        return float(value)
-    return value if isinstance(value, int | float) else None
 
 
 def format_number(value: float) -> str:

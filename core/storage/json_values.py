@@ -14,6 +14,13 @@ def number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+def parse_number(value: Any) -> float | None:
+    """Returns the number that `number` wrote; None for anything else."""
+    if isinstance(value, str) and value.lstrip("-") in ("inf", "nan"):
+        return float(value)
+    return value if isinstance(value, int | float) else None
+
+
 def plain(value: Any) -> Any:
     """Converts a value to types that JSON knows: mappings, dataclasses and sequences recursively, others by `str`."""
     match value:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from core import errors
+from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
 from core.storage import commit, location
@@ -41,7 +42,7 @@ class CheckpointRef:
     step: int
     fencing_number: int
     validation: progress.Validation | None
-    best_by: bundle.Metric
+    best_by: training_settings.Metric
     files: tuple[commit.FileRecord, ...]
 
     @property
@@ -69,7 +70,7 @@ class Snapshot(NamedTuple):
     state: progress.State
     settings: Mapping[str, Any]
     validation: progress.Validation | None
-    best_by: bundle.Metric = "perplexity"
+    best_by: training_settings.Metric = "perplexity"
 
 
 class SkippedCheckpoint(NamedTuple):
@@ -209,7 +210,7 @@ def read(folder: location.Location) -> CheckpointRef:
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
         step, fencing_number = int(content["step"]), int(content["epoch"])  # stored names
-        best_by: bundle.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
+        best_by: training_settings.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
@@ -293,7 +294,7 @@ def _sort_key(folder: location.Location) -> tuple[int, int]:
 def _best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
     """Returns those with a validation, the best first, of equal ones the newest."""
     validated = [
-        (bundle.selection_key(newest_first[0].best_by, ref.validation.to_json()), ref)
+        (training_settings.selection_key(newest_first[0].best_by, ref.validation.to_json()), ref)
         for ref in newest_first
         if ref.validation
     ]

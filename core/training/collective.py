@@ -1,7 +1,7 @@
 """Collective operations of the ranks: a protocol, its single-process version, and torch.distributed.
 
 A decision that changes what a rank does next (stop, skip, save) is taken by all ranks together, in the same order, or
-they wait for each other for ever. Each call names its purpose, so that the error of a rank whose peers are gone does
+they wait for each other forever. Each call names its purpose, so that the error of a rank whose peers are gone does
 too.
 """
 
@@ -137,7 +137,7 @@ def on_rank_0(group: Collective, purpose: str, call: Callable[[], T]) -> T:
         try:
             result = call()
         except errors.RaycurrentError as error:
-            # Raised only after the broadcast: the others would wait for it for ever.
+            # Raised only after the broadcast: the others would wait for it forever.
             failure = error
     result, failure = group.broadcast((result, failure), purpose)
     if failure is not None:

@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Sums over a batch of a validation: negative log-likelihood, and targets that were the likeliest token."""
+    """Sums over a batch of a validation: negative log-likelihood, and targets that were the most likely token."""
 
     nll: Tensor
     num_right: Tensor
@@ -92,7 +92,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def score(self, content: batches.Content, state: states.State | None) -> Scores:
-        """Computes the log-likelihood of a batch, and counts the targets that were the likeliest token."""
+        """Computes the log-likelihood of a batch, and counts the targets that were the most likely token."""
         if isinstance(content, batches.PairsContent):
             features_BTF = self.model(content.source_BS, content.source_lengths_B, content.inputs_BT)
             features_NF, state = features_BTF.flatten(0, 1).index_select(0, content.valid_N), None

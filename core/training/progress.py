@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from core import errors
-from core.models import bundle
+from core.config import training_settings
 
 _LARGEST_EXPONENT = 700.0  # a float overflows at e^709.8
 
@@ -82,12 +82,14 @@ class Validation:
         return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk)
 
 
-def best_validation(validations: Sequence[Validation], metric: bundle.Metric) -> Validation | None:
-    """Returns the best validation, the first of equal ones; None of none. See `bundle.selection_key` for the order."""
-    return min(validations, key=lambda validation: bundle.selection_key(metric, validation.to_json()), default=None)
+def best_validation(validations: Sequence[Validation], metric: training_settings.Metric) -> Validation | None:
+    """Returns the best validation by `training_settings.selection_key`, the first of equal ones; None of none."""
+    return min(
+        validations, key=lambda validation: training_settings.selection_key(metric, validation.to_json()), default=None
+    )
 
 
-def validations_since_best(validations: Sequence[Validation], metric: bundle.Metric) -> int:
+def validations_since_best(validations: Sequence[Validation], metric: training_settings.Metric) -> int:
     """Counts the validations since the best one, for early stopping; 0 without any.
 
     They are compared by the metric alone, not by the loss where BLEUs are equal: BLEU must rise for the count to begin

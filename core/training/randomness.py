@@ -16,7 +16,7 @@ def derive(seed: int, *path: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_initialisation(seed: int) -> None:
+def seed_initialization(seed: int) -> None:
     """Seeds the default generators for the initial weights: the same on all ranks."""
     _seed(derive(seed, "initialisation"))
 

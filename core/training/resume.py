@@ -241,7 +241,7 @@ def _describe_change(saved: Any, ours: Any) -> str:
 def _initial_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> factory.Model:
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in dataset.codecs.items()}
     pad_id = batches.pairs_ids(dataset).pad if dataset.kind == "pairs" else None
-    randomness.seed_initialisation(job.seed)
+    randomness.seed_initialization(job.seed)
     # Drawn on the CPU from the run's seed, so that all ranks, on any device, begin with the same weights.
     model = factory.build(job.model, sizes, pad_id)
     # A resumed run loads the weights that training made of the pretrained embeddings, and does not need their file.

@@ -20,7 +20,7 @@ from core.training import batches, collective, losses, progress
 
 
 class HeldOutBatch(NamedTuple):
-    """A batch of held-out data, scored from the state after the batch before: of all its rows, or of the last alone."""
+    """Held-out batch, and whether it starts from the states of all rows of the batch before or of its last row."""
 
     content: batches.Content
     follows_last_row: bool = False

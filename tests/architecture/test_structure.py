@@ -44,7 +44,7 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "core.decoding.generation": (LINES, TORCH),
     "core.evaluation": ({"core.errors", "core.config", "core.storage"}, {"sacrebleu"}),
     "core.reporting": (
-        {"core.errors", "core.config", "core.storage", "core.data.dataset.statistics", "core.training.run_log"},
+        INNER | {"core.data.dataset.statistics", "core.training.run_log"},
         {"jinja2", "markupsafe", "matplotlib"},
     ),
     "workers.fanout": (INNER, set()),
