@@ -98,6 +98,29 @@ def result_settings_as_stored(settings: Section, stored: Mapping[str, Any]) -> d
     return content
 
 
+def non_default_settings(settings: Section) -> dict[str, Any]:
+    """Returns, as JSON, the settings that differ from their defaults; of a choice of kinds always with the `kind`.
+
+    Each kind has its own name as the default of `kind`, which says nothing about the default of the whole group.
+    """
+    content = settings.model_dump(mode="json")
+    chosen: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if value == field.default:
+            continue
+        chosen[name] = content[name]
+        if isinstance(value, Section):
+            sections = [inner for inner in _classes_in(field.annotation) if issubclass(inner, Section)]
+            kind = {"kind": content[name]["kind"]} if len(sections) > 1 and "kind" in content[name] else {}
+            chosen[name] = kind | non_default_settings(value)
+        elif isinstance(value, dict):
+            chosen[name] |= {
+                key: non_default_settings(inner) for key, inner in value.items() if isinstance(inner, Section)
+            }
+    return chosen
+
+
 def roles(section: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Role, str]]:
     """Yields (dotted name, role, description) of every setting, sections opened, in order of declaration.
 

@@ -114,6 +114,28 @@ def test_a_restart_is_marked_at_its_first_logged_step(root: location.Location) -
     assert training["curves"]["Loss (nats per token)"]["training"] == [(1.0, 4.0), (2.0, 2.0), (3.0, 0.5)]
 
 
+def test_chosen_settings_name_the_kind_of_each_group_that_differs(root: location.Location) -> None:
+    text = """\
+name: a
+root: r
+corpus: {kind: text, train: {text: [a]}, split: {valid: 0.1}}
+model: {kind: language_model}
+training:
+  optimizer: sgd
+  schedule: {kind: plateau, patience: 2}
+  truncation: random
+"""
+    (root.path / "config.yaml").write_text(text)
+    chosen = content.build(root)["chosen"]
+    assert {name: value for name, value in chosen.items() if name.startswith(("training.", "model."))} == {
+        "model.kind": "language_model",
+        "training.optimizer.kind": "sgd",
+        "training.schedule.kind": "plateau",
+        "training.schedule.patience": 2,
+        "training.truncation.kind": "random",
+    }
+
+
 def test_chosen_settings_are_those_that_differ_from_their_default(root: location.Location) -> None:
     run_folders.begin(root.path)
     report = content.build(root)
