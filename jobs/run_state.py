@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core import errors
-from core.config import loading, old_names, schema
+from core.config import inference_settings, loading, old_names, schema
 from core.storage import location
 from jobs import json_documents
 
@@ -58,23 +58,28 @@ def check_settings(config: schema.RunConfig) -> list[loading.Change]:
 def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:
     """Returns the settings with the defaults of the release that started the run, where defaults have changed since.
 
-    Settings that the configuration names are kept: a new default is for new runs.
+    Settings that the configuration names are kept: a new default is for new runs. One that names a setting of sampling
+    wants to sample, so that the old default, greedy, is not restored.
     """
     path = location.Location.parse(config.root, "root").join(SETTINGS)
     # Only language models generate, and only settings of generation have other defaults now.
     if config.corpus_kind != "text" or not path.exists():
         return config
     first = loading.parse_stored(path.read_bytes().decode(), str(path))
+    current = config.generation
+    named = set(current.model_fields_set)
+    if not named.isdisjoint(inference_settings.SAMPLING_SETTINGS):
+        named.add("method")
+    restored: dict[str, Any] = {}
     for name, old_default in old_names.OLD_DEFAULTS.items():
-        section_name, _, setting = name.partition(".")
-        current, stored = getattr(config, section_name), getattr(first, section_name)
-        if setting in current.model_fields_set or getattr(stored, setting) != old_default:
+        setting = name.removeprefix("generation.")
+        if setting in named or getattr(first.generation, setting) != old_default:
             continue
         _log.info("%s: %s, as in %s; new runs have another default", name, _format(old_default), path)
-        config = config.model_copy(
-            update={section_name: current.model_copy(update={setting: old_default})},
-        )
-    return config
+        restored[setting] = old_default
+    # A copy with the changes would not be validated.
+    generation = type(current).model_validate({**current.model_dump(exclude_unset=True), **restored})
+    return config.model_copy(update={"generation": generation})
 
 
 def read(root: location.Location) -> Content:
