@@ -49,15 +49,10 @@ def load_run_settings(run: location.Location, overrides: Sequence[str] = ()) -> 
                 f"--set {override}: cannot change after training; allowed here: "
                 f"{', '.join(InferenceSettings.model_fields)}"
             )
-    return InferenceSettings(
-        decoding=loading.section_from(stored.decoding, overrides, "decoding"),
-        generation=loading.section_from(stored.generation, overrides, "generation"),
-        scoring=loading.section_from(stored.scoring, overrides, "scoring"),
-        forecasting=loading.section_from(stored.forecasting, overrides, "forecasting"),
-        cluster=loading.section_from(stored.cluster, overrides, "cluster"),
-        compute=loading.section_from(stored.compute, overrides, "compute"),
-        telemetry=loading.section_from(stored.telemetry, overrides, "telemetry"),
-    )
+    # An unknown name is reported by the first section, so the one that the model uses comes first.
+    used = "decoding" if kind in ("seq2seq", None) else "generation"
+    names = sorted(InferenceSettings.model_fields, key=lambda name: name != used)
+    return InferenceSettings(**{name: loading.section_from(getattr(stored, name), overrides, name) for name in names})
 
 
 def _stored(run: location.Location, config: schema.RunConfig | None) -> InferenceSettings:

@@ -9,7 +9,7 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from core import errors
-from core.config import section, yaml_reader
+from core.config import old_names, section, yaml_reader
 
 _EXPECTED = {
     "string_type": "text",
@@ -163,6 +163,10 @@ def _sentence(
             return f"is missing; add it{f': {description}' if description else ''}"
         case "union_tag_not_found":
             return "has no kind; add it"
+        case "dict_type" | "model_attributes_type" | "union_tag_invalid" if choice := _choice_of_kinds(
+            first["input"], path
+        ):
+            return f"expected {choice}, not {shown}; change it"
         case "literal_error" | "union_tag_invalid":
             return _not_one_of(str(context.get("tag", first["input"])), context)
         case "too_long" | "too_short":
@@ -184,6 +188,14 @@ def _sentence(
     return f"expected {expected}, not {shown}; {remedy}"
 
 
+def _choice_of_kinds(value: object, path: yaml_reader.Path) -> str:
+    """Returns what a group with a short form may be; nothing where its value names a kind, be it an unknown one."""
+    group = old_names.GROUPS.get(yaml_reader.dotted(path))
+    if group is None or (isinstance(value, dict) and isinstance(value.get("kind"), str)):
+        return ""
+    return f"a kind ({', '.join(group.names)}), or names and values"
+
+
 def _unknown(path: yaml_reader.Path, kind: type[section.Section], document: yaml_reader.Document) -> str:
     name = str(path[-1])
     with_name: list[str] = []
@@ -197,21 +209,24 @@ def _unknown(path: yaml_reader.Path, kind: type[section.Section], document: yaml
         for step in path[:-1]:
             chosen = chosen[step]
         return f"is not a setting of kind {chosen['kind']}; remove it, or use kind {' or '.join(with_name)}"
-    return unknown(name, list(here), kind)
+    # Translation and generation have settings of the same names: of a language model those of generation count.
+    does_generate = old_names.model_kind(document.data) not in ("seq2seq", None)
+    return unknown(name, list(here), kind, "generation" if does_generate else "decoding")
 
 
-def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
+def unknown(name: str, here: Sequence[str], kind: type[section.Section], preferred: str = "") -> str:
     """Returns the message for an unknown name: the meaning of a synonym, or the nearest name, here or elsewhere.
 
     Args:
         name: the unknown name, without its section.
         here: the names that its section has.
         kind: the whole, whose other sections are searched, too.
+        preferred: the section whose setting is meant where several have one of the name.
     """
     if name in SYNONYMS:
         return f"is not a setting; did you mean {SYNONYMS[name]}?"
     elsewhere: dict[str, str] = {}
-    for known, _, _ in section.roles(kind):
+    for known in sorted(_paths(kind), key=lambda known: not known.startswith(f"{preferred}.")):
         elsewhere.setdefault(known.rpartition(".")[2], known)
     if name in elsewhere:
         return f"is not a setting here; did you mean {elsewhere[name]}?"
@@ -221,6 +236,16 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section]) -> str:
         best = max(near, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio())
         return f"is not a setting; did you mean {best if best in here else elsewhere[best]}?"
     return f"is not a setting; known here: {', '.join(here)}"
+
+
+def _paths(kind: type[section.Section]) -> list[str]:
+    """Returns the dotted names of all settings and of the groups that hold them, in order of declaration."""
+    paths: dict[str, None] = {}
+    for known, _, _ in section.roles(kind):
+        steps = known.split(".")
+        ends = [end for end in range(1, len(steps) + 1) if steps[end - 1] != section.ANY]
+        paths |= {".".join(steps[:end]): None for end in ends}
+    return list(paths)
 
 
 def _declared(path: yaml_reader.Path, kind: type[section.Section]) -> str:

@@ -102,7 +102,7 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     for override in overrides:
         top = _target(override)[0]
         if top not in (known := list(schema.RunConfig.model_fields)) and top != prefix:
-            what_to_do = error_messages.unknown(top, known, schema.RunConfig)
+            what_to_do = error_messages.unknown(top, known, schema.RunConfig, prefix)
             raise errors.UsageError(f"--set {override}: {top} {what_to_do}")
         if top == prefix:
             _apply(document, override, f"{prefix}.")
@@ -170,10 +170,11 @@ def _checked(kind: type[_Section], document: yaml_reader.Document, prefix: str) 
 
 def _drop_sampling(settings: Any, overrides: Sequence[str], prefix: str) -> None:
     """Removes a section's settings of sampling, except overrides, where an override chooses another method."""
-    named = {override.partition("=")[0].strip(): override.partition("=")[2].strip() for override in overrides}
-    if isinstance(settings, dict) and named.get(f"{prefix}.method", "sample") != "sample":
+    by_name = {override.partition("=")[0].strip(): override for override in overrides}
+    method = by_name.get(f"{prefix}.method")
+    if isinstance(settings, dict) and method is not None and yaml_reader.read_override(method).data != "sample":
         for name in inference_settings.SAMPLING_SETTINGS:
-            if f"{prefix}.{name}" not in named:
+            if f"{prefix}.{name}" not in by_name:
                 settings.pop(name, None)
 
 
@@ -187,12 +188,11 @@ def _target(override: str) -> tuple[str, ...]:
 
 def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
     """Sets the value of an override, which is YAML too; missing sections are created."""
-    where = f"--set {override}" if override.isprintable() else f"--set {override!a}"
+    where = yaml_reader.override_position(override)
     path = _target(override)
-    text = override.partition("=")[2]
-    if not text.strip():
+    if not override.partition("=")[2].strip():
         raise errors.UsageError(f"{where}: has no value; write null for none, '' for empty text")
-    value = yaml_reader.read(text, where, numbered=False)
+    value = yaml_reader.read_override(override)
     if prefix:
         path = path[1:]
     if not path:

@@ -23,7 +23,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from core import errors
-from core.config import optimizer_settings, schedule_settings, section, truncation_settings, yaml_reader
+from core.config import (
+    inference_settings,
+    optimizer_settings,
+    schedule_settings,
+    section,
+    truncation_settings,
+    yaml_reader,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +107,7 @@ def translate(document: yaml_reader.Document, is_stored: bool = False, replaces:
         replaces: a value by an old name replaces one by the new name; for overrides, which come after the file.
 
     Raises:
-        UsageError: a setting is given by its old and its new name.
+        UsageError: a setting is given by its old and its new name, or stands in a section without effect.
     """
     has_generation = "generation" in document.data
     for name in GROUPS:
@@ -113,6 +120,8 @@ def translate(document: yaml_reader.Document, is_stored: bool = False, replaces:
         for name in SHARED if is_of_generation else ():
             if not (name == "method" and decoding.get(name) == "beam"):
                 _move(document, ("decoding", name), ("generation", name), is_stored, replaces)
+        if not is_stored:
+            _refuse_sampling(document, decoding)
         if decoding.get("method") == "greedy":
             decoding["method"] = "beam"
             _warn(is_stored, "decoding.method: greedy", "beam")
@@ -141,14 +150,14 @@ def translate_overrides(overrides: Sequence[str], kind: str | None, has_generati
     """
     new: list[str] = []
     old: list[str] = []
-    names = {override.partition("=")[0].strip() for override in overrides}
+    names = _names_inside(overrides)
     for override in overrides:
         name, equals, value = (part.strip() for part in override.partition("="))
-        target, changed = _target(name, value, kind)
+        target, changed = _target(override, kind)
         if not equals or (target, changed) == (name, value):
             new.append(override)
             continue
-        if target in names - {name}:
+        if target != name and target in names:
             raise errors.UsageError(f"--set {override}: {target} is given, too; keep {target}")
         if name.startswith("training."):
             old.append(override)
@@ -161,11 +170,55 @@ def translate_overrides(overrides: Sequence[str], kind: str | None, has_generati
     return new + old
 
 
+def _names_inside(overrides: Sequence[str]) -> set[str]:
+    """Returns the names that overrides set, those inside the values of whole sections included.
+
+    Raises:
+        UsageError: a value has a setting by its old name that an override gives by its new name.
+    """
+    names: set[str] = set()
+    old: list[tuple[str, str]] = []
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        names.add(name)
+        # Only these sections have settings with old names; the values of others are read later.
+        if "=" in override and name.partition(".")[0] in ("training", "decoding", "generation"):
+            inside = _leaves(yaml_reader.read_override(override).data, f"{name}.")
+            names.update(inside)
+            old += [(override, leaf) for leaf in inside if leaf in MOVED]
+    for override, leaf in old:
+        if (target := MOVED[leaf].name) in names:
+            raise errors.UsageError(f"--set {override}: {leaf}: {target} is given, too; keep {target}")
+    return names
+
+
+def _leaves(data: Any, prefix: str) -> list[str]:
+    """Returns the dotted names of the values in nested mappings."""
+    if not isinstance(data, dict):
+        return []
+    return [leaf for key, value in data.items() for leaf in (_leaves(value, f"{prefix}{key}.") or [f"{prefix}{key}"])]
+
+
 def model_kind(data: Mapping[str, Any]) -> str | None:
     """Returns the kind of model that plain data names, if it names one."""
     model = data.get("model")
     kind = model.get("kind") if isinstance(model, dict) else None
     return kind if isinstance(kind, str) else None
+
+
+def _refuse_sampling(document: yaml_reader.Document, decoding: Mapping[str, Any]) -> None:
+    """Refuses what a file with a section `generation` says in `decoding` of a model that does not translate."""
+    kind = model_kind(document.data)
+    if kind in ("seq2seq", None):
+        return
+    for name in SHARED:
+        default = inference_settings.DecodingConfig.model_fields[name].default
+        if name in decoding and section.parse_float(decoding[name]) != default:
+            mark = document.marks.get(("decoding", name))
+            at = f"{mark.where}: " if mark else ""
+            raise errors.UsageError(
+                f"{at}decoding.{name}: has no effect with model.kind: {kind}; use generation.{name}"
+            )
 
 
 def open_group(document: yaml_reader.Document, path: yaml_reader.Path, prefix: str = "") -> None:
@@ -195,7 +248,10 @@ def _move(
         return
     target = document.data
     for depth, step in enumerate(new[:-1]):
-        if target.get(step) is None:
+        if step in target and target[step] is None:
+            del holder[old[-1]]  # so that validation refuses the null, not the old name
+            return
+        if step not in target:
             group = GROUPS.get(yaml_reader.dotted(new[: depth + 1]))
             target[step] = {} if group is None else {"kind": group.default}
         target = target[step]
@@ -226,15 +282,20 @@ def _is_dropped(
     return is_stored or section.parse_float(value) == MOVED[yaml_reader.dotted(old)].default
 
 
-def _target(name: str, value: str, kind: str | None) -> tuple[str, str]:
+def _target(override: str, kind: str | None) -> tuple[str, str]:
     """Returns today's name, and value, of an override."""
+    name, _, value = (part.strip() for part in override.partition("="))
     if name in MOVED:
         return MOVED[name].name, value
     section_name, _, setting = name.partition(".")
-    if section_name != "decoding" or setting not in SHARED or value == "beam":
+    if section_name != "decoding" or setting not in SHARED:
+        return name, value
+    # The value is YAML: "greedy" in quotes is greedy, too.
+    method = yaml_reader.read_override(override).data if setting == "method" else None
+    if method == "beam":
         return name, value
     if kind in ("seq2seq", None):
-        return name, "beam" if (setting, value) == ("method", "greedy") else value
+        return name, "beam" if method == "greedy" else value
     return f"generation.{setting}", value
 
 

@@ -69,6 +69,20 @@ def read(text: str, where: str, numbered: bool = True) -> Document:
     return Document(data, reader.marks)
 
 
+def read_override(override: str) -> Document:
+    """Reads the value of an override, such as `training.epochs=3`, which is YAML too.
+
+    Raises:
+        UsageError: the value is not valid YAML, or has values that JSON cannot express.
+    """
+    return read(override.partition("=")[2], override_position(override), numbered=False)
+
+
+def override_position(override: str) -> str:
+    """Returns an override as errors name it."""
+    return f"--set {override}" if override.isprintable() else f"--set {override!a}"
+
+
 class _Composer(yaml.SafeLoader):
     """Builds nodes as the library does, but refuses aliases, tags and deep nesting."""
 

@@ -59,3 +59,18 @@ def test_a_new_default_is_for_new_runs_only(tmp_path: pathlib.Path) -> None:
     assert (kept.method, kept.temperature) == ("greedy", 1.0)
     named = paths.absolute(loading.parse(text, "run.yaml", ["generation.method=sample", "generation.temperature=0.8"]))
     assert run_state.with_stored_defaults(named) == named
+
+
+def test_the_old_default_greedy_is_not_restored_where_the_file_names_a_setting_of_sampling(
+    tmp_path: pathlib.Path,
+) -> None:
+    _stored(tmp_path, "generation.temperature=1")
+    text = conftest.LANGUAGE.format(folder=tmp_path).replace("method: greedy, num_tokens: 5", "temperature: 0.5")
+    kept = run_state.with_stored_defaults(paths.absolute(loading.parse(text, "run.yaml"))).generation
+    assert (kept.method, kept.temperature) == ("sample", 0.5)
+    assert type(kept).model_validate(kept.model_dump()) == kept
+
+
+def test_the_hint_for_a_setting_without_its_section_names_the_one_that_the_model_uses(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match=r"temperature is not a setting here; did you mean generation.temper"):
+        settings.load_run_settings(_stored(tmp_path), ["temperature=0.5"])

@@ -80,7 +80,20 @@ def test_lists_become_tuples_and_exponents_become_numbers() -> None:
             "training: {optimizer: adm}",
             "training.optimizer: 'adm' is not one of adam, adamw, sgd, asgd; did you mean adam?",
         ),
-        ("training: {optimizer: 5}", "run.yaml:5: training.optimizer: expected names and values, not 5"),
+        ("training: {optimizer: 5}", "run.yaml:5: training.optimizer: expected a kind (adam, adamw, sgd, asgd), or na"),
+        (
+            "training: {schedule: {kind: null}}",
+            "training.schedule: expected a kind (constant, cosine, plateau, step, inve",
+        ),
+        (
+            "training: {optimizer: null}",
+            "training.optimizer: expected a kind (adam, adamw, sgd, asgd), or names and va",
+        ),
+        (
+            "training: {schedule: null, warmup_steps: 3}",
+            "run.yaml:5: training.schedule: expected a kind (constant, cosine, plateau, step, inverse_sqrt), or names "
+            "and values, not null; change it",
+        ),
         (
             "training: {optimizer: {kind: sgd, momentm: 1}}",
             "training.optimizer.momentm: is not a setting; did you mean mom",
@@ -276,6 +289,23 @@ def test_loading_imports_neither_torch_nor_ray() -> None:
 )
 def test_a_hint_finds_the_right_name_in_any_section(addition: str, expected: str) -> None:
     assert expected in refused(BASE + addition)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer=adam", "optimizer: is not a setting here; did you mean training.optimizer?"),
+        ("optimizer.lr=1", "optimizer: is not a setting here; did you mean training.optimizer?"),
+        ("training.num_workers=2", "training.num_workers: is not a setting here; did you mean cluster.num_workers?"),
+        ("temperature=0.5", "temperature: is not a setting here; did you mean generation.temperature?"),
+    ],
+)
+def test_a_hint_names_groups_and_the_section_that_the_model_uses(override: str, expected: str) -> None:
+    assert expected in refused(BASE, override)
+
+
+def test_a_hint_for_translations_names_decoding() -> None:
+    assert "did you mean decoding.temperature?" in refused(PAIRS, "temperature=0.5")
 
 
 def test_every_synonym_stands_for_settings_and_is_none() -> None:

@@ -71,10 +71,10 @@ def _stored(text: str, **sections: Any) -> schema.RunConfig:
 
 
 def _value(config: schema.RunConfig, name: str) -> Any:
-    found: Any = config
+    value: Any = config
     for step in name.split("."):
-        found = getattr(found, step)
-    return list(found) if isinstance(found, tuple) else found
+        value = getattr(value, step)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def test_every_old_name_is_tested() -> None:
@@ -208,12 +208,61 @@ def test_in_a_users_file_old_settings_without_effect_are_refused_unless_they_hav
             ["training.optimizer.epsilon=1e-3", "training.epsilon=1e-3"],
             "--set training.epsilon=1e-3: training.optimizer.epsilon is given, too; keep training.optimizer.epsilon",
         ),
+        (
+            "",
+            ["training.momentum=0.9", "training.optimizer={kind: sgd, momentum: 0.5}"],
+            "--set training.momentum=0.9: training.optimizer.momentum is given, too; keep training.optimizer.momentum",
+        ),
+        (
+            "",
+            ["training={optimizer: {kind: sgd, momentum: 0.5}, momentum: 0.9}"],
+            "training.momentum: training.optimizer.momentum is given, too; keep training.optimizer.momentum",
+        ),
+        (
+            "",
+            ["decoding={num_tokens: 3}", "generation.num_tokens=4"],
+            "--set decoding={num_tokens: 3}: decoding.num_tokens: generation.num_tokens is given, too; keep gener",
+        ),
     ],
 )
 def test_the_old_and_the_new_name_together_are_refused(addition: str, overrides: list[str], expected: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         loading.parse(TEXT + addition, "run.yaml", overrides)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("addition", "overrides", "expected"),
+    [
+        (
+            "decoding: {temperature: 0.5}\ngeneration: {num_tokens: 3}",
+            [],
+            "run.yaml:5: decoding.temperature: has no effect with model.kind: language_model; use generation.temperat",
+        ),
+        (
+            "decoding: {method: sample, temperature: 0.5}\ngeneration: {num_tokens: 3}",
+            [],
+            "run.yaml:5: decoding.method: has no effect with model.kind: language_model; use generation.method",
+        ),
+        (
+            "generation: {num_tokens: 3}",
+            ["decoding={temperature: 0.7}"],
+            "--set decoding={temperature: 0.7}: decoding.temperature: has no effect with model.kind: language_model; "
+            "use generation.temperature",
+        ),
+    ],
+)
+def test_sampling_in_decoding_is_refused_where_a_language_model_has_a_section_generation(
+    addition: str, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        loading.parse(TEXT + addition, "run.yaml", overrides)
+    assert expected in str(caught.value)
+
+
+def test_sampling_in_decoding_of_a_stored_language_model_is_read() -> None:
+    text = f"{TEXT}decoding: {{method: sample, temperature: 0.5}}\ngeneration: {{num_tokens: 3}}"
+    assert loading.parse_stored(text, "config.yaml").generation.num_tokens == 3
 
 
 def test_a_name_is_short_for_a_group_and_a_group_without_a_kind_has_the_default_one() -> None:
@@ -247,6 +296,15 @@ def test_an_override_of_the_method_drops_what_the_file_says_of_sampling() -> Non
     text = f"{TEXT}generation: {{temperature: 0.5, seed: 3, num_tokens: 9}}"
     greedy = loading.parse(text, "run.yaml", ["generation.method=greedy"]).generation
     assert (greedy.method, greedy.seed, greedy.num_tokens) == ("greedy", None, 9)
+
+
+def test_the_method_of_an_override_may_be_quoted() -> None:
+    text = f"{TEXT}generation: {{temperature: 0.5, seed: 3}}"
+    sampled = loading.parse(text, "run.yaml", ['generation.method="sample"']).generation
+    assert (sampled.method, sampled.temperature, sampled.seed) == ("sample", 0.5, 3)
+    pairs = loading.parse(PAIRS, "run.yaml", ['decoding.method="greedy"'])
+    assert pairs == loading.parse(PAIRS, "run.yaml", ["decoding.method=greedy"])
+    assert loading.parse(TEXT, "run.yaml", ["decoding.method='beam'"]) == loading.parse(TEXT, "run.yaml")
 
 
 def test_names_of_changes_that_an_older_release_noted_are_todays() -> None:
