@@ -193,7 +193,7 @@ class _Pipeline:
         self._stage(_stage_name("evaluate", corpus), fingerprint, work, None)
 
     def _generate(self, best_checkpoint: str, texts: held_out.HeldOut | None) -> None:
-        """Generates text after the beginnings of held-out lines, or before their ends with a backward model.
+        """Generates continuations of held-out prefixes; with a backward model, text before held-out endings.
 
         Each sample has a seed of its own.
         """
@@ -250,7 +250,7 @@ class _Pipeline:
         if not is_same:
             run_state.record_stage_start(self._root, name, fingerprint)
         started_s = time.monotonic()
-        # A finished stage is called, too: it recognises its committed output, changes nothing, and reports its figures.
+        # A finished stage is called, too: it recognizes its committed output, changes nothing, and reports its figures.
         stage_report = work(is_outdated)
         self._set_gauges(name, stage_report)
         self._did_work |= not is_done

@@ -89,7 +89,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         computing.set_threads(request.cluster.cpus_per_worker)
         score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
         totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
-        figures = {**summarise(totals, scoring, 1), **driver.throughput(totals.lines, started_s)}
+        figures = {**summarize(totals, scoring, 1), **driver.throughput(totals.lines, started_s)}
         return {**opened.report, "input": request.input, "output": request.output, **figures}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("scores", paths.writable(request.output, "--output"), is_folder, "--output")
@@ -104,7 +104,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             waves = _waves(spec, inputs.parts(files), backward, session, reporter)
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
-                figures = summarise(driver.Totals.of(records), scoring, len(waves[0]) if waves else 0)
+                figures = summarize(driver.Totals.of(records), scoring, len(waves[0]) if waves else 0)
                 manifest = target.finish(store, records, {"summary": figures})
     path = str(paths.locate(request.input, "--input"))
     report = {**opened.report, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
@@ -134,7 +134,7 @@ def _spec(
     )
 
 
-def summarise(totals: driver.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
+def summarize(totals: driver.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
     """Returns the figures of the corpus; `<eos>` counts as a token if the model has one.
 
     `infinite` counts tokens with probability 0: a single one makes all sums infinite, for none is left out.

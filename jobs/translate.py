@@ -123,7 +123,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(request).translate
         totals = driver.process_stdin("translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate)
-        figures = {**summarise(totals), **driver.throughput(totals.lines, started_s)}
+        figures = {**summarize(totals), **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("translations", paths.writable(request.output, "--output"), is_folder, "--output")
@@ -137,14 +137,14 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         if manifest is None:
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
-                manifest = target.finish(store, records, {"summary": summarise(driver.Totals.of(records))})
+                manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records))})
         _write_sidecars(target, manifest, parts, models, request)
     path = paths.locate(request.input, "--input")
     report = {**models.report, "input": str(path), "output": str(target.file or target.folder), **manifest["summary"]}
     return {**report, **driver.throughput(num_done, started_s)}
 
 
-def summarise(totals: driver.Totals) -> dict[str, Any]:
+def summarize(totals: driver.Totals) -> dict[str, Any]:
     """Returns the figures of the corpus."""
     nats = json_values.number(totals.nats)
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}

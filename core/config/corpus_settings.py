@@ -146,7 +146,7 @@ class CorpusConfig(section.Section):
     inputs: tuple[str, ...] = section.identity((), "input columns of a series")
     targets: tuple[str, ...] = section.identity((), "forecast columns of a series")
     padding: Literal["drop", "zeros"] = section.identity(
-        "drop", "treatment of the first times of a series, which lack predecessors: dropped, or padded with zeros"
+        "drop", "treatment of the first time steps of a series, which lack past values: dropped, or padded with zeros"
     )
     on_bad_line: Literal["skip", "fail"] = section.identity(
         "skip", "treatment of lines with invalid UTF-8 or NUL bytes"
@@ -177,7 +177,7 @@ class CorpusConfig(section.Section):
         return self
 
     def _check_series(self) -> None:
-        """Checks that a series has columns and nothing of text, and that text has nothing of a series."""
+        """Checks settings that only series have or lack."""
         of_series = ("inputs", "targets", "padding")
         both = ("kind", "train", "valid", "test", "split")
         for name, field in type(self).model_fields.items():
@@ -187,9 +187,13 @@ class CorpusConfig(section.Section):
         for name in ("train", "valid", "test"):
             source: SourceConfig | None = getattr(self, name)
             if source is not None and bool(source.csv) != (self.kind == "series"):
-                raise ValueError(f"{name}: csv and a corpus of series belong together")
+                if self.kind == "series":
+                    raise ValueError(f"{name}: a corpus of kind series needs csv files; name them as csv")
+                raise ValueError(
+                    f"{name}: csv files are for corpora of kind series; use kind: series, or another source"
+                )
         if self.kind == "series" and not (self.inputs and self.targets):
-            raise ValueError("inputs, targets: a series needs the names of the columns that go in and are forecast")
+            raise ValueError("inputs, targets: a series needs the names of its input and forecast columns")
 
 
 class WeightedCorpusConfig(CorpusConfig):

@@ -29,12 +29,12 @@ class ShortlistConfig(section.Section):
 
 
 def _top_k() -> Any:
-    return section.operational(None, "tokens to draw among, the k most likely ones; null: all", ge=1)
+    return section.operational(None, "number of most likely tokens to sample from; null: all", ge=1)
 
 
 def _top_p() -> Any:
     return section.operational(
-        None, "probability mass to draw from, that of the fewest most likely tokens; null: all", gt=0, le=1
+        None, "nucleus sampling: probability mass of the most likely tokens to sample from; null: all", gt=0, le=1
     )
 
 
@@ -49,7 +49,7 @@ def _average_checkpoints() -> Any:
 
 
 def _no_repeat_ngram() -> Any:
-    return section.operational(None, "length of n-grams that may occur only once in an output; null: any", ge=1)
+    return section.operational(None, "length of n-grams that must not repeat; null: no restriction", ge=1)
 
 
 def _repetition_penalty() -> Any:
@@ -89,7 +89,7 @@ class DecodingConfig(section.Section):
     shortlist: ShortlistConfig | None = section.operational(
         None,
         "restriction of the output layer to the likely tokens of each line, faster with a large vocabulary; "
-        "score_nats are then normalised over them; null: none",
+        "score_nats are then normalized over them; null: none",
     )
     alignments: bool = section.operational(False, "alignments in Pharaoh format, in OUTPUT.alignments")
     attention_maps: int = section.operational(
@@ -235,7 +235,7 @@ class ForecastingConfig(section.Section):
         "recursive",
         "recursive: each forecast is an input of the next; direct: by the model's output for that step",
     )
-    horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead to forecast, from every time")
+    horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead to forecast, from every time step")
 
     @pydantic.model_validator(mode="after")
     def _check_horizons(self) -> Self:

@@ -41,7 +41,7 @@ class RecurrentConfig(section.Section):
         "skip connections. residual: a layer's input is added to its output; highway: a learned gate mixes the two; "
         "dense: a layer's input is the outputs of all layers below",
     )
-    layer_norm: bool = section.identity(False, "layer normalisation of every recurrent layer's output")
+    layer_norm: bool = section.identity(False, "layer normalization of every recurrent layer's output")
     initial_state: Literal["zero", "learned"] = section.identity("zero", "initial hidden state of a text or an encoder")
     embedding_size: int = section.identity(256, "size of an embedding", ge=1, le=65536)
     dropout: section.Float = section.identity(0.0, "dropout rate between recurrent layers", ge=0, lt=1)
@@ -104,11 +104,11 @@ class RecurrentConfig(section.Section):
     @pydantic.model_validator(mode="after")
     def _check_cell(self) -> Self:
         if self.cell != "rnn" and self.nonlinearity != "tanh":
-            raise ValueError(f"nonlinearity: a {self.cell} has its own; use it with cell: rnn")
+            raise ValueError(f"nonlinearity: has no effect with cell: {self.cell}; use cell: rnn, or remove it")
         if self.cell != "gru" and self.gru_reset != "after":
             raise ValueError(f"gru_reset: has no effect with cell: {self.cell}; use it with cell: gru, or remove it")
         if self.forget_bias is not None and not self.cell.startswith("lstm"):
-            raise ValueError(f"forget_bias: a {self.cell} has no forget gate of a memory; use it with lstm cells")
+            raise ValueError(f"forget_bias: cell: {self.cell} has no forget gate; use an lstm cell")
         return self
 
 
@@ -183,7 +183,7 @@ class Seq2SeqConfig(RecurrentConfig):
         "output",
         "place of the context vector. input: beside the embedding of every decoder step (Bahdanau et al. 2015; without "
         "attention the encoder's last state, Cho et al. 2014); output: after the recurrent layers (Luong et al. 2015; "
-        "without attention none); feed: as output, and beside the next embedding (their input feeding)",
+        "without attention none); feed: as output, and beside the next embedding (input feeding)",
     )
     tie_embeddings: Literal["none", "target", "all"] = section.identity(
         "none",
@@ -199,8 +199,7 @@ class Seq2SeqConfig(RecurrentConfig):
             raise ValueError("context: feed needs attention; set attention, or choose another context")
         if self.coverage_attention and self.attention not in ("additive", "general"):
             raise ValueError(
-                f"coverage_attention: a score of attention: {self.attention} has no weights that could take it; use "
-                "additive or general"
+                f"coverage_attention: attention: {self.attention} has no coverage term; use additive or general"
             )
         if (self.bidirectional_layers or 0) > self.num_layers:
             raise ValueError(f"bidirectional_layers: the encoder has {self.num_layers} layers; use at most as many")
@@ -212,7 +211,7 @@ class Seq2SeqConfig(RecurrentConfig):
                 f"connections: {self.connections} needs layers of equal width; use one decoder_hidden_size"
             )
         if self.bridge == "final" and (self.decoder_num_layers or self.num_layers) > self.num_layers:
-            raise ValueError("bridge: final states of fewer encoder layers cannot start more decoder layers; use mean")
+            raise ValueError("bridge: final needs at least as many encoder layers as decoder layers; use mean")
         return self
 
 

@@ -46,7 +46,9 @@ class AsgdConfig(section.Section):
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, section 4 (NT-ASGD).
     """
 
-    kind: Literal["asgd"] = section.identity("asgd", "asgd: SGD with averaged weights, which validation and use see")
+    kind: Literal["asgd"] = section.identity(
+        "asgd", "asgd: SGD with weight averaging; validation and inference use the averages"
+    )
     momentum: section.Float = _momentum()
     weight_decay: section.Float = _weight_decay()
     non_monotone_interval: int | None = section.schedule(

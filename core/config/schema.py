@@ -81,7 +81,7 @@ class TelemetryConfig(section.Section):
         None, "http://host:port of a Pushgateway for the final metrics; null: none"
     )
     linger_s: section.Float = section.operational(
-        0.0, "seconds that the exporter runs on after the end, for a last scrape", ge=0
+        0.0, "seconds the exporter stays up after the run, for a last scrape", ge=0
     )
     tensorboard: bool = section.operational(
         False, "TensorBoard event files in tensorboard/, with each checkpoint; needs the extra of that name"
@@ -159,8 +159,9 @@ class RunConfig(section.Section):
             raise ValueError(f"corpora: a {self.model.kind} learns from a single corpus; name it as corpus")
         if self.tokenizer.load and any(corpus.target_token is not None for corpus in self.corpora.values()):
             raise ValueError("tokenizer.load: a given tokenizer has no target_token; train one instead")
-        if any(corpus.target_token in self.tokenizer.symbols for corpus in self.corpora.values()):
-            raise ValueError("tokenizer.symbols: a target_token never occurs in a text; give the symbol another name")
+        target_tokens = {corpus.target_token for corpus in self.corpora.values()}
+        if ambiguous := [symbol for symbol in self.tokenizer.symbols if symbol in target_tokens]:
+            raise ValueError(f"tokenizer.symbols: {ambiguous[0]} is also a target_token; rename the symbol")
         if unknown := sorted(multitask.detached.keys() - self.corpora.keys()):
             raise ValueError(f"training.multitask.detached: {unknown[0]!r} is not one of {', '.join(self.corpora)}")
         return self
@@ -168,10 +169,11 @@ class RunConfig(section.Section):
     @pydantic.model_validator(mode="after")
     def _check_sections(self) -> Self:
         kind = self.corpus_kind
-        if (self.model.kind == "seq2seq") != (kind == "pairs"):
-            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
-        if (self.model.kind == "autoregressive") != (kind == "series"):
-            raise ValueError(f"model.kind: a {self.model.kind} does not learn from a corpus of {kind}")
+        needed = {"seq2seq": "pairs", "autoregressive": "series"}.get(self.model.kind, "text")
+        if kind != needed:
+            raise ValueError(
+                f"model.kind: {self.model.kind} cannot be trained on a corpus of kind {kind}; use kind {needed}"
+            )
         if kind == "series" and self.training.batch_lines is None:
             raise ValueError("training: a series needs batch_lines, the number of examples of a batch; add it")
         if inapplicable := self.training.first_inapplicable(kind):
@@ -184,7 +186,7 @@ class RunConfig(section.Section):
                 f"training.{required_by}: needs validation lines; name corpus.valid, or set corpus.split.valid"
             )
         if self.compute.precision == "int8":
-            raise ValueError("compute.precision: int8 is for inference only; use it with translate or score, by --set")
+            raise ValueError("compute.precision: int8 is for inference only; set it for translate or score with --set")
         is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs
         if is_adaptive and self.training.label_smoothing:
             raise ValueError(

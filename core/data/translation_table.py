@@ -1,9 +1,9 @@
 """Lexical translation table by IBM model 1, and frequencies of target tokens, estimated from a dataset of pairs.
 
-The probability that a source token is translated by a target token is estimated by expectation maximisation, without
+The probability that a source token is translated by a target token is estimated by expectation maximization, without
 an empty word, over the distinct tokens of each pair of lines. It starts uniform. In the E-step each target token of a
 pair is distributed over the source tokens of that pair in proportion to their probabilities; in the M-step the expected
-counts of each source token are normalised to its new probabilities.
+counts of each source token are normalized to its new probabilities.
 
 The alternative, Dice's coefficient in one pass, is worse: at 50 tokens for each subword of Multi30k its lists are a
 fifth longer, the union of a batch's lists is 37 % larger, and they lack 5.8 % of the references' tokens, not 4.6 %.
@@ -82,7 +82,7 @@ def estimate(split: Split, source_size: int, target_size: int, count: int) -> Ta
         # E-step: the posterior of each source token of the line, given the target token.
         posterior_E = probabilities_P[pair_E]
         posterior_E /= np.bincount(target_E, posterior_E)[target_E]
-        # M-step: expected counts, normalised for each source token.
+        # M-step: expected counts, normalized for each source token.
         counts_P = np.bincount(pair_E, posterior_E, len(probabilities_P))
         probabilities_P = counts_P / np.bincount(source_P, counts_P, source_size)[source_P]
     order_P = np.lexsort((target_P, -probabilities_P, source_P))

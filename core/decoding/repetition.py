@@ -13,7 +13,7 @@ def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inferen
     """
     log_probs_RV = logits_RV.float().log_softmax(dim=-1)
     if settings.repetition_penalty != 1.0:
-        # Already normalised, so the log normaliser is 0.
+        # Already normalized, so the log normalizer is 0.
         log_norm_R1 = log_probs_RV.new_zeros(len(log_probs_RV), 1)
         penalise_repeated_tokens(log_probs_RV, history_RT, log_norm_R1, settings.repetition_penalty)
     if settings.no_repeat_ngram is not None:
@@ -25,7 +25,7 @@ def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inferen
 
 
 def penalise_repeated_tokens(logits_RV: Tensor, history_RT: Tensor, log_norm_R1: Tensor, penalty: float) -> None:
-    """Multiplies the log-probabilities (logits less their log normaliser) of tokens in a row's history, in place.
+    """Multiplies the log-probabilities (logits less their log normalizer) of tokens in a row's history, in place.
 
     The paper divides logits. A logit may have either sign, so dividing it can make a repeated token more likely; a
     log-probability is never positive.

@@ -34,7 +34,7 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
     Source: Post (2018), "A Call for Clarity in Reporting BLEU Scores".
     """
     if not references:
-        raise errors.DataError("references: there is none to compare with; name at least one")
+        raise errors.DataError("no references; name at least one")
     for number, reference in enumerate(references, start=1):
         if len(reference) != len(hypotheses):
             raise errors.DataError(

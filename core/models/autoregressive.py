@@ -41,7 +41,7 @@ class Autoregressive(nn.Module):
         self.output = nn.Linear(width, config.horizon * num_targets)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                # As the book does; biases keep torch's initialization.
+                # As in D2L; biases keep torch's initialization.
                 nn.init.xavier_uniform_(module.weight)
 
     @property

@@ -58,11 +58,11 @@ def resolve_precision(
     `auto` is bf16 on a GPU that computes it natively and on a CPU with `avx512_bf16` or AMX; else fp32.
 
     Raises:
-        UsageError: `int8`, which is for inference alone.
+        UsageError: `int8`, which is for inference only.
     """
     if setting == "int8":
         raise errors.UsageError(
-            "compute.precision: int8 is for inference alone; set it for translate or score by --set"
+            "compute.precision: int8 is for inference only; set it for translate or score with --set"
         )
     if setting != "auto":
         return setting

@@ -1,6 +1,6 @@
 """Recurrent language model.
 
-The joint probability of a text is factorised by the chain rule, p(x_1 … x_T) = Π_t p(x_t | x_1 … x_{t−1}); a recurrent
+The joint probability of a text is factorized by the chain rule, p(x_1 … x_T) = Π_t p(x_t | x_1 … x_{t−1}); a recurrent
 state summarizes the tokens before.
 """
 

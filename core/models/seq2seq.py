@@ -106,7 +106,7 @@ class Seq2Seq(nn.Module):
     attention then runs step by step, because each step needs the coverage of the one before.
 
     `decode` returns features, the input of the output layer, as in a language model. With a tied output layer they are
-    as wide as the target embedding, through a linear map if need be.
+    as wide as the target embedding, through a linear map if the sizes differ.
 
     Source: Zhang et al., Dive into Deep Learning (2021), sections 9.6 "Encoder-Decoder Architecture" and 9.7 "Sequence
     to Sequence Learning"; Bahdanau et al. 2015, Neural machine translation by jointly learning to align and translate.
@@ -310,7 +310,10 @@ class Seq2Seq(nn.Module):
         return self._drop(self._apply_readout(y), self.config.output_dropout)
 
     def _apply_readout(self, y: Tensor) -> Tensor:
-        """Returns features before output dropout: attentional hidden states tanh(W [h; c]), or h, mapped if need be."""
+        """Returns features before output dropout: attentional hidden states tanh(W [h; c]), or h.
+
+        A linear map is applied to h if the sizes differ.
+        """
         if self.has_output_context:
             return torch.tanh(self.readout(y))
         return self.readout(y) if self.feature_size != self.hidden_size else y

@@ -311,7 +311,7 @@ def _translated(location: Location, error: Exception) -> errors.RaycurrentError 
     if number == errno.ENAMETOOLONG:
         return errors.UsageError(f"{location}: the name is too long; shorten it")
     if type(error).__name__ in _NO_CREDENTIALS:
-        return errors.StorageError(f"{location}: {_one_line(error)}; give credentials by the store's usual variables")
+        return errors.StorageError(f"{location}: {_one_line(error)}; set the store's credential variables")
     status = _status(error)
     if location.is_local or _is_our_mistake(error) or (400 <= status < 500 and status not in _TRANSIENT_STATUS):
         return errors.StorageError(f"{location}: {_one_line(error)}; check the location and its store")

@@ -85,13 +85,13 @@ def _nested(kinds: list[type[section.Section]], prefix: str, description: str) -
     for kind in kinds:
         for row in rows(kind, prefix, set()):
             by_name.setdefault(row[0], []).append((kind, row))
-    for name, found in by_name.items():
-        _, values, default, role, own = found[0][1]
+    for name, alternatives in by_name.items():
+        _, values, default, role, own = alternatives[0][1]
         if name == f"{prefix}kind":
-            values = " · ".join(row[1] for _, row in found)
-            own = "; ".join([description, *(row[4] for _, row in found)])
-        elif len(found) < len(kinds):
-            own = f"{', '.join(value for kind, _ in found for value in section.kinds_of(kind))}: {own}"
+            values = " · ".join(row[1] for _, row in alternatives)
+            own = "; ".join([description, *(row[4] for _, row in alternatives)])
+        elif len(alternatives) < len(kinds):
+            own = f"{', '.join(value for kind, _ in alternatives for value in section.kinds_of(kind))}: {own}"
         yield name, values, default, role, own
 
 

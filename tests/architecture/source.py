@@ -22,14 +22,14 @@ class Module(NamedTuple):
 @functools.cache
 def modules() -> tuple[Module, ...]:
     """All modules of the three packages, in order of their paths."""
-    found = []
+    parsed = []
     for package in PACKAGES:
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             parts = path.relative_to(REPOSITORY).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             text = path.read_text()
-            found.append(Module(name, path, ast.parse(text), len(text.splitlines())))
-    return tuple(found)
+            parsed.append(Module(name, path, ast.parse(text), len(text.splitlines())))
+    return tuple(parsed)
 
 
 def imports(module: Module, *, at_import_only: bool = False) -> Iterator[str]:

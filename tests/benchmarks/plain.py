@@ -1,4 +1,4 @@
-"""Plain PyTorch baselines: straightforward implementations, left unoptimised for comparison."""
+"""Plain PyTorch baselines: straightforward implementations, left unoptimized for comparison."""
 
 from collections.abc import Iterator, Sequence
 

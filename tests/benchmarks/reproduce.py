@@ -36,7 +36,7 @@ TRUNCATIONS = {
     "none, one step per epoch": ("training.truncation=none", "training.log_every_steps=1"),
 }
 LIGHTER = tuple(f"model.{part}=0.3" for part in ("dropout", "embedding_dropout", "output_dropout"))
-# Differently regularised models of the same captions; the last starts from `PRETRAINED`, without its BPE-dropout.
+# Differently regularized models of the same captions; the last starts from `PRETRAINED`, without its BPE-dropout.
 TEACHERS: dict[str, tuple[str, ...]] = {
     "multi30k": (),
     "multi30k-lighter": (*LIGHTER, "seed=2"),
@@ -56,7 +56,7 @@ ABLATION = {
     "unidirectional encoder": ("model.bidirectional=false",),
     "two layers": ("model.num_layers=2",),
 }
-UNREGULARISED = (
+UNREGULARIZED = (
     "training.epochs=4",
     "model.dropout=0",
     "model.locked_dropout=false",
@@ -68,10 +68,10 @@ WIKITEXT_2 = {
     "wikitext-2-kneser-ney": ("wikitext-2-kneser-ney.yaml", (), "reported"),
     "wikitext-2-plain-rnn": (
         "wikitext-2.yaml",
-        ("model.cell=rnn", "training.learning_rate=5e-4", *UNREGULARISED),
+        ("model.cell=rnn", "training.learning_rate=5e-4", *UNREGULARIZED),
         "reported",
     ),
-    "wikitext-2-plain-lstm": ("wikitext-2.yaml", UNREGULARISED, "reported"),
+    "wikitext-2-plain-lstm": ("wikitext-2.yaml", UNREGULARIZED, "reported"),
     "wikitext-2": ("wikitext-2.yaml", (), "below the 5-gram's, in ≤ 60 minutes"),
 }
 SEARCHES = {

@@ -14,9 +14,9 @@ which all promises about stored files rest: do not make them anew with a later v
     keys.json      the names of all fields that release 0.1 writes and prints
 
 A half-done folder is the finished one without its manifest and without all parts but the first (of each lane), which
-is what a driver leaves that is killed there; of `forecast`, which works in one go, there is only the finished folder.
-The training of a series and the counting of an n-gram go in one go, too, so these runs have nothing to go on with;
-the others were ended by `training.max_steps` before their last epoch.
+is what a driver leaves that is killed there; `forecast` writes its output once, so there is only the finished folder.
+Series training and n-gram counting save a checkpoint only at the end, so these runs cannot be resumed; the others
+were ended by `training.max_steps` before their last epoch.
 
 All was made below `/tmp/raycurrent-golden`, so this path is what the files say where they name one. Nothing that is
 compared depends on it: a root may be copied anywhere, with `--set root=…` for the verbs that read settings. Names of
@@ -99,7 +99,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
     ),
     "series": (Use("forecast", _FORECAST, "forecasts", has_half=False),),
 }
-IN_ONE_GO = ("ngram", "series")
+NOT_RESUMABLE = ("ngram", "series")
 # The settings with which a run is over at once, and yet writes a row of every kind.
 _SHORT = {
     "translation": ("max_steps=2", "validate_every_steps=1", "log_every_steps=1"),
@@ -113,12 +113,12 @@ _SHORT = {
 def sources(kind: str, texts: Path) -> tuple[str, ...]:
     """Returns the overrides by which a run of this kind finds its corpus in a folder of texts."""
     pairs = f"tsv=[{texts}/pairs.tsv]"
-    found = {
+    corpus_settings = {
         "translation": (f"corpus.train.{pairs}",),
         "two-corpora": (f"corpora.en_fr.train.{pairs}", f"corpora.fr_en.train.{pairs}"),
         "series": (f"corpus.train.csv=[{texts}/series.csv]",),
     }
-    return settings(*found.get(kind, (f"corpus.train.text=[{texts}/english.txt]",)))
+    return settings(*corpus_settings.get(kind, (f"corpus.train.text=[{texts}/english.txt]",)))
 
 
 def exercise(run: Run, kind: str, root: Path, texts: Path) -> dict[str, Document]:
@@ -166,7 +166,7 @@ def keys(root: Path, documents: Mapping[str, Document]) -> Keys:
         else:
             files.setdefault(name, set()).update(_names(json.loads(path.read_text()), ""))
     return {
-        "files": {name: sorted(found) for name, found in sorted(files.items())},
+        "files": {name: sorted(fields) for name, fields in sorted(files.items())},
         "documents": {name: sorted(set(_names(document, ""))) for name, document in documents.items()},
     }
 
@@ -282,7 +282,7 @@ def _make_root(run: Run, kind: str) -> dict[str, Document]:
 _OWNER = {"host": "golden", "machine": "golden", "pid": 1, "born": "1"}
 
 
-def _neutralise(root: Path) -> None:
+def _neutralize(root: Path) -> None:
     """Takes from a root what says where and by whom it was made, none of which a hash covers."""
     shutil.rmtree(root / "outputs" / "metrics", ignore_errors=True)
     for path in root.glob("metrics/final-*.prom"):
@@ -297,23 +297,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, required=True, help="a checkout of the release that makes them")
     run = _Release(parser.parse_args().release)
-    PLACE.mkdir()  # which must not be there: it would be gone on with
+    PLACE.mkdir()  # fails if the folder exists, whose runs would be resumed
     with contextlib.ExitStack() as leaving:
         leaving.callback(shutil.rmtree, PLACE)
         write_texts(PLACE / "texts")
         documents = {kind: _make_root(run, kind) for kind in USES}
-        found = {}
+        field_names = {}
         for kind in USES:
             printed = exercise(run, kind, PLACE / "keys" / kind, PLACE / "texts")
-            found[kind] = keys(PLACE / "keys" / kind, printed)
+            field_names[kind] = keys(PLACE / "keys" / kind, printed)
         for old in (TEXTS, ROOTS):
             shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(PLACE / "texts", TEXTS)
         for kind in USES:
-            _neutralise(PLACE / kind)
+            _neutralize(PLACE / kind)
             run(["inspect", str(PLACE / kind)])
             shutil.copytree(PLACE / kind, ROOTS / kind)
-    for path, content in ((DOCUMENTS, documents), (KEYS, found)):
+    for path, content in ((DOCUMENTS, documents), (KEYS, field_names)):
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 

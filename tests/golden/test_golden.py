@@ -1,4 +1,4 @@
-"""Laws of what release 0.1 left behind: it is opened, used, gone on with, and what was written then is written still.
+"""Backward compatibility with release 0.1: its runs can be used and resumed, and all its fields are still written.
 
 Everything goes through the command line, as a user who has updated the program does it; `make.py` beside this file
 says what the golden roots are and how they were made.
@@ -23,7 +23,7 @@ from tests.golden import make
 STORED: dict[str, dict[str, make.Document]] = json.loads(make.DOCUMENTS.read_text(encoding="utf-8"))
 KEYS: dict[str, make.Keys] = json.loads(make.KEYS.read_text(encoding="utf-8"))
 KINDS = tuple(make.USES)
-IN_STEPS = tuple(kind for kind in KINDS if kind not in make.IN_ONE_GO)
+RESUMABLE = tuple(kind for kind in KINDS if kind not in make.NOT_RESUMABLE)
 FOLDERS = [(kind, use) for kind, uses in make.USES.items() for use in uses if use.folder]
 HALVES = [(kind, use) for kind, use in FOLDERS if use.has_half]
 TOLERANCE = 1e-4
@@ -59,20 +59,20 @@ def restored(kind: str, folder: Path) -> Path:
     return Path(shutil.copytree(make.ROOTS / kind, folder / kind))
 
 
-def check_same(found: Any, stored: Any, where: str = "") -> None:
+def check_same(actual: Any, stored: Any, where: str = "") -> None:
     """Makes sure that a value has all that the stored one has: numbers nearly, everything else exactly."""
     if isinstance(stored, dict):
         for name in stored.keys() - TIMES:
-            assert name in found, f"{where}.{name} is missing"
-            check_same(found[name], stored[name], f"{where}.{name}")
+            assert name in actual, f"{where}.{name} is missing"
+            check_same(actual[name], stored[name], f"{where}.{name}")
     elif isinstance(stored, list):
-        assert len(found) == len(stored), where
+        assert len(actual) == len(stored), where
         for number, value in enumerate(stored):
-            check_same(found[number], value, f"{where}[{number}]")
+            check_same(actual[number], value, f"{where}[{number}]")
     elif isinstance(stored, float):
-        assert found == pytest.approx(stored, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), where
+        assert actual == pytest.approx(stored, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), where
     else:
-        assert (type(found), found) == (type(stored), stored), where
+        assert (type(actual), actual) == (type(stored), stored), where
 
 
 def stored_document(kind: str, name: str, root: Path) -> make.Document:
@@ -102,7 +102,7 @@ def name_of(value: object) -> str:
 
 
 @pytest.mark.parametrize(("kind", "use"), FOLDERS, ids=name_of)
-def test_a_run_gives_what_it_gave(kind: str, use: make.Use, tmp_path: Path) -> None:
+def test_a_run_of_release_01_gives_its_stored_results(kind: str, use: make.Use, tmp_path: Path) -> None:
     root = restored(kind, tmp_path)
     document = run(use.command(root, make.TEXTS, "again"))
     check_same(document, stored_document(kind, use.name, root))
@@ -110,7 +110,7 @@ def test_a_run_gives_what_it_gave(kind: str, use: make.Use, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["language-model", "ngram"])
-def test_a_run_generates_the_text_that_it_generated(kind: str, tmp_path: Path) -> None:
+def test_a_run_generates_its_stored_text(kind: str, tmp_path: Path) -> None:
     root = restored(kind, tmp_path)
     use = make.USES[kind][-1]
     check_same(run(use.command(root, make.TEXTS)), stored_document(kind, use.name, root))
@@ -142,8 +142,8 @@ def test_a_half_done_folder_is_finished(kind: str, use: make.Use, tmp_path: Path
     check_same(document, stored_document(kind, use.name, root))
 
 
-@pytest.mark.parametrize("kind", IN_STEPS)
-def test_a_run_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_training_resumes_from_a_checkpoint_of_release_01(kind: str, tmp_path: Path) -> None:
     root = restored(kind, tmp_path)
     before = contents(root)
     step = STORED[kind]["train"]["step"]
@@ -165,7 +165,7 @@ def test_a_run_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_configuration_of_then_finds_its_work_done(kind: str, tmp_path: Path) -> None:
+def test_a_configuration_of_release_01_is_already_done_in_its_run(kind: str, tmp_path: Path) -> None:
     root = restored(kind, tmp_path)
     before = contents(root / "dataset"), contents(root / "checkpoints")
     words = [str(make.CONFIGS / f"{kind}.yaml"), *make.settings(f"root={root}"), *make.sources(kind, make.TEXTS)]
@@ -186,13 +186,13 @@ def test_a_root_is_verified_and_reported(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["translation", "language-model", "ngram", "series"])
-def test_every_name_that_was_written_is_written_still(kind: str, tmp_path: Path) -> None:
+def test_every_stored_field_is_still_written(kind: str, tmp_path: Path) -> None:
     root = tmp_path / kind
-    found = make.keys(root, make.exercise(run, kind, root, make.TEXTS))
+    actual = make.keys(root, make.exercise(run, kind, root, make.TEXTS))
     missing = [
         f"{part} {name}: {key}"
         for part, named in KEYS[kind].items()
         for name, old in named.items()
-        for key in sorted(set(old) - set(found[part].get(name, [])))
+        for key in sorted(set(old) - set(actual[part].get(name, [])))
     ]
     assert not missing

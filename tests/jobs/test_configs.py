@@ -24,7 +24,7 @@ COMMAND = re.compile(rf"\b((?:{'|'.join(SECTIONS)})\.[a-z_.]+)=('[^']*'|\[[^]]*\
 
 
 class Choice(NamedTuple):
-    """What a comment offers: its words, the whole file with it, and what is set besides."""
+    """An alternative given in a comment: its text, the whole file with it, and the other settings that it needs."""
 
     words: str
     text: str

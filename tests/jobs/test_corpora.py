@@ -119,7 +119,7 @@ def test_scoring_a_translation_gives_its_translation_score(root: pathlib.Path) -
     ("token", "match"),
     [
         (None, r"decoding\.target_token: this run has several directions; choose <2fr> or <2en>"),
-        ("<2de>", r"decoding\.target_token: '<2de>' is none of this run's; choose <2fr> or <2en>"),
+        ("<2de>", r"decoding\.target_token: '<2de>' is not a target token of this run; choose <2fr> or <2en>"),
     ],
 )
 def test_translation_needs_a_target_token_of_this_run(root: pathlib.Path, token: str | None, match: str) -> None:

@@ -122,7 +122,7 @@ def test_commands_and_settings_for_text_are_refused_for_series(tmp_path: pathlib
             )
         with pytest.raises(errors.UsageError, match="run prepare, train and forecast"):
             pipeline.run(config, session, console.SilentReporter())
-    with pytest.raises(errors.UsageError, match="does not learn from a corpus of series"):
+    with pytest.raises(errors.UsageError, match="cannot be trained on a corpus of kind series; use kind text"):
         _config(tmp_path, "model={kind: ngram}")
     for setting in ("window=7", "optimizer=asgd", "label_smoothing=0.1"):
         with pytest.raises(errors.UsageError, match="has no effect for a corpus of series"):

@@ -187,7 +187,7 @@ def test_a_target_token_in_a_text_is_not_the_reserved_token(tmp_path: Path) -> N
         ("corpora.up.weight=0", r"corpora\.up\.weight: must be greater than 0"),
         ("training.multitask={detached: {ab: [x]}}", r"multitask\.detached: 'ab' is not one of up, down, few"),
         ("tokenizer={load: [x, y]}", r"tokenizer\.load: a given tokenizer has no target_token"),
-        ("tokenizer.symbols=[<2UP>]", r"tokenizer\.symbols: a target_token never occurs in a text"),
+        ("tokenizer.symbols=[<2UP>]", r"tokenizer\.symbols: <2UP> is also a target_token"),
         ("model={kind: ngram}", r"corpora: a ngram learns from a single corpus; name it as corpus"),
         ("corpus={kind: pairs, train: {tsv: [x]}}", "corpus: name one, or several as corpora; not both"),
     ],

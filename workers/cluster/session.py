@@ -305,7 +305,7 @@ def _init(address: str, settings: Mapping[str, Any]) -> None:
     except nodes.ray().exceptions.AuthenticationError as error:
         raise errors.UsageError(
             f"cluster.address: {address} does not accept the token of this driver; point RAY_AUTH_TOKEN_PATH to the "
-            "cluster's, or set RAY_AUTH_MODE=disabled for a cluster that is open on purpose"
+            "cluster's, or set RAY_AUTH_MODE=disabled for a cluster without authentication"
         ) from error
     except Exception as error:
         # Ray raises a bare Exception when a node does not start in time; no narrower class catches it.

@@ -92,7 +92,7 @@ class RayActors:
 
 
 class RayPool(pool.Pool):
-    """A pool of Ray actors; Ray must be initialised.
+    """A pool of Ray actors; Ray must be initialized.
 
     Args:
         num_workers: number of actors.

@@ -33,7 +33,7 @@ ERROR_SHARE_ALLOWED = 0.001
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the commit records of an output; see `part_worker.summarise`."""
+    """Sums over the commit records of an output; see `part_worker.summarize`."""
 
     lines: int
     errors: int
@@ -311,7 +311,7 @@ def process_stdin(
             rows = [results.failed(kind, "invalid_utf8") if line is None else next(good_rows) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
             sink.flush()
-            records.append({**part_worker.summarise(rows, num_lines), "made_by": {}})
+            records.append({**part_worker.summarize(rows, num_lines), "made_by": {}})
             num_lines += len(rows)
     return Totals.of(records)
 

@@ -100,7 +100,7 @@ class PartWorker(abc.ABC):
         ]
         table = results.to_table(self.spec.kind, part.first_line, rows)
         shard = commit.put_content(self.folder, part.name, ".arrow", results.encode(table)).to_json()
-        record = {**summarise(rows, part.first_line), "made_by": self.made_by(), **extra, "shard": shard}
+        record = {**summarize(rows, part.first_line), "made_by": self.made_by(), **extra, "shard": shard}
         record["files"] = [shard, *([extra["state"]] if "state" in extra else [])]
         return self.store.commit(part.name, record)
 
@@ -218,7 +218,7 @@ def training_text(spec: Spec, backward: bool) -> lanes.Stream | None:
     return None if train is None else train.stream()
 
 
-def summarise(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]:
+def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]:
     """Returns the summary of rows in their commit record: counts, sums and the first errors."""
     failures = [(first_line + index, row.error) for index, row in enumerate(rows) if row.error is not None]
     scores = [row.score_nats if isinstance(row, results.Translation) else row.nll_nats for row in rows]

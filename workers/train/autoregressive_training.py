@@ -55,7 +55,7 @@ def train(job: RegressionJob, session: executors.Session, reporter: progress_dis
     started_s = time.monotonic()
     dataset, config = job.dataset, job.model
     compute.set_threads(job.threads)
-    randomness.seed_initialisation(job.seed)
+    randomness.seed_initialization(job.seed)
     model = autoregressive.Autoregressive(config, len(dataset.inputs), len(dataset.targets))
     examples = dataset.examples("train", config.lags, config.horizon)
     valid = dataset.examples("valid", config.lags, config.horizon)

@@ -1,4 +1,4 @@
-"""Text normalisation: cleaning steps that are applied to a line before tokenization.
+"""Text normalization: cleaning steps that are applied to a line before tokenization.
 
 Each step is an independent function from text to text; the setting `corpus.cleaning` lists the names of those to
 apply, in order. The list is stored with the tokenizer, so that inference cleans its input exactly as training did.

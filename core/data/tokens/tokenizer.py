@@ -7,7 +7,7 @@ occurs in a text.
 
 Byte-level `bpe` and `unigram` decode to exactly the encoded text. `word` and `wordpiece` split at single spaces:
 `decode` returns a doubled space inside a line, but no spaces at its ends (the cleaning step `strip` removes both), and
-of `wordpiece` only words whose letters it knows.
+of `wordpiece` only words of characters in its vocabulary.
 """
 
 import dataclasses

@@ -59,7 +59,7 @@ class Forecaster:
     """A bundle ready to forecast.
 
     Raises:
-        UsageError: the bundle is not a model of series, or cannot look so far ahead by this method.
+        UsageError: the bundle is not a model of series, or cannot forecast that far ahead with this method.
     """
 
     def __init__(self, bundle: bundles.Bundle, settings: inference_settings.ForecastingConfig) -> None:

@@ -36,7 +36,7 @@ class Translation:
 
     Attributes:
         text: the best translation.
-        score_nats: sum of the log-probabilities of its tokens, `<eos>` included, without length normalisation.
+        score_nats: sum of the log-probabilities of its tokens, `<eos>` included, without length normalization.
         num_tokens: number of its tokens, `<eos>` included.
         alternatives: the next best translations.
         alignment: for each token, the source position with the largest attention weight; None without attention.

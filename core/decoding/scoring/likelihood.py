@@ -86,7 +86,7 @@ def score_tokens(
 
 
 def token_scores(log_probs_NV: Tensor, targets_N: Tensor) -> TokenScores:
-    """Returns the scores of targets, given normalised log-probabilities of all tokens."""
+    """Returns the scores of targets, given normalized log-probabilities of all tokens."""
     target_log_probs_N = log_probs_NV.gather(1, targets_N[:, None]).squeeze(1)
     # The maximum is cheap, its index costs as much as the softmax: argmax runs only where the target may be first.
     is_first_N = target_log_probs_N == log_probs_NV.amax(1)

@@ -48,7 +48,7 @@ def interpolate(
         cache: of the positions before.
         features_TF: input of the model's output layer.
         targets_T: the token that followed at each position.
-        log_probs_TV: of the model alone, normalised.
+        log_probs_TV: of the model alone, normalized.
     """
     keys_KF = torch.cat((cache.features_NF, features_TF.float()))
     followers_K = torch.cat((cache.followers_N, targets_T))

@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
 
     Attributes:
         logits_RV: in fp32; the caller may overwrite them.
-        log_norm_R1: log normaliser, the logsumexp of the logits.
+        log_norm_R1: log normalizer, the logsumexp of the logits.
         state: after the input tokens.
         attention_RS: attention weight of each source position; None without attention.
         fusion_RV: weighted log-probabilities of a fused language model. They are added to the log-probabilities when
@@ -120,7 +120,7 @@ class SingleDecoder:
         return self._model.initial_state(memory.memory)
 
     def step(self, tokens_R: Tensor, memory: SourceMemory, state: states.State) -> Predictions:
-        """See `Decoder`; tokens blocked for a line have logit -inf and no part in its normaliser."""
+        """See `Decoder`; tokens blocked for a line have logit -inf and no part in its normalizer."""
         # The embedding still covers the whole vocabulary.
         ids_R = tokens_R if self._ids_V is None else self._ids_V[tokens_R]
         features_RF, state, attention_RS = self._model.step(ids_R, memory.memory, state)
@@ -191,7 +191,7 @@ class EnsembleDecoder:
             stop = start + len(source.state)
             predictions.append(member.step(tokens_R, source, state[start:stop]))
             start = stop
-        # Sums of logits and of normalisers: their difference is the sum of log-probabilities.
+        # Sums of logits and of normalizers: their difference is the sum of log-probabilities.
         logits_RV, log_norm_R1 = predictions[0].logits_RV, predictions[0].log_norm_R1
         for other in predictions[1:]:
             logits_RV, log_norm_R1 = logits_RV.add_(other.logits_RV), log_norm_R1 + other.log_norm_R1

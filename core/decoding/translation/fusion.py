@@ -30,7 +30,7 @@ def check(bundle: bundles.Bundle, target: tokenizer.Codec) -> None:
     if model_tokenizer.kind != target.tokenizer.kind or _units(model_tokenizer) != _units(target.tokenizer):
         missing = len(_units(target.tokenizer) - _units(model_tokenizer))
         raise errors.UsageError(
-            f"{where}: its vocabulary has other tokens than the translations' ({missing} of theirs are missing); "
+            f"{where}: its vocabulary differs from the target vocabulary ({missing} tokens missing); "
             "train it on the target side with the same tokenizer settings"
         )
 

@@ -3,11 +3,11 @@
 The shortlist of a line has the most likely translations of its source tokens (see `core.data.translation_table`), the
 most frequent target tokens, the reserved ones, and those of a forced prefix. The output layer is restricted to the
 union of a batch's shortlists, and tokens outside a line's own shortlist are blocked for it; so the result of a line
-does not depend on its batch. Log-probabilities, and with them `score_nats`, are normalised over the line's shortlist:
+does not depend on its batch. Log-probabilities, and with them `score_nats`, are normalized over the line's shortlist:
 they are higher than those over the whole vocabulary, which `score --targets` reports.
 
 Source: Jean et al. 2015, On using very large target vocabulary for neural machine translation, section 3.2 (candidate
-lists); normalisation over a shortlist for each line: Junczys-Dowmunt et al. 2018, Marian: cost-effective high-quality
+lists); normalization over a shortlist for each line: Junczys-Dowmunt et al. 2018, Marian: cost-effective high-quality
 neural machine translation in C++, section 3.
 """
 

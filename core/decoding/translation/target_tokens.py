@@ -31,5 +31,7 @@ def with_target_token(bundle: bundles.Bundle, target_token: str | None, where: s
     if target_token is None:
         raise errors.UsageError(f"{where}: this run has several directions; choose {' or '.join(known)}")
     if target_token not in known:
-        raise errors.UsageError(f"{where}: {target_token!r} is none of this run's; choose {' or '.join(known)}")
+        raise errors.UsageError(
+            f"{where}: {target_token!r} is not a target token of this run; choose {' or '.join(known)}"
+        )
     return dataclasses.replace(bundle, codecs={**bundle.codecs, "source": source.with_target_token(target_token)})

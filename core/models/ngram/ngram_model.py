@@ -26,8 +26,8 @@ def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(keys_G[rows] == wanted, rows, -1)
 
 
-class LikeliestFollowers(NamedTuple):
-    """For each context of a level: the likeliest token seen after it, and its probability; 0 if none was seen."""
+class MostLikelyFollowers(NamedTuple):
+    """For each context of a level: the most likely token seen after it, and its probability; 0 if none was seen."""
 
     tokens_R: Tensor
     probabilities_R: Tensor
@@ -137,10 +137,10 @@ class Ngram(nn.Module):
         last = tokens_BL[:, tokens_BL.shape[1] - width :]
         return [nlls_BT[row, : len(ids)] for row, ids in enumerate(targets)], ((last,),)
 
-    def followers(self) -> list[LikeliestFollowers]:
-        """Returns the likeliest seen token after every context, for `predict`: the empty context, then by level."""
+    def followers(self) -> list[MostLikelyFollowers]:
+        """Returns the most likely seen token after every context, for `predict`: the empty context, then by level."""
         unigram_V = self.probability(1)
-        followers = [LikeliestFollowers(_argmax(unigram_V)[None], unigram_V.max()[None])]
+        followers = [MostLikelyFollowers(_argmax(unigram_V)[None], unigram_V.max()[None])]
         for level in range(2, self.config.order + 1):
             keys_G, probability_G = self.keys(level), self.probability(level)
             rows_G, tokens_G = keys_G // self.vocabulary_size, keys_G % self.vocabulary_size
@@ -150,15 +150,16 @@ class Ngram(nn.Module):
             # Of equally likely tokens the one with the lowest id; V where no token was seen.
             tokens_R = torch.full_like(max_R, self.vocabulary_size, dtype=torch.int64)
             tokens_R = tokens_R.scatter_reduce(0, rows_G[is_max_G], tokens_G[is_max_G], "amin")
-            followers.append(LikeliestFollowers(tokens_R, max_R))
+            followers.append(MostLikelyFollowers(tokens_R, max_R))
         return followers
 
-    def predict(self, inputs_BT: Tensor, state: states.State, followers: Sequence[LikeliestFollowers]) -> Tensor:
-        """Returns the likeliest token after each input (B, T), of equally likely ones that with the lowest id.
+    def predict(self, inputs_BT: Tensor, state: states.State, followers: Sequence[MostLikelyFollowers]) -> Tensor:
+        """Returns the most likely token after each input (B, T), of equally likely ones that with the lowest id.
 
-        Without the distribution over the vocabulary at every position: the likeliest token is the likeliest one seen
-        after the context, or the likeliest after the shorter context, if that one was not seen here. If it was seen,
-        with a probability below its back-off value, neither need be the likeliest: then the distribution is computed.
+        Without the distribution over the vocabulary at every position: the most likely token is the most likely
+        one seen after the context, or the most likely after the shorter context, if that one was not seen here. If it
+        was seen, with a probability below its back-off value, another token may be the most likely: then the
+        distribution is computed.
         """
         tokens_BL = torch.cat([state[0][0], inputs_BT], dim=1)
         width = self.config.order - 1
@@ -168,13 +169,13 @@ class Ngram(nn.Module):
         token_BT, bound_BT = unigram_BT, unigram_max_BT
         is_unsure_BT = torch.zeros_like(inputs_BT, dtype=torch.bool)
         contexts = [rows_BL[:, width:] for rows_BL in self._contexts(tokens_BL)]
-        for level, (likeliest, rows_BT) in enumerate(zip(higher_orders, contexts, strict=True), start=2):
+        for level, (most_likely, rows_BT) in enumerate(zip(higher_orders, contexts, strict=True), start=2):
             if self._backs_off_to_unigram:
                 token_BT, bound_BT, is_unsure_BT = unigram_BT, unigram_max_BT, torch.zeros_like(is_unsure_BT)
             backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
             bound_BT = bound_BT * backoff_BT
-            seen_token_BT = torch.where(rows_BT < 0, self.vocabulary_size, likeliest.tokens_R[rows_BT])
-            seen_max_BT = torch.where(rows_BT < 0, -1.0, likeliest.probabilities_R[rows_BT])
+            seen_token_BT = torch.where(rows_BT < 0, self.vocabulary_size, most_likely.tokens_R[rows_BT])
+            seen_max_BT = torch.where(rows_BT < 0, -1.0, most_likely.probabilities_R[rows_BT])
             keys_BT = torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + token_BT)
             is_seen_BT = find_rows(self.keys(level), keys_BT) >= 0
             is_tie_BT = seen_max_BT == bound_BT

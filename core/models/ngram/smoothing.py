@@ -225,7 +225,7 @@ def _katz_discounts(counts_G: Tensor) -> tuple[float, ...]:
 def _laplace(levels: Sequence[Level], vocabulary_size: int, epsilons: Sequence[float]) -> dict[str, Tensor]:
     """Returns the tables of Laplace smoothing: p(w | h) = (c(hw) + ε p(w)) / (c(h) + ε), p(w) = (c(w) + ε/V) / (c + ε).
 
-    The book gives it for contexts of up to two tokens, always with the unigram probability p(w); longer contexts follow
+    D2L gives it for contexts of up to two tokens, always with the unigram probability p(w); longer contexts follow
     the same rule. c(h) is the number of tokens that follow h, so that the end of the stream does not count. After a
     context that was never seen, where ε = 0 gives 0 / 0, the probability is p(w).
 

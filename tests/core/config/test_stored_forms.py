@@ -20,18 +20,18 @@ def _plan(kind: str, folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("translation", "translated"), ("two-corpora", "drawn")])
-def test_the_plan_of_a_translation_has_the_settings_of_then(kind: str, folder: str) -> None:
+def test_translation_settings_keep_their_form_in_stored_plans(kind: str, folder: str) -> None:
     stored = _plan(kind, folder)["decoding"]
     form = stored_forms.of_translation(_config(kind).decoding)
     assert {**form, "shortlist": None} == {**stored, "shortlist": None}
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("translation", "scored"), ("language-model", "scored-stream")])
-def test_the_plan_of_scores_has_the_settings_of_then(kind: str, folder: str) -> None:
+def test_scoring_settings_keep_their_form_in_stored_plans(kind: str, folder: str) -> None:
     assert stored_forms.of_scoring(_config(kind).scoring) == _plan(kind, folder)["scoring"]
 
 
-def test_the_plan_of_forecasts_has_the_settings_of_then() -> None:
+def test_forecasting_settings_keep_their_form_in_stored_plans() -> None:
     assert stored_forms.of_forecasting(_config("series").forecasting) == _plan("series", "forecasts")["forecasting"]
 
 

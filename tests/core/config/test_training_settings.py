@@ -56,7 +56,7 @@ PAIRS = (
         (
             PAIRS,
             "model.attention=dot model.coverage_attention=true",
-            "model.coverage_attention: a score of attention: dot has no weights that could take it; use additive",
+            "model.coverage_attention: attention: dot has no coverage term; use additive",
         ),
         (TEXT, "training.truncation=none training.sampling=random", "training.truncation: none is for whole lanes"),
         (

@@ -31,7 +31,7 @@ def build(
         for name, parameter in model.named_parameters():
             # Larger than initial weights: peaked distributions, so that hypotheses differ.
             parameter.mul_(6 if name.startswith("output") else 2)
-            if name.endswith("coverage_Q"):  # initialised to zero
+            if name.endswith("coverage_Q"):  # initialized to zero
                 parameter.copy_(torch.linspace(-3, 3, len(parameter)))
     return bundle.Bundle(model, config, codecs, line_end, "fp32")
 

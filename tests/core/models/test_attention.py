@@ -1,4 +1,4 @@
-"""Attention and coverage: normalisation, padding, and numbers worked by hand."""
+"""Attention and coverage: normalization, padding, and numbers worked by hand."""
 
 import math
 

@@ -27,7 +27,7 @@ class Operation(NamedTuple):
 
 
 class Recording:
-    """What a writer did: its operations in order, and the bytes that each file got."""
+    """The operations of a writer in order, and the bytes written to each file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

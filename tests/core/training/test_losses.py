@@ -82,7 +82,7 @@ def test_padding_changes_neither_loss_nor_gradient(attention: str) -> None:
         torch.testing.assert_close(gradient, expected)
 
 
-def test_validation_scores_match_the_loss_and_count_likeliest_tokens() -> None:
+def test_validation_scores_match_the_loss_and_count_most_likely_tokens() -> None:
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(builders.PAIRS, {"source": 9, "target": 9}, 1), label_smoothing=0.1)
     content = _pairs(0)

@@ -114,7 +114,7 @@ class _Linear:
     def closed_form(self, window: int | None = None) -> list[Tensor]:
         """Equation (8.7.16): dL/dh_t = Σ_{s=t}^{T} (W_hh^T)^(s-t) W_qh^T dL/do_s; cut, T is the end of t's window.
 
-        The book counts by i = T + t - s.
+        D2L counts by i = T + t - s.
         """
         length = len(self.x_Td)
         h = [torch.zeros(3, dtype=torch.float64)]
@@ -162,10 +162,10 @@ LOCKED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("regularised", [{}, LOCKED])
-def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regularised: dict[str, object]) -> None:
+@pytest.mark.parametrize("regularized", [{}, LOCKED])
+def test_the_mean_over_all_random_cuts_is_the_gradient_of_the_whole_window(regularized: dict[str, object]) -> None:
     """With locked dropout too: a cut draws no new masks."""
-    model = builders.TEXT.model_copy(update={"num_layers": 2, **regularised})
+    model = builders.TEXT.model_copy(update={"num_layers": 2, **regularized})
     torch.manual_seed(0)
     learned = losses.Objective(factory.build(model, {"text": 9}, None), temporal_activation_regularization=0.5).double()
     inputs_BT = torch.arange(2 * 8).remainder(7).view(2, 8)

@@ -1,4 +1,4 @@
-"""When Ray is started and when not, who may use it, what signals do, and what a cluster without room says."""
+"""Ray sessions: start and connection, authentication, signals, and errors of a cluster without free resources."""
 
 import os
 import shutil

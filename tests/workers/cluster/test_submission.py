@@ -1,4 +1,4 @@
-"""What a job server that cannot take a job yet, or does not answer, means to who submits one."""
+"""Job submission to a server that is not ready yet, or does not answer."""
 
 from pathlib import Path
 from typing import Any

@@ -37,7 +37,7 @@ def test_sequential_partitioning_gives_the_batches_of_d2l() -> None:
         [[11, 12, 13, 14, 15], [27, 28, 29, 30, 31]],
     ]
     assert served[0].targets_BT.tolist() == [[2, 3, 4, 5, 6], [18, 19, 20, 21, 22]]
-    assert served[3].inputs_BT.tolist() == [[16], [32]], "the short window, which the book drops"
+    assert served[3].inputs_BT.tolist() == [[16], [32]], "the short window, which D2L drops"
 
 
 def test_targets_are_the_next_tokens() -> None:

@@ -1,4 +1,4 @@
-"""Neural cache: cached positions, the interpolation, and normalised probabilities."""
+"""Neural cache: cached positions, the interpolation, and normalized probabilities."""
 
 import itertools
 import math

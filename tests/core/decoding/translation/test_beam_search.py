@@ -119,7 +119,7 @@ def test_num_best_does_not_change_the_first_translations(length_penalty: float) 
         assert fewer == [line[:num_best] for line in most]
 
 
-def test_alternatives_differ_and_are_ranked_by_length_normalised_score() -> None:
+def test_alternatives_differ_and_are_ranked_by_length_normalized_score() -> None:
     for line in _search(Table(10, 10), list(range(10)), beam_size=5, num_best=5, length_penalty=0.7):
         values = [hypothesis.score_nats / len(hypothesis.tokens) ** 0.7 for hypothesis in line]
         assert values == sorted(values, reverse=True)

@@ -103,7 +103,7 @@ def test_a_line_does_not_depend_on_the_shortlists_of_its_batch(settings: dict[st
     assert together != _translate(samples.seq2seq(), **settings), "the shortlist excludes some tokens"
 
 
-def test_scores_are_normalised_over_the_shortlist_and_only_its_tokens_occur() -> None:
+def test_scores_are_normalized_over_the_shortlist_and_only_its_tokens_occur() -> None:
     made = samples.seq2seq()
     model, source, target = made.model, made.codecs["source"], made.codecs["target"].tokenizer
     eos = target.eos_id
