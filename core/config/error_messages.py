@@ -230,8 +230,11 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section], preferr
         elsewhere.setdefault(known.rpartition(".")[2], known)
     if name in elsewhere:
         return f"is not a setting here; did you mean {elsewhere[name]}?"
+    # Plain sections are no candidates here: `trainer` is nearer to corpus.train than to training.
+    settings = {known for known, _, _ in section.roles(kind)} | old_names.GROUPS.keys()
+    names = [last for last, known in elsewhere.items() if known in settings]
     # Of equally near names the one in the same section comes first.
-    near = difflib.get_close_matches(name, here, n=1) + difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name, here, n=1) + difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     if near:
         best = max(near, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio())
         return f"is not a setting; did you mean {best if best in here else elsewhere[best]}?"

@@ -284,6 +284,9 @@ def test_loading_imports_neither_torch_nor_ray() -> None:
         ("training: {betas_: 1}", "training.betas_: is not a setting; did you mean training.optimizer.betas?"),
         ("gpus: 2", "gpus: is not a setting; did you mean cluster.use_gpu with cluster.num_workers?"),
         ("decoding: {num_token: 1}", "decoding.num_token: is not a setting; did you mean generation.num_tokens?"),
+        ("trainer: {epochs: 1}", "run.yaml:5: trainer: is not a setting; did you mean training?"),
+        ("training: {optimiser_: adam}", "training.optimiser_: is not a setting; did you mean optimizer?"),
+        ("optimiser: adam", "run.yaml:5: optimiser: is not a setting; did you mean training.optimizer?"),
         ("decoding: {beam: 1}", "decoding.beam: is not a setting; did you mean decoding.beam_size?"),
     ],
 )
