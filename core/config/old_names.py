@@ -312,4 +312,5 @@ def _holder(data: Any, path: yaml_reader.Path) -> dict[str, Any] | None:
 
 def _warn(is_stored: bool, old: str, new: str) -> None:
     if not is_stored:
-        _log.warning("%s: now %s", old, new)
+        # Formatted here: the console shows equal templates once a minute, and every name deserves its line.
+        _log.warning(f"{old}: now {new}")

@@ -314,3 +314,9 @@ def test_names_of_changes_that_an_older_release_noted_are_todays() -> None:
         ("training.epochs", "training.epochs"),
     ):
         assert old_names.current(old) == new
+
+
+def test_every_old_name_has_a_line_of_its_own_on_the_console(caplog: pytest.LogCaptureFixture) -> None:
+    """The console shows messages of one template once a minute: each name must be a message of its own."""
+    loading.parse(f"{TEXT}training: {{betas: [0.5, 0.9], epsilon: 1e-6}}", "run.yaml")
+    assert len({record.msg for record in caplog.records}) == 2
