@@ -1,1 +1,4 @@
-"""Evaluation of translations: quality metrics and error analysis."""
+"""Evaluation: quality of translations (BLEU, chrF, TER) and error analysis.
+
+In: translations and references. Out: scores with their signatures, and counts of errors.
+"""

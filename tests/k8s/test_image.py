@@ -1,6 +1,7 @@
 """The container image: copied files exist, dependencies are pinned to the tested versions, it does not run as root."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_all_dependencies_of_the_project_are_pinned() -> None:
 def test_the_version_of_ray_in_the_manifests_is_that_of_the_image() -> None:
     for document in manifests.of_kind(manifests.rendered("cpu"), "RayJob", "RayCluster"):
         assert manifests.cluster(document)["rayVersion"] == pins("requirements.txt")["ray"]
+
+
+def test_image_tags_have_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    paths = [manifests.KUBERNETES / "Dockerfile", manifests.KUBERNETES / "README.md"]
+    paths += sorted(manifests.KUBERNETES.glob("overlays/*/kustomization.yaml"))
+    tags = re.findall(r"raycurrent(?::|, newTag: )([0-9.]+)-[cg]pu", "\n".join(path.read_text() for path in paths))
+    assert len(tags) > 5
+    assert set(tags) == {version}
