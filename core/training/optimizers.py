@@ -19,26 +19,31 @@ def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch
     Decay Regularization, for AdamW; see `averaged_sgd` for averaged SGD.
     """
     parameters = list(model.parameters())
-    rate, settings = training.learning_rate, training.optimizer
+    learning_rate, settings = training.learning_rate, training.optimizer
     decay = settings.weight_decay  # an L2 penalty; decoupled from the gradient in AdamW alone
     if isinstance(settings, optimizer_settings.AdamConfig):
         adam = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
-        return adam(parameters, lr=rate, betas=settings.betas, eps=settings.epsilon, weight_decay=decay, fused=True)
+        return adam(
+            parameters, lr=learning_rate, betas=settings.betas, eps=settings.epsilon, weight_decay=decay, fused=True
+        )
     sgd = torch.optim.SGD if settings.kind == "sgd" else averaged_sgd.AveragedSGD
-    return sgd(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
+    return sgd(parameters, lr=learning_rate, momentum=settings.momentum, weight_decay=decay, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate
 
 
 def prepare(
-    optimizer: torch.optim.Optimizer, rate: float, training: training_settings.TrainingConfig, history: Sequence[float]
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    training: training_settings.TrainingConfig,
+    history: Sequence[float],
 ) -> None:
     """Sets the learning rate of the next step, and starts averaging once its trigger fires."""
-    set_learning_rate(optimizer, rate)
+    set_learning_rate(optimizer, learning_rate)
     if isinstance(optimizer, averaged_sgd.AveragedSGD) and not optimizer.is_averaging:
         assert isinstance(training.optimizer, optimizer_settings.AsgdConfig)
         optimizer.is_averaging = averaged_sgd.is_triggered(history, training.optimizer.non_monotone_interval)

@@ -70,7 +70,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Part:
+class TokenRange:
     """The n-grams that begin at tokens `start` to `stop` of the stream."""
 
     name: str
@@ -120,13 +120,13 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     }
 
 
-def counter(recipe: Recipe) -> Callable[[Part], dict[str, Any]]:
+def counter(recipe: Recipe) -> Callable[[TokenRange], dict[str, Any]]:
     """Opens the dataset, once for each worker, and returns the function that counts a part."""
     dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
     return functools.partial(_count_part, recipe, _stream(dataset, "train"), _vocabulary_size(dataset))
 
 
-def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: Part) -> dict[str, Any]:
+def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: TokenRange) -> dict[str, Any]:
     counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
     file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
     return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
@@ -138,7 +138,7 @@ def _count(
     """Counts the parts that have no commit record yet, and reads the counts of all parts."""
     recipe.store.begin()
     tasks = [
-        executors.Task(name, Part(name, start, stop), stop - start)
+        executors.Task(name, TokenRange(name, start, stop), stop - start)
         for number, start in enumerate(range(0, num_tokens, part_tokens))
         for name, stop in [(f"part-{number:05d}", min(start + part_tokens, num_tokens))]
     ]

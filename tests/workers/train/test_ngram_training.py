@@ -63,14 +63,16 @@ def test_committed_parts_are_not_counted_again(
     count = ngram_training._count_part
 
     def count_three(
-        recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.Part
+        recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.TokenRange
     ) -> object:
         if len(done) == 3:
             raise errors.InterruptedRunError("stopped")
         done.append(part.name)
         return count(recipe, stream, end, part)
 
-    def count_on(recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.Part) -> object:
+    def count_on(
+        recipe: ngram_training.Recipe, stream: shards.Stream, end: int, part: ngram_training.TokenRange
+    ) -> object:
         done.append(part.name)
         return count(recipe, stream, end, part)
 
