@@ -86,7 +86,7 @@ def test_the_check_box_switches_a_plot_to_the_other_scale(pages: pathlib.Path, s
 def test_pages_have_all_recorded_plots_and_samples(pages: pathlib.Path, shown: browser.Browser) -> None:
     shown.open(pages / "translation.html")
     assert shown.value("document.querySelectorAll('svg.attention').length") == 3
-    assert shown.value("document.querySelectorAll('#samples + .cards > .card').length") == 2
+    assert shown.value("document.querySelectorAll('#samples + p + .cards > .card').length") == 2
     titles = shown.value("[...document.querySelectorAll('figcaption')].map(caption => caption.innerText).join()")
     assert "BLEU, validation" in titles
     assert "Gradient norm by layer" in titles
