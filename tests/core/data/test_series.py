@@ -102,8 +102,8 @@ def test_files_without_numeric_columns_are_rejected(tmp_path: pathlib.Path, text
     [
         ({"cleaning": ("lower",)}, "cleaning: has no effect"),
         ({"targets": ()}, "inputs, targets"),
-        ({"train": corpus_settings.SourceConfig(text=("a",))}, "csv and a corpus of series"),
-        ({"kind": "text", "inputs": (), "targets": ()}, "csv and a corpus of series"),
+        ({"train": corpus_settings.SourceConfig(text=("a",))}, "a corpus of kind series needs csv files"),
+        ({"kind": "text", "inputs": (), "targets": ()}, "csv files are for corpora of kind series"),
         ({"kind": "text", "targets": ()}, "inputs: has no effect"),
     ],
 )

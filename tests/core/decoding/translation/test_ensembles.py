@@ -139,7 +139,7 @@ def test_a_uniform_language_model_changes_nothing() -> None:
 
 
 def test_a_language_model_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(errors.UsageError, match="other tokens"):
+    with pytest.raises(errors.UsageError, match="its vocabulary differs from the target vocabulary"):
         _translate(samples.seq2seq(), language_model=_language_model("some other words"), fusion={"run": "lm"})
     language_model = _language_model()
     backward = dataclasses.replace(
