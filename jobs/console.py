@@ -52,21 +52,6 @@ def reporter() -> progress_display.Reporter:
     return BarReporter() if sys.stderr.isatty() else LineReporter(write_line)
 
 
-class SilentReporter:
-    """Reporter that shows nothing: for tests, and for callers without a console."""
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:
-        """Opens a stage that shows nothing."""
-        del name, total, unit, done
-        yield _SilentStage()
-
-
-class _SilentStage:
-    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
-        """Does nothing."""
-
-
 class Pace:
     """Speed of a stage, from its recent progress.
 

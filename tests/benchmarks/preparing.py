@@ -17,7 +17,8 @@ from core.data.builtin import sentences
 from core.data.dataset import shards
 from core.data.text import cleaning
 from core.storage import location
-from jobs import console, prepare
+from jobs import prepare
+from tests import reporters
 from tests.benchmarks import harness, workloads
 from tests.jobs import datasets
 
@@ -49,7 +50,7 @@ def variants(tokenizer: dict[str, object]) -> workloads.Variants:
             "training": {"batch_tokens": 4096},
         }
         config = loading.parse(json.dumps(content), "bench", [])
-        report = prepare.run(config, datasets.Session(), console.SilentReporter())
+        report = prepare.run(config, datasets.Session(), reporters.SilentReporter())
         return harness.Done(sum(sum(split["tokens"].values()) for split in report["splits"].values()))
 
     num_tokens = ours().amount

@@ -9,7 +9,8 @@ from core.config import inference_settings, section
 from core.models import bundle as bundles
 from core.reporting import metrics_summary
 from core.storage import location
-from jobs import console, score, translate
+from jobs import score, translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import trained
 
@@ -89,7 +90,7 @@ class TranslationWorkload(_Workload):
                     trained.NONE,
                 ),
                 session,
-                console.SilentReporter(),
+                reporters.SilentReporter(),
             )
 
 
@@ -118,7 +119,7 @@ class ScoringWorkload(_Workload):
                     trained.NONE,
                 ),
                 session,
-                console.SilentReporter(),
+                reporters.SilentReporter(),
             )
 
     def fanout_counts(self) -> dict[str, float]:

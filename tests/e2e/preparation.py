@@ -6,7 +6,8 @@ from typing import Any
 from core.config import loading
 from core.data.builtin import sentences
 from core.storage import local_files
-from jobs import console, paths, prepare
+from jobs import paths, prepare
+from tests import reporters
 from tests.jobs import datasets
 from workers.cluster import session as sessions
 
@@ -39,7 +40,7 @@ class Workspace:
         """Prepares in this process, without disturbance."""
         config = paths.absolute(loading.load(self.arguments(name)[1], ["cluster.address=none"]))
         with sessions.Session(config.cluster) as session:
-            prepare.run(config, session, console.SilentReporter())
+            prepare.run(config, session, reporters.SilentReporter())
 
     def dataset(self, name: str) -> Path:
         return self.folder / name / "dataset"

@@ -16,7 +16,8 @@ from core.config import loading, schema
 from core.data.builtin import sentences
 from core.reporting import training_history
 from core.training import trainer
-from jobs import console, paths, prepare, train
+from jobs import paths, prepare, train
+from tests import reporters
 from tests.core.training import builders
 from tests.e2e import driving
 from workers.cluster import session as sessions
@@ -73,7 +74,7 @@ class Workspace:
         if not root.exists():
             config = paths.absolute(loading.load(self._write(kind, root.name), ["cluster.address=none"]))
             with sessions.Session(config.cluster) as session:
-                prepare.run(config, session, console.SilentReporter())
+                prepare.run(config, session, reporters.SilentReporter())
         return root / "dataset"
 
     def _write(self, kind: str, name: str) -> str:

@@ -18,7 +18,8 @@ from core.data.text import corpus, sources
 from core.decoding.lines import inputs, outputs
 from core.storage import commit, location
 from core.telemetry import metrics
-from jobs import console, held_out, prepare
+from jobs import held_out, prepare
+from tests import reporters
 from tests.jobs import datasets
 from workers.fanout import executor as executors
 from workers.infer import driver, part_worker
@@ -77,7 +78,7 @@ def test_memory_does_not_grow_with_the_corpus(
     monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)
     monkeypatch.setattr(buckets, "POOL_LINES", 256)
     monkeypatch.setattr(statistics, "NGRAM_TOKENS", 32_768)
-    session, reporter = datasets.Session(), console.SilentReporter()
+    session, reporter = datasets.Session(), reporters.SilentReporter()
     session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
     corpora = [configured(tmp_path, num_pairs, tokenizer) for num_pairs in (2000, *SIZES)]
     prepare.run(corpora[0], session, reporter)  # warm-up: modules and caches are loaded once

@@ -21,7 +21,8 @@ from pyarrow import parquet
 from core.config import loading, schema
 from core.data.builtin import sentences
 from core.storage import filesystems, location
-from jobs import console, paths, prepare, score, train, translate
+from jobs import paths, prepare, score, train, translate
+from tests import reporters
 from workers.cluster import session as sessions
 
 pytestmark = pytest.mark.e2e
@@ -136,7 +137,7 @@ def test_a_dataset_in_an_object_store_has_the_bytes_of_a_local_one(
     reports = []
     for config in (here, there):
         with sessions.Session(config.cluster) as session:
-            reports.append(prepare.run(config, session, console.SilentReporter()))
+            reports.append(prepare.run(config, session, reporters.SilentReporter()))
     assert reports[0]["splits"] == reports[1]["splits"]
     assert reports[0]["splits"]["train"]["shards"] > 1
     local = lasting(location.Location.parse(here.root))
@@ -153,7 +154,7 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
         "compute": config.compute,
         "cluster": config.cluster,
     }
-    reporter = console.SilentReporter()
+    reporter = reporters.SilentReporter()
     with sessions.Session(config.cluster) as session:
         reports = {
             "prepare": prepare.run(config, session, reporter),
@@ -232,7 +233,7 @@ def test_ray_workers_prepare_a_dataset_in_an_object_store(
     there = configured("two files", f"{s3_root}/corpus", f"{s3_root}/run")
     (tmp_path / "run.yaml").write_text(loading.dump(there))
     with sessions.Session(here.cluster) as session:
-        prepare.run(here, session, console.SilentReporter())
+        prepare.run(here, session, reporters.SilentReporter())
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as scratch, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", scratch)
         jobs("prepare", str(tmp_path / "run.yaml"), "--set", "cluster.address=local", "--set", "cluster.num_workers=2")

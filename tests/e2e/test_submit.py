@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.config import loading
-from jobs import console, paths, train
+from jobs import paths, train
+from tests import reporters
 from tests.e2e import driving, nodes, runs
 from tests.jobs import conftest
 from workers.cluster import session as sessions
@@ -108,6 +109,6 @@ def test_a_stopped_job_saves_a_checkpoint_and_resumes_when_submitted_again(
     assert run.rows(2)[0]["step"] <= stopped_at + 5, "it resumed from the checkpoint of the stop"
     config = paths.absolute(loading.load(whole.config, settings))
     with sessions.Session(config.cluster) as session:
-        train.run(config, session, console.SilentReporter())
+        train.run(config, session, reporters.SilentReporter())
     runs.check_same(run, whole)
     assert json.loads((run.root / "run.json").read_text())["exit_code"] == 0

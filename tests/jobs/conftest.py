@@ -8,7 +8,8 @@ import pytest
 from core.config import loading, schema
 from core.data.builtin import sentences
 from core.storage import location
-from jobs import console, paths, pipeline
+from jobs import paths, pipeline
+from tests import reporters
 from workers.cluster import session as sessions
 
 TRANSLATION = """
@@ -61,5 +62,5 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for text in (TRANSLATION, LANGUAGE):
         config = configured(text, folder)
         with sessions.Session(config.cluster) as session:
-            pipeline.run(config, session, console.SilentReporter())
+            pipeline.run(config, session, reporters.SilentReporter())
     return folder

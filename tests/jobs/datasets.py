@@ -14,7 +14,8 @@ from core.config import loading, schema
 from core.data.dataset import shards
 from core.storage import location
 from core.telemetry import metrics
-from jobs import console, prepare
+from jobs import prepare
+from tests import reporters
 from workers.fanout import executor as executors
 
 Result = TypeVar("Result")
@@ -100,7 +101,7 @@ def config(
 
 
 def run(settings: schema.RunConfig, executor: executors.Executor | None = None) -> dict[str, Any]:
-    return prepare.run(settings, Session(executor), console.SilentReporter())
+    return prepare.run(settings, Session(executor), reporters.SilentReporter())
 
 
 def open_dataset(settings: schema.RunConfig) -> shards.Dataset:

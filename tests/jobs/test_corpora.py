@@ -10,7 +10,8 @@ from core.config import inference_settings
 from core.reporting import content
 from core.storage import location
 from core.telemetry import catalog, metrics
-from jobs import console, pipeline, score, translate
+from jobs import pipeline, score, translate
+from tests import reporters
 from tests.jobs import conftest, trained
 from workers.cluster import session as sessions
 
@@ -51,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     conftest.write_corpus(folder)
     config = conftest.configured(BOTH_WAYS, folder)
     with sessions.Session(config.cluster) as session:
-        pipeline.run(config, session, console.SilentReporter())
+        pipeline.run(config, session, reporters.SilentReporter())
     return folder / "run"
 
 
@@ -61,7 +62,7 @@ def _translated(root: pathlib.Path, source: pathlib.Path, name: str, token: str 
     with trained.session() as session:
         compute = conftest.configured(BOTH_WAYS, root.parent).compute
         request = translate.Request(run, str(source), str(output), decoding, compute, trained.NONE)
-        translate.run(request, session, console.SilentReporter())
+        translate.run(request, session, reporters.SilentReporter())
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -83,7 +84,7 @@ def test_the_gauge_of_the_loss_is_the_mean_over_corpora(root: pathlib.Path, monk
     monkeypatch.setattr(sessions.Session, "metrics", recorded)
     config = conftest.configured(BOTH_WAYS, root.parent)
     with sessions.Session(config.cluster) as session:
-        report = pipeline.run(config, session, console.SilentReporter())  # nothing is computed again
+        report = pipeline.run(config, session, reporters.SilentReporter())  # nothing is computed again
     losses = [report["stages"][f"score.{name}"]["nll_nats_per_token"] for name in ("en_fr", "fr_en")]
     gauges = [value for name, value, _ in recorded.calls if name == catalog.SCORE_LOSS.name]
     assert losses[0] != losses[1]
@@ -109,7 +110,7 @@ def test_scoring_a_translation_gives_its_translation_score(root: pathlib.Path) -
         compute = conftest.configured(BOTH_WAYS, root.parent).compute
         run, targets = location.Location.parse(str(root)), str(root.parent / "rows.txt")
         request = score.Request(run, str(source), str(output), scoring, compute, trained.NONE, targets=targets)
-        score.run(request, session, console.SilentReporter())
+        score.run(request, session, reporters.SilentReporter())
     for row, line in zip(rows, output.read_text().splitlines(), strict=True):
         if row["num_tokens"] == json.loads(line)["num_tokens"]:  # otherwise the text is segmented into other subwords
             assert json.loads(line)["nll_nats"] == pytest.approx(-float(str(row["score_nats"])), abs=1e-4)

@@ -10,7 +10,8 @@ from core import errors
 from core.config import inference_settings
 from core.decoding.scoring import scorer
 from core.storage import location
-from jobs import console, generate, pipeline, score
+from jobs import generate, pipeline, score
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import conftest, trained
 from tests.jobs.test_ngram import COUNTED
@@ -39,7 +40,7 @@ def test_a_stream_is_scored_backward_part_by_part(tmp_path: pathlib.Path, lanes:
                 trained.NONE,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
     local_scorer = scorer.Scorer(_backward(), scoring, samples.FP32)
     cuts = {1: [], 2: [1]}[lanes]  # two lanes of 19 tokens each
@@ -93,7 +94,7 @@ def test_bigram_models_of_both_directions_have_equal_perplexity(tmp_path: pathli
         config = config.model_copy(update={"root": f"{config.root}-{direction}"})
         roots[direction] = location.Location.parse(config.root)
         with trained.session() as session:
-            pipeline.run(config, session, console.SilentReporter())
+            pipeline.run(config, session, reporters.SilentReporter())
             reports[direction] = score.run(
                 score.Request(
                     roots[direction],
@@ -104,7 +105,7 @@ def test_bigram_models_of_both_directions_have_equal_perplexity(tmp_path: pathli
                     config.cluster,
                 ),
                 session,
-                console.SilentReporter(),
+                reporters.SilentReporter(),
             )
     assert reports["forward"]["tokens"] == reports["backward"]["tokens"] == 14
     assert reports["forward"]["perplexity"] == pytest.approx(reports["backward"]["perplexity"], rel=1e-12)

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from core import errors
 from jobs import __main__ as main
-from jobs import console, evaluate
+from jobs import evaluate
+from tests import reporters
 
 LINES = ["the cat sat on the mat", "a dog barks at the door", "un \u2028 deux trois quatre"]
 
@@ -20,7 +21,7 @@ def _write(path: pathlib.Path, lines: list[str]) -> str:
 
 def test_equal_files_have_perfect_scores(tmp_path: pathlib.Path) -> None:
     hypotheses, reference = _write(tmp_path / "h.txt", LINES), _write(tmp_path / "r.txt", LINES)
-    report = evaluate.run(hypotheses, [reference], console.SilentReporter())
+    report = evaluate.run(hypotheses, [reference], reporters.SilentReporter())
     assert (report["bleu"], report["chrf"], report["ter"]) == pytest.approx((100.0, 100.0, 0.0))
     assert report["d2l_bleu"] == [1.0]
     assert report["lines"] == 3
@@ -30,7 +31,7 @@ def test_equal_files_have_perfect_scores(tmp_path: pathlib.Path) -> None:
 def test_the_text_column_of_translate_is_read(tmp_path: pathlib.Path) -> None:
     hypotheses = _write(tmp_path / "h.jsonl", [json.dumps({"line": 0, "text": line}) for line in LINES])
     references = [_write(tmp_path / "r1.txt", ["x y z w"] * 3), _write(tmp_path / "r2.txt", LINES)]
-    report = evaluate.run(hypotheses, references, console.SilentReporter())
+    report = evaluate.run(hypotheses, references, reporters.SilentReporter())
     assert report["bleu"] == pytest.approx(100.0)
     assert report["d2l_bleu"] == [0.0, 1.0]
 
@@ -71,11 +72,11 @@ def test_the_deprecated_option_documents_k_is_not_in_the_help(tmp_path: pathlib.
 def test_unequal_files_are_an_error_with_both_counts(tmp_path: pathlib.Path) -> None:
     hypotheses, reference = _write(tmp_path / "h.txt", LINES), _write(tmp_path / "r.txt", LINES[:2])
     with pytest.raises(errors.DataError, match="2 lines for 3 translations"):
-        evaluate.run(hypotheses, [reference], console.SilentReporter())
+        evaluate.run(hypotheses, [reference], reporters.SilentReporter())
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "h.txt").write_bytes(b"ok\n\xff\n")
     reference = _write(tmp_path / "r.txt", LINES[:2])
     with pytest.raises(errors.DataError, match=r"h\.txt:2.*invalid_utf8"):
-        evaluate.run(str(tmp_path / "h.txt"), [reference], console.SilentReporter())
+        evaluate.run(str(tmp_path / "h.txt"), [reference], reporters.SilentReporter())

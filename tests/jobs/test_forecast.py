@@ -14,7 +14,8 @@ from core import errors
 from core.config import loading, schema
 from core.data.builtin import sine
 from core.storage import location
-from jobs import console, forecast, generate, inspect, paths, pipeline, prepare, score, train
+from jobs import forecast, generate, inspect, paths, pipeline, prepare, score, train
+from tests import reporters
 from tests.jobs import trained
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "configs" / "sine.yaml"
@@ -30,9 +31,9 @@ def _train(folder: pathlib.Path, *overrides: str) -> tuple[schema.RunConfig, dic
         sine.write(folder / "sine.csv")
     config = _config(folder, *overrides)
     with trained.session() as session:
-        prepare.run(config, session, console.SilentReporter())
-        made = train.run(config, session, console.SilentReporter())
-        assert train.run(config, session, console.SilentReporter())["already_done"]
+        prepare.run(config, session, reporters.SilentReporter())
+        made = train.run(config, session, reporters.SilentReporter())
+        assert train.run(config, session, reporters.SilentReporter())["already_done"]
     return config, made
 
 
@@ -44,7 +45,7 @@ def _forecast(config: schema.RunConfig, folder: pathlib.Path, output: str, **giv
         str(folder / output),
         config.forecasting,
         config.cluster,
-        console.SilentReporter(),
+        reporters.SilentReporter(),
         **given,
     )
 
@@ -85,7 +86,7 @@ def test_equal_seeds_make_equal_models(tmp_path: pathlib.Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         config, _ = _train(tmp_path / name, "training.epochs=1")
-        inspected = inspect.run(location.Location.parse(config.root), console.SilentReporter())
+        inspected = inspect.run(location.Location.parse(config.root), reporters.SilentReporter())
         fingerprints += [checkpoint["fingerprint"] for checkpoint in inspected["checkpoints"].values()]
         assert inspected["dataset"]["of"] == "series"
     assert fingerprints[0] == fingerprints[1]
@@ -118,10 +119,10 @@ def test_commands_and_settings_for_text_are_refused_for_series(tmp_path: pathlib
                     config.cluster,
                 ),
                 session,
-                console.SilentReporter(),
+                reporters.SilentReporter(),
             )
         with pytest.raises(errors.UsageError, match="run prepare, train and forecast"):
-            pipeline.run(config, session, console.SilentReporter())
+            pipeline.run(config, session, reporters.SilentReporter())
     with pytest.raises(errors.UsageError, match="cannot be trained on a corpus of kind series; use kind text"):
         _config(tmp_path, "model={kind: ngram}")
     for setting in ("window=7", "optimizer=asgd", "label_smoothing=0.1"):

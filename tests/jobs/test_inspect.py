@@ -9,11 +9,12 @@ from core import errors
 from core.data.dataset import shards
 from core.decoding.translation import shortlist
 from core.storage import location
-from jobs import console, inspect
+from jobs import inspect
+from tests import reporters
 
 
 def describe(path: pathlib.Path) -> dict[str, object]:
-    return inspect.run(location.Location.parse(str(path)), console.SilentReporter())
+    return inspect.run(location.Location.parse(str(path)), reporters.SilentReporter())
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from core import errors
 from core.config import loading
 from core.data.builtin import sentences
 from core.storage import location
-from jobs import console, generate, inspect, pipeline, score, train
+from jobs import generate, inspect, pipeline, score, train
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import conftest, trained
 
@@ -31,8 +32,8 @@ def _pipeline(folder: pathlib.Path, *overrides: str) -> tuple[Any, location.Loca
     sentences.write_english(folder / "english.txt", 1, 0, 200)
     config = conftest.configured(COUNTED, folder, *overrides)
     with trained.session() as session:
-        report = pipeline.run(config, session, console.SilentReporter())
-        assert train.run(config, session, console.SilentReporter())["already_done"]
+        report = pipeline.run(config, session, reporters.SilentReporter())
+        assert train.run(config, session, reporters.SilentReporter())["already_done"]
     return report, location.Location.parse(config.root)
 
 
@@ -46,7 +47,7 @@ def test_the_pipeline_trains_scores_generates_and_reports(tmp_path: pathlib.Path
     assert stages["train"]["validation"]["perplexity"] == pytest.approx(stages["score"]["perplexity"], rel=0.3)
     assert len(stages["generate"]["samples"]) == 3
     assert "n-gram model of order 3" in root.join("report.html").read_bytes().decode()
-    inspected = inspect.run(root, console.SilentReporter())
+    inspected = inspect.run(root, reporters.SilentReporter())
     assert [checkpoint["model"] for checkpoint in inspected["checkpoints"].values()] == ["ngram"]
 
 
@@ -65,7 +66,7 @@ def test_the_score_of_a_stream_does_not_depend_on_the_size_of_parts(tmp_path: pa
                 config.cluster,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
     assert scored["nll_nats"] == pytest.approx(report["stages"]["score"]["nll_nats"], rel=1e-12)
 
@@ -95,7 +96,7 @@ def test_a_bigram_model_of_a_small_corpus_by_hand(tmp_path: pathlib.Path) -> Non
         "generation.num_tokens=2",
     )
     with trained.session() as session:
-        pipeline.run(config, session, console.SilentReporter())
+        pipeline.run(config, session, reporters.SilentReporter())
     root = location.Location.parse(config.root)
     generated = generate.run(root, "love", config.generation, config.compute, config.cluster)
     assert generated["text"] in ("love you I", "love coding I", "love AI I")

@@ -9,7 +9,8 @@ import pytest
 
 from core import errors
 from core.storage import location, run_lock
-from jobs import console, held_out, pipeline, prepare, run_state, train
+from jobs import held_out, pipeline, prepare, run_state, train
+from tests import reporters
 from tests.jobs import conftest
 from workers.cluster import session as sessions
 
@@ -17,7 +18,7 @@ from workers.cluster import session as sessions
 def run_pipeline(text: str, folder: pathlib.Path, *overrides: str) -> dict[str, Any]:
     config = conftest.configured(text, folder, *overrides)
     with sessions.Session(config.cluster) as session:
-        return pipeline.run(config, session, console.SilentReporter())
+        return pipeline.run(config, session, reporters.SilentReporter())
 
 
 def contents(root: pathlib.Path) -> dict[str, tuple[int, bytes]]:
@@ -51,7 +52,7 @@ def test_train_of_a_moved_finished_run_reports_its_new_location(runs: pathlib.Pa
     shutil.copytree(runs / "language", root)
     config = conftest.configured(conftest.LANGUAGE, runs, f"root={root}")
     with sessions.Session(config.cluster) as session:
-        report = train.run(config, session, console.SilentReporter())
+        report = train.run(config, session, reporters.SilentReporter())
     assert report["already_done"]
     assert report["root"] == str(root)
     assert pathlib.Path(report["checkpoint"]).parent == root / "checkpoints"
@@ -97,7 +98,7 @@ def test_a_split_with_a_source_of_its_own_keeps_lines_that_filters_dropped(tmp_p
         "corpus.filters.max_length=12",
     )  # fmt: skip
     with sessions.Session(config.cluster) as session:
-        prepare.run(config, session, console.SilentReporter())
+        prepare.run(config, session, reporters.SilentReporter())
     texts = held_out.write(config)
     assert texts is not None
     assert (texts.split, texts.num_lines) == ("test", 2)
@@ -109,7 +110,7 @@ def test_a_deleted_corpus_is_reported_before_training(tmp_path: pathlib.Path) ->
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
-        prepare.run(config, session, console.SilentReporter())
+        prepare.run(config, session, reporters.SilentReporter())
     (tmp_path / "pairs.tsv").unlink()
     with pytest.raises(errors.DataError, match="matches no file"):
         run_pipeline(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
@@ -120,7 +121,7 @@ def test_a_corpus_without_its_held_out_lines_is_refused(tmp_path: pathlib.Path) 
     conftest.write_corpus(tmp_path)
     config = conftest.configured(conftest.TRANSLATION, tmp_path, "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
-        prepare.run(config, session, console.SilentReporter())
+        prepare.run(config, session, reporters.SilentReporter())
     pairs = (tmp_path / "pairs.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "pairs.tsv").write_text("".join(pairs[:10]))
     with pytest.raises(errors.DataError, match=r"train: is shorter than when it was prepared: line \d+ is missing"):

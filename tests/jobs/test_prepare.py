@@ -14,7 +14,8 @@ import pytest
 from core import errors
 from core.data.text import cleaning
 from core.storage import location
-from jobs import console, prepare
+from jobs import prepare
+from tests import reporters
 from tests.jobs import datasets
 
 LIMITED = datasets.sentences(400, seed=3)
@@ -52,7 +53,7 @@ def test_bytes_do_not_depend_on_workers_or_order_of_completion(
 def test_lines_read_equal_lines_kept_and_dropped_by_reason(tmp_path: Path, pairs: dict[str, Any]) -> None:
     settings = datasets.config(tmp_path / "run", pairs)
     session = datasets.Session()
-    report = prepare.run(settings, session, console.SilentReporter())
+    report = prepare.run(settings, session, reporters.SilentReporter())
     kept = sum(split["lines"] for split in report["splits"].values())
     assert report["lines_read"] == 300 == kept + sum(report["drops"].values())
     assert report["drops"]["field_count"] == 1

@@ -15,7 +15,8 @@ import pytest
 from core import errors
 from core.config import loading, schema, section
 from core.storage import location, run_lock
-from jobs import console, prepare, train
+from jobs import prepare, train
+from tests import reporters
 from tests.jobs import datasets
 
 
@@ -35,7 +36,7 @@ def test_a_finished_dataset_is_not_made_again(tmp_path: Path, pairs: dict[str, A
     first = datasets.run(settings)
     before = datasets.read_files(tmp_path / "run")
     session = datasets.Session()
-    second = prepare.run(settings, session, console.SilentReporter())
+    second = prepare.run(settings, session, reporters.SilentReporter())
     assert second["already_done"]
     assert session.requested == []
     assert datasets.read_files(tmp_path / "run") == before
@@ -92,7 +93,7 @@ def test_moved_text_is_accepted_and_changed_text_rejected(
     datasets.run(datasets.config(tmp_path / "run", first))
     before = datasets.read_files(tmp_path / "run")
     session = datasets.Session()
-    report = prepare.run(datasets.config(tmp_path / "run", moved), session, console.SilentReporter())
+    report = prepare.run(datasets.config(tmp_path / "run", moved), session, reporters.SilentReporter())
     assert report["already_done"]
     assert session.requested, "a file with another path is read"
     for other in others:

@@ -7,7 +7,8 @@ import pytest
 
 from core import errors
 from core.storage import location
-from jobs import console, report
+from jobs import report
+from tests import reporters
 
 
 def test_the_report_of_a_translation_model_has_figures_and_samples(runs: pathlib.Path) -> None:
@@ -39,14 +40,14 @@ def test_the_same_run_gives_the_same_page(runs: pathlib.Path) -> None:
     # The pipeline records the duration of its report stage after writing the page, so its own page is not compared.
     pages = []
     for _ in range(2):
-        report.run([location.Location.parse(str(runs / "language"))], console.SilentReporter())
+        report.run([location.Location.parse(str(runs / "language"))], reporters.SilentReporter())
         pages.append((runs / "language" / "report.html").read_bytes())
     assert pages[0] == pages[1]
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="holds no run"):
-        report.run([location.Location.parse(str(tmp_path))], console.SilentReporter())
+        report.run([location.Location.parse(str(tmp_path))], reporters.SilentReporter())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,7 +56,7 @@ def test_a_comparison_replaces_its_own_page_and_no_other_file(runs: pathlib.Path
     before = sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*"))
     output = location.Location.parse(str(tmp_path / "both.html"))
     for _ in range(2):
-        result = report.run(roots, console.SilentReporter(), output)
+        result = report.run(roots, reporters.SilentReporter(), output)
     assert result == {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
     text = output.path.read_text()
     assert "tiny-translation" in text
@@ -63,13 +64,13 @@ def test_a_comparison_replaces_its_own_page_and_no_other_file(runs: pathlib.Path
     assert sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*")) == before
     output.path.write_text("<!doctype html><title>mine</title>")
     with pytest.raises(errors.LockedError, match="is not a report of Raycurrent"):
-        report.run(roots, console.SilentReporter(), output)
+        report.run(roots, reporters.SilentReporter(), output)
     assert output.path.read_text() == "<!doctype html><title>mine</title>"
 
 
 def test_a_comparison_without_an_html_output_is_an_error(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     roots = [location.Location.parse(str(runs / name)) for name in ("translation", "language")]
     with pytest.raises(errors.UsageError, match=r"name the page with --output PAGE\.html"):
-        report.run(roots, console.SilentReporter())
+        report.run(roots, reporters.SilentReporter())
     with pytest.raises(errors.UsageError, match=r"must end in \.html"):
-        report.run(roots, console.SilentReporter(), location.Location.parse(str(tmp_path / "page.json")))
+        report.run(roots, reporters.SilentReporter(), location.Location.parse(str(tmp_path / "page.json")))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from core.storage import location
-from jobs import console, pipeline, report
+from jobs import pipeline, report
+from tests import reporters
 from tests.core.reporting import browser
 from tests.jobs import conftest
 from workers.cluster import session as sessions
@@ -37,9 +38,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         config = conftest.configured(text, folder, f"root={folder}/{name}", *overrides)
         roots.append(location.Location.parse(config.root))
         with sessions.Session(config.cluster, metrics_folder=roots[-1].join("metrics")) as session:
-            pipeline.run(config, session, console.SilentReporter())
+            pipeline.run(config, session, reporters.SilentReporter())
         (folder / name / "report.html").rename(folder / f"{name}.html")
-    report.run(roots, console.SilentReporter(), location.Location.parse(str(folder / "comparison.html")))
+    report.run(roots, reporters.SilentReporter(), location.Location.parse(str(folder / "comparison.html")))
     return folder
 
 

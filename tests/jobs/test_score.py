@@ -12,7 +12,8 @@ from core import errors
 from core.config import inference_settings, model_settings, schema
 from core.decoding.scoring import scorer
 from core.storage import location
-from jobs import console, score, translate
+from jobs import score, translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import datasets, trained
 
@@ -36,7 +37,7 @@ def _run(
         targets=None if targets is None else str(folder / targets),
     )
     with trained.session() as session:
-        return score.run(request, session, console.SilentReporter())
+        return score.run(request, session, reporters.SilentReporter())
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_scoring_a_translated_file_gives_its_score(tmp_path: pathlib.Path) -> No
                 trained.NONE,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
     report = _run(tmp_path, targets="translated.txt")
     assert report["nll_nats"] == pytest.approx(-float(translated["score_nats"]), abs=1e-3)
@@ -135,7 +136,7 @@ def test_standard_input_has_the_figures_of_a_file(
             trained.NONE,
             stdout=real.fileno(),
         )
-        report = score.run(request, session, console.SilentReporter())
+        report = score.run(request, session, reporters.SilentReporter())
     for figure in ("lines", "tokens", "unk", "perplexity", "bits_per_character", "accuracy"):
         assert report[figure] == pytest.approx(expected[figure])
 
@@ -199,5 +200,5 @@ def test_the_column_option_applies_to_the_file_that_has_columns(tmp_path: pathli
         column="text",
     )
     with trained.session() as session:
-        report = score.run(request, session, console.SilentReporter())
+        report = score.run(request, session, reporters.SilentReporter())
     assert report["tokens"] == 3

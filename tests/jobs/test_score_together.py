@@ -12,7 +12,8 @@ from core import errors
 from core.config import inference_settings
 from core.models import bundle as bundles
 from core.storage import location
-from jobs import console, score, translate
+from jobs import score, translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.core.models import counted
 from tests.jobs import trained
@@ -66,7 +67,7 @@ def _run(folder: pathlib.Path, run: str = "run", output: str = "out.jsonl", **op
         **files,
     )
     with trained.session() as session:
-        return score.run(request, session, console.SilentReporter())
+        return score.run(request, session, reporters.SilentReporter())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_forced_decoding_with_averaged_checkpoints_gives_the_score_of_the_transl
                 trained.NONE,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
     rows = [json.loads(line) for line in (tmp_path / "translated.jsonl").read_text().splitlines()]
     (tmp_path / "texts.txt").write_text("".join(f"{row['text']}\n" for row in rows))

@@ -9,7 +9,8 @@ import pytest
 from core import errors
 from core.config import inference_settings
 from core.storage import location
-from jobs import console, translate
+from jobs import translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import trained
 
@@ -29,7 +30,7 @@ def _run(root: pathlib.Path, folder: pathlib.Path, output: str, **settings: Any)
                 trained.NONE,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
 
 

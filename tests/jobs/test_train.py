@@ -8,7 +8,8 @@ import pytest
 
 from core import errors
 from core.storage import location
-from jobs import console, run_state, train
+from jobs import run_state, train
+from tests import reporters
 from tests.jobs import conftest
 from workers.cluster import session as sessions
 from workers.train import launch
@@ -28,7 +29,7 @@ def test_damage_is_in_the_run_state_although_the_run_then_fails(
 
     monkeypatch.setattr(launch, "run_training", fail)
     with sessions.Session(config.cluster) as session, pytest.raises(errors.ClusterError):
-        train.run(config, session, console.SilentReporter())
+        train.run(config, session, reporters.SilentReporter())
     noted = run_state.read(location.Location.parse(config.root))
     assert noted["exit_code"] == 8
     assert [fault.partition(": ")[0] for fault in noted["faults"]] == [str(weights)]

@@ -6,7 +6,8 @@ import pytest
 
 from core import errors
 from core.data.tokens import tokenizer, vocabulary
-from jobs import console, prepare, train
+from jobs import prepare, train
+from tests import reporters
 from tests.jobs import conftest
 from workers.cluster import session as sessions
 
@@ -19,7 +20,7 @@ def test_a_dataset_of_other_settings_is_refused_one_of_another_path_is_not(tmp_p
     )
     other = conftest.configured(conftest.LANGUAGE, tmp_path, "corpus.cleaning=[lower]")
     with sessions.Session(before.cluster) as session:
-        reporter = console.SilentReporter()
+        reporter = reporters.SilentReporter()
         prepare.run(before, session, reporter)
         assert train.run(before, session, reporter)["step"] == 1
         assert train.run(moved, session, reporter)["step"] == 2
@@ -35,6 +36,6 @@ def test_bpe_dropout_is_refused_for_a_tokenizer_without_merges(tmp_path: pathlib
     text = conftest.TRANSLATION.replace("{{kind: word}}", "{{shared: true, load: [{folder}/ready.json]}}")
     config = conftest.configured(text, tmp_path, "training.bpe_dropout=0.1", "sharding.statistics=false")
     with sessions.Session(config.cluster) as session:
-        prepare.run(config, session, console.SilentReporter())
+        prepare.run(config, session, reporters.SilentReporter())
         with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is not a byte-level BPE"):
-            train.run(config, session, console.SilentReporter())
+            train.run(config, session, reporters.SilentReporter())

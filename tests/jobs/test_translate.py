@@ -14,7 +14,8 @@ from core.config import inference_settings, schema
 from core.decoding.lines import results
 from core.decoding.translation import translator
 from core.storage import location, run_lock
-from jobs import console, translate
+from jobs import translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import trained
 from workers.infer import part_worker
@@ -43,7 +44,7 @@ def _run(
         **options,
     )
     with trained.session() as session:
-        return translate.run(request, session, console.SilentReporter())
+        return translate.run(request, session, reporters.SilentReporter())
 
 
 def _expected() -> list[results.Translation]:
@@ -214,7 +215,7 @@ def test_a_pool_of_workers_writes_the_same_bytes(folder: pathlib.Path) -> None:
                 pool,
             ),
             session,
-            console.SilentReporter(),
+            reporters.SilentReporter(),
         )
         assert session.ray_started
     in_process, by_pool = (

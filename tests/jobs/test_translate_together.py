@@ -13,7 +13,8 @@ from core.config import inference_settings
 from core.decoding.translation import translator
 from core.models import bundle as bundles
 from core.storage import location
-from jobs import console, translate
+from jobs import translate
+from tests import reporters
 from tests.core.decoding import samples
 from tests.jobs import trained
 
@@ -59,7 +60,7 @@ def _run(folder: pathlib.Path, output: str = "out.txt", runs: str = "a", **optio
         **options,
     )
     with trained.session() as session:
-        return translate.run(request, session, console.SilentReporter())
+        return translate.run(request, session, reporters.SilentReporter())
 
 
 def _expected(members: list[bundles.Bundle], **settings: Any) -> list[str]:

@@ -10,7 +10,8 @@ from core.data.builtin import sentences
 from core.data.dataset import shards
 from core.models import bundle
 from core.storage import location
-from jobs import console, prepare
+from jobs import prepare
+from tests import reporters
 from tests.jobs import conftest
 from workers.cluster import session as sessions
 from workers.train import ngram_training
@@ -32,7 +33,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
     sentences.write_english(folder / "english.txt", 1, 0, 100)
     config = conftest.configured(COUNTED, folder)
     with sessions.Session(config.cluster) as session:
-        prepare.run(config, session, console.SilentReporter())
+        prepare.run(config, session, reporters.SilentReporter())
     return shards.Dataset.open(location.Location.parse(config.root).join("dataset"))
 
 
@@ -41,7 +42,7 @@ def _make(
 ) -> tuple[dict[str, object], str]:
     folder = location.Location.parse(str(root))
     job = ngram_training.NgramJob(folder, {}, MODEL, dataset, part_tokens)
-    report = ngram_training.train(job, session, console.SilentReporter())
+    report = ngram_training.train(job, session, reporters.SilentReporter())
     return report, bundle.load(bundle.find_folder(folder)).fingerprint
 
 
