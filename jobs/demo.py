@@ -11,7 +11,7 @@ import rich.table
 
 from core.config import schema
 from core.data.builtin import sentences
-from core.storage import location
+from core.storage import location, root_layout
 from jobs import console, pipeline, run_state
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
@@ -63,7 +63,7 @@ def _print_results(root: location.Location, runs: dict[str, Report], elapsed_s: 
     out = rich.console.Console(stderr=True, highlight=False, markup=False)
     out.print(_figures_table(runs))
     for report in runs.values():
-        samples = location.Location.parse(report["root"]).join("report.json").read_json()["samples"]
+        samples = location.Location.parse(report["root"]).join(root_layout.REPORT_JSON).read_json()["samples"]
         for sample in samples["translations"][:_NUM_SAMPLES]:
             out.print(f"  source       {sample['source']}", soft_wrap=True)
             out.print(f"  translation  {sample['hypothesis']}", soft_wrap=True)
@@ -74,7 +74,7 @@ def _print_results(root: location.Location, runs: dict[str, Report], elapsed_s: 
     out.print(_times_table(runs, elapsed_s))
     out.print("Files:")
     for report in runs.values():
-        for name in ("report.html", "outputs", "checkpoints", "dataset"):
+        for name in (root_layout.REPORT_HTML, root_layout.OUTPUTS, root_layout.CHECKPOINTS, root_layout.DATASET):
             out.print(f"  {report['root']}/{name}", soft_wrap=True)
     out.print(f"  {root}/corpus", soft_wrap=True)
 

@@ -12,7 +12,7 @@ from core import errors
 from core.config import corpus_settings, schema
 from core.data.dataset import shards
 from core.data.text import corpus, sources
-from core.storage import location
+from core.storage import location, root_layout
 
 _PART_LINES = 1 << 16
 
@@ -41,7 +41,7 @@ def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
         DataError: the corpus does not exist any more, or has fewer lines than when it was prepared.
     """
     root = location.Location.parse(config.root, "root")
-    dataset = shards.Dataset.open(root.join("dataset"))
+    dataset = shards.Dataset.open(root.join(root_layout.DATASET))
     for split in ("test", "valid"):
         if (
             dataset.split(split, corpus_name) is not None
@@ -56,7 +56,7 @@ def _write_split(
 ) -> HeldOut:
     sides = ("text",) if config.corpus_kind == "text" else ("source", "target")
     prefix = f"{corpus_name}." if corpus_name else ""
-    files = {side: root.join("outputs", f"{prefix}{split}.{side}.txt") for side in sides}
+    files = {side: root.join(root_layout.OUTPUTS, f"{prefix}{split}.{side}.txt") for side in sides}
     if not all(file.exists() for file in files.values()):
         with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
             lines = _read_held_out(config, corpus_name, dataset, split, Path(scratch))
@@ -104,7 +104,7 @@ def _line_numbers(dataset: shards.Dataset, split: str, corpus_name: str) -> Iter
 
 def _parts(
     source: corpus_settings.SourceConfig, setting: str, settings: corpus_settings.CorpusConfig, scratch: Path
-) -> Iterator[corpus.Part]:
+) -> Iterator[corpus.LineRange]:
     """Yields the parts of a source; line numbers continue over all its files."""
     staged = location.Location.parse(str(scratch))
     first_line = 0

@@ -11,8 +11,7 @@ from core.data import series
 from core.data.dataset import dataset_index, shards
 from core.decoding.translation import shortlist
 from core.models import bundle
-from core.storage import commit, location
-from jobs import run_state
+from core.storage import commit, location, root_layout
 from workers.fanout import progress_display
 
 Description = dict[str, Any]
@@ -39,7 +38,7 @@ def _inspect(path: location.Location, stage: progress_display.Stage) -> Descript
         description = _describe_checkpoint(path)
     elif path.join(commit.PLAN).exists() or path.join(commit.MANIFEST).exists():
         description = _describe_output(path)
-    elif path.join(run_state.SETTINGS).exists() or path.join("checkpoints").exists():
+    elif path.join(root_layout.SETTINGS).exists() or path.join(root_layout.CHECKPOINTS).exists():
         return _describe_run(path, stage)
     elif path.parent.join(path.name + _OUTPUT_PARTS).exists():
         description = _describe_output(path.parent.join(path.name + _OUTPUT_PARTS))
@@ -124,16 +123,16 @@ def _describe_output(folder: location.Location) -> Description:
 
 def _describe_run(root: location.Location, stage: progress_display.Stage) -> Description:
     """Describes and verifies everything below the root of a run: dataset, checkpoints, shortlists, outputs."""
-    has_dataset = root.join("dataset", dataset_index.NAME).exists()
+    has_dataset = root.join(root_layout.DATASET, dataset_index.NAME).exists()
     description: Description = {
         "kind": "run",
-        "dataset": _inspect(root.join("dataset"), stage) if has_dataset else None,
+        "dataset": _inspect(root.join(root_layout.DATASET), stage) if has_dataset else None,
         "checkpoints": {},
         "shortlists": {},
         "outputs": {},
     }
-    for name in root.join(bundle.CHECKPOINTS).list_names():
-        folder = root.join(bundle.CHECKPOINTS, name)
+    for name in root.join(root_layout.CHECKPOINTS).list_names():
+        folder = root.join(root_layout.CHECKPOINTS, name)
         if folder.join(bundle.CHECKPOINT_MANIFEST).exists():
             description["checkpoints"][name] = _inspect(folder, stage)
     for name in (name for name in root.join(shortlist.FOLDER).list_names() if name.endswith(".safetensors")):
@@ -141,8 +140,8 @@ def _describe_run(root: location.Location, stage: progress_display.Stage) -> Des
         sizes = {"source": len(table.candidates_SC), "target": len(table.frequent_V)}
         description["shortlists"][name] = {"candidates": table.candidates_SC.shape[1], "vocabulary_sizes": sizes}
         stage.advance()
-    for name in root.join("outputs").list_names():
-        folder = root.join("outputs", name)
+    for name in root.join(root_layout.OUTPUTS).list_names():
+        folder = root.join(root_layout.OUTPUTS, name)
         if folder.join(commit.PLAN).exists() or folder.join(commit.MANIFEST).exists():
             description["outputs"][name] = _inspect(folder, stage)
     return description

@@ -11,7 +11,7 @@ import typer
 
 from core import errors
 from core.config import loading, schema
-from core.storage import location
+from core.storage import location, root_layout
 from jobs import console, paths, run_state, settings
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def open_session(config: schema.RunConfig, root: location.Location | None = None
         root, name = location.Location.parse(config.root, "root"), config.name
     else:
         name = root.name
-    with _session(config.cluster, config.telemetry, [root], root.join("metrics"), name) as session:
+    with _session(config.cluster, config.telemetry, [root], root.join(root_layout.METRICS), name) as session:
         yield session
 
 
@@ -143,5 +143,6 @@ def open_inference_session(
             yield session
         return
     folder = location.Location.parse(output, "--output").parent
-    with _session(inference.cluster, inference.telemetry, [run, folder], folder.join("metrics"), run.name) as session:
+    metrics = folder.join(root_layout.METRICS)
+    with _session(inference.cluster, inference.telemetry, [run, folder], metrics, run.name) as session:
         yield session

@@ -13,7 +13,7 @@ from core import errors
 from core.config import loading, model_settings, schema, stored_forms
 from core.data.dataset import dataset_index
 from core.models import bundle
-from core.storage import commit, location, run_lock
+from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
 from jobs import evaluate, generate, held_out, prepare, report, run_state, score, train, translate
 from workers.cluster import session as sessions
@@ -67,7 +67,7 @@ class _Pipeline:
         warnings = _warnings(config)
         for warning in warnings:
             _log.warning("%s", warning)
-        index = root.join("dataset", dataset_index.NAME)
+        index = root.join(root_layout.DATASET, dataset_index.NAME)
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         self._session.release()
         # Fail here if a corpus no longer exists, not after hours of training.
@@ -131,7 +131,7 @@ class _Pipeline:
                 translate.Request(
                     run=self._root,
                     input=str(texts.files["source"]),
-                    output=str(self._root.join("outputs", output)),
+                    output=str(self._root.join(root_layout.OUTPUTS, output)),
                     decoding=settings,
                     compute=config.compute,
                     cluster=config.cluster,
@@ -166,7 +166,7 @@ class _Pipeline:
                 score.Request(
                     run=self._root,
                     input=str(source),
-                    output=str(self._root.join("outputs", output)),
+                    output=str(self._root.join(root_layout.OUTPUTS, output)),
                     scoring=settings,
                     compute=config.compute,
                     cluster=config.cluster,
@@ -187,7 +187,7 @@ class _Pipeline:
         fingerprint = run_state.read_stage(self._root, _stage_name("translate", corpus)).get("made_with", "")
 
         def work(_: bool) -> Report:
-            hypotheses = str(self._root.join("outputs", f"{_prefix(corpus)}translations.jsonl"))
+            hypotheses = str(self._root.join(root_layout.OUTPUTS, f"{_prefix(corpus)}translations.jsonl"))
             return evaluate.run(hypotheses, [str(texts.files["target"])], self._reporter)
 
         self._stage(_stage_name("evaluate", corpus), fingerprint, work, None)
@@ -222,7 +222,7 @@ class _Pipeline:
             self._stage("generate", fingerprint, work, None)
 
     def _report(self) -> None:
-        if self._did_work or not self._root.join("report.html").exists():
+        if self._did_work or not self._root.join(root_layout.REPORT_HTML).exists():
             self._session.write_metrics()
             self._reports["report"] = report.run([self._root], self._reporter)
 
@@ -273,7 +273,7 @@ class _Pipeline:
                 metrics.set(gauge, sum(values) / len(values))
 
     def _manifest(self, output: str) -> location.Location:
-        return self._root.join("outputs", f"{output}.parts", commit.MANIFEST)
+        return self._root.join(root_layout.OUTPUTS, f"{output}.parts", commit.MANIFEST)
 
     def _compute(self) -> Any:
         return stored_forms.of_compute(self._config.compute)

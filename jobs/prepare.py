@@ -14,13 +14,12 @@ from core.config import corpus_settings, schema
 from core.data import series
 from core.data.dataset import dataset_index
 from core.data.text import sources
-from core.storage import commit, location
+from core.storage import commit, location, root_layout
 from core.telemetry import catalog
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.prepare import dataset_builder, line_tasks, pass_runner
 
-FOLDER = "dataset"
 _log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
@@ -152,7 +151,7 @@ def _check_sources(
 
 
 def _folder(config: schema.RunConfig) -> location.Location:
-    return location.Location.parse(config.root, "root").join(FOLDER)
+    return location.Location.parse(config.root, "root").join(root_layout.DATASET)
 
 
 def _settings(config: schema.RunConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from core import errors
 from core.reporting import comparison, content, page, page_frame
-from core.storage import location
+from core.storage import location, root_layout
 from jobs import json_documents
 from workers.fanout import progress_display
 
@@ -44,14 +44,14 @@ def run(
 
 
 def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
+    json_file, html_file = root.join(root_layout.REPORT_JSON), root.join(root_layout.REPORT_HTML)
     with reporter.stage("report", 2, "files") as stage:
         report = content.build(root)
-        root.join("report.json").replace(json_documents.encode(report).encode())
+        json_file.replace(json_documents.encode(report).encode())
         stage.advance()
-        html = page.render(report)
-        root.join("report.html").replace(html.encode())
+        html_file.replace(page.render(report).encode())
         stage.advance()
-    return {"verb": "report", "json": str(root.join("report.json")), "html": str(root.join("report.html"))}
+    return {"verb": "report", "json": str(json_file), "html": str(html_file)}
 
 
 def _check(num_runs: int, output: location.Location | None) -> None:

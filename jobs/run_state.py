@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from core import errors
 from core.config import inference_settings, loading, old_names, schema
-from core.storage import location
+from core.storage import location, root_layout
 from jobs import json_documents
 
 if TYPE_CHECKING:
     from workers.cluster import session as sessions
 
 FORMAT, VERSION = "raycurrent-run", 1
-SETTINGS, RUN = "config.yaml", "run.json"
 _PACKAGES = ("raycurrent", "torch", "ray", "pyarrow", "numpy", "tokenizers", "safetensors", "sacrebleu")
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def check_settings(config: schema.RunConfig) -> list[loading.Change]:
         LockedError: a setting of the role `identity` differs: it would be another run.
     """
     root = location.Location.parse(config.root, "root")
-    path = root.join(SETTINGS)
+    path = root.join(root_layout.SETTINGS)
     if path.put_if_absent(loading.dump(config).encode()):
         return []
     first = loading.parse_stored(path.read_bytes().decode(), str(path))
@@ -61,7 +60,7 @@ def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:
     Settings that the configuration names are kept: a new default is for new runs. One that names a setting of sampling
     wants to sample, so that the old default, greedy, is not restored.
     """
-    path = location.Location.parse(config.root, "root").join(SETTINGS)
+    path = location.Location.parse(config.root, "root").join(root_layout.SETTINGS)
     # Only language models generate, and only settings of generation have other defaults now.
     if config.corpus_kind != "text" or not path.exists():
         return config
@@ -89,11 +88,13 @@ def read(root: location.Location) -> Content:
         IntegrityError: the file is of another format.
     """
     try:
-        content = root.join(RUN).read_json()
+        content = root.join(root_layout.RUN_STATE).read_json()
     except errors.NotFoundError:
         return {}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise errors.IntegrityError(f"{root.join(RUN)}: does not have the format {FORMAT}; restore or remove it")
+        raise errors.IntegrityError(
+            f"{root.join(root_layout.RUN_STATE)}: does not have the format {FORMAT}; restore or remove it"
+        )
     return content
 
 
@@ -194,7 +195,7 @@ def _now_unix_s() -> float:
 
 
 def _write(root: location.Location, content: Content) -> None:
-    path = root.join(RUN)
+    path = root.join(root_layout.RUN_STATE)
     updated = {**content, "format": FORMAT, "version": VERSION, "updated_unix_s": _now_unix_s()}
     path.replace(json_documents.encode(updated).encode())
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from core import errors
 from core.config import inference_settings, loading, old_names, schema, section
-from core.storage import location
-from jobs import run_state
+from core.storage import location, root_layout
 
 
 class InferenceSettings(section.Section):
@@ -86,7 +85,7 @@ def _kind_of_checkpoint(run: location.Location) -> str | None:
 
 def _config(run: location.Location) -> schema.RunConfig | None:
     for root in (run, run.parent.parent):
-        path = root.join(run_state.SETTINGS)
+        path = root.join(root_layout.SETTINGS)
         if path.exists():
             return loading.parse_stored(path.read_bytes().decode(), str(path))
     return None

@@ -9,7 +9,7 @@ from core.config import autoregressive_settings, model_settings, ngram_settings,
 from core.data import series
 from core.data.dataset import shards
 from core.data.tokens import bpe_dropout
-from core.storage import location, run_lock
+from core.storage import location, root_layout, run_lock
 from core.telemetry import catalog
 from core.training import checkpoint, progress, resume, trainer
 from jobs import run_state
@@ -30,7 +30,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
         model=config.model,
         training=config.training,
         compute=config.compute,
-        dataset=root.join("dataset"),
+        dataset=root.join(root_layout.DATASET),
         weights={name: corpus.weight for name, corpus in config.corpora.items()},
         device=config.cluster.device,
         fresh=fresh,
@@ -87,7 +87,7 @@ def run_locked(
 
 
 def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
-    folder = location.Location.parse(config.root, "root").join("dataset")
+    folder = location.Location.parse(config.root, "root").join(root_layout.DATASET)
     if config.corpus_kind == "series":
         return series.open_dataset(folder)
     return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))

@@ -23,15 +23,15 @@ from core.config import autoregressive_settings, model_settings, ngram_settings,
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, weights
 from core.models.ngram import ngram_model
-from core.storage import commit, location
+from core.storage import commit, location, root_layout
 
 FORMAT = "raycurrent-bundle"
 VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "model.json"
 
-CHECKPOINTS, FOLDER = "checkpoints", "bundle"
-"""Folder of the checkpoints below the root of a run, and of the bundle in each checkpoint."""
+FOLDER = "bundle"
+"""Folder of the bundle in a checkpoint."""
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
@@ -303,9 +303,9 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
         return [SelectedCheckpoint(run, run.join(FOLDER), int(_verify(run)["step"]), ())]
     damaged: list[str] = []
     candidates: list[tuple[int, int, dict[str, Any], location.Location]] = []
-    for name in run.join(CHECKPOINTS).list_names():
+    for name in run.join(root_layout.CHECKPOINTS).list_names():
         match = CHECKPOINT_NAME.fullmatch(name)
-        folder = run.join(CHECKPOINTS, name) if match else run
+        folder = run.join(root_layout.CHECKPOINTS, name) if match else run
         if match is None or not folder.join(CHECKPOINT_MANIFEST).exists():
             continue
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from core import errors
 from core.config import loading, schema, section, training_settings
 from core.reporting import curves, metrics_summary, training_history, word_statistics
-from core.storage import location
+from core.storage import location, root_layout
 
 FORMAT, VERSION = "raycurrent-report", 1
 MAX_SAMPLES = 12
@@ -40,9 +40,9 @@ def build(root: location.Location) -> Report:
     """
     config = _config(root)
     settings = config.model_dump(mode="json")
-    run = _json(root.join("run.json")) or {}
+    run = _json(root.join(root_layout.RUN_STATE)) or {}
     stages = run.get("stages", {})
-    data = None if config.corpus_kind == "series" else _json(root.join("dataset", "index.json"))
+    data = None if config.corpus_kind == "series" else _json(root.join(root_layout.DATASET, "index.json"))
     history = training_history.read_history(root)
     return {
         "format": FORMAT,
@@ -52,7 +52,7 @@ def build(root: location.Location) -> Report:
         "kind": settings["model"]["kind"],
         "started_unix_s": run.get("started_unix_s"),
         "data": _data(data) if data else None,
-        "words": word_statistics.read(root.join("dataset"), data) if data else None,
+        "words": word_statistics.read(root.join(root_layout.DATASET), data) if data else None,
         "training": _training(history, config.training.best_by),
         "tasks": [_corpus(corpus, stages, data, history.rows) for corpus in config.corpora],
         "gradients": _gradients(history.rows),
@@ -60,7 +60,7 @@ def build(root: location.Location) -> Report:
         "scores": _report_of(stages, "score"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
-            "translations": _first_translations(root.join("outputs"), list(config.corpora_by_name)),
+            "translations": _first_translations(root.join(root_layout.OUTPUTS), list(config.corpora_by_name)),
             "generated": (_report_of(stages, "generate") or {}).get("samples", []),
             "training": _samples(history.rows),
         },
@@ -88,7 +88,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _config(root: location.Location) -> schema.RunConfig:
-    path = root.join("config.yaml")
+    path = root.join(root_layout.SETTINGS)
     try:
         text = path.read_bytes().decode()
     except errors.NotFoundError as error:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from core.storage import location
+from core.storage import location, root_layout
 from core.telemetry import catalog
 
 _FILE = re.compile(r"final-.+\.prom")
@@ -26,7 +26,7 @@ def read(root: location.Location) -> dict[str, Any] | None:
     The files are those of the newest driver. `workers` holds the steps, target tokens and seconds of steps of each
     rank; `stages` the part attempts by outcome and the worker deaths of each fan-out stage.
     """
-    folder = root.join("metrics")
+    folder = root.join(root_layout.METRICS)
     samples: list[Sample] = []
     for name in folder.list_names():
         if _FILE.fullmatch(name):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from core import errors
-from core.storage import location
+from core.storage import location, root_layout
 from core.training import run_log
 
 Row = Mapping[str, Any]
@@ -38,7 +38,7 @@ def read_history(root: location.Location) -> History:
     Raises:
         IntegrityError: a segment is damaged.
     """
-    folder = root.join(run_log.FOLDER)
+    folder = root.join(root_layout.METRICS)
     starts: dict[int, list[Row]] = {}
     for name in folder.list_names():
         if segment := run_log.Segment.parse(name):

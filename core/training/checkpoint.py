@@ -24,7 +24,7 @@ from core import errors
 from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
-from core.storage import commit, location
+from core.storage import commit, location, root_layout
 from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
@@ -120,7 +120,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     hidden = {} if snapshot.hidden is None else states.to_named(snapshot.hidden)
     _check_finite(snapshot, hidden)
     state, validation = snapshot.state, snapshot.validation
-    folder = root.join(bundle.CHECKPOINTS, f"step-{state.step:08d}-e{fencing_number}")
+    folder = root.join(root_layout.CHECKPOINTS, f"step-{state.step:08d}-e{fencing_number}")
     content = {f"{bundle.FOLDER}/{name}": data for name, data in bundle.to_files(snapshot.bundle).items()}
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
@@ -175,7 +175,7 @@ def find_newest(root: location.Location) -> NewestCheckpoint:
 
 def committed(root: location.Location) -> list[location.Location]:
     """Returns the folders of complete checkpoints, newest first."""
-    parent = root.join(bundle.CHECKPOINTS)
+    parent = root.join(root_layout.CHECKPOINTS)
     folders = [parent.join(name) for name in parent.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
     folders.sort(key=_sort_key, reverse=True)
     return [folder for folder in folders if folder.join(MANIFEST).exists()]

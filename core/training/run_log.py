@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from core import errors
-from core.storage import location
+from core.storage import location, root_layout
 
-FOLDER = "metrics"
 _SEGMENT_NAME = re.compile(r"e([0-9]+)-([0-9]+)\.jsonl")
 
 
@@ -25,7 +24,7 @@ class Segment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name below `FOLDER`."""
+        """The file's name below `metrics/`."""
         return f"e{self.fencing_number}-{self.step:08d}.jsonl"
 
     @classmethod
@@ -43,7 +42,7 @@ class RunLog:
     """
 
     def __init__(self, root: location.Location, fencing_number: int) -> None:
-        self._folder, self._fencing_number = root.join(FOLDER), fencing_number
+        self._folder, self._fencing_number = root.join(root_layout.METRICS), fencing_number
         self._rows: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from core.data.dataset import shards
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
-from core.storage import commit, location
+from core.storage import commit, location, root_layout
 from core.telemetry import catalog, metrics
 from workers.fanout import executor as executors
 from workers.infer import part_worker
@@ -122,7 +122,7 @@ def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, al
         IntegrityError: the dataset is damaged, or has another tokenizer.
     """
     try:
-        dataset = shards.Dataset.open(run.join("dataset"))
+        dataset = shards.Dataset.open(run.join(root_layout.DATASET))
     except errors.UsageError as error:
         raise errors.UsageError(
             f"{reason}, but {run} has no dataset; name the root of the run, or {alternative}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from core import errors
 from core.config import schema
-from core.storage import location
+from core.storage import location, root_layout
 from core.training import run_log
 
 EVENTS_FOLDER = "tensorboard"
@@ -50,7 +50,7 @@ class EventFiles:
     """
 
     def __init__(self, root: location.Location, export: schema.TelemetryConfig) -> None:
-        self._segments, self._events = root.join(run_log.FOLDER), root.join(EVENTS_FOLDER)
+        self._segments, self._events = root.join(root_layout.METRICS), root.join(EVENTS_FOLDER)
         self._is_enabled = export.tensorboard
         self._checked_s = time.monotonic()
 

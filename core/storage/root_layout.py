@@ -1,0 +1,13 @@
+"""Names of files and folders below the root of a run."""
+
+SETTINGS = "config.yaml"
+"""Settings of the first start, as resolved."""
+RUN_STATE = "run.json"
+"""Versions, stages, changes of the schedule, exit code."""
+DATASET = "dataset"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics"
+"""Segments of the run log, and the metrics of the last driver."""
+OUTPUTS = "outputs"
+"""What a pipeline translates and scores."""
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
