@@ -5,23 +5,16 @@ to hold up to the last token, n-grams that reach beyond the end of the stream ar
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
+from core.data.batching import lanes
 
 Array = npt.NDArray[np.int64]
-
-
-class Ids(Protocol):
-    """Token ids that can be sliced, such as `shards.Stream`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: slice, /) -> npt.NDArray[np.integer]: ...
 
 
 class Counts(NamedTuple):
@@ -31,7 +24,7 @@ class Counts(NamedTuple):
     counts_R: Array
 
 
-def count(stream: Ids, start: int, stop: int, order: int, end: int) -> Counts:
+def count(stream: lanes.Stream, start: int, stop: int, order: int, end: int) -> Counts:
     """Counts the n-grams of `order` tokens that begin at positions [start, stop), wherever they end.
 
     Args:

@@ -12,11 +12,13 @@ Source: Brown, Della Pietra, Della Pietra and Mercer (1993), The Mathematics of 
 4.1 (model 1).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from core.data.batching import buckets
 
 ITERATIONS = 5
 MAX_PRODUCTS = 1 << 24
@@ -24,20 +26,6 @@ MAX_PRODUCTS = 1 << 24
 _BATCH_LINES = 4096
 
 Array = npt.NDArray[np.int64]
-
-
-class Split(Protocol):
-    """Pairs of lines as token ids, such as a split of a dataset."""
-
-    @property
-    def num_lines(self) -> int:
-        """The number of pairs."""
-
-    def lengths(self, start: int, stop: int, /) -> Mapping[str, npt.NDArray[Any]]:
-        """Returns the number of tokens of each line [start, stop), by side."""
-
-    def rows(self, indices: Array, column: str, /) -> Sequence[npt.NDArray[Any]]:
-        """Returns the token ids of the given lines on one side."""
 
 
 class Table(NamedTuple):
@@ -68,7 +56,7 @@ class _Cooccurrences(NamedTuple):
     tokens_V: Array
 
 
-def estimate(split: Split, source_size: int, target_size: int, count: int) -> Table:
+def estimate(split: buckets.Split, source_size: int, target_size: int, count: int) -> Table:
     """Estimates the probabilities, and keeps up to `count` target tokens for each source token.
 
     Ties are broken by the lower id, so equal data give equal tables. Memory is bounded by `MAX_PRODUCTS`, at about 30
@@ -94,7 +82,7 @@ def estimate(split: Split, source_size: int, target_size: int, count: int) -> Ta
     return Table(candidates_SC, np.argsort(-cooccurrences.tokens_V, kind="stable").astype(np.int32))
 
 
-def _count(split: Split, target_size: int) -> _Cooccurrences:
+def _count(split: buckets.Split, target_size: int) -> _Cooccurrences:
     """Counts co-occurrences in all lines, or in every n-th line to stay within `MAX_PRODUCTS`."""
     lengths = split.lengths(0, split.num_lines)
     num_products = int((lengths["source"].astype(np.int64) * lengths["target"]).sum())

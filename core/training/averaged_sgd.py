@@ -76,18 +76,19 @@ def swap(optimizer: torch.optim.Optimizer) -> None:
         optimizer.swap()
 
 
-def is_triggered(history: Sequence[float], interval: int | None) -> bool:
-    """Returns whether averaging has started: a validation was worse than the best of those more than `interval` before.
+def is_triggered(history: Sequence[float], non_monotone_interval: int | None) -> bool:
+    """Returns whether averaging has started.
 
-    Without an interval averaging starts at once.
+    It starts when a validation is worse than the best of those more than `non_monotone_interval` validations before
+    it; without an interval at once.
 
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, algorithm 1.
     """
-    if interval is None:
+    if non_monotone_interval is None:
         return True
     # The whole history is searched, so that averaging, once started, stays on after a resume.
     best = math.inf
-    for earlier, value in zip(history, history[interval + 1 :], strict=False):
+    for earlier, value in zip(history, history[non_monotone_interval + 1 :], strict=False):
         best = min(best, earlier)
         if value > best:
             return True

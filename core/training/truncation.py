@@ -22,7 +22,7 @@ from core.config import training_settings, truncation_settings
 from core.data.batching import shuffling
 from core.models import state as states
 
-# The constants of Merity, Keskar and Socher 2018: one window in twenty is drawn around half the base length.
+# The constants of Merity, Keskar and Socher 2018: one window in twenty is drawn around half the window.
 HALVED_SHARE = 0.05
 DEVIATION_TOKENS = 5
 MIN_TOKENS = 5
@@ -38,18 +38,18 @@ def window_length(training: training_settings.TrainingConfig, lane_length: int) 
     return lane_length if training.truncation.kind == "none" else training.window
 
 
-def variable_window(base: int, seed: int, epoch: int, start: int) -> int:
+def variable_window(window: int, seed: int, epoch: int, start: int) -> int:
     """Draws the length of the window that begins at token `start` of the lanes.
 
-    Normally distributed around `base`, or in one draw of twenty around half of it, with a standard deviation of 5
-    tokens; at least 5 tokens, and at most `base` plus four deviations, so that memory is bounded.
+    Normally distributed around `window`, or in one draw of twenty around half of it, with a standard deviation of 5
+    tokens; at least 5 tokens, and at most `window` plus four deviations, so that memory is bounded.
 
     Source: Merity, Keskar and Socher 2018, Regularizing and Optimizing LSTM Language Models, section 5.
     """
     # Two independent draws, each with a purpose of its own as its seed.
-    centre = base / 2 if _uniform("window kind", seed, epoch, start) < HALVED_SHARE else base
+    centre = window / 2 if _uniform("window kind", seed, epoch, start) < HALVED_SHARE else window
     length = statistics.NormalDist(centre, DEVIATION_TOKENS).inv_cdf(_uniform("window length", seed, epoch, start))
-    return max(MIN_TOKENS, min(int(length), base + 4 * DEVIATION_TOKENS))
+    return max(MIN_TOKENS, min(int(length), window + 4 * DEVIATION_TOKENS))
 
 
 def cut_weights(

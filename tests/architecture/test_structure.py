@@ -28,7 +28,7 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "core.telemetry": (set(), set()),
     "core.config": ({"core.errors"}, {"pydantic", "pydantic_core", "yaml"}),
     "core.storage": ({"core.errors"}, {"fsspec"}),
-    "core.data": (INNER, ARROW),
+    "core.data": (INNER | {"core.data.batching"}, ARROW),
     "core.data.text": (TEXT, ARROW),
     "core.data.batching": (INNER, {"numpy"}),
     "core.data.builtin": (INNER, {"numpy"}),

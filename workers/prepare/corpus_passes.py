@@ -47,7 +47,7 @@ class EncodingPlan(NamedTuple):
     """
 
     recipe: line_tasks.Recipe
-    parts: dict[str, list[corpus.Part]]
+    parts: dict[str, list[corpus.LineRange]]
     token_limits: list[int | None]
     vocabulary_files: list[str]
 
@@ -173,12 +173,12 @@ class CorpusPasses:
 
     def _cut(
         self, name: str, groups: Sequence[corpus.Group], counts: Sequence[Sequence[Sequence[corpus.BlockCount]]]
-    ) -> list[corpus.Part]:
+    ) -> list[corpus.LineRange]:
         source: corpus_settings.SourceConfig = getattr(self._corpus, name)
         return corpus.cut_by_blocks(groups, counts, source.column_indices, self._corpus.max_line_bytes)
 
     def _find_duplicates(
-        self, recipe: line_tasks.Recipe, parts_of: Mapping[str, Sequence[corpus.Part]]
+        self, recipe: line_tasks.Recipe, parts_of: Mapping[str, Sequence[corpus.LineRange]]
     ) -> line_tasks.Recipe:
         """Finds the duplicate lines of each source, by hashes on disk."""
         partitions = {name: duplicates.num_partitions(_num_lines(parts)) for name, parts in parts_of.items()}
@@ -206,9 +206,9 @@ class CorpusPasses:
     def _count_words(
         self,
         recipe: line_tasks.Recipe,
-        all_parts: Sequence[corpus.Part],
-        used_parts: Sequence[corpus.Part],
-        vocabulary_parts: Sequence[corpus.Part],
+        all_parts: Sequence[corpus.LineRange],
+        used_parts: Sequence[corpus.LineRange],
+        vocabulary_parts: Sequence[corpus.LineRange],
     ) -> tuple[list[int | None], list[str]]:
         """Counts the words of the training lines, or samples lines for a subword tokenizer.
 
@@ -261,7 +261,7 @@ class CorpusPasses:
         name = self._recipe.corpus_name
         return f"prepare: {action} of {name}" if name else f"prepare: {action}"
 
-    def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.Part]) -> list[line_tasks.PartTask]:
+    def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.LineRange]) -> list[line_tasks.PartTask]:
         return [
             line_tasks.PartTask(f"{prefix}-{self._recipe.prefix}{source}-{number:05d}", source, number, part)
             for number, part in enumerate(parts)
@@ -288,11 +288,11 @@ def file_name(record: line_tasks.Record) -> str:
     return str(record["files"][0]["name"])
 
 
-def _num_lines(parts: Sequence[corpus.Part]) -> int:
+def _num_lines(parts: Sequence[corpus.LineRange]) -> int:
     return sum(part.num_lines for part in parts)
 
 
-def _num_bytes(parts: Sequence[corpus.Part]) -> int:
+def _num_bytes(parts: Sequence[corpus.LineRange]) -> int:
     """Returns the total bytes of all files, on the larger side."""
     sizes_bytes = {part.files: part.sizes_bytes for part in parts}
     return max(map(sum, zip(*sizes_bytes.values(), strict=True)))

@@ -131,7 +131,7 @@ class PartTask:
     name: str
     source: str
     number: int
-    part: corpus.Part
+    part: corpus.LineRange
     max_tokens: int | None = None
 
     @property

@@ -32,7 +32,7 @@ _MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
 @dataclass(frozen=True)
-class Part:
+class LineRange:
     """A range of lines of a source, which one worker processes at a time.
 
     Attributes:
@@ -107,19 +107,19 @@ def cut_by_blocks(
     counts: Sequence[Sequence[Sequence[BlockCount]]],
     columns: tuple[int, int] | None = None,
     max_line_bytes: int = 1 << 20,
-) -> list[Part]:
+) -> list[LineRange]:
     """Cuts a source into the parts that begin in each block of the first file of each group.
 
     Args:
         source: groups of files.
         counts: `counts[group][file]` are the counts of all blocks of a file, in order.
-        columns: see `Part`.
-        max_line_bytes: see `Part`.
+        columns: see `LineRange`.
+        max_line_bytes: see `LineRange`.
 
     Raises:
         DataError: the two files of a group have different numbers of lines.
     """
-    parts: list[Part] = []
+    parts: list[LineRange] = []
     first_line = 0
     for files, counts_of_files in zip(source, counts, strict=True):
         block_starts = [
@@ -136,7 +136,7 @@ def cut_by_blocks(
                 _locate(starts, file, line) for starts, file in zip(block_starts, counts_of_files, strict=True)
             ]
             parts.append(
-                Part(
+                LineRange(
                     files=urls,
                     first_line=first_line + line,
                     start_line=line,
@@ -152,7 +152,7 @@ def cut_by_blocks(
     return parts
 
 
-def narrow(part: Part, start: int, stop: int) -> Part:
+def narrow(part: LineRange, start: int, stop: int) -> LineRange:
     """Returns lines [start, stop) of a part, counted from its first line, as a part."""
     assert 0 <= start <= stop <= part.num_lines
     return replace(
@@ -164,7 +164,7 @@ def narrow(part: Part, start: int, stop: int) -> Part:
     )
 
 
-def take(parts: Iterable[Part], num_lines: int) -> list[Part]:
+def take(parts: Iterable[LineRange], num_lines: int) -> list[LineRange]:
     """Returns the parts of the first `num_lines` lines; the last part may be narrowed."""
     taken = []
     for part in parts:
@@ -202,7 +202,7 @@ def index_lines(file: location.Location, part_lines: int) -> LineIndex:
     return LineIndex(num_feeds if ends_in_feed else num_feeds + 1, starts, part_lines, size_bytes)
 
 
-def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> Sequence[Part]:
+def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int = 1 << 20) -> Sequence[LineRange]:
     """Cuts one file, or two aligned ones, into parts of `part_lines` lines; the indexes must agree on that number.
 
     Raises:
@@ -215,9 +215,9 @@ def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int
     sizes_bytes = tuple(index.size_bytes for index in indexes)
     skip_lines = (0,) * len(files)
 
-    def part(number: int) -> Part:
+    def part(number: int) -> LineRange:
         line = number * first.part_lines
-        return Part(
+        return LineRange(
             files=urls,
             first_line=line,
             start_line=line,
@@ -231,7 +231,9 @@ def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int
     return lazy.LazySequence(len(first.starts_bytes), part)
 
 
-def read_lines(part: Part, repairs: collections.Counter[str] | None = None) -> Iterator[tuple[int, Sides | BadLine]]:
+def read_lines(
+    part: LineRange, repairs: collections.Counter[str] | None = None
+) -> Iterator[tuple[int, Sides | BadLine]]:
     """Yields each line of a part: its number in the source, and its sides (one, or source and target).
 
     A byte order mark at the beginning of a file and a carriage return at the end of a line are removed, and counted
@@ -250,7 +252,7 @@ def read_lines(part: Part, repairs: collections.Counter[str] | None = None) -> I
 
 
 def _decode_sides(
-    part: Part, line: int, raw: tuple[str | bytes | None, ...], repairs: collections.Counter[str]
+    part: LineRange, line: int, raw: tuple[str | bytes | None, ...], repairs: collections.Counter[str]
 ) -> Sides | BadLine:
     """Decodes one line of each file of a part; `line` is its number in the file."""
     sides = []
@@ -285,7 +287,7 @@ def _decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[s
         return BadLine("invalid_utf8", f":{error.start + 1}")
 
 
-def _raw_lines(part: Part, side: int) -> Iterator[str | bytes | None]:
+def _raw_lines(part: LineRange, side: int) -> Iterator[str | bytes | None]:
     """Yields the lines of one file of a part without their line feeds.
 
     A line is text, bytes that `_decode` must check and repair, or None if it exceeds `max_line_bytes`. Such a line is

@@ -56,14 +56,14 @@ class Side:
         first_line: number of the first line, from 0.
         num_lines: number of lines.
         column: name of the text column; None for plain text.
-        text_part: of text and JSONL: the range in bytes; None for Parquet, whose rows are found by number.
+        text_range: of text and JSONL: the range in bytes; None for Parquet, whose rows are found by number.
         url: location of the file.
     """
 
     first_line: int
     num_lines: int
     column: str | None
-    text_part: corpus.Part | None
+    text_range: corpus.LineRange | None
     url: str
 
 
@@ -99,7 +99,7 @@ class Part:
                 side,
                 first_line=side.first_line + start,
                 num_lines=stop - start,
-                text_part=None if side.text_part is None else corpus.narrow(side.text_part, start, stop),
+                text_range=None if side.text_range is None else corpus.narrow(side.text_range, start, stop),
             )
             for side in self.sides
         )
@@ -154,12 +154,12 @@ def _scan(path: location.Location, column: str | None, part_lines: int, folder: 
     return Input(path.url, form, column, num_lines, sha256, sides)
 
 
-def _line_ranges(text_parts: Sequence[corpus.Part], column: str | None, url: str) -> Sequence[Side]:
+def _line_ranges(text_ranges: Sequence[corpus.LineRange], column: str | None, url: str) -> Sequence[Side]:
     def side(number: int) -> Side:
-        text_part = text_parts[number]
-        return Side(text_part.first_line, text_part.num_lines, column, text_part, url)
+        text_range = text_ranges[number]
+        return Side(text_range.first_line, text_range.num_lines, column, text_range, url)
 
-    return lazy.LazySequence(len(text_parts), side)
+    return lazy.LazySequence(len(text_ranges), side)
 
 
 def parts(files: Sequence[Input]) -> Sequence[Part]:
@@ -242,10 +242,10 @@ def _between(parts: Sequence[Part], first: int, last: int) -> list[Part]:
 
 
 def _read_side(side: Side) -> list[str | corpus.BadLine]:
-    if side.text_part is None:
+    if side.text_range is None:
         return _read_rows(side)
     lines: list[str | corpus.BadLine] = [
-        line if isinstance(line, corpus.BadLine) else line[0] for _, line in corpus.read_lines(side.text_part)
+        line if isinstance(line, corpus.BadLine) else line[0] for _, line in corpus.read_lines(side.text_range)
     ]
     if side.column is None:
         return lines

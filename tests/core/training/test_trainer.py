@@ -18,6 +18,7 @@ from core.training import checkpoint, collective, resume, step, trainer, validat
 from tests.core.training import builders
 
 WET = {"dropout": 0.3, "embedding_dropout": 0.2, "output_dropout": 0.3, "num_layers": 2}
+AVERAGED = {"kind": "asgd", "non_monotone_interval": None}
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,7 @@ def _steps(root: Path) -> list[dict[str, Any]]:
         ("text", {"sampling": "random", "optimizer": {"kind": "sgd", "momentum": 0.9}, "learning_rate": 0.5}),
         ("text", {"schedule": {"kind": "plateau"}, "validate_every_steps": 3, "accumulate": 2}),
         ("text", {"truncation": {"kind": "none"}, "epochs": 12}),
-        (
-            "text",
-            {
-                "truncation": {"kind": "variable"},
-                "window": 8,
-                "optimizer": {"kind": "asgd", "non_monotone_interval": None},
-            },
-        ),
+        ("text", {"truncation": {"kind": "variable"}, "window": 8, "optimizer": AVERAGED}),
         (
             "text",
             {"truncation": {"kind": "random", "cut_every": 2}, "temporal_activation_regularization": 1.0, "epochs": 2},

@@ -34,7 +34,7 @@ def cut(
     block_bytes: int,
     columns: tuple[int, int] | None = None,
     max_line_bytes: int = 1 << 20,
-) -> list[corpus.Part]:
+) -> list[corpus.LineRange]:
     counts = [
         [
             [corpus.count_block(file, start, stop) for start, stop in corpus.blocks(file.size_bytes(), block_bytes)]
@@ -45,7 +45,7 @@ def cut(
     return corpus.cut_by_blocks(source, counts, columns, max_line_bytes)
 
 
-def read(parts: Sequence[corpus.Part]) -> list[tuple[int, corpus.Sides | corpus.BadLine]]:
+def read(parts: Sequence[corpus.LineRange]) -> list[tuple[int, corpus.Sides | corpus.BadLine]]:
     return [row for part in parts for row in corpus.read_lines(part)]
 
 
