@@ -76,7 +76,7 @@ VERBS = {
     *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
-BROAD_EXCEPT = {"jobs.__main__", "core.storage.location"}  # all others hand on what they did not mean
+BROAD_EXCEPT = {"jobs.execution", "core.storage.location"}  # all others hand on what they did not mean
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

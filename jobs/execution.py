@@ -1,0 +1,81 @@
+"""Execution of a command line: runs the parsed verb, prints its report or its error, returns the exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from core import errors
+from jobs import console, json_documents, options
+
+
+def _execute(job: options.Job) -> None:
+    """Executes a job and prints its report to stdout; whatever else is printed goes to stderr."""
+    stdout = console.redirect_stdout()
+    text = json_documents.encode(job.call(stdout), one_line=job.streams)
+    console.write_line("exit=0")
+    # The work is done and committed, so a closed stdout (`| head`) is not a failure.
+    with contextlib.suppress(BrokenPipeError):
+        if job.streams:
+            sys.stderr.write(text)
+            return
+        with os.fdopen(stdout, "w", encoding="utf-8") as out:
+            out.write(text)
+
+
+def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+    """Runs a command line and returns the exit code; prints the error if it is not 0.
+
+    A command returns a job, or settings as text (`--print-config`); typer itself returns an exit code after `--help`.
+    """
+    try:
+        job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
+        if isinstance(job, options.Job):
+            _execute(job)
+        elif isinstance(job, str):
+            sys.stdout.write(job)
+            sys.stdout.flush()
+        else:
+            return int(job or 0)
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        console.print_error(f"command line: {message}; see python -m jobs --help")
+        return errors.UsageError.exit_code
+    except errors.RaycurrentError as error:
+        console.print_error(str(error))
+        return error.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
+    except KeyboardInterrupt as interrupt:
+        console.print_error("interrupted: committed work is kept; run the same command again to resume")
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    except BrokenPipeError:
+        # Python flushes stdout again at its end, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception:  # noqa: BLE001 (an unexpected exception is a bug: print its traceback)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """Ends a process outside a session; a session installs its own handlers, which save a checkpoint first."""
+    raise KeyboardInterrupt(number)
+
+
+def main(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+    """Runs a command line and returns its exit code.
+
+    The last line of the log is `exit=` with the code, which `submit` reads; `--help` and `--print-config` have none.
+    """
+    console.set_up_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
+    code = _run(app, arguments)
+    if code:
+        console.write_line(f"exit={code}")
+    return code
