@@ -48,6 +48,7 @@ class SourceConfig(section.Section):
         """Columns of source and target in a tab-separated line, for pairs in one file."""
         if self.tsv:
             return int(self.columns[0]), int(self.columns[1])
+        # A staged table has its two columns as tab-separated lines, in this order.
         return (0, 1) if self.table and len(self.columns) == 2 else None
 
     @pydantic.model_validator(mode="after")
@@ -62,6 +63,7 @@ class SourceConfig(section.Section):
             raise ValueError("columns: only a table has columns with names; of tsv, count them from 0")
         if len(self.source) != len(self.target):
             raise ValueError(f"{len(self.source)} source files but {len(self.target)} target files; list them in pairs")
+        # A likely mistake, from which a model learns to copy.
         if set(self.source) & set(self.target):
             raise ValueError("the same file is named as source and as target")
         return self
@@ -170,6 +172,7 @@ class CorpusConfig(section.Section):
             raise ValueError("split: nothing is left to train on; valid and test must sum to less than 1")
         if self.kind == "pairs" and self.split.by == "tail":
             raise ValueError("split.by: tail is for text; use source or line")
+        # Lines taken out of the middle would join tokens in the stream that are apart in the text.
         if self.kind != "pairs" and self.split.by not in (None, "tail"):
             raise ValueError("split.by: a stream of text or a series is split at its tail")
         if self.kind == "pairs" and self.limit.tokens:
@@ -181,6 +184,7 @@ class CorpusConfig(section.Section):
         of_series = ("inputs", "targets", "padding")
         both = ("kind", "train", "valid", "test", "split")
         for name, field in type(self).model_fields.items():
+            # A setting without effect is refused, since it looks as if it had one.
             foreign = name not in both and (name in of_series) != (self.kind == "series")
             if foreign and getattr(self, name) != field.default:
                 raise ValueError(f"{name}: has no effect for a corpus of {self.kind}; remove it")
@@ -230,6 +234,7 @@ def check_together(corpora: Mapping[str, WeightedCorpusConfig]) -> None:
             raise ValueError("corpora: some have a target_token and others none; give one to each of them")
     for (first_name, first), (name, other) in itertools.combinations(corpora.items(), 2):
         is_split = any(corpus.split != SplitConfig(by=corpus.split.by) for corpus in (first, other))
+        # By line number both divide a shared file alike; by source not, where one has source and target swapped.
         by_line = first.kind == "text" or first.split.by == "line"
         if is_split and first.train.files & other.train.files and not (first.split == other.split and by_line):
             same = "shares" if first.kind == "text" else "shares and by: line"
@@ -239,6 +244,7 @@ def check_together(corpora: Mapping[str, WeightedCorpusConfig]) -> None:
             )
 
 
+# In angle brackets, so that ordinary text is not taken for one.
 Symbol = Annotated[str, pydantic.Field(pattern=r"^<[A-Za-z0-9_-]{1,30}>$")]
 
 
@@ -285,6 +291,7 @@ class TokenizerConfig(section.Section):
             raise ValueError("symbols: name each once, and none of <unk>, <pad>, <bos>, <eos>, which are reserved")
         if self.kind not in ("char", "word") and self.max_size is None:
             raise ValueError(f"max_size: {self.kind} needs the size of its vocabulary, for example 5000")
+        # 256 bytes and the reserved tokens, and some room for merges.
         if self.kind in ("bpe", "unigram") and self.max_size is not None and self.max_size < 300:
             raise ValueError(f"max_size: byte-level {self.kind} starts from 256 bytes; use at least 300")
         return self

@@ -104,11 +104,13 @@ def refusal(
         prefix: the name of the section with a dot, or nothing for a whole run.
     """
     by_path: dict[yaml_reader.Path, list[ErrorDetails]] = {}
+    # Unknown names first: a misspelt setting is often the reason that another one is missing.
     for detail in sorted(invalid.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden"):
         by_path.setdefault(_path(detail, document.data), []).append(detail)
     # A union reports an error for each of its members: the innermost one says most.
     inner = [path for path in by_path if not any(path != other and other[: len(path)] == path for other in by_path)]
     path = inner[0]
+    # Errors of the schema's own validators, whose text is written for the user.
     own = [detail for detail in by_path[path] if detail["type"] == "value_error"]
     if own:
         path, sentence = _own_sentence(str(own[0]["ctx"]["error"]), path, kind)
@@ -123,6 +125,7 @@ def _path(detail: ErrorDetails, data: Any) -> yaml_reader.Path:
     """Returns the path of an error, without the names of union members that pydantic adds."""
     path: yaml_reader.Path = ()
     for position, step in enumerate(detail["loc"]):
+        # The last step of a missing setting is not in the data, but belongs to its path.
         is_missing = detail["type"] == "missing" and position == len(detail["loc"]) - 1
         if is_missing or (isinstance(data, dict) and step in data):
             path = (*path, step)
@@ -134,6 +137,7 @@ def _path(detail: ErrorDetails, data: Any) -> yaml_reader.Path:
 
 
 def _where(path: yaml_reader.Path, marks: Mapping[yaml_reader.Path, yaml_reader.Mark]) -> str:
+    # A missing setting has no position of its own: the nearest section that is written has one.
     while path and path not in marks:
         path = path[:-1]
     return marks[path].where
@@ -144,6 +148,7 @@ def _own_sentence(text: str, path: yaml_reader.Path, kind: type[section.Section]
     setting, colon, rest = text.partition(": ")
     full = (*path, *setting.split("."))
     name = _declared(full, kind)
+    # Only if it is a setting: a message may contain a colon for another reason.
     if colon and any(known == name or known.startswith(f"{name}.") for known, _, _ in section.roles(kind)):
         return full, rest
     return path, text
@@ -181,6 +186,7 @@ def _sentence(
         case limit if limit in _LIMITS:
             return f"must be {_LIMITS[limit].format(**context)}; {shown} is not"
     expected = " or ".join(dict.fromkeys(_EXPECTED.get(detail["type"], detail["msg"]) for detail in details))
+    # As written, since YAML has read `no` as false, and the user looks for `no`.
     if first["type"] == "string_type" and isinstance(first["input"], (bool, int, float)):
         written = document.marks[path].written if path in document.marks else shown
         return f"expected text, but {written} reads as {shown}; quote it: '{written}'"
@@ -234,6 +240,7 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section], preferr
     settings = {known for known, _, _ in section.roles(kind)} | old_names.GROUPS.keys()
     names = [last for last, known in elsewhere.items() if known in settings]
     # Of equally near names the one in the same section comes first.
+    # A stricter limit elsewhere: among all settings some name is always a little like the wrong one.
     near = difflib.get_close_matches(name, here, n=1) + difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     if near:
         best = max(near, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio())
@@ -246,6 +253,7 @@ def _paths(kind: type[section.Section]) -> list[str]:
     paths: dict[str, None] = {}
     for known, _, _ in section.roles(kind):
         steps = known.split(".")
+        # The place of a chosen name is not a name that one could mean.
         ends = [end for end in range(1, len(steps) + 1) if steps[end - 1] != section.ANY]
         paths |= {".".join(steps[:end]): None for end in ends}
     return list(paths)
@@ -262,6 +270,7 @@ def _declared(path: yaml_reader.Path, kind: type[section.Section]) -> str:
 
 
 def _not_one_of(value: str, context: Mapping[str, Any]) -> str:
+    # pydantic gives the choices as text: 'a', 'b' or 'c' of a literal, 'a', 'b' of a union's tags.
     expected = str(context.get("expected", context.get("expected_tags", ""))).replace("'", "")
     choices = expected.replace(" or ", ", ").split(", ")
     near = difflib.get_close_matches(value, choices, n=1)

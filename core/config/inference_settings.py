@@ -107,6 +107,7 @@ class DecodingConfig(section.Section):
             raise ValueError(f"num_best: {self.num_best} translations cannot come from a beam of {self.beam_size}")
         if self.min_length >= self.max_length:
             raise ValueError("min_length: must be smaller than max_length")
+        # All hypotheses of a line are computed in one batch.
         if self.batch_rows < self.rows_per_line:
             raise ValueError(
                 "batch_rows: one line needs beam_size rows, or num_best with method: sample; use at least as many"

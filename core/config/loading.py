@@ -36,6 +36,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
     """
     try:
         with Path(path).open("rb") as file:
+            # One more than allowed, by which the reader sees that a file is too large.
             data = file.read(yaml_reader.MAX_BYTES + 1)
     except IsADirectoryError:
         raise errors.UsageError(f"{path}: is a folder; name a YAML file") from None
@@ -59,13 +60,16 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
         UsageError: anything in the text or in the overrides is wrong.
     """
     document = _read(text, where)
+    # Before the overrides, which are by new names, and need the groups opened.
     old_names.translate(document)
     kind = old_names.model_kind(document.data)
     overrides = old_names.translate_overrides(overrides, kind, "generation" in document.data)
     for name in ("decoding", "generation"):
+        # Else `--set decoding.method=beam` would be refused for a temperature that the file gives to sampling.
         _drop_sampling(document.data.get(name), overrides, name)
     for override in overrides:
         _apply(document, override, "")
+    # Again, for old names among the overrides: these replace what the file has by the new name.
     old_names.translate(document, replaces=True)
     return _checked(schema.RunConfig, document, "")
 
@@ -96,6 +100,7 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     Raises:
         UsageError: an override is wrong, or names a section that does not exist.
     """
+    # From the values of the section, so that what is not overridden stays as the run has it.
     data = base.model_dump(mode="json")
     document = yaml_reader.Document(data, {(): yaml_reader.Mark("--set", "")})
     _drop_sampling(data, overrides, prefix)
@@ -118,6 +123,7 @@ def fingerprint(value: object) -> str:
     """Returns the SHA-256 of a section, or of any value that JSON can hold, in canonical form."""
     if isinstance(value, pydantic.BaseModel):
         value = value.model_dump(mode="json")
+    # Canonical: the fingerprint is stored, and must not depend on the order of keys or on white space.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -128,6 +134,7 @@ def changed(old: schema.RunConfig, new: schema.RunConfig) -> list[Change]:
 
 
 def _changes(old: section.Section, new: section.Section, prefix: str, outer: section.Role) -> Iterator[Change]:
+    # Both, since another kind of model has other settings.
     fields = {**type(old).model_fields, **type(new).model_fields}
     for name, field in fields.items():
         # Everything in an operational section is operational.
@@ -137,6 +144,7 @@ def _changes(old: section.Section, new: section.Section, prefix: str, outer: sec
             yield from _changes(before, after, f"{prefix}{name}.", role)
         elif isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
             yield from _changes_by_key(before, after, f"{prefix}{name}.", role)
+        # The type as well: 1 equals True and 1.0.
         elif before != after or type(before) is not type(after):
             yield Change(f"{prefix}{name}", role, _plain(before), _plain(after))
 
@@ -199,6 +207,7 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
         raise errors.UsageError(f"{where}: names a whole section; name one of its settings")
     holder: Any = document.data
     for depth, step in enumerate(path[:-1]):
+        # A section may be null in the file, as in `early_stop: null`.
         if holder.get(step) is None:
             holder[step] = {}
             document.marks[path[: depth + 1]] = yaml_reader.Mark(where, "")
@@ -208,6 +217,7 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
             raise errors.UsageError(f"{where}: {name} is a single value, not a section; set {name} itself")
     _warn_of_dropped_settings(prefix + yaml_reader.dotted(path), holder.get(path[-1]), value.data)
     holder[path[-1]] = value.data
+    # Errors in the new value must not point to lines of the file.
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
     document.marks.update({path + inner: mark for inner, mark in value.marks.items()})
@@ -217,6 +227,7 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
 def _warn_of_dropped_settings(name: str, old: Any, new: Any) -> None:
     """Logs which settings of a group lose their values to an override such as `training.schedule=cosine`."""
     group = old_names.GROUPS.get(name)
+    # A mapping as the value replaces the group knowingly; only the short form hides that others are lost.
     if group is None or not isinstance(old, dict) or not isinstance(new, str) or new == old.get("kind"):
         return
     dropped = [setting for setting in old if setting != "kind" and setting in group.names.get(new, ())]

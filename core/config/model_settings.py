@@ -81,6 +81,7 @@ class RecurrentConfig(section.Section):
         """Name of the cell with its variant."""
         if self.cell == "rnn" and self.nonlinearity != "tanh":
             return f"rnn_{self.nonlinearity}"
+        # The variants are cells of their own, since torch has a fused kernel for only one of them.
         return "gru_before" if self.gru_reset == "before" else self.cell
 
     @property
@@ -95,6 +96,7 @@ class RecurrentConfig(section.Section):
         sizes = self.layer_sizes
         if len(sizes) != self.num_layers:
             raise ValueError(f"hidden_size: lists {len(sizes)} sizes for {self.num_layers} layers; list one for each")
+        # A layer's input and output are added element by element.
         if self.connections in ("residual", "highway") and len(set(sizes)) > 1:
             raise ValueError(
                 f"connections: {self.connections} needs layers of equal width; use dense, or one hidden_size"
@@ -130,6 +132,7 @@ class LanguageModelConfig(RecurrentConfig):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _check_causal(cls, settings: Any) -> Any:
+        # Before validation, which would suggest another kind of model.
         if isinstance(settings, dict) and settings.get("bidirectional"):
             raise ValueError(
                 "bidirectional: a language model must not see the tokens that it predicts; remove the setting"
@@ -210,6 +213,7 @@ class Seq2SeqConfig(RecurrentConfig):
             raise ValueError(
                 f"connections: {self.connections} needs layers of equal width; use one decoder_hidden_size"
             )
+        # Each decoder layer starts from the final state of an encoder layer.
         if self.bridge == "final" and (self.decoder_num_layers or self.num_layers) > self.num_layers:
             raise ValueError("bridge: final needs at least as many encoder layers as decoder layers; use mean")
         return self

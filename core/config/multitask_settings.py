@@ -36,6 +36,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
     Each share differs from the exact one by less than 1, but for those that are raised to 1.
     """
     exact = [total * weight / sum(weights) for weight in weights]
+    # At least 1: a corpus with a share of 0 would never be trained on.
     result = [max(1, int(share)) for share in exact]
     # What is left goes to the largest remainders; of equal ones to the first.
     by_remainder = sorted(range(len(weights)), key=lambda number: result[number] - exact[number])

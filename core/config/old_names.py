@@ -42,6 +42,7 @@ class Moved(NamedTuple):
     default: Any
 
 
+# Never shortened: stored files keep the names of their release for ever.
 MOVED: Mapping[str, Moved] = {
     "training.momentum": Moved("training.optimizer.momentum", 0.0),
     "training.betas": Moved("training.optimizer.betas", [0.9, 0.999]),
@@ -82,6 +83,7 @@ def _group(default: str, union: Any) -> _Group:
     names = {}
     for member in get_args(union):
         for kind in get_args(member.model_fields["kind"].annotation):
+            # From the schema, so that a new setting of a kind need not be entered here.
             names[kind] = frozenset(member.model_fields)
     return _Group(default, names)
 
@@ -109,7 +111,9 @@ def translate(document: yaml_reader.Document, is_stored: bool = False, replaces:
     Raises:
         UsageError: a setting is given by its old and its new name, or stands in a section without effect.
     """
+    # Asked before anything moves: moving creates the section.
     has_generation = "generation" in document.data
+    # Before the moves: what has moved goes into the group, whose kind decides whether it has an effect.
     for name in GROUPS:
         open_group(document, _path(name))
     for old, moved in MOVED.items():
@@ -118,14 +122,18 @@ def translate(document: yaml_reader.Document, is_stored: bool = False, replaces:
     if isinstance(decoding, dict):
         is_of_generation = not has_generation and model_kind(document.data) not in ("seq2seq", None)
         for name in SHARED if is_of_generation else ():
+            # beam is of translations alone, and was never a method of generation.
             if not (name == "method" and decoding.get(name) == "beam"):
                 _move(document, ("decoding", name), ("generation", name), is_stored, replaces)
         if not is_stored:
+            # Not in stored files, which hold every value, those without effect as well.
             _refuse_sampling(document, decoding)
+        # Last: of a language model the method has moved to `generation`, where greedy is still greedy.
         if decoding.get("method") == "greedy":
             decoding["method"] = "beam"
             _warn(is_stored, "decoding.method: greedy", "beam")
     generation = document.data.get("generation")
+    # The section exists by moves alone: the file is written for the old defaults.
     if isinstance(generation, dict) and not has_generation:
         for name, value in OLD_DEFAULTS.items():
             generation.setdefault(name.rpartition(".")[2], value)
@@ -150,6 +158,7 @@ def translate_overrides(overrides: Sequence[str], kind: str | None, has_generati
     """
     new: list[str] = []
     old: list[str] = []
+    # All names first: an old name may be refused because of a new one after it.
     names = _names_inside(overrides)
     for override in overrides:
         name, equals, value = (part.strip() for part in override.partition("="))
@@ -159,6 +168,7 @@ def translate_overrides(overrides: Sequence[str], kind: str | None, has_generati
             continue
         if target != name and target in names:
             raise errors.UsageError(f"--set {override}: {target} is given, too; keep {target}")
+        # Its effect may depend on a kind that the file or another override chooses.
         if name.startswith("training."):
             old.append(override)
             continue
@@ -231,8 +241,10 @@ def open_group(document: yaml_reader.Document, path: yaml_reader.Path, prefix: s
     if isinstance(value, str):
         holder[path[-1]] = {"kind": value}
         if path in document.marks:
+            # An unknown kind is then reported at the line of the short form.
             document.marks[(*path, "kind")] = document.marks[path]
     elif isinstance(value, dict):
+        # pydantic chooses the member of a union by `kind` alone, and has no default for it.
         value.setdefault("kind", group.default)
 
 
@@ -252,6 +264,7 @@ def _move(
             del holder[old[-1]]  # so that validation refuses the null, not the old name
             return
         if step not in target:
+            # A group that is made for a moved setting needs a kind as much as a written one.
             group = GROUPS.get(yaml_reader.dotted(new[: depth + 1]))
             target[step] = {} if group is None else {"kind": group.default}
         target = target[step]
@@ -262,6 +275,7 @@ def _move(
         name = yaml_reader.dotted(new)
         raise errors.UsageError(f"{at}{yaml_reader.dotted(old)}: {name} is given, too; keep {name}")
     target[new[-1]] = holder.pop(old[-1])
+    # Errors in the value are then reported where it is written, under the new name.
     for path in [path for path in document.marks if path[: len(old)] == old]:
         document.marks[new + path[len(old) :]] = document.marks.pop(path)
     _warn(is_stored, yaml_reader.dotted(old), yaml_reader.dotted(new))
@@ -277,8 +291,10 @@ def _is_dropped(
     settings = (_holder(data, new[:-1]) or {}).get(str(new[-2]))
     kind = settings.get("kind") if isinstance(settings, dict) else group.default
     known = group.names.get(kind) if isinstance(kind, str) else None
+    # Of an unknown kind nothing is dropped: the error is the kind.
     if known is None or new[-1] in known:
         return False
+    # parse_float: the file may have `1e-8`, which YAML reads as text.
     return is_stored or section.parse_float(value) == MOVED[yaml_reader.dotted(old)].default
 
 

@@ -54,6 +54,7 @@ class ClusterConfig(section.Section):
 
     @pydantic.model_validator(mode="after")
     def _check_num_workers(self) -> Self:
+        # Not by a limit of the field: its other form, {min, max}, has limits of its own.
         if self.workers.start < 1:
             raise ValueError("num_workers: must be at least 1")
         return self
@@ -142,7 +143,9 @@ class RunConfig(section.Section):
         names = ("corpora" if self.corpora else "corpus", "tokenizer", "sharding", "seed")
         settings = {name: content[name] for name in names if name in content}
         for corpus in settings.get("corpora", {}).values():
+            # Weights divide the batches of training; the shards are the same.
             corpus.pop("weight", None)
+        # A series has neither tokens nor parts, and its split needs no seed.
         return {"corpus": settings["corpus"]} if self.corpus_kind == "series" else settings
 
     @pydantic.model_validator(mode="after")
@@ -157,6 +160,7 @@ class RunConfig(section.Section):
         corpus_settings.check_together(self.corpora)
         if self.model.kind in ("ngram", "autoregressive"):
             raise ValueError(f"corpora: a {self.model.kind} learns from a single corpus; name it as corpus")
+        # The ids of a given file are fixed: a further reserved token would shift those after it.
         if self.tokenizer.load and any(corpus.target_token is not None for corpus in self.corpora.values()):
             raise ValueError("tokenizer.load: a given tokenizer has no target_token; train one instead")
         target_tokens = {corpus.target_token for corpus in self.corpora.values()}
@@ -169,6 +173,7 @@ class RunConfig(section.Section):
     @pydantic.model_validator(mode="after")
     def _check_sections(self) -> Self:
         kind = self.corpus_kind
+        # Checks across sections are here, since a section does not see the others.
         needed = {"seq2seq": "pairs", "autoregressive": "series"}.get(self.model.kind, "text")
         if kind != needed:
             raise ValueError(
@@ -181,6 +186,7 @@ class RunConfig(section.Section):
         has_validation = any(
             corpus.valid is not None or corpus.split.valid > 0 for corpus in self.corpora_by_name.values()
         )
+        # Fails here, not at the first validation, after hours of training.
         if not has_validation and (required_by := self.training.setting_requiring_validation):
             raise ValueError(
                 f"training.{required_by}: needs validation lines; name corpus.valid, or set corpus.split.valid"
@@ -203,8 +209,10 @@ class RunConfig(section.Section):
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
             raise ValueError("training: an ngram is counted, not trained in steps; leave the section out")
+        # Each corpus gets its share of the lanes, and every rank needs one of each corpus.
         weights = [corpus.weight for corpus in self.corpora.values()] or [1.0]
         fewest = min(settings.num_lanes for settings in self.training.split_by_weight(weights))
+        # The most workers of an elastic range: growing into a rank without a lane would end the run.
         if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > fewest:
             of_each = " of each corpus" if self.corpora else ""
             raise ValueError(f"training.num_lanes: every worker needs a lane{of_each}; use more lanes or fewer workers")

@@ -13,6 +13,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 Role = Literal["identity", "schedule", "operational"]
+# In capitals, which no setting's name has.
 ANY = "NAME"
 
 
@@ -21,6 +22,7 @@ def parse_float(value: object) -> object:
 
     YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one.
     """
+    # Not by `float`, which would also take "inf", "nan" and "1_000".
     if isinstance(value, str) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
         return float(value)
     return value
@@ -51,12 +53,14 @@ def operational(default: Any, description: str, **limits: Any) -> Any:
 class Section(pydantic.BaseModel):
     """A group of settings: immutable; unknown names are refused."""
 
+    # strict: pydantic would otherwise read the text "3" as a number, and 1 as true.
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def role_of(field: FieldInfo) -> Role:
     """Returns the role of a setting."""
     extra = field.json_schema_extra
+    # A field without a role is held to be identity: the strictest, which refuses a change.
     return extra["role"] if isinstance(extra, dict) else "identity"  # type: ignore[return-value]
 
 
@@ -70,6 +74,7 @@ def result_settings(settings: Section) -> dict[str, Any]:
         elif isinstance(inner, Section):
             content[name] = result_settings(inner)
         elif isinstance(inner, dict):
+            # Sections by names that users choose, such as `corpora`.
             content[name] |= {key: result_settings(value) for key, value in inner.items() if isinstance(value, Section)}
     return content
 
@@ -83,6 +88,7 @@ def result_settings_as_stored(settings: Section, stored: Mapping[str, Any]) -> d
     content = result_settings(settings)
     for name, field in type(settings).model_fields.items():
         inner = getattr(settings, name)
+        # Only in this direction: a name that `stored` has and the schema has not is a difference.
         if name in content and name not in stored and inner == field.default:
             del content[name]
         elif name in content and isinstance(stored.get(name), dict):
@@ -112,6 +118,7 @@ def non_default_settings(settings: Section) -> dict[str, Any]:
         chosen[name] = content[name]
         if isinstance(value, Section):
             sections = [inner for inner in _classes_in(field.annotation) if issubclass(inner, Section)]
+            # Without it the other values would be read as settings of the default kind.
             kind = {"kind": content[name]["kind"]} if len(sections) > 1 and "kind" in content[name] else {}
             chosen[name] = kind | non_default_settings(value)
         elif isinstance(value, dict):
@@ -162,5 +169,6 @@ def kinds_of(kind: type[Section]) -> list[str]:
 def _classes_in(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, type):
         yield annotation
+    # Into unions, tuples and dictionaries, of which only the innermost classes are sections.
     for argument in getattr(annotation, "__args__", ()):
         yield from _classes_in(argument)

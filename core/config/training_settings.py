@@ -27,6 +27,7 @@ def selection_key(metric: Metric, validation: Mapping[str, Any]) -> tuple[float,
         float(value) if isinstance(value := validation.get(name), int | float) and math.isfinite(value) else None
         for name in ("nll_nats", "bleu")
     )
+    # NaN would make the order of the sort undefined.
     nll_key = math.inf if nll_nats is None else nll_nats
     if metric == "perplexity":
         return 0.0, nll_key
@@ -158,6 +159,7 @@ class TrainingConfig(section.Section):
         if corpus_kind == "series":
             others = {name: field.default for name, field in type(self).model_fields.items() if name not in _OF_SERIES}
             changed = [name for name, default in others.items() if getattr(self, name) != default]
+            # Series are fitted without the averages of NT-ASGD.
             if self.optimizer.kind == "asgd":
                 return "optimizer"
             return "schedule.reload_best" if self.reloads_best else next(iter(changed), None)
@@ -181,6 +183,7 @@ class TrainingConfig(section.Section):
             return [self]
         budgets = ("num_lanes", "batch_tokens", "batch_lines")
         whole = {name: getattr(self, name) for name in budgets if getattr(self, name) is not None}
+        # Shares of the whole batch: adding a corpus does not make the step larger.
         parts = {name: multitask_settings.shares(total, weights) for name, total in whole.items()}
         return [
             self.model_copy(update={name: shares[index] for name, shares in parts.items()})

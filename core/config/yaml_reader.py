@@ -12,11 +12,14 @@ import yaml
 
 from core import errors
 
+# Also ends the reading of a device or a wrong file, such as a corpus, before it fills the memory.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 _TAG = "tag:yaml.org,2002:"
+# No octal, hexadecimal or sexagesimal numbers; 19 digits hold every signed 64-bit integer.
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]*([eE][-+]?[0-9]+)?")
+# Users of other tools expect these to be replaced: a folder named `$HOME` would be made instead.
 _VARIABLE = re.compile(r"\$\{|^\$[A-Za-z_]")
 
 Path = tuple[str | int, ...]
@@ -50,6 +53,7 @@ def read(text: str, where: str, numbered: bool = True) -> Document:
     try:
         text.encode()
         # Only events and nodes are used: no constructor of the library runs.
+        # Some editors begin UTF-8 files with a byte order mark.
         loader = _Composer(text.removeprefix("\ufeff"), reader)
         try:
             node = loader.get_single_node()
@@ -93,11 +97,13 @@ class _Composer(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        # Nested aliases let a file of a kilobyte expand to gigabytes.
         if isinstance(event, yaml.AliasEvent):
             raise self._reader.refusal(event, f"*{event.anchor} is an alias; write the value out")
         tag = getattr(event, "tag", None)
         if tag is not None:
             raise self._reader.refusal(event, f"the tag {tag.replace(_TAG, '!!')} is not allowed; write a plain value")
+        # The composer is recursive: deep nesting would end in a RecursionError.
         if self._depth >= MAX_DEPTH:
             raise self._reader.refusal(event, f"is nested deeper than {MAX_DEPTH} levels; flatten it")
         self._depth += 1
@@ -131,8 +137,10 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.refusal(key_node, "a name cannot be a list or a mapping; write a plain name", path)
             key = key_node.value
+            # A corpus named `no` would otherwise be named False.
             if key_node.tag != f"{_TAG}str":
                 raise self.refusal(key_node, f"the name {key} does not read as text; quote it: '{key}'", path)
+            # The library keeps the last of two equal names, silently.
             if key in result:
                 raise self.refusal(key_node, "is given twice; keep one of them", (*path, key))
             result[key] = self.value(value_node, (*path, key))
@@ -148,6 +156,7 @@ class _Reader:
             case "null":
                 return None
             case "bool":
+                # YAML 1.1; a text setting refuses the result, and says to quote it.
                 return written.lower() in ("true", "yes", "on")
             case "int" if _WHOLE_NUMBER.fullmatch(written):
                 return int(written)

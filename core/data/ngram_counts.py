@@ -34,6 +34,7 @@ def count(stream: lanes.Stream, start: int, stop: int, order: int, end: int) -> 
         order: tokens of an n-gram.
         end: id that pads n-grams beyond the end of the stream; greater than every token id.
     """
+    # The last n-grams reach `order - 1` tokens beyond `stop`: into the next part, or into padding at the end.
     tokens = np.full(stop - start + order - 1, end, dtype=np.int64)
     ids = stream[start : min(stop + order - 1, len(stream))]
     tokens[: len(ids)] = ids
@@ -53,6 +54,7 @@ def _aggregate(ngrams_RN: Array, counts_R: Array, end: int) -> Counts:
     order_R = np.lexsort(_pack(ngrams_RN, end)[::-1])  # lexsort's last key is its primary one
     ngrams_RN, counts_R = ngrams_RN[order_R], counts_R[order_R]
     is_new_R = np.ones(len(ngrams_RN), dtype=bool)
+    # Sorted rows: an n-gram is new where it differs from the row before.
     is_new_R[1:] = (ngrams_RN[1:] != ngrams_RN[:-1]).any(axis=1)
     starts = np.flatnonzero(is_new_R)
     return Counts(ngrams_RN[starts], np.add.reduceat(counts_R, starts) if len(starts) else counts_R)
@@ -62,6 +64,7 @@ def _pack(ngrams_RN: Array, end: int) -> list[Array]:
     """Packs as many neighbouring ids as fit into one 63-bit integer: fewer sort keys, in the same order."""
     bits = max(1, end.bit_length())
     keys = []
+    # 63 bits: with the sign bit, keys would be negative and sort before the others.
     for first in range(0, ngrams_RN.shape[1], 63 // bits):
         key = np.zeros(len(ngrams_RN), dtype=np.int64)
         for column in range(first, min(first + 63 // bits, ngrams_RN.shape[1])):
@@ -73,6 +76,7 @@ def _pack(ngrams_RN: Array, end: int) -> list[Array]:
 def encode(counts: Counts) -> bytes:
     """Encodes counts as an Arrow file; equal counts give equal bytes."""
     order = counts.ngrams_RN.shape[1]
+    # Half the bytes of the int64 that packing needs; ids fit, the padding id included.
     flat = pa.array(counts.ngrams_RN.astype(np.uint32).reshape(-1))
     batch = pa.record_batch(
         [pa.FixedSizeListArray.from_arrays(flat, order), pa.array(counts.counts_R)], names=["ngram", "count"]

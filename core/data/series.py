@@ -65,7 +65,7 @@ class Dataset:
 
 def columns(inputs: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Returns each column name once, inputs first."""
-    return list(dict.fromkeys([*inputs, *targets]))
+    return list(dict.fromkeys([*inputs, *targets]))  # a column may be input and target at once
 
 
 def make_examples(
@@ -82,6 +82,7 @@ def make_examples(
         inputs_TI = np.concatenate([np.zeros((lags, inputs_TI.shape[1])), inputs_TI])
     else:
         targets_TO = targets_TO[lags:]
+    # The last `horizon - 1` times have no complete labels; the windows of their features are cut off.
     count = len(targets_TO) - horizon + 1
     if count < 1:
         empty = np.zeros((0, horizon, targets_TO.shape[1]))
@@ -116,7 +117,9 @@ def _read_file(file: location.Location, names: Sequence[str], where: str) -> Arr
         column = table[name]
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise errors.DataError(f"{where}: column {name!r} of {file} is {column.type}, not numeric; correct it")
+        # Unsafe, or an integer above 2^53 would be an error instead of the nearest double.
         values_T = column.cast(pa.float64(), safe=False).to_numpy()
+        # A null of Arrow is NaN here, too.
         bad_rows = np.flatnonzero(~np.isfinite(values_T))
         if len(bad_rows):
             raise errors.DataError(
@@ -145,8 +148,10 @@ def prepare(
         for split in SPLITS
         if (source := getattr(corpus, split)) is not None
     }
+    # Hash of the values, not of the file: the same series as CSV and as Parquet is the same dataset.
     sources = {split: hashlib.sha256(values_TC.tobytes()).hexdigest() for split, values_TC in values.items()}
     store = commit.PartStore(folder, {"settings": settings})
+    # The sources are read and compared even if the dataset exists: a changed file must not go unnoticed.
     if store.manifest(NAME) is not None:
         dataset = open_dataset(folder)
         if dataset.sources != sources:
@@ -221,6 +226,7 @@ def _split(values: dict[str, Array], shares: corpus_settings.SplitConfig) -> dic
         splits["test"] = splits["train"][valid_stop:]
     if num_valid:
         splits["valid"] = splits["train"][train_stop:valid_stop]
+    # Last: the other two are cut from the whole source.
     splits["train"] = splits["train"][:train_stop]
     for split, values_TC in splits.items():
         if not len(values_TC):

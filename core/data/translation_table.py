@@ -62,6 +62,7 @@ def estimate(split: buckets.Split, source_size: int, target_size: int, count: in
     Ties are broken by the lower id, so equal data give equal tables. Memory is bounded by `MAX_PRODUCTS`, at about 30
     bytes each, whatever the size of the corpus.
     """
+    # P counts pairs of tokens, E their occurrences: E-arrays are gathered from P-arrays, and summed back by bincount.
     cooccurrences = _count(split, target_size)
     pair_E, target_E = cooccurrences.pair_E, cooccurrences.target_E
     source_P, target_P = cooccurrences.keys_P // target_size, cooccurrences.keys_P % target_size
@@ -69,12 +70,14 @@ def estimate(split: buckets.Split, source_size: int, target_size: int, count: in
     for _ in range(ITERATIONS):
         # E-step: the posterior of each source token of the line, given the target token.
         posterior_E = probabilities_P[pair_E]
+        # E has only target tokens with a source token in their line, so no sum is 0.
         posterior_E /= np.bincount(target_E, posterior_E)[target_E]
         # M-step: expected counts, normalized for each source token.
         counts_P = np.bincount(pair_E, posterior_E, len(probabilities_P))
         probabilities_P = counts_P / np.bincount(source_P, counts_P, source_size)[source_P]
     order_P = np.lexsort((target_P, -probabilities_P, source_P))
     source_P, target_P = source_P[order_P], target_P[order_P]
+    # The index of a row less that of the first row of the same source token.
     rank_P = np.arange(len(source_P)) - np.searchsorted(source_P, source_P)
     is_kept_P = rank_P < count
     candidates_SC = np.full((source_size, count), -1, np.int32)
@@ -86,15 +89,18 @@ def _count(split: buckets.Split, target_size: int) -> _Cooccurrences:
     """Counts co-occurrences in all lines, or in every n-th line to stay within `MAX_PRODUCTS`."""
     lengths = split.lengths(0, split.num_lines)
     num_products = int((lengths["source"].astype(np.int64) * lengths["target"]).sum())
+    # Every n-th line, n rounded up; at even intervals, since neighbouring lines are alike. An empty split has n = 0.
     lines_N = np.arange(0, split.num_lines, -(-num_products // MAX_PRODUCTS) or 1)
     tokens_V, num_targets = np.zeros(target_size, np.int64), 0
     keys, targets = [], []
     for start in range(0, len(lines_N), _BATCH_LINES):
         batch = lines_N[start : start + _BATCH_LINES]
         source_rows, target_rows = split.rows(batch, "source"), split.rows(batch, "target")
+        # Frequencies count every occurrence; the products below take each token of a line once.
         tokens_V += np.bincount(np.concatenate(target_rows).astype(np.int64), minlength=target_size)
         source_N, target_N, number_N = _products(_distinct(source_rows), _distinct(target_rows))
         keys.append(source_N * target_size + target_N)
+        # Numbered over all batches: each target token of each line is normalized on its own.
         targets.append((number_N + num_targets).astype(np.int32))
         num_targets += int(number_N.max(initial=-1)) + 1
     keys_P, pair_E = np.unique(np.concatenate(keys), return_inverse=True)
@@ -105,6 +111,7 @@ def _distinct(rows: Sequence[npt.NDArray[Any]]) -> tuple[Array, Array]:
     """Returns the distinct tokens of each row, as row numbers and token ids, sorted by both."""
     tokens_N = np.concatenate(rows).astype(np.int64)
     size = int(tokens_N.max(initial=0)) + 1
+    # Row and token as one number: a sort of one key instead of two.
     keys = np.unique(np.repeat(np.arange(len(rows)), [len(row) for row in rows]) * size + tokens_N)
     return keys // size, keys % size
 
@@ -119,6 +126,7 @@ def _products(sources: tuple[Array, Array], targets: tuple[Array, Array]) -> tup
     lengths = np.bincount(targets[0], minlength=num_rows)
     row_starts = np.cumsum(lengths) - lengths
     repeats = lengths[sources[0]]
+    # 0, 1, … within the target tokens of the row, again from 0 for each source token.
     offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     indexes = np.repeat(row_starts[sources[0]], repeats) + offsets
     return np.repeat(sources[1], repeats), targets[1][indexes], indexes

@@ -68,6 +68,7 @@ def by_length(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) ->
     """
     rows: dict[int, list[int]] = collections.defaultdict(list)
     for row, reference in enumerate(references[0]):
+        # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
         rows[bisect.bisect_left(_LONGEST, len(words(reference)))].append(row)
     buckets = []
     for index, members in sorted(rows.items()):
@@ -78,6 +79,7 @@ def by_length(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) ->
                 shortest=_LONGEST[index - 1] + 1 if index else 0,
                 longest=_LONGEST[index] if index < len(_LONGEST) else None,
                 lines=len(members),
+                # Of the bucket as a corpus: a mean of sentence scores would not be comparable with the corpus BLEU.
                 bleu=float(bleu.BLEU().corpus_score(lines, against).score),
                 chrf=float(chrf.CHRF().corpus_score(lines, against).score),
             )
@@ -89,6 +91,7 @@ def faults(hypotheses: Sequence[str], reference: Sequence[str]) -> Faults:
     """Counts omitted, added, repeated and swapped words, line by line."""
     total = [0] * len(Faults._fields)
     for line, expected in zip(hypotheses, reference, strict=True):
+        # Counts add up over lines, shares do not: they are computed from the totals.
         total = list(map(sum, zip(total, _of_line(words(line), words(expected)), strict=True)))
     return Faults(*total)
 
@@ -99,10 +102,12 @@ def _of_line(written: Sequence[str], expected: Sequence[str]) -> Faults:
     # Words that occur once on both sides can be matched without an alignment.
     once = [word for word in expected if counts[word] == expected_counts[word] == 1]
     position = {word: index for index, word in enumerate(written)}
+    # In the order of the reference, so a pair is swapped if the translation has its second word first.
     pairs = list(itertools.combinations(once, 2))
     return Faults(
         words=len(written),
         reference_words=len(expected),
+        # Counter subtraction keeps positive differences alone.
         omitted=(expected_counts - counts).total(),
         added=added.total(),
         # The first occurrence of a word that is not in the reference at all is an error, but not a repetition.

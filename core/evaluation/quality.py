@@ -36,6 +36,7 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
     if not references:
         raise errors.DataError("no references; name at least one")
     for number, reference in enumerate(references, start=1):
+        # sacreBLEU would score the shorter of the two, and say nothing.
         if len(reference) != len(hypotheses):
             raise errors.DataError(
                 f"reference {number}: {len(reference)} lines for {len(hypotheses)} translations; "
@@ -60,10 +61,12 @@ def d2l_bleu(hypothesis: str, reference: str, k: int) -> float:
     predicted sequences.
     """
     words, expected = hypothesis.split(" "), reference.split(" ")
+    # Brevity penalty; split(" ") gives at least one word, so the length is never 0.
     score = math.exp(min(0.0, 1 - len(expected) / len(words)))
     for n in range(1, k + 1):
         if len(words) < n:
             return 0.0
+        # Intersection of multisets: an n-gram counts at most as often as the reference has it.
         matches = (_ngrams(words, n) & _ngrams(expected, n)).total()
         score *= (matches / (len(words) - n + 1)) ** (0.5**n)
     return score
@@ -81,6 +84,7 @@ def mean_d2l_bleu(hypotheses: Sequence[str], references: Sequence[str], k: int) 
             "both must have one line for each source line"
         )
     scores = [d2l_bleu(*pair, k) for pair in zip(hypotheses, references, strict=True)]
+    # fsum: the mean does not depend on the order of the lines.
     return math.fsum(scores) / max(1, len(scores))
 
 

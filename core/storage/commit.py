@@ -54,6 +54,7 @@ class FileRecord:
     size_bytes: int
 
     def __post_init__(self) -> None:
+        # A manifest may be forged: verifying, reading and removing follow its names, which must stay below its folder.
         for segment in self.name.split("/"):
             if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
                 raise errors.IntegrityError(f"{self.name!r}: is not a valid file name here; restore the manifest")
@@ -81,6 +82,7 @@ def put_content(folder: location.Location, stem: str, ending: str, data: bytes) 
     Equal names mean equal bytes, so repeated, concurrent and late writes are harmless.
     """
     sha256 = sha256_hex(data)
+    # 64 bits of the hash keep names apart; the whole hash is in the record, for verification.
     record = FileRecord(f"{stem}-{sha256[:16]}{ending}", sha256, len(data))
     path = folder.join(record.name)
     if not path.put_if_absent(data) and path.size_bytes() != len(data):
@@ -115,6 +117,7 @@ def write_manifest(folder: location.Location, name: str, content: Mapping[str, A
     """
     path = folder.join(name)
     data = encode_json(content)
+    # An equal manifest is our own, from a request whose reply was lost or from the same command run before.
     if not path.put_if_absent(data) and path.read_json() != json.loads(data):
         raise errors.LockedError(f"{path}: another run has finished here; {_REMEDY}")
 
@@ -131,7 +134,7 @@ def read_manifest(folder: location.Location, name: str, format_name: str, max_ve
     if not isinstance(content, dict) or content.get("format") != format_name:
         raise errors.IntegrityError(f"{path}: is not in the format {format_name}; name another folder")
     version = content.get("version")
-    if type(version) is not int or not 1 <= version <= max_version:
+    if type(version) is not int or not 1 <= version <= max_version:  # True is an int, too
         raise errors.IntegrityError(
             f"{path}: has version {version!r} of {format_name}, this program reads up to {max_version}; update it"
         )
@@ -147,6 +150,7 @@ class PartStore:
 
     def __init__(self, folder: location.Location, plan: Mapping[str, object]) -> None:
         self.folder = folder
+        # Through JSON tuples become lists, as in the stored plan with which this one is compared.
         self.plan: dict[str, Any] = json.loads(encode_json(plan))
         self.fingerprint = sha256_hex(encode_json(self.plan))
 
@@ -174,9 +178,11 @@ class PartStore:
         Returns:
             The commit record that counts: this one, or that of the attempt that came first.
         """
+        # The attempt makes equal records differ: after a lost reply only the writer itself takes the file for its own.
         content = {"plan": self.fingerprint, "part": part, "attempt": uuid.uuid4().hex, "record": dict(record)}
         path = self._record_path(part)
         if path.put_if_absent(encode_json(content)):
+            # Through JSON, so that a first attempt and one that reads the winner's record return equal values.
             return dict(json.loads(encode_json(record)))
         # The existing record may still be ours, written by a request whose reply was lost: read who won.
         winner = self._read_record(path)
@@ -200,6 +206,7 @@ class PartStore:
             IntegrityError: it is damaged.
         """
         content = read_json_object(self.folder.join(name))
+        # If the plans differ, the message lists the differences; else the file itself is wrong.
         if content is not None and content.get("plan") != self.fingerprint:
             self._check_plan()
             raise errors.IntegrityError(f"{self.folder.join(name)}: does not belong to the plan beside it; restore it")
@@ -211,6 +218,7 @@ class PartStore:
         In this order no reader ever sees a complete folder with a missing shard. The folder's plan is not compared.
         """
         manifest = self.folder.join(name)
+        # Listed, because an unfinished folder has no manifest. All are read first: nothing else lists the shards.
         names = [name for name in self.folder.join(RECORDS).list_names() if name.endswith(".json")]
         records = [self.folder.join(RECORDS, name) for name in names]
         contents = [read_json_object(path) for path in (manifest, *records)]
@@ -249,6 +257,7 @@ class PartStore:
 def encode_json(content: Mapping[str, Any]) -> bytes:
     """Returns a JSON document with sorted keys: equal content gives equal bytes."""
     # Encoded incrementally: `json.dumps` would hold a manifest of many parts in memory several times.
+    # NaN is refused here: no strict JSON reader, ours included, would read it back.
     encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
     text = io.BytesIO()
     text.writelines(chunk.encode() for chunk in encoder.iterencode(content))
@@ -272,6 +281,7 @@ def read_json_object(path: location.Location) -> dict[str, Any] | None:
 
 def _shards(content: Mapping[str, Any], where: str) -> Iterator[str]:
     inner = content.get("record")
+    # A manifest has `files` at its top, a commit record inside `record`.
     for holder in (content, inner if isinstance(inner, dict) else {}):
         files = holder.get("files")
         for value in files if isinstance(files, list) else []:

@@ -24,6 +24,7 @@ def filesystem(scheme: str, authority: str) -> Any:
     Raises:
         UsageError: the driver is not installed.
     """
+    # Part of the cache key: another endpoint is another store.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return _filesystem(scheme, authority if scheme == "abfs" else "", endpoint, os.getpid())
 
@@ -31,11 +32,13 @@ def filesystem(scheme: str, authority: str) -> Any:
 @functools.lru_cache(maxsize=32)
 def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
     del pid  # only part of the cache key
+    # fsspec caches instances over a fork, and listings without regard to other writers, whose files would be missed.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
         settings: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
+            # Retries of several layers multiply: 25 requests in 45 s were measured for one failing call.
             "retries": {"total_max_attempts": 1, "mode": "standard"},
         }
         if endpoint:
@@ -44,6 +47,7 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
         options["config_kwargs"] = settings
     if scheme in ("http", "https"):
         # Refuse redirects: they could lead to an address that `refuse_private_host` would have refused.
+        # 1 refuses the first redirect; 0 means no limit in aiohttp.
         options["max_redirects"] = 1
     try:
         driver, _ = fsspec.core.url_to_fs(f"{scheme}://{authority}/" if authority else f"{scheme}://", **options)
@@ -51,6 +55,7 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
         extra = _EXTRAS.get(scheme)
         what_to_do = f"run: pip install 'raycurrent[{extra}]'" if extra else f"install {error.name}"
         raise errors.UsageError(f"{scheme}://: its driver is not installed; {what_to_do}") from error
+    # s3fs has a loop of its own around those of botocore.
     if hasattr(driver, "retries"):
         driver.retries = 1
     return driver
@@ -62,11 +67,13 @@ def refuse_private_host(authority: str) -> None:
     Raises:
         UsageError: the host is, or resolves to, a non-public address.
     """
+    # Without the port, and below without the brackets of an IPv6 address.
     host = authority.rpartition(":")[0] if authority.rpartition(":")[2].isdigit() else authority
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), None)}
     except OSError:
         return  # behind a proxy names may not resolve here; otherwise the request itself will fail
+    # All of them: the request may use any. `%` begins the zone of a link-local IPv6 address.
     if not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses):
         raise errors.UsageError(f"{authority}: is not a public address; download the file and name its path")
 
@@ -75,6 +82,7 @@ def download(driver: Any, url: str) -> BinaryIO:
     """Downloads a file of the web into an anonymous temporary file, positioned at its beginning."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     try:
+        # block_size 0 streams the file: a server need not support ranges.
         with driver.open(url, "rb", block_size=0) as page:
             while data := page.read(1 << 20):
                 file.write(data)

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+# Not readable by other users; the umask can only take more away.
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 _TEMPORARY = (".writing-", ".tmp")
+# What filesystems without hard links answer, such as FAT and some FUSE mounts. Others of link's errors are real ones.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -29,12 +31,14 @@ def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
     Returns:
         False if the name is taken.
     """
+    # Only saves writing a copy for nothing: the link below decides.
     if path.exists():
         return False
     make_folder(path.parent)
     temporary = _write_beside(path, write)
     try:
         try:
+            # A rename would replace the file of another writer; a link fails where the name is taken.
             os.link(temporary, path)
         except FileExistsError:
             # NFS may repeat a link request whose reply was lost: a second link to our file means that it was ours.
@@ -55,6 +59,7 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     make_folder(path.parent)
     temporary = _write_beside(path, write)
     try:
+        # The content is synced already: else a power loss could leave the new name with no content.
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -78,6 +83,7 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
+        # Another process may create it at the same time.
         path.mkdir(mode=FOLDER_MODE, exist_ok=True)
         sync_folder(path.parent)
 
@@ -96,6 +102,7 @@ def size_bytes(path: Path) -> int:
         IsADirectoryError: the path is a folder.
     """
     status = path.stat()
+    # A folder has a size as well, of its entry, which a caller would take for that of a file.
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder")
     return status.st_size
@@ -117,8 +124,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_beside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    # In the same folder, since a link or rename cannot cross filesystems; unique, so a killed writer blocks no other.
     temporary = path.parent / f"{_TEMPORARY[0]}{uuid.uuid4().hex}{_TEMPORARY[1]}"
     try:
+        # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
         _write_new(temporary, write)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -130,6 +139,7 @@ def _write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         write(file)
+        # Before the fsync, which sees only what Python's buffer has handed over.
         file.flush()
         os.fsync(file.fileno())
 

@@ -26,9 +26,12 @@ DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 READ_AHEAD_BYTES = 1 << 22
+# Errors of botocore, by name: the library is an extra, and may not be installed.
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
 _WILDCARDS = "*?["
+# Timeout, conflict of two conditional writes (S3), too early, too many requests. All from 500 on are transient, too.
 _TRANSIENT_STATUS = (408, 409, 425, 429)
+# fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -115,6 +118,7 @@ class Location:
         if self.is_local:
             return self._call(lambda: local_files.size_bytes(self.path))
         size = self._call(lambda: self._remote().size(self.url))
+        # A web server may send no length.
         if size is None:
             raise errors.StorageError(f"{self}: the server does not report its size; download the file first")
         return int(size)
@@ -124,6 +128,7 @@ class Location:
         """Opens the file for reading; reads from an object store survive a broken connection."""
         if self.is_local:
             file: BinaryIO = self._call(lambda: self.path.open("rb"))
+        # Web servers need not support ranges, so there is nothing to read again from after a broken connection.
         elif self._is_web:
             file = self._call(lambda: filesystems.download(self._remote(), self.url))
         else:
@@ -158,12 +163,14 @@ class Location:
                 names = self._call(lambda: self._list_remote())
         except errors.NotFoundError:
             return []
+        # Sorted, because stores list in different orders, and results must not depend on them.
         return sorted(name for name in names if name and not local_files.is_temporary(name))
 
     def glob(self) -> list["Location"]:
         """Returns the files that match this URL, sorted. Wildcards are expanded unless a file has exactly this name."""
         if not any(character in self.url for character in _WILDCARDS) or self._is_web:
             return [self] if self._is_web or self.exists() else []
+        # A name with brackets may be that of a file.
         if self.exists():
             return [self]
         if self.is_local:
@@ -171,6 +178,7 @@ class Location:
             return sorted(Location(f"file://{path}") for path in paths if Path(path).is_file())
         scheme, authority, _ = urls.split(self.url)
         matches = self._call(lambda: self._remote().glob(self.url))
+        # Drivers return `bucket/name`, some with a leading slash.
         names = [str(match).lstrip("/").partition("/")[2] for match in matches]
         return sorted(Location(f"{scheme}://{authority}/{name}") for name in names)
 
@@ -245,10 +253,12 @@ class Location:
         filesystem = self._remote()
         own = filesystem._strip_protocol(self.url).strip("/")
         paths = [str(path).strip("/") for path in filesystem.ls(self.url, detail=False)]
+        # The folder itself is listed where it is an object: some tools mark a folder by an empty one.
         return [path.rpartition("/")[2] for path in paths if path != own]
 
     def _create(self, put: Callable[[dict[str, Any]], object], data: Callable[[], bytes]) -> bool:
         self._refuse_read_only()
+        # Put-if-absent is spelled differently in adlfs; s3fs sends `If-None-Match: *`.
         options = {"overwrite": False} if self.url.startswith("abfs://") else {"mode": "create"}
         attempts = 0
 
@@ -258,6 +268,7 @@ class Location:
             try:
                 put(options)
             except OSError as error:
+                # 412: precondition failed.
                 if isinstance(error, FileExistsError) or _status(error) == 412:
                     return False
                 raise
@@ -265,6 +276,7 @@ class Location:
 
         with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
             created = self._call(attempt)
+        # With one attempt the name was taken before it: equal bytes are another writer's, who has won.
         return created or (attempts > 1 and self.read_bytes() == data())
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
@@ -273,6 +285,7 @@ class Location:
         while True:
             try:
                 return call()
+            # Raised by a call inside, such as a missing driver: already translated, and no retry mends it.
             except errors.RaycurrentError:
                 raise
             except Exception as error:
@@ -284,12 +297,14 @@ class Location:
                         # A frame that refers to its own exception is a reference cycle: it would keep the objects
                         # of all callers alive until the garbage collector runs.
                         del permanent
+                # A pause that would end after the deadline is not begun.
                 if time.monotonic() + pause_s > deadline_s:
                     raise errors.StorageError(
                         f"{self}: the store failed for {DEADLINE_S:g} s, the last error: {_one_line(error)}; "
                         "check the network and the store, then run the same command again"
                     ) from error
                 _log.warning("%s: %s; retrying", self, _one_line(error))
+            # Without jitter all workers that one outage stopped would come back at the same moment.
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -300,6 +315,7 @@ def _translated(location: Location, error: Exception) -> errors.RaycurrentError 
         return errors.NotFoundError(f"{location}: does not exist; check the name")
     if isinstance(error, IsADirectoryError):
         return errors.UsageError(f"{location}: is a folder; name a file")
+    # Put-if-absent handles a taken name itself: here a folder was to be made where there is a file.
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return errors.UsageError(f"{location}: a part of this path is a file; name another folder")
     if isinstance(error, PermissionError) or _status(error) in (401, 403):
@@ -313,6 +329,7 @@ def _translated(location: Location, error: Exception) -> errors.RaycurrentError 
     if type(error).__name__ in _NO_CREDENTIALS:
         return errors.StorageError(f"{location}: {_one_line(error)}; set the store's credential variables")
     status = _status(error)
+    # An error without a status, such as a broken connection or a malformed reply, counts as transient.
     if location.is_local or _is_our_mistake(error) or (400 <= status < 500 and status not in _TRANSIENT_STATUS):
         return errors.StorageError(f"{location}: {_one_line(error)}; check the location and its store")
     return None
@@ -327,7 +344,9 @@ def _is_our_mistake(error: Exception) -> bool:
 
 def _status(error: BaseException) -> int:
     """Returns the HTTP status in an error of a driver or in its cause, or 0."""
+    # s3fs raises an OSError of its own from that of botocore, which has the status.
     for candidate in (error, error.__cause__):
+        # A dictionary in botocore; elsewhere the status is an attribute of the error.
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -341,6 +360,7 @@ def _status(error: BaseException) -> int:
 def _free(location: Location) -> str:
     if not location.is_local:
         return ""
+    # The folder may not have been made yet; its disk is that of the nearest parent.
     folder = next(parent for parent in location.path.parents if parent.exists())
     return f": {shutil.disk_usage(folder).free} bytes are free"
 
@@ -351,4 +371,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _refuse_constant(name: str) -> float:
+    # Python's reader accepts NaN and Infinity, which JSON does not have.
     raise ValueError(f"{name} is not a JSON number")

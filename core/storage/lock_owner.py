@@ -50,11 +50,13 @@ def ran_on_this_machine(owner: dict[str, Any]) -> bool:
 def is_dead(owner: dict[str, Any]) -> bool:
     """Returns whether an owner on this machine has ended, or its process id now belongs to another process."""
     try:
+        # Signal 0 only checks that the process exists.
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
+        return False  # it exists, and belongs to another user
+    # The kernel reuses process ids: the same id with another start time is another process.
     return bool(owner.get("born") is not None and _start_time(owner["pid"]) != owner["born"])
 
 
@@ -64,6 +66,7 @@ def _start_time(pid: int) -> str | None:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    # The command name, in parentheses, may contain spaces and parentheses itself. Field 0 is the state, 19 starttime.
     fields = status.rpartition(")")[2].split()
     # A zombie process has ended, although its parent has not collected its exit status.
     return None if fields[0] in "ZX" else fields[19]

@@ -15,6 +15,7 @@ from core import errors
 from core.storage import commit, location, lock_owner
 
 FOLDER = "_lock"
+# A holder whose store fails for less than the TTL keeps its lock: twenty heartbeats in a row must be missing.
 HEARTBEAT_S, TTL_S = 3.0, 60.0
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._released.set()
+        # Before the release is written: a late heartbeat would overwrite it, and others would wait for the TTL.
         self._thread.join()
         if not self._lost.is_set():
             try:
@@ -67,6 +69,7 @@ class RunLock:
         Raises:
             LockedError: the lock expired, because the heartbeat stopped, and another driver took it.
         """
+        # Numbers are taken without gaps, so whoever takes over has the next one.
         if self._lost.is_set() or self._file("epoch", self.lock_number + 1).exists():
             self._lost.set()
             raise errors.LockedError(
@@ -75,12 +78,15 @@ class RunLock:
 
     def _acquire(self) -> None:
         while True:
+            # Characters 6 to 11 are the digits of `epoch-NNNNNN.json`.
             newest = max((int(name[6:12]) for name in self._lock_names()), default=0)
             if newest:
                 self._wait_until_free(newest)
             lock_file = self._file("epoch", newest + 1)
+            # Else another driver took the number in between: it is the next holder to wait for.
             if lock_file.put_if_absent(commit.encode_json(self._owner)):
                 break
+        # A probe: a store that ignores the condition overwrites our file here, and would let two drivers in.
         if lock_file.put_if_absent(b"{}"):
             raise errors.StorageError(f"{self.root}: the store ignores conditional writes; use another store")
         self.lock_number = newest + 1
@@ -89,12 +95,14 @@ class RunLock:
     def _wait_until_free(self, lock_number: int) -> None:
         """Returns once the holder of a lock number has released the lock or is dead."""
         holder = commit.read_json_object(self._file("epoch", lock_number)) or {}
+        # Compared with this reading, not with a time: the clocks of two machines may differ.
         first, since_s = self._read_heartbeat(lock_number), time.monotonic()
         while True:
             silent_s = time.monotonic() - since_s
             heartbeat = self._read_heartbeat(lock_number)
             if (heartbeat or {}).get("left") or (lock_owner.ran_on_this_machine(holder) and lock_owner.is_dead(holder)):
                 return
+            # On this machine a process that is not dead is alive, heartbeat or not: refuse without waiting for the TTL.
             if lock_owner.ran_on_this_machine(holder) or heartbeat != first:
                 raise errors.LockedError(
                     f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
@@ -102,6 +110,7 @@ class RunLock:
             if silent_s > self._ttl_s:
                 _log.warning("%s: no heartbeat from %s; taking over the lock", self.root, lock_owner.describe(holder))
                 return
+            # Half a period, so that a change is seen at most that long after it.
             time.sleep(self._heartbeat_s / 2)
 
     def _heartbeat_loop(self) -> None:
@@ -111,8 +120,10 @@ class RunLock:
             try:
                 self._write_heartbeat(beat)
                 self.check()
+            # `check` has noted the loss; the driver's thread raises at its own next `check`.
             except errors.LockedError:
                 return
+            # An outage shorter than the TTL costs nothing, so it must not end the thread.
             except errors.StorageError as error:
                 _log.warning("the heartbeat of the lock could not be written: %s", error)
 

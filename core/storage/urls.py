@@ -21,7 +21,8 @@ SCHEMES: dict[str, Scheme] = {
     "https": "https",
 }
 READ_ONLY = ("http", "https")
-MAX_SEGMENT_BYTES = 255
+MAX_SEGMENT_BYTES = 255  # NAME_MAX of the usual Linux filesystems
+# Names of the same stores in Hadoop and fsspec.
 _ALMOST = {"s3a": "s3", "s3n": "s3", "abfss": "abfs", "local": "file"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|(s3|gs|gcs|abfs|az|file|memory|https?)//", re.IGNORECASE)
@@ -40,12 +41,14 @@ def normalize(text: str, where: str, base: str | None) -> str:
     _refuse_odd_characters(text, where)
     if match := _SCHEME.match(text):
         return _normalize_url(text, match[1], where)
+    # fsspec would chain filesystems, such as simplecache::s3://…, with a cache that is not ours.
     if "::" in text.partition("/")[0]:
         raise errors.UsageError(
             f"{where}{text!r} is a chain of filesystems, which is not supported; name the file itself"
         )
     if re.match(r"[A-Za-z]:[\\/]", text):
         raise errors.UsageError(f"{where}{text!r} is a Windows path; use a path of this system or a URL")
+    # fsspec takes any such text for a local path, and the run would write into a folder named `s3:`.
     if _LIKE_A_URL.match(text):
         raise errors.UsageError(
             f"{where}{text!r} looks like a URL without '://'; write it like s3://bucket/name, or ./{text} for a file"
@@ -83,6 +86,7 @@ def _normalize_url(text: str, written: str, where: str) -> str:
         raise errors.UsageError(f"{where}{written}:// is not a known kind of location; {what_to_do}")
     parts = _parse(text, written, where)
     authority = parts.netloc
+    # Locations are stored and logged. Azure's `container@account` is a name, not a credential.
     if ":" in authority.rpartition("@")[0] or ("@" in authority and scheme != "abfs"):
         raise errors.UsageError(
             f"{where}{scheme}://…@{authority.rpartition('@')[2]} holds credentials; leave them to the environment"
@@ -94,9 +98,11 @@ def _normalize_url(text: str, written: str, where: str) -> str:
         return _local_url(os.path.normpath(rest or "/"), where)
     if not authority:
         raise errors.UsageError(f"{where}{text!r} has no bucket or host; write {scheme}://bucket/name")
+    # The rest of a web address means what its server says: `//` and `..` are kept.
     if scheme in READ_ONLY:
         return f"{scheme}://{authority}{rest}"
     segments = [segment for segment in rest.split("/") if segment not in ("", ".")]
+    # In an object store `..` is an ordinary name: normalizing it would read another object.
     if ".." in segments:
         raise errors.UsageError(f"{where}{text!r} contains '..'; write the location in full")
     return "/".join((f"{scheme}://{authority}", *segments))
@@ -107,6 +113,7 @@ def _parse(text: str, written: str, where: str) -> SplitResult:
     authority = text[len(written) + 3 :].partition("/")[0]
     try:
         parts = urlsplit(f"{written}://{authority}")
+        # Read for its check alone: the property raises ValueError for an invalid port.
         _ = parts.port
     except ValueError:
         raise errors.UsageError(f"{where}{text!r} is not a valid URL; check its host and port") from None
@@ -114,6 +121,7 @@ def _parse(text: str, written: str, where: str) -> SplitResult:
 
 
 def _local_url(path: str, where: str) -> str:
+    # `normpath` keeps two leading slashes, as POSIX allows; one file must have one URL.
     path = "/" + path.lstrip("/")
     for segment in PurePosixPath(path).parts:
         if len(segment.encode()) > MAX_SEGMENT_BYTES:

@@ -7,6 +7,7 @@ shard, a step or text of the user, so that the number of series is bounded.
 
 from typing import Literal, NamedTuple
 
+# A value that is not listed is exported as `other`: nothing that a user writes makes a new series.
 STAGES = ("prepare", "train", "translate", "score", "generate", "evaluate", "report")
 OUTCOMES = ("done", "retried", "failed", "skipped")
 
@@ -37,15 +38,19 @@ class Metric(NamedTuple):
         return Metric(self.old_name, self.kind, text, self.old_labels or self.labels, self.buckets)
 
 
+# At most ten buckets: each is a series for each rank.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+# For checkpoints and parts, which take from tenths of a second to half an hour.
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
 
 TRAIN_STEPS = Metric("raycurrent_train_steps_total", "counter", "Optimizer steps applied", ("rank",))
+# Padding is left out, so that throughput is comparable between batch sizes.
 TRAIN_TOKENS = Metric(
     "raycurrent_train_tokens_total", "counter", "Target tokens trained on, excluding padding", ("rank",)
 )
 TRAIN_STEP_SECONDS = Metric("raycurrent_train_step_seconds", "histogram", "Wall time per step", ("rank",), _SECONDS)
 TRAIN_LOSS = Metric("raycurrent_train_loss_nats", "gauge", "Training loss per token, mean since the last log row")
+# No unit, so none in the name; the old name called a norm a ratio.
 TRAIN_GRADIENT_NORM = Metric(
     "raycurrent_train_gradient_norm",
     "gauge",
@@ -65,6 +70,7 @@ TRAIN_EPOCHS = Metric(
     old_name="raycurrent_train_epoch_ratio",
 )
 TRAIN_VALIDATION_LOSS = Metric("raycurrent_train_validation_loss_nats", "gauge", "Validation loss per token")
+# The corpus by number, not by name, which is text of the user.
 TRAIN_CORPUS_LOSS = Metric(
     "raycurrent_train_corpus_loss_nats",
     "gauge",
@@ -87,6 +93,7 @@ TRAIN_COSINE = Metric(
     "Smallest cosine similarity between the gradients of two corpora",
     old_name="raycurrent_train_gradient_cosine_ratio",
 )
+# Counted as 0 at the start of a run, so that an alert on its increase sees the first one.
 TRAIN_NONFINITE = Metric(
     "raycurrent_train_nonfinite_steps_total", "counter", "Steps skipped because the gradient norm was not finite"
 )
@@ -97,6 +104,7 @@ CHECKPOINT_SECONDS = Metric(
     "raycurrent_checkpoint_write_seconds", "histogram", "Wall time per checkpoint written", (), _LONG_SECONDS
 )
 CHECKPOINT_STEP = Metric("raycurrent_checkpoint_last_step", "gauge", "Step of the newest checkpoint")
+# An instant, not an age: Prometheus subtracts it from its own time, and it stays right when the process is gone.
 CHECKPOINT_TIME = Metric(
     "raycurrent_checkpoint_last_success_timestamp_seconds", "gauge", "Unix time of the newest checkpoint"
 )
@@ -130,4 +138,5 @@ LAST_SUCCESS = Metric(
     "raycurrent_job_last_success_timestamp_seconds", "gauge", "Unix time of the last success of a stage", ("stage",)
 )
 
+# Last in the module: a metric declared below it would not be exported.
 ALL: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

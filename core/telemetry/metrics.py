@@ -25,6 +25,7 @@ class Metrics(Protocol):
         """Adds an observation to a histogram."""
 
 
+# Code that measures then needs no check for the absence of metrics.
 class NullMetrics:
     """Metrics that are discarded."""
 

@@ -52,12 +52,14 @@ class Totals:
         made_by: list[dict[str, Any]] = []
         first_errors: list[dict[str, Any]] = []
         sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "infinite", "characters"), 0)
+        # Parsed one at a time: the sequence is lazy.
         for record in records:
             for name in sums:
                 sums[name] += record.get(name, 0)
             first_errors += record["first_errors"][: part_worker.SHOWN_ERRORS - len(first_errors)]
             if record["made_by"] not in made_by:
                 made_by.append(record["made_by"])
+        # `float` also reads "inf", the sum of a part with an impossible line.
         nats = math.fsum(float(record["nats"]) for record in records)
         # Not every scoring method ranks the tokens.
         correct = [record.get("correct") for record in records]
@@ -101,6 +103,7 @@ def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> Ope
     best = bundles.select_checkpoints(run, num_checkpoints)
     bundle = checkpoint_averaging.load([checkpoint.bundle for checkpoint in best])
     report: dict[str, Any] = {"verb": verb, "run": str(run), "checkpoint": str(best[0].checkpoint)}
+    # The search collects damaged checkpoints on its way: the last one that it selected has them all.
     report |= {"step": best[0].step, "passed_over": list(best[-1].damaged)}
     member = {"run": str(run), "checkpoints": [str(checkpoint.checkpoint) for checkpoint in best]}
     if num_checkpoints > 1:
@@ -128,6 +131,7 @@ def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, al
             f"{reason}, but {run} has no dataset; name the root of the run, or {alternative}"
         ) from error
     fingerprints = {role: codec.tokenizer.fingerprint for role, codec in dataset.codecs.items()}
+    # Ids of another tokenizer are valid ids, too: nothing else would notice.
     if fingerprints != {role: codec.tokenizer.fingerprint for role, codec in bundle.codecs.items()}:
         raise errors.IntegrityError(
             f"{dataset.folder}: has another tokenizer than the model; restore the dataset, or {alternative}"
@@ -158,8 +162,10 @@ class _PartRecords:
         """
         self._encoded[first_line] = json.dumps(record, separators=(",", ":")).encode()
         self._num_errors += record["errors"]
+        # Of the first part that completed with an error, which need not be the first in the input.
         if record["errors"] and not self._first_error:
             self._first_error = record["first_errors"][0]
+        # At once, not at the end: an input in a wrong encoding must not cost a whole run.
         if self._num_errors > self._max_errors:
             first = self._first_error
             raise errors.DataError(
@@ -174,10 +180,12 @@ class _PartRecords:
         count(record["errors"], outcome="failed")
         self._metrics.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
         self.num_lines_done += record["lines"]
+        # After the metrics, since it may raise, and the lines are computed in any case.
         self.add(task.payload.first_line, record)
 
     def in_order(self) -> Sequence[dict[str, Any]]:
         """Returns the records in the order of their lines, each parsed on access."""
+        # By the first line: parts are done in any order, and of a backward model even planned from the end.
         order = array.array("q", sorted(self._encoded))
         return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._encoded[order[number]])))
 
@@ -213,6 +221,7 @@ def run_parts(
         if tasks:
             factory = functools.partial(part_worker.make, spec)
             session.executor(spec.stage, widest).run(spec.stage, tasks, factory, records.on_done, monitor)
+    # Wall-clock time, as Prometheus compares it with its own.
     session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=spec.stage)
     return records.in_order(), records.num_lines_done
 
@@ -221,6 +230,7 @@ def _pending_tasks(
     parts: Sequence[inputs.Part], store: commit.PartStore, records: _PartRecords, progress: Callable[[int], None]
 ) -> Sequence[executors.Task]:
     """Adds the records of committed parts and returns tasks for the others."""
+    # Indices alone: tasks of millions of lines are made when a worker is free for them.
     pending = array.array("q")
     for number, part in enumerate(parts):
         record = store.committed(part.name)
@@ -241,10 +251,12 @@ def waves_of_lanes(lanes: Sequence[Sequence[inputs.Part]]) -> Sequence[Sequence[
     """Returns the waves of a stream in lanes: wave n has the n-th part of each lane, named by lane and position."""
 
     def part(lane: int, number: int) -> inputs.Part:
+        # Lane and position, not lines, name a part: its state is that of one place in one cutting into lanes.
         predecessor = f"lane-{lane:04d}-{number - 1:06d}" if number else None
         return replace(lanes[lane][number], name=f"lane-{lane:04d}-{number:06d}", predecessor=predecessor)
 
     def wave(number: int) -> Sequence[inputs.Part]:
+        # Lanes have nearly equal numbers of tokens, not of parts: late waves may be narrower.
         return [part(lane, number) for lane, parts in enumerate(lanes) if number < len(parts)]
 
     return lazy.LazySequence(max(map(len, lanes), default=0), wave)
@@ -260,6 +272,7 @@ def count_tokens(
     counts = [0] * len(parts)
 
     def on_done(task: executors.Task, counts_of_lines: list[int]) -> None:
+        # By index: parts are done in any order.
         counts[int(task.name)] = sum(counts_of_lines)
 
     def task(number: int) -> executors.Task:
@@ -304,13 +317,16 @@ def process_stdin(
     """
     num_lines = 0
     records = []
+    # A duplicate, since closing the sink must not close the caller's descriptor.
     with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
         while raw_lines := list(itertools.islice(source, part_lines)):
             lines = [_decode(raw) for raw in raw_lines]
+            # Bad lines are left out of the batches and put back in place: one line in, one line out.
             good_rows = iter(compute([line for line in lines if line is not None]))
             rows = [results.failed(kind, "invalid_utf8") if line is None else next(good_rows) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
-            sink.flush()
+            sink.flush()  # a reader at the other end of a pipe waits for these lines
+            # Nothing is committed: one process computes all, so there are no circumstances to compare.
             records.append({**part_worker.summarize(rows, num_lines), "made_by": {}})
             num_lines += len(rows)
     return Totals.of(records)
@@ -318,6 +334,7 @@ def process_stdin(
 
 def _decode(raw: bytes) -> str | None:
     try:
+        # Line ends and NUL are treated as in files (`core.data.text.corpus`), where the same line has the same result.
         text = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError:
         return None

@@ -78,6 +78,7 @@ class PartWorker(abc.ABC):
     """Processes parts: reads lines, computes, writes the shard, commits."""
 
     def __init__(self, spec: Spec) -> None:
+        # Before any tensor: the number of threads can change the last bits of a sum.
         computing.set_threads(spec.threads)
         self.spec = spec
         self.folder = location.Location(spec.folder)
@@ -85,10 +86,12 @@ class PartWorker(abc.ABC):
 
     def __call__(self, part: inputs.Part) -> dict[str, Any]:
         """Processes a part and returns its commit record; if another attempt was faster, the record of that one."""
+        # Asked again in the worker: another attempt may have committed it since the driver looked.
         committed = self.store.committed(part.name)
         if committed is not None:
             return committed
         lines = inputs.read(part)
+        # Batches are made of this part's good lines alone: the bytes depend on nothing outside the part.
         good = [line for line in lines if not isinstance(line, corpus.BadLine)]
         computed, extra = self.compute(good, part)
         good_rows = iter(computed)
@@ -99,8 +102,10 @@ class PartWorker(abc.ABC):
             for line in lines
         ]
         table = results.to_table(self.spec.kind, part.first_line, rows)
+        # The shard first, then the record that names it: a worker killed between the two leaves nothing visible.
         shard = commit.put_content(self.folder, part.name, ".arrow", results.encode(table)).to_json()
         record = {**summarize(rows, part.first_line), "made_by": self.made_by(), **extra, "shard": shard}
+        # Everything that removing the output has to delete.
         record["files"] = [shard, *([extra["state"]] if "state" in extra else [])]
         return self.store.commit(part.name, record)
 
@@ -156,6 +161,7 @@ class ScoreWorker(PartWorker):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
+        # Scoring has one model: an ensemble is for translation alone.
         (bundle,) = load_members(spec)
         text = training_text(spec, model_settings.reads_backward(bundle.config))
         self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text)
@@ -168,8 +174,10 @@ class ScoreWorker(PartWorker):
             return self.scorer.score_pairs([line[0] for line in lines], [line[1] for line in lines]), {}
         if self.spec.scoring.unit == "line":
             return self.scorer.score_lines([line[0] for line in lines]), {}
+        # From the committed state, even if this worker has just computed it: a restart then gives the same bytes.
         before = self.scorer.initial_stream_state() if part.predecessor is None else self._final_state(part.predecessor)
         scores, after = self.scorer.score_stream([line[0] for line in lines], before)
+        # Before the record, which names it: a successor never finds a part without its state.
         state = commit.put_content(self.folder, f"{part.name}-state", ".safetensors", after.to_bytes())
         return scores, {"state": state.to_json()}
 
@@ -193,6 +201,7 @@ class CountWorker:
     def __init__(self, spec: Spec) -> None:
         # Tokens do not depend on the weights, so one of the averaged checkpoints is enough.
         bundle = bundles.load(location.Location(spec.bundle))
+        # Dynamic evaluation would want statistics of the training text, which counting does not need.
         plain = spec.scoring.model_copy(update={"dynamic": None})
         self.scorer = scorer.Scorer(bundle, plain, spec.compute)
 
@@ -220,11 +229,13 @@ def training_text(spec: Spec, backward: bool) -> lanes.Stream | None:
 
 def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]:
     """Returns the summary of rows in their commit record: counts, sums and the first errors."""
+    # Lines in the numbering of the whole input, from 0.
     failures = [(first_line + index, row.error) for index, row in enumerate(rows) if row.error is not None]
     scores = [row.score_nats if isinstance(row, results.Translation) else row.nll_nats for row in rows]
     summary: dict[str, Any] = {
         "lines": len(rows),
         "errors": len(failures),
+        # Only the first: a record must stay small, whatever the input holds.
         "first_errors": [{"line": line, "error": error} for line, error in failures[:SHOWN_ERRORS]],
         "tokens": sum(row.num_tokens for row in rows),
         # fsum rounds once: the sum of a part does not depend on the order of its rows.
@@ -235,6 +246,7 @@ def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
         summary["unk"] = sum(row.num_unk for row in scored)
         summary["infinite"] = sum(row.num_infinite for row in scored)
         summary["characters"] = sum(row.num_characters for row in scored)
+        # None where the scoring method does not rank the tokens; a sum over some rows would look like all.
         if all(row.num_correct is not None for row in scored):
             summary["correct"] = sum(row.num_correct or 0 for row in scored)
     return summary
@@ -243,5 +255,7 @@ def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
 def device_kind(device: str) -> str:
     """Returns the kind of a device, as far as the last bits of results may depend on it."""
     if torch.device(device).type == "cuda":
+        # Kernels are chosen by the model of the device, and sum in different orders.
         return f"cuda {torch.cuda.get_device_name(device)}"
+    # Vendor and vector instructions: libraries choose their kernels by them, with other roundings.
     return f"cpu {computing.this_cpu().vendor or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

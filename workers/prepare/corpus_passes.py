@@ -60,6 +60,7 @@ class CorpusPasses:
     ) -> None:
         self._groups, self._recipe, self._runner = groups, recipe, runner
         self._corpus, self._tokenizing = recipe.corpus, recipe.tokenizer
+        # Corpora share a tokenizer: each gives an equal part of its sample, whatever its size.
         self._sample_bytes = self._tokenizing.sample_bytes // num_corpora
 
     @property
@@ -91,10 +92,12 @@ class CorpusPasses:
                 raise errors.DataError(
                     f"{self.setting}.{name}: 0 usable lines, its files are empty; name files with text"
                 )
+        # All parts that a later pass reads need a split, and their duplicates known.
         read_parts = {**used_parts, "train": vocabulary_parts}
         recipe = dataclasses.replace(
             self._recipe,
             splittings={
+                # By the lines that are used: the held-out tail is that of the limited source.
                 name: selection.make_splitting(name, self._corpus, self._recipe.seed, _num_lines(parts))
                 for name, parts in used_parts.items()
             },
@@ -116,6 +119,7 @@ class CorpusPasses:
             # A part beyond the limit is not read, unless some of its lines may belong to another split.
             if limit == 0 and recipe.splittings[task.source].by == "none":
                 lines = task.part.num_lines
+                # The record that the task would have committed: its lines must be accounted for in the index.
                 skipped[task.name] = {"shards": {}, "lines": lines, "drops": {"limit": lines}, "repairs": {}}
             else:
                 tasks.append(dataclasses.replace(task, max_tokens=limit))
@@ -125,6 +129,7 @@ class CorpusPasses:
 
     def _stage(self) -> dict[str, list[corpus.Group]]:
         """Makes plain copies of compressed and remote files, and checks that all files are text."""
+        # Each file once, in order: one source file may be paired with several targets.
         files = dict.fromkeys(file for groups in self._groups.values() for group in groups for file in group)
         tasks: list[line_tasks.StageTask] = []
         for file in files:
@@ -138,6 +143,7 @@ class CorpusPasses:
         records = self._fan_out("decompress", "files", tasks, worker_factory(line_tasks.stage, self._recipe))
         plain = {task.file: location.Location(records[task.name]["url"]) for task in tasks}
         for file in files:
+            # After staging: only plain text can be examined.
             sources.check(plain.get(file, file.origin))
         return {
             name: [tuple(plain.get(file, file.origin) for file in group) for group in groups]
@@ -146,6 +152,7 @@ class CorpusPasses:
 
     def _count_blocks(self, groups_of: Mapping[str, Sequence[corpus.Group]], block_bytes: int) -> Counts:
         """Counts the lines of all blocks. Not committed: a source must be read again to see if it has changed."""
+        # All splits, groups and sides are one fan-out, so that no worker waits at the end of a file.
         tasks: list[executors.Task] = []
         counts: Counts = {name: [[[] for _ in group] for group in groups] for name, groups in groups_of.items()}
         for name, groups in groups_of.items():
@@ -160,6 +167,7 @@ class CorpusPasses:
                     ]
 
         def on_done(task: executors.Task, count: corpus.BlockCount) -> None:
+            # Of `NAME-GROUP-SIDE-START`, as named above.
             name, number, side, _ = task.name.split("-")
             counts[name][int(number)][int(side)].append(count)
 
@@ -183,6 +191,7 @@ class CorpusPasses:
         """Finds the duplicate lines of each source, by hashes on disk."""
         partitions = {name: duplicates.num_partitions(_num_lines(parts)) for name, parts in parts_of.items()}
         recipe = dataclasses.replace(recipe, num_partitions=partitions)
+        # Every part first: a duplicate may repeat a line of any earlier part.
         hash_tasks = [task for name, parts in parts_of.items() for task in self._part_tasks("hash", name, parts)]
         hashes = self._fan_out("hash lines", "lines", hash_tasks, worker_factory(line_tasks.hash_lines, recipe))
         tasks: dict[str, list[line_tasks.DuplicatesTask]] = {}
@@ -219,8 +228,10 @@ class CorpusPasses:
         if self._tokenizing.load:
             return [None] * len(used_parts), []
         if not self._tokenizing.counts_words:
+            # The mean line of the whole source: the bytes of a narrowed part are not known without reading it.
             line_bytes = _num_bytes(all_parts) / _num_lines(all_parts)
             share = self._sample_bytes / (line_bytes * _num_lines(vocabulary_parts))
+            # A share for each line, so that parts need not know of each other; the reader cuts at the exact size.
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
             prefix, title, function = "sample", "sample lines", vocabularies.sample_lines
         else:
@@ -237,6 +248,7 @@ class CorpusPasses:
         limit = self._corpus.limit
         if limit.tokens is None:
             return [None] * len(used_parts), files
+        # Each part gets what the parts before it leave of the limit, so no part waits for another.
         tokens_before = itertools.accumulate((record["tokens"] for record in records), initial=0)
         token_limits: list[int | None] = [
             max(0, limit.tokens - tokens) for tokens in itertools.islice(tokens_before, len(used_parts))
@@ -244,8 +256,10 @@ class CorpusPasses:
         if limit.vocabulary == "after":
             # Which words the limit leaves is known only now, so those of the parts within it are counted again.
             recount = [
+                # Another name: the record of the first count is committed, and counts the whole part.
                 dataclasses.replace(task, name=f"re{task.name}", max_tokens=max_tokens)
                 for task, max_tokens in zip(tasks, token_limits, strict=True)
+                # Parts beyond the limit (0) contribute nothing.
                 if max_tokens
             ]
             recounted = self._fan_out(title, "lines", recount, worker_factory(vocabularies.count_words, recipe))
@@ -272,6 +286,7 @@ def _hash_sources(counts: Counts) -> dict[str, str]:
     """Returns a hash of the text of each source and of its division into files."""
     return {
         name: loading.fingerprint(
+            # Hashes of blocks, because they were computed by different workers; the block size is an identity setting.
             [[[(block.start, block.sha256) for block in file] for file in group] for group in groups]
         )
         for name, groups in counts.items()
@@ -280,6 +295,7 @@ def _hash_sources(counts: Counts) -> dict[str, str]:
 
 def worker_factory(function: Callable[[line_tasks.Recipe, Any], Any], recipe: line_tasks.Recipe) -> pass_runner.Factory:
     """Returns the factory of workers that apply a function and a recipe to each task."""
+    # The recipe is sent once to each worker, with the factory, not with each task.
     return functools.partial(line_tasks.make_worker, function, recipe)
 
 
@@ -294,5 +310,6 @@ def _num_lines(parts: Sequence[corpus.LineRange]) -> int:
 
 def _num_bytes(parts: Sequence[corpus.LineRange]) -> int:
     """Returns the total bytes of all files, on the larger side."""
+    # By files, since all parts of a group have the sizes of its files.
     sizes_bytes = {part.files: part.sizes_bytes for part in parts}
     return max(map(sum, zip(*sizes_bytes.values(), strict=True)))

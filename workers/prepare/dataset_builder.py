@@ -86,15 +86,18 @@ class DatasetBuilder:
 
     def run(self, settings: corpus_settings.ShardingConfig) -> dataset_index.DatasetIndex:
         """Runs all passes and returns the index to write."""
+        # The text is read even if all parts are committed: only so is a changed source noticed.
         scanned = self._scan(settings)
         hashes = {name: corpus.hashes for name, corpus in scanned.items()}
         self._check_unchanged(hashes)
+        # All corpora before the tokenizers, which are made from the words of all.
         plans = {name: corpus.plan(scanned[name]) for name, corpus in self._passes.items()}
         tokenizers = self._make_tokenizers([file for plan in plans.values() for file in plan.vocabulary_files])
         files = {column: record.file for column, record in tokenizers.items()}
         records = {name: corpus.encode(plans[name], files) for name, corpus in self._passes.items()}
         index = self._index(records, tokenizers, hashes)
         if settings.statistics:
+            # After the index, which lists the training shards.
             recipe = dataclasses.replace(self._recipe, tokenizers=files)
             index = dataclasses.replace(index, statistics=self._statistics(recipe, index.splits["train"]))
         return index
@@ -112,6 +115,7 @@ class DatasetBuilder:
         Raises:
             LockedError: a source has changed since the dataset was begun.
         """
+        # The first start commits the hashes; later ones get those back, whatever they found.
         committed = self._store.commit("sources", {"sha256": _flatten(hashes)})["sha256"]
         for name, hashes_of_corpus in hashes.items():
             for split, sha256 in hashes_of_corpus.items():
@@ -124,6 +128,7 @@ class DatasetBuilder:
     def _make_tokenizers(self, files: Sequence[str]) -> dict[str, dataset_index.TokenizerRecord]:
         """Makes the tokenizer of each column, or the one that they share."""
         recipe, columns = self._recipe, self._recipe.columns
+        # A task for each tokenizer: those of source and target are trained at the same time.
         groups = [columns] if self._plan.tokenizer.shared else [(column,) for column in columns]
         pretrained: list[location.Location | None] = [_find_tokenizer(text) for text in self._plan.tokenizer.load]
         tasks = [
@@ -137,6 +142,7 @@ class DatasetBuilder:
             record = records[task.name]
             file = commit.FileRecord.from_json(record["files"][0], task.name)
             tokenizer = dataset_index.TokenizerRecord(file, record["fingerprint"], record["vocabulary_size"])
+            # From the committed record: a tokenizer that training does not reproduce is made once.
             tokenizers |= dict.fromkeys(task.columns, tokenizer)
             coverage: list[dict[str, float]] = record["coverage"]
             self._coverage |= dict.fromkeys(task.columns, coverage)
@@ -152,6 +158,7 @@ class DatasetBuilder:
         count = corpus_passes.worker_factory(word_statistics.count, recipe)
         records = self._runner.fan_out("prepare: statistics", "lines", tasks, count)
         files = tuple(corpus_passes.file_name(records[task.name]) for task in tasks)
+        # Of the longer side, by which `choose_ngram_shards` limits the sample.
         tokens = sum(max(task.shard.tokens.values()) for task in tasks if task.with_ngrams)
         coverage = {column: self._coverage[column] for column in recipe.columns}
         summary = word_statistics.SummaryTask("statistics", files, tokens, coverage)
@@ -168,6 +175,7 @@ class DatasetBuilder:
         splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
         drops: collections.Counter[str] = collections.Counter()
         repairs: collections.Counter[str] = collections.Counter()
+        # In the order of settings and parts, not of completion: equal datasets have equal indexes.
         for name, records_of_corpus in records.items():
             for split, shards in self._shards(name, records_of_corpus).items():
                 splits[split] += shards
@@ -208,6 +216,7 @@ class DatasetBuilder:
                 splits[split].append(dataset_index.ShardRecord.from_commit(shard))
         num_lines = sum(record["lines"] for record in records)
         for split, shards in splits.items():
+            # A share may round to no line, and a split without lines would fail hours later, in training.
             is_requested = split in self._plan.groups[name] or getattr(corpus.split, split)
             if is_requested and not shards:
                 counts = ", ".join(f"{reason} {number}" for reason, number in sorted(drops.items())) or "none dropped"
@@ -215,6 +224,7 @@ class DatasetBuilder:
                     f"{setting}: 0 usable lines for {split}, of {num_lines} read ({counts}); "
                     f"check {setting}.filters and {setting}.split"
                 )
+        # Of all lines: at the start only the beginning of each file was checked.
         sources.check_share(setting, num_lines, drops["invalid_utf8"])
         return splits
 

@@ -79,6 +79,7 @@ class Recipe:
     @property
     def prefix(self) -> str:
         """Prefix of the names of tasks and shards, which keeps those of several corpora apart."""
+        # Empty for a single corpus, whose files and records keep their plain names.
         return self.corpus_name and f"{self.corpus_name}."
 
     @property
@@ -179,6 +180,7 @@ class _Counters:
 
 def make_worker(function: Callable[[Recipe, Any], Any], recipe: Recipe) -> Callable[[Any], Any]:
     """Returns the callable that a worker applies to each task of a pass."""
+    # A partial, which plain pickle takes, unlike a closure.
     return functools.partial(function, recipe)
 
 
@@ -201,18 +203,20 @@ def stage(recipe: Recipe, task: StageTask) -> Record:
     """Verifies the checksum of a file, and makes a plain copy if it is not plain text."""
     folder = recipe.dataset.join(STAGING)
     plain = sources.stage(task.file, folder, task.sha256)
+    # Listed, so that removing the dataset also removes the copy. A plain file is the user's, and stays.
     copies = [] if plain == task.file.origin else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
     return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copies]})
 
 
 def count_block(recipe: Recipe, task: BlockTask) -> corpus.BlockCount:
     """Counts the lines that begin in a block of a file."""
-    del recipe
+    del recipe  # a count is the same under every recipe
     return corpus.count_block(task.file, task.start, task.stop)
 
 
 def hash_lines(recipe: Recipe, task: PartTask) -> Record:
     """Writes the hashes of all usable lines of a part, by partition."""
+    # Of the cleaned lines: duplicates are what the model would see twice.
     hashes = duplicates.hash_lines((line.number, line.sides) for line in lines(recipe, task))
     return commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
 
@@ -231,6 +235,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
     """Writes the shards of a part: one for each split that one of its lines belongs to."""
     counters = _Counters()
     encoded: dict[str, list[Encoded]] = collections.defaultdict(list)
+    # Encoded apart from the lines, whose length for the filters does not include it.
     endings = [[*codec.encode(recipe.line_suffix), *([codec.eos_id] * recipe.num_eos)] for codec in tokenizers.values()]
     beginning = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
     remaining_tokens, length = task.max_tokens, recipe.truncated_length
@@ -241,6 +246,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
         for line, *sides in zip(batch, *ids_of_sides, strict=True):
             reason = reason_to_drop(recipe, line, [len(ids) for ids in sides])
+            # The limit is of the training stream alone: lines of this part that belong to another split are kept.
             if reason is None and line.split == "train" and remaining_tokens == 0:
                 reason = "limit"
             if reason is not None:
@@ -251,6 +257,7 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
             ]
             # The target token comes on top of the limits, and an empty source line stays empty.
             rows[0] = beginning + rows[0] if sides[0] else rows[0]
+            # The last line is cut, so that the stream has exactly `limit.tokens` tokens.
             if remaining_tokens is not None and line.split == "train":
                 rows[0] = rows[0][:remaining_tokens]
                 remaining_tokens -= len(rows[0])
@@ -293,6 +300,7 @@ def _commit_shards(
         }
     num_kept = sum(shard["rows"] for shard in shard_records.values())
     num_dropped = sum(counters.drops.values())
+    # The index is refused if these do not sum up; here the error still names the part.
     assert num_kept + num_dropped == task.part.num_lines, f"{task.name}: a line is neither kept nor dropped"
     record = {
         "files": files,
@@ -314,6 +322,7 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
     settings, splitting = recipe.corpus, recipe.splittings[task.source]
     duplicate_lines = _read_duplicates(recipe, task)
     all_lines = corpus.read_lines(task.part, counters.repairs)
+    # Bad lines are left out before cleaning, so a batch may shrink, even to nothing.
     while batch := list(itertools.islice(all_lines, BATCH_LINES)):
         usable: list[tuple[int, corpus.Sides]] = []
         for number, sides in batch:
@@ -330,6 +339,7 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
             cleaning.clean_lines(column, settings.cleaning) for column in zip(*(s for _, s in usable), strict=True)
         ]
         yield [
+            # The split is that of the cleaned source side: lines that become equal by cleaning stay in one split.
             Line(number, cleaned, splitting.assign(number, cleaned[0]), number in duplicate_lines)
             for (number, _), cleaned in zip(usable, zip(*columns, strict=True), strict=True)
         ]
@@ -338,6 +348,7 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
 def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
     """Reads the numbers of the duplicate lines of a part."""
     numbers = [
+        # A line may be in any partition, by its hash: every partition's file has a group for this part.
         duplicates.read_duplicates(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
         for file in recipe.duplicates.get(task.source, ())
     ]
@@ -347,6 +358,7 @@ def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
 def reason_to_drop(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
     """Returns the reason to drop a usable line, or None; `lengths` are those of its sides, without `<eos>`."""
     reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_eos)
+    # Last: a line that a filter drops counts as such, even where it is a duplicate.
     return reason or ("duplicate" if line.is_duplicate else None)
 
 

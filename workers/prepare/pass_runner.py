@@ -42,6 +42,7 @@ class PassRunner:
         records: Records = {}
         uncommitted = []
         for task in tasks:
+            # Asked by name, never by listing: a listing may lag behind, or show what a killed writer left.
             record = self._store.committed(task.name)
             if record is None:
                 uncommitted.append(executors.Task(task.name, task, task.weight))
@@ -50,7 +51,7 @@ class PassRunner:
 
         def on_done(task: executors.Task, record: line_tasks.Record) -> None:
             records[task.name] = record
-            if "shards" in record:
+            if "shards" in record:  # lines are counted once, in the encoding pass
                 self._count_lines(record)
 
         self.execute(title, unit, uncommitted, factory, on_done)
@@ -68,6 +69,7 @@ class PassRunner:
         if not tasks:
             return
         with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as progress:
+            # The number decides between the pool and this process: a single task does not start Ray.
             self._session.executor(STAGE, len(tasks)).run(
                 STAGE,
                 tasks,
@@ -77,6 +79,7 @@ class PassRunner:
             )
 
     def _count_lines(self, record: line_tasks.Record) -> None:
+        # Of records that this process made: a resume does not count the lines of an earlier start again.
         kept = sum(shard["rows"] for shard in record["shards"].values())
         tokens = sum(sum(shard["tokens"].values()) for shard in record["shards"].values())
         self._session.metrics.count(catalog.PREPARE_LINES, kept, outcome="done")

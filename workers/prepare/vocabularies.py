@@ -46,16 +46,20 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
     pending = {column: buffers[id(column_counts)] for column, column_counts in counts.items()}
     num_eos, num_lines, num_tokens = recipe.num_eos, 0, 0
     for line in line_tasks.lines(recipe, task):
+        # Words of held-out lines would leak into the vocabulary.
         if line.split != "train":
             continue
         sides = [vocabulary.split_units(kind, side, symbols) for side in line.sides]
+        # The same filters as `encode`: words that occur in dropped lines alone get no id.
         if line_tasks.reason_to_drop(recipe, line, [len(units) for units in sides]):
             continue
         if recipe.corpus.kind == "text":
+            # After the filters, which do not count the separator.
             sides[0] += vocabulary.split_units(kind, recipe.line_suffix)
             remaining = None if task.max_tokens is None else task.max_tokens - num_tokens
             if remaining is not None and remaining <= 0:
                 break
+            # As many tokens as `encode` will write for this line, whichever limit cuts it.
             limits = (len(sides[0]) + num_eos, recipe.truncated_length, remaining)
             num_tokens += min(limit for limit in limits if limit is not None)
             sides[0] = sides[0][:remaining]
@@ -65,7 +69,9 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
         if num_lines % line_tasks.BATCH_LINES == 0:
             _flush(counts, pending)
     _flush(counts, pending)
+    # Shared counts are one object: they are stored once, under the first column.
     columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
+    # Pairs, because a JSON object has no order, and that of first occurrence matters.
     content = {column: list(counts[column].by_unit.items()) for column in columns}
     values = {"lines": num_lines, "tokens": num_tokens}
     return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
@@ -81,6 +87,7 @@ def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[s
 def sample_lines(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_tasks.Record:
     """Writes a seeded sample of the training lines of a part."""
     lines = (line for line in line_tasks.lines(recipe, task) if line.split == "train")
+    # Filters by length do not apply: they count tokens, and there is no tokenizer yet.
     usable = [line for line in lines if not line.is_duplicate and any(line.sides)]
     sample = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
     content = {column: [line.sides[side] for line in sample] for side, column in enumerate(recipe.columns)}
@@ -97,6 +104,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
     if "source" in task.columns:
         reserved += recipe.target_tokens
     if task.pretrained_file is not None:
+        # Invalid UTF-8 is replaced, so that the check of the content reports the file by its name.
         made = tokenizer.load(
             task.pretrained_file.read_bytes().decode("utf-8", "replace"), str(task.pretrained_file), reserved
         )
@@ -107,12 +115,14 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
         counts = vocabulary.Counts()
         for file in task.files:
             content = recipe.dataset.join(file).read_json()
+            # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
             counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
         coverage = statistics.coverage(counts)
         made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved, symbols)
     stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
     file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
     record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size, "coverage": coverage}
+    # If two attempts trained different vocabularies, the one that is committed counts, for every worker.
     return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
 
 
@@ -123,6 +133,7 @@ def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[st
         content = recipe.dataset.join(file).read_json()
         for column in task.columns:
             for line in content[column]:
+                # A random sample may be larger than asked for: the rest is not used.
                 remaining_bytes[column] -= len(line.encode())
                 if remaining_bytes[column] < 0:
                     break

@@ -46,6 +46,7 @@ def count(recipe: line_tasks.Recipe, task: CountTask) -> line_tasks.Record:
     sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
     file, record = recipe.dataset.join(task.shard.name), task.shard
     expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
+    # Not hashed: training verifies each shard when it first uses it.
     shard = arrow_file.open_shard(file, expected, verify=False)
     has_eos = recipe.num_eos > 0
     counts = {
@@ -67,6 +68,7 @@ def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record
         column: statistics.summary(totals[column], tokenizers[column], task.coverage.get(column, ()))
         for column in recipe.columns
     }
+    # One task merges all, in the order of the shards: the file is the same for any number of workers.
     data = line_tasks.json_bytes(statistics.document(columns, task.ngram_tokens))
     file_record = commit.put_content(recipe.dataset, statistics.STEM, ".json", data)
     return recipe.store.commit(task.name, {"files": [file_record.to_json()]})
@@ -76,4 +78,5 @@ def choose_ngram_shards(shards: Sequence[dataset_index.ShardRecord]) -> list[boo
     """Returns True for each shard whose n-grams are counted: all, or an evenly spread subset that fits in memory."""
     num_tokens = sum(max(shard.tokens.values()) for shard in shards)
     share = min(1.0, statistics.NGRAM_TOKENS / max(num_tokens, 1))
+    # True each time that the running total of shares passes a whole number: evenly spread, without a generator.
     return [int((number + 1) * share) > int(number * share) for number in range(len(shards))]

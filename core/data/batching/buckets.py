@@ -90,6 +90,7 @@ def plan(
     """
     assert (batch_tokens is None) != (batch_lines is None)
     planned = 0
+    # Lines carried from pool to pool: without them every pool would end in a batch that is not full.
     remainder = _Lines(*(np.empty(0, np.int64) for _ in _Lines._fields))
     pools = _pools(split, shuffling.key("buckets", seed, epoch))
     for number, (pool, is_last) in enumerate(pools):
@@ -102,6 +103,7 @@ def plan(
             by_length = by_length[::-1]
         ordered = together.take(by_length)
         borders = _batch_borders(longer[by_length], batch_tokens, batch_lines)
+        # All but the last batch, which may not be full, except in the last pool.
         num_batches = len(borders) - 1 if is_last else len(borders) - 2
         remainder = ordered.take(slice(borders[num_batches], None))
         for index in shuffling.permuted(num_batches, pool_key):
@@ -117,10 +119,12 @@ def _pools(split: Lengths, order: int) -> Iterator[tuple[_Lines, bool]]:
     num_runs = -(-split.num_lines // RUN_LINES)
     runs_in_buffer = SHUFFLE_LINES // RUN_LINES
     for first_run in range(0, num_runs, runs_in_buffer):
+        # Runs, because reading single lines at random would touch a page of the file for each.
         runs = shuffling.permuted(num_runs, order, first_run, first_run + runs_in_buffer)
         buffer = _read(split, runs)
         shuffled = shuffling.permuted(len(buffer.line), shuffling.key("buffer", order, first_run))
         for start in range(0, len(shuffled), POOL_LINES):
+            # The last pool of the last buffer: what remains after it would be lost.
             is_last = first_run + runs_in_buffer >= num_runs and start + POOL_LINES >= len(shuffled)
             yield buffer.take(shuffled[start : start + POOL_LINES]), is_last
 
@@ -144,6 +148,7 @@ def _batch_borders(tokens: Array, batch_tokens: int | None, batch_lines: int | N
     borders = [0]
     while borders[-1] < len(tokens):
         start = borders[-1]
+        # The last border up to which the sum is within the budget.
         stop = int(np.searchsorted(sums, sums[start] + batch_tokens, side="right")) - 1
         borders.append(max(stop, start + 1))  # a line over the budget is a batch of its own
     return borders
@@ -167,6 +172,7 @@ def collate(split: Rows, lines: Array, pad_id: int, bos_id: int) -> PairBatch:
     inputs_BT = np.full_like(targets_BT, pad_id)
     if inputs_BT.size:
         inputs_BT[:, 0] = bos_id
+        # Position t of the input is token t - 1 of the target, so the last token, `<eos>`, is never an input.
         is_valid = np.arange(1, targets_BT.shape[1]) < target_lengths_B[:, None]
         inputs_BT[:, 1:][is_valid] = targets_BT[:, :-1][is_valid]
     return PairBatch(source_BS, source_lengths_B, inputs_BT, targets_BT, target_lengths_B)
@@ -177,5 +183,6 @@ def _pad(rows: Sequence[npt.NDArray[Any]], pad_id: int) -> tuple[Array, Array]:
     lengths_B = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     padded = np.full((len(rows), int(lengths_B.max(initial=0))), pad_id, dtype=np.int64)
     if rows:
+        # A mask selects in row-major order, which is the order of the concatenated rows: one copy, no loop.
         padded[np.arange(padded.shape[1]) < lengths_B[:, None]] = np.concatenate(rows)
     return padded, lengths_B

@@ -41,7 +41,8 @@ class ReversedStream:
         """Returns a copy of the ids of a range of positions, counted from the end of the stream."""
         size = len(self._stream)
         start, stop, step = index.indices(size)
-        assert step == 1, "streams have no steps"
+        assert step == 1, "streams have no steps"  # resumes and windows read ranges alone
+        # A copy, because torch.from_numpy refuses negative strides; max, because a range may be empty (stop < start).
         return np.ascontiguousarray(self._stream[size - max(start, stop) : size - start][::-1])
 
 
@@ -69,11 +70,13 @@ def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:
             f"training.num_lanes: {num_lanes} lanes cannot feed {world_size} workers; "
             f"use at least {world_size} lanes or fewer workers"
         )
+    # Floors of consecutive multiples: the stop of a rank is the start of the next, and the last stop is `num_lanes`.
     return range(rank * num_lanes // world_size, (rank + 1) * num_lanes // world_size)
 
 
 def epoch_offset(seed: int, epoch: int, window: int) -> int:
     """Returns a random start of an epoch in [0, window), so that windows begin at other tokens in each epoch."""
+    # A hash instead of a generator: a resume in any epoch needs no draws of the epochs before it.
     return shuffling.key("epoch offset", seed, epoch) % window
 
 
@@ -83,6 +86,7 @@ def lane_length(num_tokens: int, num_lanes: int, offset: int = 0) -> int:
     Raises:
         DataError: the stream is too short for one target in each lane.
     """
+    # Less one, since the last token of the stream is only a target.
     length = (num_tokens - offset - 1) // num_lanes
     if length < 1:
         raise errors.DataError(
@@ -124,7 +128,9 @@ def variable_windows(
     begin = start
     while begin < length:
         stop = min(begin + size_at(begin), length)
+        # By the number of the lane among all: a rank reads the same tokens for a lane, however many ranks there are.
         starts = [offset + lane * length + begin for lane in lanes]
+        # Targets of all lanes, not only of this rank's: every rank divides its loss by the same number.
         yield _window(stream, starts, stop - begin, num_targets=num_lanes * (stop - begin), stop=stop)
         begin = stop
 
@@ -153,13 +159,16 @@ def random_windows(
     for begin in range(start, -(-num_windows // num_lanes) * window, window):
         first_row = begin // window * num_lanes
         rows = min(num_lanes, num_windows - first_row)
+        # Only this batch's part of the permutation: a resume in the middle of an epoch computes nothing before it.
         chosen = shuffling.permuted(num_windows, order, first_row, first_row + rows)
+        # The lane is the row in the batch of all ranks, so the batch does not depend on their number.
         starts = [offset + window * int(chosen[lane]) for lane in lanes if lane < rows]
         yield _window(stream, starts, window, num_targets=rows * window, stop=begin + window)
 
 
 def _window(stream: Stream, starts: list[int], length: int, num_targets: int, stop: int) -> Window:
     """Returns the window of rows that begin at `starts`; inputs and targets are views of one array, a token apart."""
+    # int64, the type of indices in torch; the stream itself is uint16 or uint32.
     tokens_BT = np.empty((len(starts), length + 1), dtype=np.int64)
     for row, start in enumerate(starts):
         tokens_BT[row] = stream[start : start + length + 1]

@@ -15,6 +15,7 @@ _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increm
 
 def key(*parts: int | str) -> int:
     """Returns a 64-bit key of all that a random choice may depend on: a purpose, the seed, an epoch."""
+    # repr keeps parts apart: ("a", "bc") is not ("ab", "c"), and 1 is not "1".
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
@@ -24,6 +25,7 @@ def permuted(size: int, shuffle_key: int, start: int = 0, stop: int | None = Non
     Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains (balanced Feistel network with cycle walking).
     """
     stop = size if stop is None else min(stop, size)
+    # The smallest power of 4 that holds `size` is at most 4 times as large: at most 4 walks on average.
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     values = np.arange(start, max(start, stop), dtype=np.uint64)
     outside = np.ones(len(values), dtype=bool)
@@ -39,6 +41,7 @@ def _network(values: npt.NDArray[np.uint64], half_bits: int, shuffle_key: int) -
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     for round_number in range(_ROUNDS):
+        # Any odd constant would do; this is a multiplier of Steele and Vigna 2021 for 64-bit congruential generators.
         round_key = np.uint64((shuffle_key + round_number * 0xD1342543DE82EF95) % (1 << 64))
         left, right = right, left ^ (_scramble(right, round_key) & mask)
     return (left << shift) | right

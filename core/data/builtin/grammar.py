@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 Tense = Literal["present", "past", "future"]
 TENSES: tuple[Tense, ...] = ("present", "past", "future")
+# With h, since the h of all words here is mute.
 _VOWELS = "aàâeéèêiîoôuûœh"
 _IRREGULAR_FEMININE = {"blanc": "blanche", "frais": "fraîche", "bon": "bonne", "gentil": "gentille", "long": "longue"}
 
@@ -97,6 +98,7 @@ def adjective(line: str) -> Adjective:
     if len(forms) == 1:
         masculine = forms[0]
         feminine = _feminine(masculine)
+        # heureux and frais have one masculine form for both numbers.
         plural = masculine if masculine[-1] in "sx" else masculine + "s"
         forms = (masculine, masculine, feminine, plural, feminine + "s")
     return Adjective(english, (forms[0], forms[1], forms[2], forms[3], forms[4]), before)
@@ -128,6 +130,7 @@ def _feminine(masculine: str) -> str:
         return _IRREGULAR_FEMININE[masculine]
     if masculine.endswith("eux"):
         return masculine[:-1] + "se"
+    # cher, chère; before the general rule, since it also changes the stem.
     if masculine.endswith("er"):
         return masculine[:-2] + "ère"
     return masculine if masculine.endswith("e") else masculine + "e"
@@ -138,9 +141,11 @@ def _regular(infinitive: str) -> tuple[str, ...]:
     stem = infinitive[:-2]
     if infinitive.endswith("er"):
         return (f"{stem}e", f"{stem}ons", f"{stem}ez", f"{stem}e", f"{stem}ent", infinitive, f"{stem}é")
+    # Of the second group (finir), with -iss- in the plural; others, such as dormir, are written out.
     if infinitive.endswith("ir"):
         forms = (f"{stem}is", f"{stem}issons", f"{stem}issez", f"{stem}it", f"{stem}issent")
         return (*forms, infinitive, f"{stem}i")
+    # The future stem of -re verbs drops the e: attendre, j'attendrai.
     return (f"{stem}s", f"{stem}ons", f"{stem}ez", stem, f"{stem}ent", infinitive[:-1], f"{stem}u")
 
 
@@ -155,6 +160,7 @@ def contracted(preposition: str, phrase: str) -> str:
     """Returns a preposition with a noun phrase, `à` and `de` contracted with `le` and `les`: `au parc`."""
     contractions = {"à": ("au ", "aux "), "de": ("du ", "des ")}
     last = preposition.rpartition(" ")[2]
+    # Before elision: `de` contracts with le, but elides before l'. An article that begins with l' matches neither.
     if last in contractions:
         for article, contraction in zip(("le ", "les "), contractions[last], strict=True):
             if phrase.startswith(article):
@@ -184,6 +190,7 @@ def noun_phrase(determiner: str, adjective: Adjective | None, noun: Noun, plural
     before = adjective is not None and adjective.before
     if adjective is not None:
         form = agreeing(adjective, noun.feminine, plural)
+        # un vieil arbre: the form before a vowel exists in the masculine singular only.
         if before and not plural and not noun.feminine and french[0] in _VOWELS:
             form = adjective.french[1]
         french = f"{form} {french}" if before else f"{french} {form}"
@@ -206,11 +213,13 @@ def _with_determiner(determiner: str, following: str, feminine: bool, plural: bo
     # des becomes de after a negation, and before an adjective.
     if determiner == "a" and (negated or (plural and before)):
         return elided("de", following)
+    # Of the word that follows the determiner, which is the adjective if that comes first.
     vowel = following[0] in _VOWELS
     if determiner == "the" and not plural:
         return elided("la" if feminine else "le", following)
     masculine, before_vowel, feminine_singular, plural_form = {
         "the": ("le", "l'", "la", "les"),
+        # mon also before a feminine word with a vowel: mon amie.
         "my": ("mon", "mon", "ma", "mes"),
         "our": ("notre", "notre", "notre", "nos"),
         "this": ("ce", "cet" if not feminine else "cette", "cette", "ces"),
@@ -223,6 +232,7 @@ def _with_determiner(determiner: str, following: str, feminine: bool, plural: bo
 def participle(verb: Verb, feminine: bool, plural: bool) -> str:
     """Returns the past participle in agreement with a gender and number."""
     form = verb.participle + ("e" if feminine else "")
+    # mis, pris: the plural has no second s.
     return form + "s" if plural and form[-1] != "s" else form
 
 
@@ -245,6 +255,7 @@ def predicate(
         return Text(english, _negated(verb.future + _FUTURE_ENDINGS[subject.person], "", negative))
     if tense == "past":
         english = f"did not {base}" if negative else past
+        # With avoir the participle agrees with an object before it: les voitures qu'il a vendues.
         agreement = (subject.feminine, subject.plural) if verb.with_etre else antecedent or (False, False)
         auxiliary = (ETRE if verb.with_etre else AVOIR)[subject.person]
         return Text(english, _negated(auxiliary, participle(verb, *agreement), negative))

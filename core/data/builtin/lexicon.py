@@ -244,6 +244,7 @@ famous | célèbre
 empty | vide
 dark | sombre
 """)
+# Two that contract with the article (près du, loin des), and two that do not.
 PREPOSITIONS = (
     grammar.Text("near", "près de"),
     grammar.Text("far from", "loin de"),
@@ -286,12 +287,14 @@ enter enters entered | +entrer
     )
 )
 
+# With the space that follows, so that no degree adds none.
 DEGREES = (
     grammar.Text("", ""),
     grammar.Text("very ", "très "),
     grammar.Text("too ", "trop "),
     grammar.Text("really ", "vraiment "),
 )
+# Equally many for each tense: the choice of a time must not depend on the tense chosen before it.
 TIMES: dict[grammar.Tense, tuple[grammar.Text, ...]] = {
     "present": (
         grammar.Text("", ""),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from core import errors
 from core.data.builtin import grammar, lexicon
 
-_BITS = 25
+_BITS = 25  # modulo a power of 2 odd factors are invertible
 _MASK = (1 << _BITS) - 1
 NUM_PAIRS = 1 << _BITS
 _ROUNDS = 3  # of the scrambling
@@ -72,8 +72,8 @@ def pairs(seed: int, start: int, count: int) -> Iterator[Pair]:
     num_slots = len(patterns)
     for index in range(start, start + count):
         number, slot = divmod(_scramble(index, keys), num_slots)
-        step, offset, size = steps[slot]
-        rank = (number * step + offset + keys[0][0]) % size
+        step, offset, size = steps[slot]  # step is coprime to size: ranks repeat only after `size` numbers
+        rank = (number * step + offset + keys[0][0]) % size  # another seed starts elsewhere in each pattern
         choices = []
         pattern = patterns[slot]
         for size_of_position in pattern.sizes:
@@ -309,7 +309,7 @@ def _described() -> Pattern:
     def make(subject: int, other: int, degree: int, form: int, time: int) -> Pair:
         who, own = subjects[subject]
         assert own is not None
-        adjective = adjectives[other + (other >= own)]
+        adjective = adjectives[other + (other >= own)]  # skips the adjective of the subject
         english, french_side = _clause(being, form, who)
         very = lexicon.DEGREES[degree]
         agreeing = grammar.agreeing(adjective, who.feminine, who.plural)

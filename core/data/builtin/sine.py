@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 
-def write(path: Path, seed: int = 1, length: int = 1000, noise: float = 0.2) -> None:
+def write(path: Path, seed: int = 1, length: int = 1000, noise: float = 0.2) -> None:  # as in D2L
     """Writes x(t) = sin(0.01 t) + N(0, noise²) for t = 1 … length, one row each, after a header line.
 
     Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Models".

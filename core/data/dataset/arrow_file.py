@@ -77,10 +77,12 @@ def write(sides: Mapping[str, Side], lines: npt.NDArray[np.int64], vocabulary_si
         pa.LargeListArray.from_arrays(
             pa.array(side.offsets, pa.int64()), pa.array(side.values, id_type(vocabulary_sizes[name])), type=field.type
         )
+        # Not strict: the schema also has the column of line numbers.
         for (name, side), field in zip(sides.items(), shape, strict=False)
     ]
     batch = pa.record_batch([*columns, pa.array(lines, pa.int64())], schema=shape)
     sink = pa.BufferOutputStream()
+    # The file format, not the stream format, which cut at a border of batches reads back with fewer rows and no error.
     with pa.ipc.new_file(sink, shape, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
@@ -109,6 +111,7 @@ def open_shard(file: location.Location, expected: Expected, verify: bool) -> Sha
         ) from error
     except OSError as error:
         raise errors.StorageError(f"{expected.where}: cannot be mapped ({error}); check the file") from error
+    # Before Arrow parses anything: it has no checksums, and most flipped bits read back as wrong values.
     _check_bytes(buffer, expected, verify)
     try:
         return _read(buffer, expected, verify)
@@ -134,8 +137,10 @@ def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
     """Returns the columns of a file, after a check of its schema, batches, rows and offsets."""
     reader = pa.ipc.open_file(buffer)
     shape = schema(expected.vocabulary_sizes)
+    # Also refuses ids of another width: a uint32 file with a uint16 vocabulary is not one that we wrote.
     if not reader.schema.equals(shape, check_metadata=True):
         raise _damaged(expected, f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
+    # Of several batches the value buffers would not be one stream.
     if reader.num_record_batches != 1:
         raise _damaged(expected, f"expected one record batch, found {reader.num_record_batches}")
     if _is_compressed(buffer):
@@ -157,9 +162,11 @@ def _read_side(column: pa.LargeListArray, name: str, expected: Expected, verify:
         raise _damaged(expected, f"column {name}: expected no nulls, found some")
     values: npt.NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
     offsets: npt.NDArray[np.int64] = column.offsets.to_numpy(zero_copy_only=True)
+    # Ids before the first or after the last offset would be in the stream, but in no row.
     if len(values) != expected.tokens[name] or offsets[0] != 0 or offsets[-1] != len(values):
         raise _damaged(expected, f"column {name}: expected {expected.tokens[name]} tokens, found {len(values)}")
     size = expected.vocabulary_sizes[name]
+    # An id beyond the vocabulary fails in the embedding, on a GPU by an assertion that names no line.
     if verify and len(values) and int(values.max()) >= size:
         raise _damaged(expected, f"column {name}: expected ids below {size}, found {int(values.max())}")
     return Side(values, offsets)
@@ -201,13 +208,16 @@ def _field(data: bytes, table: int, number: int) -> int | None:
 def _local_copy(file: location.Location, expected: Expected) -> Path:
     """Returns this machine's copy of a file in an object store, fetched once and named by its hash."""
     folder = Path(tempfile.gettempdir()) / f"raycurrent-{os.getuid()}"
+    # Private: corpora may be confidential.
     folder.mkdir(mode=0o700, exist_ok=True)
     # In a shared /tmp another user may have made the folder first, and could replace the copies.
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise errors.StorageError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
     path = folder / f"{expected.sha256}.arrow"
+    # Named by its hash, which is compared when it is copied; `verify` compares it again.
     if path.exists() and path.stat().st_size == expected.size_bytes:
         return path
+    # Several ranks of a node may copy at the same time: each renames a complete file, and all are equal.
     descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
     temporary = Path(name)
     try:

@@ -15,6 +15,7 @@ FORMAT_VERSION: Final = 1
 NAME: Final = "index.json"
 SPLITS: Final = ("train", "valid", "test")
 COLUMNS: Final = {"text": ("text",), "pairs": ("source", "target")}
+# No dot at the beginning of the file name: neither `..` nor a hidden file.
 _SHARD_NAME = re.compile(r"(train|valid|test)/[A-Za-z0-9_-][A-Za-z0-9._-]*\.arrow")
 
 
@@ -80,6 +81,7 @@ class DatasetIndex:
     @property
     def corpora(self) -> tuple[str, ...]:
         """The names of its corpora, in order; a single corpus has the empty name."""
+        # In order of the training shards, which is that of the settings; a corpus may have lines in some splits only.
         records = itertools.chain.from_iterable(self.splits.get(split, ()) for split in SPLITS)
         return tuple(dict.fromkeys(record.corpus for record in records)) or ("",)
 
@@ -177,6 +179,7 @@ def _parse_shard(record: Mapping[str, Any], split: str, kind: str, where: str) -
 
 
 def _count(value: object) -> int:
+    # True is an int, too, and JSON has it.
     if type(value) is not int or value < 0:
         raise TypeError(f"{str(value)[:40]!r} is not a count")
     return value
@@ -191,6 +194,7 @@ def _text(value: object) -> str:
 def _check_sums(index: DatasetIndex, where: str) -> None:
     """Checks that no shard is listed twice, and that all lines read are kept or dropped."""
     for split, records in index.splits.items():
+        # Shards hold line numbers, so no two of a corpus are equal: a copy of one would count its lines twice.
         names, contents = [r.name for r in records], [(r.corpus, r.sha256) for r in records]
         for same, values in (("name", names), ("content", contents)):
             if len(set(values)) < len(values):

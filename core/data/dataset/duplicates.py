@@ -15,6 +15,7 @@ from core.storage import location
 
 PARTITION_BYTES = 1 << 26
 """Approximate memory for the hashes of one partition."""
+# Little-endian on every machine, since the files pass between nodes.
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
 
 Hashes = npt.NDArray[np.void]
@@ -30,6 +31,7 @@ def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
     """Returns the line numbers with a 128-bit hash of the sides of each line."""
     rows = []
     for number, sides in lines:
+        # A line feed keeps the sides apart: no side contains one. 128 bits make a chance collision negligible.
         digest = hashlib.blake2b("\n".join(sides).encode(), digest_size=16).digest()
         rows.append((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"), number))
     return np.array(rows, dtype=_HASH)
@@ -37,7 +39,9 @@ def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
 
 def pack_hashes(hashes: Hashes, partitions: int) -> bytes:
     """Returns the file of one part: its hashes grouped by partition, in line order within each."""
+    # By the hash, so that equal lines of all parts meet in one partition, whichever worker read them.
     partition_of = (hashes["high"] % np.uint64(partitions)).astype(np.int64)
+    # Stable keeps the line order within a partition: equal parts give equal bytes.
     order = np.argsort(partition_of, kind="stable")
     starts = np.searchsorted(partition_of[order], np.arange(partitions + 1))
     return starts.astype("<i8").tobytes() + hashes[order].tobytes()
@@ -50,6 +54,7 @@ def read_hashes(file: location.Location, partition: int, partitions: int) -> Has
 
 def find_duplicates(hashes_of_parts: Sequence[Hashes]) -> Lines:
     """Returns the sorted numbers of the lines that repeat an earlier one."""
+    # The empty array gives the type where there are no parts.
     hashes = np.concatenate([np.empty(0, _HASH), *hashes_of_parts])
     # Equal hashes become neighbours, in line order: all but the first of them are duplicates.
     hashes = hashes[np.lexsort((hashes["line"], hashes["low"], hashes["high"]))]
@@ -71,5 +76,6 @@ def read_duplicates(file: location.Location, part: int, num_parts: int) -> Lines
 def _read_group(file: location.Location, group: int, num_groups: int, item_bytes: int) -> bytes:
     """Reads the items of one group by two range requests: its start and stop, then the items."""
     start, stop = np.frombuffer(file.read_range(8 * group, 8 * group + 16), dtype="<i8").tolist()
+    # After the starts of all groups and the end of the last one.
     body = 8 * (num_groups + 1)
     return file.read_range(body + item_bytes * start, body + item_bytes * stop)

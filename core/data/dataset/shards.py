@@ -35,6 +35,7 @@ class Ragged:
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
     """Concatenates rows of ids."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    # Directly into the array, without a list of all ids in between.
     flat = itertools.chain.from_iterable(rows)
     return Ragged(np.fromiter(flat, dtype=np.uint32, count=int(lengths.sum())), lengths)
 
@@ -63,6 +64,7 @@ def encode_shard(
         assert len(side.lengths) == len(lines), f"{name}: {len(side.lengths)} rows for {len(lines)} lines"
         assert not len(side.values) or int(side.values.max()) < vocabulary_sizes[name], f"{name}: id out of range"
         offsets = np.concatenate(([0], np.cumsum(side.lengths)))
+        # The type depends on the vocabulary, not on the ids of a part: all shards have one schema.
         narrow = arrow_file.id_type(vocabulary_sizes[name]).to_pandas_dtype()
         sides[name] = arrow_file.Side(side.values.astype(narrow), offsets)
     return arrow_file.write(sides, np.asarray(lines, dtype=np.int64), vocabulary_sizes)
@@ -82,6 +84,7 @@ class Split:
         self._expected = expected
         self._verify = verify
         self._backward = backward
+        # Mappings, not contents: the page cache decides what is in memory.
         self._opened: dict[int, arrow_file.Shard] = {}
         self._row_starts = np.cumsum([0, *(shard.rows for shard in expected)])
         self._columns = tuple(expected[0].vocabulary_sizes) if expected else ()
@@ -119,6 +122,7 @@ class Split:
         lengths: dict[str, list[npt.NDArray[np.int32]]] = {column: [] for column in self._columns}
         for number, begin, end in _slices(self._row_starts, start, stop):
             for column, side in self.shard(number).sides.items():
+                # The offsets are in the shard's own numbering, like `begin` and `end`; n rows have n + 1 offsets.
                 lengths[column].append(np.diff(side.offsets[begin : end + 1]).astype(np.int32))
         return {column: np.concatenate([np.empty(0, np.int32), *arrays]) for column, arrays in lengths.items()}
 
@@ -132,6 +136,7 @@ class Split:
 
     def _locate(self, indices: Array) -> Iterator[tuple[int, int]]:
         """Yields the shard of each row, and its index there."""
+        # right: of shards with equal starts all but the last are empty.
         numbers = np.searchsorted(self._row_starts, indices, side="right") - 1
         return zip(numbers.tolist(), (indices - self._row_starts[numbers]).tolist(), strict=True)
 
@@ -163,7 +168,8 @@ class Stream:
             for number, begin, end in _slices(self._starts, start, stop)
         ]
         if len(arrays) == 1:
-            return arrays[0]
+            return arrays[0]  # the usual case: a view of the mapping
+        # The narrowest id type, so that joining it widens nothing.
         return np.concatenate(arrays) if arrays else np.empty(0, np.uint16)
 
 
@@ -172,6 +178,7 @@ def _slices(starts: Array, start: int, stop: int) -> Iterator[tuple[int, int, in
     number = int(np.searchsorted(starts, start, side="right")) - 1
     while start < stop and number + 1 < len(starts):
         end = min(stop, int(starts[number + 1]))
+        # An empty shard in the middle covers nothing, but must not end the loop.
         if end > start:
             yield number, start - int(starts[number]), end - int(starts[number])
         start, number = max(start, end), number + 1
@@ -214,6 +221,7 @@ class Dataset:
         except errors.NotFoundError as error:
             raise errors.UsageError(f"{folder}: has no finished dataset; run prepare first") from error
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+        # An object store would take a request for each shard; there a missing one fails at its first use.
         if folder.is_local:
             _check_local(folder, index)
         return cls(folder, index, _codecs(folder, index), verify, backward)
@@ -267,6 +275,7 @@ def _check_local(folder: location.Location, index: dataset_index.DatasetIndex) -
         path = folder.join(record.name).path
         if not path.is_file():
             raise errors.IntegrityError(f"{path}: is missing; restore it, or remove the dataset and prepare again")
+        # A dataset from elsewhere could name any readable file by a link.
         if not Path(os.path.realpath(path)).is_relative_to(home):
             raise errors.IntegrityError(f"{path}: is a link out of the dataset; replace it by the file itself")
         if (size_bytes := path.stat().st_size) != record.size_bytes:
@@ -283,6 +292,7 @@ def _codecs(folder: location.Location, index: dataset_index.DatasetIndex) -> dic
         commit.verify(folder, [record.file])
         file = folder.join(record.file.name)
         loaded = tokenizer.Tokenizer.from_json(file.read_bytes().decode(), str(file))
+        # Datasets and models are matched by this fingerprint: it must be that of the file itself.
         if (loaded.fingerprint, loaded.vocabulary_size) != (record.fingerprint, record.vocabulary_size):
             raise errors.IntegrityError(
                 f"{file}: expected fingerprint {record.fingerprint} and {record.vocabulary_size} entries, "

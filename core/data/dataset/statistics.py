@@ -65,10 +65,12 @@ def count(
     """
     ids = values.astype(np.int64)
     usable = ids >= len(tokenizer.reserved)
+    # <eos> and language tags are not units; <unk> is a reserved token, but a word of the line.
     lengths = np.diff(offsets) - _count_per_row(~usable & (ids != tokenizer.unk_id), offsets)
     if tokenizer.vocabulary_size > 1 << _ID_BITS:
         # Rarer units than the first two million do not fit into the packed n-grams.
         usable &= ids < 1 << _ID_BITS
+    # Order 1 is the count of units.
     ngrams = [_count_ngrams(ids, usable, offsets if separate else None, order) for order in ORDERS[1:] if with_ngrams]
     empty = np.empty(0, np.int64)
     return Counts(
@@ -81,6 +83,7 @@ def count(
 
 def _count_per_row(mask: npt.NDArray[np.bool_], offsets: Array) -> Array:
     """Returns the number of true entries in each row."""
+    # Not np.add.reduceat, which gives an empty row the first entry of the next one.
     cumulative = np.concatenate(([0], np.cumsum(mask)))
     return cumulative[offsets[1:]] - cumulative[offsets[:-1]]
 
@@ -142,6 +145,7 @@ def unpack(data: bytes, columns: Sequence[str]) -> dict[str, Counts]:
     """Returns the counts of each column in a file that `pack` made."""
     rows = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0).column(0)
     arrays = [row.values.to_numpy() for row in rows]
+    # In the order of `pack`: lengths, units, codes, counts.
     num_arrays = len(arrays) // len(columns)
     counts = {}
     for index, column in enumerate(columns):
@@ -166,6 +170,7 @@ def summary(counts: Counts, tokenizer: tokenizers.Tokenizer, rows: Sequence[Mapp
     """Returns the statistics of one column for the report; `rows` are those of `coverage`."""
     units = counts.units.copy()
     num_unknown = int(units[tokenizer.unk_id])
+    # Shares are those of the text: <unk> is part of it, <eos> is not.
     units[: len(tokenizer.reserved)] = 0
     num_tokens = int(units.sum()) + num_unknown
     known = np.flatnonzero(units)
@@ -191,6 +196,7 @@ def _summarize_order(order: int, codes: Array, counts: Array, tokenizer: tokeniz
     # Equal counts: the smaller ids first, which are the more frequent units.
     best = np.lexsort((codes, -counts))[:TOP] if len(codes) else codes
     ranked = np.sort(counts)[::-1]
+    # Evenly spaced in logarithms, as the curve is drawn; low ranks round to the same number.
     ranks = np.unique(np.geomspace(1, max(len(ranked), 1), _CURVE_POINTS).round().astype(np.int64))
     return {
         "order": order,
@@ -220,6 +226,7 @@ def zipf_exponent(ranked: Sequence[float] | npt.NDArray[Any]) -> float | None:
 
     Source: Zhang et al., Dive into Deep Learning (2021), section 8.3.3 "Natural Language Statistics".
     """
+    # The head deviates from the law (function words), and the tail is flat steps of counts 1, 2, ….
     first, last = ZIPF_RANKS
     counts = np.asarray(ranked[first - 1 : last], dtype=float)
     if len(counts) < first:

@@ -8,6 +8,7 @@ _SCHEME, _CHAIN = "zip://", "::"
 
 def split(text: str) -> tuple[str, str]:
     """Splits a name into the member (empty if none is named) and the path or URL of the file."""
+    # Only both together are a chain: a local file may have `::` in its name.
     if not text.startswith(_SCHEME) or _CHAIN not in text:
         return "", text
     member, _, url = text.removeprefix(_SCHEME).partition(_CHAIN)

@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+# All of category Cc but the tab (0x09): C0, DEL and C1, U+0085 (next line) among them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _ALL_SPACES = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000]")
 _NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 _DIGITS = re.compile(r"\d+")
+# The look-behind includes the mark itself, so that the search starts at marks. A line feed counts as the beginning.
 _UNSPACED_MARK = re.compile(r"[,.!?](?<=[^ \n].)")
 _SPACE_RUN = re.compile(r"  +")
 
@@ -91,6 +93,7 @@ STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
     }
 )
 
+# Without `controls` and `letters`, which replace line feeds, and `strip`, which looks for the ends of a text.
 _BATCHABLE = frozenset({"nfc", "nfkc", "spaces", "all_spaces", "lower", "digits", "punctuation"})
 """Steps that give the same result on many lines joined by line feeds: they neither add, remove nor look past one."""
 

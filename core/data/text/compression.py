@@ -21,6 +21,7 @@ from core.storage import location
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 EXTENSIONS = (*COMPRESSED, ".zip")
+# Natural text stays below 10 in gzip; bombs come near the maximum of deflate, 1032.
 MAX_RATIO = 100
 SAFE_SIZE_BYTES = 1 << 30  # smaller results are accepted at any ratio
 _SHOWN_MEMBERS = 5
@@ -43,9 +44,11 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
         DataError: the content does not match the extension; it is truncated; the archive has no such member, or
             several and none is named; or it decompresses to more than a hundred times its size and a gibibyte.
     """
+    # The limit compares with the compressed bytes read so far, which are known for a stream, too.
     name, packed, read_bytes = file.name, opened, opened.tell
     with contextlib.ExitStack() as stack:
         stack.enter_context(_translate_damage(file, name, opened))
+        # Many archives have another extension (.docx, .npz): a named member says that the file is one.
         if name.endswith(".zip") or member:
             archive = stack.enter_context(zipfile.ZipFile(opened))
             info = _find_member(file, archive, member)
@@ -79,6 +82,7 @@ def _find_member(file: location.Location, archive: zipfile.ZipFile, member: str)
         problem = f"has no member {member!r}" if member else f"contains {len(files)} files"
         names = ", ".join([*files][:_SHOWN_MEMBERS])
         raise errors.DataError(f"{file}: {problem}; name one as zip://NAME::{file} (it contains {names})")
+    # Else zipfile raises a RuntimeError that asks for a password.
     if files[member].flag_bits & _ENCRYPTED:
         raise errors.DataError(f"{file}: {member!r} is encrypted; unpack it yourself")
     return files[member]
@@ -90,6 +94,7 @@ def _decompressor(name: str, opened: BinaryIO) -> IO[bytes]:
     if name.endswith(".xz"):
         return cast(IO[bytes], lzma.LZMAFile(opened))
     if name.endswith(".zst"):
+        # By Arrow, because the standard library has no zstd before Python 3.14.
         return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(opened, mode="r"), "zstd"))
     return cast(IO[bytes], bz2.BZ2File(opened)) if name.endswith(".bz2") else opened
 
@@ -102,6 +107,7 @@ def _translate_damage(file: location.Location, name: str, opened: BinaryIO) -> I
         yield
     except EOFError as error:
         raise errors.DataError(f"{file}: truncated {kind} at byte {opened.tell()}; download it again") from error
+    # NotImplementedError: a zip member with a compression method that zipfile does not know.
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
         raise errors.DataError(
             f"{file}: is not valid {kind} ({error}); download it again or correct its extension"

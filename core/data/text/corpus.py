@@ -92,12 +92,14 @@ def count_block(file: location.Location, start: int, stop: int) -> BlockCount:
 
     A line feed at the end of the file begins no line.
     """
+    # The first line of a file begins after no line feed; an empty file has none.
     num_lines = 1 if start == 0 < stop else 0
     digest = hashlib.sha256()
     # A line begins after a line feed, so the byte before the block is read too, and the block's last one not counted.
     first_offset = max(start - 1, 0)
     for offset, buffer in _buffers(file, first_offset, stop):
         num_lines += buffer.count(b"\n", 0, stop - 1 - offset)
+        # Without the byte before, so that the hashes of all blocks cover each byte once.
         digest.update(buffer[1:] if offset == first_offset < start else buffer)
     return BlockCount(start, stop, num_lines, digest.hexdigest())
 
@@ -129,7 +131,9 @@ def cut_by_blocks(
         _check_aligned(files, totals)
         urls = tuple(file.url for file in files)
         sizes_bytes = tuple(file[-1].stop if file else 0 for file in counts_of_files)
+        # One start more than blocks: the last is the total.
         for line, block in zip(block_starts[0], counts_of_files[0], strict=False):
+            # A line longer than a block may leave blocks in which none begins.
             if not block.num_lines:
                 continue
             positions = [
@@ -186,6 +190,7 @@ class LineIndex(NamedTuple):
 def index_lines(file: location.Location, part_lines: int) -> LineIndex:
     """Indexes every `part_lines`-th line of a file, reading it once from beginning to end."""
     size_bytes = file.size_bytes()
+    # 8 bytes for each part, where a list would take 40.
     starts = array.array("q", [0] if size_bytes else [])
     num_feeds = 0  # before this buffer
     for offset, buffer in _buffers(file, 0, size_bytes):
@@ -193,9 +198,11 @@ def index_lines(file: location.Location, part_lines: int) -> LineIndex:
         # Offsets are computed only for a buffer that contains the beginning of a part.
         if (num_feeds + num_new) // part_lines > num_feeds // part_lines:
             feeds = np.flatnonzero(np.frombuffer(buffer, np.uint8) == ord("\n"))
+            # Feeds number part_lines, 2 * part_lines, … of the file end the last line of a part.
             last_feeds = feeds[part_lines - 1 - num_feeds % part_lines :: part_lines]
             starts.extend((offset + 1 + last_feeds).tolist())
         num_feeds += num_new
+    # The last line feed of the file begins no line.
     if size_bytes and starts[-1] == size_bytes:
         starts.pop()
     ends_in_feed = size_bytes == 0 or file.read_range(size_bytes - 1, size_bytes) == b"\n"
@@ -245,6 +252,7 @@ def read_lines(
     repairs = collections.Counter() if repairs is None else repairs
     raw_sides = [_raw_lines(part, side) for side in range(len(part.files))]
     number = -1
+    # Not strict: a file that has lost lines ends early, and the count below reports it by name.
     for number, raw in enumerate(zip(*raw_sides, strict=False)):
         yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
     if number + 1 != part.num_lines:
@@ -273,12 +281,13 @@ def _decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[s
     """Returns the text of a line, or the reason that it has none; `raw` is None for a line over the size limit."""
     if raw is None:
         return BadLine("too_long", "")
+    # Before decoding: NUL is valid UTF-8, but ends a text in some tools, and marks binary data.
     if b"\0" in raw:
         return BadLine("control_char", f":{raw.index(0) + 1}")
     if raw.endswith(b"\r"):
         raw = raw[:-1]
         repairs["crlf"] += 1
-    if begins_file and raw.startswith(_BOM):
+    if begins_file and raw.startswith(_BOM):  # elsewhere U+FEFF is part of the text
         raw = raw[len(_BOM) :]
         repairs["bom"] += 1
     try:
@@ -295,6 +304,7 @@ def _raw_lines(part: LineRange, side: int) -> Iterator[str | bytes | None]:
     """
     file = location.Location(part.files[side])
     size_bytes = part.sizes_bytes[side]
+    # Offsets are those of the counted file: in another one they would point into the middle of lines.
     if file.size_bytes() != size_bytes:
         raise _changed_error(file.url)
     lines = _split(_buffers(file, part.start_bytes[side], size_bytes), part.max_line_bytes)
@@ -306,6 +316,7 @@ def _split(buffers: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterato
     """Splits consecutive buffers at line feeds."""
     tail: bytes | None = b""  # the line that continues in the next buffer; None once it exceeds the limit
     for _, buffer in buffers:
+        # Between the two are complete lines, decoded in one call; only the ends need joining.
         first, last = buffer.find(b"\n"), buffer.rfind(b"\n")
         if first >= 0:
             yield None if tail is None else _limit(tail + buffer[:first], max_line_bytes)
@@ -313,7 +324,7 @@ def _split(buffers: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterato
             if first < last:
                 yield from _split_lines(buffer[first + 1 : last], max_line_bytes)
         tail = None if tail is None else _limit(tail + buffer[last + 1 :], max_line_bytes)
-    if tail != b"":
+    if tail != b"":  # the last line of the file, without a line feed
         yield tail
 
 
@@ -347,6 +358,7 @@ def _buffers(file: location.Location, start: int, stop: int) -> Iterator[tuple[i
 
 def _locate(block_starts: Sequence[int], counts: Sequence[BlockCount], line: int) -> tuple[int, int]:
     """Locates a line of a file: the offset at which to start reading, and the number of line feeds to skip."""
+    # bisect_right: of blocks with equal starts all but the last have no line.
     number = bisect_right(block_starts, line) - 1
     block = counts[number]
     lines_before = line - block_starts[number]

@@ -39,10 +39,12 @@ class Splitting:
         if self.by == "none":
             return self.split
         if self.by == "tail":
+            # Lines beyond the limit follow the test lines: counted for the vocabulary, they are training lines.
             if not self.valid_start <= number < self.num_lines:
                 return "train"
             return "test" if number >= self.test_start else "valid"
         uniform = _uniform(source_text if self.by == "source" else str(number), self.seed)
+        # The test lines have the lowest numbers, so another share of validation lines leaves them as they are.
         return "test" if uniform < self.test else "valid" if uniform < self.test + self.valid else "train"
 
 
@@ -56,6 +58,7 @@ def make_splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int,
         num_lines: number of lines of the source that are used.
     """
     shares = corpus.split
+    # Held-out sources of their own are never divided.
     if source != "train" or not (shares.valid or shares.test):
         return Splitting(source)
     test_start = num_lines - int(num_lines * shares.test)
@@ -73,6 +76,7 @@ def make_splitting(source: str, corpus: corpus_settings.CorpusConfig, seed: int,
 
 def is_sampled(number: int, share: float, seed: int) -> bool:
     """Returns True if a line belongs to a seeded sample of about this share of all lines."""
+    # The prefix makes this independent of a split by the hash of the same line number.
     return share >= 1 or _uniform(f"sample {number}", seed) < share
 
 
@@ -84,6 +88,7 @@ def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int
         lengths: number of tokens of each side, without `<eos>`.
         num_eos: number of `<eos>` tokens at the end of a side, 0 or 1; they count for `max_length` alone.
     """
+    # The order matters: a line is counted under the first reason that holds.
     shortest, longest = min(lengths), max(lengths)
     if shortest < filters.min_length:
         return "empty" if shortest == 0 else "too_short"
@@ -96,6 +101,7 @@ def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int
 
 def _uniform(text: str, seed: int) -> float:
     """Returns a uniform pseudo-random number in [0, 1), a function of the text and the seed."""
+    # Keyed, so that another seed gives an unrelated assignment; Python's own `hash` differs between processes.
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode()).digest()
     # The upper 53 bits, the precision of a double.
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)

@@ -20,6 +20,7 @@ from core.data.text import archives, compression, corpus, tables
 from core.storage import location
 
 SAMPLE_BYTES = 1 << 20
+# More than that is rather another encoding than damage.
 MAX_INVALID_SHARE = 0.05
 MIN_INVALID_LINES = 5  # a short file may have a few
 _SIGNATURES = {
@@ -87,6 +88,7 @@ def resolve(
         UsageError: a name is not that of a regular file or is repeated, the numbers of source and target files
             differ, or a web address has no checksum.
     """
+    # The schema has checked that exactly one is given.
     form = next(name for name in ("text", "tsv", "table", "source") if getattr(source, name))
     columns = tuple(map(str, source.columns)) if form == "table" else ()
     files = _files(getattr(source, form), f"{where}.{form}", base, columns)
@@ -107,6 +109,7 @@ def resolve(
 
 def expected_sha256(file: File, sha256: Mapping[str, str], base: str | None = None) -> str | None:
     """Returns the checksum that the settings give for a file; for a member, that of its archive."""
+    # Compared as locations: a relative path and its absolute form are the same file.
     checksums = {location.Location.parse(text, "corpus.sha256", base): value for text, value in sha256.items()}
     return checksums.get(file.origin)
 
@@ -138,6 +141,7 @@ def _distinct(groups: list[tuple[File, ...]], where: str) -> list[tuple[File, ..
 def _expand(match: location.Location) -> list[location.Location]:
     """Returns a file itself; for a folder, the visible files directly in it."""
     if match.is_local:
+        # Only one level: folders inside a named folder are left out, here and in an object store.
         if not match.path.is_dir():
             return [match]
         return [file for file in _list_visible(match) if not file.path.is_dir()]
@@ -160,12 +164,14 @@ def check(file: location.Location) -> None:
         DataError: it is UTF-16, binary, compressed, or has too many lines of invalid UTF-8.
     """
     size_bytes = file.size_bytes()
+    # The beginning only: prepare reads the rest anyway, and counts its invalid lines.
     sample = file.read_range(0, min(size_bytes, SAMPLE_BYTES))
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise errors.DataError(f"{file}: looks like UTF-16; convert it to UTF-8")
     for signature, advice in _SIGNATURES.items():
         if sample.startswith(signature):
             raise errors.DataError(f"{file}: is not text but {advice}")
+    # Every other byte of Latin text in UTF-16 is 0, also without the byte order mark that is checked above.
     if sample.count(b"\0") > len(sample) // 4:
         raise errors.DataError(f"{file}: is binary data; name a text file")
     lines = sample.split(b"\n")
@@ -217,6 +223,7 @@ def stage(file: File, folder: location.Location, sha256: str | None = None) -> l
     if folder.is_local:
         folder.path.mkdir(parents=True, exist_ok=True)
     # Next to the destination, because the disk of temporary files may be small. An object store has no local folder.
+    # A killed task leaves at most this folder: the copy gets its final name when it is complete.
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder.path if folder.is_local else None) as scratch:
         raw, plain, table = (Path(scratch) / name for name in ("raw", "plain", "table"))
         with contextlib.ExitStack() as stack:
@@ -229,9 +236,11 @@ def stage(file: File, folder: location.Location, sha256: str | None = None) -> l
             with plain.open("wb") as copy, compression.unpack(file.origin, file.member, opened) as (name, buffers):
                 digest = _write(buffers, copy)
         if file.columns:
+            # Parquet needs random access, so the decompressed table is a file before it is read.
             plain.rename(table)
             with plain.open("wb") as copy:
                 digest = _write(tables.lines(table, name, file.columns, str(file)), copy)
+        # A readable part of the name for people; the hash alone identifies the text.
         stem = Path(name).name.partition(".")[0] or "source"
         safe = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in stem)
         staged = folder.join(f"{safe}-{digest[:16]}.txt")
@@ -240,7 +249,7 @@ def stage(file: File, folder: location.Location, sha256: str | None = None) -> l
 
 
 def _check_sha256(file: File, actual: str, expected: str | None) -> None:
-    if expected is not None and actual != expected.lower():
+    if expected is not None and actual != expected.lower():  # tools print hexadecimal digits in either case
         raise errors.DataError(f"{file.origin}: its SHA-256 is {actual}, not {expected}; download the right file")
 
 

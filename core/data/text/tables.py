@@ -12,6 +12,7 @@ from core import errors
 JSON_EXTENSIONS = (".jsonl", ".ndjson")
 EXTENSIONS = (*JSON_EXTENSIONS, ".parquet")
 _BATCH_ROWS = 4096
+# A row must stay one line, and a tab would begin another column.
 _BREAKS = str.maketrans("\n\r\t", "   ")
 
 Row = Sequence[object]
@@ -46,9 +47,10 @@ def lines(path: Path, name: str, columns: Sequence[str], where: str) -> Iterator
 
 
 def _json_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tuple[int, Row]]:
+    # As bytes: in text mode a lone carriage return would end a row, too.
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.strip():
+            if not raw.strip():  # blank lines are usual at the end of JSONL files
                 continue
             try:
                 row = json.loads(raw)
@@ -72,6 +74,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tu
                         f"{where}: has no column {column!r}, it has {', '.join(file.schema_arrow.names)}; "
                         "name one of them under columns"
                     )
+            # In batches, because a row group may be as large as the file; only the named columns are decoded.
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                     number += 1

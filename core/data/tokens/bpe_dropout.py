@@ -58,6 +58,7 @@ class Segmenter:
 
     def resegment(self, ids: Iterable[int], seed: int) -> list[int]:
         """Returns ids of the same text with words segmented anew; reserved tokens and symbols stay as they are."""
+        # Reserved tokens and symbols come first in the vocabulary, and divide the text into runs of ordinary subwords.
         chance, new_ids = random.Random(seed), list[int]()  # noqa: S311
         for is_added, run in itertools.groupby(ids, key=lambda token: token < self._num_added):
             if is_added:
@@ -69,6 +70,7 @@ class Segmenter:
 
     def segment(self, word: str, number: int) -> tuple[int, ...]:
         """Returns one of the segmentations of a word, as ids; the same in every process."""
+        # By a hash of our own: that of Python's strings differs between processes, and so would the ranks' batches.
         chance, subwords = random.Random(shuffling.key("cut", word, number)), list(word)  # noqa: S311
         while True:
             # Each merge is drawn again after every other one, as in Algorithm 1 of the paper.

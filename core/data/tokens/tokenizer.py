@@ -28,6 +28,7 @@ BATCH_LINES = 4096
 """Lines that the library encodes at a time; it does so in parallel only within a batch."""
 
 
+# `__missing__`, so that `map` over `__getitem__` calls no Python function for a known unit.
 class _Ids(dict[str, int]):
     """Ids by unit, that of `<unk>` for units without an entry."""
 
@@ -60,6 +61,7 @@ class Tokenizer:
         self.reserved = reserved
         # All but <unk>: these are left out of decoded text, and never come from text.
         self._control_ids = frozenset(range(1, len(reserved)))
+        # Without the reserved tokens: text that equals one of their names is unknown, not a control token.
         self._ids = _Ids(zip(names[len(reserved) :], range(len(reserved), len(names)), strict=True))
         self._library = None if self.kind in ("char", "word") else tokenizer_file.library(text)
 
@@ -70,6 +72,7 @@ class Tokenizer:
         return hash(self.fingerprint)
 
     def __reduce__(self) -> tuple[Callable[[str, str], Self], tuple[str, str]]:
+        # Pickled as its file: what a worker gets is validated like what is read from the dataset.
         return type(self).from_json, (self._text, "tokenizer")
 
     @property
@@ -85,12 +88,14 @@ class Tokenizer:
         """Returns the ids of each line, of reserved ids only that of `<unk>`."""
         id_of = self._ids.__getitem__
         if self.kind == "char" and not self.symbols:
+            # The usual case of characters without the function call for each line.
             return [list(map(id_of, line)) for line in lines]
         if self._library is None:
             return [list(map(id_of, vocabulary.split_units(self.kind, line, self.symbols))) for line in lines]
         encoded: list[list[int]] = []
         for start in range(0, len(lines), BATCH_LINES):
             batch = list(lines[start : start + BATCH_LINES])
+            # Fast: without offsets, which nothing here needs. The caller adds <bos> and <eos>, if the corpus has them.
             encodings = self._library.encode_batch_fast(batch, add_special_tokens=False)
             encoded += [encoding.ids for encoding in encodings]
         # The models of these kinds may know the name of a reserved token as a word of the text.
@@ -109,6 +114,7 @@ class Tokenizer:
         kept = [token for token in ids if token not in self._control_ids]
         if self._library is not None:
             return str(self._library.decode(kept, skip_special_tokens=False))
+        # The inverse of `split_units`: an empty word between two spaces gives the doubled space back.
         return ("" if self.kind == "char" else " ").join([self._names[token] for token in kept])
 
     def words(self, ids: Iterable[int]) -> list[str]:
@@ -148,6 +154,7 @@ def from_counts(
     names = vocabulary.build(counts, min_freq, max_size, reserved, symbols)
     model = tokenizer_file.word_level({name: index for index, name in enumerate(names)})
     library = tokenizer_file.skeleton(kind, model)
+    # All names are in the vocabulary already: added, they keep those ids.
     library.add_special_tokens(list(reserved))
     library.add_tokens([AddedToken(name, normalized=False) for name in symbols])
     return Tokenizer(library.to_str(), tokenizer_file.Content(kind, names, tuple(reserved), tuple(symbols)))
@@ -173,11 +180,13 @@ def train_subwords(
     added = [*reserved, *symbols]
     library.train_from_iterator(lines, _trainer(kind, size, added))
     text = library.to_str()
+    # The library's trainers have no option for what is changed here.
     if kind == "unigram" or symbols:
         content = json.loads(text)
         # A trainer makes all added tokens special, which text never gives: symbols must be ordinary ones.
         for entry in content["added_tokens"]:
             entry["special"] = entry["content"] not in symbols
+        # The trainer gives added tokens a score of 0, the best there is: text would be segmented into them.
         for entry in content["model"]["vocab"][: len(added)] if kind == "unigram" else ():
             entry[1] = tokenizer_file.NEVER
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -207,6 +216,7 @@ def load(text: str, where: str, needed: Sequence[str]) -> Tokenizer:
     try:
         loaded = Tokenizer.from_json(text, where)
     except errors.IntegrityError as error:
+        # The file is the user's, not one that we wrote: restoring it cannot help.
         raise errors.DataError(f"tokenizer.load: {str(error).partition(';')[0]}; name another file") from error
     missing = [name for name in needed if name not in loaded.reserved]
     if missing:

@@ -39,15 +39,18 @@ def skeleton(kind: Kind, model: Any) -> tokenizers.Tokenizer:
     """Returns a tokenizer of the library with the pre-tokenizer and decoder of a kind, and the given model."""
     library = tokenizers.Tokenizer(model)
     if kind in _BYTE_LEVEL:
+        # A prefix space would be decoded as one that the line does not have.
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()
     elif kind == "char":
+        # Not `.`, which leaves line feeds out.
         library.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
         library.decoder = decoders.Fuse()
     else:
+        # At single spaces only, as D2L counts words: other white space is part of a word.
         library.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
         if kind == "wordpiece":
-            library.decoder = decoders.WordPiece("##", cleanup=False)
+            library.decoder = decoders.WordPiece("##", cleanup=False)  # cleanup would remove spaces before punctuation
     return library
 
 
@@ -86,6 +89,7 @@ def read(text: str, where: str) -> Content:
         content = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, where))
     except (ValueError, RecursionError) as error:
         raise _damaged(where, f"is not valid JSON ({error})") from error
+    # Our own files get exact checks, since a wrong id would go unnoticed: it is a valid id of another unit.
     kind = _kind_of(content, where)
     reserved = _reserved_of(content, kind, where)
     if kind == "loaded":
@@ -108,6 +112,7 @@ def _damaged(where: str, what: str) -> errors.IntegrityError:
 def _without_repeats(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     """Builds a JSON object, in which Python would keep the last of equal keys without an error."""
     content = dict(pairs)
+    # Two ids of one unit: another program may take the other one.
     if len(content) != len(pairs):
         repeated = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise _damaged(where, f"has two entries {repeated!a}")
@@ -123,6 +128,7 @@ def _kind_of(content: Any, where: str) -> Kind:
         expected = _without_vocabulary(json.loads(skeleton(kind, empty_model(kind)).to_str()))
         # Settings that a later release of the library added are missing from older files.
         is_subset = {"pre_tokenizer", "decoder", "model.type"} <= settings.keys() <= expected.keys()
+        # Any other value, such as a normalizer, changes the ids: such a file is `loaded`, and used as it is.
         if is_subset and all(expected[key] == value for key, value in settings.items()):
             return kind
     return "loaded"
@@ -142,6 +148,7 @@ def _reserved_of(content: dict[str, Any], kind: Kind, where: str) -> tuple[str, 
     """
     added = content.get("added_tokens")
     rows = added if isinstance(added, list) and all(isinstance(row, dict) for row in added) else []
+    # Our own symbols are added tokens, too, but not special.
     special = [row for row in rows if row.get("special", True)]
     names = tuple(row.get("content") for row in special)
     expected = tuple(name for name in vocabulary.RESERVED if name in names)
@@ -184,12 +191,13 @@ def _vocabulary_of(model: dict[str, Any], where: str) -> Any:
         return listed
     if not all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in listed):
         raise _damaged(where, "has no list of entries and scores")
+    # A repeated name keeps its last position, so that `_names_of` finds a gap.
     return {name: position for position, (name, _) in enumerate(listed)}
 
 
 def _names_of(ids: Any, reserved: tuple[str, ...], where: str) -> list[str]:
     """Returns the entries in the order of their ids, which must be 0, 1, … without a gap."""
-    if not isinstance(ids, dict) or not all(type(token_id) is int for token_id in ids.values()):
+    if not isinstance(ids, dict) or not all(type(token_id) is int for token_id in ids.values()):  # True is an int, too
         raise _damaged(where, "has no vocabulary of integer ids")
     names = sorted(ids, key=ids.__getitem__)
     for index, name in enumerate(names):
@@ -204,6 +212,7 @@ def _check_units(kind: Kind, names: list[str], where: str) -> None:
     """Checks that every entry is one that the kind's pre-tokenizer can produce."""
     splits_at_spaces = kind in ("word", "wordpiece")
     for name in names:
+        # Such an entry never matches: it would only take an id, and a row of the weights.
         if "\n" in name or (splits_at_spaces and " " in name) or (kind == "char" and len(name) != 1):
             raise _damaged(where, f"has the entry {name!a}, which is not a {kind}")
     if kind in _BYTE_LEVEL and not set(pre_tokenizers.ByteLevel.alphabet()) <= set(names):
@@ -239,5 +248,6 @@ def _check_scores(model: dict[str, Any], num_reserved: int, where: str) -> None:
     if model.get("unk_id") != 0 or not all(isinstance(score, float | int) for score in scores):
         raise _damaged(where, "must have <unk> as id 0, and a score for each entry")
     has_reserved_scores = all(score == NEVER for score in scores[:num_reserved])
+    # A path of a hundred ordinary subwords still beats one reserved token.
     if not has_reserved_scores or not all(score > NEVER / 100 for score in scores[num_reserved:]):
         raise _damaged(where, f"must give reserved tokens the score {NEVER:g}, and other entries much higher ones")

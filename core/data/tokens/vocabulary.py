@@ -21,6 +21,7 @@ def reserved_for(kind: str, line_end: str = "eos") -> tuple[str, ...]:
     """Returns the reserved tokens that a corpus of this kind (`text` or `pairs`) needs."""
     if kind == "pairs":
         return RESERVED
+    # A stream has no padding, and its lanes begin anywhere: <pad> and <bos> would be rows that are never trained.
     return ("<unk>", "<eos>") if line_end == "eos" else ("<unk>",)
 
 
@@ -33,11 +34,13 @@ def split_units(kind: str, line: str, symbols: Sequence[str] = ()) -> list[str]:
     assert kind in ("char", "word"), kind
     if symbols:
         # With a group in the pattern, every second piece is a symbol.
+        # Pieces are split like whole lines: spaces around a symbol make no empty words.
         pieces = re.split(f"({'|'.join(map(re.escape, symbols))})", line)
         units = (split_units(kind, text) if index % 2 == 0 else [text] for index, text in enumerate(pieces))
         return list(itertools.chain.from_iterable(units))
     if kind == "char":
         return list(line)
+    # Only spaces: a no-break space is part of a word, unless a cleaning step has replaced it.
     stripped = line.strip(" ")
     return stripped.split(" ") if stripped else []
 
