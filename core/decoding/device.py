@@ -25,6 +25,7 @@ class InferenceContext(NamedTuple):
         """Turns gradients off and computes matrix products in this precision."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
+            # Autocast has no int8: `mode` alone computes in it.
             stack.enter_context(computing.autocast(self.device, "bf16" if self.precision == "bf16" else "fp32"))
             # Keeps low-precision copies of the weights; autocast alone would cast every weight anew at each step.
             if self.mode is not None:
@@ -42,9 +43,11 @@ def prepare(
     Raises:
         UsageError: int8 on a GPU.
     """
+    # Kept from training: in another precision a model would score differently by more than rounding.
     precision = bundle.precision if settings.precision == "auto" else settings.precision
     if precision == "int8" and torch.device(device).type != "cpu":
         raise errors.UsageError("compute.precision: int8 is for CPUs; on a GPU use bf16")
+    # For fp32 products, of which int8 leaves some: attention and the recurrent kernels.
     computing.use_matmul(settings.matmul, "bf16" if precision == "bf16" else "fp32")
     models = [member.model for member in (bundle, *others)]
     for model in models:

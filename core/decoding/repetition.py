@@ -17,6 +17,7 @@ def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inferen
         log_norm_R1 = log_probs_RV.new_zeros(len(log_probs_RV), 1)
         penalise_repeated_tokens(log_probs_RV, history_RT, log_norm_R1, settings.repetition_penalty)
     if settings.no_repeat_ngram is not None:
+        # A copy, because a row may keep its unblocked values.
         blocked_RV = log_probs_RV.clone()
         block_repeated_ngrams(blocked_RV, history_RT, settings.no_repeat_ngram)
         all_blocked_R1 = (blocked_RV == -torch.inf).all(dim=-1, keepdim=True)
@@ -32,6 +33,7 @@ def penalise_repeated_tokens(logits_RV: Tensor, history_RT: Tensor, log_norm_R1:
 
     Source: Keskar et al. 2019, CTRL: a conditional transformer language model for controllable generation, section 4.1.
     """
+    # Read before it is written: a token that occurs twice gets the same value twice, and is penalized once.
     penalised_RT = (logits_RV.gather(1, history_RT) - log_norm_R1) * penalty
     logits_RV.scatter_(1, history_RT, penalised_RT + log_norm_R1)
 

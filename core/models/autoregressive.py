@@ -26,6 +26,7 @@ class Autoregressive(nn.Module):
         self.config = config
         self.num_inputs, self.num_targets = num_inputs, num_targets
         if config.horizon_by == "models":
+            # Each network is a whole model of one step, so that it can be clipped as if it were trained alone.
             single_step = config.model_copy(update={"horizon": 1, "horizon_by": "outputs"})
             self.models = nn.ModuleList(
                 Autoregressive(single_step, num_inputs, num_targets) for _ in range(config.horizon)

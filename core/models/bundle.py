@@ -80,6 +80,7 @@ class Bundle:
 def to_files(bundle: Bundle) -> dict[str, bytes]:
     """Returns the content of all files of the bundle by name; equal bundles give equal bytes."""
     content = {WEIGHTS_FILE: weights.to_bytes(stored_tensors(bundle.model))}
+    # One file for sides that share a tokenizer, so that they cannot differ.
     is_shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
     codecs = {}
     for role, codec in sorted(bundle.codecs.items()):
@@ -103,6 +104,7 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
     }
     if bundle.columns:
         settings["columns"] = {role: list(names) for role, names in bundle.columns.items()}
+    # Last, as it covers all other entries.
     settings["sha256"] = _digest(settings)
     content[SETTINGS_FILE] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
     return content
@@ -121,6 +123,7 @@ def load(folder: location.Location) -> Bundle:
         codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
         line_end, precision = settings["line_end"], settings["precision"]
         columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
+    # Any of these is a file that does not fit, not a bug: settings are data until they are validated.
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise errors.IntegrityError(
             f"{where}: is incomplete or invalid: {error}; restore the file from a copy"
@@ -157,8 +160,9 @@ def _read_settings(folder: location.Location) -> dict[str, Any]:
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         _fail(where, f"is not in the format {FORMAT}")
     version = settings.get("version")
-    if type(version) is not int or version < 1:
+    if type(version) is not int or version < 1:  # `true` is an int for isinstance
         _fail(where, f"has the invalid version {version!r}")
+    # Before the hash, which a newer format may compute in another way.
     if version > VERSION:
         raise errors.IntegrityError(
             f"{where}: has format version {version}, this program reads up to {VERSION}; update Raycurrent"
@@ -204,6 +208,7 @@ def _read_model(
         model = _build(config, codecs, columns)
     with torch.no_grad():
         for name, parameter in unique_parameters(model).items():
+            # Copied, not assigned: a tied weight stays one tensor under all its names.
             parameter.copy_(stored[name])
     return model.eval()
 
@@ -226,6 +231,7 @@ def _build(
     if config.kind == "autoregressive":
         return autoregressive.Autoregressive(config, len(columns["inputs"]), len(columns["targets"]))
     sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}
+    # The padding id is the same on both sides of pairs.
     return factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id)
 
 
@@ -317,6 +323,7 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
     # Newest first, by fencing number and step. The second sort is stable: of equally good checkpoints, and where none
     # was validated, the newest stays first.
     candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
+    # A checkpoint that names no metric is of a run that selects by perplexity.
     metric: training_settings.Metric = (
         "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
     )
@@ -324,6 +331,7 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
     selected: list[SelectedCheckpoint] = []
     for _, step, _, folder in candidates:
         try:
+            # Hashed best first, until enough are intact: the others need not be read.
             _verify(folder)
         except errors.IntegrityError as error:
             damaged.append(str(error))

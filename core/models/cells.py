@@ -122,6 +122,7 @@ def _lstm(x_BG: Tensor, state: states.LayerState, weights: Weights) -> states.La
     c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), h' = σ(o) ⊙ tanh(c').
     """
     input_BH, forget_BH, new_BH, output_BH = (x_BG + weights.project(state[0])).chunk(4, dim=-1)
+    # bf16 gates times an fp32 cell give fp32: under autocast the memory is not rounded from step to step.
     c_BH = torch.sigmoid(forget_BH) * state[1] + torch.sigmoid(input_BH) * torch.tanh(new_BH)
     return torch.sigmoid(output_BH) * torch.tanh(c_BH), c_BH
 
@@ -158,6 +159,7 @@ def _lstm_no_output(x_BG: Tensor, state: states.LayerState, weights: Weights) ->
 
 def _split(weights: Weights, num_gates: int) -> tuple[Weights, Weights]:
     """Splits off the weights of the first gates from those of the candidate, which multiplies another vector than h."""
+    # Rows are ordered by gate, each as high as the matrix is wide.
     size = weights.recurrent_GH.shape[1] * num_gates
     bias_G = weights.bias_G
     return (
@@ -166,15 +168,18 @@ def _split(weights: Weights, num_gates: int) -> tuple[Weights, Weights]:
     )
 
 
+# `fused` only where torch has the same formula: generation continues step by step from the kernel's state.
 CELLS: dict[str, Cell] = {
     "rnn": Cell(_elman(torch.tanh), 1, fused=lambda e, h: nn.RNN(e, h, batch_first=True)),
     "rnn_relu": Cell(_elman(torch.relu), 1, fused=lambda e, h: nn.RNN(e, h, nonlinearity="relu", batch_first=True)),
     "rnn_sigmoid": Cell(_elman(torch.sigmoid), 1),
     "rnn_identity": Cell(_elman(lambda x: x), 1),
+    # Gates r z n: of the old state, z is the share that is kept.
     "gru": Cell(_gru, 3, forget_gate=1, fused=lambda e, h: nn.GRU(e, h, batch_first=True)),
     "gru_before": Cell(_gru_before, 3, forget_gate=1),
     "gru_coupled": Cell(_gru_coupled, 2, forget_gate=0),
     "mgu": Cell(_mgu, 2, forget_gate=0, is_forget_share=True),
+    # Gates i f g o.
     "lstm": Cell(_lstm, 4, num_parts=2, forget_gate=1, fused=lambda e, h: nn.LSTM(e, h, batch_first=True)),
     "lstm_peephole": Cell(_lstm_peephole, 4, num_parts=2, num_peepholes=3, forget_gate=1),
     "lstm_coupled": Cell(_lstm_coupled, 3, num_parts=2, forget_gate=0),

@@ -25,6 +25,7 @@ def load(folders: Sequence[location.Location]) -> bundles.Bundle:
     first = bundles.load(folders[0])
     if len(folders) == 1:
         return first
+    # A tied weight once: it must not be summed under each of its names.
     parameters = bundles.unique_parameters(first.model)
     if not parameters:
         raise errors.UsageError(

@@ -46,7 +46,7 @@ def parse_cpu(text: str) -> Cpu:
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
+        fields.setdefault(name.strip(), value.strip())  # later processors repeat the names
     return Cpu(fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split()))
 
 
@@ -92,10 +92,12 @@ def use_matmul(
         raise errors.UsageError(
             "compute.matmul: onednn would multiply in bf16 on this CPU, which has AMX; use default, or precision: bf16"
         )
+    # On Intel CPUs MKL, torch's default, is as fast as oneDNN.
     amd_fp32 = cpu.vendor == "AuthenticAMD" and not cpu.has_amx and precision == "fp32"
     chosen: Literal["default", "onednn"]
     chosen = "onednn" if setting == "onednn" or (setting == "auto" and amd_fp32) else "default"
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at run time
+    # The switch permits bf16; without AMX oneDNN computes in fp32 all the same. "none" is torch's default.
     matmul.fp32_precision = "bf16" if chosen == "onednn" else "none"
     return chosen
 

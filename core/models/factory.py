@@ -36,6 +36,7 @@ def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, in
         built = seq2seq.Seq2Seq(model, source_size, target_size, pad_id)
     if model.initialization != "torch":
         initialize(built, model.initialization)
+    # Last: it replaces what the general scheme has given the recurrent matrices.
     initialize_recurrent(built, model.recurrent_initialization, model.forget_bias)
     return built
 
@@ -64,11 +65,13 @@ def initialize(model: nn.Module, scheme: str) -> None:
     for parameter in model.parameters():
         if id(parameter) in norms:
             nn.init.ones_(parameter)
+        # A learned initial state has two dimensions (part, H), but is not a matrix.
         elif parameter.dim() < 2 or id(parameter) in initial_states:
             nn.init.zeros_(parameter)
         elif id(parameter) in untied_embeddings and scheme != "normal":
             nn.init.normal_(parameter)
         else:
+            # A matrix outside the recurrent layers is one block.
             _initialize_matrix(parameter, scheme, gate_heights.get(id(parameter), parameter.shape[0]))
 
 
@@ -84,6 +87,7 @@ def initialize_recurrent(model: nn.Module, scheme: str, forget_bias: float | Non
     for layer in recurrent_layers(model):
         if scheme != "same":
             _initialize_matrix(layer.weight_hh, scheme, layer.hidden_size)
+        # The settings accept a forget bias for LSTMs alone: an MGU's gate is the share to forget, not to keep.
         gate = layer.kind.forget_gate
         if forget_bias is not None and gate is not None:
             rows = slice(gate * layer.hidden_size, (gate + 1) * layer.hidden_size)

@@ -38,6 +38,7 @@ def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role:
             f"{where}: the model has no embedding with a row for each entry of a {role} vocabulary; drop this "
             "setting, or one_hot and adaptive_cutoffs"
         )
+    # Reversed: of equal tokens the lowest id is written last, and stays.
     ids = {token: index for index, token in reversed(list(enumerate(tokens)))}
     scale = embedding.scale if isinstance(embedding, recurrent_stack.TiedEmbedding) else 1.0
     loaded: set[str] = set()
@@ -45,6 +46,7 @@ def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role:
         for word, numbers in _read_vectors(file, embedding.embedding_dim):
             if word in ids and word not in loaded:
                 loaded.add(word)
+                # Parsed only here: a file has many more words than a vocabulary.
                 embedding.weight[ids[word]] = torch.tensor(_parse(file, word, numbers)) / scale
     return len(loaded)
 
@@ -54,8 +56,9 @@ def _read_vectors(file: location.Location, size: int) -> Iterator[tuple[str, lis
     with file.open() as lines:
         width = None
         for number, raw in enumerate(lines, start=1):
+            # A word of invalid UTF-8 matches no token; its line still counts in error messages.
             line = raw.decode("utf-8", errors="replace").rstrip()
-            if number == 1 and len(line.split()) == 2 and line.replace(" ", "").isdigit():
+            if number == 1 and len(line.split()) == 2 and line.replace(" ", "").isdigit():  # word2vec, fastText
                 continue
             width = len(line.split()) - 1 if width is None else width
             # Split from the right: some words of published files contain spaces.

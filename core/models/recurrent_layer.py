@@ -166,6 +166,7 @@ class FusedLayer(Layer):
         assert packed.unsorted_indices is not None
         # All rows start from the same state, so it needs no sorting into the order of the packed rows.
         y, after = self._run(packed.data, state, weights, packed.batch_sizes)
+        # `total_length`: the longest row may be shorter than the padded input.
         y_BSH, _ = packing.pad_packed_sequence(packed._replace(data=y), batch_first=True, total_length=x_BSE.shape[1])
         return y_BSH, states.select((after,), packed.unsorted_indices)[0]
 
@@ -178,6 +179,8 @@ class FusedLayer(Layer):
         parts = tuple(part.unsqueeze(0) for part in state)  # the kernels have a dimension of layers
         initial = parts if len(parts) > 1 else parts[0]
         with compute.native_lstm_if_needed(x) if self.fused.mode == "LSTM" else contextlib.nullcontext():
+            # Positions: biases, layers, dropout, training, bidirectional, batch first. Dropout between layers is ours:
+            # cuDNN's own cannot be resumed.
             if batch_sizes is None:
                 y, *after = kernel(x, initial, flat, True, 1, 0.0, self.training, False, True)
             else:
@@ -187,6 +190,7 @@ class FusedLayer(Layer):
         return y, tuple(part.squeeze(0).to(self.weight_hh.dtype) for part in after)
 
 
+# By the `mode` of torch's modules.
 _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
@@ -269,5 +273,6 @@ def build_layer(
     cell: str, input_size: int, hidden_size: int, num_biases: int = 2, learned_initial_state: bool = False
 ) -> Layer:
     """Returns a layer of the named cell, on torch's kernel where there is one."""
+    # By the cell alone, never by the device: the two classes store their weights under other names.
     layer_class = FusedLayer if cells.CELLS[cell].fused is not None else LoopLayer
     return layer_class(cell, input_size, hidden_size, num_biases, learned_initial_state)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from core import errors
 
-MAX_HEADER_BYTES = 1 << 24
+MAX_HEADER_BYTES = 1 << 24  # bounds what a forged size may make us parse
 _MAX_LISTED = 10
+# All types that our files have; others are refused.
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -59,6 +60,7 @@ def from_bytes(data: bytes, where: str, expected: Mapping[str, Tensor] | None = 
     if start + end != len(data):
         _fail(where, f"has {len(data)} bytes, but the header describes {start + end}")
     if expected is not None:
+        # By the header, before any tensor is made: the message lists what differs.
         _compare(stored, {name: (part.dtype, tuple(part.shape)) for name, part in expected.items()}, where)
     try:
         return dict(safetensors.torch.load(data))
@@ -94,6 +96,7 @@ def _header(data: bytes, where: str) -> tuple[dict[str, Entry], int]:
         ) from error
     if not isinstance(content, dict):
         _fail(where, "the header lists no tensors")
+    # The format's own entry, which describes no tensor.
     content.pop("__metadata__", None)
     return {name: _entry(name, value, where) for name, value in content.items()}, 8 + size
 
@@ -104,6 +107,7 @@ def _entry(name: str, value: Any, where: str) -> Entry:
     offsets = value.get("data_offsets") if isinstance(value, dict) else None
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
         _fail(where, f"the header does not describe {name!r}")
+    # `type`, not isinstance, for which `true` is an int. Python's integers do not overflow in products of these.
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, *offsets)):
         _fail(where, f"the header gives {name!r} an impossible shape or offset")
     if value.get("dtype") not in _DTYPES:

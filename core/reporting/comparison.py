@@ -116,6 +116,7 @@ def label_runs(reports: Sequence[content.Report]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     roots = [report["root"].rstrip("/").split("/") for report in reports]
+    # The shortest ends of the roots that tell all of them apart.
     depth = next(
         (
             depth
@@ -138,6 +139,7 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     for label in columns[0]:
         values = [column[label] for column in columns]
         known = [value for value in values if value is not None]
+        # Where all values are equal none of them is the best.
         is_rankable = label in _BEST and label not in incomparable and _differ(known)
         best = _BEST[label](known) if is_rankable else None
         cells = [{"text": _format(label, value), "best": best is not None and value == best} for value in values]
@@ -172,6 +174,7 @@ def compare_settings(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     table = []
     names = list(dict.fromkeys(name for settings in by_run for name in settings))
     sections = list(dict.fromkeys(map(_section, names)))
+    # Stable: settings that only later runs have join the others of their section.
     for name in sorted(names, key=lambda name: sections.index(_section(name))):
         values = [page_frame.format_setting(settings[name]) if name in settings else "–" for settings in by_run]
         if name not in _NAMES and len(set(values)) > 1:
@@ -201,6 +204,7 @@ def _vocabulary_sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]
 
 def _translated_lines(reports: Sequence[content.Report]) -> list[list[str]]:
     """Returns the first source lines of each run that has translations."""
+    # Reports hold the first lines alone: equal ones are taken as equal texts.
     by_run = ([row["source"] for row in report["samples"]["translations"]] for report in reports)
     return [sources for sources in by_run if sources]
 
@@ -216,6 +220,7 @@ def _plot_curves(names: Sequence[str], reports: Sequence[content.Report]) -> lis
         by_run = [(report["training"] or {}).get("curves", {}).get(title, {}) for report in reports]
         for split in ("training", "validation"):
             series = [plots.to_series(name, curve.get(split, ())) for name, curve in zip(names, by_run, strict=True)]
+            # The split is named only where one title has a plot of each.
             has_both = all(curve.get("training") and curve.get("validation") for curve in by_run if curve)
             shown_title = f"{title}, {split}" if has_both else title
             curves.append(plots.plot_lines(title, series, shown_title=shown_title))
@@ -225,8 +230,10 @@ def _plot_curves(names: Sequence[str], reports: Sequence[content.Report]) -> lis
 def _common_lines(names: Sequence[str], reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     """Returns the lines with the same number, source and reference in all runs, with the translation of each run."""
     lines = []
+    # Not strict: runs may show different numbers of lines.
     for rows in zip(*(report["samples"]["translations"] for report in reports), strict=False):
         first = rows[0]
+        # Of different texts there is nothing to compare side by side.
         if any((row["source"], row["reference"]) != (first["source"], first["reference"]) for row in rows):
             continue
         outputs = [

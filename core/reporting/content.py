@@ -80,6 +80,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns settings by their full name, such as `training.epochs`, as `--set` accepts them."""
     by_name: dict[str, Any] = {}
     for name, value in settings.items():
+        # An empty mapping is a value: it has no names of its own.
         if isinstance(value, Mapping) and value:
             by_name |= flat(value, f"{prefix}{name}.")
         else:
@@ -88,6 +89,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _config(root: location.Location) -> schema.RunConfig:
+    # Written at the first start of a run, so that a root without it has none.
     path = root.join(root_layout.SETTINGS)
     try:
         text = path.read_bytes().decode()
@@ -172,6 +174,7 @@ def _training(history: training_history.History, best_by: training_settings.Metr
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,
+        # The median, on which a start-up or a pause has no influence.
         "median_tokens_per_s": statistics.median(training_history.finite_points(steps, "tokens_per_s")[1] or [0.0]),
         "best_validation": dict(best) if best else None,
         "restarts": history.restarts,
@@ -189,6 +192,7 @@ def _corpus(
     splits = index["splits"] if index else {}
     # The stored key is "task", in the run log, the dataset index and the report.
     own_rows = [row["tasks"][name] | {"step": row["step"]} for row in rows if name in row.get("tasks", ())]
+    # Only a validation counts the tokens that the model ranked first.
     validations = [row for row in own_rows if "accuracy" in row]
     steps = [row for row in own_rows if "accuracy" not in row]
     quality, scores = (_report_of(stages, f"{verb}.{name}") or {} for verb in ("evaluate", "score"))
@@ -207,6 +211,7 @@ def _points(rows: Sequence[training_history.Row], name: str | None) -> list[tupl
     if name is None:
         return []
     steps, values = training_history.finite_points(rows, name)
+    # A report stays small, however long the run was.
     few = curves.thin(curves.Series(name, steps, values))
     return list(zip(few.steps, few.values, strict=True))
 
@@ -241,6 +246,7 @@ def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _of_kind(rows, "samples"):
         for sample in row["samples"]:
+            # A line is known by its text: validations translate the same lines each time.
             outputs = lines.setdefault((sample["source"], sample["reference"]), [])
             outputs.append({"step": row["step"], "output": sample["output"]})
     return [
@@ -251,6 +257,7 @@ def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
 
 def _first_translations(outputs: location.Location, corpora: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the first held-out lines with their translations, the same number of each corpus."""
+    # Rounded up: each corpus shows at least one.
     num_each = -(-MAX_SAMPLES // len(corpora))
     prefixes = [f"{corpus}." if corpus else "" for corpus in corpora]
     return [row for prefix in prefixes for row in itertools.islice(_translations(outputs, prefix), num_each)]
@@ -261,6 +268,7 @@ def _translations(outputs: location.Location, prefix: str) -> Iterator[dict[str,
     path = outputs.join(f"{prefix}translations.jsonl")
     if not path.exists():
         return
+    # The split that was translated: the test split, if there is one, as in `jobs.held_out`.
     splits = [split for split in ("test", "valid") if outputs.join(f"{prefix}{split}.source.txt").exists()]
     split = next(iter(splits), "test")
     sources, references = (_lines(outputs.join(f"{prefix}{split}.{side}.txt")) for side in ("source", "target"))

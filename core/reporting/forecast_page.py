@@ -62,5 +62,6 @@ def render(method: str, forecasts: Sequence[Forecast]) -> str:
         title = f"{row.target}, {row.horizon} step{'' if row.horizon == 1 else 's'} ahead"
         svg = curves.plot_lines(title, [row.actual, row.forecast])
         plots.append({"title": title, "svg": markupsafe.Markup(svg)})  # noqa: S704 (drawn here, from numbers)
+    # Names of columns are the user's own text, hence escaped.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_PAGE).render(method=method, forecasts=forecasts, plots=plots)

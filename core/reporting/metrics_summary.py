@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from core.storage import location, root_layout
 from core.telemetry import catalog
 
+# One file for each node.
 _FILE = re.compile(r"final-.+\.prom")
 _SAMPLE = re.compile(r"(raycurrent_[a-z_]+)(?:\{([^}]*)\})? (\S+)")
 _LABEL = re.compile(r'([a-z]+)="([^"]*)"')
@@ -43,6 +44,7 @@ def parse(text: str) -> Iterator[Sample]:
     """
     for line in text.splitlines():
         match = _SAMPLE.fullmatch(line)
+        # Comments and series of the library itself do not match.
         if match and not match[1].endswith("_bucket"):
             yield Sample(match[1], dict(_LABEL.findall(match[2] or "")), float(match[3]))
 
@@ -57,8 +59,9 @@ def _workers(samples: list[Sample]) -> list[dict[str, float]]:
     for name, labels, value in samples:
         if name in columns and "rank" in labels:
             row = ranks.setdefault(int(labels["rank"]), dict.fromkeys(columns.values(), 0.0))
+            # A rank may have run on several nodes, one after the other.
             row[columns[name]] += value
-    return [{"rank": rank, **row} for rank, row in sorted(ranks.items()) if row["steps"]]
+    return [{"rank": rank, **row} for rank, row in sorted(ranks.items()) if row["steps"]]  # no steps: no speed
 
 
 def _stages(samples: list[Sample]) -> dict[str, dict[str, float]]:

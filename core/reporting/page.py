@@ -12,7 +12,7 @@ import markupsafe
 from core.reporting import attention_map, content, page_frame, plots, template, word_statistics
 from core.storage import json_values
 
-_WORD_OR_SPACES = re.compile(r"\s+|\S+")
+_WORD_OR_SPACES = re.compile(r"\s+|\S+")  # spaces are kept, so that the text is shown unchanged
 _WORD_ERRORS = {
     "omitted": "omitted: missing from the translation",
     "added": "added: missing from the reference",
@@ -91,6 +91,7 @@ def _section_titles(report: content.Report, sections: Mapping[str, Any]) -> list
         "throughput": sections["stage_rows"] or sections["throughput_plots"],
         "versions": report["versions"],
     }
+    # Sections without a condition, such as the settings, are always there.
     return [(name, title) for name, title in _SECTIONS if has.get(name, True)]
 
 
@@ -160,7 +161,7 @@ def mark_differences(text: str, other: str) -> list[tuple[str, bool]]:
     words = []
     for word in _WORD_OR_SPACES.findall(text):
         is_marked = not word.isspace() and remaining[word] <= 0
-        remaining[word] -= 1
+        remaining[word] -= 1  # each occurrence there excuses one here
         words.append((word, is_marked))
     return words
 
@@ -179,6 +180,7 @@ def _translation(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quality_rows(quality: Mapping[str, Any]) -> list[dict[str, str]]:
     signatures = quality.get("signatures", {})
+    # With its signature each score can be computed again by others.
     names = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER (lower is better)"}
     rows = [
         {"name": names[name], "text": format_number(quality[name]), "signature": str(signatures.get(name, ""))}
@@ -239,6 +241,7 @@ def _failures(report: content.Report) -> Iterator[str]:
     training = report["training"] or {}
     if (report["starts"] or 1) > 1:
         yield f"The run was started {report['starts']} times."
+    # Other than starts of the command: a worker group is started again within one.
     if training.get("restarts"):
         steps = ", ".join(page_frame.format_count(step) for step in training["restarts"])
         yield f"Training resumed from a checkpoint; first logged steps afterwards: {steps}."

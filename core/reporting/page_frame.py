@@ -139,6 +139,7 @@ _PARTS = """
 def render(template: str, **content: object) -> str:
     """Renders a page whose template extends `frame`; all texts are escaped."""
     sources = {"frame": _FRAME, "style": _STYLE, "parts": _PARTS, "page": template}
+    # Strict: a misspelled name in a template is an error, not an empty text.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.DictLoader(sources)
     )

@@ -89,6 +89,7 @@ def plot_gradients(gradients: Mapping[str, Any] | None) -> list[Plot]:
     lags = gradients["norms_by_lag"]
     count = min(len(lags), _MAX_LAG_SERIES)
     selected = [lags[round(number * (len(lags) - 1) / max(1, count - 1))] for number in range(count)]
+    # Norms of 0, or not finite in the run log, have no point on a logarithmic axis.
     by_lag = [
         curves.Series(
             f"step {row['step']}",
@@ -128,6 +129,7 @@ def plot_by_length(runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str 
         runs: buckets of lengths by name of a run.
         metric: key of the value in a bucket.
     """
+    # Of all runs: a bucket that one of them lacks leaves a gap in its bars.
     ranges = sorted({_range(bucket) for buckets in runs.values() for bucket in buckets})
     if len(ranges) < 2:
         return None

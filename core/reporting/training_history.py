@@ -57,7 +57,9 @@ def merge(starts: Iterable[Iterable[Row]]) -> list[Row]:
     for start in starts:
         rows = list(start)
         first_step = min((int(row["step"]) for row in rows), default=0)
+        # A start that has written no rows replaces none.
         merged = [row for row in merged if int(row["step"]) < first_step or not rows] + rows
+    # Stable: a validation stays behind the step that it belongs to.
     return sorted(merged, key=lambda row: int(row["step"]))
 
 

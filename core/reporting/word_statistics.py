@@ -58,6 +58,7 @@ def make_tables(content: Statistics) -> list[dict[str, Any]]:
         tops = [
             [(_printable(units), count) for units, count in order["top"][:SHOWN_NGRAMS]] for order in column["orders"]
         ]
+        # A short text may have fewer trigrams than words.
         rows = [list(row) for row in itertools.zip_longest(*tops, fillvalue=("", ""))]
         orders = [_ORDERS[order["order"]] for order in column["orders"]]
         tables.append({"title": _title("Most frequent", name, content["columns"]), "orders": orders, "rows": rows})

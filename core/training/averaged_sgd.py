@@ -25,7 +25,7 @@ class AveragedSGD(torch.optim.SGD):
     inside `averaged_weights`; `swap` exchanges the two.
     """
 
-    is_averaging = False
+    is_averaging = False  # not stored: it follows from the validations so far
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -36,6 +36,7 @@ class AveragedSGD(torch.optim.SGD):
                 state = self.state[parameter]
                 if _SHADOW not in state:
                     state[_SHADOW] = torch.zeros_like(parameter)
+                    # A tensor, as checkpoints store no other state of an optimizer.
                     state[_COUNT] = torch.zeros((), device=parameter.device)
                 state[_COUNT] += 1
                 state[_SHADOW].lerp_(parameter, 1.0 / state[_COUNT])  # mean ← mean + (weights − mean) / count
@@ -47,6 +48,7 @@ class AveragedSGD(torch.optim.SGD):
         for parameter in self._parameters():
             shadow = self.state[parameter].get(_SHADOW) if parameter in self.state else None
             if shadow is not None:
+                # In place: tied layers and DDP refer to this very tensor.
                 weights = parameter.clone()
                 parameter.copy_(shadow)
                 shadow.copy_(weights)

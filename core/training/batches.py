@@ -140,15 +140,17 @@ class RandomWindows:
         """Yields the batches of an epoch; `consumed` counts the tokens of a lane."""
         num_lanes, length = self._training.num_lanes, self._training.window
         offset = lanes.epoch_offset(self._seed, epoch, length)
-        num_batches = -(-((len(self._stream) - 1 - offset) // length) // num_lanes)
+        num_batches = -(-((len(self._stream) - 1 - offset) // length) // num_lanes)  # the last may be short of rows
         windows = lanes.random_windows(self._stream, num_lanes, self._lanes, length, self._seed, epoch, consumed)
         for window in windows:
             batch = text_batch(window, window.stop / (num_batches * length))
+            # Every window here has the full length, so that it starts that far before its stop.
             yield _with_cut_weights(batch, self._training, self._seed, epoch, window.stop - length)
 
     def count_skipped_targets(self, epoch: int) -> int:
         """Counts the targets before the offset, and those that do not fill a window."""
         offset = lanes.epoch_offset(self._seed, epoch, self._training.window)
+        # Less one, because the last token of the stream is a target only.
         return offset + (len(self._stream) - 1 - offset) % self._training.window
 
 
@@ -228,7 +230,7 @@ def steps(
         epoch, step = min(epochs), list[Batch]()
         while min(epochs) == epoch and len(step) < accumulate * len(endless):
             step += [next(batches) for batches in endless]
-            epochs = [batch.epoch for batch in step[-len(endless) :]]
+            epochs = [batch.epoch for batch in step[-len(endless) :]]  # after the newest batch of each corpus
         yield step
 
 
@@ -295,6 +297,7 @@ def open_batch_stream(
     if split is None or not split.num_lines:
         raise errors.DataError(f"{dataset.folder}: the training split has no lines; use another source or filters")
     if dataset.kind == "pairs":
+        # Made here only for a caller that opens a single corpus.
         segmenters = segmenters or _segmenters(dataset, training)
         return BucketedPairs(split, training, pairs_ids(dataset), seed, rank, world_size, segmenters)
     kind = RandomWindows if training.sampling == "random" else SequentialLanes
@@ -353,6 +356,7 @@ def text_batch(window: lanes.Window, fraction: float) -> Batch:
     if not num_own:
         return Batch(make_placeholder("text"), window.num_targets, 0, window.stop, fraction)
     content = TextContent(
+        # Inputs and targets are views of one array, a token apart.
         torch.from_numpy(np.ascontiguousarray(window.inputs_BT)),
         torch.from_numpy(np.ascontiguousarray(window.targets_BT).reshape(-1)),
     )

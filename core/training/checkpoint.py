@@ -90,6 +90,7 @@ class NewestCheckpoint(NamedTuple):
 def take_fencing_number(root: location.Location, world_size: int) -> int:
     """Takes the next fencing number: from now on no older worker group commits a checkpoint here."""
     content = {
+        # For whoever examines a root by hand; nothing reads it.
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "world_size": world_size,
@@ -118,6 +119,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
         StorageError: the checkpoint cannot be written; those before it stay as they are.
     """
     hidden = {} if snapshot.hidden is None else states.to_named(snapshot.hidden)
+    # Before anything is written: no resume may ever start from a tensor that is not finite.
     _check_finite(snapshot, hidden)
     state, validation = snapshot.state, snapshot.validation
     folder = root.join(root_layout.CHECKPOINTS, f"step-{state.step:08d}-e{fencing_number}")
@@ -136,6 +138,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     }
     content[PROGRESS] = _to_json({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
     files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
+    # Before the manifest: a resume from this checkpoint does not repeat these steps, nor write their rows.
     log.flush(state.step)
     # Checked as late as possible, just before the manifest makes the checkpoint visible.
     newest = newest_fencing_number(root)
@@ -178,6 +181,7 @@ def committed(root: location.Location) -> list[location.Location]:
     parent = root.join(root_layout.CHECKPOINTS)
     folders = [parent.join(name) for name in parent.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
     folders.sort(key=_sort_key, reverse=True)
+    # Without a manifest a folder is still being written, or was left by a crash.
     return [folder for folder in folders if folder.join(MANIFEST).exists()]
 
 
@@ -213,6 +217,7 @@ def read(folder: location.Location) -> CheckpointRef:
         best_by: training_settings.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
+    # The name of a folder decides which checkpoint is the newest: the manifest must say the same.
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
     return CheckpointRef(folder, step, fencing_number, validation, best_by, files)
@@ -262,7 +267,9 @@ def retain(root: location.Location, keep: int, spared: Collection[location.Locat
     Damaged checkpoints are `spared`, that is kept for diagnosis, and not counted.
     """
     readable = [ref for ref in _readable(root) if ref.folder not in spared]
+    # The best of all: inference uses it, however old it is.
     best_checkpoint = next(iter(_best_first(readable)), None)
+    # Newest first, by fencing number and step.
     for ref in readable[keep:]:
         if ref is best_checkpoint:
             continue
@@ -293,6 +300,7 @@ def _sort_key(folder: location.Location) -> tuple[int, int]:
 
 def _best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
     """Returns those with a validation, the best first, of equal ones the newest."""
+    # The metric may have changed on a resume: that of the newest checkpoint counts for all.
     validated = [
         (training_settings.selection_key(newest_first[0].best_by, ref.validation.to_json()), ref)
         for ref in newest_first
@@ -317,6 +325,7 @@ def _read_verified(ref: CheckpointRef, name: str) -> bytes:
         data = file.read_bytes()
     except errors.NotFoundError as error:
         raise errors.IntegrityError(f"{file}: is missing, but its manifest names it; restore it") from error
+    # The very bytes that are used: an earlier check says nothing about what this read returned.
     if (actual := commit.sha256_hex(data)) != expected:
         raise errors.IntegrityError(f"{file}: is damaged: expected sha256 {expected}, found {actual}; restore it")
     return data
@@ -342,4 +351,5 @@ def _remove_empty(folder: location.Location) -> None:
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
+    # Floats are written in full, so that a resume reads the same bits; NaN, which JSON lacks, is an error.
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

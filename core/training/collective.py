@@ -110,6 +110,7 @@ class TorchDistributed:
         Raises:
             ClusterError: a rank did not take part.
         """
+        # Pickled on the way, as messages between our own processes; files never are.
         values: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
         self._call(purpose, lambda: dist.gather_object(value, values, dst=0, group=self._control))
         return values
@@ -139,6 +140,7 @@ def on_rank_0(group: Collective, purpose: str, call: Callable[[], T]) -> T:
         except errors.RaycurrentError as error:
             # Raised only after the broadcast: the others would wait for it forever.
             failure = error
+    # An error of ours is built from one string, so that it arrives with its type.
     result, failure = group.broadcast((result, failure), purpose)
     if failure is not None:
         raise failure

@@ -38,7 +38,9 @@ def _follow_through_time(
     assert isinstance(content, batches.TextContent)
     inputs_BT = content.inputs_BT[:MAX_ROWS]
     targets_BT = content.targets_N.view_as(content.inputs_BT)[:MAX_ROWS]
+    # Without dropout: two figures then differ by the weights alone.
     model.eval()
+    # The loss of the last step only, so that every earlier state has one lag.
     norms = gradients.norms_by_lag(model, inputs_BT, targets_BT[:, -1])
     gates = gradients.forget_gates(model, inputs_BT)
     model.train()

@@ -95,6 +95,7 @@ def spectral_radii(model: nn.Module) -> dict[str, list[float]]:
         layer, _, own_name = name.rpartition(".")
         if own_name.startswith("weight_hh"):
             # The matrix holds the square matrices of all gates, one below the other.
+            # In fp64: eigenvalues of a matrix that is not symmetric are sensitive to rounding.
             weight_GH = parameter.detach().to("cpu", torch.float64)
             gates_NHH = weight_GH.reshape(-1, weight_GH.shape[1], weight_GH.shape[1])
             radii[layer] = torch.linalg.eigvals(gates_NHH).abs().amax(dim=-1).tolist()
@@ -160,6 +161,7 @@ def norms_by_lag(model: language_model.LanguageModel, inputs_BT: Tensor, targets
             state = tuple(tuple(part.clone().requires_grad_() for part in layer) for layer in state)
             states_before.append(state)
             features_BF, state = model.step(tokens_B, state)
+        # A sum: rows do not influence each other, so its gradient is that of each row.
         loss = F.cross_entropy(model.logits(features_BF).float(), targets_B, reduction="sum")
         # Latest state first: its lag is 0.
         flat = [part for before in reversed(states_before) for layer in before for part in layer]

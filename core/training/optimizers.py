@@ -56,6 +56,7 @@ def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """
     named = {}
     for name, parameter in model.named_parameters():
+        # `get`: indexing torch's state would create an empty entry.
         for quantity, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 named[f"{quantity}/{name}"] = value.detach().cpu().contiguous()

@@ -49,7 +49,7 @@ class Validation:
             "bleu": self.bleu,
             "tasks": {name: validation.to_json() for name, validation in self.corpora.items()} or None,
             "num_unk": self.num_unk,
-            "perplexity": perplexity(self.nll_nats),
+            "perplexity": perplexity(self.nll_nats),  # for readers of the file; not read back
         }
         return {name: value for name, value in content.items() if value is not None}
 
@@ -72,6 +72,7 @@ class Validation:
         """Returns the validations of several corpora as one."""
         validations = list(by_corpus.values())
         num_tokens = sum(validation.num_tokens for validation in validations)
+        # Weighted by tokens, as one validation over the lines of all would be.
         nll_nats, accuracy = (
             sum(getattr(validation, name) * validation.num_tokens for validation in validations) / num_tokens
             for name in ("nll_nats", "accuracy")
@@ -100,7 +101,9 @@ def validations_since_best(validations: Sequence[Validation], metric: training_s
     if metric == "perplexity":
         values = [validation.nll_nats for validation in validations]
     else:
+        # Negated, so that the lowest is the best in both cases.
         values = [math.inf if validation.bleu is None else -validation.bleu for validation in validations]
+    # `index` finds the first of equal values: reaching the best again does not improve on it.
     return len(values) - 1 - values.index(min(values))
 
 
@@ -162,9 +165,9 @@ class State:
     corpora: list[CorpusState] = field(default_factory=lambda: [CorpusState()])
     num_tokens: int = 0
     num_skipped: int = 0
-    num_skipped_in_row: int = 0
+    num_skipped_in_row: int = 0  # saved, so that a restart does not reset the streak
     loss_sum: float = 0.0
-    history: list[Validation] = field(default_factory=list)
+    history: list[Validation] = field(default_factory=list)  # schedules and early stopping follow from it
 
     @property
     def epoch(self) -> int:
@@ -178,6 +181,7 @@ class State:
 
     @property
     def _slowest(self) -> CorpusState:
+        # An epoch of the run is done when the last corpus has done its own.
         return min(self.corpora, key=lambda corpus: (corpus.epoch, corpus.fraction))
 
     @property

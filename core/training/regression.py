@@ -63,6 +63,7 @@ def fit(
     for epoch in range(training.epochs):
         if should_stop():
             raise errors.InterruptedRunError("train: stopped; training on a series cannot be resumed, run it again")
+        # A generator for each epoch: its order does not depend on what was drawn before.
         shuffle = torch.Generator().manual_seed(randomness.derive(seed, "order", epoch))
         batches = torch.split(torch.randperm(len(features_NLI), generator=shuffle), training.batch_lines)
         for number, rows in enumerate(batches):

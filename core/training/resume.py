@@ -132,6 +132,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     precision = (job.compute.precision == "auto" and saved_settings.get("precision")) or compute.resolve_precision(
         job.compute.precision, job.device
     )
+    # Recorded for the next resume; inference finds it in the bundle.
     settings["precision"] = precision
     # A finished run is only reported: taking a number would write into its root.
     if newest.ref is not None and is_finished(state, job.training):
@@ -156,6 +157,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     matmul = compute.use_matmul(job.compute.matmul, precision)
     device = torch.device(job.device)
     newest = claimed.newest.ref
+    # On the device before the optimizer is built, whose state lies where its parameters lie.
     objective = losses.build(_initial_model(job, dataset, is_new=newest is None), job.training).to(device).train()
     learner = step.Learner(
         objective,
@@ -171,7 +173,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     learner.warm_up(batches.make_placeholder(dataset.kind))
     weights = _corpus_weights(job, dataset)
     num_lanes = [settings.num_lanes for settings in job.training.split_by_weight(weights)]
-    hidden: Sequence[states.State | None] = [None] * len(weights)
+    hidden: Sequence[states.State | None] = [None] * len(weights)  # zero states
     if newest is not None:
         hidden = _restore(learner, newest, group, num_lanes)
     elif job.training.init_from is not None:
@@ -197,6 +199,7 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
 
 def count_skipped_targets(job: TrainingJob, dataset: shards.Dataset, state: progress.State) -> int:
     """Counts the targets that were in no batch of the completed epochs; see `batches.BatchStream`."""
+    # Those of a single rank: the count is over all ranks together, whatever their number.
     batch_streams = batches.open_batch_streams(dataset, job.training, _corpus_weights(job, dataset), job.seed, 0, 1)
     return sum(
         batch_stream.count_skipped_targets(epoch)
@@ -222,6 +225,7 @@ def _check_same_run(
         return
     if job.fresh and saved.get("attempt") != job.attempt:
         raise errors.LockedError(f"{newest.folder}: --fresh, but this root holds a checkpoint; use another root")
+    # A checkpoint of an older release lacks newer settings: with their defaults they are no change.
     ours = {**ours, "model": section.result_settings_as_stored(job.model, saved.get("model") or {})}
     for name in ("model", "dataset", "seed"):
         if saved.get(name) != ours[name]:
@@ -267,6 +271,7 @@ def _restore(
     restored = reload(learner, newest)
     if restored.hidden is None:
         return [None] * len(num_lanes)
+    # A corpus between two epochs is saved without lanes: its state is zero (see `trainer._gather_lanes`).
     saved_lanes = [
         count if corpus.consumed else 0 for count, corpus in zip(num_lanes, restored.state.corpora, strict=True)
     ]
@@ -299,6 +304,7 @@ def reload(learner: step.Learner, ref: checkpoint.CheckpointRef) -> checkpoint.R
 
 
 def _load_weights(learner: step.Learner, loaded: bundle.Bundle) -> None:
+    # Strict: a weight that is missing or unknown is an error.
     learner.objective.model.load_state_dict(loaded.model.state_dict())
 
 

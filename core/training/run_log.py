@@ -59,6 +59,7 @@ class RunLog:
         if not self._rows:
             return
         file = self._folder.join(Segment(self._fencing_number, step).name)
+        # A figure that is not finite is None in a row: NaN would make the line unreadable for other programs.
         lines = [json.dumps(row, allow_nan=False) for row in self._rows]
         data = ("\n".join(lines) + "\n").encode()
         # The same bytes under this name are our own, of a write whose answer was lost.

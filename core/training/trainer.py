@@ -172,6 +172,7 @@ class _TrainingLoop:
         started_s = time.perf_counter()
         self._reload_best_if_due()
         rate = schedules.learning_rate(training, state.step, state.epochs_done, state.losses)
+        # Windows of variable length scale the learning rate, see `batches.SequentialLanes`.
         rate *= sum(batch.rate_scale for batch in micro_batches) / len(micro_batches)
         optimizers.prepare(run.learner.optimizer, rate, training, state.losses)
         # By the step, not once at the start: a resumed run then draws the same dropout masks.
@@ -227,10 +228,13 @@ class _TrainingLoop:
         every = training.validate_every_steps
         is_due = ends_epoch if every is None else state.step % every == 0
         result = None
+        # The end of a run is always validated, or its last weights could never be selected.
         if self._validated_corpora and (is_due or is_last):
+            # The averages, where there are any, are what inference uses: they are validated and saved.
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 result = self._validate()
         is_finished = resume.is_finished(state, training)  # again: this validation may trigger early stopping
+        # After each validation, too: the weights that it measured may turn out to be the best.
         if result or is_finished or save_now or state.step % training.checkpoint_every_steps == 0:
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 self._save(result)
@@ -260,6 +264,7 @@ class _TrainingLoop:
             samples += decoded.samples
         is_single = len(run.dataset.corpora) == 1
         result = by_corpus[corpus] if is_single else progress.Validation.combine(by_corpus)
+        # Before `_save`: the checkpoint of this step holds its own validation.
         run.state.history.append(result)
         if group.rank == 0:
             self._log.add({"kind": "validation", "epoch": run.state.epoch, **result.to_json()})
@@ -294,6 +299,7 @@ class _TrainingLoop:
         started_s = time.monotonic()
         run = self.run
         self._training_metrics.reduce()  # the sums are in the state, which the checkpoint holds
+        # A collective operation: all ranks reach it, and rank 0 alone writes below.
         hidden = _gather_lanes(run.hidden, self._group)
 
         def write() -> checkpoint.CheckpointRef:
@@ -311,6 +317,7 @@ class _TrainingLoop:
             checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, run.skipped_folders)
             return ref
 
+        # The others wait: a write that fails must end all ranks with the same error.
         run.newest = collective.on_rank_0(self._group, f"the checkpoint of step {run.state.step}", write)
         if self._group.rank == 0:
             self._metrics.observe(catalog.CHECKPOINT_SECONDS, time.monotonic() - started_s)

@@ -71,6 +71,7 @@ class TrainingMetrics:
     def make_row(self) -> dict[str, Any]:
         """Returns the row of the steps since the last one, and exports its metrics; all ranks together."""
         self.reduce()
+        # The time of steps alone: validations and checkpoints do not lower the speed.
         state, elapsed_s = self._state, sum(self._durations_s)
         count = sum(corpus.num_unlogged_targets for corpus in state.corpora)
         nll_sum = sum(corpus.nll_sum for corpus in state.corpora)
@@ -81,6 +82,7 @@ class TrainingMetrics:
             "fraction": state.fraction,
             "loss_nats": state.loss_sum / count if count else None,
             "perplexity": progress.perplexity(nll_sum / count) if count else None,
+            # None rather than NaN, which JSON lacks.
             "gradient_norm": self._gradient_norm if math.isfinite(self._gradient_norm) else None,
             "learning_rate": self._rate,
             "tokens_per_s": self._num_tokens / elapsed_s if elapsed_s > 0 else None,
@@ -95,6 +97,7 @@ class TrainingMetrics:
         if self._cosines:
             self._row["cosines"] = dict(self._cosines)
         self._export()
+        # Reset with the row only: a checkpoint between two rows holds the sums of half a row.
         state.loss_sum = 0.0
         for corpus in state.corpora:
             corpus.nll_sum, corpus.num_unlogged_targets = 0.0, 0
@@ -120,6 +123,7 @@ class TrainingMetrics:
 
     def _export(self) -> None:
         metrics, row = self._metrics, self._row
+        # Counters of a rank: Prometheus adds them up. Gauges are of the run, and rank 0 alone sets them.
         metrics.count(catalog.TRAIN_STEPS, self._num_applied, rank=self._rank)
         metrics.count(catalog.TRAIN_TOKENS, self._num_own, rank=self._rank)
         for duration_s in self._durations_s:

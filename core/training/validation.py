@@ -82,6 +82,7 @@ def validate(
     objective.eval()
     with torch.inference_mode(), compute.autocast(str(device), precision):
         for batch in held_out:
+            # The remainder of the stream continues the last lane.
             if batch.follows_last_row and state is not None:
                 state = states.select(state, torch.tensor([state[0][0].shape[0] - 1], device=device))
             scores = objective.score(batches.to_device(batch.content, device), state)
@@ -125,7 +126,7 @@ def text_batches(
         for window in lanes.windows(stream, training.num_lanes, own, training.window, offset=0):
             yield HeldOutBatch(batches.text_batch(window, 0.0).content)
     # What does not fill all lanes would be left out in training; a validation scores it after the last lane.
-    if own.stop == training.num_lanes:
+    if own.stop == training.num_lanes:  # this rank holds the state of the last lane
         for start in range(done, num_targets, training.window):
             tokens_1T = stream[start : min(start + training.window, num_targets) + 1].astype(np.int64)[None, :]
             window = lanes.Window(tokens_1T[:, :-1], tokens_1T[:, 1:], tokens_1T.shape[1] - 1, 0)
@@ -143,6 +144,7 @@ def pairs_batches(
     # Seed and epoch are constants: a validation has the same batches each time.
     for plan in buckets.plan(split, 0, 0, training.batch_tokens, training.batch_lines):
         own = buckets.share(plan, rank, world_size)
+        # There is no collective operation in this loop: a rank may leave out batches in which it has no lines.
         if len(own):
             content, _ = batches.pairs_content(buckets.collate(split, own, ids.pad, ids.bos), is_counted=True)
             yield HeldOutBatch(content)

@@ -17,6 +17,7 @@ from core.models import bundle as bundles
 # The three-sigma rule: a residual further than this from the mean, in standard deviations, is an anomaly.
 ANOMALY_Z_SCORE = 3.0
 
+# Windows that are forecast at once: memory does not grow with the length of the series.
 _WINDOWS_PER_BATCH = 1 << 14
 
 Array = npt.NDArray[np.float64]
@@ -45,6 +46,7 @@ class Forecast(NamedTuple):
 
     def error_summary(self) -> dict[str, Any]:
         """Returns the errors of a report: MSE, RMSE, MAE and the number of anomalies."""
+        # Rows beyond the end of the series have no actual value.
         known_N = self.residuals_N[np.isfinite(self.residuals_N)]
         summary: dict[str, Any] = {"target": self.target, "horizon": self.horizon, "count": len(known_N)}
         if len(known_N):
@@ -112,6 +114,7 @@ class Forecaster:
         for output, target in enumerate(self._targets):
             actuals_T = values_TC[:, names.index(target)]
             for horizon in sorted(self._settings.horizons):
+                # Forecasts of all horizons are made from the same windows, so they differ in their rows of the series.
                 forecasts_N = forecasts_NKO[:, horizon - 1, output]
                 forecasts.append(_with_actuals(target, horizon, forecasts_N, actuals_T, lags))
         return forecasts
@@ -120,6 +123,7 @@ class Forecaster:
         """Returns by target the values after the end of a series: every step up to the largest horizon."""
         lags, names = self._model.config.lags, self.columns
         last_1LI = values_TC[None, len(values_TC) - lags :, [names.index(name) for name in self._inputs]]
+        # The last window alone, whose forecasts all lie beyond the end.
         forecasts_KO = self._forecast_windows(torch.tensor(last_1LI, dtype=torch.float32))[0]
         return {target: forecasts_KO[:, output].tolist() for output, target in enumerate(self._targets)}
 
@@ -135,6 +139,7 @@ class Forecaster:
             feedback = [self._targets.index(name) for name in self._inputs] if self._max_horizon > 1 else []
             steps = []
             for step in range(self._max_horizon):
+                # A model with outputs for several steps contributes its first step alone.
                 next_NO = self._model(windows_NLI)[:, 0]
                 steps.append(next_NO)
                 if step + 1 < self._max_horizon:
@@ -157,6 +162,7 @@ def _with_actuals(target: str, horizon: int, forecasts_N: Array, actuals_T: Arra
     residuals_N = actuals_N - forecasts_N
     z_scores_N = np.full(len(times_N), np.nan)
     known = residuals_N[is_known_N]
+    # Constant residuals have no deviation to measure in.
     if len(known) > 1 and known.std() > 0:
         z_scores_N[is_known_N] = (known - known.mean()) / known.std()
     return Forecast(target, horizon, times_N, forecasts_N, actuals_N, residuals_N, z_scores_N)

@@ -76,6 +76,7 @@ class Generator:
         tokenizer = self._codec.tokenizer
         prompt_ids = self._codec.encode_lines([prompt])[0]
         context = self._initial_context(prompt_ids)
+        # A generator of its own, on the CPU: equal calls give equal text, whatever was drawn before.
         random = torch.Generator().manual_seed(self._seed)
         generated: list[int] = []
         with self._context.inference():
@@ -85,6 +86,7 @@ class Generator:
             while True:
                 logits_BV = self._model.logits(features_BF)
                 if self._settings.repetition_penalty != 1.0 or self._settings.no_repeat_ngram is not None:
+                    # The prompt is part of the history: it should not be repeated either.
                     history_BT = torch.tensor([[*context, *generated]], device=self._context.device)
                     logits_BV = repetition.penalised_log_probs(logits_BV, history_BT, self._settings)
                 token_B = sampling.select_tokens(logits_BV, self._settings, random)
@@ -95,6 +97,7 @@ class Generator:
                 features_BF, state = self._model.step(token_B, state)
         cleaned = cleaning.clean(prompt, self._codec.cleaning)
         if self._backward:
+            # Generated from the last token to the first.
             text = self._decode_before(prompt_ids, generated[::-1]) + cleaned
         else:
             text = cleaned + self._decode_after(prompt_ids, generated)
@@ -113,6 +116,7 @@ class Generator:
                 "generation.steps_ahead: needs a model of kind ngram, of order 1 or 2; leave it out"
             )
         context = self._initial_context(self._codec.encode_lines([prompt])[0])
+        # With an order of at most 2 the last token is the whole state of the model.
         probabilities_V = self._model.distribution_after(context[-1], steps).cpu()
         top = probabilities_V.topk(min(NUM_SHOWN_TOKENS, self._model.vocabulary_size))
         ranked = zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -136,6 +140,7 @@ class Generator:
 
     def _decode_before(self, prompt_ids: list[int], generated: list[int]) -> str:
         """Returns the text of generated tokens that precede the prompt."""
+        # Decoded together and cut off again, as in `_decode_after`.
         *others, last = self._decode_lines([*generated, *prompt_ids])
         return "\n".join([*others, last.removesuffix(self._codec.decode(prompt_ids))])
 

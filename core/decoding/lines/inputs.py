@@ -109,6 +109,7 @@ class Part:
 def form_of(path: location.Location) -> Form:
     """Returns the file format by the extension of the name, ignoring one of compression."""
     name = path.name
+    # `a.jsonl.gz` has the form of `a.jsonl`.
     for extension in compression.COMPRESSED:
         name = name.removesuffix(extension)
     return "jsonl" if name.endswith(tables.JSON_EXTENSIONS) else "parquet" if name.endswith(".parquet") else "text"
@@ -144,10 +145,12 @@ def _scan(path: location.Location, column: str | None, part_lines: int, folder: 
         raise errors.UsageError(f"{where}: {path} is read as {form}; name its text column with --column")
     if not sources.File(path).is_plain:
         path = sources.stage(sources.File(path), folder)
+    # Of the unpacked copy: a file and its compressed version are the same input.
     sha256 = commit.sha256_of_file(path)
     if form == "parquet":
         num_lines, sides = _row_ranges(path, column or "", part_lines)
     else:
+        # Before lines are counted: UTF-16 or binary data would give meaningless lines instead of an error.
         sources.check(path)
         index = corpus.index_lines(path, part_lines)
         num_lines, sides = index.num_lines, _line_ranges(corpus.cut_by_lines((path,), [index]), column, path.url)
@@ -176,6 +179,7 @@ def parts(files: Sequence[Input]) -> Sequence[Part]:
                 f"{first.num_lines}; align the files line by line"
             )
 
+    # Made on access: the plan of a large input takes no memory for each of its parts.
     def part(number: int) -> Part:
         return Part(f"part-{number:06d}", tuple(file.sides[number] for file in files))
 
@@ -190,6 +194,7 @@ def read(part: Part) -> list[Line]:
     """
     rows = []
     for sides in zip(*(_read_side(side) for side in part.sides), strict=True):
+        # The bad line keeps its row, or all rows after it would belong to other line numbers.
         bad = next((side for side in sides if isinstance(side, corpus.BadLine)), None)
         rows.append(bad if bad is not None else tuple(side for side in sides if isinstance(side, str)))
     return rows
@@ -213,6 +218,7 @@ def cut_lanes(
         count_lines: returns the number of tokens of each line of a part; called only for parts that are cut.
     """
     if num_lanes == 1:
+        # One lane needs no cut, and so no counts.
         return [list(parts)] if parts else []
     ends = list(itertools.accumulate(counts))
     total = ends[-1] if ends else 0
@@ -220,12 +226,14 @@ def cut_lanes(
     for lane in range(1, num_lanes):
         share = total * lane / num_lanes
         index = next((index for index, end in enumerate(ends) if end >= share), None)
-        if index is None:
+        if index is None:  # the stream is empty
             continue
         before = ends[index - 1] if index else 0
         # Tokens from the start of the stream to each line end of the part in which the share ends.
         line_ends = list(itertools.accumulate(count_lines(parts[index]), initial=before))
+        # Of two line ends that are equally near the earlier one, so that every call makes the same cut.
         nearest = min(range(len(line_ends)), key=lambda line: (abs(line_ends[line] - share), line))
+        # Never before the last cut: the end of one long line may be nearest to two shares.
         cuts.append(max(cuts[-1], parts[index].first_line + nearest))
     stop = parts[-1].first_line + parts[-1].num_lines if parts else 0
     return [_between(parts, first, last) for first, last in itertools.pairwise([*cuts, stop]) if first < last]
@@ -237,6 +245,7 @@ def _between(parts: Sequence[Part], first: int, last: int) -> list[Part]:
     for part in parts:
         start, stop = max(first - part.first_line, 0), min(last - part.first_line, part.num_lines)
         if start < stop:
+            # A part that is cut belongs to two lanes, which name their parts anew.
             kept.append(part.narrow(start, stop))
     return kept
 
@@ -271,6 +280,7 @@ def _row_ranges(path: location.Location, column: str, part_lines: int) -> tuple[
             table = parquet.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
             raise errors.DataError(f"{path}: is not valid Parquet ({error}); check the file") from error
+        # From the footer alone: planning decodes no rows.
         names, rows = table.schema_arrow.names, table.metadata.num_rows
         kind = table.schema_arrow.field(column).type if column in names else None
     if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -292,6 +302,7 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
         first = 0
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
+            # The rows of this group that belong to the range, counted from its own first row.
             start, stop = max(side.first_line - first, 0), min(side.first_line + side.num_lines - first, rows)
             if start < stop:
                 values = table.read_row_group(group, columns=[side.column]).column(0).slice(start, stop - start)

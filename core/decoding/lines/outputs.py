@@ -48,6 +48,7 @@ class Output:
         """
         if is_folder:
             return cls(kind, path, None)
+        # Called for its error: a wrong extension is refused before any work.
         results.extension_of(path.name, where)
         return cls(kind, location.Location(f"{path.url}.parts"), path)
 
@@ -58,6 +59,7 @@ class Output:
             UsageError: an input is the output file, or in the output folder.
         """
         for path in inputs:
+            # With a slash at the end: `a.parts2` is not in the folder `a.parts`.
             if path == self.file or path.url.startswith(f"{self.folder.url.rstrip('/')}/"):
                 raise errors.UsageError(f"--output: {path} is also an input; write to another path")
 
@@ -77,9 +79,11 @@ class Output:
         if overwrite:
             store.remove()
             if self.file is not None:
+                # After the folder: as long as a manifest declares the output complete, its file exists.
                 for path in (self.file, *map(self.sidecar, _SIDECARS[self.kind])):
                     path.remove()
         has_plan = self.folder.join(commit.PLAN).exists()
+        # Without a plan beside it the file is not ours: refused before any part is computed.
         if self.file is not None and not has_plan and self.file.exists():
             raise self._foreign_file_error()
         store.begin()
@@ -96,6 +100,7 @@ class Output:
             merged = manifest.get("merged") or {}
             if not self.file.exists():
                 self._merge(_records_of(manifest))
+            # Compared by content: a file that was replaced since is not reported as done.
             elif commit.sha256_of_file(self.file) != merged.get("sha256"):
                 raise self._foreign_file_error()
         return manifest
@@ -116,6 +121,7 @@ class Output:
         content = {"format": FORMAT, "version": VERSION, "kind": self.kind, "files": files, "shards": shards, **summary}
         if self.file is not None:
             content["merged"] = self._merge(records)
+        # Last: after a crash before this line the next call merges the committed parts again.
         store.finish(content)
         return content
 
@@ -145,6 +151,7 @@ class Output:
     def _merge(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         assert self.file is not None
         extension = results.extension_of(self.file.name, "--output")
+        # Written to a local folder and put in place whole: no reader sees a part of it.
         with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
             path = pathlib.Path(scratch, f"merged{extension}")
             results.write_file(self.kind, self._tables(records), extension, path)
@@ -156,6 +163,7 @@ class Output:
     def _tables(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         for record in records:
             shard = self.folder.join(record["shard"]["name"])
+            # Hashed when it is read: Arrow files have no checksum, and a flipped bit would be read back silently.
             data = shard.read_bytes()
             if commit.sha256_hex(data) != record["shard"]["sha256"]:
                 raise errors.IntegrityError(f"{shard}: is damaged; run again with --overwrite")
@@ -170,6 +178,7 @@ class Output:
 def _put_file(path: pathlib.Path, target: location.Location) -> str | None:
     """Puts a local file in place, or finds an equal one there; returns its SHA-256, or None if another file exists."""
     sha256 = commit.sha256_of_file(location.Location.parse(str(path)))
+    # An equal file is our own, merged by a call that died before it wrote the manifest.
     is_in_place = target.put_file_if_absent(path) or commit.sha256_of_file(target) == sha256
     return sha256 if is_in_place else None
 

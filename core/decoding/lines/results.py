@@ -88,6 +88,7 @@ class Score:
 
 Result = Translation | Score
 
+# Part of the stored format: `decode` refuses parts with other columns.
 SCHEMAS: dict[Kind, pa.Schema] = {
     "translations": pa.schema(
         [
@@ -132,6 +133,7 @@ def failed(kind: Kind, reason: str) -> Result:
 
 def to_table(kind: Kind, first_line: int, results: Sequence[Result]) -> pa.Table:
     """Returns the rows of consecutive lines; line numbers count from 0."""
+    # Numbers of the whole input, so that a row keeps its number when parts are merged.
     rows = [{"line": first_line + index, **_plain(result)} for index, result in enumerate(results)]
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
@@ -143,6 +145,7 @@ def forecast_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 def _plain(result: Result) -> dict[str, Any]:
     row = dict(vars(result))
+    # Summed over the part for its commit record; they are no columns of the output.
     for name in ("num_characters", "num_infinite", "num_correct"):
         row.pop(name, None)
     for name in ("alternatives", "tokens"):
@@ -167,6 +170,7 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
     """
     try:
         table = pa.ipc.open_file(data).read_all()
+        # Reading alone checks neither the offsets of lists nor UTF-8.
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
@@ -201,6 +205,7 @@ def text_lines(table: pa.Table) -> Iterator[str]:
     if "text" in table.column_names:
         yield from (_one_line(text or "") for text in table.column("text").to_pylist())
     elif "forecast" in table.column_names:
+        # Models forecast in fp32, whose values 9 digits identify.
         yield from (f"{value:.9g}" for value in table.column("forecast").to_pylist())
     else:
         yield from ("" if nll is None else f"{nll:.6f}" for nll in table.column("nll_nats").to_pylist())

@@ -45,10 +45,12 @@ class DynamicEvaluator:
         """
         assert (gradient_rms is None) == (settings.rule == "sgd"), "gradient statistics belong to rule rms"
         self._parameters = bundles.unique_parameters(model)
+        # A copy: the parameters themselves change with the first update.
         self.trained_weights = self.weights()
         self._learning_rates: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.learning_rate)
         self._decays: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.decay)
         if gradient_rms is not None:
+            # Not 0 where the statistics hold no gradient at all: the decays are divided by it.
             mean = torch.cat([rms.flatten() for rms in gradient_rms.values()]).mean().clamp(min=1e-30)
             for name, rms in gradient_rms.items():
                 self._learning_rates[name] = settings.learning_rate / (rms + settings.epsilon)
@@ -103,6 +105,7 @@ def gradient_rms(
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
     for gradients in _gradients(model, windows, num_lanes, list(parameters.values()), device):
+        # Both in the order of `parameters`.
         for square, gradient in zip(squares.values(), gradients, strict=True):
             if gradient is not None:
                 square += gradient**2

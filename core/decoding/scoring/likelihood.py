@@ -52,7 +52,7 @@ def concatenate(scores: Sequence[TokenScores]) -> TokenScores:
 
 def slices(num_tokens: int, vocabulary_size: int, max_tokens: int = _LOGITS_AT_ONCE) -> Iterator[slice]:
     """Yields slices of at most `max_tokens` tokens whose logits are computed at once."""
-    rows = max(1, min(max_tokens, _LOGITS_AT_ONCE // vocabulary_size))
+    rows = max(1, min(max_tokens, _LOGITS_AT_ONCE // vocabulary_size))  # one row, however large the vocabulary
     return (slice(start, start + rows) for start in range(0, num_tokens, rows))
 
 
@@ -92,4 +92,5 @@ def token_scores(log_probs_NV: Tensor, targets_N: Tensor) -> TokenScores:
     is_first_N = target_log_probs_N == log_probs_NV.amax(1)
     rows = is_first_N.nonzero().squeeze(1)
     is_first_N[rows] = log_probs_NV[rows].argmax(1) == targets_N[rows]
+    # In fp64 from here on, as scores are summed over a whole corpus.
     return TokenScores(-target_log_probs_N.double().cpu().numpy(), is_first_N.cpu().numpy())

@@ -58,10 +58,13 @@ def interpolate(
         similarity_TK = settings.theta * (keys_KF[num_cached:] @ keys_KF.T)
     position_K = torch.arange(len(keys_KF), device=keys_KF.device)
     current_T1 = num_cached + torch.arange(num_steps, device=keys_KF.device)[:, None]
+    # Strictly before the current position, whose own follower is the token to predict.
     visible_TK = (position_K < current_T1) & (position_K >= current_T1 - settings.size)
     # Masked twice: a row without visible positions is NaN after the softmax, and becomes 0.
     attention_TK = similarity_TK.masked_fill(~visible_TK, -math.inf).softmax(1).masked_fill(~visible_TK, 0.0)
     cache_probs_TV = torch.zeros_like(log_probs_TV).scatter_add_(1, followers_K.expand(num_steps, -1), attention_TK)
     lambda_T1 = settings.weight * visible_TK.any(1, keepdim=True).float()
+    # In logarithms, in which the probabilities of rare tokens do not underflow. Where nothing is visible λ is 0,
+    # and the second term log 0 = −inf leaves the first as it is.
     mixed_TV = torch.logaddexp(log_probs_TV + torch.log1p(-lambda_T1), torch.log(lambda_T1 * cache_probs_TV))
     return mixed_TV, Cache(keys_KF[-settings.size :], followers_K[-settings.size :])

@@ -78,7 +78,9 @@ class Scorer:
         eos = self._tokenizer.eos_id
         ids_of_lines = [ids[:: self._direction] for ids in self._codec.encode_lines(lines)]
         rows = [ids if eos is None else [eos, *ids, eos] for ids in ids_of_lines]
+        # Without an `<eos>` the only token of a line has no context, and is not scored.
         scores = {index: likelihood.empty() for index, row in enumerate(rows) if len(row) < 2}
+        # Longest first, then by number: what is batched together depends on these lines alone.
         order = sorted(set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), index))
         with likelihood.window_inference(self.context):
             for batch in _batches(order, [len(row) - 1 for row in rows], self._settings.batch_tokens):
@@ -109,12 +111,15 @@ class Scorer:
         rows = [[*ids, eos] for ids in self._codec.encode_lines(targets)]
         scores: dict[int, likelihood.TokenScores] = {}
         for index, (source, row) in enumerate(zip(sources, rows, strict=True)):
+            # Both sides are an `<eos>` alone: as in translation, such a line has no tokens.
             if len(source) == len(row) == 1:
                 scores[index], rows[index] = likelihood.empty(), []
         order = sorted(
             set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), -len(sources[index]), index)
         )
+        # A batch is padded on both sides: its longer side is what it costs.
         sizes = [max(len(source), len(row)) for source, row in zip(sources, rows, strict=True)]
+        # The precision of translation, not that of windows: the scores must equal those that it reports.
         with self.context.inference():
             for batch in _batches(order, sizes, self._settings.batch_tokens):
                 source_BS = self._pad([sources[index] for index in batch])
@@ -139,6 +144,7 @@ class Scorer:
         """
         eos = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
         separator = self._tokenizer.encode(self._separator) if self._separator else []
+        # The `<eos>` is last in either direction: it ends what has been read.
         return [[*[*ids, *separator][:: self._direction], *eos] for ids in self._codec.encode_lines(lines)]
 
     def score_stream(
@@ -154,6 +160,7 @@ class Scorer:
         """
         lines = lines[:: self._direction]
         rows = self.encode_stream(lines)
+        # The last token before was scored, but not read: it is the input that predicts the first one here.
         stream = ([] if before.last_token is None else [before.last_token]) + [token for row in rows for token in row]
         if len(stream) < 2:
             # Nothing to score yet: the only token, if any, is read with the next lines.
@@ -167,6 +174,7 @@ class Scorer:
             start = max(0, end - len(row))
             scores.append(self._line_score(line, row, token_scores.slice(start, end), self._separator))
             end = start
+        # Collected against the reading order, which for a backward model is the order of the text.
         return scores[:: -self._direction], after
 
     def _language_model(self) -> language_model.LanguageModel | ngram_model.Ngram:
@@ -260,6 +268,7 @@ class Scorer:
     def _num_characters(self, line: str, separator: str, unscored: Sequence[int], scored: Sequence[int]) -> int:
         """Counts the scored characters of a cleaned line and of the separator after it; an `<eos>` counts as one."""
         if self._tokenizer.kind == "char" or not scored:
+            # Each token is a character, an `<eos>` or space after the line included.
             return len(scored)
         text = cleaning.clean(line, self._codec.cleaning)
         if self._tokenizer.eos_id is not None:
@@ -278,7 +287,7 @@ def _batches(order: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Ite
         stop, longest = start, 0
         while stop < len(order):
             longest = max(longest, sizes[order[stop]])
-            if stop > start and longest * (stop - start + 1) > max_tokens:
+            if stop > start and longest * (stop - start + 1) > max_tokens:  # a row over the limit is a batch of its own
                 break
             stop += 1
         yield order[start:stop]

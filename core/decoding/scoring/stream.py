@@ -48,6 +48,7 @@ class StreamState(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Serializes the state as a safetensors file."""
+        # A file of tensors has no null; token ids are not negative.
         last = torch.tensor([-1 if self.last_token is None else self.last_token])
         tensors = {"last": last, **states.to_named(self.recurrent)}
         if self.cache is not None:
@@ -64,6 +65,7 @@ class StreamState(NamedTuple):
             IntegrityError: the bytes are no stream state.
         """
         tensors = tensor_files.from_bytes(data, where)
+        # Taken out first: what is left besides `last` is the recurrent state.
         cache, stream_weights = _pop_prefixed(tensors, _CACHE), _pop_prefixed(tensors, _WEIGHTS)
         is_complete = not cache or cache.keys() == set(neural_cache.Cache._fields)
         if "last" not in tensors or tensors["last"].shape != (1,) or not is_complete:
@@ -139,8 +141,10 @@ class NeuralStreamScorer:
         _, recurrent, cache, weights = before.to(self._context.device)
         if self._evaluator is not None:
             assert weights is not None, "with dynamic evaluation the weights are part of the state"
+            # The last part scored may be of another lane: every part starts from the weights of its own stream.
             self._evaluator.load_weights(weights)
         dynamic = self._settings.dynamic
+        # Without updates the length of a window decides about memory alone.
         window = self._settings.batch_tokens if dynamic is None else dynamic.window
         scores = []
         for start in range(0, len(tokens) - 1, window):
@@ -179,10 +183,12 @@ class NeuralStreamScorer:
         self, inputs_1T: Tensor, targets_T: Tensor, recurrent: states.State, cache: neural_cache.Cache | None
     ) -> tuple[likelihood.TokenScores, states.State, neural_cache.Cache | None, Tensor]:
         """Scores a window as `_score_window` does; also returns the summed loss of the model alone, with gradient."""
+        # Not `window_inference`: tensors of inference mode have no gradients.
         with self._autocast():
             (features_TF,), recurrent = self._model(inputs_1T, recurrent)
             log_probs_TV = likelihood.log_probs(self._model, features_TF)
         loss = F.nll_loss(log_probs_TV, targets_T, reduction="sum")
+        # Detached: the cache outlives the window, and would keep the graphs of all windows alive.
         scores, cache = self._score_with_cache(cache, features_TF.detach(), targets_T, log_probs_TV.detach())
         return scores, states.detach(recurrent), cache, loss
 
@@ -232,6 +238,7 @@ class NgramStreamScorer:
 
     def score(self, tokens: Sequence[int], before: StreamState) -> tuple[likelihood.TokenScores, StreamState]:
         """Scores all tokens but the first, which is the last token of the state before."""
+        # The last token is a target here, and the first input of the next call.
         inputs_1T = torch.tensor([tokens[:-1]], device=self._device)
         (scores,), recurrent = self.score_rows(inputs_1T, [tokens[1:]], before.to(self._device).recurrent)
         return scores, StreamState(tokens[-1], recurrent)
@@ -240,6 +247,7 @@ class NgramStreamScorer:
         self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
     ) -> tuple[list[likelihood.TokenScores], states.State]:
         """Scores the targets of each row; a row may have fewer targets than inputs, which are padded."""
+        # With the state before, as `score` below: both read the same inputs.
         predicted_BT = self._model.predict(inputs_BT, state, self._followers).cpu().numpy()
         nlls, state = self._model.score(inputs_BT, targets, state)
         scores = []

@@ -24,7 +24,7 @@ def attention_weights(
 ) -> list[list[float]]:
     """Returns the attention weights of given target tokens by forced decoding, for the one source in memory."""
     state, rows = model.initial_state(memory), []
-    for token in (bos, *tokens[:-1]):
+    for token in (bos, *tokens[:-1]):  # the last token is predicted, never read
         predictions = model.step(torch.tensor([token], device=model.device), memory, state)
         state = predictions.state
         assert predictions.attention_RS is not None
@@ -43,6 +43,7 @@ def to_json(maps: Sequence[AttentionMap | None]) -> str:
 
 
 def _rounded(weights: list[list[float]]) -> list[list[float]]:
+    # Maps are drawn with two digits; more than four would only enlarge the file.
     return [[round(weight, 4) for weight in row] for row in weights]
 
 

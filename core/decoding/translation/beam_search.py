@@ -227,6 +227,7 @@ def top_k(values_RV: Tensor, k: int) -> tuple[Tensor, Tensor]:
         top = values_RV.topk(k, 1)
         return top.values, top.indices
     blocks_RNB = values_RV[:, : num_blocks * _BLOCK_SIZE].view(num_rows, num_blocks, _BLOCK_SIZE)
+    # Unsorted: the topk over their values below sorts.
     best_blocks_RK = blocks_RNB.amax(2).topk(k, 1, sorted=False).indices
     offsets_B = torch.arange(_BLOCK_SIZE)
     indices_RX = (best_blocks_RK[:, :, None] * _BLOCK_SIZE + offsets_B).flatten(1)
@@ -321,6 +322,7 @@ def _next_batch(
     num_unfinished_N = unfinished_NK.sum(1).cpu().numpy()
     if not num_unfinished_N.any():
         return None
+    # A slot without a row maps to row 0: only unused rows read it, and their search score is -inf.
     row_of_slot = torch.zeros(num_lines * beam_size, dtype=torch.int64, device=device)
     row_of_slot[batch.slots_R] = torch.arange(len(batch.slots_R), device=device)
     widths_N, slots_R, batch_memory = batch.widths_N, batch.slots_R, batch.memory
@@ -354,6 +356,7 @@ def _backtrack(steps: Sequence[_BeamStep], settings: inference_settings.Decoding
     tokens = np.zeros((len(order), len(steps)), dtype=np.int64)
     alignment = np.zeros_like(tokens)
     for step in range(len(steps) - 1, -1, -1):
+        # A hypothesis joins at its last step; from there on its slot is that of its parent.
         rows = np.flatnonzero(ends >= step)
         index = (step, lines[rows], slots[rows])
         tokens[rows, step], alignment[rows, step] = tokens_TNK[index], alignment_TNK[index]

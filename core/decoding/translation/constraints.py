@@ -24,6 +24,7 @@ class ForcedPrefixes:
 
     def __init__(self, prefixes: Sequence[Sequence[int]], device: torch.device) -> None:
         self._max_length = max(map(len, prefixes), default=0)
+        # -1, which no token has as its id: nothing is forced at this position.
         rows = [[*prefix, *[-1] * (self._max_length - len(prefix))] for prefix in prefixes]
         self._tokens_NP = torch.tensor(rows, device=device, dtype=torch.int64).view(len(rows), self._max_length)
 
@@ -63,6 +64,7 @@ def apply(
     # Read before anything is blocked: a forced token keeps its score.
     forced_scores_R1 = None if forced_R is None else scores_RV.gather(1, forced_R.clamp(min=0)[:, None])
     if length == settings.max_length:
+        # A hypothesis that is cut off pays for its `<eos>` too: forced decoding must give the same score.
         eos_scores_R1 = scores_RV[:, special.eos, None].clone()
         scores_RV = torch.full_like(scores_RV, -torch.inf)
         scores_RV[:, special.eos, None] = eos_scores_R1
@@ -74,6 +76,7 @@ def apply(
     if forced_R is not None and forced_scores_R1 is not None:
         is_forced_R1 = (forced_R >= 0)[:, None]
         forced_only_RV = torch.full_like(scores_RV, -torch.inf)
+        # Rows without a forced token write to entry 0, and `where` discards what they wrote.
         forced_only_RV.scatter_(1, forced_R.clamp(min=0)[:, None], forced_scores_R1)
         scores_RV = torch.where(is_forced_R1, forced_only_RV, scores_RV)
     return scores_RV

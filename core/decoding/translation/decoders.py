@@ -95,6 +95,7 @@ class SingleDecoder:
         self._ids_V = ids_V
         self.weight_VF, self.bias_V = model.output_weight_VF, model.output_bias_V
         if ids_V is not None:
+            # Copied once a batch: each of its steps then multiplies by these rows alone.
             self.weight_VF, self.bias_V = (part.index_select(0, ids_V) for part in (self.weight_VF, self.bias_V))
 
     @property
@@ -127,6 +128,7 @@ class SingleDecoder:
         logits_RV = torch.nn.functional.linear(features_RF, self.weight_VF, self.bias_V).float()
         if memory.blocked_NV is not None:
             num_lines, size = memory.blocked_NV.shape
+            # Rows of a line are adjacent, as `Decoder.step` demands; each keeps to the tokens of its line.
             logits_RV.view(num_lines, -1, size).masked_fill_(memory.blocked_NV[:, None], -torch.inf)
         return Predictions(logits_RV, logits_RV.logsumexp(1, keepdim=True), state, attention_RS)
 
@@ -186,6 +188,7 @@ class EnsembleDecoder:
 
     def step(self, tokens_R: Tensor, memory: EnsembleMemory, state: states.State) -> Predictions:
         """See `Decoder`."""
+        # The state has the layers of all members, one member after the other: as many as its memory's state.
         predictions, start = [], 0
         for member, source in zip(self._members, memory.members, strict=True):
             stop = start + len(source.state)
@@ -194,7 +197,9 @@ class EnsembleDecoder:
         # Sums of logits and of normalizers: their difference is the sum of log-probabilities.
         logits_RV, log_norm_R1 = predictions[0].logits_RV, predictions[0].log_norm_R1
         for other in predictions[1:]:
+            # In place: the logits of a step belong to the caller.
             logits_RV, log_norm_R1 = logits_RV.add_(other.logits_RV), log_norm_R1 + other.log_norm_R1
+        # Attention of the members that have it; their sources are the same tokens, so that weights can be averaged.
         attention = [member.attention_RS for member in predictions if member.attention_RS is not None]
         return Predictions(
             logits_RV.div_(len(predictions)),
@@ -230,12 +235,15 @@ class FusedDecoder:
     def initial_state(self, memory: Any) -> states.State:
         """See `Decoder`; the language model's layers come first."""
         state: states.State = self._decoder.initial_state(memory)
+        # The memory has the type of the wrapped decoder; the state tells the number of rows.
         return self._model.initial_state(state[0][0].shape[0]) + state
 
     def step(self, tokens_R: Tensor, memory: Any, state: states.State) -> Predictions:
         """See `Decoder`."""
         num_layers = len(self._model.stack.layers)
         predictions: Predictions = self._decoder.step(tokens_R, memory, state[num_layers:])
+        # The same token for both models, under the id that each of them knows.
         features_RF, model_state = self._model.step(self._ids_V[tokens_R], state[:num_layers])
+        # Normalized over its own vocabulary first: a shortlist then selects log-probabilities, and changes none.
         fusion_RV = self._model.logits(features_RF).float().log_softmax(1)[:, self._ids_V] * self._weight
         return predictions._replace(state=model_state + predictions.state, fusion_RV=fusion_RV)

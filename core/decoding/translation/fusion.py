@@ -27,6 +27,7 @@ def check(bundle: bundles.Bundle, target: tokenizer.Codec) -> None:
     model_tokenizer = bundle.codecs["text"].tokenizer
     if model_tokenizer.eos_id is None:
         raise errors.UsageError(f"{where}: this language model has no <eos>; train one with an <eos>")
+    # Reserved tokens may differ: a vocabulary of text has no `<bos>`, for instance.
     if model_tokenizer.kind != target.tokenizer.kind or _units(model_tokenizer) != _units(target.tokenizer):
         missing = len(_units(target.tokenizer) - _units(model_tokenizer))
         raise errors.UsageError(
@@ -47,11 +48,13 @@ def _target_ids(model_tokenizer: tokenizer.Tokenizer, target: tokenizer.Tokenize
     ids_by_token = {model_tokenizer.token(token_id): token_id for token_id in range(model_tokenizer.vocabulary_size)}
     eos = model_tokenizer.eos_id
     assert eos is not None
+    # By spelling: the two vocabularies may be in different orders.
     ids = [
         ids_by_token.get(target.token(token_id), model_tokenizer.unk_id) for token_id in range(target.vocabulary_size)
     ]
     for reserved_id in (target.pad_id, target.bos_id, target.eos_id):
         assert reserved_id is not None
+        # `<bos>` is read where the model has seen an `<eos>`: before the first token of a line.
         ids[reserved_id] = eos
     return ids
 
@@ -82,11 +85,13 @@ class TargetLanguageModel:
             )
             for hypothesis in hypotheses
         ]
+        # Without coverage, which the settings refuse here. Stable: of equals the order of the search stays.
         return sorted(fused, key=lambda hypothesis: -hypothesis.search_score / len(hypothesis.tokens) ** length_penalty)
 
     @torch.inference_mode()
     def log_prob_nats(self, tokens: Sequence[int]) -> float:
         """Returns the log-probability of a translation, its `<eos>` included."""
+        # Read as in training: from an `<eos>`, which is where `_ids_V` maps `<bos>`.
         inputs_BT: Tensor = self._ids_V[torch.tensor([[self._bos, *tokens[:-1]]])]
         targets_T1 = self._ids_V[torch.tensor(tokens)][:, None]
         features_BTF, _ = self._model(inputs_BT, self._model.initial_state(1))

@@ -21,7 +21,7 @@ def uniform_numbers(seed: int, line: str, sample: int, length: int) -> npt.NDArr
     """
     digest = hashlib.sha256(f"{seed} {sample} {line}".encode("utf-8", "surrogatepass")).digest()
     # Philox is counter-based: any key gives an independent stream, without state to seed or to carry over.
-    key = np.frombuffer(digest[:16], dtype=np.uint64)
+    key = np.frombuffer(digest[:16], dtype=np.uint64)  # Philox takes a key of 128 bits
     return np.random.Generator(np.random.Philox(key=key)).random(length)
 
 

@@ -29,7 +29,7 @@ from core.models import quantization, weights
 from core.storage import commit, location
 
 FOLDER = "shortlists"
-_NAMES = ("candidates_SC", "frequent_V")
+_NAMES = ("candidates_SC", "frequent_V")  # stored: the fields of `translation_table.Table`
 
 Ids = npt.NDArray[np.int64]
 
@@ -93,9 +93,11 @@ def restrict(
     union_U = np.unique(np.concatenate(shortlists))
     blocked_NU = np.ones((len(shortlists), len(union_U)), dtype=bool)
     for line, shortlist in enumerate(shortlists):
+        # Exact positions: the union is sorted, and every shortlist is part of it.
         blocked_NU[line, np.searchsorted(union_U, shortlist)] = False
 
     def renumber(ids: Sequence[int]) -> list[int]:
+        # Only ids of the union are renumbered: reserved ones and prefixes are in every shortlist.
         positions: list[int] = np.searchsorted(union_U, np.array(ids, dtype=np.int64)).tolist()
         return positions
 
@@ -122,6 +124,7 @@ def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) ->
     """
     # The name says what the table depends on; a hash of its content follows.
     stem, folder = f"{dataset.index.fingerprint[:16]}-{candidates}", run.join(FOLDER)
+    # Estimated once for a dataset: later calls find it by its name.
     for name in folder.list_names():
         if name.startswith(f"{stem}-"):
             return folder.join(name)
@@ -131,6 +134,7 @@ def prepare(run: location.Location, dataset: shards.Dataset, candidates: int) ->
     sizes = {side: codec.tokenizer.vocabulary_size for side, codec in dataset.codecs.items()}
     table = translation_table.estimate(train, sizes["source"], sizes["target"], candidates)
     data = weights.to_bytes({name: torch.from_numpy(array) for name, array in table._asdict().items()})
+    # Named by content: two drivers that estimate the table at once write the same file.
     return folder.join(commit.put_content(folder, stem, ".safetensors", data).name)
 
 
@@ -155,6 +159,7 @@ def load(file: location.Location, bundle: bundles.Bundle) -> translation_table.T
     """
     table = read(file)
     sizes = [bundle.codecs[side].tokenizer.vocabulary_size for side in ("source", "target")]
+    # Rows are looked up by token id: a table of another vocabulary would give other words' translations.
     if [len(array) for array in table] != sizes:
         raise errors.IntegrityError(
             f"{file}: the shortlist table belongs to other vocabularies; remove it to have it made again"

@@ -89,6 +89,7 @@ class Translator:
         table: translation_table.Table | None = None,
     ) -> None:
         members = [members] if isinstance(members, bundles.Bundle) else list(members)
+        # Before `check`, which compares the codecs of the members.
         members = [
             target_tokens.with_target_token(member, decoding.target_token, "decoding.target_token")
             for member in members
@@ -126,12 +127,14 @@ class Translator:
         or more, with a prefix that fills `max_length`, or with no hypothesis of finite score gives an error row.
         """
         sources = self._source.encode_lines(lines)
+        # Without `<eos>`: the search continues the prefix.
         prefix_ids = self._target.encode_lines(prefixes) if prefixes is not None else [[] for _ in lines]
         translations: dict[int, results.Translation] = {}
         for index, ids in enumerate(sources):
             if not ids:
                 translations[index] = results.Translation("", 0.0, 0)
             elif len(ids) >= MAX_SOURCE_TOKENS:
+                # An error row: one such line must not fail the others of its part.
                 translations[index] = results.Translation("", None, 0, error=f"too_long: {len(ids)} tokens")
             elif len(prefix_ids[index]) >= self._settings.max_length:
                 error = f"prefix_too_long: {len(prefix_ids[index])} tokens"
@@ -157,11 +160,13 @@ class Translator:
         with self.context.inference():
             for line, source, prefix in zip(lines, sources, prefix_ids, strict=True):
                 is_valid = 0 < len(source) < MAX_SOURCE_TOKENS and len(prefix) < self._settings.max_length
+                # Searched again, line by line: a search keeps only the most attended position of each token.
                 hypotheses = self._search([0], [line], [source], [prefix])[0] if is_valid else []
                 maps.append(self._attention_map(source, hypotheses[0]) if hypotheses else None)
         return maps
 
     def _attention_map(self, source: Sequence[int], hypothesis: beam_search.Hypothesis) -> alignments.AttentionMap:
+        # Over the whole vocabulary: a shortlist changes which tokens compete, not the attention for given tokens.
         memory, _ = self._encode([source])
         weights_TS = alignments.attention_weights(self._decoder, memory, hypothesis.tokens, self._special.bos)
         return alignments.AttentionMap(
@@ -174,8 +179,10 @@ class Translator:
         """Yields batches of line numbers, longest lines first."""
         start = 0
         while start < len(remaining):
+            # The first line is the longest of its batch.
             longest = len(sources[remaining[start]]) + 1
             rows = min(self._settings.batch_rows, self._settings.batch_rows * _SOURCE_TOKENS_PER_ROW // longest)
+            # Rows are hypotheses, of which each line has as many as its beam or its samples.
             num_lines = max(1, rows // self._settings.rows_per_line)
             yield remaining[start : start + num_lines]
             start += num_lines
@@ -217,6 +224,7 @@ class Translator:
         settings, decoder, memory = self._settings, shortlisted.decoder, shortlisted.memory
         special, prefixes = shortlisted.special, shortlisted.prefixes
         if settings.method == "sample":
+            # The command fills in the seed of the run; 1 is for calls without a run.
             seed = 1 if settings.seed is None else settings.seed
             uniform_NDT = np.array(
                 [
@@ -243,6 +251,7 @@ class Translator:
         if reranker is None:
             return hypotheses_N
         return [
+            # Cut to `num_best` only now: any hypothesis of the beam may have become the best.
             reranker.rerank(hypotheses, settings.length_penalty)[: self._settings.num_best]
             for hypotheses in hypotheses_N
         ]

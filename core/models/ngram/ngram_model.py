@@ -22,6 +22,7 @@ def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
     """Returns the row of each wanted key among sorted keys; -1 if it does not occur or is negative."""
     if not len(keys_G):
         return torch.full_like(wanted, -1)
+    # A key above all others would be inserted at the end, where there is no row.
     rows = torch.searchsorted(keys_G, wanted).clamp(max=len(keys_G) - 1)
     return torch.where(keys_G[rows] == wanted, rows, -1)
 
@@ -78,6 +79,7 @@ class Ngram(nn.Module):
 
     def forward(self, tokens_BT: Tensor, state: states.State) -> tuple[Tensor, states.State]:
         """Returns the contexts (B, T, N − 1) after each position, for `logits`, and the state after the last."""
+        # With the N − 1 tokens before the window, so that its first tokens have their contexts.
         tokens_BL = torch.cat([state[0][0], tokens_BT], dim=1)
         width = self.config.order - 1
         # A view: the sliding window copies nothing.
@@ -91,6 +93,7 @@ class Ngram(nn.Module):
 
     def logits(self, contexts_BC: Tensor) -> Tensor:
         """Returns the log-probability of every token after each context; -inf where it is impossible."""
+        # One by one: the tokens seen after a context are a range of keys, and ranges differ in length.
         return torch.stack([self.distribution(context_C) for context_C in contexts_BC]).log()
 
     def distribution(self, context_C: Tensor) -> Tensor:
@@ -107,6 +110,7 @@ class Ngram(nn.Module):
                 probabilities_V = probabilities_V * self.backoff(level - 1)[row]
                 first, last = (int(torch.searchsorted(self.keys(level), key)) for key in self._key_range(row))
                 tokens = self.keys(level)[first:last] - row * self.vocabulary_size
+                # In place in the product, which is a new tensor: the stored unigrams stay as they are.
                 probabilities_V[tokens] = self.probability(level)[first:last]
         return probabilities_V
 
@@ -119,6 +123,7 @@ class Ngram(nn.Module):
         """
         tokens_BL = torch.cat([state[0][0], inputs_BT], dim=1)
         width = self.config.order - 1
+        # Padded with token 0, whose scores are cut off below.
         targets_BT = torch.zeros_like(inputs_BT)
         for row, ids in enumerate(targets):
             targets_BT[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
@@ -130,6 +135,7 @@ class Ngram(nn.Module):
                 probability_BT = shorter_BT
                 continue
             keys_BT = torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + targets_BT)
+            # A context that was not seen backs off with weight 1; its row −1 reads an entry that `where` discards.
             ngram_BT = find_rows(self.keys(level), keys_BT)
             backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
             probability_BT = torch.where(ngram_BT < 0, shorter_BT * backoff_BT, self.probability(level)[ngram_BT])
@@ -180,6 +186,8 @@ class Ngram(nn.Module):
             is_seen_BT = find_rows(self.keys(level), keys_BT) >= 0
             is_tie_BT = seen_max_BT == bound_BT
             takes_seen_BT = (seen_max_BT > bound_BT) | (is_tie_BT & (seen_token_BT < token_BT))
+            # A candidate that was seen here has lost its back-off value, and may not attain the bound any more: unsure,
+            # unless a seen token exceeds the bound.
             is_unsure_BT = (is_unsure_BT | is_seen_BT) & (seen_max_BT <= bound_BT)
             token_BT = torch.where(takes_seen_BT, seen_token_BT, token_BT)
             bound_BT = torch.maximum(seen_max_BT, bound_BT)
@@ -203,6 +211,7 @@ class Ngram(nn.Module):
                 f"model.order: steps of a Markov chain need order 1 or 2, this model has {self.config.order}; train a "
                 "model of order 2"
             )
+        # A model of order 1 has no context.
         probabilities_V = self.distribution(torch.tensor([token][: self.config.order - 1], dtype=torch.int64))
         for _ in range(steps - 1):
             probabilities_V = self._next_step(probabilities_V)
@@ -229,6 +238,7 @@ class Ngram(nn.Module):
         rows = [tokens_BL] if self.config.order > 1 else []
         for level in range(2, self.config.order):
             prefix_BL = torch.full_like(tokens_BL, NO_TOKEN)
+            # An n-gram that ends at a position continues the one that ended a position earlier.
             prefix_BL[:, 1:] = rows[-1][:, :-1]
             keys_BL = torch.where((prefix_BL < 0) | (tokens_BL < 0), -1, prefix_BL * self.vocabulary_size + tokens_BL)
             rows.append(find_rows(self.keys(level), keys_BL))

@@ -92,6 +92,7 @@ def _levels(vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning
         # N-grams that reach into the padding are complete up to the column before, and end here.
         is_complete_R = ngrams_RN[:, column] < vocabulary_size
         ngrams_RN, counts_R, row_R = ngrams_RN[is_complete_R], counts_R[is_complete_R], row_R[is_complete_R]
+        # Equal keys are adjacent: n-grams in lexicographic order have ascending keys.
         keys_G, row_R = torch.unique_consecutive(row_R * vocabulary_size + ngrams_RN[:, column], return_inverse=True)
         counts_G = torch.zeros(len(keys_G), dtype=torch.int64).index_add(0, row_R, counts_R)
         contexts_G, tokens_G = keys_G // vocabulary_size, keys_G % vocabulary_size
@@ -182,6 +183,7 @@ def _good_turing(levels: Sequence[Level]) -> tuple[dict[str, Tensor], list[tuple
             # With every token of the vocabulary seen, there is none to give discounted mass to.
             order_factors = order_factors if unseen_C else ()
         discounts.append(order_factors)
+        # Counts of 0, and those above the cutoff, keep their value.
         factors = torch.tensor((1.0, *order_factors, 1.0), dtype=torch.float64)
         counts_G = level.counts_G * factors[level.counts_G.clamp(max=len(order_factors) + 1)]
         total_C = _sum_by_context(level, level.counts_G)
@@ -214,7 +216,7 @@ def _katz_discounts(counts_G: Tensor) -> tuple[float, ...]:
         if min(n[1 : cutoff + 2]) == 0:
             continue
         a = (cutoff + 1) * n[cutoff + 1] / n[1]
-        if a == 1:
+        if a == 1:  # 1 − A divides below
             continue
         factors = tuple(((r + 1) * n[r + 1] / (r * n[r]) - a) / (1 - a) for r in range(1, cutoff + 1))
         if all(0 < factor < 1 for factor in factors):
@@ -234,6 +236,7 @@ def _laplace(levels: Sequence[Level], vocabulary_size: int, epsilons: Sequence[f
     tables: dict[str, Tensor] = {}
     unigram_V = torch.zeros(0)
     for number, level in enumerate(levels, 1):
+        # The last ε is that of all longer n-grams, too.
         epsilon = epsilons[min(number, len(epsilons)) - 1]
         total_C = _sum_by_context(level, level.counts_G)
         if number == 1:
