@@ -18,7 +18,7 @@ from jobs import console, execution, options, paths, settings
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
     add_completion=False,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # `_run` prints tracebacks
 )
 
 

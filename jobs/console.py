@@ -44,6 +44,7 @@ _QUIET_LOGGERS = (
 def sanitize(text: str, limit: int = 200) -> str:
     """Returns untrusted text as one printable line; at most `limit` characters of it are kept, before escaping."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    # Line breaks, escape sequences and bidirectional controls are not printable.
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
@@ -69,6 +70,7 @@ class Pace:
         """Adds progress; an amount of 0 before any other ends the start-up, which does not count in the speed."""
         now_s = self._clock()
         if not amount and self.done == self._before:
+            # Measured from here on: loading a model does not count in the speed.
             self._samples = collections.deque([(now_s, self.done)])
             return
         self.done += amount
@@ -160,7 +162,7 @@ class _LineStage:
     done: float
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # `advance` and `watch` run in different threads
         self._started_s = self._written_s = self._advanced_s = self.clock()
         self._pace = Pace(self.done, self.clock)
 
@@ -201,6 +203,7 @@ class _LineStage:
 
 def _describe_end(outcome: str, done: float, total: float | None, unit: str) -> str:
     """Returns the outcome of a stage; one that returns before its total has `ended`, but is not `done`."""
+    # Epochs are added up as fractions, which may miss their total by rounding.
     if total and done < total * (1 - 1e-6):
         verb = "stopped" if outcome == "stopped" else "ended"
         return f"{verb} at {_format_number(done)} of {_format_number(total)} {unit}"
@@ -288,6 +291,7 @@ def _format_number(value: float) -> str:
 def set_up_logging() -> None:
     """Sends log records to stderr, of noisy libraries only warnings; safe to call twice."""
     root = logging.getLogger()
+    # A second handler would write every line twice.
     for handler in [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]:
         root.removeHandler(handler)
     handler = _StderrHandler()
@@ -358,7 +362,7 @@ def redirect_stdout() -> int:
 
     Stdout carries one JSON document or result lines; libraries, native code included, print to descriptor 1.
     """
-    sys.stdout.flush()
+    sys.stdout.flush()  # what is buffered belongs to the real stdout
     real = os.dup(1)
     os.dup2(2, 1)
     return real

@@ -45,6 +45,7 @@ def run(
     with reporter.stage("corpus", 2, "files") as stage:
         for name, write in (("pairs.tsv", sentences.write_pairs), ("english.txt", sentences.write_english)):
             target = root.join("corpus", name)
+            # The text follows from the seed: a file of an earlier call is the same.
             if not target.exists():
                 with tempfile.TemporaryDirectory(prefix="rc-demo-") as folder:
                     path = Path(folder, name)

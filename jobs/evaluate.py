@@ -39,6 +39,7 @@ def run(
             against.append(_read(reference, "--references"))
             stage.advance()
     scores = quality.corpus(lines, against)
+    # Defined for one reference: each gives a value of its own.
     d2l_bleu = [quality.mean_d2l_bleu(lines, reference, d2l_bleu_k) for reference in against]
     return {
         "verb": "evaluate",

@@ -26,6 +26,7 @@ def plan(
     return {
         "verb": "forecast",
         "bundle": bundle.fingerprint,
+        # Of the values: the same series in another file format is the same input.
         "input": {"rows": len(values_TC), "sha256": commit.sha256_hex(values_TC.tobytes())},
         "forecasting": stored_forms.of_forecasting(forecasting),
     }
@@ -61,6 +62,7 @@ def run(
     started_s = time.monotonic()
     if "-" in (input, output):
         raise errors.UsageError("--input, --output: a series is read as a whole; name files, not -")
+    # In this process, with the threads of a worker: models of series are small.
     computing.set_threads(cluster.cpus_per_worker)
     opened = driver.open_run("forecast", run)
     model = forecaster.Forecaster(opened.bundle, forecasting)
@@ -101,6 +103,7 @@ def _finish(
     shard = commit.put_content(store.folder, PART, ".arrow", data).to_json()
     record = store.commit(PART, {"shard": shard, "files": [shard]})
     if target.file is not None:
+        # Before the manifest: a complete output has its page.
         target.put_sidecar(outputs.PICTURES, _page(forecasts, method).splitlines())
     return target.finish(store, [record], {"summary": summary})
 

@@ -39,9 +39,11 @@ def run(
         raise errors.UsageError(
             "--prefix, --ending: give exactly one: the beginning of the text, or its end to a model that reads backward"
         )
+    # Else the seed of the run: equal calls give equal text without naming one.
     if generation.seed is not None:
         seed = generation.seed
     opened = driver.open_run("generate", run, generation.average_checkpoints)
+    # As in a worker, since sums depend on the number of threads.
     computing.set_threads(cluster.cpus_per_worker)
     text_generator = generator.Generator(opened.bundle, generation, compute, seed, cluster.device)
     option, prompt = _prompt(model_settings.reads_backward(opened.bundle.config), prefix, ending)

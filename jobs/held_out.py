@@ -57,6 +57,7 @@ def _write_split(
     sides = ("text",) if config.corpus_kind == "text" else ("source", "target")
     prefix = f"{corpus_name}." if corpus_name else ""
     files = {side: root.join(root_layout.OUTPUTS, f"{prefix}{split}.{side}.txt") for side in sides}
+    # Written once: outputs are bound to the hash of these files.
     if not all(file.exists() for file in files.values()):
         with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
             lines = _read_held_out(config, corpus_name, dataset, split, Path(scratch))
@@ -113,6 +114,7 @@ def _parts(
         indexes = [corpus.index_lines(file, _PART_LINES) for file in files]
         for part in corpus.cut_by_lines(files, indexes, settings.max_line_bytes):
             yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.column_indices)
+        # Files of a group are aligned, so that the first counts for all.
         first_line += indexes[0].num_lines
 
 

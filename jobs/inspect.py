@@ -32,6 +32,7 @@ def run(path: location.Location, reporter: progress_display.Reporter) -> Descrip
 
 
 def _inspect(path: location.Location, stage: progress_display.Stage) -> Description:
+    # Before outputs: the folder of a dataset has a plan, too.
     if path.join(dataset_index.NAME).exists():
         description = _describe_dataset(path)
     elif path.join(bundle.CHECKPOINT_MANIFEST).exists():
@@ -89,6 +90,7 @@ def _describe_checkpoint(folder: location.Location) -> Description:
     )
     records = _records(manifest, folder.join(bundle.CHECKPOINT_MANIFEST))
     commit.verify(folder, records)
+    # Loaded as well: that each file is intact does not show that they fit together.
     loaded = bundle.load(folder.join(bundle.FOLDER))
     parameters = bundle.stored_tensors(loaded.model).values()
     return {
@@ -115,6 +117,7 @@ def _describe_output(folder: location.Location) -> Description:
         raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: not a manifest; restore it")
     records = _records(content, folder.join(commit.MANIFEST))
     commit.verify(folder, records)
+    # The merged file is not in the folder of its parts, but beside it.
     if isinstance(merged := content.get("merged"), dict):
         commit.verify(folder.parent, [commit.FileRecord.from_json(merged, str(folder.join(commit.MANIFEST)))])
     summary = {name: value for name, value in content.items() if name not in ("files", "shards", "plan")}
@@ -135,6 +138,7 @@ def _describe_run(root: location.Location, stage: progress_display.Stage) -> Des
         folder = root.join(root_layout.CHECKPOINTS, name)
         if folder.join(bundle.CHECKPOINT_MANIFEST).exists():
             description["checkpoints"][name] = _inspect(folder, stage)
+    # No manifest lists shortlists: their names hold their hashes.
     for name in (name for name in root.join(shortlist.FOLDER).list_names() if name.endswith(".safetensors")):
         table = shortlist.read(root.join(shortlist.FOLDER, name))
         sizes = {"source": len(table.candidates_SC), "target": len(table.frequent_V)}

@@ -77,6 +77,7 @@ def absolute(text: str, where: str) -> str:
     """Returns an absolute location; keeps `-` (a standard stream) and a slash at the end (a folder)."""
     if text == "-":
         return text
+    # A location has no slash at its end; here it says that a folder is wanted.
     return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
 
 
@@ -126,6 +127,7 @@ def _session(
             yield session
         except errors.InterruptedRunError as error:
             console.print_error(str(error))
+            # Printed here, since the exit code is that of the signal and not that of the error.
             raise typer.Exit(run_state.exit_code(error, session.signal)) from error
 
 

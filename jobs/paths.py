@@ -36,6 +36,7 @@ def locate(text: str, where: str) -> location.Location:
 
 
 def _absolute_url(text: str, where: str) -> str:
+    # A member of an archive keeps its name: the archive alone has a location.
     member, url = archives.split(text)
     return archives.join(member, str(locate(url, where)))
 
@@ -70,6 +71,7 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
         data["training"]["init_from"] = str(locate(config.training.init_from, "training.init_from"))
     for role, text in config.training.embeddings.items():
         data["training"]["embeddings"][role] = str(locate(text, f"training.embeddings.{role}"))
+    # Validated anew: a copy with other values would not be.
     resolved = schema.RunConfig.model_validate_json(json.dumps(data))
     # Only the original section records which settings the file sets: `run_state.with_stored_defaults` needs that.
     resolved = resolved.model_copy(update={"generation": config.generation})

@@ -68,7 +68,9 @@ class _Pipeline:
         for warning in warnings:
             _log.warning("%s", warning)
         index = root.join(root_layout.DATASET, dataset_index.NAME)
+        # No fingerprint: `prepare` itself compares settings and text with those of the dataset.
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
+        # Its workers' CPUs are for the ranks now.
         self._session.release()
         # Fail here if a corpus no longer exists, not after hours of training.
         texts_by_corpus = {name: held_out.write(config, name) for name in config.corpora_by_name}
@@ -184,6 +186,7 @@ class _Pipeline:
         return [best_checkpoint, *(member.checkpoint.name for member in others)]
 
     def _evaluate(self, texts: held_out.HeldOut, corpus: str) -> None:
+        # That of the translations, on which alone the figures depend.
         fingerprint = run_state.read_stage(self._root, _stage_name("translate", corpus)).get("made_with", "")
 
         def work(_: bool) -> Report:

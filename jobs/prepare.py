@@ -89,6 +89,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     store = commit.PartStore(folder, dataset_builder.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
+        # Finished: only its sources are compared, since a dataset is written once.
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
         _check_sources(config, index, session, reporter)
     else:
@@ -135,13 +136,16 @@ def _check_sources(
         _log.warning("%s; the dataset in %s is complete and is used without its sources", error, _folder(config))
         return
     current_files = [files for files_of_corpus in current.files.values() for files in files_of_corpus.values()]
+    # Equal paths, sizes and checksums: nothing is read again.
     if [source["files"] for source in index.sources] == current_files:
         return
     try:
         hashes = dataset_builder.DatasetBuilder(current, session, reporter).hash_sources(config.sharding)
     finally:
+        # Hashing, too, leaves commit records, which a finished dataset does not keep.
         _clean_up(current.folder)
     for source in index.sources:
+        # `NAME.train`, or `train` of a single corpus.
         name, _, split = source["split"].rpartition(".")
         if hashes[name][split] != source["sha256"]:
             raise errors.LockedError(

@@ -49,6 +49,7 @@ def _write_to_root(root: location.Location, reporter: progress_display.Reporter)
         report = content.build(root)
         json_file.replace(json_documents.encode(report).encode())
         stage.advance()
+        # Last: where this file exists, the pipeline takes the report as written.
         html_file.replace(page.render(report).encode())
         stage.advance()
     return {"verb": "report", "json": str(json_file), "html": str(html_file)}
@@ -65,6 +66,7 @@ def _check(num_runs: int, output: location.Location | None) -> None:
 def _refuse_foreign_page(output: location.Location) -> None:
     if not output.exists():
         return
+    # The output is replaced, whatever it is: only a page of ours may be.
     head = output.read_range(0, min(_HEAD_BYTES, output.size_bytes()))
     if f'<meta name="generator" content="{page_frame.GENERATOR}">'.encode() not in head:
         raise errors.LockedError(f"--output: {output} exists and is not a report of Raycurrent; name another file")

@@ -38,6 +38,7 @@ def check_settings(config: schema.RunConfig) -> list[loading.Change]:
     """
     root = location.Location.parse(config.root, "root")
     path = root.join(root_layout.SETTINGS)
+    # Never replaced: the settings of the first start identify the run.
     if path.put_if_absent(loading.dump(config).encode()):
         return []
     first = loading.parse_stored(path.read_bytes().decode(), str(path))
@@ -101,6 +102,7 @@ def read(root: location.Location) -> Content:
 def record_start(config: schema.RunConfig) -> None:
     """Records the start of a driver and its versions in `run.json`."""
     root = location.Location.parse(config.root, "root")
+    # What earlier starts have written counts more than these defaults.
     content = {"name": config.name, "stages": {}, "changes": [], "faults": [], **read(root)}
     content.setdefault("started_unix_s", _now_unix_s())
     content["starts"] = content.get("starts", 0) + 1
@@ -113,6 +115,7 @@ def record_changes(root: location.Location, changes: Sequence[loading.Change]) -
     """Records changes of the schedule, each new value once."""
     content = read(root)
     last = {old_names.current(change["name"]): change["new"] for change in content["changes"]}
+    # Compared with the last recorded value, since the stored settings stay those of the first start.
     new = [change for change in changes if last.get(change.name, change.old) != change.new]
     if new:
         content["changes"] += [
@@ -169,6 +172,7 @@ def record_exit_code(root: location.Location, session: "sessions.Session") -> It
         code = exit_code(error, session.signal)
         raise
     finally:
+        # Read only now: the stages have written to it meanwhile.
         content = read(root)
         content["exit_code"] = code
         _write(root, content)

@@ -64,6 +64,7 @@ def plan(
         "scoring": stored_forms.of_scoring(request.scoring),
         "precision": bundle.precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
+        # Gradient statistics of dynamic evaluation are measured on the training text.
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
     }
 
@@ -86,6 +87,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         reason = "scoring.dynamic.rule: rms measures gradients on training text"
         dataset = driver.open_dataset(request.run, opened.bundle, reason, "use rule: sgd")
     if request.input == "-":
+        # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
         totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
@@ -104,6 +106,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             waves = _waves(spec, inputs.parts(files), backward, session, reporter)
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
+                # The first wave has a part of every lane.
                 figures = summarize(driver.Totals.of(records), scoring, len(waves[0]) if waves else 0)
                 manifest = target.finish(store, records, {"summary": figures})
     path = str(paths.locate(request.input, "--input"))
@@ -169,6 +172,7 @@ def _check(bundle: bundles.Bundle, request: Request) -> None:
     scoring, kind = request.scoring, bundle.config.kind
     if kind == "autoregressive":
         raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")
+    # Called for its error.
     target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
     is_seq2seq = kind == "seq2seq"
     if is_seq2seq and request.targets is None:
@@ -216,6 +220,7 @@ def _waves(
 ) -> Sequence[Sequence[inputs.Part]]:
     """Returns the waves of parts; a backward model reads each lane from its last part to its first."""
     if spec.scoring.unit == "line":
+        # Lines do not depend on each other, so that all parts are one wave.
         return [parts]
     order = -1 if backward else 1
     if spec.scoring.lanes == 1 or not parts:

@@ -78,12 +78,14 @@ def seed_of(run: location.Location) -> int:
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:
     """Returns the kind of model in a checkpoint folder that was copied out of its run."""
+    # The names belong to `core.models.bundle`, whose import loads torch.
     model = run.join("bundle", "model.json")
     content = model.read_json() if model.exists() else None
     return str(content.get("kind")) if isinstance(content, dict) else None
 
 
 def _config(run: location.Location) -> schema.RunConfig | None:
+    # A checkpoint folder is two levels below the root of its run.
     for root in (run, run.parent.parent):
         path = root.join(root_layout.SETTINGS)
         if path.exists():
@@ -105,7 +107,7 @@ def load_demo_configs(overrides: Sequence[str]) -> tuple[str, list[schema.RunCon
         The demo's root, which `root=…` changes, and the configurations of the runs below it.
     """
     roots = [override.partition("=")[2] for override in overrides if override.startswith("root=")]
-    root = (roots[-1] if roots else _DEMO_ROOT).rstrip("/")
+    root = (roots[-1] if roots else _DEMO_ROOT).rstrip("/")  # the last one counts, as of all settings
     others = [override for override in overrides if not override.startswith("root=")]
     configs = []
     for folder, name, form, file in _DEMO_RUNS:

@@ -30,6 +30,7 @@ from jobs import console, options, paths, settings
 from workers.cluster import authentication, signals, submission
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+# Longer than the 90 s that `train` waits for its ranks, shorter than the 120 s that a pod has.
 STOP_WAIT_S = 110  # time to finish a step, or a validation, and to write a checkpoint before Ray kills the job
 PACKAGES = ("core", "workers", "jobs")
 SETTINGS = "submitted.yaml"
@@ -114,10 +115,12 @@ def plan(command: Any, arguments: Sequence[str], is_local: bool) -> JobSpec:
         else:
             values = _values(parameter, value, is_local)
         if parameter.param_type_name == "argument":
+            # Behind `--`, where a value that begins with a dash is not taken for an option.
             trailing += values
         elif parameter.is_flag:
             words.append(parameter.opts[0])
         else:
+            # In one word, for the same reason.
             words += [f"{parameter.opts[0]}={text}" for text in values]
     return JobSpec(command.name, (*words, *(["--", *trailing] if trailing else [])), files)
 
@@ -232,6 +235,7 @@ class JobLog:
         self._flush()
         text = "\n".join(self._after)
         try:
+            # `raw_decode` ignores what follows the document in the log.
             document, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
         except ValueError as error:
             raise errors.ClusterError(
@@ -294,6 +298,7 @@ class Follower:
         for piece in self._server.log(self._name):
             log.feed(piece)
             self._handle_signal()
+        # The log may end before the state is final.
         while not (state := self._server.state(self._name)).has_ended:
             self._handle_signal()
             time.sleep(submission.POLL_S)
@@ -307,6 +312,7 @@ class Follower:
         if self._flag.signal is None or self._is_stopping:
             return
         number = self._flag.signal
+        # SIGTERM comes from a program, which would not answer a question.
         answer = self._ask() if number == signal.SIGINT else "stop"
         if answer == "follow":
             self._flag.signal = None
@@ -330,6 +336,7 @@ def _exit_code(state: submission.State, logged: int | None) -> int:
         ClusterError: the command did not run.
     """
     if state.status == "STOPPED":
+        # Ray does not know the exit code of a stopped job.
         return 128 + signal.SIGTERM if logged is None else logged
     code = state.exit_code if state.exit_code is not None else logged
     if not code:

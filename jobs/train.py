@@ -53,6 +53,7 @@ def run(
     dataset = _open(config)
     with run_lock.RunLock(root, "train"):
         check_dataset(config, dataset)
+        # Before the start is recorded, so that a refused `--fresh` changes nothing.
         _find_newest(root, fresh)
         run_state.record_start(config)
         with run_state.record_exit_code(root, session):
@@ -71,6 +72,7 @@ def run_locked(
     run_state.record_skipped_checkpoints(root, [skipped.reason for skipped in newest.skipped_checkpoints])
     trains_without_resume = config.model.kind in ("ngram", "autoregressive")
     if newest.ref is not None and (trains_without_resume or resume.is_finished(state, config.training)):
+        # There is no report if the driver died after the last checkpoint.
         kept: dict[str, Any] = run_state.read_stage(root, "train").get("report") or {"step": state.step}
         # The root may have been moved since the report was written.
         here = {"root": str(root), "checkpoint": str(newest.ref.folder)}
@@ -122,6 +124,7 @@ def _train_steps(
     done = state.step if job.training.max_steps is not None else state.epochs_done
     summary = _train(job, session, reporter, done)
     run_state.record_skipped_checkpoints(job.root, summary.skipped_checkpoints)
+    # Saved, but not done: the command must not end with 0.
     if summary.is_interrupted:
         raise errors.InterruptedRunError(
             f"train: stopped at step {summary.step}, saved in {summary.checkpoint}; run it again to resume"
@@ -139,6 +142,7 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
         UsageError: BPE-dropout is asked for with a tokenizer that has no merges.
     """
     settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
+    # In the form of the stored ones, which an older release may have written.
     current = config.of_dataset(settings)
     for name, made_with in settings.items():
         for field in _differing(made_with, current.get(name), name):
@@ -185,6 +189,7 @@ def _train(
 
         summary = launch.run_training(job, session, show)
         reached = summary.step if in_steps else summary.epochs_done
+        # Progress is posted twice a second at most: the last steps may be missing.
         stage.advance(max(0.0, reached - done))
         return summary
 

@@ -95,9 +95,10 @@ def plan(models: Models, request: Request, files: Sequence[inputs.Input]) -> dic
         "matmul": compute.matmul,
     }
     if models.fusion_model is not None:
+        # By content instead of by path: the run may have been moved.
         content["decoding"]["fusion"]["run"] = models.fusion_model.fingerprint
     if models.shortlist_table is not None:
-        content["shortlist"] = models.shortlist_table.name
+        content["shortlist"] = models.shortlist_table.name  # holds the table's hash
     if len(files) > 1:
         content["prefixes"] = files[1].identity()
     return content
@@ -116,10 +117,12 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     _check_output(request)
     decoding = request.decoding
     if decoding.method == "sample" and decoding.seed is None:
+        # Before the plan is made, of which the seed is a part.
         decoding = decoding.model_copy(update={"seed": settings.seed_of(request.run)})
         request = replace(request, decoding=decoding)
     models = _open(request)
     if request.input == "-":
+        # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(request).translate
         totals = driver.process_stdin("translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate)
@@ -138,6 +141,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
                 manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records))})
+        # At every call: after a crash behind the manifest the next call writes those that are missing.
         _write_sidecars(target, manifest, parts, models, request)
     path = paths.locate(request.input, "--input")
     report = {**models.report, "input": str(path), "output": str(target.file or target.folder), **manifest["summary"]}
@@ -226,6 +230,7 @@ def _write_sidecars(
         computing.set_threads(request.cluster.cpus_per_worker)
         all_lines = itertools.chain.from_iterable(map(inputs.read, parts))
         first = list(itertools.islice(all_lines, decoding.attention_maps))
+        # A bad line keeps its place: maps have the numbers of lines.
         lines = [("", "") if isinstance(line, corpus.BadLine) else (line[0], line[-1]) for line in first]
         prefixes = [prefix for _, prefix in lines] if parts and len(parts[0].sides) == 2 else None
         maps = models.translator(request).attention_maps([line for line, _ in lines], prefixes)
@@ -238,6 +243,7 @@ def _pharaoh_lines(
     """Yields the alignment of each line in Pharaoh format; source positions are those of the tokens."""
     for part, table in zip(parts, target.tables(manifest), strict=True):
         lines = ["" if isinstance(line, corpus.BadLine) else line[0] for line in inputs.read(part)]
+        # Encoded again: the output has positions, and `to_pharaoh` needs the number of tokens.
         tokens = member.codecs["source"].encode_lines(lines)
         for row, ids in zip(table.column("alignment").to_pylist(), tokens, strict=True):
             yield alignments.to_pharaoh(row, len(ids))

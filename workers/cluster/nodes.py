@@ -32,6 +32,7 @@ def draining() -> dict[str, float]:
     from ray._private import state
 
     deadlines_ms: dict[str, int] = state.state.get_draining_nodes()
+    # Ray has 0 where there is no deadline.
     return {node: deadline_ms / 1000 or float("inf") for node, deadline_ms in deadlines_ms.items()}
 
 
@@ -79,6 +80,7 @@ class NodeMonitor:
 def _on_node(node: str) -> Any:
     from ray.util import scheduling_strategies
 
+    # Not soft: what runs on another node proves nothing about this one.
     return scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
@@ -97,17 +99,20 @@ def check_shared(folders: Iterable[location.Location]) -> None:
     nodes = alive()
     if not local or len(nodes) < 2:
         return
+    # Random: a file of an earlier check proves nothing.
     word = secrets.token_hex(16).encode()
     read = ray().remote(_read_or_nothing)
     for folder in local:
         probe = folder.join(f".probe-{secrets.token_hex(8)}")
         probe.put_if_absent(word)
         try:
+            # Without a CPU, so that a busy node is checked too.
             seen = {
                 node: read.options(num_cpus=0, scheduling_strategy=_on_node(node)).remote(str(probe)) for node in nodes
             }
             ray().wait(list(seen.values()), num_returns=len(seen), timeout=PROBE_TIMEOUT_S)
             for node, reference in seen.items():
+                # A node that has not answered by now counts as one that does not see the folder.
                 if _result_or_none(reference) != word:
                     raise errors.UsageError(
                         f"{folder}: node {nodes[node]} does not see this folder; use one that all nodes share, "
@@ -134,6 +139,7 @@ def _result_or_none(reference: Any) -> Any:
 def start_exporter(node: str, *arguments: Any) -> prometheus.RemoteExporter:
     """Starts a metrics exporter on another node."""
     actor: Any = ray().remote(prometheus.NodeExporter)
+    # Its restart loses nothing: the values are in the files of the node.
     handle = actor.options(num_cpus=0, max_restarts=1, scheduling_strategy=_on_node(node)).remote(*arguments)
     return _RayExporter(handle)
 

@@ -98,6 +98,7 @@ class Session:
             if self._watcher:
                 self._watcher.join(timeout=5)
             if self._exporters:
+                # While Ray is up: the exporters of other nodes are actors.
                 self._exporters.close(linger=kind is None)
         finally:
             if self._owns_ray:
@@ -149,6 +150,7 @@ class Session:
 
     def uses_ray(self, num_tasks: int | None = None) -> bool:
         """Returns whether a stage of `num_tasks` tasks (None: unknown) runs on Ray."""
+        # One task gains nothing from workers, and starting Ray costs about 8 CPU-seconds.
         if self.cluster.address == "none" or num_tasks in (0, 1):
             return False
         if self.ray_started:
@@ -163,6 +165,7 @@ class Session:
         self.start_ray()
         if self._pool is None or self._pool[0] != stage:
             self.release()
+            # An error now, rather than workers that can never start.
             self._check_gpus(1)
             pool = ray_actors.RayPool(
                 num_workers=self.cluster.workers.stop - 1,
@@ -192,6 +195,7 @@ class Session:
             return
         self.start_metrics()
         address = self._address()
+        # A Ray that the caller has initialized outlives this session.
         self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
         for name, value in {**ENVIRONMENT, **({} if self.joined else KEEPALIVE)}.items():
@@ -214,6 +218,7 @@ class Session:
         self.ray_started = True
         self.should_stop.install()
         nodes.check_shared(self._shared)
+        # A cluster of our own has one node, which the driver exports for.
         if self.joined and self._exporters:
             self._watcher = threading.Thread(target=self._watch_nodes, name="new-nodes", daemon=True)
             self._watcher.start()

@@ -71,6 +71,7 @@ class Server:
                 submission_id=name,
                 runtime_env={"working_dir": str(folder), "env_vars": dict(env_vars)},
                 metadata=dict(metadata),
+                # Left out, not 0: with any resource Ray may run the command on another node than the head.
                 **{name: amount for name, amount in resources.items() if amount is not None},
             )
         )
@@ -91,7 +92,9 @@ class Server:
         """
         num_seen, last_reply_s = 0, time.monotonic()
         while True:
+            # A queue for each connection: a thread of a broken one may still write to its own.
             chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+            # In a thread: Ray's client blocks until there is output, and the caller must look for signals.
             threading.Thread(target=_follow, args=(self._client, name, num_seen, chunks), daemon=True).start()
             while isinstance(chunk := _next(chunks), str):
                 if chunk:
@@ -156,7 +159,7 @@ def _follow(client: Any, name: str, skip: int, chunks: "queue.SimpleQueue[str | 
     """Puts the log after its first `skip` characters into a queue, then None or the error that ended the connection."""
 
     async def tail() -> None:
-        left = skip
+        left = skip  # a new connection sends the log from its beginning
         async for text in client.tail_job_logs(name):
             if fresh := text[left:]:
                 chunks.put(fresh)
@@ -164,6 +167,7 @@ def _follow(client: Any, name: str, skip: int, chunks: "queue.SimpleQueue[str | 
 
     async def ending() -> BaseException | None:
         task = asyncio.ensure_future(tail())
+        # `wait` does not raise what the task raised: it becomes an item of the queue.
         await asyncio.wait([task])
         return task.exception()
 

@@ -115,17 +115,21 @@ class InProcess:
         work: Work[Result] | None = None
         meter = part_metrics.PartMetrics(monitor.metrics, stage)
         for num_done, task in enumerate(tasks, 1):
+            # Between two tasks, as there is nobody here to interrupt one.
             if monitor.should_stop():
                 raise errors.InterruptedRunError(f"{stage}: stopped before task {task.name}; run it again to resume")
             work = work or factory()  # not before the first task: loading a model for nothing takes seconds
             started_s = time.monotonic()
             result = work(task.payload)
+            # A lazy iterable has no length.
             num_pending = len(tasks) - num_done if isinstance(tasks, Sized) else 0
             meter.done(time.monotonic() - started_s, num_pending)
+            # Before progress is shown: what is shown as done is done.
             on_done(task, result)
             monitor.progress(task.weight)
 
 
+# A protocol: `workers.cluster` imports this folder, and stages need no cluster to be run or tested.
 class Session(Protocol):
     """The services of a session that a stage uses; implemented by `workers.cluster.session.Session`."""
 

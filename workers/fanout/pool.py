@@ -22,6 +22,7 @@ POLL_S = 0.2  # longest delay until a stop, a timeout or a straggler is noticed
 START_TIMEOUT_S = 300.0  # a run without a single ready worker for this long fails
 
 
+# Compared by identity: `list.remove` must find this worker, not an equal one.
 @dataclasses.dataclass(eq=False)
 class _Worker:
     handle: Any
@@ -153,6 +154,7 @@ class _Run:
             worker.future = pool.backend.submit(worker.handle, self._number, self._factory, task.payload)
         num_starting = sum(not worker.is_ready for worker in pool.workers)
         while self._take() and len(pool.workers) < pool.num_workers:
+            # The workers that are starting will take what is left.
             if self._num_left is not None and num_starting >= self._num_left:
                 return
             pool.start_worker()
@@ -182,6 +184,7 @@ class _Run:
             if task is None:  # the future was that of the worker's start
                 self._policy.started(outcome)
                 worker.is_ready = True
+            # A task that is no longer open was done by its other attempt, whose result has been yielded.
             elif task.name in self._open and isinstance(outcome, retries.Done):
                 self._close(task, pool.clock() - worker.since_s)
                 yield task, outcome.value
@@ -207,6 +210,7 @@ class _Run:
             raise
         self._meter.failed(is_retried=True)
         if not any(worker.task is task for worker in self._pool.workers):
+            # First in line, so that a task that cannot be done fails the run early.
             self._waiting.appendleft(task)
 
     def check_timeouts(self) -> None:
@@ -218,6 +222,7 @@ class _Run:
         pool, now_s = self._pool, self._pool.clock()
         for worker in list(pool.workers):
             if worker.task and now_s - worker.since_s > pool.part_timeout_s:
+                # Before `_failed`, which does not queue a task that a worker of the pool still has.
                 pool.discard(worker)
                 if worker.task.name in self._open:
                     reason = f"no result within cluster.part_timeout_s ({pool.part_timeout_s:g} s)"

@@ -49,6 +49,7 @@ class RayActors:
             num_gpus=1 if use_gpu else 0,
             max_restarts=0,
             max_task_retries=0,
+            # By default Ray fills one node after the other, whose memory the workers would share.
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": dict(env_vars)},
         )
@@ -70,6 +71,7 @@ class RayActors:
         if not futures:
             time.sleep(timeout_s)  # `ray.wait` refuses an empty list
             return []
+        # One at a time: a worker whose attempt is done gets its next task without waiting for others.
         done: list[Any] = self._ray.wait(futures, num_returns=1, timeout=timeout_s)[0]
         return done
 
@@ -80,6 +82,7 @@ class RayActors:
             return retries.Done(self._ray.get(future))
         except exceptions.RayTaskError as error:
             cause = error.cause
+            # The text of a RayTaskError has the worker's traceback.
             return retries.Failed(cause) if isinstance(cause, errors.RaycurrentError) else retries.Bug(str(error))
         except exceptions.RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]

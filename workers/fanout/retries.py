@@ -98,6 +98,7 @@ class RetryPolicy:
                     raise error
                 lost = Lost(str(error))
             case Bug(text):
+                # A bug: every attempt would raise it again.
                 raise RuntimeError(f"task {task}: a worker raised\n{text}")
             case _:
                 assert isinstance(outcome, Lost)
@@ -122,6 +123,7 @@ class RetryPolicy:
             self._failed_starts = 0
             return
         self._failed_starts += 1
+        # A worker that raises at its start would do so on every node.
         if not isinstance(outcome, Lost) or self._failed_starts > self._max_failures:
             reason = outcome.reason if isinstance(outcome, Lost) else str(outcome)
             raise errors.ClusterError(f"cluster: workers do not start: {reason}; look at the cluster's logs")
@@ -131,4 +133,5 @@ class RetryPolicy:
         """The duration after which an attempt counts as a straggler; infinite before the first task is done."""
         if not self._durations_s:
             return float("inf")
+        # The median, which the stragglers themselves hardly move.
         return max(SPECULATE_AFTER * statistics.median(self._durations_s), SPECULATE_AFTER_S)

@@ -40,6 +40,7 @@ class MetricsServer:
         self._bound: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._serve, args=(host, port), name="metrics", daemon=True)
         self._thread.start()
+        # Waits for the thread to listen, and raises here what it has raised.
         self.port = self._bound.result()
 
     def close(self) -> None:
@@ -66,6 +67,7 @@ class MetricsServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._num_open += 1
         try:
+            # Beyond the limit a connection is closed without an answer, before anything is read from it.
             if self._num_open <= MAX_CONNECTIONS:
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._header_timeout_s)
                 writer.write(await self._response(head))
@@ -86,6 +88,7 @@ class MetricsServer:
         if path != b"/metrics":
             return _message(b"404 Not Found", b"only GET /metrics and /healthz\n")
         try:
+            # In another thread: reading the files would stop the loop, and /healthz with it.
             return _message(b"200 OK", await self._loop.run_in_executor(None, self._render))
         except (OSError, ValueError):
             return _message(b"500 Internal Server Error", b"cannot read the metrics\n")
@@ -96,6 +99,7 @@ def _message(status: bytes, body: bytes) -> bytes:
         b"HTTP/1.1 " + status,
         b"Content-Type: " + CONTENT_TYPE.encode(),
         b"Content-Length: %d" % len(body),
+        # One answer each: idle connections would use up `MAX_CONNECTIONS`.
         b"Connection: close",
         b"",
         body,

@@ -79,6 +79,7 @@ class PrometheusMetrics:
         key = (metric.name, *(_bounded(name, labels[name]) for name in metric.labels))
         children = self._children.get(key)
         if children is None:
+            # Under both names for one version, so that dashboards survive an upgrade.
             named = [metric, metric.deprecated] if metric.deprecated else [metric]
             children = self._children[key] = tuple(self._new_child(each, key[1:]) for each in named)
         return children
@@ -126,6 +127,7 @@ def worker_metrics(rank: str = "0") -> metrics.Metrics:
 
 def render(folder: Path) -> bytes:
     """Returns the metrics of all processes of this node in Prometheus' text format."""
+    # The library refuses a folder that does not exist, and there may be no measurement yet.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return prometheus_client.generate_latest(_registry(folder))
 
@@ -148,6 +150,7 @@ class NodeExporter:
 
     def __init__(self, folder: str, host: str, port: int, address: str | None = None) -> None:
         self._folder = Path(folder)
+        # Nobody can connect to a wildcard address.
         self._address = (address or socket.gethostname()) if host in WILDCARDS else host
         self._server: metrics_server.MetricsServer | None = None
         try:
@@ -161,6 +164,7 @@ class NodeExporter:
 
     def snapshot(self) -> tuple[str, bytes]:
         """Returns the name of the node and its current metrics."""
+        # The host name becomes part of a file name.
         return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()), render(self._folder)
 
     def push(self, gateway: str, run: str) -> None:
@@ -236,6 +240,7 @@ class Exporters:
         new = [(node, address) for node, address in nodes if node not in self._remote]
         for node, address in new:
             arguments = (str(self.folder), self._export.metrics_host, self._export.metrics_port, address)
+            # Kept even if it does not answer: a node is tried once, not at every look for new ones.
             self._remote[node] = self._start_remote(node, *arguments)
         if new:
             self._write_targets(self.targets())

@@ -74,6 +74,7 @@ class EventFiles:
                     target = f"events.out.tfevents.{segment.fencing_number:08d}-{segment.step:018d}"
                     if target not in converted:
                         rows = [json.loads(line) for line in self._segments.join(name).read_bytes().splitlines()]
+                        # Two drivers of one root may convert the same segment: the first file stays.
                         self._events.join(target).put_if_absent(_events(rows))
         except (errors.RaycurrentError, OSError, ValueError) as error:
             _log.warning("telemetry.tensorboard: event files are not written: %s", error)

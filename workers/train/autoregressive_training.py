@@ -55,6 +55,7 @@ def train(job: RegressionJob, session: executors.Session, reporter: progress_dis
     started_s = time.monotonic()
     dataset, config = job.dataset, job.model
     compute.set_threads(job.threads)
+    # Before the model is built, which draws its weights.
     randomness.seed_initialization(job.seed)
     model = autoregressive.Autoregressive(config, len(dataset.inputs), len(dataset.targets))
     examples = dataset.examples("train", config.lags, config.horizon)
@@ -70,6 +71,7 @@ def train(job: RegressionJob, session: executors.Session, reporter: progress_dis
     state = progress.State(step=fitted.steps, corpora=[progress.CorpusState(epoch=len(fitted.train_mse))])
     # Taken at the end: nothing is written before, so that a run that is stopped leaves no trace.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
+    # Without optimizer and hidden state: nothing resumes from this checkpoint.
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
     saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
     return {

@@ -88,4 +88,5 @@ class MessageBoard:
         """Returns the state of the group; progress is returned once."""
         progress, self._progress = self._progress, None
         nodes = frozenset(node for _, node in self._workers.values())
+        # Not empty again after the first entry: workers are only removed when another one enters.
         return GroupStatus(progress, bool(self._workers), nodes, self._fatal)

@@ -31,6 +31,7 @@ from workers.fanout import progress_display
 STAGE = "train"
 FOLDER = "counts"
 PART_TOKENS = 1 << 22
+# Tokens of the validation text that are looked up together.
 _SCORED_AT_ONCE = 1 << 18
 
 
@@ -105,6 +106,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     line_end: Any = dataset.index.line_end
     trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
     state = progress.State(step=1, corpora=[progress.CorpusState(epoch=1)], num_tokens=len(stream))
+    # Only now: counting needs no fence, since equal counts have equal names.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
     saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
@@ -128,6 +130,7 @@ def counter(recipe: Recipe) -> Callable[[TokenRange], dict[str, Any]]:
 
 def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: TokenRange) -> dict[str, Any]:
     counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
+    # The file before its record, which must never name one that is missing.
     file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
     return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
 
@@ -149,9 +152,10 @@ def _count(
                 STAGE,
                 todo,
                 functools.partial(counter, recipe),
-                lambda _, __: None,
+                lambda _, __: None,  # results are read from the records, old and new
                 executors.Monitor(session.metrics, shown.advance, session.should_stop),
             )
+    # In the order of parts, whatever the order in which workers were done.
     return [_read(recipe, task.name) for task in tasks]
 
 
@@ -159,6 +163,7 @@ def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
     record = recipe.store.committed(name)
     assert record is not None, f"{name} was just done"
     file = commit.FileRecord.from_json(record["files"][0], name)
+    # Arrow files have no checksum of their own.
     commit.verify(recipe.folder, [file])
     counts_file = recipe.folder.join(file.name)
     return ngram_counts.decode(counts_file.read_bytes(), recipe.order, str(counts_file))
@@ -186,6 +191,7 @@ def _clean_up(recipe: Recipe) -> None:
     recipe.store.remove()
     if recipe.folder.is_local:
         for path in (recipe.folder.join(commit.RECORDS).path, recipe.folder.path):
+            # A file without a record may be left in it, of a worker that was killed.
             with contextlib.suppress(OSError):
                 path.rmdir()
 
@@ -198,6 +204,7 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, An
     stream = split.stream()
     state, nats, num_infinite = model.initial_state(1), [], 0
     for start in range(0, len(stream) - 1, _SCORED_AT_ONCE):
+        # A token of overlap: the last target of a slice is the first input of the next.
         tokens = torch.from_numpy(stream[start : start + _SCORED_AT_ONCE + 1].astype("int64"))
         (nlls,), state = model.score(tokens[None, :-1], [tokens[1:].tolist()], state)
         nats.append(float(nlls.sum()))
@@ -205,6 +212,7 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, An
     mean = math.fsum(nats) / (len(stream) - 1)
     return {
         "nll_nats": json_values.number(mean),
+        # Infinite, not capped, where a token is impossible.
         "perplexity": json_values.number(progress.perplexity(mean) if num_infinite == 0 else math.inf),
         "num_tokens": len(stream) - 1,
         "num_unk": int((stream[1:] == vocabulary.UNK_ID).sum()),

@@ -58,11 +58,13 @@ class DecodingValidator:
     def _translate(
         self, trained: bundle.Bundle, sources: Sequence[str], target_token: str | None, device: torch.device
     ) -> list[str]:
+        # Greedy: a beam would make every validation several times as long.
         decoding = inference_settings.DecodingConfig(beam_size=1, target_token=target_token)
         ready = translator.Translator(trained, decoding, self._compute, str(device))
         return [translation.text for translation in ready.translate(sources)]
 
     def _evaluate(self, rows: list[tuple[int, str, str, str]]) -> validation.DecodingResult:
+        # By line number: neither BLEU nor the samples depend on how lines were shared out.
         in_order = [validation.Sample(*texts) for _, *texts in sorted(rows)]
         lines = in_order[: self._settings.bleu_lines]
         bleu = None
@@ -83,6 +85,7 @@ class DecodingValidator:
         ready = generator.Generator(trained, generation, self._compute, self._seed, str(device))
         codec = trained.codecs["text"]
         backward = model_settings.reads_backward(trained.config)
+        # The prompt is shown as the source of the sample, and not again in its texts.
         cut = str.removesuffix if backward else str.removeprefix
         samples = []
         for ids in _rows(split, range(min(self._settings.samples, split.num_lines)), "text"):
