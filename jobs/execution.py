@@ -18,7 +18,7 @@ def _execute(job: options.Job) -> None:
     """Executes a job and prints its report to stdout; whatever else is printed goes to stderr."""
     stdout = console.redirect_stdout()
     text = json_documents.encode(job.call(stdout), one_line=job.streams)
-    console.write_line("exit=0")
+    console.write_line("exit=0")  # before the report, which `submit` expects after it
     # The work is done and committed, so a closed stdout (`| head`) is not a failure.
     with contextlib.suppress(BrokenPipeError):
         if job.streams:
@@ -34,7 +34,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     A command returns a job, or settings as text (`--print-config`); typer itself returns an exit code after `--help`.
     """
     try:
-        job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)
+        job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)  # else typer ends the process
         if isinstance(job, options.Job):
             _execute(job)
         elif isinstance(job, str):
@@ -74,8 +74,8 @@ def main(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     The last line of the log is `exit=` with the code, which `submit` reads; `--help` and `--print-config` have none.
     """
     console.set_up_logging()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)  # by default it would end the process silently
     code = _run(app, arguments)
-    if code:
+    if code:  # 0 was written before the report
         console.write_line(f"exit={code}")
     return code
