@@ -6,7 +6,7 @@ the work. So a wrong setting is reported within a second or two, and `--help` lo
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -189,6 +189,31 @@ def forecast(
         return verb.run(root, source, target, inference.forecasting, inference.cluster, console.reporter(), overwrite)
 
     return options.check_inputs_exist(options.job_from_run(run, set_, print_config, call), {"--input": source})
+
+
+@app.command()
+def init(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="text, tab-separated pairs, table, or two aligned files")
+    ],
+    output: Annotated[str, typer.Option("--output", metavar="FILE", help="configuration to write")] = "run.yaml",
+    kind: Annotated[
+        Literal["pairs", "text"] | None, typer.Option("--kind", help="kind of corpus; by default the files decide")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=1, help="budget for training")] = None,
+    overwrite: options.Overwrite = False,
+) -> options.Job:
+    """Look at files, and write a commented configuration for them."""
+
+    def call(_: int) -> options.Report:
+        from jobs import init as verb
+
+        return verb.run(files, output, kind, minutes, overwrite, console.reporter())
+
+    # Wildcards, members of archives and folders of object stores are resolved with the corpus.
+    plain = {f"FILE {file}": file for file in files if not set("*?[:").intersection(file)}
+    options.check_inputs_exist(job := options.Job(call), plain)
+    return job
 
 
 @app.command()

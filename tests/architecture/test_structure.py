@@ -73,7 +73,7 @@ ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
 }
 JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.pipeline", "jobs.demo"}
 VERBS = {
-    *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
+    *("init", "prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
 BROAD_EXCEPT = {"jobs.execution", "core.storage.location"}  # all others hand on what they did not mean

@@ -1,0 +1,73 @@
+"""Timing of a training step on random tokens: an estimate of a run's time before its data is prepared."""
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from core.config import model_settings, schema
+from core.data.batching import buckets
+from core.models import compute, factory
+from core.models import state as states
+from core.training import batches, losses, optimizers, randomness, step
+
+MIN_STEPS = 4
+_FIRST_ID = 4  # after the reserved ones, whose padding would be left out
+
+
+def seconds_per_step(
+    config: schema.RunConfig, vocabulary_sizes: Mapping[str, int], lengths: tuple[int, int], seconds: float = 2.0
+) -> float:
+    """Returns the median time of a step of one worker, with its share of a batch, on this machine's CPU.
+
+    Args:
+        config: settings of a language model or of a seq2seq model.
+        vocabulary_sizes: as `factory.build` takes them.
+        lengths: of pairs, the tokens of a typical source and target line; of text they have no effect.
+        seconds: time to measure for, after two steps that build kernels and caches.
+    """
+    model_config = config.model
+    assert isinstance(model_config, model_settings.LanguageModelConfig | model_settings.Seq2SeqConfig)
+    precision = compute.resolve_precision(config.compute.precision, "cpu")
+    compute.use_matmul(config.compute.matmul, precision)
+    compute.set_threads(config.cluster.cpus_per_worker)
+    randomness.seed_step(config.seed, 0, 0)
+    model = factory.build(model_config, vocabulary_sizes, pad_id=1 if model_config.kind == "seq2seq" else None)
+    objective = losses.build(model, config.training)
+    optimizer = optimizers.build(model, config.training)
+    learner = step.Learner(objective, objective, optimizer, torch.device("cpu"), precision)
+    batch = make_batch(config, vocabulary_sizes, lengths)
+    carries_state = model_config.kind == "language_model"
+    elapsed_s: list[float] = []
+    before: tuple[states.State | None, ...] = (None,)
+    begin_s = time.perf_counter()
+    while len(elapsed_s) < MIN_STEPS or (time.perf_counter() - begin_s < seconds):
+        started_s = time.perf_counter()
+        before = learner.train_step([batch], before, carries_state).states
+        elapsed_s.append(time.perf_counter() - started_s)
+    return statistics.median(elapsed_s[2:])
+
+
+def make_batch(
+    config: schema.RunConfig, vocabulary_sizes: Mapping[str, int], lengths: tuple[int, int]
+) -> batches.Batch:
+    """Returns a worker's share of a batch of random tokens."""
+    training, num_workers = config.training, config.cluster.workers[-1]
+    random = np.random.default_rng(config.seed)
+    if "text" in vocabulary_sizes:
+        num_rows = max(1, training.num_lanes // num_workers)
+        tokens = random.integers(_FIRST_ID, vocabulary_sizes["text"], (num_rows, training.window))
+        content = batches.TextContent(torch.from_numpy(tokens), torch.from_numpy(tokens.reshape(-1)))
+        return batches.Batch(content, tokens.size, tokens.size, 0, 0.0)
+    assert training.batch_tokens is not None
+    num_rows = max(1, training.batch_tokens // num_workers // max(lengths))
+    source_BS, targets_BT = (
+        random.integers(_FIRST_ID, vocabulary_sizes[side], (num_rows, length))
+        for side, length in zip(("source", "target"), lengths, strict=True)
+    )
+    full = [np.full(num_rows, length) for length in lengths]
+    pairs = buckets.PairBatch(source_BS, full[0], targets_BT, targets_BT, full[1])
+    content_of_pairs, num_own = batches.pairs_content(pairs, is_counted=True)
+    return batches.Batch(content_of_pairs, num_own, num_own, 0, 0.0)
