@@ -226,7 +226,8 @@ def _write_sidecars(
     decoding = request.decoding
     if decoding.alignments:
         target.put_sidecar(outputs.ALIGNMENTS, _pharaoh_lines(target, manifest, parts, models.members[0]))
-    if decoding.attention_maps:
+    # Searched again only if it is missing: a finished output costs nothing.
+    if decoding.attention_maps and not target.sidecar(outputs.ATTENTION).exists():
         computing.set_threads(request.cluster.cpus_per_worker)
         all_lines = itertools.chain.from_iterable(map(inputs.read, parts))
         first = list(itertools.islice(all_lines, decoding.attention_maps))

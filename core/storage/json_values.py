@@ -17,7 +17,7 @@ def number(value: float) -> float | str:
 def parse_number(value: Any) -> float | None:
     """Returns the number that `number` wrote; None for anything else."""
     # `float` alone would accept other texts as well, such as "1e3" or "Infinity".
-    if isinstance(value, str) and value.lstrip("-") in ("inf", "nan"):
+    if isinstance(value, str) and value.removeprefix("-") in ("inf", "nan"):
         return float(value)
     return value if isinstance(value, int | float) else None
 

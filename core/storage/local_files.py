@@ -25,8 +25,8 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])
 
 
-def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
-    """Creates a file unless its name is taken; the name never shows partial content.
+def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> bool:
+    """Creates a file with the permissions `mode` unless its name is taken; the name never shows partial content.
 
     Returns:
         False if the name is taken.
@@ -35,7 +35,7 @@ def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
     if path.exists():
         return False
     make_folder(path.parent)
-    temporary = _write_beside(path, write)
+    temporary = _write_beside(path, write, mode)
     try:
         try:
             # A rename would replace the file of another writer; a link fails where the name is taken.
@@ -47,7 +47,7 @@ def create(path: Path, write: Callable[[BinaryIO], object]) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return _create_without_links(path, write)
+            return _create_without_links(path, write, mode)
     finally:
         temporary.unlink()
     sync_folder(path.parent)
@@ -123,20 +123,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_beside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def _write_beside(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> Path:
     # In the same folder, since a link or rename cannot cross filesystems; unique, so a killed writer blocks no other.
     temporary = path.parent / f"{_TEMPORARY[0]}{uuid.uuid4().hex}{_TEMPORARY[1]}"
     try:
         # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
-        _write_new(temporary, write)
+        _write_new(temporary, write, mode)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
 
 
-def _write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+def _write_new(path: Path, write: Callable[[BinaryIO], object], mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
         write(file)
         # Before the fsync, which sees only what Python's buffer has handed over.
@@ -144,13 +144,13 @@ def _write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
-def _create_without_links(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+def _create_without_links(path: Path, write: Callable[[BinaryIO], object], mode: int) -> bool:
     """Creates a file on a filesystem without hard links, by exclusive create of its final name.
 
     A crash may leave a truncated file there, which the hashes in manifests reveal.
     """
     try:
-        _write_new(path, write)
+        _write_new(path, write, mode)
     except FileExistsError:
         return False
     except BaseException:

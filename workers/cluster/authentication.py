@@ -8,6 +8,8 @@ import secrets
 import sys
 from pathlib import Path
 
+from core.storage import local_files
+
 _VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -28,32 +30,30 @@ def prepare_token(joins: bool, folder: Path) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(map(os.environ.get, _VARIABLES)):
         return
-    path = _file()
     try:
+        path = _file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             path.chmod(0o600)  # Ray creates it world-readable
             return
-    except OSError:  # the home is not writable: the token lives as long as the session
+    # The home is not writable, or the user has none: the token lives as long as the session.
+    except (OSError, RuntimeError):
         path = folder / "auth_token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-    new_file = folder / "new_token"
-    descriptor = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        os.link(new_file, path)  # atomic: another driver may start at the same moment
-    except FileExistsError:
-        pass
-    except OSError:
-        new_file.rename(path)
+    # A token that another driver creates at the same moment is kept, and used by both.
+    local_files.create(path, lambda file: file.write(secrets.token_hex(32).encode()), mode=0o600)
 
 
 def has_token() -> bool:
     """Returns whether our requests carry a token."""
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return False
-    return any(map(os.environ.get, _VARIABLES)) or _file().exists()
+    if any(map(os.environ.get, _VARIABLES)):
+        return True
+    try:
+        return _file().exists()
+    except RuntimeError:  # no home
+        return False
 
 
 def prepare_client() -> None:

@@ -224,6 +224,7 @@ class _Run:
             if worker.task and now_s - worker.since_s > pool.part_timeout_s:
                 # Before `_failed`, which does not queue a task that a worker of the pool still has.
                 pool.discard(worker)
+                self._meter.died()
                 if worker.task.name in self._open:
                     reason = f"no result within cluster.part_timeout_s ({pool.part_timeout_s:g} s)"
                     self._failed(worker.task, retries.Lost(reason))

@@ -70,7 +70,7 @@ class Output:
     def begin(self, plan: Mapping[str, object], overwrite: bool) -> commit.PartStore:
         """Opens the folder for a plan: a new folder, or one in which parts of the same plan are committed.
 
-        With `overwrite`, first removes the results of any other plan.
+        With `overwrite`, first removes what the folder has, of whatever plan.
 
         Raises:
             LockedError: the folder has another plan, or the file was not written by this plan.

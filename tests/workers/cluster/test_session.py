@@ -1,5 +1,6 @@
 """Ray sessions: start and connection, authentication, signals, and errors of a cluster without free resources."""
 
+import errno
 import os
 import shutil
 import signal
@@ -107,6 +108,19 @@ def test_the_token_is_created_once_and_readable_by_its_owner_only(outside: Path)
     path.chmod(0o644)
     authentication.prepare_token(joins=False, folder=outside)
     assert (path.read_text(), path.stat().st_mode & 0o777) == (token, 0o600)
+
+
+def test_the_token_is_created_where_links_cross_filesystems_or_fail(
+    outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cross_device(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    for name in ("link", "rename"):
+        monkeypatch.setattr(os, name, cross_device)
+    authentication.prepare_token(joins=False, folder=outside)
+    path = outside / "home" / ".ray" / "auth_token"
+    assert (len(path.read_text()), path.stat().st_mode & 0o777) == (64, 0o600)
 
 
 def test_token_mode_is_chosen_before_ray_is_imported(outside: Path) -> None:

@@ -188,9 +188,10 @@ def test_a_worker_that_exceeds_the_part_timeout_is_killed_and_its_part_retried()
     def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
         return (1e9 if attempt == 1 else 2.0), retries.Done(name)
 
-    machine = Machine(script)
-    done = run_on(pool_on(machine, num_workers=1, part_timeout_s=30), tasks_named("a"))
+    machine, recorded = Machine(script), metrics.InMemoryMetrics()
+    done = run_on(pool_on(machine, num_workers=1, part_timeout_s=30), tasks_named("a"), metrics=recorded)
     assert names_of(done) == ["a"]
+    assert [amount for name, amount, _ in recorded.calls if name == catalog.FANOUT_WORKER_DEATHS.name] == [0, 1.0]
     assert machine.now_s < 40
     assert machine.killed == {1}
 
