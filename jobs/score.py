@@ -82,10 +82,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     scoring = request.scoring
     opened = driver.open_run("score", request.run, scoring.average_checkpoints)
     _check(opened.bundle, request)
-    dataset = None
-    if scoring.dynamic is not None and scoring.dynamic.rule == "rms":
-        reason = "scoring.dynamic.rule: rms measures gradients on training text"
-        dataset = driver.open_dataset(request.run, opened.bundle, reason, "use rule: sgd")
+    dataset = open_dataset(request.run, opened.bundle, scoring)
     if request.input == "-":
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
@@ -163,6 +160,20 @@ def summarize(totals: driver.Totals, scoring: inference_settings.ScoringConfig, 
     return figures
 
 
+def open_dataset(
+    run: location.Location, bundle: bundles.Bundle, scoring: inference_settings.ScoringConfig
+) -> shards.Dataset | None:
+    """Opens the run's dataset if dynamic evaluation measures gradients on its training text; else returns None.
+
+    Raises:
+        UsageError: the run has no dataset.
+    """
+    if scoring.dynamic is None or scoring.dynamic.rule != "rms":
+        return None
+    reason = "scoring.dynamic.rule: rms measures gradients on training text"
+    return driver.open_dataset(run, bundle, reason, "use rule: sgd")
+
+
 def _check(bundle: bundles.Bundle, request: Request) -> None:
     """Refuses combinations of model, input and settings that cannot be scored.
 
@@ -170,28 +181,40 @@ def _check(bundle: bundles.Bundle, request: Request) -> None:
         UsageError: names the option or setting.
     """
     scoring, kind = request.scoring, bundle.config.kind
-    if kind == "autoregressive":
-        raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")
-    # Called for its error.
-    target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
+    check_settings(bundle, scoring, request.compute)
     is_seq2seq = kind == "seq2seq"
     if is_seq2seq and request.targets is None:
         raise errors.UsageError("--targets: a seq2seq scores given translations; name their file")
     if not is_seq2seq and request.targets is not None:
         raise errors.UsageError(f"--targets: a {kind} scores single lines, not translations; leave it out")
+    if request.input == "-" and (is_seq2seq or scoring.unit == "stream"):
+        raise errors.UsageError("--input: only single lines are scored from standard input; write it to a file first")
+
+
+def check_settings(
+    bundle: bundles.Bundle, scoring: inference_settings.ScoringConfig, compute: schema.ComputeConfig
+) -> None:
+    """Refuses settings that the model cannot score with.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    kind = bundle.config.kind
+    if kind == "autoregressive":
+        raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")
+    # Called for its error.
+    target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
     for name in ("cache", "dynamic"):
         if kind == "ngram" and getattr(scoring, name) is not None:
             raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states; leave it out")
-    if scoring.dynamic is not None and request.compute.precision == "int8":
+    if scoring.dynamic is not None and compute.precision == "int8":
         raise errors.UsageError(
             "scoring.dynamic: quantized weights cannot be updated; use compute.precision: fp32 or bf16"
         )
-    if is_seq2seq and scoring.unit == "stream":
+    if kind == "seq2seq" and scoring.unit == "stream":
         raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
     if scoring.unit == "line" and scoring.lanes > 1:
         raise errors.UsageError("scoring.lanes: only a stream has lanes; use unit: stream")
-    if request.input == "-" and (is_seq2seq or scoring.unit == "stream"):
-        raise errors.UsageError("--input: only single lines are scored from standard input; write it to a file first")
 
 
 def _scan(request: Request, target: outputs.Output) -> list[inputs.Input]:

@@ -71,12 +71,12 @@ class Models(NamedTuple):
     report: dict[str, Any]
     shortlist_table: location.Location | None = None
 
-    def translator(self, request: Request) -> translator.Translator:
+    def translator(
+        self, decoding: inference_settings.DecodingConfig, compute: schema.ComputeConfig, device: str
+    ) -> translator.Translator:
         """Creates the translator in this process."""
         table = None if self.shortlist_table is None else shortlist.load(self.shortlist_table, self.members[0])
-        return translator.Translator(
-            self.members, request.decoding, request.compute, request.cluster.device, self.fusion_model, table
-        )
+        return translator.Translator(self.members, decoding, compute, device, self.fusion_model, table)
 
 
 def plan(models: Models, request: Request, files: Sequence[inputs.Input]) -> dict[str, Any]:
@@ -115,16 +115,15 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     started_s = time.monotonic()
     driver.check_standard_streams(request.input, request.output, request.column)
     _check_output(request)
+    # Before the plan is made, of which the seed is a part.
+    request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
-    if decoding.method == "sample" and decoding.seed is None:
-        # Before the plan is made, of which the seed is a part.
-        decoding = decoding.model_copy(update={"seed": settings.seed_of(request.run)})
-        request = replace(request, decoding=decoding)
-    models = _open(request)
+    runs = [driver.open_run("translate", run, decoding.average_checkpoints) for run in (request.run, *request.others)]
+    models = combine(runs, request.run, decoding)
     if request.input == "-":
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
-        translate = models.translator(request).translate
+        translate = models.translator(decoding, request.compute, request.cluster.device).translate
         totals = driver.process_stdin("translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate)
         figures = {**summarize(totals), **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
@@ -163,10 +162,26 @@ def _check_output(request: Request) -> None:
             raise errors.UsageError(f"decoding.{name}: is written next to an output file; name one with --output")
 
 
-def _open(request: Request) -> Models:
-    """Loads the models and checks that they can be combined."""
-    decoding = request.decoding
-    runs = [driver.open_run("translate", run, decoding.average_checkpoints) for run in (request.run, *request.others)]
+def with_seed(decoding: inference_settings.DecodingConfig, run: location.Location) -> inference_settings.DecodingConfig:
+    """Returns the settings with the seed of the run where they sample and name none."""
+    if decoding.method != "sample" or decoding.seed is not None:
+        return decoding
+    return decoding.model_copy(update={"seed": settings.seed_of(run)})
+
+
+def combine(
+    runs: Sequence[driver.OpenedRun], root: location.Location, decoding: inference_settings.DecodingConfig
+) -> Models:
+    """Loads what the settings add to the opened runs, and checks that all of it can be combined.
+
+    Args:
+        runs: the members of the ensemble.
+        root: the run of the first, whose training data a shortlist is made from.
+        decoding: settings of translation.
+
+    Raises:
+        UsageError: the runs do not form an ensemble, or do not allow these settings.
+    """
     members = [
         target_tokens.with_target_token(run.bundle, decoding.target_token, "decoding.target_token") for run in runs
     ]
@@ -181,8 +196,8 @@ def _open(request: Request) -> Models:
     table = None
     if decoding.shortlist is not None:
         reason = "decoding.shortlist: is made from the training data"
-        dataset = driver.open_dataset(request.run, members[0], reason, "leave it out")
-        table = shortlist.prepare(request.run, dataset, decoding.shortlist.candidates)
+        dataset = driver.open_dataset(root, members[0], reason, "leave it out")
+        table = shortlist.prepare(root, dataset, decoding.shortlist.candidates)
     urls = tuple(run.urls for run in runs)
     return Models(members, urls, fusion_model, None if fusion_bundle is None else fusion_bundle.url, report, table)
 
@@ -234,7 +249,8 @@ def _write_sidecars(
         # A bad line keeps its place: maps have the numbers of lines.
         lines = [("", "") if isinstance(line, corpus.BadLine) else (line[0], line[-1]) for line in first]
         prefixes = [prefix for _, prefix in lines] if parts and len(parts[0].sides) == 2 else None
-        maps = models.translator(request).attention_maps([line for line, _ in lines], prefixes)
+        made = models.translator(decoding, request.compute, request.cluster.device)
+        maps = made.attention_maps([line for line, _ in lines], prefixes)
         target.put_sidecar(outputs.ATTENTION, [alignments.to_json(maps)])
 
 

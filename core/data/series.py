@@ -5,7 +5,7 @@ A dataset of series is a folder with one Arrow file for each split, a column of 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -102,6 +102,31 @@ def read(files: Sequence[location.Location], names: Sequence[str], where: str) -
         DataError: a column is missing, or a value is not a finite number.
     """
     return np.concatenate([_read_file(file, names, where) for file in files])
+
+
+def from_columns(values: Mapping[str, Sequence[float]], names: Sequence[str], where: str) -> Array:
+    """Returns the columns of a series in memory, (T, C); `where` names it in errors.
+
+    Raises:
+        DataError: a column is missing, not numeric, or shorter than another.
+    """
+    columns_T: list[Array] = []
+    for name in names:
+        if name not in values:
+            raise errors.DataError(f"{where}: has no column {name!r}; it has {', '.join(map(str, values))}")
+        try:
+            column_T = np.asarray(values[name], dtype=np.float64)
+        except (TypeError, ValueError):
+            raise errors.DataError(f"{where}: column {name!r} is not numeric; correct it") from None
+        bad_rows = np.flatnonzero(~np.isfinite(column_T))
+        if column_T.ndim != 1 or len(bad_rows):
+            row = f"has no number in row {bad_rows[0]}" if len(bad_rows) else "is not one list of numbers"
+            raise errors.DataError(f"{where}: column {name!r} {row}; correct it")
+        columns_T.append(column_T)
+    if len({len(column_T) for column_T in columns_T}) > 1:
+        sizes = ", ".join(f"{name} {len(column_T)}" for name, column_T in zip(names, columns_T, strict=True))
+        raise errors.DataError(f"{where}: the columns have different numbers of rows ({sizes}); align them")
+    return np.stack(columns_T, axis=1)
 
 
 def _read_file(file: location.Location, names: Sequence[str], where: str) -> Array:

@@ -1,6 +1,7 @@
 """Device and precision of models at inference."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,23 @@ class InferenceContext(NamedTuple):
             if self.mode is not None:
                 stack.enter_context(self.mode)
             yield
+
+
+def resolve(device: str, precision: str) -> str:
+    """Returns the device that a call from Python names; `auto` is a GPU where there is one, except for int8.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_gpu and precision != "int8" else "cpu"
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device)
+    if match is None:
+        raise errors.UsageError(f"device: {device!r} is not one of auto, cpu, cuda, cuda:N; choose one of them")
+    if device != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
+        raise errors.UsageError(f"device: this machine has {torch.cuda.device_count()} GPUs, not {device}; use cpu")
+    return device
 
 
 def prepare(

@@ -129,3 +129,15 @@ def native_lstm_if_needed(x: torch.Tensor) -> Iterator[None]:
 def set_threads(num_threads: int) -> None:
     """Sets the number of threads of an operation in this process."""
     torch.set_num_threads(num_threads)
+
+
+@contextlib.contextmanager
+def restored_settings() -> Iterator[None]:
+    """Restores at the end what `set_threads` and `use_matmul` change inside, for callers with settings of their own."""
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at run time
+    num_threads, library = torch.get_num_threads(), matmul.fp32_precision
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+        matmul.fp32_precision = library

@@ -163,7 +163,7 @@ class ScoreWorker(PartWorker):
         super().__init__(spec)
         # Scoring has one model: an ensemble is for translation alone.
         (bundle,) = load_members(spec)
-        text = training_text(spec, model_settings.reads_backward(bundle.config))
+        text = training_text(spec.dataset, model_settings.reads_backward(bundle.config))
         self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text)
 
     def compute(
@@ -219,11 +219,11 @@ def load_members(spec: Spec) -> list[bundles.Bundle]:
     return [checkpoint_averaging.load([location.Location(url) for url in urls]) for urls in members]
 
 
-def training_text(spec: Spec, backward: bool) -> lanes.Stream | None:
-    """Opens the training text of the job's dataset in the reading direction of the model; None without a dataset."""
-    if spec.dataset is None:
+def training_text(dataset: str | None, backward: bool) -> lanes.Stream | None:
+    """Opens the training text of the dataset at a URL in the reading direction of the model; None without a dataset."""
+    if dataset is None:
         return None
-    train = shards.Dataset.open(location.Location(spec.dataset), backward=backward).split("train")
+    train = shards.Dataset.open(location.Location(dataset), backward=backward).split("train")
     return None if train is None else train.stream()
 
 

@@ -16,6 +16,10 @@ from core.models.ngram import ngram_model
 NUM_SHOWN_TOKENS = 10
 
 
+class EmptyPromptError(errors.UsageError):
+    """A prompt has no token that the model could start from."""
+
+
 class Continuation(NamedTuple):
     """A generated text.
 
@@ -69,7 +73,7 @@ class Generator:
         line break.
 
         Raises:
-            UsageError: the prompt is empty, and the vocabulary has no `<eos>` to start from instead.
+            EmptyPromptError: the prompt is empty, and the vocabulary has no `<eos>` to start from instead.
 
         Source: Zhang et al., Dive into Deep Learning (2021), section 8.5.4 "Prediction".
         """
@@ -128,7 +132,7 @@ class Generator:
         context = ([] if eos is None else [eos]) + (prompt_ids[::-1] if self._backward else prompt_ids)
         if not context:
             flag = "--ending" if self._backward else "--prefix"
-            raise errors.UsageError(f"{flag}: has no token that the model could start from; give it some text")
+            raise EmptyPromptError(f"{flag}: has no token that the model could start from; give it some text")
         return context
 
     def _decode_after(self, prompt_ids: list[int], generated: list[int]) -> str:
