@@ -17,7 +17,8 @@ from jobs import console, execution, options, paths, settings
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
-    add_completion=False,
+    # A shell completes the first word of a line, so `python -m jobs` cannot be completed.
+    add_completion=execution.program() == execution.CONSOLE_COMMAND,
     pretty_exceptions_enable=False,  # `_run` prints tracebacks
 )
 
@@ -66,8 +67,8 @@ def translate(
         list[str],
         typer.Option("--run", metavar="RUN", help="root of a run, or a checkpoint folder; repeat for an ensemble"),
     ],
-    input_: options.Input,
-    output: options.Output,
+    input_: options.TypedInput = None,
+    output: options.TypedOutput = None,
     column: options.Column = None,
     prefixes: Annotated[
         str | None,
@@ -77,7 +78,12 @@ def translate(
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Translate a file, or standard input, with a trained model or an ensemble."""
+    """Translate a file, standard input, or typed sentences, with a trained model or an ensemble."""
+    if input_ is None or output is None:
+        if not print_config:
+            files = {"--run": runs[1:], "--column": column, "--prefixes": prefixes, "--overwrite": overwrite}
+            options.check_typed(input_, output, files)
+        return _typed("translate", runs[0], set_, print_config)
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
     prefixes_location = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
     others = [paths.locate(text, "--run") for text in runs[1:]]
@@ -105,6 +111,19 @@ def translate(
     for other in others:
         options.check_inputs_exist(job, {"--run": str(other)})
     return options.check_inputs_exist(job, {"--input": source, "--prefixes": prefixes_location})
+
+
+def _typed(
+    verb: Literal["translate", "generate"], run: str, set_: list[str] | None, print_config: bool
+) -> options.Job | str:
+    """Returns the job that answers lines typed on a terminal."""
+
+    def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
+        from jobs import typed
+
+        return typed.run(verb, root, inference, stdout)
+
+    return options.job_from_run(run, set_, print_config, call, streams=True)
 
 
 @app.command()
@@ -157,7 +176,17 @@ def generate(
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Generate text with a language model: after a prefix, or before an ending with a backward model."""
+    """Generate text with a language model: after a prefix, or before an ending with a backward model.
+
+    On a terminal, without either, each typed line is continued.
+    """
+    if prefix is None and ending is None:
+        if not print_config and not options.is_terminal():
+            raise errors.UsageError(
+                "--prefix: is missing; give the beginning of the text, or --ending, its end, to a model that reads "
+                "backward; on a terminal, type lines without it"
+            )
+        return _typed("generate", run, set_, print_config)
 
     def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import generate as verb
@@ -339,7 +368,7 @@ def submit(
     group: Any = context.parent.command if context.parent else None
     if verb == "submit" or verb not in group.commands:
         raise errors.UsageError(
-            f"submit: {console.sanitize(verb)!r} cannot be submitted; use another verb of python -m jobs --help"
+            f"submit: {console.sanitize(verb)!r} cannot be submitted; use another verb of {execution.program()} --help"
         )
     server = verb_module.resolve_address(address)
     is_local = verb_module.is_loopback(server)
@@ -350,7 +379,7 @@ def submit(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns its exit code."""
+    """Runs a command line and returns its exit code; the entry point of `raycurrent` and of `python -m jobs`."""
     return execution.main(app, arguments)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import signal
 import sys
 import traceback
@@ -12,6 +13,14 @@ import typer
 
 from core import errors
 from jobs import console, json_documents, options
+
+CONSOLE_COMMAND = "raycurrent"
+
+
+def program() -> str:
+    """Returns the command as the user typed it, for help and messages."""
+    is_console_command = pathlib.Path(sys.argv[0]).stem == CONSOLE_COMMAND
+    return CONSOLE_COMMAND if is_console_command else "python -m jobs"
 
 
 def _execute(job: options.Job) -> None:
@@ -34,7 +43,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     A command returns a job, or settings as text (`--print-config`); typer itself returns an exit code after `--help`.
     """
     try:
-        job = app(args=arguments, prog_name="python -m jobs", standalone_mode=False)  # else typer ends the process
+        job = app(args=arguments, prog_name=program(), standalone_mode=False)  # else typer ends the process
         if isinstance(job, options.Job):
             _execute(job)
         elif isinstance(job, str):
@@ -44,7 +53,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
             return int(job or 0)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
-        console.print_error(f"command line: {message}; see python -m jobs --help")
+        console.print_error(f"command line: {message}; see {program()} --help")
         return errors.UsageError.exit_code
     except errors.RaycurrentError as error:
         console.print_error(str(error))

@@ -4,6 +4,7 @@ Nothing here imports torch or Ray, until a job opens a session.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -28,6 +29,20 @@ Run = Annotated[str, typer.Option("--run", metavar="RUN", help="root of a run, o
 Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL file; - for standard input")]
 Output = Annotated[
     str,
+    typer.Option(
+        "--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output"
+    ),
+]
+TypedInput = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="URI",
+        help="text, Parquet or JSONL file; - for standard input; without it, type sentences on a terminal",
+    ),
+]
+TypedOutput = Annotated[
+    str | None,
     typer.Option(
         "--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output"
     ),
@@ -95,6 +110,35 @@ def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | None]) -> Job 
         if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, option).exists():
             raise errors.UsageError(f"{option}: {text} does not exist; check the path")
     return job
+
+
+def is_terminal() -> bool:
+    """Returns whether somebody can type sentences."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def check_typed(input_: str | None, output: str | None, only_of_files: Mapping[str, object]) -> None:
+    """Checks that sentences can be typed, where no input or no output is named.
+
+    Args:
+        input_: the value of `--input`.
+        output: the value of `--output`.
+        only_of_files: values of options that have no meaning for typed sentences.
+
+    Raises:
+        UsageError: there is no terminal, or an option needs a file.
+    """
+    if input_ is not None:
+        raise errors.UsageError("--output: is missing; name a file or folder/, or - for standard output")
+    if output is not None or not is_terminal():
+        raise errors.UsageError(
+            "--input: is missing; name a file with --output, or - for both; on a terminal, type sentences without them"
+        )
+    for option, value in only_of_files.items():
+        if value:
+            raise errors.UsageError(
+                f"{option}: is for files, not for typed sentences; name a file with --input, or leave it out"
+            )
 
 
 @contextlib.contextmanager

@@ -1,16 +1,19 @@
 """The command line: standard streams, exit codes, and errors that are reported at once."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
 from core import errors
 from core.config import loading
+from tests.golden import make
 
 pytestmark = pytest.mark.e2e
 
@@ -60,6 +63,16 @@ USAGE_ERRORS = {
         ["score", "--run", ".", "--input", "a", "--output", "b.txt", "--set", "model.cell=gru"],
         "--set model.cell=gru: cannot change after training; allowed here: decoding",
     ),
+    "no input and no terminal": (
+        ["translate", "--run", str(make.ROOTS / "translation")],
+        "--input: is missing; name a file with --output, or - for both; on a terminal, type",
+    ),
+    "no prefix and no terminal": (
+        ["generate", "--run", str(make.ROOTS / "language-model")],
+        "--prefix: is missing; give the beginning of the text, or --ending",
+    ),
+    "an input without an output": (["translate", "--run", ".", "--input", "x"], "--output: is missing; name a file"),
+    "an output without an input": (["translate", "--run", ".", "--output", "x"], "--input: is missing; name a file"),
     "an empty location": (["inspect", ""], "PATH: the location is empty"),
     "an n-gram order of 0": (
         ["evaluate", "--hypotheses", "a", "--references", "b", "--d2l-bleu-k", "0"],
@@ -122,6 +135,39 @@ def test_help_is_printed_to_stdout_without_loading_heavy_libraries() -> None:
     for verb in VERBS:
         assert re.search(rf"\b{verb}\b", done.stdout), verb
     assert done.stderr == "\n"
+
+
+def as_console_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the entry point that `pyproject.toml` names, as the script does that pip makes of it."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["raycurrent"].partition(":")
+    code = f"import sys\nsys.argv[0] = '/x/bin/raycurrent'\nfrom {module} import {function}\nsys.exit({function}())\n"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_console_command_names_itself_in_help_and_errors() -> None:
+    assert "Usage: raycurrent [OPTIONS] COMMAND" in as_console_command("--help").stdout
+    wrong = as_console_command("trian")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[0].endswith("see raycurrent --help")
+    assert "Usage: python -m jobs [OPTIONS] COMMAND" in jobs("--help").stdout
+
+
+def test_a_shell_completes_the_console_command() -> None:
+    words = {"COMP_WORDS": "raycurrent tr", "COMP_CWORD": "1"}
+    assert as_console_command(_RAYCURRENT_COMPLETE="complete_bash", **words).stdout.split() == ["train", "translate"]
+    options = {"COMP_WORDS": "raycurrent translate --pre", "COMP_CWORD": "2"}
+    assert as_console_command(_RAYCURRENT_COMPLETE="complete_bash", **options).stdout.split() == ["--prefixes"]
+    assert "complete_bash $1" in as_console_command("--show-completion", "bash").stdout
+    # As the module it has no name that a shell could complete.
+    assert "completion" not in jobs("--help").stdout
 
 
 def test_print_config_prints_a_configuration_file_of_the_resolved_settings(tmp_path: pathlib.Path) -> None:
