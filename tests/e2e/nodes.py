@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from tests.e2e import driving
@@ -63,11 +63,14 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def started(drive: driving.Drive, num_nodes: int, hidden: str = "") -> Iterator[Nodes]:
-    """Starts a cluster; stops it at the end."""
+def started(
+    drive: driving.Drive, num_nodes: int, hidden: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[Nodes]:
+    """Starts a cluster, with additional variables in the environment of its nodes; stops it at the end."""
+    variables = [f"{name}={value}" for name, value in (environment or {}).items()]
     folder = sessions.private_folder()
     arguments = (str(folder), str(num_nodes), *([hidden] if hidden else []))
-    program = drive(*arguments, program=(sys.executable, "-m", "tests.e2e.nodes"))
+    program = drive(*arguments, program=("env", *variables, sys.executable, "-m", "tests.e2e.nodes"))
     try:
         yield Nodes.at(program)
         program.family()

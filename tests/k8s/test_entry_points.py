@@ -1,5 +1,6 @@
 """Entry points of the rendered jobs, run unchanged on a cluster of two nodes and scraped by Prometheus."""
 
+import functools
 import json
 import os
 import shutil
@@ -35,7 +36,12 @@ def two_nodes(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Starts a cluster of two nodes with token authentication; yields the environment to reach it."""
     folder = tmp_path / "nodes"
     folder.mkdir()
-    with nodes.started(lambda *arguments, program: driving.Driver(folder, arguments, program), 2) as cluster:
+    # As in the pods: nodes without it disconnect a job whose keepalive pings come more often than they expect.
+    job = next(iter(manifests.of_kind(manifests.rendered("cpu"), "RayJob")))
+    keepalive = {name: value for name, value in head_environment(job).items() if name.startswith("RAY_grpc_")}
+    assert keepalive
+    drive = functools.partial(driving.Driver, folder)
+    with nodes.started(lambda *words, program: drive(words, program), 2, environment=keepalive) as cluster:
         yield {"RAY_ADDRESS": cluster.gcs, "RAY_AUTH_MODE": "token"}
 
 
@@ -63,12 +69,16 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+def head_environment(job: manifests.Document) -> dict[str, str]:
+    """Returns the environment of a job's head container."""
+    (head,) = (pod for pod in manifests.pods(job) if pod.role == "head")
+    return {entry["name"]: entry["value"] for entry in manifests.containers(head)[0]["env"]}
+
+
 def run(job: manifests.Document, home: Path, reach: dict[str, str]) -> dict[str, Any]:
     """Runs the entry point of a job on the cluster in the environment of its head; returns its JSON document."""
-    (head,) = (pod for pod in manifests.pods(job) if pod.role == "head")
-    own = {entry["name"]: entry["value"] for entry in manifests.containers(head)[0]["env"]}
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    environment = {**os.environ, **own, **reach, "PATH": path, "RAYCURRENT_HOME": str(home)}
+    environment = {**os.environ, **head_environment(job), **reach, "PATH": path, "RAYCURRENT_HOME": str(home)}
     words = [SMALLER.get(word, word) for word in job["spec"]["entrypoint"].split(" ")]
     command = " ".join(words).replace("/etc/raycurrent/run.yaml", str(home / "run.yaml"))
     # Like in the image, the code is installed: it does not need the current folder.
@@ -82,6 +92,7 @@ def run(job: manifests.Document, home: Path, reach: dict[str, str]) -> dict[str,
 
 @pytest.mark.e2e
 @pytest.mark.ray
+@pytest.mark.timeout(600)  # six commands, each with a connection to the cluster
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
 def test_every_job_runs_on_two_nodes_and_exports_all_metrics(
     two_nodes: dict[str, str], home: Path, tmp_path: Path
