@@ -1,5 +1,6 @@
 """Training of a configuration's model on its dataset: resumes from the newest checkpoint, skips a finished run."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +12,13 @@ from core.data.dataset import shards
 from core.data.tokens import bpe_dropout
 from core.storage import location, root_layout, run_lock
 from core.telemetry import catalog
-from core.training import checkpoint, progress, resume, trainer
+from core.training import checkpoint, plan_changes, progress, resume, trainer
 from jobs import run_state
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
 from workers.train import autoregressive_training, launch, ngram_training
+
+_log = logging.getLogger(__name__)
 
 
 def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
@@ -54,7 +57,7 @@ def run(
     with run_lock.RunLock(root, "train"):
         check_dataset(config, dataset)
         # Before the start is recorded, so that a refused `--fresh` changes nothing.
-        _find_newest(root, fresh)
+        _find_newest(root, fresh, config)
         run_state.record_start(config)
         with run_state.record_exit_code(root, session):
             return run_locked(config, session, reporter, fresh)
@@ -68,7 +71,7 @@ def run_locked(
     dataset = _open(config)
     check_dataset(config, dataset)
     run_state.record_changes(root, run_state.check_settings(config))
-    newest, state = _find_newest(root, fresh)
+    newest, state, rate_change = _find_newest(root, fresh, config)
     run_state.record_skipped_checkpoints(root, [skipped.reason for skipped in newest.skipped_checkpoints])
     trains_without_resume = config.model.kind in ("ngram", "autoregressive")
     if newest.ref is not None and (trains_without_resume or resume.is_finished(state, config.training)):
@@ -78,6 +81,8 @@ def run_locked(
         here = {"root": str(root), "checkpoint": str(newest.ref.folder)}
         return {"verb": "train", **kept, **here, "already_done": True}
     started_s = time.monotonic()
+    if rate_change is not None:
+        _log.info("%s", rate_change)
     if trains_without_resume:
         result = _train_without_resume(config, root, dataset, session, reporter)
         report = {"verb": "train", "root": str(root), **result, "already_done": False}
@@ -194,11 +199,15 @@ def _train(
         return summary
 
 
-def _find_newest(root: location.Location, fresh: bool) -> tuple[checkpoint.NewestCheckpoint, progress.State]:
-    """Returns the newest checkpoint, if there is one, and the state in it."""
+def _find_newest(
+    root: location.Location, fresh: bool, config: schema.RunConfig
+) -> tuple[checkpoint.NewestCheckpoint, progress.State, str | None]:
+    """Returns the newest checkpoint, the state to train on from, and a line on a changed learning rate, if any."""
     newest = checkpoint.find_newest(root)
     if newest.ref is None:
-        return newest, progress.State()
+        return newest, progress.State(), None
     if fresh:
         raise errors.LockedError(f"{newest.ref.folder}: --fresh, but this root holds a checkpoint; use another root")
-    return newest, checkpoint.load_state(newest.ref)[0]
+    state, saved = checkpoint.load_state(newest.ref)
+    rate_change = plan_changes.describe(state, saved, config.training)
+    return newest, plan_changes.follow(state, saved, config.training), rate_change

@@ -21,23 +21,32 @@ class ConstantConfig(section.Section):
 
 
 class CosineConfig(section.Section):
-    """Half a cosine from the peak to the final learning rate, over epochs or max_steps.
+    """Half a cosine from the peak to the final learning rate, from the warm-up to the end of epochs or max_steps.
 
     Source: Loshchilov and Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts (without the restarts).
     """
 
-    kind: Literal["cosine"] = section.schedule("cosine", "cosine: half a cosine down to the end of training")
+    kind: Literal["cosine"] = section.schedule(
+        "cosine", "cosine: half a cosine from the end of the warm-up to the end of epochs or max_steps"
+    )
     warmup_steps: int = _warmup_steps()
-    final_rate: section.Float = section.schedule(0.0, "last learning rate, as a fraction of the peak one", ge=0, le=1)
+    final_rate: section.Float = section.schedule(
+        0.0, "learning rate at the end of training, as a fraction of the peak one", ge=0, le=1
+    )
 
 
 class PlateauConfig(section.Section):
-    """Decays the learning rate where validation stops improving."""
+    """Decays the learning rate where validation, by the metric of early stopping, stops improving.
+
+    After a change on a resume, validations from before it do not count; the decays so far stay.
+    """
 
     kind: Literal["plateau"] = section.schedule("plateau", "plateau: decays when validation stops improving")
     warmup_steps: int = _warmup_steps()
     decay_factor: section.Float = _decay_factor()
-    patience: int = section.schedule(1, "validations without improvement before a decay", ge=0)
+    patience: int = section.schedule(
+        1, "validations without improvement, by early_stop.metric (else perplexity), before a decay", ge=0
+    )
     reload_best: bool = section.schedule(
         False, "return of weights and optimizer to the best validation's checkpoint at each decay"
     )

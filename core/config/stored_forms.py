@@ -5,9 +5,14 @@ output of an older release is still known, sections are stored with the names of
 later is left out where it has its default, which reproduces the old behaviour.
 """
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from core.config import inference_settings, old_names, schema, section
+import pydantic
+
+from core import errors
+from core.config import inference_settings, old_names, schema, section, training_settings, yaml_reader
 
 # Names of settings that are stored even with their defaults: those that release 0.1 had. A name in a tuple says
 # nothing about which verb uses the setting.
@@ -20,6 +25,16 @@ _DECODING = (
     *("repetition_penalty", "target_token", "replace_unknown", "fusion", "shortlist", "alignments", "attention_maps"),
 )
 _GENERATION = ("num_tokens", "steps_ahead", *old_names.SHARED)
+
+
+def read_training(stored: Mapping[str, Any]) -> training_settings.TrainingConfig | None:
+    """Returns the training settings of a checkpoint, perhaps of an older release; None if they are refused now."""
+    document = yaml_reader.Document(json.loads(json.dumps({"training": stored})), {})
+    try:
+        old_names.translate(document, is_stored=True)
+        return training_settings.TrainingConfig.model_validate_json(json.dumps(document.data["training"]), strict=True)
+    except (errors.UsageError, pydantic.ValidationError):
+        return None
 
 
 def of_scoring(scoring: inference_settings.ScoringConfig) -> dict[str, Any]:

@@ -35,12 +35,16 @@ def selection_key(metric: Metric, validation: Mapping[str, Any]) -> tuple[float,
 
 
 class EarlyStopConfig(section.Section):
-    """Early stopping."""
+    """Early stopping, and the metric by which a validation is better than another."""
 
     metric: Metric = section.schedule(
-        "perplexity", "validation metric that stops training and selects the best checkpoint"
+        "perplexity",
+        "validation metric that stops training, selects the best checkpoint and is followed by schedule: plateau; of "
+        "equal BLEUs the one with the lower loss is better",
     )
-    patience: int = section.schedule(5, "validations without improvement before stopping", ge=1)
+    patience: int = section.schedule(
+        5, "validations without improvement before stopping, counted from where early stopping was switched on", ge=1
+    )
 
 
 class ScheduledSamplingConfig(section.Section):

@@ -36,6 +36,8 @@ CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
 CHECKPOINT_MANIFEST = "MANIFEST.json"
+CHECKPOINT_DIVERGED = "DIVERGED.json"
+"""Beside the manifest of a checkpoint after which training diverged; a resume passes over it."""
 
 Model = factory.Model | ngram_model.Ngram | autoregressive.Autoregressive
 
@@ -286,8 +288,9 @@ def select_checkpoint(run: location.Location) -> SelectedCheckpoint:
 
     The metric is the one that the run's newest checkpoint names; the order is that of
     `training_settings.selection_key`. If no checkpoint was validated it is the newest: the last step under the highest
-    fencing number (the `3` in `step-00000500-e3`, which counts the starts of the run's worker group). Damaged
-    checkpoints are skipped and reported. `run` may also be the folder of a single checkpoint.
+    fencing number (the `3` in `step-00000500-e3`, which counts the starts of the run's worker group), one from a streak
+    of skipped steps or before a divergence last. Damaged checkpoints are skipped and reported. `run` may also be the
+    folder of a single checkpoint.
 
     Raises:
         UsageError: the run has none.
@@ -320,13 +323,14 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
             damaged.append(str(error))
         else:
             candidates.append((int(match[2]), int(match[1]), manifest, folder))
-    # Newest first, by fencing number and step. The second sort is stable: of equally good checkpoints, and where none
-    # was validated, the newest stays first.
+    # Newest first, by fencing number and step. The other sorts are stable: of equally good checkpoints, and where none
+    # was validated, the newest that is not in doubt stays first.
     candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
     # A checkpoint that names no metric is of a run that selects by perplexity.
     metric: training_settings.Metric = (
         "bleu" if candidates and candidates[0][2].get("best_by") == "bleu" else "perplexity"
     )
+    candidates.sort(key=lambda candidate: _is_in_doubt(candidate[2], candidate[3]))
     candidates.sort(key=lambda candidate: training_settings.selection_key(metric, _validation(candidate[2])))
     selected: list[SelectedCheckpoint] = []
     for _, step, _, folder in candidates:
@@ -368,6 +372,11 @@ def _verify(folder: location.Location) -> dict[str, Any]:
         _fail(where, "lists no bundle")
     commit.verify(folder, records)
     return manifest
+
+
+def _is_in_doubt(manifest: Mapping[str, Any], folder: location.Location) -> bool:
+    """Returns whether a checkpoint is from a streak of skipped steps, or training diverged after it."""
+    return bool(manifest.get("num_skipped_in_row")) or folder.join(CHECKPOINT_DIVERGED).exists()
 
 
 def _validation(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -220,6 +220,13 @@ class Location:
         except errors.NotFoundError:
             return
 
+    def free_bytes(self) -> int | None:
+        """Returns the free space of the disk that this path is on; None for an object store."""
+        if not self.is_local:
+            return None
+        folder = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
+        return self._call(lambda: shutil.disk_usage(folder).free)
+
     @property
     def _is_memory(self) -> bool:
         return self.url.startswith("memory://")

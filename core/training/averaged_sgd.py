@@ -8,11 +8,12 @@ Regularizing and Optimizing LSTM Language Models.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+
+from core.training import schedules
 
 # Names of tensors in a checkpoint's optimizer state.
 _SHADOW, _COUNT = "shadow", "num_averaged"
@@ -41,6 +42,11 @@ class AveragedSGD(torch.optim.SGD):
                 state[_COUNT] += 1
                 state[_SHADOW].lerp_(parameter, 1.0 / state[_COUNT])  # mean ← mean + (weights − mean) / count
         return loss
+
+    @property
+    def has_averages(self) -> bool:
+        """True once averaging has begun, in this start of the run or in an earlier one."""
+        return any(_SHADOW in state for state in self.state.values())
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -78,7 +84,7 @@ def swap(optimizer: torch.optim.Optimizer) -> None:
         optimizer.swap()
 
 
-def is_triggered(history: Sequence[float], non_monotone_interval: int | None) -> bool:
+def is_triggered(history: Sequence[schedules.Key], non_monotone_interval: int | None) -> bool:
     """Returns whether averaging has started.
 
     It starts when a validation is worse than the best of those more than `non_monotone_interval` validations before
@@ -88,10 +94,9 @@ def is_triggered(history: Sequence[float], non_monotone_interval: int | None) ->
     """
     if non_monotone_interval is None:
         return True
-    # The whole history is searched, so that averaging, once started, stays on after a resume.
-    best = math.inf
+    best: schedules.Key | None = None
     for earlier, value in zip(history, history[non_monotone_interval + 1 :], strict=False):
-        best = min(best, earlier)
+        best = earlier if best is None else min(best, earlier)
         if value > best:
             return True
     return False

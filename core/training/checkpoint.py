@@ -8,13 +8,15 @@ workers that were believed dead cannot overwrite the work of their successors.
 Source: Kleppmann 2017, Designing Data-Intensive Applications, chapter 8, "Fencing tokens".
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
 FORMAT, VERSION, MANIFEST = bundle.CHECKPOINT_FORMAT, bundle.CHECKPOINT_VERSION, bundle.CHECKPOINT_MANIFEST
+DIVERGED = bundle.CHECKPOINT_DIVERGED
 PROGRESS = "training/progress.json"
 OPTIMIZER, HIDDEN = "training/optimizer.safetensors", "training/hidden.safetensors"
 _log = logging.getLogger(__name__)
@@ -36,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A committed checkpoint; `validation` is that of its step, if there was one."""
+    """A committed checkpoint; `validation` is that of its step, if there was one.
+
+    `num_skipped_in_row` is not 0 only where a run was stopped inside a streak of skipped steps.
+    """
 
     folder: location.Location
     step: int
@@ -44,6 +50,12 @@ class CheckpointRef:
     validation: progress.Validation | None
     best_by: training_settings.Metric
     files: tuple[commit.FileRecord, ...]
+    num_skipped_in_row: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its files."""
+        return sum(file.size_bytes for file in self.files)
 
     @property
     def bundle(self) -> location.Location:
@@ -88,7 +100,10 @@ class NewestCheckpoint(NamedTuple):
 
 
 def take_fencing_number(root: location.Location, world_size: int) -> int:
-    """Takes the next fencing number: from now on no older worker group commits a checkpoint here."""
+    """Takes the next fencing number: from now on no older worker group commits a checkpoint here.
+
+    What older groups left of saves that did not end, as they were killed or the disk was full, is removed.
+    """
     content = {
         # For whoever examines a root by hand; nothing reads it.
         "host": socket.gethostname(),
@@ -101,7 +116,17 @@ def take_fencing_number(root: location.Location, world_size: int) -> int:
         number = newest_fencing_number(root) + 1
         # Of two groups that try the same number, one finds the file written already, and tries the next.
         if root.join(FENCING_FOLDER, f"{number:08d}.json").put_if_absent(data):
+            _sweep(root, number)
             return number
+
+
+def _sweep(root: location.Location, fencing_number: int) -> None:
+    parent = root.join(root_layout.CHECKPOINTS)
+    for name in parent.list_names():
+        match, folder = bundle.CHECKPOINT_NAME.fullmatch(name), parent.join(name)
+        if match and int(match[2]) < fencing_number and not folder.join(MANIFEST).exists():
+            _log.info("%s: removed, a save that did not end", folder)
+            remove_incomplete(folder)
 
 
 def newest_fencing_number(root: location.Location) -> int:
@@ -116,7 +141,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     Raises:
         DivergedError: a tensor holds values that are not finite; nothing is written.
         LockedError: a newer worker group has started.
-        StorageError: the checkpoint cannot be written; those before it stay as they are.
+        StorageError: the checkpoint cannot be written; its files are taken away, those before it stay as they are.
     """
     hidden = {} if snapshot.hidden is None else states.to_named(snapshot.hidden)
     # Before anything is written: no resume may ever start from a tensor that is not finite.
@@ -136,30 +161,60 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
         "best": validation is not None and validation == best_validation,
         "best_by": snapshot.best_by,
     }
+    if state.num_skipped_in_row:
+        about["num_skipped_in_row"] = state.num_skipped_in_row
     content[PROGRESS] = _to_json({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
-    files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
-    # Before the manifest: a resume from this checkpoint does not repeat these steps, nor write their rows.
-    log.flush(state.step)
-    # Checked as late as possible, just before the manifest makes the checkpoint visible.
+    try:
+        files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
+        # Before the manifest: a resume from this checkpoint does not repeat these steps, nor write their rows.
+        log.flush(state.step)
+        # Checked as late as possible, just before the manifest makes the checkpoint visible.
+        _check_not_replaced(root, fencing_number)
+        manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
+        commit.write_manifest(folder, MANIFEST, manifest)
+    except errors.StorageError:
+        remove_incomplete(folder)  # on a full disk it would take the room of the next one
+        raise
+    return CheckpointRef(
+        folder, state.step, fencing_number, validation, snapshot.best_by, files, state.num_skipped_in_row
+    )
+
+
+def _check_not_replaced(root: location.Location, fencing_number: int) -> None:
     newest = newest_fencing_number(root)
     if newest > fencing_number:
         raise errors.LockedError(
             f"{root}: a newer worker group of this run (fencing number {newest}) has taken over from this one "
             f"(fencing number {fencing_number}); this one ends"
         )
-    manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
-    commit.write_manifest(folder, MANIFEST, manifest)
-    return CheckpointRef(folder, state.step, fencing_number, validation, snapshot.best_by, files)
+
+
+def remove_incomplete(folder: location.Location) -> None:
+    """Removes the files of a save that was not committed; what cannot be removed is left to the next start."""
+    with contextlib.suppress(errors.StorageError):
+        # A manifest whose reply was lost has committed the checkpoint.
+        if folder.join(MANIFEST).exists():
+            return
+        if folder.is_local:  # with temporary files, which no listing shows
+            shutil.rmtree(folder.path, ignore_errors=True)
+            return
+        for parent in (folder.join(bundle.FOLDER), folder.join("training")):
+            for name in parent.list_names():
+                parent.join(name).remove()
 
 
 def find_newest(root: location.Location) -> NewestCheckpoint:
     """Finds the checkpoint that a resume starts from: the highest (fencing number, step) that verifies.
+
+    Those after which training diverged are passed over; where there are no others, the run starts from its beginning.
 
     Raises:
         IntegrityError: there are checkpoints, but none verifies: a run never starts over by itself.
     """
     skipped_checkpoints: list[SkippedCheckpoint] = []
     for folder in committed(root):
+        if is_diverged(folder):
+            continue
         try:
             ref = read(folder)
             commit.verify(folder, ref.files)
@@ -191,7 +246,7 @@ def find_best(root: location.Location) -> CheckpointRef | None:
     Of equal ones it is the newest. Unlike `bundle.select_checkpoints`, which is for inference, it checks the
     training state too, and ignores checkpoints without a validation.
     """
-    for ref in _best_first(_readable(root)):
+    for ref in best_first(readable(root)):
         try:
             commit.verify(ref.folder, ref.files)
         except errors.IntegrityError as error:
@@ -215,12 +270,13 @@ def read(folder: location.Location) -> CheckpointRef:
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
         step, fencing_number = int(content["step"]), int(content["epoch"])  # stored names
         best_by: training_settings.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
+        num_skipped_in_row = int(content.get("num_skipped_in_row", 0))
     except (KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
     # The name of a folder decides which checkpoint is the newest: the manifest must say the same.
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
-    return CheckpointRef(folder, step, fencing_number, validation, best_by, files)
+    return CheckpointRef(folder, step, fencing_number, validation, best_by, files, num_skipped_in_row)
 
 
 class Restored(NamedTuple):
@@ -261,26 +317,7 @@ def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
     return progress.State.from_json(content.get("state", {}), where), content["settings"]
 
 
-def retain(root: location.Location, keep: int, spared: Collection[location.Location] = ()) -> None:
-    """Removes all checkpoints but the newest `keep` and the best.
-
-    Damaged checkpoints are `spared`, that is kept for diagnosis, and not counted.
-    """
-    readable = [ref for ref in _readable(root) if ref.folder not in spared]
-    # The best of all: inference uses it, however old it is.
-    best_checkpoint = next(iter(_best_first(readable)), None)
-    # Newest first, by fencing number and step.
-    for ref in readable[keep:]:
-        if ref is best_checkpoint:
-            continue
-        # The manifest first: without its manifest a partly removed checkpoint is ignored.
-        ref.folder.join(MANIFEST).remove()
-        for file in ref.files:
-            ref.folder.join(file.name).remove()
-        _remove_empty(ref.folder)
-
-
-def _readable(root: location.Location) -> list[CheckpointRef]:
+def readable(root: location.Location) -> list[CheckpointRef]:
     """Returns the checkpoints whose manifests can be read, newest first."""
     readable = []
     for folder in committed(root):
@@ -291,6 +328,11 @@ def _readable(root: location.Location) -> list[CheckpointRef]:
     return readable
 
 
+def is_diverged(folder: location.Location) -> bool:
+    """Returns whether training diverged after a checkpoint, so that a resume passes over it."""
+    return folder.join(DIVERGED).exists()
+
+
 def _sort_key(folder: location.Location) -> tuple[int, int]:
     """Returns (fencing number, step): after damage, a newer group may repeat steps that an older one had done."""
     match = bundle.CHECKPOINT_NAME.fullmatch(folder.name)
@@ -298,7 +340,7 @@ def _sort_key(folder: location.Location) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
+def best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
     """Returns those with a validation, the best first, of equal ones the newest."""
     # The metric may have changed on a resume: that of the newest checkpoint counts for all.
     validated = [
@@ -340,14 +382,6 @@ def _check_finite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:
                     f"step {snapshot.state.step}: {name} holds values that are not finite, so no checkpoint is "
                     "written; resume from the one before with a lower learning_rate or smaller clip_norm"
                 )
-
-
-def _remove_empty(folder: location.Location) -> None:
-    """Removes the folders of a removed checkpoint; an object store has none."""
-    if folder.is_local:
-        for path in (folder.join(bundle.FOLDER).path, folder.join("training").path, folder.path):
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ from torch import nn
 
 from core import errors
 from core.config import optimizer_settings, training_settings
-from core.training import averaged_sgd
+from core.training import averaged_sgd, schedules
 
 
 def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch.optim.Optimizer:
@@ -40,13 +40,16 @@ def prepare(
     optimizer: torch.optim.Optimizer,
     learning_rate: float,
     training: training_settings.TrainingConfig,
-    history: Sequence[float],
+    history: Sequence[schedules.Key],
 ) -> None:
     """Sets the learning rate of the next step, and starts averaging once its trigger fires."""
     set_learning_rate(optimizer, learning_rate)
     if isinstance(optimizer, averaged_sgd.AveragedSGD) and not optimizer.is_averaging:
         assert isinstance(training.optimizer, optimizer_settings.AsgdConfig)
-        optimizer.is_averaging = averaged_sgd.is_triggered(history, training.optimizer.non_monotone_interval)
+        # Averages of before a resume go on, whatever interval is set now: else they would be saved and never renewed.
+        optimizer.is_averaging = optimizer.has_averages or averaged_sgd.is_triggered(
+            history, training.optimizer.non_monotone_interval
+        )
 
 
 def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

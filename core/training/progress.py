@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from core import errors
 from core.config import training_settings
+from core.training import schedules
 
 _LARGEST_EXPONENT = 700.0  # a float overflows at e^709.8
 
@@ -91,20 +92,9 @@ def best_validation(validations: Sequence[Validation], metric: training_settings
 
 
 def validations_since_best(validations: Sequence[Validation], metric: training_settings.Metric) -> int:
-    """Counts the validations since the best one, for early stopping; 0 without any.
-
-    They are compared by the metric alone, not by the loss where BLEUs are equal: BLEU must rise for the count to begin
-    again.
-    """
-    if not validations:
-        return 0
-    if metric == "perplexity":
-        values = [validation.nll_nats for validation in validations]
-    else:
-        # Negated, so that the lowest is the best in both cases.
-        values = [math.inf if validation.bleu is None else -validation.bleu for validation in validations]
-    # `index` finds the first of equal values: reaching the best again does not improve on it.
-    return len(values) - 1 - values.index(min(values))
+    """Counts the validations since the best one, the first of equal ones, for early stopping; 0 without any."""
+    best = best_validation(validations, metric)
+    return 0 if best is None else len(validations) - 1 - validations.index(best)
 
 
 @dataclass
@@ -159,6 +149,10 @@ class State:
         num_skipped_in_row: consecutive ones up to now.
         loss_sum: since the last row of the run log, in nats.
         history: the validations so far.
+        plateau_start: where a plateau schedule counts from.
+        early_stop_start: the number of validations before early stopping was switched on, which it does not count.
+        is_validation_due: whether a validation waits for the end of a streak of skipped steps.
+        is_save_due: whether a checkpoint does.
     """
 
     step: int = 0
@@ -168,6 +162,10 @@ class State:
     num_skipped_in_row: int = 0  # saved, so that a restart does not reset the streak
     loss_sum: float = 0.0
     history: list[Validation] = field(default_factory=list)  # schedules and early stopping follow from it
+    plateau_start: schedules.PlateauStart = schedules.BEGINNING
+    early_stop_start: int = 0
+    is_validation_due: bool = False
+    is_save_due: bool = False
 
     @property
     def epoch(self) -> int:
@@ -189,10 +187,9 @@ class State:
         """Epochs done, including the fraction of the current one."""
         return self.epoch + self.fraction
 
-    @property
-    def losses(self) -> list[float]:
-        """The validation losses so far, in nats."""
-        return [validation.nll_nats for validation in self.history]
+    def selection_keys(self, metric: training_settings.Metric) -> list[tuple[float, float]]:
+        """Returns what the validations so far are compared by: stopping, plateaus and the best checkpoint agree."""
+        return [training_settings.selection_key(metric, validation.to_json()) for validation in self.history]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the state as in checkpoints; floats are kept to the bit. The stored name of `corpora` is "tasks"."""
@@ -204,6 +201,10 @@ class State:
             "num_skipped_in_row": self.num_skipped_in_row,
             "loss_sum": self.loss_sum,
             "history": [validation.to_json() for validation in self.history],
+            "plateau_start": self.plateau_start._asdict(),
+            "early_stop_start": self.early_stop_start,
+            "is_validation_due": self.is_validation_due,
+            "is_save_due": self.is_save_due,
         }
 
     @classmethod
@@ -216,6 +217,7 @@ class State:
         try:
             # Older releases had one corpus, whose position was stored in the state itself, with "epoch" for "passes".
             entries = value["tasks"] if "tasks" in value else [{**value, "passes": value["epoch"]}]
+            plateau_start = value.get("plateau_start", {})  # younger than release 0.1, as all below it are
             return cls(
                 step=int(value["step"]),
                 corpora=[CorpusState.from_json(entry) for entry in entries],
@@ -224,6 +226,12 @@ class State:
                 num_skipped_in_row=int(value["num_skipped_in_row"]),
                 loss_sum=float(value["loss_sum"]),
                 history=[Validation.from_json(entry) for entry in value["history"]],
+                plateau_start=schedules.PlateauStart(
+                    int(plateau_start.get("num_validations", 0)), float(plateau_start.get("factor", 1.0))
+                ),
+                early_stop_start=int(value.get("early_stop_start", 0)),
+                is_validation_due=bool(value.get("is_validation_due", False)),
+                is_save_due=bool(value.get("is_save_due", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.IntegrityError(f"{where}: is not a valid training state ({error}); restore it") from error

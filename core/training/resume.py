@@ -24,6 +24,7 @@ from core.training import (
     losses,
     multitask,
     optimizers,
+    plan_changes,
     progress,
     randomness,
     step,
@@ -104,7 +105,10 @@ def is_finished(state: progress.State, training: training_settings.TrainingConfi
     if state.epoch >= training.epochs or (training.max_steps is not None and state.step >= training.max_steps):
         return True
     stop = training.early_stop
-    return stop is not None and progress.validations_since_best(state.history, stop.metric) >= stop.patience
+    if stop is None:
+        return False
+    counted = state.history[state.early_stop_start :]
+    return progress.validations_since_best(counted, stop.metric) >= stop.patience
 
 
 def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
@@ -126,7 +130,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     }
     before = checkpoint.committed(job.root)  # to notice commits until the fencing number is taken
     newest = checkpoint.find_newest(job.root)
-    state, saved_settings = _read_state(newest, dataset)
+    state, saved_settings = _read_state(newest, dataset, job.training)
     _check_same_run(job, newest.ref, settings, saved_settings)
     # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
     precision = (job.compute.precision == "auto" and saved_settings.get("precision")) or compute.resolve_precision(
@@ -141,7 +145,7 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     if checkpoint.committed(job.root) != before:
         # A group that was believed dead has committed until now, and cannot from now on.
         newest = checkpoint.find_newest(job.root)
-        state, _ = _read_state(newest, dataset)
+        state, _ = _read_state(newest, dataset, job.training)
     finished = is_finished(state, job.training) and newest.ref is not None
     return Claim(fencing_number, newest, state, settings, finished)
 
@@ -212,10 +216,14 @@ def _corpus_weights(job: TrainingJob, dataset: shards.Dataset) -> list[float]:
     return [job.weights.get(corpus, 1.0) for corpus in dataset.corpora]
 
 
-def _read_state(newest: checkpoint.NewestCheckpoint, dataset: shards.Dataset) -> tuple[progress.State, dict[str, Any]]:
+def _read_state(
+    newest: checkpoint.NewestCheckpoint, dataset: shards.Dataset, training: training_settings.TrainingConfig
+) -> tuple[progress.State, dict[str, Any]]:
+    """Returns the state to train on from, as the settings of today continue it, and the settings that were saved."""
     if newest.ref is None:
         return progress.State(corpora=[progress.CorpusState() for _ in dataset.corpora]), {}
-    return checkpoint.load_state(newest.ref)
+    state, settings = checkpoint.load_state(newest.ref)
+    return plan_changes.follow(state, settings, training), settings
 
 
 def _check_same_run(

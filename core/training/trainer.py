@@ -26,6 +26,7 @@ from core.training import (
     progress,
     randomness,
     resume,
+    retention,
     run_log,
     scheduled_sampling,
     schedules,
@@ -153,6 +154,8 @@ class _TrainingLoop:
             run.state, group, metrics, run.learner.device, corpora
         )
         self._log = run_log.RunLog(job.root, run.fencing_number)
+        # Older checkpoints are removed once a step from a new one was finite: until then nobody knows if it is good.
+        self._is_retention_due = run.newest is not None
         self._validated_corpora = [corpus for corpus in corpora if run.dataset.split("valid", corpus) is not None]
 
     def run_to_end(self) -> bool:
@@ -171,10 +174,11 @@ class _TrainingLoop:
         run, state, training = self.run, self.run.state, self._job.training
         started_s = time.perf_counter()
         self._reload_best_if_due()
-        rate = schedules.learning_rate(training, state.step, state.epochs_done, state.losses)
+        history = state.selection_keys(training.best_by)
+        rate = schedules.learning_rate(training, state.step, state.epochs_done, history, state.plateau_start)
         # Windows of variable length scale the learning rate, see `batches.SequentialLanes`.
         rate *= sum(batch.rate_scale for batch in micro_batches) / len(micro_batches)
-        optimizers.prepare(run.learner.optimizer, rate, training, state.losses)
+        optimizers.prepare(run.learner.optimizer, rate, training, history)
         # By the step, not once at the start: a resumed run then draws the same dropout masks.
         randomness.seed_step(self._job.seed, state.step, self._group.rank)
         result = run.learner.train_step(
@@ -205,8 +209,9 @@ class _TrainingLoop:
             return
         if not state.history or state.history[-1].step != state.step:
             return
+        counted = state.selection_keys(self._job.training.best_by)[state.plateau_start.num_validations :]
         patience = schedule.patience
-        if schedules.num_decays(state.losses, patience) > schedules.num_decays(state.losses[:-1], patience):
+        if schedules.num_decays(counted, patience) > schedules.num_decays(counted[:-1], patience):
             find = functools.partial(checkpoint.find_best, self._job.root)
             best_checkpoint = collective.on_rank_0(self._group, "the best checkpoint", find)
             if best_checkpoint is not None:
@@ -218,6 +223,8 @@ class _TrainingLoop:
         if state.num_skipped_in_row >= MAX_SKIPPED_IN_ROW:
             raise self._diverged(f"loss or gradient is not finite ({state.num_skipped_in_row} steps in a row)")
         # Every rank reaches the collective operations below in the same order: all decisions follow from equal state.
+        if self._is_retention_due and not state.num_skipped_in_row:
+            self._retain()
         save_now, is_stopped = self._agree_on_requests()
         is_last = resume.is_finished(state, training)
         if state.step % training.log_every_steps == 0 or is_last:
@@ -226,18 +233,23 @@ class _TrainingLoop:
                 self._log.add(row)
             self.loss_nats = row["loss_nats"]
         every = training.validate_every_steps
-        is_due = ends_epoch if every is None else state.step % every == 0
+        state.is_validation_due |= ends_epoch if every is None else state.step % every == 0
+        state.is_save_due |= save_now or state.step % training.checkpoint_every_steps == 0
+        # Between skipped steps nobody knows whether the weights are usable: what is due waits for a finite one.
+        is_open = is_last or not state.num_skipped_in_row
         result = None
         # The end of a run is always validated, or its last weights could never be selected.
-        if self._validated_corpora and (is_due or is_last):
+        if self._validated_corpora and (state.is_validation_due or is_last) and is_open:
             # The averages, where there are any, are what inference uses: they are validated and saved.
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 result = self._validate()
         is_finished = resume.is_finished(state, training)  # again: this validation may trigger early stopping
         # After each validation, too: the weights that it measured may turn out to be the best.
-        if result or is_finished or save_now or state.step % training.checkpoint_every_steps == 0:
+        if result or is_finished or is_stopped or (state.is_save_due and is_open):
             with averaged_sgd.averaged_weights(self.run.learner.optimizer):
                 self._save(result)
+            if is_finished and not state.num_skipped_in_row:
+                self._retain()
         if self._group.rank == 0:
             now = self._training_metrics.progress(is_finished or is_stopped or result is not None)
             if now is not None:
@@ -266,6 +278,7 @@ class _TrainingLoop:
         result = by_corpus[corpus] if is_single else progress.Validation.combine(by_corpus)
         # Before `_save`: the checkpoint of this step holds its own validation.
         run.state.history.append(result)
+        run.state.is_validation_due = False
         if group.rank == 0:
             self._log.add({"kind": "validation", "epoch": run.state.epoch, **result.to_json()})
             for row in diagnostics.validation_rows(run, self._job.training, samples):
@@ -295,9 +308,10 @@ class _TrainingLoop:
         return dataclasses.replace(result, bleu=decoded.bleu), decoded
 
     def _save(self, result: progress.Validation | None) -> None:
-        """Commits a checkpoint, all ranks together, and removes older ones."""
+        """Commits a checkpoint, all ranks together; among skipped steps only where the run ends or is stopped."""
         started_s = time.monotonic()
         run = self.run
+        run.state.is_save_due = False
         self._training_metrics.reduce()  # the sums are in the state, which the checkpoint holds
         # A collective operation: all ranks reach it, and rank 0 alone writes below.
         hidden = _gather_lanes(run.hidden, self._group)
@@ -312,23 +326,36 @@ class _TrainingLoop:
                 validation=result,
                 best_by=self._job.training.best_by,
             )
-            # Older checkpoints are removed only after the new one is committed: a crash in between loses nothing.
-            ref = checkpoint.save(self._job.root, run.fencing_number, snapshot, self._log)
-            checkpoint.retain(self._job.root, self._job.training.keep_checkpoints, run.skipped_folders)
-            return ref
+            if run.newest is not None:
+                retention.make_room(self._job.root, run.newest, run.skipped_folders)
+            return checkpoint.save(self._job.root, run.fencing_number, snapshot, self._log)
 
         # The others wait: a write that fails must end all ranks with the same error.
         run.newest = collective.on_rank_0(self._group, f"the checkpoint of step {run.state.step}", write)
+        self._is_retention_due = True
         if self._group.rank == 0:
             self._metrics.observe(catalog.CHECKPOINT_SECONDS, time.monotonic() - started_s)
             self._metrics.set(catalog.CHECKPOINT_STEP, run.state.step)
             self._metrics.set(catalog.CHECKPOINT_TIME, time.time())
 
+    def _retain(self) -> None:
+        """Removes the checkpoints that `keep_checkpoints` does not keep."""
+        keep, skipped = self._job.training.keep_checkpoints, self.run.skipped_folders
+        collective.on_rank_0(
+            self._group, "removing old checkpoints", lambda: retention.retain(self._job.root, keep, skipped)
+        )
+        self._is_retention_due = False
+
     def _diverged(self, what: str) -> errors.DivergedError:
-        newest = self.run.newest
-        kept = f"the last good checkpoint is {newest.folder}" if newest else "there is no checkpoint yet"
+        """Returns the error of a diverged run, which names the checkpoint that a resume takes; all ranks together."""
+        state = self.run.state
+        last_finite_step = state.step - state.num_skipped_in_row
+        find = functools.partial(retention.pass_over_diverged, self._job.root, state.step, last_finite_step)
+        good = collective.on_rank_0(self._group, "the last good checkpoint", find)
+        kept = f"the last good checkpoint is {good.folder}" if good else "there is no good checkpoint"
+        start = "resumes from it" if good else "starts from the beginning"
         return errors.DivergedError(
-            f"step {self.run.state.step}: {what}; {kept}; use a lower learning_rate or clip_norm"
+            f"step {state.step}: {what}; {kept}, the same command {start}; use a lower learning_rate or clip_norm"
         )
 
 

@@ -64,6 +64,19 @@ def test_averaged_weights_worked_by_hand() -> None:
     assert model.weight.item() == -2.0
 
 
+def test_averaging_goes_on_after_a_resume_with_a_longer_interval(tmp_path: Path) -> None:
+    """The validations no longer fire the trigger; averages that stood still would be validated and saved for ever."""
+    settings: dict[str, Any] = {"learning_rate": 0.5, "validate_every_steps": 1}
+    text = builders.text_dataset(tmp_path / "text")
+    for steps, interval in ((4, None), (6, 5)):
+        optimizer = {"kind": "asgd", "non_monotone_interval": interval}
+        builders.train(builders.job(tmp_path / "run", text, optimizer=optimizer, max_steps=steps, **settings))
+    newest = checkpoint.find_newest(builders.location_of(tmp_path / "run")).ref
+    assert newest is not None
+    counts = {int(value) for name, value in checkpoint.load(newest).optimizer.items() if name.startswith("num_")}
+    assert counts == {6}
+
+
 def test_before_averaging_the_averaged_weights_are_the_weights() -> None:
     model = nn.Linear(2, 1)
     config = training_settings.TrainingConfig(optimizer=optimizer_settings.AsgdConfig())

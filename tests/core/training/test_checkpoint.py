@@ -13,7 +13,7 @@ from core.data.dataset import shards
 from core.models import bundle, factory
 from core.models import state as states
 from core.storage import location
-from core.training import checkpoint, progress, run_log
+from core.training import checkpoint, progress, retention, run_log
 from tests.core.training import builders
 
 
@@ -111,7 +111,7 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
     assert taken is not None
     assert taken.step == best
     assert [candidate.step for candidate in bundle.select_checkpoints(root, 6)] == order
-    checkpoint.retain(root, keep=1)
+    retention.retain(root, keep=1)
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
@@ -188,7 +188,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path, dataset: s
     root = builders.location_of(tmp_path)
     for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
         _save(root, dataset, step, 1, nll)
-        checkpoint.retain(root, keep=2)
+        retention.retain(root, keep=2)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000002-e1", "step-00000005-e1", "step-00000006-e1"]
 
@@ -214,7 +214,7 @@ def test_an_interrupted_removal_leaves_no_partial_checkpoint(
         with monkeypatch.context() as patch:
             patch.setattr(location.Location, "remove", limited)
             try:
-                checkpoint.retain(root, keep=2)
+                retention.retain(root, keep=2)
             except errors.StorageError:
                 assert allowed < 7
         newest = checkpoint.find_newest(root)
@@ -251,4 +251,40 @@ def test_a_failed_write_leaves_the_checkpoint_before(
         newest = checkpoint.find_newest(root).ref
         assert newest is not None
         assert newest.step == (1 if failed else 2)
+        # Its own files are gone, so that the next save has their room.
+        assert len(list((tmp_path / str(allowed) / "checkpoints").iterdir())) == newest.step
     assert not failed
+
+
+def test_a_start_removes_what_dead_starts_left_of_a_save(tmp_path: Path, dataset: shards.Dataset) -> None:
+    """Of a save of this very start nothing is removed: it may be running."""
+    root = builders.location_of(tmp_path)
+    assert checkpoint.take_fencing_number(root, 1) == 1
+    for step, number in ((1, 1), (2, 1), (3, 2)):
+        _save(root, dataset, step, number)
+    for name in ("step-00000002-e1", "step-00000003-e2"):
+        (tmp_path / "checkpoints" / name / "MANIFEST.json").unlink()
+        (tmp_path / "checkpoints" / name / "bundle" / ".tmp-half").write_bytes(b"half")
+    assert checkpoint.take_fencing_number(root, 1) == 2
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000001-e1", "step-00000003-e2"}
+
+
+def test_old_checkpoints_make_room_before_a_save_on_a_full_disk(
+    tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free is what four checkpoints leave of a disk for five and a half: there is room. With less, the oldest goes.
+
+    The best, of step 1, and the last are never removed.
+    """
+    root = builders.location_of(tmp_path)
+    saved = [_save(root, dataset, step, 1, 1.0 if step == 1 else 2.0) for step in (1, 2, 3, 4)]
+    size = saved[-1].size_bytes
+    for disk, steps in ((5.5, [4, 3, 2, 1]), (4.5, [4, 3, 1]), (0.5, [4, 1])):
+
+        def free_bytes(_: location.Location, disk: float = disk) -> int:
+            return int((disk - len(checkpoint.committed(root))) * size)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(location.Location, "free_bytes", free_bytes)
+            retention.make_room(root, saved[-1])
+        assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == steps

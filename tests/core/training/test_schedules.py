@@ -32,6 +32,18 @@ def _config(**settings: Any) -> training_settings.TrainingConfig:
         ({"schedule": {"kind": "cosine", "final_rate": 0.5}}, 100, 10.0, (), 1.0),
         ({"schedule": {"kind": "cosine"}, "max_steps": 30}, 15, 0.1, (), 1.0),
         ({"schedule": {"kind": "cosine"}, "max_steps": 30}, 15, 10.0, (), 0.0),
+        # Two of ten steps are the warm-up: half of the other eight are done after step 6.
+        ({"schedule": {"kind": "cosine", "warmup_steps": 2}, "max_steps": 10}, 0, 0.0, (), 1.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 2}, "max_steps": 10}, 1, 0.1, (), 2.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 2}, "max_steps": 10}, 2, 0.2, (), 2.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 2}, "max_steps": 10}, 6, 0.6, (), 1.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 2, "final_rate": 0.25}, "max_steps": 10}, 10, 1.0, (), 0.5),
+        # Ten steps an epoch: the warm-up ends after two of the ten epochs.
+        ({"schedule": {"kind": "cosine", "warmup_steps": 20}}, 20, 2.0, (), 2.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 20}}, 60, 6.0, (), 1.0),
+        ({"schedule": {"kind": "cosine", "warmup_steps": 20}}, 100, 10.0, (), 0.0),
+        # All of a run that is shorter than its warm-up is warm-up.
+        ({"schedule": {"kind": "cosine", "warmup_steps": 20}, "max_steps": 10}, 9, 1.0, (), 1.0),
         ({"schedule": {"kind": "inverse_sqrt", "warmup_steps": 4}}, 3, 0.0, (), 2.0),
         ({"schedule": {"kind": "inverse_sqrt", "warmup_steps": 4}}, 15, 0.0, (), 1.0),
         ({"schedule": {"kind": "inverse_sqrt"}}, 24, 0.0, (), 0.4),
@@ -58,6 +70,14 @@ def test_a_plateau_decays_when_torch_reduce_lr_on_plateau_does(patience: int) ->
     for count, value in enumerate(history, start=1):
         peer.step(value)
         assert 0.5 ** schedules.num_decays(history[:count], patience) == optimizer.param_groups[0]["lr"]
+
+
+def test_validations_before_the_start_of_a_plateau_do_not_count() -> None:
+    """Of 1, 2, 3, 4 the last two count from 3 on: one decay, of the half that decays of before have left."""
+    config = _config(schedule={"kind": "plateau", "decay_factor": 0.1, "patience": 0})
+    start = schedules.PlateauStart(num_validations=2, factor=0.5)
+    assert schedules.learning_rate(config, 0, 0.0, [1.0, 2.0, 3.0], start) == pytest.approx(2.0 * 0.5)
+    assert schedules.learning_rate(config, 0, 0.0, [1.0, 2.0, 3.0, 4.0], start) == pytest.approx(2.0 * 0.5 * 0.1)
 
 
 def test_a_run_with_weight_decay_and_a_step_schedule_of_a_hundred_epochs(tmp_path: Path) -> None:

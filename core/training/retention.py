@@ -1,0 +1,86 @@
+"""Checkpoints that a run keeps, and those that a resume passes over."""
+
+import itertools
+import logging
+from collections.abc import Collection
+
+from core import errors
+from core.models import bundle
+from core.storage import commit, location
+from core.training import checkpoint
+
+_RESERVE = 1.1  # of the last checkpoint's size: the next one also has rows of the run log, and blocks are rounded up
+_log = logging.getLogger(__name__)
+
+
+def retain(root: location.Location, keep: int, spared: Collection[location.Location] = ()) -> None:
+    """Removes all checkpoints but the newest `keep` and the best.
+
+    Damaged checkpoints are `spared`, that is kept for diagnosis, and not counted. Those after which training diverged
+    are not counted either: only the best one is still of use.
+    """
+    readable = [ref for ref in checkpoint.readable(root) if ref.folder not in spared]
+    # The best of all: inference uses it, however old it is.
+    best = next(iter(checkpoint.best_first(readable)), None)
+    diverged = [ref for ref in readable if checkpoint.is_diverged(ref.folder)]
+    usable = [ref for ref in readable if ref not in diverged]
+    for ref in diverged + usable[keep:] if usable else ():
+        if ref is not best:
+            remove(ref)
+
+
+def make_room(
+    root: location.Location, last: checkpoint.CheckpointRef, spared: Collection[location.Location] = ()
+) -> None:
+    """Removes old checkpoints where the disk has no room for another one of the last one's size.
+
+    The oldest go first; the last one and the best stay.
+    """
+    free_bytes = root.free_bytes()
+    if free_bytes is None or free_bytes >= _RESERVE * last.size_bytes:
+        return
+    readable = [ref for ref in checkpoint.readable(root) if ref.folder not in spared]
+    best = next(iter(checkpoint.best_first(readable)), None)
+    for ref in reversed(readable):
+        if ref.folder == last.folder or ref is best:
+            continue
+        _log.warning("%s: removed before its time: the disk has no room for the next checkpoint", ref.folder)
+        remove(ref)
+        free_bytes = root.free_bytes()
+        if free_bytes is None or free_bytes >= _RESERVE * last.size_bytes:
+            return
+
+
+def remove(ref: checkpoint.CheckpointRef) -> None:
+    """Removes a checkpoint, its manifest first: a partly removed one is ignored."""
+    ref.folder.join(checkpoint.MANIFEST).remove()
+    for file in ref.files:
+        ref.folder.join(file.name).remove()
+    if checkpoint.is_diverged(ref.folder):
+        ref.folder.join(checkpoint.DIVERGED).remove()
+    if ref.folder.is_local:  # an object store has no folders
+        for path in (ref.folder.join(bundle.FOLDER).path, ref.folder.join("training").path, ref.folder.path):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def pass_over_diverged(root: location.Location, step: int, last_finite_step: int) -> checkpoint.CheckpointRef | None:
+    """Marks the checkpoints that a resume would diverge from again, and returns the one that it takes.
+
+    A checkpoint is good if the step after it was finite. All steps of the streak began from the weights of the last
+    finite one, and none of their gradients was finite: a checkpoint of that very step would end in the same way, with
+    any learning rate.
+
+    Args:
+        root: of the run.
+        step: the step at which the run diverged.
+        last_finite_step: the last step that changed the weights.
+    """
+    readable = [ref for ref in checkpoint.readable(root) if not checkpoint.is_diverged(ref.folder)]
+    mark = commit.encode_json({"format": "raycurrent-diverged", "version": 1, "step": step})
+    for ref in itertools.takewhile(lambda ref: ref.step >= last_finite_step, readable):
+        ref.folder.join(checkpoint.DIVERGED).put_if_absent(mark)
+    try:
+        return checkpoint.find_newest(root).ref
+    except errors.IntegrityError:  # those that are left are damaged
+        return None
