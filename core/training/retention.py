@@ -9,7 +9,8 @@ from core.models import bundle
 from core.storage import commit, location
 from core.training import checkpoint
 
-_RESERVE = 1.1  # of the last checkpoint's size: the next one also has rows of the run log, and blocks are rounded up
+# For each file of a checkpoint, its manifest, and the rows of the run log: sizes are rounded up to blocks of the disk.
+_RESERVE_PER_FILE_BYTES = 8192
 _log = logging.getLogger(__name__)
 
 
@@ -36,8 +37,8 @@ def make_room(
 
     The oldest go first; the last one and the best stay.
     """
-    free_bytes = root.free_bytes()
-    if free_bytes is None or free_bytes >= _RESERVE * last.size_bytes:
+    needed_bytes = last.size_bytes + _RESERVE_PER_FILE_BYTES * (len(last.files) + 4)
+    if _has_room(root, needed_bytes):
         return
     readable = [ref for ref in checkpoint.readable(root) if ref.folder not in spared]
     best = next(iter(checkpoint.best_first(readable)), None)
@@ -46,9 +47,13 @@ def make_room(
             continue
         _log.warning("%s: removed before its time: the disk has no room for the next checkpoint", ref.folder)
         remove(ref)
-        free_bytes = root.free_bytes()
-        if free_bytes is None or free_bytes >= _RESERVE * last.size_bytes:
+        if _has_room(root, needed_bytes):
             return
+
+
+def _has_room(root: location.Location, needed_bytes: int) -> bool:
+    free_bytes = root.free_bytes()
+    return free_bytes is None or free_bytes >= needed_bytes
 
 
 def remove(ref: checkpoint.CheckpointRef) -> None:
