@@ -24,6 +24,11 @@ class NgramConfig(section.Section):
     kind: Literal["ngram"] = section.identity(..., "ngram")
     order: int = section.identity(5, "tokens of the longest n-gram, the predicted one included", ge=1, le=5)
     direction: Direction = direction()
+    unit: Literal["line", "stream"] = section.identity(
+        "stream",
+        "unit of the text; line: each line begins with a context of its own, and no n-gram crosses a line end (needs "
+        "corpus.line_end: eos); stream: the lines are one text",
+    )
     smoothing: Literal["kneser_ney", "laplace", "good_turing"] = section.identity(
         "kneser_ney",
         "smoothing. kneser_ney: interpolated modified Kneser-Ney, three discounts per order (Chen and Goodman 1999); "

@@ -209,6 +209,9 @@ class RunConfig(section.Section):
             raise ValueError("model.tie_embeddings: all needs tokenizer.shared: true")
         if self.model.kind == "ngram" and self.training != training_settings.TrainingConfig():
             raise ValueError("training: an ngram is counted, not trained in steps; leave the section out")
+        line_end = next(iter(self.corpora_by_name.values())).line_end
+        if self.model.kind == "ngram" and self.model.unit == "line" and line_end != "eos":
+            raise ValueError("model.unit: line needs lines that end in <eos>; use corpus.line_end: eos")
         # Each corpus gets its share of the lanes, and every rank needs one of each corpus.
         weights = [corpus.weight for corpus in self.corpora.values()] or [1.0]
         fewest = min(settings.num_lanes for settings in self.training.split_by_weight(weights))

@@ -5,7 +5,7 @@ to hold up to the last token, n-grams that reach beyond the end of the stream ar
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,76 @@ def count(stream: lanes.Stream, start: int, stop: int, order: int, end: int) -> 
         order: tokens of an n-gram.
         end: id that pads n-grams beyond the end of the stream; greater than every token id.
     """
+    tokens = _padded(stream, start, stop, order, end)
+    return _aggregate(np.lib.stride_tricks.sliding_window_view(tokens, order), np.ones(stop - start, np.int64), end)
+
+
+def _padded(stream: lanes.Stream, start: int, stop: int, order: int, end: int) -> Array:
+    """Returns the tokens of all n-grams that begin at positions [start, stop), padded beyond the end of the stream."""
     # The last n-grams reach `order - 1` tokens beyond `stop`: into the next part, or into padding at the end.
     tokens = np.full(stop - start + order - 1, end, dtype=np.int64)
     ids = stream[start : min(stop + order - 1, len(stream))]
     tokens[: len(ids)] = ids
-    return _aggregate(np.lib.stride_tricks.sliding_window_view(tokens, order), np.ones(stop - start, np.int64), end)
+    return tokens
+
+
+def count_lines(stream: lanes.Stream, start: int, stop: int, order: int, end: int, line_end: int) -> Counts:
+    """Counts the n-grams of lines: none crosses the end of its line, and each line begins with a context of its own.
+
+    Every line end of the stream is two things: the last token of the line before it, and the beginning of the line
+    after it, which is a context and never predicted. So `line_end` is the beginning of a line where it is the first of
+    several tokens of an n-gram, and the end of one everywhere else. N-grams that the end of a line cuts are padded.
+
+    Args:
+        stream: the token ids of all lines, with a line end before, between and after them; see `WholeLines`.
+        start: the first position.
+        stop: the position after the last; counts of adjoining ranges add up to those of the whole.
+        order: tokens of an n-gram.
+        end: id that pads n-grams; greater than every token id.
+        line_end: id of the token between lines.
+    """
+    windows_RN = np.lib.stride_tricks.sliding_window_view(_padded(stream, start, stop, order, end), order)
+    # The line end before the first line ends none.
+    first = int(start == 0 and windows_RN[0, 0] == line_end)
+    ngrams_RN = _pad_after(windows_RN[first:], line_end, end)
+    if order > 1:  # an n-gram of one token has no context, so that the beginning of a line is none
+        beginnings_RN = windows_RN[(windows_RN[:, 0] == line_end) & (windows_RN[:, 1] != end)]
+        beginnings_RN[:, 1:] = _pad_after(beginnings_RN[:, 1:], line_end, end)
+        ngrams_RN = np.concatenate([ngrams_RN, beginnings_RN])
+    return _aggregate(ngrams_RN, np.ones(len(ngrams_RN), np.int64), end)
+
+
+def _pad_after(ngrams_RN: Array, line_end: int, end: int) -> Array:
+    """Returns a copy of n-grams, padded after the first line end of each."""
+    padded_RN = ngrams_RN.copy()
+    follows_RN = np.logical_or.accumulate(padded_RN[:, :-1] == line_end, axis=1)
+    padded_RN[:, 1:][follows_RN] = end
+    return padded_RN
+
+
+class WholeLines:
+    """The token stream of a text of lines, with a line end before its first line and after its last.
+
+    A stream read forward has one after each line, one read backward before each.
+    """
+
+    def __init__(self, stream: lanes.Stream, line_end: int, backward: bool) -> None:
+        self._stream, self._backward = stream, backward
+        self._added = np.array([line_end])
+
+    def __len__(self) -> int:
+        """Returns the number of tokens, the added one included."""
+        return len(self._stream) + 1
+
+    def __getitem__(self, index: slice, /) -> npt.NDArray[Any]:
+        """Returns a copy of the ids of a range of positions."""
+        start, stop, step = index.indices(len(self))
+        assert step == 1, "streams have no steps"
+        size, shift = len(self._stream), 0 if self._backward else 1
+        inner = self._stream[max(0, start - shift) : max(0, min(stop - shift, size))]
+        before = self._added[: int(not self._backward and start == 0 and stop > 0)]
+        after = self._added[: int(self._backward and start <= size < stop)]
+        return np.concatenate([before, inner, after])
 
 
 def merge(parts: Sequence[Counts], end: int) -> Counts:

@@ -17,7 +17,7 @@ import torch
 
 from core import errors
 from core.config import model_settings, ngram_settings
-from core.data import ngram_counts
+from core.data import ngram_counts, score_unit
 from core.data.batching import lanes
 from core.data.dataset import shards
 from core.data.tokens import vocabulary
@@ -56,11 +56,15 @@ class NgramJob:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the counts of all parts depend on: dataset, order, direction, and the folder that they go to."""
+    """Everything that the counts of all parts depend on: dataset, order, direction, and the folder that they go to.
+
+    `line_end` is the id of the token between lines, for counts by line; None for those of a stream.
+    """
 
     dataset: location.Location
     order: int
     backward: bool
+    line_end: int | None
     folder: location.Location
     plan: dict[str, Any]
 
@@ -100,9 +104,18 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     plan = {"dataset": dataset.index.fingerprint, "order": config.order, "part_tokens": job.part_tokens}
     if model_settings.reads_backward(config):
         plan["direction"] = config.direction
-    recipe = Recipe(dataset.folder, config.order, model_settings.reads_backward(config), job.root.join(FOLDER), plan)
-    counts = _count(recipe, len(stream), session, reporter, job.part_tokens)
-    estimate = _estimate(config, dataset, stream, counts)
+    if config.unit == "line":
+        plan["unit"] = config.unit
+    recipe = Recipe(
+        dataset.folder,
+        config.order,
+        model_settings.reads_backward(config),
+        dataset.codecs["text"].tokenizer.eos_id if config.unit == "line" else None,
+        job.root.join(FOLDER),
+        plan,
+    )
+    counts = _count(recipe, len(_counted(recipe, stream)), session, reporter, job.part_tokens)
+    estimate = _estimate(config, dataset, stream, counts, recipe.line_end)
     line_end: Any = dataset.index.line_end
     trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
     state = progress.State(step=1, corpora=[progress.CorpusState(epoch=1)], num_tokens=len(stream))
@@ -116,7 +129,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
         "num_tokens": len(stream),
         "num_runs": list(estimate.num_ngrams),
         "discounts": [list(discounts) for discounts in estimate.discounts],
-        "validation": _validate(estimate.model, dataset),
+        "validation": _validate(estimate.model, dataset, recipe),
         "checkpoint": str(saved.folder),
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
@@ -125,11 +138,22 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
 def counter(recipe: Recipe) -> Callable[[TokenRange], dict[str, Any]]:
     """Opens the dataset, once for each worker, and returns the function that counts a part."""
     dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
-    return functools.partial(_count_part, recipe, _stream(dataset, "train"), _vocabulary_size(dataset))
+    stream = _counted(recipe, _stream(dataset, "train"))
+    return functools.partial(_count_part, recipe, stream, _vocabulary_size(dataset))
+
+
+def _counted(recipe: Recipe, stream: lanes.Stream) -> lanes.Stream:
+    """Returns a stream as it is counted and scored: by line with the line end before its first line, too."""
+    if recipe.line_end is None:
+        return stream
+    return ngram_counts.WholeLines(stream, recipe.line_end, recipe.backward)
 
 
 def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: TokenRange) -> dict[str, Any]:
-    counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
+    if recipe.line_end is None:
+        counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
+    else:
+        counts = ngram_counts.count_lines(stream, part.start, part.stop, recipe.order, end, recipe.line_end)
     # The file before its record, which must never name one that is missing.
     file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
     return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
@@ -174,6 +198,7 @@ def _estimate(
     dataset: shards.Dataset,
     stream: lanes.Stream,
     counted: list[ngram_counts.Counts],
+    line_end: int | None,
 ) -> smoothing.Estimate:
     size = _vocabulary_size(dataset)
     counts = ngram_counts.merge(counted, size)
@@ -182,7 +207,7 @@ def _estimate(
     first = stream[: config.order]
     beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))
     return smoothing.estimate(
-        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning_N
+        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning_N, line_end
     )
 
 
@@ -196,12 +221,12 @@ def _clean_up(recipe: Recipe) -> None:
                 path.rmdir()
 
 
-def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, Any] | None:
-    """Scores the validation text as one stream; its first token is context only."""
+def _validate(model: ngram_model.Ngram, dataset: shards.Dataset, recipe: Recipe) -> dict[str, Any] | None:
+    """Scores the validation text by the unit of the model; the first token of a stream is context only."""
     split = dataset.split("valid")
     if split is None or len(split.stream()) < 2:
         return None
-    stream = split.stream()
+    stream = _counted(recipe, split.stream())
     state, nats, num_infinite = model.initial_state(1), [], 0
     for start in range(0, len(stream) - 1, _SCORED_AT_ONCE):
         # A token of overlap: the last target of a slice is the first input of the next.
@@ -217,6 +242,11 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset) -> dict[str, An
         "num_tokens": len(stream) - 1,
         "num_unk": int((stream[1:] == vocabulary.UNK_ID).sum()),
         "infinite": num_infinite,
+        **score_unit.ScoreUnit(
+            unit=model.config.unit,
+            lanes=1 if model.config.unit == "stream" else None,
+            eos_counted=dataset.codecs["text"].tokenizer.eos_id is not None,
+        ).to_json(),
     }
 
 

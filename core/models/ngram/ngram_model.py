@@ -3,6 +3,10 @@
 Level n has one row for each distinct n-gram of the training text, sorted by key; level 1 one for each entry of the
 vocabulary. The key of an n-gram is (row of its first n − 1 tokens at level n − 1) · V + last token, so that a longer
 n-gram is found from a shorter one by one binary search, for all positions of a text at once.
+
+In a model whose unit is the line, the token between lines is the end of a line where it is predicted, and the beginning
+of one where it is the first of a context. Contexts reach back to the beginning of their line and not further, so a
+stream of lines has the score of its lines, one by one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +20,7 @@ from core.config import ngram_settings
 from core.models import state as states
 
 NO_TOKEN = -1  # before the beginning of a text
+LINE_END = "line_end"  # stored: name of the table that holds the id of the token between lines
 
 
 def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
@@ -42,7 +47,8 @@ class Ngram(nn.Module):
     precision, in which the probabilities after a context sum to 1 within 1e-9.
 
     Tables (the names are stored): `probability_n`, n = 1 … N, of the last token of each row given the others; `keys_n`,
-    n = 2 … N, sorted; `backoff_n`, n = 1 … N − 1, by the row of the context.
+    n = 2 … N, sorted; `backoff_n`, n = 1 … N − 1, by the row of the context; with `unit: line` also `line_end`, the id
+    of the token between lines.
 
     Source: Katz 1987, Estimation of probabilities from sparse data for the language model component of a speech
     recognizer (back-off).
@@ -101,7 +107,10 @@ class Ngram(nn.Module):
         unigram_V = self.probability(1)
         probabilities_V = unigram_V
         rows = self._contexts(context_C[None, :])
+        is_cut = self._is_cut(context_C[None, :])
         for level in range(2, self.config.order + 1):
+            if is_cut[level - 2][0, -1]:
+                break
             row = int(rows[level - 2][0, -1])
             if self._backs_off_to_unigram:
                 probabilities_V = unigram_V
@@ -129,16 +138,19 @@ class Ngram(nn.Module):
             targets_BT[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
         probability_BT = unigram_BT = self.probability(1)[targets_BT]
         contexts = [rows_BL[:, width:] for rows_BL in self._contexts(tokens_BL)]
-        for level, rows_BT in zip(range(2, self.config.order + 1), contexts, strict=True):
+        is_cut = [is_cut_BL[:, width:] for is_cut_BL in self._is_cut(tokens_BL)]
+        for level, rows_BT, is_cut_BT in zip(range(2, self.config.order + 1), contexts, is_cut, strict=True):
+            before_BT = probability_BT
             shorter_BT = unigram_BT if self._backs_off_to_unigram else probability_BT
             if not len(self.keys(level)):  # the training text was shorter than this n-gram
-                probability_BT = shorter_BT
+                probability_BT = torch.where(is_cut_BT, before_BT, shorter_BT)
                 continue
             keys_BT = torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + targets_BT)
             # A context that was not seen backs off with weight 1; its row −1 reads an entry that `where` discards.
             ngram_BT = find_rows(self.keys(level), keys_BT)
             backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
             probability_BT = torch.where(ngram_BT < 0, shorter_BT * backoff_BT, self.probability(level)[ngram_BT])
+            probability_BT = torch.where(is_cut_BT, before_BT, probability_BT)
         nlls_BT = -probability_BT.log()
         last = tokens_BL[:, tokens_BL.shape[1] - width :]
         return [nlls_BT[row, : len(ids)] for row, ids in enumerate(targets)], ((last,),)
@@ -175,9 +187,16 @@ class Ngram(nn.Module):
         token_BT, bound_BT = unigram_BT, unigram_max_BT
         is_unsure_BT = torch.zeros_like(inputs_BT, dtype=torch.bool)
         contexts = [rows_BL[:, width:] for rows_BL in self._contexts(tokens_BL)]
-        for level, (most_likely, rows_BT) in enumerate(zip(higher_orders, contexts, strict=True), start=2):
+        is_cut = [is_cut_BL[:, width:] for is_cut_BL in self._is_cut(tokens_BL)]
+        levels = zip(higher_orders, contexts, is_cut, strict=True)
+        for level, (most_likely, rows_BT, is_cut_BT) in enumerate(levels, start=2):
+            before = token_BT, bound_BT, is_unsure_BT
             if self._backs_off_to_unigram:
                 token_BT, bound_BT, is_unsure_BT = unigram_BT, unigram_max_BT, torch.zeros_like(is_unsure_BT)
+            if not len(self.keys(level)):  # the training text was shorter than this n-gram
+                after = token_BT, bound_BT, is_unsure_BT
+                token_BT, bound_BT, is_unsure_BT = _where(is_cut_BT, before, after)
+                continue
             backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
             bound_BT = bound_BT * backoff_BT
             seen_token_BT = torch.where(rows_BT < 0, self.vocabulary_size, most_likely.tokens_R[rows_BT])
@@ -191,6 +210,7 @@ class Ngram(nn.Module):
             is_unsure_BT = (is_unsure_BT | is_seen_BT) & (seen_max_BT <= bound_BT)
             token_BT = torch.where(takes_seen_BT, seen_token_BT, token_BT)
             bound_BT = torch.maximum(seen_max_BT, bound_BT)
+            token_BT, bound_BT, is_unsure_BT = _where(is_cut_BT, before, (token_BT, bound_BT, is_unsure_BT))
         token_BT = token_BT.clone()
         for row, time in is_unsure_BT.nonzero().tolist():
             token_BT[row, time] = _argmax(self.distribution(tokens_BL[row, time + 1 : time + 1 + width]))
@@ -240,13 +260,38 @@ class Ngram(nn.Module):
             prefix_BL = torch.full_like(tokens_BL, NO_TOKEN)
             # An n-gram that ends at a position continues the one that ended a position earlier.
             prefix_BL[:, 1:] = rows[-1][:, :-1]
-            keys_BL = torch.where((prefix_BL < 0) | (tokens_BL < 0), -1, prefix_BL * self.vocabulary_size + tokens_BL)
+            is_none_BL = (prefix_BL < 0) | (tokens_BL < 0) | self._ends_line(tokens_BL)
+            keys_BL = torch.where(is_none_BL, -1, prefix_BL * self.vocabulary_size + tokens_BL)
             rows.append(find_rows(self.keys(level), keys_BL))
         return rows
+
+    def _ends_line(self, tokens_BL: Tensor) -> Tensor:
+        """Returns where a token ends a line, after which a new context begins; nowhere in a stream."""
+        if self.config.unit == "stream":
+            return torch.zeros_like(tokens_BL, dtype=torch.bool)
+        return tokens_BL == self.get_buffer(LINE_END)
+
+    def _is_cut(self, tokens_BL: Tensor) -> list[Tensor]:
+        """Returns for n = 1 … N − 1 where the n tokens up to each position begin before their line; never in a stream.
+
+        There the context is shorter, and not merely unseen: Laplace smoothing tells the two apart.
+        """
+        if self.config.unit == "stream":
+            return [torch.zeros_like(tokens_BL, dtype=torch.bool)] * (self.config.order - 1)
+        positions_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+        # The position at which the line of each token begins: that of the line end before it.
+        begins_BL = torch.where(self._ends_line(tokens_BL), positions_L, 0)
+        begins_BL = torch.where(tokens_BL == NO_TOKEN, positions_L + 1, begins_BL).cummax(1).values
+        return [positions_L - begins_BL + 1 < length for length in range(1, self.config.order)]
 
     def _key_range(self, row: int) -> tuple[int, int]:
         """Returns the range [start, stop) of the keys of all n-grams that continue the one of a row."""
         return row * self.vocabulary_size, (row + 1) * self.vocabulary_size
+
+
+def _where(condition: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Applies `torch.where` to several pairs of tensors."""
+    return [torch.where(condition, *pair) for pair in zip(first, second, strict=True)]
 
 
 def _argmax(values_V: Tensor) -> Tensor:
@@ -264,11 +309,15 @@ def from_tables(
     """
     levels = range(1, config.order + 1)
     expected = {f"probability_{level}" for level in levels} | {f"keys_{level}" for level in levels[1:]}
-    expected |= {f"backoff_{level}" for level in levels[:-1]}
+    expected |= {f"backoff_{level}" for level in levels[:-1]} | ({LINE_END} if config.unit == "line" else set())
     if set(tables) != expected:
         raise _damaged(
             where, f"has the tables {', '.join(sorted(tables))}, not those of a model of order {config.order}"
         )
+    if config.unit == "line":
+        line_end = tables[LINE_END]
+        if line_end.dtype != torch.int64 or line_end.dim() or not 0 <= line_end < vocabulary_size:
+            raise _damaged(where, "names no token between lines")
     rows = 1
     for level in levels:
         values = tables[f"probability_{level}"]

@@ -21,12 +21,15 @@ _EPSILON = 1e-12  # relative; smaller differences are rounding errors
 class Level(NamedTuple):
     """The distinct n-grams of one order n, sorted by key; see `core.models.ngram.ngram_model`.
 
+    The first token of a line's first n-grams is the beginning of the line, which only occurs as a context.
+
     Attributes:
         keys_G: their keys; at level 1 the tokens themselves, with a row for every entry of the vocabulary.
         counts_G: their numbers of occurrences.
         contexts_G: rows, one level below, of the n-grams without their last token; at level 1 zero.
         suffixes_G: rows, one level below, of the n-grams without their first token; at level 1 zero.
-        first: the row of the n-gram at the beginning of the stream; -1 if the stream is shorter.
+        has_beginning_G: whether they begin with the beginning of a line.
+        first: the row of the n-gram at the beginning of a stream; -1 if the stream is shorter, or counted by line.
         num_contexts: rows of the level below; at level 1 one.
     """
 
@@ -34,6 +37,7 @@ class Level(NamedTuple):
     counts_G: Tensor
     contexts_G: Tensor
     suffixes_G: Tensor
+    has_beginning_G: Tensor
     first: int
     num_contexts: int
 
@@ -59,6 +63,7 @@ def estimate(
     ngrams_RN: Tensor,
     counts_R: Tensor,
     beginning_N: Tensor,
+    line_end: int | None = None,
 ) -> Estimate:
     """Estimates the model of a token stream from the counts of its n-grams of order N.
 
@@ -68,8 +73,10 @@ def estimate(
         ngrams_RN: distinct n-grams of N tokens in lexicographic order.
         counts_R: their numbers of occurrences.
         beginning_N: the first N tokens of the stream, padded likewise.
+        line_end: id of the token between lines, if the n-grams were counted by line; needed with `unit: line`.
     """
-    levels = _levels(vocabulary_size, ngrams_RN, counts_R, beginning_N)
+    assert (line_end is None) == (config.unit == "stream"), "the unit says how the n-grams were counted"
+    levels = _levels(vocabulary_size, ngrams_RN, counts_R, beginning_N, line_end)
     if config.smoothing == "kneser_ney":
         tables, discounts = _kneser_ney(levels, vocabulary_size)
     elif config.smoothing == "good_turing":
@@ -77,16 +84,26 @@ def estimate(
     else:
         tables, discounts = _laplace(levels, vocabulary_size, config.epsilons), [()] * len(levels)
     tables |= {f"keys_{number}": level.keys_G for number, level in enumerate(levels, 1) if number > 1}
+    if line_end is not None:
+        tables[ngram_model.LINE_END] = torch.tensor(line_end)
     num_ngrams = (int((levels[0].counts_G > 0).sum()), *(len(level.keys_G) for level in levels[1:]))
     return Estimate(ngram_model.Ngram(config, vocabulary_size, tables), num_ngrams, tuple(discounts))
 
 
-def _levels(vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning_N: Tensor) -> list[Level]:
+def _levels(
+    vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning_N: Tensor, line_end: int | None
+) -> list[Level]:
     """Returns the n-grams of the orders 1 … N, derived from those of order N: each is a prefix of some."""
     tokens_V = torch.arange(vocabulary_size)
     zeros_V = torch.zeros(vocabulary_size, dtype=torch.int64)
     row_R, first = ngrams_RN[:, 0], int(beginning_N[0])
-    levels = [Level(tokens_V, zeros_V.index_add(0, row_R, counts_R), zeros_V, zeros_V, first, 1)]
+    token_counts_R, has_beginning_G = counts_R, torch.zeros(vocabulary_size, dtype=torch.bool)
+    if line_end is not None and ngrams_RN.shape[1] > 1:
+        # The end of a line is followed by padding, the beginning of one by a token of the line.
+        begins_line_R = (row_R == line_end) & (ngrams_RN[:, 1] < vocabulary_size)
+        token_counts_R, first, has_beginning_G = counts_R * ~begins_line_R, -1, tokens_V == line_end
+    unigram_counts_V = zeros_V.index_add(0, row_R, token_counts_R)
+    levels = [Level(tokens_V, unigram_counts_V, zeros_V, zeros_V, has_beginning_G, first, 1)]
     for column in range(1, ngrams_RN.shape[1]):
         below = levels[-1]
         # N-grams that reach into the padding are complete up to the column before, and end here.
@@ -104,7 +121,8 @@ def _levels(vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning
             token = int(beginning_N[column])
             key = -1 if token >= vocabulary_size else first * vocabulary_size + token
             first = int(ngram_model.find_rows(keys_G, torch.tensor([key])))
-        levels.append(Level(keys_G, counts_G, contexts_G, suffixes_G, first, len(below.keys_G)))
+        has_beginning_G = below.has_beginning_G[contexts_G]
+        levels.append(Level(keys_G, counts_G, contexts_G, suffixes_G, has_beginning_G, first, len(below.keys_G)))
     return levels
 
 
@@ -113,8 +131,9 @@ def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str
 
     p(w | h) = (c(hw) − D(c(hw))) / Σ_v c(hv) + γ(h) p(w | h'), where γ(h) gives the discounted mass of h to the shorter
     context. Below the highest order, c is the continuation count: the number of different tokens before the n-gram in
-    the text, of which the beginning of the stream is one. Unigrams are interpolated with the uniform distribution 1 /
-    V.
+    the text, of which the beginning of the stream, or of a line, is one; of an n-gram that begins with the beginning of
+    a line, before which nothing is, it is the number of occurrences. Unigrams are interpolated with the uniform
+    distribution 1 / V.
 
     Source: Chen and Goodman 1998, An empirical study of smoothing techniques for language modeling, section 3; in this
     form Heafield et al. 2013, Scalable modified Kneser-Ney language model estimation.
@@ -130,6 +149,8 @@ def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str
             counts_G = torch.bincount(above.suffixes_G, minlength=len(counts_G))
             if level.first >= 0:
                 counts_G[level.first] += 1
+            if number > 1:
+                counts_G = torch.where(level.has_beginning_G, level.counts_G, counts_G)
         order_discounts = _chen_goodman_discounts(counts_G)
         discounts.append(order_discounts)
         discount_G = torch.tensor((0.0, *order_discounts), dtype=torch.float64)[counts_G.clamp(max=3)]

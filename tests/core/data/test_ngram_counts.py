@@ -9,6 +9,7 @@ import pytest
 
 from core import errors
 from core.data import ngram_counts
+from core.data.batching import lanes
 
 END = 7
 
@@ -33,6 +34,57 @@ def test_merged_counts_of_parts_equal_those_of_the_stream(order: int, end: int) 
     whole = ngram_counts.merge(parts, end)
     assert _as_dict(whole) == collections.Counter(windows)
     assert whole.ngrams_RN.tolist() == sorted(whole.ngrams_RN.tolist())
+
+
+def test_counts_of_lines_by_hand() -> None:
+    # The lines "a b" and "a", and an empty one; 5 is the line end.
+    stream = ngram_counts.WholeLines(np.array([0, 1, 5, 0, 5, 5]), 5, backward=False)
+    counts = ngram_counts.count_lines(stream, 0, len(stream), 3, END, 5)
+    assert _as_dict(counts) == {
+        **{(5, 0, 1): 1, (0, 1, 5): 1, (1, 5, END): 1},  # a b
+        **{(5, 0, 5): 1, (0, 5, END): 1, (5, 5, END): 1},  # a, and nothing
+        (5, END, END): 3,  # as many line ends as lines
+    }
+    assert counts.ngrams_RN.tolist() == sorted(counts.ngrams_RN.tolist())
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_merged_counts_of_parts_of_lines_equal_those_of_all_lines(order: int) -> None:
+    rng = np.random.default_rng(order)
+    lines = [rng.integers(0, 5, rng.integers(0, 6)).tolist() for _ in range(60)]
+    stream = ngram_counts.WholeLines(np.array([token for line in lines for token in (*line, 5)]), 5, backward=False)
+    size = len(stream)
+    parts = [
+        ngram_counts.count_lines(stream, start, min(start + 17, size), order, END, 5) for start in range(0, size, 17)
+    ]
+    padded: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for line in lines:
+        whole = [5, *line, 5]
+        # All that begin in the line, but for the beginning itself where nothing may follow it.
+        for start in range(1 if order == 1 else 0, len(whole)):
+            padded[(*whole[start : start + order], *[END] * order)[:order]] += 1
+    assert _as_dict(ngram_counts.merge(parts, END)) == padded
+
+
+@pytest.mark.parametrize("cut", [{}, {(3, 5, END): 1, (5, END, END): 1}])
+def test_lines_read_backward_have_the_counts_of_reversed_lines(cut: dict[tuple[int, ...], int]) -> None:
+    # A last line that was cut off, "3 …", has no line end that could be the beginning of it.
+    text = np.array([0, 1, 2, 5, 2, 5, 5, 1, 1, 5, *([3] if cut else [])])
+    backward = ngram_counts.WholeLines(lanes.ReversedStream(text), 5, backward=True)
+    forward = ngram_counts.WholeLines(np.array([1, 1, 5, 5, 2, 5, 2, 1, 0, 5]), 5, backward=False)
+    counts = [_as_dict(ngram_counts.count_lines(stream, 0, len(stream), 3, END, 5)) for stream in (backward, forward)]
+    assert counts[0] == collections.Counter(counts[1]) + collections.Counter(cut)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_slices_of_whole_lines_are_those_of_the_joined_array(backward: bool) -> None:
+    text = np.arange(7)
+    stream = ngram_counts.WholeLines(text, 9, backward)
+    joined = [*text, 9] if backward else [9, *text]
+    assert len(stream) == 8
+    for start in range(9):
+        for stop in range(start, 10):
+            assert stream[start:stop].tolist() == joined[start:stop]
 
 
 def test_encoded_counts_are_decoded() -> None:

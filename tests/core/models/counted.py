@@ -1,4 +1,4 @@
-"""N-gram models of small streams, for tests."""
+"""N-gram models of small streams and lines, for tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,3 +19,19 @@ def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings:
     return smoothing.estimate(
         config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning
     )
+
+
+def estimate_lines(
+    lines: Sequence[Sequence[int]], size: int, order: int, how: str, line_end: int, **settings: Any
+) -> smoothing.Estimate:
+    """Counts lines, without their line ends, and makes the model whose unit is the line."""
+    config = ngram_settings.NgramConfig(kind="ngram", order=order, smoothing=how, unit="line", **settings)  # type: ignore[arg-type]
+    stream = ngram_counts.WholeLines(stream_of(lines, line_end), line_end, backward=False)
+    counts = ngram_counts.count_lines(stream, 0, len(stream), order, size, line_end)
+    ngrams_RN, counts_R = map(torch.from_numpy, counts)
+    return smoothing.estimate(config, size, ngrams_RN, counts_R, torch.zeros(order, dtype=torch.int64), line_end)
+
+
+def stream_of(lines: Sequence[Sequence[int]], line_end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Returns the stream of lines, with a line end after each."""
+    return np.array([token for line in lines for token in (*line, line_end)], dtype=np.int64)

@@ -2,12 +2,14 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from core import errors
-from core.config import ngram_settings
+from core.config import inference_settings, ngram_settings, schema
 from core.data.builtin import sentences
 from core.data.dataset import shards
+from core.decoding.scoring import scorer
 from core.models import bundle
 from core.storage import location
 from jobs import prepare
@@ -25,6 +27,7 @@ model: {{kind: ngram, order: 3}}
 cluster: {{address: none}}
 """
 MODEL = ngram_settings.NgramConfig(kind="ngram", order=3)
+BY_LINE = MODEL.model_copy(update={"unit": "line"})
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +41,48 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
 
 
 def _make(
-    dataset: shards.Dataset, root: pathlib.Path, session: sessions.Session, part_tokens: int
+    dataset: shards.Dataset,
+    root: pathlib.Path,
+    session: sessions.Session,
+    part_tokens: int,
+    model: ngram_settings.NgramConfig = MODEL,
 ) -> tuple[dict[str, object], str]:
     folder = location.Location.parse(str(root))
-    job = ngram_training.NgramJob(folder, {}, MODEL, dataset, part_tokens)
+    job = ngram_training.NgramJob(folder, {}, model, dataset, part_tokens)
     report = ngram_training.train(job, session, reporters.SilentReporter())
     return report, bundle.load(bundle.find_folder(folder)).fingerprint
 
 
+@pytest.mark.parametrize("model", [MODEL, BY_LINE])
 @pytest.mark.parametrize("part_tokens", [64, 1000])
 def test_the_model_does_not_depend_on_the_size_of_parts(
-    dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int
+    dataset: shards.Dataset, tmp_path: pathlib.Path, part_tokens: int, model: ngram_settings.NgramConfig
 ) -> None:
     with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
-        report, whole = _make(dataset, tmp_path / "whole", session, 1 << 20)
-        assert _make(dataset, tmp_path / "parts", session, part_tokens)[1] == whole
+        report, whole = _make(dataset, tmp_path / "whole", session, 1 << 20, model)
+        assert _make(dataset, tmp_path / "parts", session, part_tokens, model)[1] == whole
     assert report["num_tokens"] == dataset.index.tokens("train")["text"]
     assert not (tmp_path / "parts" / "counts").exists()
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_model_of_lines_is_validated_on_every_token(
+    dataset: shards.Dataset, tmp_path: pathlib.Path, direction: str
+) -> None:
+    opened = shards.Dataset.open(dataset.folder, backward=direction == "backward")
+    model = BY_LINE.model_copy(update={"direction": direction})
+    with sessions.Session(conftest.configured(COUNTED, tmp_path).cluster) as session:
+        report, _ = _make(opened, tmp_path / direction, session, 1 << 20, model)
+    figures = report["validation"]
+    assert isinstance(figures, dict)
+    assert figures["num_tokens"] == dataset.index.tokens("valid")["text"]
+    loaded = bundle.load(bundle.find_folder(location.Location.parse(str(tmp_path / direction))))
+    split = dataset.split("valid")
+    assert split is not None
+    lines = [loaded.codecs["text"].decode(ids.tolist()) for ids in split.rows(np.arange(split.num_lines), "text")]
+    scores = scorer.Scorer(loaded, inference_settings.ScoringConfig(), schema.ComputeConfig()).score_lines(lines)
+    mean = sum(score.nll_nats or 0 for score in scores) / sum(score.num_tokens for score in scores)
+    assert figures["nll_nats"] == pytest.approx(mean, rel=1e-12)
 
 
 def test_committed_parts_are_not_counted_again(

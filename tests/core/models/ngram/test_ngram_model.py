@@ -65,6 +65,59 @@ def test_scores_do_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(nlls, alone)
 
 
+LINE_END = 7
+RNG = np.random.default_rng(4)
+LINES = [RNG.integers(0, 6, RNG.integers(0, 9)).tolist() for _ in range(60)]
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_the_score_of_a_stream_by_a_model_of_lines_is_that_of_its_lines(order: int, how: str) -> None:
+    settings = {"epsilons": (0.3, 0.5)} if how == "laplace" else {}
+    model = counted.estimate_lines(LINES, 8, order, how, LINE_END, **settings).model
+    text = [[0, 1, 5], [3], [], [2, 2, 2, 4], [6, 1]]
+    alone = [
+        model.score(torch.tensor([[LINE_END, *line]]), [[*line, LINE_END]], model.initial_state(1))[0][0]
+        for line in text
+    ]
+    stream = [LINE_END, *counted.stream_of(text, LINE_END).tolist()]
+    state, pieces = model.initial_state(1), []
+    for start in range(0, len(stream) - 1, 4):
+        tokens = stream[start : start + 5]
+        (nlls,), state = model.score(torch.tensor([tokens[:-1]]), [tokens[1:]], state)
+        pieces.append(nlls)
+    torch.testing.assert_close(torch.cat(pieces), torch.cat(alone))
+    inputs = torch.tensor([stream[:-1]])
+    features, _ = model(inputs, model.initial_state(1))
+    expected = -model.logits(features[0])[range(len(stream) - 1), stream[1:]]
+    torch.testing.assert_close(torch.cat(alone), expected)
+    predicted = [row.index(max(row)) for row in model.logits(features[0]).tolist()]
+    assert model.predict(inputs, model.initial_state(1), model.followers()).tolist() == [predicted]
+
+
+def test_first_tokens_of_lines_are_more_likely_after_a_line_end_by_a_model_of_lines() -> None:
+    # Every line begins with 0 and ends with 1 or 2; in the stream the end of the line before is the context of 0.
+    lines = [[0, 3, 1], [0, 4, 2]] * 20
+    model = counted.estimate_lines(lines, 8, 3, "kneser_ney", LINE_END).model
+    unseen_end = model.distribution(torch.tensor([5, LINE_END]))
+    torch.testing.assert_close(unseen_end, model.distribution(torch.tensor([1, LINE_END])))
+    assert float(unseen_end[0]) > 0.9
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
+@pytest.mark.parametrize("order", [2, 3, 4, 5])
+@pytest.mark.parametrize("stream", [[0], [0, 1], [1, 0, 1]])
+def test_texts_shorter_than_the_order_are_scored_and_predicted(order: int, how: str, stream: list[int]) -> None:
+    model = counted.estimate(stream, 3, order, how).model
+    inputs, targets = torch.tensor([[1, 0, 1, 2, 0]]), [0, 1, 2, 0, 0]
+    (nlls,), _ = model.score(inputs, [targets], model.initial_state(1))
+    features, _ = model(inputs, model.initial_state(1))
+    logits = model.logits(features[0])
+    torch.testing.assert_close(nlls, -logits[range(5), targets])
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert model.predict(inputs, model.initial_state(1), model.followers()).tolist() == [expected]
+
+
 def test_impossible_tokens_have_infinite_nll() -> None:
     model = counted.estimate([0, 1, 0, 1], 3, 2, "laplace", epsilons=(0.0,)).model
     (nlls,), _ = model.score(torch.tensor([[0, 1]]), [[1, 2]], model.initial_state(1))
@@ -87,10 +140,13 @@ def test_distribution_after_needs_order_1_or_2() -> None:
         counted.estimate(STREAM, 7, 3, "kneser_ney").model.distribution_after(0, 2)
 
 
+@pytest.mark.parametrize("unit", ["stream", "line"])
 @pytest.mark.parametrize("order", [1, 3])
-def test_ngram_bundle_round_trip(order: int, tmp_path: pathlib.Path) -> None:
+def test_ngram_bundle_round_trip(order: int, unit: str, tmp_path: pathlib.Path) -> None:
     codec = samples.codec("word", "a b c d", ("<unk>", "<eos>"))
     made = counted.estimate(STREAM, 6, order, "kneser_ney").model
+    if unit == "line":
+        made = counted.estimate_lines([[0, 2, 3, 0, 5], [4]], 6, order, "kneser_ney", line_end=1).model
     files = bundle.to_files(bundle.Bundle(made, made.config, {"text": codec}, "eos", "fp32"))
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -122,3 +178,10 @@ def test_inconsistent_tables_are_refused(name: str, damage: object, complaint: s
         ngram_model.from_tables(made.config, 6, tables, "here")
     with pytest.raises(errors.IntegrityError, match="order 3"):
         ngram_model.from_tables(made.config, 6, {**made.tables, "keys_9": tables["keys_3"]}, "here")
+
+
+@pytest.mark.parametrize("line_end", [torch.tensor(6), torch.tensor(-1), torch.tensor([1]), torch.tensor(1.0)])
+def test_a_line_end_that_is_not_a_token_is_refused(line_end: torch.Tensor) -> None:
+    made = counted.estimate_lines([[0, 2]], 6, 2, "kneser_ney", line_end=1).model
+    with pytest.raises(errors.IntegrityError, match="token between lines"):
+        ngram_model.from_tables(made.config, 6, {**made.tables, "line_end": line_end}, "here")

@@ -1,18 +1,22 @@
 """Smoothing against its formulas, written with dictionaries, and against numbers worked by hand."""
 
 import collections
+import gzip
 import itertools
+import math
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from core.models.ngram import smoothing
+from core.models.ngram import ngram_model, smoothing
 from tests.core.models import counted
 
 # I love you I love coding I love AI
 ME, LOVE, YOU, CODING, AI, NEVER = range(6)
+BEGIN = -2
 DOCUMENT = [ME, LOVE, YOU, ME, LOVE, CODING, ME, LOVE, AI]
 STREAM = np.random.default_rng(3).choice(9, size=500, p=[0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.03, 0.02]).tolist()
 SMOOTHINGS = ["kneser_ney", "laplace", "good_turing"]
@@ -101,6 +105,123 @@ def test_kneser_ney_equals_the_formulas() -> None:
         actual = _after(estimated, *context)
         for token in (0, 1, 5, 40, 299, 309, stream[9]):
             assert actual[token] == pytest.approx(_kneser_ney(stream, 310, context, token, 3), rel=1e-9)
+
+
+def _kneser_ney_of_lines(
+    lines: Sequence[Sequence[int]], size: int, context: tuple[int, ...], token: int, order: int, end: int
+) -> float:
+    """p(token | context) from the formulas; BEGIN is the context of a line's first token, and is never predicted."""
+    length = len(context) + 1
+    counts = _adjusted_of_lines(lines, length, order, end)
+    n = [sum(count == number for count in counts.values()) for number in range(5)]
+    y = n[1] / (n[1] + 2 * n[2])
+    discounts = [0.0, 1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
+    lower = _kneser_ney_of_lines(lines, size, context[1:], token, order, end) if context else 1 / size
+    following = {run: count for run, count in counts.items() if run[:-1] == context}
+    total = sum(following.values())
+    if not total:
+        return lower
+    gamma = sum(discounts[min(count, 3)] for count in following.values()) / total
+    count = counts.get((*context, token), 0)
+    return (count - discounts[min(count, 3)]) / total + gamma * lower
+
+
+def _adjusted_of_lines(lines: Sequence[Sequence[int]], length: int, order: int, end: int) -> dict[tuple[int, ...], int]:
+    """Counts of the highest order, and of n-grams from the beginning of a line; else the different tokens before."""
+    counts: collections.Counter[tuple[int, ...]] = collections.Counter()
+    before: dict[tuple[int, ...], set[int]] = collections.defaultdict(set)
+    for line in lines:
+        whole = (BEGIN, *line, end)
+        for start in range(len(whole) - length + 1):
+            run = whole[start : start + length]
+            if run == (BEGIN,):
+                continue
+            counts[run] += 1
+            if start:
+                before[run].add(whole[start - 1])
+    if length == order:
+        return counts
+    return {run: count if run[0] == BEGIN else len(before[run]) for run, count in counts.items()}
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_kneser_ney_of_lines_equals_the_formulas(order: int) -> None:
+    shares = 1 / np.arange(1, 301)
+    rng = np.random.default_rng(5)
+    lines = [rng.choice(300, size=rng.integers(0, 12), p=shares / shares.sum()).tolist() for _ in range(500)]
+    end, size = 300, 310
+    estimated = counted.estimate_lines(lines, size, order, "kneser_ney", end)
+    assert smoothing.FALLBACK_DISCOUNTS not in estimated.discounts
+    seen = max(lines, key=len)
+    for context in [(0, 1), (seen[4], seen[5]), (end, 0), (3, end), (end, end), (309, 309)]:
+        own = context[len(context) - (order - 1) :]
+        actual = _after(estimated, *own)
+        # A line end before the last token is not seen; as the last token it is the beginning of a line.
+        in_line = own[max((index for index, token in enumerate(own) if token == end), default=0) :]
+        expected = tuple(BEGIN if token == end else token for token in in_line)
+        for token in (0, 1, 5, 299, 309, end):
+            reference = _kneser_ney_of_lines(lines, size, expected, token, order, end)
+            assert actual[token] == pytest.approx(reference, rel=1e-9)
+
+
+def test_the_beginning_of_a_line_is_a_context_worked_by_hand() -> None:
+    # Two lines, "a b" and "a": every line begins with a, whatever ends the line before.
+    a, b, end, other = 0, 1, 2, 3
+    estimated = counted.estimate_lines([[a, b], [a]], 4, 3, "laplace", end, epsilons=(4.0, 1.0))
+    p = {token: (count + 1) / (5 + 4) for token, count in {a: 2, b: 1, end: 2, other: 0}.items()}
+    first = [(2 * (token == a) + p[token]) / (2 + 1) for token in (a, b, end, other)]
+    assert _after(estimated, b, end) == pytest.approx(first)
+    assert _after(estimated, end, end) == pytest.approx(first)
+    second = [((token in (b, end)) + p[token]) / (2 + 1) for token in (a, b, end, other)]
+    assert _after(estimated, end, a) == pytest.approx(second)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+@pytest.mark.parametrize("how", SMOOTHINGS)
+def test_probabilities_of_lines_sum_to_one(how: str, order: int) -> None:
+    rng = np.random.default_rng(order)
+    lines = [rng.integers(0, 7, rng.integers(0, 9)).tolist() for _ in range(80)]
+    estimated = counted.estimate_lines(lines, 10, order, how, 8)
+    stream = counted.stream_of(lines, 8).tolist()
+    contexts = [stream[position : position + order - 1] for position in range(0, 300, 7)] + [[8] * (order - 1)]
+    for context in contexts:
+        assert sum(_after(estimated, *context)) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("order", [3, 5])
+def test_kneser_ney_gives_the_figures_of_kenlm(order: int, corpora: pathlib.Path) -> None:
+    """Figures of `lmplz -o ORDER` and `query` for the training captions, of which the first 1,000 are scored."""
+    text = gzip.decompress((corpora / "multi30k" / "train.en.gz").read_bytes()).decode()
+    ids: dict[str, int] = {"<unk>": 0, "<eos>": 1, "<line>": 2}
+    lines = [[ids.setdefault(word, len(ids)) for word in line.split()] for line in text.splitlines()]
+    expected = {
+        3: (math.log(13.299046742913285), [-12.839619, -13.41993, -12.003955], -14286.194),
+        5: (math.log(6.369887904876735), [-9.52004, -9.893311, -7.6481724], -8927.542),
+    }
+    nats_of_lines, first_lines, total_of_stream = expected[order]
+
+    def nlls(model: ngram_model.Ngram, tokens: Sequence[int]) -> torch.Tensor:
+        return model.score(torch.tensor([tokens[:-1]]), [tokens[1:]], model.initial_state(1))[0][0]
+
+    # By line. The vocabulary has no token for a line end within a text.
+    shifted = [[token - 1 for token in line] for line in lines]
+    model = counted.estimate_lines(shifted, len(ids) - 1, order, "kneser_ney", 1).model
+    scored = [nlls(model, [1, *line, 1]) for line in shifted[:1000]]
+    assert sum(map(len, scored)) == 12_900
+    assert float(torch.cat(scored).mean()) == pytest.approx(nats_of_lines, abs=1e-5)
+    assert [-float(line.sum()) / math.log(10) for line in scored[:3]] == pytest.approx(first_lines, abs=1e-5)
+    # As one line, in which a line end is a word.
+    whole = [token for line in lines for token in (*line, 2)]
+    part = [token for line in lines[:1000] for token in (*line, 2)]
+    by_word = nlls(counted.estimate_lines([whole], len(ids), order, "kneser_ney", 1).model, [1, *part, 1])
+    assert len(by_word) == 12_901
+    assert -float(by_word.sum()) / math.log(10) == pytest.approx(total_of_stream, abs=12_901e-5 / math.log(10))
+    # As a stream, which has neither a beginning nor an end of its own; only its first tokens have another context.
+    stream = [token for line in shifted for token in (*line, 1)]
+    of_stream = counted.estimate(stream, len(ids) - 1, order, "kneser_ney").model
+    own = nlls(of_stream, [1, *stream[: len(part)]])
+    assert float(own[order:].sum()) == pytest.approx(float(by_word[order:-1].sum()), abs=12_900e-5)
 
 
 def test_kneser_ney_discounts_worked_by_hand() -> None:
