@@ -212,7 +212,7 @@ class Model:
                     return prepared.score_lines([line[0] for line in part])
                 return prepared.score_pairs([line[0] for line in part], [line[1] for line in part])
 
-            if chosen.unit == "line":
+            if chosen.unit_or_line == "line":
                 rows = _by_part(texts, chosen.part_lines, compute, results.Score(None, 0, 0))
             else:
                 rows = self._score_stream(prepared, texts, chosen)

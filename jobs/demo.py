@@ -11,6 +11,7 @@ import rich.table
 
 from core.config import schema
 from core.data.builtin import sentences
+from core.reporting import units
 from core.storage import location, root_layout
 from jobs import console, pipeline, run_state
 from workers.cluster import session as sessions
@@ -26,6 +27,7 @@ _MEASURES = {
     "perplexity": "perplexity per token",
     "bits_per_character": "bits per character",
 }
+_BY_UNIT = ("perplexity", "bits_per_character")  # figures that depend on the unit of scoring
 
 Report = dict[str, Any]
 
@@ -86,12 +88,13 @@ def _figures_table(runs: dict[str, Report]) -> rich.table.Table:
         figures = _figures(report)
         for key, label in _MEASURES.items():
             if key in figures:
-                table.add_row(name, label, f"{figures[key]:.2f}", f"{figures['held_out_lines']} held-out lines")
+                unit = f", by {figures['unit']}" if key in _BY_UNIT and "unit" in figures else ""
+                table.add_row(name, label + unit, f"{figures[key]:.2f}", f"{figures['held_out_lines']} held-out lines")
         table.add_row(name, "steps", f"{figures['steps']}", "training split")
     return table
 
 
-def _figures(report: Report) -> dict[str, float]:
+def _figures(report: Report) -> dict[str, Any]:
     """Returns the figures of a run: the quality of a translation model, or bits per character of a language model."""
     stages = report["stages"]
     quality, scores = stages.get("evaluate", {}), stages.get("score", {})
@@ -99,7 +102,7 @@ def _figures(report: Report) -> dict[str, float]:
     if quality:
         values.pop("bits_per_character", None)
     figures = {key: values[key] for key in _MEASURES if isinstance(values.get(key), int | float)}
-    return {"steps": stages["train"]["step"], "held_out_lines": scores.get("lines", 0), **figures}
+    return {"steps": stages["train"]["step"], "held_out_lines": scores.get("lines", 0), **figures, **units.of(scores)}
 
 
 def _times_table(runs: dict[str, Report], elapsed_s: float) -> rich.table.Table:

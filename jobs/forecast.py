@@ -74,6 +74,7 @@ def run(
     with target.lock("forecast"), reporter.stage("forecast", len(values_TC), "rows") as stage:
         store = target.begin(planned, overwrite)
         manifest = target.finished(store)
+        already_done = manifest is not None
         if manifest is None:
             forecasts = model.forecast(values_TC)
             figures = [forecast.error_summary() for forecast in forecasts]
@@ -87,6 +88,7 @@ def run(
         "pictures": None if target.file is None else str(target.sidecar(outputs.PICTURES)),
         "method": forecasting.method,
         **manifest["summary"],
+        "already_done": already_done,
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 

@@ -97,7 +97,8 @@ def _describe_checkpoint(folder: location.Location) -> Description:
         "kind": "checkpoint",
         "model": loaded.config.kind,
         "step": manifest.get("step"),
-        "epoch": manifest.get("epoch"),  # the fencing number, under its stored name
+        "fencing_number": manifest.get("epoch"),  # under its stored name
+        "epoch": manifest.get("epoch"),  # the name of before 0.2, until 0.3
         "validation": manifest.get("validation"),
         "precision": loaded.precision,
         "fingerprint": loaded.fingerprint,

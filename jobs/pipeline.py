@@ -4,13 +4,14 @@ Each stage is recorded in `run.json` with a fingerprint of what its results depe
 and its fingerprint is unchanged; it is done again, and its output replaced, if the fingerprint differs.
 """
 
+import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from core import errors
-from core.config import loading, model_settings, schema, stored_forms
+from core.config import inference_settings, loading, model_settings, schema, stored_forms
 from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location, root_layout, run_lock
@@ -20,6 +21,8 @@ from workers.cluster import session as sessions
 from workers.fanout import progress_display
 
 NUM_SAMPLES = 3
+MAX_BY_LINE = 10_000  # lines of a text that are scored by line beside the stream of all
+_OF_RUN = ("verb", "run", "checkpoint", "step", "passed_over", "members")  # of a report, the same by any unit
 _PREFIX_WORDS = 2  # of a held-out line, as the prompt of a sample
 _log = logging.getLogger(__name__)
 
@@ -152,31 +155,61 @@ class _Pipeline:
         target: location.Location | None,
         corpus: str,
     ) -> None:
-        config = self._config
-        settings = config.scoring.model_copy(update=self._target_token(corpus))
-        output = f"{_prefix(corpus)}scores.jsonl"
+        """Scores translations by line; text as one stream, and beside it at most `MAX_BY_LINE` lines by line."""
+        settings = self._config.scoring.model_copy(update=self._target_token(corpus))
         checkpoints = self._averaged_checkpoints(best_checkpoint, settings.average_checkpoints)
+        stage, by_line = _stage_name("score", corpus), settings.model_copy(update={"unit": "line"})
+        if target is None and settings.unit is None:
+            settings = self._text_unit(stage, settings, self._score_fingerprint(checkpoints, texts, by_line))
+        request = score.Request(
+            run=self._root,
+            input=str(source),
+            output=f"{_prefix(corpus)}scores.jsonl",
+            scoring=settings,
+            compute=self._config.compute,
+            cluster=self._config.cluster,
+            targets=None if target is None else str(target),
+        )
+        self._score_stage(stage, self._score_fingerprint(checkpoints, texts, settings), request)
+        if settings.unit == "stream":
+            # Cache, dynamic evaluation and lanes have no meaning for a line alone.
+            alone = by_line.model_copy(update={"cache": None, "dynamic": None, "lanes": 1})
+            output = f"{_prefix(corpus)}scores.by-line.jsonl"
+            request = dataclasses.replace(request, output=output, scoring=alone, max_lines=MAX_BY_LINE)
+            stage_by_line = _stage_name("score_by_line", corpus)
+            self._score_stage(stage_by_line, self._score_fingerprint(checkpoints, texts, alone), request)
+            figures = {name: value for name, value in self._reports.pop(stage_by_line).items() if name not in _OF_RUN}
+            self._reports[stage] = {**self._reports[stage], "by_line": figures}
+
+    def _text_unit(
+        self, stage: str, settings: inference_settings.ScoringConfig, fingerprint_by_line: str
+    ) -> inference_settings.ScoringConfig:
+        """Returns the settings with the unit of a text that names none: stream, but line where it was scored by line.
+
+        Release 0.1 scored by line where no unit was named; a root that it began is finished in its own form.
+        """
+        entry = run_state.read_stage(self._root, stage)
+        is_by_line = fingerprint_by_line in (entry.get("begun_with"), entry.get("made_with"))
+        if is_by_line:
+            _log.info("scoring.unit: line, as in %s; new runs have another default", self._root)
+        return settings.model_copy(update={"unit": "line" if is_by_line else "stream"})
+
+    def _score_fingerprint(
+        self, checkpoints: Sequence[str], texts: held_out.HeldOut, settings: inference_settings.ScoringConfig
+    ) -> str:
         # Without `average_checkpoints`, which the names of the checkpoints imply: so scores of releases that could not
         # average stay valid.
-        scoring = stored_forms.of_scoring(settings)
-        fingerprint = loading.fingerprint([*checkpoints, texts.split, scoring, self._compute()])
+        return loading.fingerprint([*checkpoints, texts.split, stored_forms.of_scoring(settings), self._compute()])
+
+    def _score_stage(self, stage: str, fingerprint: str, request: score.Request) -> None:
+        """Runs a stage of scoring, whose output is named below the folder of outputs."""
+        output = str(self._root.join(root_layout.OUTPUTS, request.output))
         self._stage(
-            _stage_name("score", corpus),
+            stage,
             fingerprint,
-            completion_file=self._manifest(output),
+            completion_file=self._manifest(request.output),
             work=lambda is_outdated: score.run(
-                score.Request(
-                    run=self._root,
-                    input=str(source),
-                    output=str(self._root.join(root_layout.OUTPUTS, output)),
-                    scoring=settings,
-                    compute=config.compute,
-                    cluster=config.cluster,
-                    targets=None if target is None else str(target),
-                    overwrite=is_outdated,
-                ),
-                self._session,
-                self._reporter,
+                dataclasses.replace(request, output=output, overwrite=is_outdated), self._session, self._reporter
             ),
         )
 
@@ -264,6 +297,8 @@ class _Pipeline:
 
     def _set_gauges(self, name: str, stage_report: Report) -> None:
         metrics, verb = self._session.metrics, name.partition(".")[0]
+        if verb not in catalog.STAGES:
+            return  # the second scoring of a text: the gauges are those of the first
         metrics.set(catalog.LAST_SUCCESS, time.time(), stage=verb)
         for measured, figure, gauge in (
             ("evaluate", "bleu", catalog.EVALUATE_BLEU),

@@ -9,6 +9,7 @@ from typing import Any
 
 from core import errors
 from core.config import inference_settings, model_settings, schema, stored_forms
+from core.data import score_unit
 from core.data.dataset import shards
 from core.decoding.lines import inputs, outputs
 from core.decoding.scoring import scorer
@@ -37,6 +38,7 @@ class Request:
         column: text column of JSONL and Parquet.
         overwrite: removes results of other settings first.
         stdout: descriptor of the real standard output.
+        max_lines: scores at most the first lines of a file; None: all.
     """
 
     run: location.Location
@@ -49,6 +51,7 @@ class Request:
     column: str | None = None
     overwrite: bool = False
     stdout: int = 1
+    max_lines: int | None = None
 
 
 def plan(
@@ -56,6 +59,7 @@ def plan(
 ) -> dict[str, Any]:
     """Returns all that the scores depend on; `files` are the input and, if given, the targets."""
     compute = request.compute
+    is_cut = request.max_lines is not None and files[0].num_lines > request.max_lines
     return {
         "verb": "score",
         "bundle": bundle.fingerprint,
@@ -66,6 +70,7 @@ def plan(
         "matmul": compute.matmul,
         # Gradient statistics of dynamic evaluation are measured on the training text.
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
+        **({"max_lines": request.max_lines} if is_cut else {}),
     }
 
 
@@ -88,8 +93,9 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         computing.set_threads(request.cluster.cpus_per_worker)
         score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
         totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
-        figures = {**summarize(totals, scoring, 1), **driver.throughput(totals.lines, started_s)}
-        return {**opened.report, "input": request.input, "output": request.output, **figures}
+        figures = summarize(totals, _unit(opened.bundle, scoring, None))
+        done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
+        return {**opened.report, "input": request.input, "output": request.output, **figures, **done}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("scores", paths.writable(request.output, "--output"), is_folder, "--output")
     files = _scan(request, target)
@@ -98,17 +104,21 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         num_done = 0
         store = target.begin(spec.plan, request.overwrite)
         manifest = target.finished(store)
+        already_done = manifest is not None
         if manifest is None:
             backward = model_settings.reads_backward(opened.bundle.config)
-            waves = _waves(spec, inputs.parts(files), backward, session, reporter)
-            with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
+            parts = inputs.parts(files)
+            if request.max_lines is not None:
+                parts = inputs.first_lines(parts, request.max_lines)
+            waves = _waves(spec, parts, backward, session, reporter)
+            with reporter.stage(spec.stage, sum(part.num_lines for part in parts), "lines") as stage:
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
                 # The first wave has a part of every lane.
-                figures = summarize(driver.Totals.of(records), scoring, len(waves[0]) if waves else 0)
-                manifest = target.finish(store, records, {"summary": figures})
+                unit = _unit(opened.bundle, scoring, len(waves[0]) if waves else 0)
+                manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records), unit)})
     path = str(paths.locate(request.input, "--input"))
     report = {**opened.report, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
-    return {**report, **driver.throughput(num_done, started_s)}
+    return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
 def _spec(
@@ -134,16 +144,14 @@ def _spec(
     )
 
 
-def summarize(totals: driver.Totals, scoring: inference_settings.ScoringConfig, num_lanes: int) -> dict[str, Any]:
+def summarize(totals: driver.Totals, unit: score_unit.ScoreUnit) -> dict[str, Any]:
     """Returns the figures of the corpus; `<eos>` counts as a token if the model has one.
 
     `infinite` counts tokens with probability 0: a single one makes all sums infinite, for none is left out.
     `perplexity` is exp of the nats per token, `bits_per_character` the bits of all tokens over all characters,
     `accuracy` the share of tokens that the model ranked first, `unk` the number of unknown words.
     """
-    figures: dict[str, Any] = {"unit": scoring.unit, "lines": totals.lines, **totals.problems()}
-    if scoring.unit == "stream":
-        figures["lanes"] = num_lanes
+    figures: dict[str, Any] = {"unit": unit.unit, "lines": totals.lines, **totals.problems(), **unit.to_json()}
     figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
     if totals.infinite:
         figures["infinite"] = totals.infinite
@@ -172,6 +180,16 @@ def open_dataset(
         return None
     reason = "scoring.dynamic.rule: rms measures gradients on training text"
     return driver.open_dataset(run, bundle, reason, "use rule: sgd")
+
+
+def _unit(
+    bundle: bundles.Bundle, scoring: inference_settings.ScoringConfig, num_lanes: int | None
+) -> score_unit.ScoreUnit:
+    """Returns the unit of the scores; translations end in an `<eos>`, lines of text if the vocabulary has one."""
+    eos_counted = bundle.config.kind == "seq2seq" or bundle.codecs["text"].tokenizer.eos_id is not None
+    return score_unit.ScoreUnit(
+        scoring.unit_or_line, num_lanes if scoring.unit_or_line == "stream" else None, eos_counted
+    )
 
 
 def _check(bundle: bundles.Bundle, request: Request) -> None:
@@ -213,7 +231,7 @@ def check_settings(
         )
     if kind == "seq2seq" and scoring.unit == "stream":
         raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
-    if scoring.unit == "line" and scoring.lanes > 1:
+    if scoring.unit_or_line == "line" and scoring.lanes > 1:
         raise errors.UsageError("scoring.lanes: only a stream has lanes; use unit: stream")
 
 
@@ -242,7 +260,7 @@ def _waves(
     reporter: progress_display.Reporter,
 ) -> Sequence[Sequence[inputs.Part]]:
     """Returns the waves of parts; a backward model reads each lane from its last part to its first."""
-    if spec.scoring.unit == "line":
+    if spec.scoring.unit_or_line == "line":
         # Lines do not depend on each other, so that all parts are one wave.
         return [parts]
     order = -1 if backward else 1

@@ -125,7 +125,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(decoding, request.compute, request.cluster.device).translate
         totals = driver.process_stdin("translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate)
-        figures = {**summarize(totals), **driver.throughput(totals.lines, started_s)}
+        figures = {**summarize(totals), "already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("translations", paths.writable(request.output, "--output"), is_folder, "--output")
@@ -136,6 +136,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     with target.lock(spec.stage):
         store = target.begin(spec.plan, request.overwrite)
         manifest = target.finished(store)
+        already_done = manifest is not None
         if manifest is None:
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
@@ -144,7 +145,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         _write_sidecars(target, manifest, parts, models, request)
     path = paths.locate(request.input, "--input")
     report = {**models.report, "input": str(path), "output": str(target.file or target.folder), **manifest["summary"]}
-    return {**report, **driver.throughput(num_done, started_s)}
+    return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
 def summarize(totals: driver.Totals) -> dict[str, Any]:

@@ -202,8 +202,10 @@ class DynamicConfig(section.Section):
 class ScoringConfig(section.Section):
     """Scoring of text, or of translations."""
 
-    unit: Literal["line", "stream"] = section.operational(
-        "line", "unit of scoring; line: each line on its own; stream: with the state carried from line to line"
+    unit: Literal["line", "stream"] | None = section.operational(
+        None,
+        "unit of scoring; line: each line on its own; stream: with the state carried from line to line; null: stream "
+        "for the text of a pipeline, line otherwise",
     )
     lanes: int = section.operational(1, "lanes that a stream is cut into, each scored from the zero state", ge=1)
     part_lines: int = section.operational(2048, "lines of a part", ge=1)
@@ -224,9 +226,14 @@ class ScoringConfig(section.Section):
     @pydantic.model_validator(mode="after")
     def _check_stream_settings(self) -> Self:
         for name in ("cache", "dynamic"):
-            if getattr(self, name) is not None and self.unit == "line":
+            if getattr(self, name) is not None and self.unit != "stream":
                 raise ValueError(f"{name}: needs the text before a line; use unit: stream")
         return self
+
+    @property
+    def unit_or_line(self) -> Literal["line", "stream"]:
+        """The unit, line where none is set."""
+        return self.unit or "line"
 
 
 class ForecastingConfig(section.Section):

@@ -39,7 +39,8 @@ def read_training(stored: Mapping[str, Any]) -> training_settings.TrainingConfig
 
 def of_scoring(scoring: inference_settings.ScoringConfig) -> dict[str, Any]:
     """Returns settings of scoring; averaged checkpoints are identified by their fingerprints or names."""
-    return {name: value for name, value in _form(scoring, _SCORING).items() if name != "average_checkpoints"}
+    form = {**_form(scoring, _SCORING), "unit": scoring.unit_or_line}
+    return {name: value for name, value in form.items() if name != "average_checkpoints"}
 
 
 def of_forecasting(forecasting: inference_settings.ForecastingConfig) -> dict[str, Any]:

@@ -12,12 +12,13 @@ _BEST = {
     "chrF": _HIGHEST,
     "TER": _LOWEST,
     "held-out perplexity": _LOWEST,
+    "held-out perplexity by line": _LOWEST,
     "bits per character": _LOWEST,
     "validation perplexity": _LOWEST,
     "validation MSE": _LOWEST,
 }
 _OF_TRANSLATIONS = ("BLEU", "chrF", "TER")
-_OF_TOKENS = ("held-out perplexity", "validation perplexity")
+_OF_TOKENS = ("held-out perplexity", "held-out perplexity by line", "validation perplexity")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
 _OTHERS = ("Gradient norm before clipping", "Learning rate", plots.THROUGHPUT)
@@ -37,7 +38,8 @@ TEMPLATE = """{% extends "frame" %}
 <tr><th></th>{% for name in names %}<th class="number">{{ name }}</th>{% endfor %}</tr>
 {%- for row in figures %}
 <tr><td>{{ row.label }}</td>
-{%- for cell in row.cells %}<td class="number{{ " best" if cell.best }}">{{ cell.text }}</td>{% endfor %}</tr>
+{%- for cell in row.cells %}<td class="number{{ " best" if cell.best }}">{{ cell.text }}
+{%- if cell.unit %}<span class="unit">{{ cell.unit }}</span>{% endif %}</td>{% endfor %}</tr>
 {%- endfor %}
 </table></div>
 {%- if with_best %}
@@ -131,7 +133,9 @@ def label_runs(reports: Sequence[content.Report]) -> list[str]:
 def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     """Returns a table row for each key figure, with the best value marked if the runs are comparable."""
     columns = [{**page.key_figures(report), **_cost(report)} for report in reports]
+    units_of_runs = [page.units_of_figures(report) for report in reports]
     incomparable = {
+        *_labels_of_different_units(reports),
         *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) else ()),
         *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
     }
@@ -142,7 +146,14 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
         # Where all values are equal none of them is the best.
         is_rankable = label in _BEST and label not in incomparable and _differ(known)
         best = _BEST[label](known) if is_rankable else None
-        cells = [{"text": _format(label, value), "best": best is not None and value == best} for value in values]
+        cells = [
+            {
+                "text": _format(label, value),
+                "best": best is not None and value == best,
+                "unit": None if value is None else units.get(label),
+            }
+            for value, units in zip(values, units_of_runs, strict=True)
+        ]
         if known:
             table.append({"label": label, "cells": cells})
     return table
@@ -193,9 +204,22 @@ def find_warnings(reports: Sequence[content.Report]) -> list[str]:
         warnings.append("The runs were trained on different datasets.")
     if _differ(_vocabulary_sizes(reports)):
         warnings.append("The vocabularies differ: perplexities per token are not comparable.")
+    if labels := _labels_of_different_units(reports):
+        warnings.append(f"The runs differ in the unit of {', '.join(labels)}: these are not comparable.")
     if _differ(_translated_lines(reports)):
         warnings.append("The runs translated different held-out lines: BLEU, chrF and TER are not comparable.")
     return warnings
+
+
+def _labels_of_different_units(reports: Sequence[content.Report]) -> list[str]:
+    """Returns the labels of the perplexities that the runs measured by different units."""
+    units_of_runs = [page.units_of_figures(report) for report in reports]
+    figures = [page.key_figures(report) for report in reports]
+    return [
+        label
+        for label in units_of_runs[0]
+        if _differ([units[label] for units, known in zip(units_of_runs, figures, strict=True) if known[label]])
+    ]
 
 
 def _vocabulary_sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from core import errors
 from core.config import loading, schema, section, training_settings
-from core.reporting import curves, metrics_summary, training_history, word_statistics
+from core.reporting import curves, metrics_summary, training_history, units, word_statistics
 from core.storage import location, root_layout
 
 FORMAT, VERSION = "raycurrent-report", 1
@@ -53,11 +53,12 @@ def build(root: location.Location) -> Report:
         "started_unix_s": run.get("started_unix_s"),
         "data": _data(data) if data else None,
         "words": word_statistics.read(root.join(root_layout.DATASET), data) if data else None,
-        "training": _training(history, config.training.best_by),
+        "training": _training(history, config),
         "tasks": [_corpus(corpus, stages, data, history.rows) for corpus in config.corpora],
         "gradients": _gradients(history.rows),
         "quality": _quality(stages),
-        "scores": _report_of(stages, "score"),
+        "scores": _scores(stages, ""),
+        "counted": _report_of(stages, "train") if config.model.kind == "ngram" else None,
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
             "translations": _first_translations(root.join(root_layout.OUTPUTS), list(config.corpora_by_name)),
@@ -113,6 +114,13 @@ def _report_of(stages: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return report
 
 
+def _scores(stages: Mapping[str, Any], corpus: str) -> dict[str, Any] | None:
+    """Returns the report of the scoring of held-out lines, that by line within that by stream."""
+    suffix = f".{corpus}" if corpus else ""
+    scores, by_line = (_report_of(stages, f"{stage}{suffix}") for stage in ("score", "score_by_line"))
+    return {**scores, "by_line": by_line} if scores and by_line else scores
+
+
 def _quality(stages: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the report of the evaluation, with the new names of values that release 0.1 stored under old ones."""
     quality = _report_of(stages, "evaluate")
@@ -165,18 +173,23 @@ def _best(validations: Sequence[training_history.Row], metric: training_settings
     return min(validations, key=lambda row: training_settings.selection_key(metric, row), default=None)
 
 
-def _training(history: training_history.History, best_by: training_settings.Metric) -> dict[str, Any] | None:
+def _training(history: training_history.History, config: schema.RunConfig) -> dict[str, Any] | None:
     rows = history.rows
     if not rows:
         return None
     steps, validations = _of_kind(rows, "step"), _of_kind(rows, "validation")
-    best = _best(validations, best_by)
+    best = _best(validations, config.training.best_by)
+    # Release 0.1 did not write the unit of a validation, which was the same.
+    lanes = {"unit": "stream", "lanes": config.training.num_lanes}
+    unit = lanes if config.corpus_kind == "text" else {"unit": "line"}
+    best = None if best is None else {**unit, **best}
     return {
         "steps": max(int(row["step"]) for row in rows),
         "last": dict(steps[-1]) if steps else None,
+        "unit": units.of(steps[-1]) if steps else {},
         # The median, on which a start-up or a pause has no influence.
         "median_tokens_per_s": statistics.median(training_history.finite_points(steps, "tokens_per_s")[1] or [0.0]),
-        "best_validation": dict(best) if best else None,
+        "best_validation": best,
         "restarts": history.restarts,
         "curves": {
             title: {"training": _points(steps, training), "validation": _points(validations, validation)}
@@ -195,7 +208,7 @@ def _corpus(
     # Only a validation counts the tokens that the model ranked first.
     validations = [row for row in own_rows if "accuracy" in row]
     steps = [row for row in own_rows if "accuracy" not in row]
-    quality, scores = (_report_of(stages, f"{verb}.{name}") or {} for verb in ("evaluate", "score"))
+    quality, scores = _report_of(stages, f"evaluate.{name}") or {}, _scores(stages, name) or {}
     return {
         "task": name,
         "train_lines": sum(shard["rows"] for shard in splits.get("train", ()) if shard.get("task") == name),
@@ -203,6 +216,12 @@ def _corpus(
         "validation_perplexity": validations[-1]["perplexity"] if validations else None,
         **{metric: quality.get(metric) for metric in ("bleu", "chrf", "ter")},
         "perplexity": scores.get("perplexity"),
+        "perplexity_by_line": (scores.get("by_line") or {}).get("perplexity"),
+        "units": {
+            "training": units.of(_of_kind(rows, "step")[-1]) if steps else {},
+            "validation": units.of(validations[-1]) if validations else {},
+            "held_out": units.of(scores),
+        },
         "curves": {"training": _points(steps, "perplexity"), "validation": _points(validations, "perplexity")},
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import markupsafe
 
-from core.reporting import attention_map, content, page_frame, plots, template, word_statistics
+from core.reporting import attention_map, content, page_frame, plots, template, units, word_statistics
 from core.storage import json_values
 
 _WORD_OR_SPACES = re.compile(r"\s+|\S+")  # spaces are kept, so that the text is shown unchanged
@@ -45,6 +45,7 @@ def render(report: content.Report) -> str:
         "training_plots": [plot for plot in training if plot not in throughput],
         "corpus_plots": plots.plot_corpora(report["tasks"]),
         "corpus_rows": _corpus_rows(report["tasks"]),
+        "corpus_units": _corpus_units(report["tasks"]),
         "gradient_plots": plots.plot_gradients(report["gradients"]),
         "translations": [_translation(row) for row in report["samples"]["translations"]],
         "quality_rows": _quality_rows(quality),
@@ -67,10 +68,11 @@ def render(report: content.Report) -> str:
         sentence=describe(report),
         started=_format_time(report["started_unix_s"]),
         figures=[
-            {"label": label, "text": format_number(value)}
+            {"label": label, "text": format_number(value), "unit": units_of_figures(report).get(label)}
             for label, value in key_figures(report).items()
             if value is not None
         ],
+        training_units=_training_units(report["training"]),
         sections=_section_titles(report, sections),
         smoothing=report["settings"]["training"]["label_smoothing"],
         with_maps=any(row["map"] for row in sections["translations"]),
@@ -114,21 +116,59 @@ def describe(report: content.Report) -> str:
 def key_figures(report: content.Report) -> dict[str, float | None]:
     """Returns the main results of a run by label, in the order of the page; None for those that a run lacks."""
     quality, scores, fitted = (report[name] or {} for name in ("quality", "scores", "fitted"))
-    training = report["training"] or {}
+    training, best = report["training"] or {}, _best_validation(report)
     numbers: dict[str, Any] = {"BLEU": quality.get("bleu"), "chrF": quality.get("chrf"), "TER": quality.get("ter")}
     numbers["held-out perplexity"] = scores.get("perplexity")
+    numbers["held-out perplexity by line"] = (scores.get("by_line") or {}).get("perplexity")
     num_tokens = scores.get("tokens")
     numbers["unknown held-out tokens, %"] = 100 * scores.get("unk", 0) / num_tokens if num_tokens else None
     numbers["bits per character"] = None if quality else scores.get("bits_per_character")
     for label, name in (("training MSE", "train_mse"), ("validation MSE", "valid_mse")):
         numbers[label] = (fitted.get(name) or [None])[-1]
-    best = training.get("best_validation") or {}
     numbers["validation perplexity"] = best.get("perplexity")
     num_unk = best.get("num_unk")
     numbers["unknown validation tokens, %"] = None if num_unk is None else 100 * num_unk / best["num_tokens"]
     numbers["training loss, nats per token"] = (training.get("last") or {}).get("loss_nats")
     numbers["target tokens per second, median"] = training.get("median_tokens_per_s")
     return {label: json_values.parse_number(value) for label, value in numbers.items()}
+
+
+def units_of_figures(report: content.Report) -> dict[str, str | None]:
+    """Returns the units of perplexities by the labels of `key_figures`; None where an older release did not say."""
+    scores = report["scores"] or {}
+    held_out, validation = units.describe(scores), units.describe(_best_validation(report))
+    return {
+        "held-out perplexity": held_out,
+        "held-out perplexity by line": units.describe(scores.get("by_line") or {}),
+        "bits per character": held_out,
+        "validation perplexity": validation,
+        "training loss, nats per token": units.describe((report["training"] or {}).get("unit") or {}),
+    }
+
+
+def _best_validation(report: content.Report) -> dict[str, Any]:
+    """Returns the best validation; of an n-gram model the only one."""
+    best = (report["training"] or {}).get("best_validation") or (report.get("counted") or {}).get("validation")
+    return best or {}
+
+
+def _training_units(training: Mapping[str, Any] | None) -> str | None:
+    """Returns a sentence on the units of the perplexities of the curves."""
+    if training is None:
+        return None
+    best = training["best_validation"] or {}
+    by_split: dict[str, Mapping[str, Any]] = {"training": training.get("unit") or {}, "validation": best}
+    known = [f"{split} {text}" for split, figures in by_split.items() if (text := units.describe(figures))]
+    return f"Loss and perplexity: {'; '.join(known)}." if known else None
+
+
+def _corpus_units(corpora: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns a sentence on the units of the perplexities of several corpora, which have the same."""
+    by_split: dict[str, Any] = next((corpus["units"] for corpus in corpora if corpus["units"]["held_out"]), {})
+    known = [
+        f"{split.replace('_', '-')} {text}" for split, figures in by_split.items() if (text := units.describe(figures))
+    ]
+    return f"Perplexities: {'; '.join(known)}." if known else None
 
 
 def _corpus_rows(corpora: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -10,7 +10,8 @@ PAGE = """{% extends "frame" %}
 <nav>{% for id, name in sections %}<a href="#{{ id }}">{{ name }}</a>{% endfor %}</nav>
 <dl class="figures">
 {%- for figure in figures %}
-<div><dt>{{ figure.label }}</dt><dd>{{ figure.text }}</dd></div>
+<div><dt>{{ figure.label }}{% if figure.unit %} <span class="unit">{{ figure.unit }}</span>{% endif %}</dt>
+<dd>{{ figure.text }}</dd></div>
 {%- endfor %}
 </dl>
 {%- if training_plots %}
@@ -21,6 +22,9 @@ PAGE = """{% extends "frame" %}
 {%- if smoothing %}
 <p class="quiet">The training loss includes label smoothing ({{ smoothing }}); the validation loss and both
 perplexities do not.</p>
+{%- endif %}
+{%- if training_units %}
+<p class="quiet">{{ training_units }}</p>
 {%- endif %}
 {{ parts.figures(training_plots) }}
 {%- endif %}
@@ -34,6 +38,9 @@ perplexities do not.</p>
 <tr><td>{{ row[0] }}</td>{% for text in row[1:] %}<td class="number">{{ text }}</td>{% endfor %}</tr>
 {%- endfor %}
 </table></div>
+{%- if corpus_units %}
+<p class="quiet">{{ corpus_units }}</p>
+{%- endif %}
 {{ parts.figures(corpus_plots) }}
 {%- endif %}
 {%- if gradient_plots %}

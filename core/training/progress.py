@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from core import errors
 from core.config import training_settings
+from core.data import score_unit
 from core.training import schedules
 
 _LARGEST_EXPONENT = 700.0  # a float overflows at e^709.8
@@ -27,6 +28,7 @@ class Validation:
     `num_unk` of them are words outside the vocabulary, scored as `<unk>`; None where an older release did not count
     them. `bleu` is that of the lines that were translated, in percent; None where none were. `corpora` holds the
     results of each corpus of a run of several; the whole is then the mean over the tokens of all, and the mean BLEU.
+    `unit` says what the perplexity is of; None where an older release did not.
     """
 
     step: int
@@ -36,6 +38,7 @@ class Validation:
     bleu: float | None = None
     corpora: Mapping[str, "Validation"] = field(default_factory=dict)
     num_unk: int | None = None
+    unit: score_unit.ScoreUnit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures and the perplexity as in manifests and the run log; leaves out those that are None.
@@ -51,6 +54,7 @@ class Validation:
             "tasks": {name: validation.to_json() for name, validation in self.corpora.items()} or None,
             "num_unk": self.num_unk,
             "perplexity": perplexity(self.nll_nats),  # for readers of the file; not read back
+            **({} if self.unit is None else self.unit.to_json()),
         }
         return {name: value for name, value in content.items() if value is not None}
 
@@ -66,6 +70,7 @@ class Validation:
             None if bleu is None else float(bleu),
             {str(name): cls.from_json(entry) for name, entry in value.get("tasks", {}).items()},
             None if num_unk is None else int(num_unk),
+            score_unit.ScoreUnit.from_json(value),
         )
 
     @classmethod
@@ -81,7 +86,8 @@ class Validation:
         bleus = [validation.bleu for validation in validations if validation.bleu is not None]
         bleu = sum(bleus) / len(bleus) if bleus else None
         num_unk = sum(validation.num_unk or 0 for validation in validations)
-        return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk)
+        unit = validations[0].unit
+        return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk, unit)
 
 
 def best_validation(validations: Sequence[Validation], metric: training_settings.Metric) -> Validation | None:

@@ -12,6 +12,7 @@ import torch
 
 from core import errors
 from core.config import model_settings, schedule_settings
+from core.data import score_unit
 from core.data.dataset import shards
 from core.models import state as states
 from core.telemetry import catalog, metrics
@@ -151,12 +152,18 @@ class _TrainingLoop:
         self._callbacks, self._validator = callbacks, validator
         corpora = run.dataset.corpora
         self._training_metrics = training_metrics.TrainingMetrics(
-            run.state, group, metrics, run.learner.device, corpora
+            run.state, group, metrics, run.learner.device, self._training_unit(), corpora
         )
         self._log = run_log.RunLog(job.root, run.fencing_number)
         # Older checkpoints are removed once a step from a new one was finite: until then nobody knows if it is good.
         self._is_retention_due = run.newest is not None
         self._validated_corpora = [corpus for corpus in corpora if run.dataset.split("valid", corpus) is not None]
+
+    def _training_unit(self) -> score_unit.ScoreUnit:
+        """Returns the unit of the training loss: that of the validation, but for shuffled windows."""
+        unit = validation.unit_of(self.run.dataset, self._job.training)
+        is_shuffled = unit.unit == "stream" and self._job.training.sampling == "random"
+        return unit._replace(unit="window", lanes=None) if is_shuffled else unit
 
     def run_to_end(self) -> bool:
         """Trains until the run is finished or asked to stop; returns whether it was asked to stop."""
@@ -305,7 +312,8 @@ class _TrainingLoop:
             raise self._diverged("the validation loss is not finite")
         decoded = self._validator.decode(run.bundle(self._job), run.dataset, corpus, group, run.learner.device)
         run.learner.objective.train()  # decoding leaves the model in evaluation mode
-        return dataclasses.replace(result, bleu=decoded.bleu), decoded
+        unit = validation.unit_of(run.dataset, self._job.training)
+        return dataclasses.replace(result, bleu=decoded.bleu, unit=unit), decoded
 
     def _save(self, result: progress.Validation | None) -> None:
         """Commits a checkpoint, all ranks together; among skipped steps only where the run ends or is stopped."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from core.data import score_unit
 from core.telemetry import catalog, metrics
 from core.training import batches, collective, multitask, progress, step
 
@@ -22,11 +23,13 @@ class TrainingMetrics:
         group: collective.Collective,
         metrics: metrics.Metrics,
         device: torch.device,
+        unit: score_unit.ScoreUnit,
         corpora: Sequence[str] = ("",),
     ) -> None:
         self._state, self._group, self._metrics = state, group, metrics
         self._rank = str(group.rank)
         self._corpora = corpora
+        self._unit = unit.to_json()  # of the training loss, for the rows of the run log
         self._sums_K2 = torch.zeros((len(corpora), 2), dtype=torch.float64, device=device)
         self._durations_s: list[float] = []
         self._num_tokens = self._num_own = self._num_applied = 0
@@ -88,6 +91,7 @@ class TrainingMetrics:
             "tokens_per_s": self._num_tokens / elapsed_s if elapsed_s > 0 else None,
             "num_tokens": state.num_tokens,
             "num_skipped": state.num_skipped,
+            **self._unit,
         }
         if self._layer_norms and all(map(math.isfinite, self._layer_norms.values())):
             self._row["layer_norms"] = dict(self._layer_norms)

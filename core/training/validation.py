@@ -11,6 +11,7 @@ import torch
 
 from core import errors
 from core.config import training_settings
+from core.data import score_unit
 from core.data.batching import buckets, lanes
 from core.data.dataset import shards
 from core.data.tokens import vocabulary
@@ -97,6 +98,14 @@ def validate(
     if not count:
         raise errors.DataError("corpus.valid: has no token to score; use more validation text, or none")
     return progress.Validation(step, nll / count, num_right / count, int(count), num_unk=int(num_unk))
+
+
+def unit_of(dataset: shards.Dataset, training: training_settings.TrainingConfig) -> score_unit.ScoreUnit:
+    """Returns the unit of the validation loss: text in lanes with their state carried, pairs one by one."""
+    if dataset.kind == "text":
+        eos_counted = dataset.codecs["text"].tokenizer.eos_id is not None
+        return score_unit.ScoreUnit("stream", training.num_lanes, eos_counted)
+    return score_unit.ScoreUnit("line", None, eos_counted=True)
 
 
 def held_out_batches(

@@ -172,7 +172,7 @@ class ScoreWorker(PartWorker):
         """See `PartWorker`."""
         if len(part.sides) == 2:
             return self.scorer.score_pairs([line[0] for line in lines], [line[1] for line in lines]), {}
-        if self.spec.scoring.unit == "line":
+        if self.spec.scoring.unit_or_line == "line":
             return self.scorer.score_lines([line[0] for line in lines]), {}
         # From the committed state, even if this worker has just computed it: a restart then gives the same bytes.
         before = self.scorer.initial_stream_state() if part.predecessor is None else self._final_state(part.predecessor)

@@ -186,6 +186,16 @@ def parts(files: Sequence[Input]) -> Sequence[Part]:
     return lazy.LazySequence(len(first.sides), part)
 
 
+def first_lines(parts: Sequence[Part], num_lines: int) -> Sequence[Part]:
+    """Returns the parts with the first lines of a file, the last one narrowed."""
+    kept = []
+    for part in parts:
+        if part.first_line >= num_lines:
+            break
+        kept.append(part.narrow(0, min(part.num_lines, num_lines - part.first_line)))
+    return kept
+
+
 def read(part: Part) -> list[Line]:
     """Reads the lines of a part; a line that is bad on any side is a bad line.
 

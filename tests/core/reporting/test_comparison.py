@@ -42,6 +42,21 @@ def test_incomparable_figures_have_a_warning_and_no_best_value(reports: list[con
     assert row([first, second], "held-out perplexity") == [("1.50", False), ("1.25", False)]
 
 
+def test_perplexities_of_different_units_are_shown_with_them_and_not_ranked(reports: list[content.Report]) -> None:
+    first, second = copy.deepcopy(reports[0]), copy.deepcopy(reports[1])
+    second["scores"]["perplexity"] = 1.25
+    for report in (first, second):
+        report["scores"] |= {"unit": "line", "eos_counted": True, "unknown_words": "scored as <unk>"}
+    assert row([first, second], "held-out perplexity")[1] == ("1.25", True)
+    second["scores"] |= {"unit": "stream", "lanes": 4}
+    assert row([first, second], "held-out perplexity")[1] == ("1.25", False)
+    (warning,) = comparison.find_warnings([first, second])
+    assert warning.startswith("The runs differ in the unit of held-out perplexity")
+    text = comparison.render([first, second])
+    assert "by line, &lt;eos&gt; counted, unknown words scored as &lt;unk&gt;" in text
+    assert "by stream in 4 lanes, &lt;eos&gt; counted, unknown words scored as &lt;unk&gt;" in text
+
+
 def test_training_seconds_of_a_resumed_run_are_not_compared(reports: list[content.Report]) -> None:
     first, second = reports[0], copy.deepcopy(reports[1])
     second["training"]["restarts"] = [3]

@@ -43,6 +43,25 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return Reader(page.render(content.build(location.Location.parse(str(folder)))))
 
 
+def test_every_perplexity_has_its_unit(tmp_path: pathlib.Path) -> None:
+    run_folders.complete(tmp_path)
+    state = json.loads((tmp_path / "run.json").read_text())
+    unit = {"eos_counted": True, "unknown_words": "scored as <unk>"}
+    state["stages"]["score"]["report"] |= {"unit": "stream", "lanes": 1, **unit}
+    state["stages"]["score_by_line"] = {"outcome": "done", "report": {"perplexity": 1.75, "unit": "line", **unit}}
+    (tmp_path / "run.json").write_text(json.dumps(state))
+    report = content.build(location.Location.parse(str(tmp_path)))
+    units = {label: page.units_of_figures(report)[label] for label in page.key_figures(report) if "perplexity" in label}
+    assert units == {
+        "held-out perplexity": "by stream, <eos> counted, unknown words scored as <unk>",
+        "held-out perplexity by line": "by line, <eos> counted, unknown words scored as <unk>",
+        "validation perplexity": "by line",  # all that an older release says of pairs
+    }
+    text = Reader(page.render(report)).text
+    for shown in ("1.50", "1.75", *units.values()):
+        assert str(shown) in text
+
+
 def test_the_page_has_the_figures_and_escapes_text(read: Reader) -> None:
     assert "script" not in [tag for tag, _ in read.tags]
     assert "<script>alert(1)</script>" in read.text

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.data import score_unit
 from core.training import progress
 
 
@@ -48,6 +49,17 @@ def test_a_validation_is_stored_under_the_keys_of_older_releases() -> None:
     several = progress.Validation.combine({"a": translated, "b": translated}).to_json()
     assert sorted(several) == sorted([*names, "bleu", "num_unk", "tasks"])
     assert several["tasks"] == {"a": translated.to_json(), "b": translated.to_json()}
+
+
+def test_the_unit_of_a_validation_stands_beside_its_perplexity_and_is_read_again() -> None:
+    unit = score_unit.ScoreUnit("stream", 20, eos_counted=True)
+    single = progress.Validation(4, 2.0, 0.5, 10, unit=unit)
+    several = progress.Validation.combine({"a": single, "b": single})
+    keys = {"unit": "stream", "lanes": 20, "eos_counted": True, "unknown_words": "scored as <unk>"}
+    for validation in (single, several):
+        content = validation.to_json()
+        assert {name: content[name] for name in keys} == keys
+        assert progress.Validation.from_json(json.loads(json.dumps(content))).unit == unit
 
 
 def _validations(*figures: tuple[float, float | None]) -> list[progress.Validation]:

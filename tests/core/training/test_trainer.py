@@ -80,6 +80,35 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
         assert one_row == pytest.approx(other_row, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "trained", "validated"),
+    [
+        ("text", {}, ("stream", 6), ("stream", 6)),
+        ("text", {"sampling": "random"}, ("window", None), ("stream", 6)),
+        ("pairs", {}, ("line", None), ("line", None)),
+    ],
+)
+def test_every_row_with_a_perplexity_has_its_unit(
+    tmp_path: Path,
+    text: location.Location,
+    pairs: location.Location,
+    kind: str,
+    settings: dict[str, Any],
+    trained: tuple[str, int | None],
+    validated: tuple[str, int | None],
+) -> None:
+    model = builders.TEXT if kind == "text" else builders.PAIRS
+    job = builders.job(tmp_path, text if kind == "text" else pairs, model, epochs=1, **settings)
+    summary = builders.train(job)
+    assert summary.best_validation is not None
+    rows = [row for row in training_history.read(builders.location_of(tmp_path)) if "perplexity" in row]
+    assert {row["kind"] for row in rows} == {"step", "validation"}
+    for row in [*rows, summary.best_validation.to_json()]:
+        expected = trained if row.get("kind") == "step" else validated
+        assert (row["unit"], row.get("lanes")) == expected
+        assert row["eos_counted"] == (kind == "pairs")  # this text has no line ends
+
+
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, text: location.Location) -> None:
     """The run log has each step once, and the run ends with the same bits."""
     settings: dict[str, Any] = {"checkpoint_every_steps": 4, "log_every_steps": 1}
