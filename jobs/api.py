@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 
 from core import errors
 from core.config import inference_settings, loading, model_settings, section
-from core.data import series
+from core.data.series import reading, splits
 from core.data.text import corpus
 from core.decoding import device as devices
 from core.decoding.generation import forecaster, generator
@@ -97,6 +97,8 @@ class Forecast:
         actual: value of the series; None beyond its end.
         residual: actual less forecast.
         z_score: residual less the mean of the residuals, in their standard deviations.
+        time: time of the row; None without a time column.
+        split: split of the run's dataset that the row is in, or `new`; None beyond the end of the series.
     """
 
     line: int
@@ -107,6 +109,8 @@ class Forecast:
     actual: float | None
     residual: float | None
     z_score: float | None
+    time: str | None = None
+    split: str | None = None
 
 
 def load(run: str | os.PathLike[str], *, precision: str = "auto", device: str = "auto") -> "Model":
@@ -254,24 +258,26 @@ class Model:
             ]
         return rows[0] if is_single else rows
 
-    def forecast(self, values: Mapping[str, Sequence[float]], **forecasting: Any) -> list[Forecast]:
+    def forecast(self, values: Mapping[str, Any], **forecasting: Any) -> list[Forecast]:
         """Forecasts every row of a series from the rows before it, and the values after its last row.
 
         Args:
-            values: numbers in order of time by column, such as a data frame; other columns than those that the model
-                was trained on are ignored.
+            values: numbers in order of time by column, such as a data frame, and the time column if the model was
+                trained with one; other columns are ignored.
             forecasting: settings of forecasting.
 
         Raises:
             UsageError: the model does not forecast series, or not as far ahead as a horizon asks.
-            DataError: a column is missing, is not numeric, or has too few values.
+            DataError: a column is missing, is not numeric, or has too few values; or times are not regular.
         """
         chosen = self._section(self._settings.forecasting, "forecasting", forecasting)
         with self._process_settings():
-            model = forecaster.Forecaster(self._open(1).bundle, chosen)
-            columns = forecaster.to_columns(
-                model.forecast(series.from_columns(values, model.columns, "values")), chosen.method
-            )
+            bundle = self._open(1).bundle
+            model = forecaster.Forecaster(bundle, chosen)
+            table = reading.from_columns(values, model.columns, bundle.series, "values")
+            dataset = driver.open_series(self._root, model.columns)
+            labels_T = None if dataset is None else splits.label(table, dataset)
+            columns = forecaster.to_columns(model.forecast(table), chosen.method, table.axis, labels_T)
         names = [field.name for field in dataclasses.fields(Forecast)]
         return [Forecast(*row) for row in zip(*(columns[name] for name in names), strict=True)]
 

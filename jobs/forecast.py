@@ -1,33 +1,56 @@
-"""Forecasts of a numeric series with a trained run, in this process: values, residuals, and errors by horizon."""
+"""Forecasts of a numeric series with a trained run, in this process: values, residuals, and errors by split."""
 
+import dataclasses
+import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from core import errors
 from core.config import inference_settings, schema, stored_forms
-from core.data import series
-from core.decoding.generation import forecaster
+from core.data.series import dataset as series_dataset
+from core.data.series import reading, splits
+from core.data.text import sources
+from core.decoding.generation import forecast_errors, forecaster
 from core.decoding.lines import outputs, results
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.reporting import curves, forecast_page
+from core.reporting import forecast_page
 from core.storage import commit, location
-from jobs import paths
+from jobs import paths, settings
 from workers.fanout import progress_display
 from workers.infer import driver
 
 PART = "part-000000"
+_log = logging.getLogger(__name__)
+
+
+class _Forecasts(NamedTuple):
+    """Forecasts of a series, with what they are compared with.
+
+    Attributes:
+        table: the series.
+        labels_T: split of each row; None without the dataset of the run.
+        forecasts: by target and horizon.
+        naive: the seasonal naive forecast by target.
+        summary: the errors, as the report has them.
+    """
+
+    table: reading.Table
+    labels_T: splits.Labels | None
+    forecasts: list[forecaster.Forecast]
+    naive: dict[str, forecast_errors.NaiveForecast]
+    summary: dict[str, Any]
 
 
 def plan(
-    bundle: bundles.Bundle, values_TC: series.Array, forecasting: inference_settings.ForecastingConfig
+    bundle: bundles.Bundle, table: reading.Table, forecasting: inference_settings.ForecastingConfig
 ) -> dict[str, Any]:
     """Returns all that the forecasts depend on."""
     return {
         "verb": "forecast",
         "bundle": bundle.fingerprint,
         # Of the values: the same series in another file format is the same input.
-        "input": {"rows": len(values_TC), "sha256": commit.sha256_hex(values_TC.tobytes())},
+        "input": {"rows": len(table), "sha256": table.sha256},
         "forecasting": stored_forms.of_forecasting(forecasting),
     }
 
@@ -56,7 +79,7 @@ def run(
 
     Raises:
         UsageError: the model does not forecast series, or not as far ahead as a horizon asks.
-        DataError: a column is missing, is not numeric, or has too few values.
+        DataError: a column is missing, is not numeric, has too few values, or its times are not regular.
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
@@ -69,18 +92,19 @@ def run(
     source = paths.locate(input, "--input")
     target = outputs.Output.at("forecasts", paths.writable(output, "--output"), output.endswith("/"), "--output")
     target.refuse_inputs([source])
-    values_TC = series.read([source], model.columns, "--input")
-    planned = plan(opened.bundle, values_TC, forecasting)
-    with target.lock("forecast"), reporter.stage("forecast", len(values_TC), "rows") as stage:
-        store = target.begin(planned, overwrite)
+    table = _read(source, model, opened.bundle, forecasting)
+    with target.lock("forecast"), reporter.stage("forecast", len(table), "rows") as stage:
+        store = target.begin(plan(opened.bundle, table, forecasting), overwrite)
         manifest = target.finished(store)
         already_done = manifest is not None
         if manifest is None:
-            forecasts = model.forecast(values_TC)
-            figures = [forecast.error_summary() for forecast in forecasts]
-            summary = {"rows": len(values_TC), "errors": figures, "next": model.forecast_beyond_end(values_TC)}
-            manifest = _finish(target, store, forecasts, forecasting.method, summary)
-        stage.advance(len(values_TC))
+            made = _forecast(model, table, driver.open_series(run, model.columns), forecasting)
+            # Before the manifest: a complete output has its page.
+            if target.file is not None:
+                target.put_sidecar(outputs.PICTURES, _page(made, forecasting.method, run, source).splitlines())
+            manifest = _finish(target, store, made, forecasting.method)
+        stage.advance(len(table))
+    _log_headline(manifest["summary"])
     return {
         **opened.report,
         "input": str(source),
@@ -93,36 +117,109 @@ def run(
     }
 
 
-def _finish(
-    target: outputs.Output,
-    store: commit.PartStore,
-    forecasts: list[forecaster.Forecast],
-    method: str,
-    summary: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes the rows, the page of plots and, last, the manifest; returns the manifest."""
-    data = results.encode(results.forecast_table(forecaster.to_columns(forecasts, method)))
+def _read(
+    source: location.Location,
+    model: forecaster.Forecaster,
+    bundle: bundles.Bundle,
+    forecasting: inference_settings.ForecastingConfig,
+) -> reading.Table:
+    """Reads the series as those of training were read, but for the dialect of CSV if one is given."""
+    prepared = bundle.series
+    if forecasting.csv is not None:
+        prepared = dataclasses.replace(prepared, csv=forecasting.csv)
+    return reading.read([sources.File(source)], model.columns, prepared, "--input")
+
+
+def _forecast(
+    model: forecaster.Forecaster,
+    table: reading.Table,
+    dataset: series_dataset.Dataset | None,
+    forecasting: inference_settings.ForecastingConfig,
+) -> _Forecasts:
+    """Forecasts a series and computes the errors by split."""
+    forecasts = model.forecast(table)
+    labels_T = None if dataset is None else splits.label(table, dataset)
+    # Without the training split there is neither a season nor a scale that would not be taken from the rows forecast.
+    training_TC = table.values_TC[:0] if dataset is None else dataset.splits["train"].values_TC
+    period = 1 if dataset is None and forecasting.period is None else forecasting.period
+    columns = {name: model.columns.index(name) for name in model.targets}
+    naive = {
+        name: forecast_errors.NaiveForecast.fit(training_TC[:, column], period) for name, column in columns.items()
+    }
+    errors_by_split: dict[str, list[dict[str, Any]]] = {name: [] for name in splits.NAMES}
+    for forecast in forecasts:
+        actuals_T = table.values_TC[:, columns[forecast.target]]
+        figures = forecast_errors.by_split(forecast, actuals_T, labels_T, naive[forecast.target])
+        for name, row in figures.items():
+            errors_by_split[name].append(row)
+    errors_by_split = {name: rows for name, rows in errors_by_split.items() if rows}
+    headline = forecast_errors.headline(errors_by_split)
+    beyond_end = model.forecast_beyond_end(table)
+    summary: dict[str, Any] = {
+        "rows": len(table),
+        "headline": {"split": headline, "errors": errors_by_split[headline] if headline else []},
+        "errors_by_split": errors_by_split,
+        "errors": [forecast.error_summary() for forecast in forecasts],  # of all rows, whatever their split
+        "next": beyond_end,
+    }
+    if table.axis is not None:
+        summary["next_times"] = [table.axis.label(len(table) + step) for step in range(max(forecasting.horizons))]
+    return _Forecasts(table, labels_T, forecasts, naive, summary)
+
+
+def _finish(target: outputs.Output, store: commit.PartStore, made: _Forecasts, method: str) -> dict[str, Any]:
+    """Writes the rows and, last, the manifest; returns the manifest."""
+    columns = forecaster.to_columns(made.forecasts, method, made.table.axis, made.labels_T)
+    data = results.encode(results.forecast_table(columns))
     shard = commit.put_content(store.folder, PART, ".arrow", data).to_json()
     record = store.commit(PART, {"shard": shard, "files": [shard]})
-    if target.file is not None:
-        # Before the manifest: a complete output has its page.
-        target.put_sidecar(outputs.PICTURES, _page(forecasts, method).splitlines())
-    return target.finish(store, [record], {"summary": summary})
+    return target.finish(store, [record], {"summary": made.summary})
 
 
-def _page(forecasts: list[forecaster.Forecast], method: str) -> str:
-    """Renders the plots of forecast and actual values, one for each target and horizon."""
-    shown = []
-    for forecast in forecasts:
-        figures = forecast.error_summary()
-        # The actual values after the end of the series are not known: NaN, which is unequal to itself.
-        known_N = forecast.residuals_N == forecast.residuals_N
-        forecast_curve = curves.Series("forecast", forecast.times_N.tolist(), forecast.forecasts_N.tolist())
-        actual_curve = curves.Series("actual", forecast.times_N[known_N].tolist(), forecast.actuals_N[known_N].tolist())
-        mse = f"{figures['mse']:.4g}" if "mse" in figures else "–"
-        shown.append(
-            forecast_page.Forecast(
-                forecast.target, forecast.horizon, mse, str(figures.get("anomalies", "–")), forecast_curve, actual_curve
-            )
-        )
-    return forecast_page.render(method, shown)
+def _log_headline(summary: dict[str, Any]) -> None:
+    """Logs the errors that say most; the summary of a release before has no such figures."""
+    headline = summary.get("headline", {})
+    if headline.get("split") == "train":
+        _log.warning("--input: all rows were trained on; their errors say nothing of other data")
+    for row in headline.get("errors", []):
+        mase = "" if row["mase"] is None else f", MASE {row['mase']:.3g}"
+        seasonal = "" if row["seasonal_rmse"] is None else f", seasonal naive {row['seasonal_rmse']:.4g}"
+        _log.info(
+            "%s rows, %s, %d ahead: RMSE %.4g (persistence %.4g%s)%s",
+            headline["split"], row["target"], row["horizon"], row["rmse"], row["persistence_rmse"], seasonal, mase,
+        )  # fmt: skip
+
+
+def _page(made: _Forecasts, method: str, run: location.Location, source: location.Location) -> str:
+    """Renders the page of a series."""
+    axis, rows = made.table.axis, len(made.table)
+    beyond = max(len(values) for values in made.summary["next"].values())
+    numbers = range(rows + beyond)
+    instants = [number if axis is None else axis.instant(number) for number in numbers]
+    by_split = made.summary["errors_by_split"]
+    without_splits = [row for row in made.summary["errors"] if "mse" in row]
+    page = forecast_page.Page(
+        name=settings.name_of(run),
+        run=str(run),
+        input=str(source),
+        method=method,
+        rows=rows,
+        times=instants,
+        labels=[str(number) if axis is None else axis.label(number) for number in numbers],
+        step="" if axis is None else axis.describe_step(),
+        splits=[] if made.labels_T is None else made.labels_T.tolist(),
+        headline=made.summary["headline"]["split"],
+        errors=by_split or {"all": without_splits},
+        periods={name: naive.period for name, naive in made.naive.items()},
+        next=made.summary["next"],
+        curves=[_curve(forecast) for forecast in made.forecasts],
+    )
+    return forecast_page.render(page)
+
+
+def _curve(forecast: forecaster.Forecast) -> forecast_page.Curve:
+    # Actual values that are not known are NaN, which is unequal to itself.
+    actual = [value if value == value else None for value in forecast.actuals_N.tolist()]
+    return forecast_page.Curve(
+        forecast.target, forecast.horizon, forecast.times_N.tolist(), forecast.forecasts_N.tolist(), actual
+    )

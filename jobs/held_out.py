@@ -1,4 +1,4 @@
-"""Held-out lines of a corpus as plain text, uncleaned: the input of translation and scoring in the pipeline."""
+"""Held-out lines of a corpus as plain text, uncleaned, or rows of a series: the inputs of inference in the pipeline."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from core import errors
 from core.config import corpus_settings, schema
 from core.data.dataset import shards
+from core.data.series import dataset as series_dataset
 from core.data.text import corpus, sources
 from core.storage import location, root_layout
 
@@ -21,12 +22,12 @@ class HeldOut(NamedTuple):
     """The text of one split, with one file for each side.
 
     Attributes:
-        split: `test`, or `valid` if there is no test split.
+        split: `test`, or `valid` if there is no test split; of a series None if there is neither.
         num_lines: number of lines of each file.
-        files: keys are `text`, or `source` and `target`.
+        files: keys are `text`, or `source` and `target`; `series` of a series.
     """
 
-    split: str
+    split: str | None
     num_lines: int
     files: dict[str, location.Location]
 
@@ -49,6 +50,22 @@ def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
         ):
             return _write_split(config, corpus_name, root, dataset, split)
     return None
+
+
+def write_series(root: location.Location) -> HeldOut:
+    """Writes the series whose forecasts are compared into `outputs/` unless it is there.
+
+    Splits of one source are one series, so that the first held-out rows are forecast from the rows before them. A split
+    with a source of its own is a series of its own.
+    """
+    dataset = series_dataset.open_dataset(root.join(root_layout.DATASET))
+    split = next((name for name in ("test", "valid") if name in dataset.splits), None)
+    source = split if split in dataset.sources else "train"
+    file = root.join(root_layout.OUTPUTS, "series.parquet")
+    if not file.exists():
+        file.put_if_absent(dataset.to_parquet(source))
+    num_rows = sum(len(dataset.splits[name]) for name in dataset.splits_of(source))
+    return HeldOut(split, num_rows, {"series": file})
 
 
 def _write_split(

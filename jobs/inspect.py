@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from core import errors
-from core.data import series
 from core.data.dataset import dataset_index, shards
+from core.data.series import dataset as series_dataset
 from core.decoding.translation import shortlist
 from core.models import bundle
 from core.storage import commit, location, root_layout
@@ -52,18 +52,18 @@ def _inspect(path: location.Location, stage: progress_display.Stage) -> Descript
 
 
 def _describe_series(folder: location.Location) -> Description:
-    dataset = series.open_dataset(folder)
+    dataset = series_dataset.open_dataset(folder)
     return {
         "kind": "dataset",
         "of": "series",
         "fingerprint": dataset.fingerprint,
-        "splits": {name: {"rows": len(values_TC)} for name, values_TC in dataset.splits.items()},
+        "splits": dataset.described_splits(),
         "columns": {"inputs": list(dataset.inputs), "targets": list(dataset.targets)},
     }
 
 
 def _describe_dataset(folder: location.Location) -> Description:
-    if series.is_series(folder):
+    if series_dataset.is_series(folder):
         return _describe_series(folder)
     dataset = shards.Dataset.open(folder)
     dataset.verify()

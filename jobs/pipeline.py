@@ -1,4 +1,4 @@
-"""Pipeline: prepare → train → translate and score, or score and generate → evaluate → report, in one session.
+"""Pipeline: prepare → train → translate and score, or score and generate, or forecast → evaluate → report.
 
 Each stage is recorded in `run.json` with a fingerprint of what its results depend on. A stage is skipped if it is done
 and its fingerprint is unchanged; it is done again, and its output replaced, if the fingerprint differs.
@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core import errors
 from core.config import inference_settings, loading, model_settings, schema, stored_forms
 from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
-from jobs import evaluate, generate, held_out, prepare, report, run_state, score, train, translate
+from jobs import evaluate, forecast, generate, held_out, prepare, report, run_state, score, train, translate
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
 
@@ -35,11 +34,8 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
     A corpus without held-out lines is not translated, scored or evaluated: its `held_out` is null in the report.
 
     Raises:
-        UsageError: the corpus is a series.
         RaycurrentError: a stage failed; the stages before it stay done.
     """
-    if config.corpus_kind == "series":
-        raise errors.UsageError("corpus.kind: the pipeline is for text; for a series run prepare, train and forecast")
     root = location.Location.parse(config.root, "root")
     with run_lock.RunLock(root, "pipeline"):
         run_state.record_start(config)
@@ -75,6 +71,8 @@ class _Pipeline:
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         # Its workers' CPUs are for the ranks now.
         self._session.release()
+        if config.corpus_kind == "series":
+            return self._run_series()
         # Fail here if a corpus no longer exists, not after hours of training.
         texts_by_corpus = {name: held_out.write(config, name) for name in config.corpora_by_name}
         self._train()
@@ -95,6 +93,38 @@ class _Pipeline:
             **({"warnings": warnings} if warnings else {}),
             "stages": self._reports,
         }
+
+    def _run_series(self) -> Report:
+        """Runs the stages after `prepare` for a series."""
+        held_out_rows = held_out.write_series(self._root)
+        self._train()
+        self._forecast(bundle.select_checkpoint(self._root).checkpoint.name, held_out_rows.files["series"])
+        self._report()
+        return {
+            "verb": "pipeline",
+            "name": self._config.name,
+            "root": str(self._root),
+            "held_out": held_out_rows.split,
+            "stages": self._reports,
+        }
+
+    def _forecast(self, best_checkpoint: str, source: location.Location) -> None:
+        config, output = self._config, "forecasts.jsonl"
+        fingerprint = loading.fingerprint([best_checkpoint, stored_forms.of_forecasting(config.forecasting)])
+        self._stage(
+            "forecast",
+            fingerprint,
+            completion_file=self._manifest(output),
+            work=lambda is_outdated: forecast.run(
+                self._root,
+                str(source),
+                str(self._root.join(root_layout.OUTPUTS, output)),
+                config.forecasting,
+                config.cluster,
+                self._reporter,
+                overwrite=is_outdated,
+            ),
+        )
 
     def _train(self) -> None:
         # Not through `_stage`: `train` records its stage itself, as it does when it is run alone.

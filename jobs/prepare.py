@@ -11,8 +11,8 @@ from typing import Any
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data import series
 from core.data.dataset import dataset_index
+from core.data.series import dataset as series_dataset
 from core.data.text import sources
 from core.storage import commit, location, root_layout
 from core.telemetry import catalog
@@ -106,7 +106,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
     """Makes the dataset of a series, in this process."""
     started_s = time.monotonic()
     with reporter.stage("prepare: read series", None, "datasets") as stage:
-        dataset, already_done = series.prepare(config.corpora_by_name[""], _settings(config), folder)
+        dataset, already_done = series_dataset.prepare(config.corpora_by_name[""], _settings(config), folder)
         stage.advance()
     return {
         "verb": "prepare",
@@ -114,7 +114,7 @@ def _prepare_series(config: schema.RunConfig, folder: location.Location, reporte
         "already_done": already_done,
         "kind": "series",
         "columns": {"inputs": list(dataset.inputs), "targets": list(dataset.targets)},
-        "splits": {name: {"rows": len(values_TC)} for name, values_TC in dataset.splits.items()},
+        "splits": dataset.described_splits(),
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 

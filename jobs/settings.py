@@ -76,6 +76,12 @@ def seed_of(run: location.Location) -> int:
     return 1 if config is None else config.seed
 
 
+def name_of(run: location.Location) -> str:
+    """Returns the name of a run; for a checkpoint that was copied out of its run, that of its folder."""
+    config = _config(run)
+    return run.name if config is None else config.name
+
+
 def _kind_of_checkpoint(run: location.Location) -> str | None:
     """Returns the kind of model in a checkpoint folder that was copied out of its run."""
     # The names belong to `core.models.bundle`, whose import loads torch.

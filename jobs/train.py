@@ -7,8 +7,8 @@ from typing import Any
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
-from core.data import series
 from core.data.dataset import shards
+from core.data.series import dataset as series_dataset
 from core.data.tokens import bpe_dropout
 from core.storage import location, root_layout, run_lock
 from core.telemetry import catalog
@@ -93,17 +93,17 @@ def run_locked(
     return report
 
 
-def _open(config: schema.RunConfig) -> shards.Dataset | series.Dataset:
+def _open(config: schema.RunConfig) -> shards.Dataset | series_dataset.Dataset:
     folder = location.Location.parse(config.root, "root").join(root_layout.DATASET)
     if config.corpus_kind == "series":
-        return series.open_dataset(folder)
+        return series_dataset.open_dataset(folder)
     return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))
 
 
 def _train_without_resume(
     config: schema.RunConfig,
     root: location.Location,
-    dataset: shards.Dataset | series.Dataset,
+    dataset: shards.Dataset | series_dataset.Dataset,
     session: sessions.Session,
     reporter: progress_display.Reporter,
 ) -> dict[str, Any]:
@@ -117,7 +117,14 @@ def _train_without_resume(
     assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
     settings["dataset"] = dataset.fingerprint
     regression_job = autoregressive_training.RegressionJob(
-        root, settings, config.model, config.training, config.seed, config.cluster.cpus_per_worker, dataset
+        root,
+        settings,
+        config.model,
+        config.training,
+        config.seed,
+        config.cluster.cpus_per_worker,
+        dataset,
+        dataset.preparation(config.corpora_by_name[""]),
     )
     return autoregressive_training.train(regression_job, session, reporter)
 
@@ -137,7 +144,7 @@ def _train_steps(
     return {"verb": "train", "root": str(job.root), **summary.to_json(), "already_done": False}
 
 
-def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dataset) -> None:
+def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series_dataset.Dataset) -> None:
     """Checks that a dataset was prepared with the settings of a configuration, and that training can use it with them.
 
     The location of the text that it was made of may differ; `prepare` compares the text itself.
@@ -146,8 +153,7 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series.Dat
         LockedError: it was prepared with other settings.
         UsageError: BPE-dropout is asked for with a tokenizer that has no merges.
     """
-    settings = dataset.settings if isinstance(dataset, series.Dataset) else dataset.index.settings
-    # In the form of the stored ones, which an older release may have written.
+    settings = dataset.settings if isinstance(dataset, series_dataset.Dataset) else dataset.index.settings
     current = config.of_dataset(settings)
     for name, made_with in settings.items():
         for field in _differing(made_with, current.get(name), name):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from core.config import section
+from core.config import section, series_settings
 
 
 class SourceConfig(section.Section):
@@ -31,7 +31,7 @@ class SourceConfig(section.Section):
         "(line breaks and tabs in values are read as spaces)",
     )
     csv: tuple[str, ...] = section.operational(
-        (), "CSV files with a header line, or Parquet files, of a series, in order of time; no wildcards"
+        (), "CSV files with a header line, or Parquet files (.parquet), of a series, in order of time"
     )
     source: tuple[str, ...] = section.operational((), "source files of line-aligned pairs")
     target: tuple[str, ...] = section.operational(
@@ -148,7 +148,27 @@ class CorpusConfig(section.Section):
     inputs: tuple[str, ...] = section.identity((), "input columns of a series")
     targets: tuple[str, ...] = section.identity((), "forecast columns of a series")
     padding: Literal["drop", "zeros"] = section.identity(
-        "drop", "treatment of the first time steps of a series, which lack past values: dropped, or padded with zeros"
+        "drop",
+        "treatment of the first time steps of a series, which lack past values: dropped, or padded with zeros (with "
+        "scaling the means)",
+    )
+    time: str | None = section.identity(
+        None,
+        "time column of a series: ISO 8601 dates and times, or numbers, rising by a constant step or by calendar "
+        "months; null: none, rows count as regular",
+    )
+    gaps: Literal["refuse", "interpolate", "forward"] = section.identity(
+        "refuse",
+        "treatment of missing values of a series and, with a time column, of missing rows. interpolate: linear between "
+        "the values on both sides; forward: the last value before; no forecast is compared with a filled value",
+    )
+    scaling: Literal["standard", "none"] | None = section.identity(
+        None,
+        "scaling of a series for its model. standard: by mean and standard deviation of the training split; forecasts "
+        "and errors are in the units of the series; null: standard, but none for a dataset of release 0.1",
+    )
+    csv: series_settings.CsvConfig = section.operational(
+        series_settings.CsvConfig(), "dialect of the CSV files of a series"
     )
     on_bad_line: Literal["skip", "fail"] = section.identity(
         "skip", "treatment of lines with invalid UTF-8 or NUL bytes"
@@ -181,8 +201,8 @@ class CorpusConfig(section.Section):
 
     def _check_series(self) -> None:
         """Checks settings that only series have or lack."""
-        of_series = ("inputs", "targets", "padding")
-        both = ("kind", "train", "valid", "test", "split")
+        of_series = ("inputs", "targets", "padding", "time", "gaps", "scaling", "csv")
+        both = ("kind", "train", "valid", "test", "split", "sha256")
         for name, field in type(self).model_fields.items():
             # A setting without effect is refused, since it looks as if it had one.
             foreign = name not in both and (name in of_series) != (self.kind == "series")

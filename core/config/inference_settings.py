@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from core.config import section
+from core.config import section, series_settings
 
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "seed")
 
@@ -244,6 +244,15 @@ class ForecastingConfig(section.Section):
         "recursive: each forecast is an input of the next; direct: by the model's output for that step",
     )
     horizons: tuple[int, ...] = section.operational((1, 4, 16, 64), "steps ahead to forecast, from every time step")
+    period: int | None = section.operational(
+        None,
+        "rows of a season, for the seasonal naive forecast and MASE; null: estimated from the autocorrelation of the "
+        "training split; 1: no season",
+        ge=1,
+    )
+    csv: series_settings.CsvConfig | None = section.operational(
+        None, "dialect of --input, if it is CSV; null: that of the training files"
+    )
 
     @pydantic.model_validator(mode="after")
     def _check_horizons(self) -> Self:

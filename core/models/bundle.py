@@ -20,6 +20,7 @@ from torch import Tensor, nn, overrides
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, training_settings
+from core.data.series import preparation
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, weights
 from core.models.ngram import ngram_model
@@ -68,6 +69,7 @@ class Bundle:
         precision: of matrix products in training.
         fingerprint: identifies the files that it was loaded from; empty if it was not loaded from files.
         columns: of a series, the names of its `inputs` and `targets`.
+        series: of a series, how it is prepared for the model.
     """
 
     model: Model
@@ -77,6 +79,7 @@ class Bundle:
     precision: Literal["fp32", "bf16"]
     fingerprint: str = ""
     columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    series: preparation.Preparation = preparation.DEFAULT
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:
@@ -106,6 +109,9 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
     }
     if bundle.columns:
         settings["columns"] = {role: list(names) for role, names in bundle.columns.items()}
+    # Left out where it is that of release 0.1, so that equal models have equal bytes.
+    if bundle.series != preparation.DEFAULT:
+        settings["series"] = bundle.series.to_json()
     # Last, as it covers all other entries.
     settings["sha256"] = _digest(settings)
     content[SETTINGS_FILE] = (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()
@@ -124,6 +130,9 @@ def load(folder: location.Location) -> Bundle:
         config = _CONFIGS[settings["kind"]].model_validate_json(json.dumps(settings["config"]))
         codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
         line_end, precision = settings["line_end"], settings["precision"]
+        prepared = preparation.DEFAULT
+        if "series" in settings:
+            prepared = preparation.Preparation.from_json(settings["series"])
         columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
     # Any of these is a file that does not fit, not a bug: settings are data until they are validated.
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -133,7 +142,7 @@ def load(folder: location.Location) -> Bundle:
     if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
         _fail(where, f"has the invalid line_end {line_end!r} or precision {precision!r}")
     model = _read_model(folder, settings, config, codecs, columns)
-    return Bundle(model, config, codecs, line_end, precision, settings["sha256"], columns)
+    return Bundle(model, config, codecs, line_end, precision, settings["sha256"], columns, prepared)
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -140,8 +140,9 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
         *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
     }
     table = []
-    for label in columns[0]:
-        values = [column[label] for column in columns]
+    # Runs of series have figures for their own columns and horizons.
+    for label in dict.fromkeys(label for column in columns for label in column):
+        values = [column.get(label) for column in columns]
         known = [value for value in values if value is not None]
         # Where all values are equal none of them is the best.
         is_rankable = label in _BEST and label not in incomparable and _differ(known)

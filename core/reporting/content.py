@@ -59,6 +59,7 @@ def build(root: location.Location) -> Report:
         "quality": _quality(stages),
         "scores": _scores(stages, ""),
         "counted": _report_of(stages, "train") if config.model.kind == "ngram" else None,
+        "forecasts": _report_of(stages, "forecast"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
             "translations": _first_translations(root.join(root_layout.OUTPUTS), list(config.corpora_by_name)),
@@ -138,7 +139,8 @@ def _timing(stage: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": str(stage.get("outcome", "unknown")),
         "lines": report.get("lines", report.get("lines_read")),
         "tokens": report.get("tokens", report.get("num_tokens")),
-        "failed_lines": report.get("errors") or 0,
+        # The errors of forecasts are no failed lines, but a list of figures.
+        "failed_lines": errors if isinstance(errors := report.get("errors"), int) else 0,
     }
 
 

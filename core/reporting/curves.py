@@ -5,7 +5,9 @@ dark colour schemes of its page.
 """
 
 import dataclasses
+import datetime
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.backends.backend_svg
+import matplotlib.dates
 import matplotlib.figure
 import matplotlib.ticker
 
@@ -190,3 +193,79 @@ def _inline(svg: str, title: str) -> str:
     for placeholder, colour in _PAGE_COLOURS.items():
         element = element.replace(placeholder, colour)
     return element.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeLine:
+    """Values over times: dates, or numbers."""
+
+    name: str
+    times: Sequence[float | datetime.datetime]
+    values: Sequence[float]
+
+
+def thin_extremes(line: TimeLine, most: int = MAX_POINTS) -> TimeLine:
+    """Returns a line of at most about `most` points that has the smallest and largest value of each stretch.
+
+    Evenly spaced points would leave out peaks, and draw another curve for each choice of their number.
+    """
+    count = len(line.values)
+    if count <= most:
+        return line
+    bounds = [round(number * count / (most // 2)) for number in range(most // 2 + 1)]
+    indices: list[int] = []
+    for start, stop in itertools.pairwise(bounds):
+        stretch = range(start, stop)
+        extremes = {min(stretch, key=line.values.__getitem__), max(stretch, key=line.values.__getitem__)}
+        indices += sorted(extremes)
+    indices = sorted({0, *indices, count - 1})
+    return TimeLine(line.name, [line.times[i] for i in indices], [line.values[i] for i in indices])
+
+
+def plot_times(
+    title: str,
+    lines: Sequence[TimeLine],
+    marks: Sequence[tuple[float | datetime.datetime, str]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Plots lines over time, with labelled vertical lines, and returns an `<svg>` element.
+
+    Args:
+        title: accessible name of the plot.
+        lines: at most six.
+        marks: times at which something begins, and what; the first one has a label alone.
+        x_label: label of the x axis, if times are numbers.
+        y_label: label of the y axis.
+    """
+    has_dates = any(isinstance(time, datetime.datetime) for line in lines for time in line.times[:1])
+
+    def draw(axes: Any) -> None:
+        for number, line in enumerate(lines):
+            few = thin_extremes(line)
+            marker = "o" if len(few.values) <= 30 else ""
+            axes.plot(
+                few.times, few.values, color=SERIES[number], label=line.name, linewidth=1.2, marker=marker,
+                markersize=3.5, alpha=0.85,
+            )  # fmt: skip
+        for number, (time, label) in enumerate(marks):
+            if number:
+                axes.axvline(time, color=_INK, alpha=0.5, linewidth=1, linestyle=":")
+            axes.annotate(
+                label, (time, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+                fontsize=8, annotation_clip=False,
+            )  # fmt: skip
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=_ROUND))
+        axes.set_ylabel(y_label)
+        if has_dates:
+            locator: Any = matplotlib.dates.AutoDateLocator()  # type: ignore[no-untyped-call]
+            axes.xaxis.set_major_locator(locator)
+            formatter: Any = matplotlib.dates.ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+            axes.xaxis.set_major_formatter(formatter)
+        else:
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=_ROUND))
+            axes.set_xlabel(x_label)
+        # Outside: curves of a series fill the axes, so that a legend inside would cover them.
+        axes.figure.legend(loc="outside lower center", ncols=len(lines), fontsize=8)
+
+    return render_svg(title, draw, legend_rows=1)

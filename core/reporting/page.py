@@ -26,6 +26,7 @@ _SECTIONS = (
     ("samples", "Samples"),
     ("translations", "Translations"),
     ("generated", "Generated text"),
+    ("forecasts", "Forecasts"),
     ("quality", "Quality"),
     ("data", "Data"),
     ("throughput", "Throughput"),
@@ -48,6 +49,7 @@ def render(report: content.Report) -> str:
         "corpus_units": _corpus_units(report["tasks"]),
         "gradient_plots": plots.plot_gradients(report["gradients"]),
         "translations": [_translation(row) for row in report["samples"]["translations"]],
+        "forecast_rows": _forecast_rows(report["forecasts"] or {}),
         "quality_rows": _quality_rows(quality),
         "length_plot": plots.plot_by_length({"BLEU": quality.get("by_length", ())}),
         "length_rows": _length_rows(quality),
@@ -88,6 +90,7 @@ def _section_titles(report: content.Report, sections: Mapping[str, Any]) -> list
         "samples": report["samples"]["training"],
         "translations": sections["translations"],
         "generated": report["samples"]["generated"],
+        "forecasts": sections["forecast_rows"],
         "quality": sections["quality_rows"],
         "data": report["data"],
         "throughput": sections["stage_rows"] or sections["throughput_plots"],
@@ -123,6 +126,10 @@ def key_figures(report: content.Report) -> dict[str, float | None]:
     num_tokens = scores.get("tokens")
     numbers["unknown held-out tokens, %"] = 100 * scores.get("unk", 0) / num_tokens if num_tokens else None
     numbers["bits per character"] = None if quality else scores.get("bits_per_character")
+    headline = (report["forecasts"] or {}).get("headline") or {}
+    for row in headline.get("errors", ()):
+        steps = f"{row['horizon']} step{'' if row['horizon'] == 1 else 's'}"
+        numbers[f"RMSE of {row['target']}, {steps} ahead, {headline['split']} rows"] = row["rmse"]
     for label, name in (("training MSE", "train_mse"), ("validation MSE", "valid_mse")):
         numbers[label] = (fitted.get(name) or [None])[-1]
     numbers["validation perplexity"] = best.get("perplexity")
@@ -169,6 +176,24 @@ def _corpus_units(corpora: Sequence[Mapping[str, Any]]) -> str | None:
         f"{split.replace('_', '-')} {text}" for split, figures in by_split.items() if (text := units.describe(figures))
     ]
     return f"Perplexities: {'; '.join(known)}." if known else None
+
+
+def _forecast_rows(forecasts: Mapping[str, Any]) -> list[list[str]]:
+    """Returns a table row for each split, column and horizon, the split of the headline first; none is blank."""
+    by_split, headline = forecasts.get("errors_by_split", {}), (forecasts.get("headline") or {}).get("split")
+    names = ("rmse", "persistence_rmse", "seasonal_rmse", "mase")
+    return [
+        [
+            split,
+            row["target"],
+            str(row["horizon"]),
+            page_frame.format_count(row["count"]),
+            *("" if row[name] is None else format_number(row[name]) for name in names),
+        ]
+        # The training rows, whose errors say least, come last.
+        for split in sorted(by_split, key=lambda split: (split != headline, split == "train"))
+        for row in by_split[split]
+    ]
 
 
 def _corpus_rows(corpora: Sequence[Mapping[str, Any]]) -> list[list[str]]:

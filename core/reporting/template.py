@@ -94,6 +94,21 @@ tokens; hover over a cell for its weight.{% endif %}</p>
 {%- endfor %}
 </div>
 {%- endif %}
+{%- if forecast_rows %}
+<h2 id="forecasts">Forecasts</h2>
+<p class="quiet">RMSE in units of the column, beside that of naive forecasts of the same rows. MASE is below 1 where
+the mean absolute error is smaller than that of the naive forecast on the training split.
+Curves: {{ report.forecasts.pictures }}</p>
+<div class="wide"><table class="narrow">
+<tr><th>split</th><th>column</th><th class="number">steps ahead</th><th class="number">rows</th>
+<th class="number">RMSE</th><th class="number">persistence</th><th class="number">seasonal naive</th>
+<th class="number">MASE</th></tr>
+{%- for row in forecast_rows %}
+<tr><td>{{ row[0] }}</td><td>{{ row[1] }}</td>
+{%- for text in row[2:] %}<td class="number">{{ text }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
 {%- if quality_rows %}
 <h2 id="quality">Quality</h2>
 <div class="wide"><table class="narrow">

@@ -8,7 +8,7 @@ shard, a step or text of the user, so that the number of series is bounded.
 from typing import Literal, NamedTuple
 
 # A value that is not listed is exported as `other`: nothing that a user writes makes a new series.
-STAGES = ("prepare", "train", "translate", "score", "generate", "evaluate", "report")
+STAGES = ("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "report")
 OUTCOMES = ("done", "retried", "failed", "skipped")
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from core import errors
 from core.config import training_settings
-from core.data import series
+from core.data.series import examples as series_examples
 from core.models import autoregressive
 from core.training import optimizers, randomness, schedules
 
@@ -30,11 +30,12 @@ class FitResult(NamedTuple):
 
 def fit(
     model: autoregressive.Autoregressive,
-    train: series.Examples,
-    valid: series.Examples,
+    train: series_examples.Examples,
+    valid: series_examples.Examples,
+    deviations_O: series_examples.Array,
     training: training_settings.TrainingConfig,
     seed: int,
-    on_epoch: Callable[[float], None],
+    on_epoch: Callable[[FitResult], None],
     should_stop: Callable[[], bool],
 ) -> FitResult:
     """Trains a model in place; equal arguments give equal weights.
@@ -43,10 +44,11 @@ def fit(
         model: takes features (B, L, I) and returns forecasts (B, K, O).
         train: training examples.
         valid: held-out examples; may be empty.
+        deviations_O: factors from errors of scaled targets to errors in the units of the series, for returned errors.
         training: batch_lines, epochs, max_steps, optimizer, schedule and clipping (of each model alone, where steps
             ahead have their own) are used; the other settings are ignored.
         seed: of the order of examples.
-        on_epoch: called with the training error after each epoch.
+        on_epoch: called with the errors so far after each epoch.
         should_stop: called before each epoch.
 
     Raises:
@@ -74,23 +76,26 @@ def fit(
             optimizers.set_learning_rate(optimizer, rate)
             _train_step(model, optimizer, features_NLI[rows], labels_NKO[rows], training.clip_norm)
             result = result._replace(steps=result.steps + 1)
-        result.train_mse.append(mean_squared_error(model, train))
+        result.train_mse.append(mean_squared_error(model, train, deviations_O))
         if len(valid.labels_NKO):
-            result.valid_mse.append(mean_squared_error(model, valid))
+            result.valid_mse.append(mean_squared_error(model, valid, deviations_O))
         # Checked once an epoch: an epoch takes moments, and no checkpoint is lost.
         if not torch.tensor(result.train_mse[-1]).isfinite():
             raise errors.DivergedError(
                 f"train: the error after epoch {epoch + 1} is not finite; use a lower learning_rate"
             )
-        on_epoch(result.train_mse[-1])
+        on_epoch(result)
     return result
 
 
-def mean_squared_error(model: nn.Module, examples: series.Examples) -> float:
-    """Returns the mean over all examples, steps ahead and targets."""
+def mean_squared_error(
+    model: nn.Module, examples: series_examples.Examples, deviations_O: series_examples.Array
+) -> float:
+    """Returns the mean over all examples, steps ahead and targets, in the squared units of the series."""
     features_NLI, labels_NKO = _tensors(examples)
     with torch.inference_mode():
-        return float(F.mse_loss(model(features_NLI), labels_NKO))
+        scales_O = torch.tensor(deviations_O, dtype=torch.float32)
+        return float(F.mse_loss(model(features_NLI) * scales_O, labels_NKO * scales_O))
 
 
 def _train_step(
@@ -109,6 +114,6 @@ def _train_step(
     optimizer.step()
 
 
-def _tensors(examples: series.Examples) -> tuple[Tensor, Tensor]:
+def _tensors(examples: series_examples.Examples) -> tuple[Tensor, Tensor]:
     features_NLI, labels_NKO = (torch.tensor(part, dtype=torch.float32) for part in examples)
     return features_NLI, labels_NKO

@@ -16,7 +16,8 @@ INNER = {"core.errors", "core.config", "core.storage", "core.telemetry"}
 TEXT = INNER | {"core.data", "core.data.text"}
 TOKENS = TEXT | {"core.data.batching", "core.data.tokens"}
 DATA = TOKENS | {"core.data.dataset"}
-MODELS = DATA | {"core.models", "core.models.ngram"}
+SERIES = TEXT | {"core.data.series"}
+MODELS = DATA | SERIES | {"core.models", "core.models.ngram"}
 LINES = MODELS | {"core.decoding", "core.decoding.lines"}
 SEARCH = LINES | {"core.decoding.translation"}
 CORE = SEARCH | {"core.data.builtin", "core.decoding.scoring", "core.decoding.generation", "core.training"}
@@ -34,6 +35,7 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "core.data.builtin": (INNER, {"numpy"}),
     "core.data.tokens": (TOKENS, {"numpy", "tokenizers"}),
     "core.data.dataset": (DATA, ARROW),
+    "core.data.series": (SERIES, ARROW),
     "core.models": (MODELS, TORCH | {"safetensors"}),
     "core.models.ngram": (MODELS, TORCH),
     "core.training": (MODELS, TORCH | {"safetensors"}),

@@ -132,7 +132,7 @@ def test_forecasts_are_the_rows_of_the_command(tmp_path: pathlib.Path) -> None:
     assert plain(rows, expected[0]) == expected
     with pytest.raises(errors.DataError, match=r"values: has no column 'y'; it has x$"):
         model.forecast({"x": [1.0] * 9})
-    with pytest.raises(errors.DataError, match="values: column 'y' has no number in row 2"):
+    with pytest.raises(errors.DataError, match="values: row 2 has no number in column 'y'"):
         model.forecast({"x": [1.0] * 9, "y": [1.0, 2.0, float("nan")]})
     with pytest.raises(errors.DataError, match=r"different numbers of rows \(x 9, y 8\)"):
         model.forecast({"x": [1.0] * 9, "y": [1.0] * 8})

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from core import errors
 from core.data import lazy
 from core.data.dataset import shards
+from core.data.series import dataset as series_dataset
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
@@ -137,6 +138,16 @@ def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, al
             f"{dataset.folder}: has another tokenizer than the model; restore the dataset, or {alternative}"
         )
     return dataset
+
+
+def open_series(run: location.Location, columns: Sequence[str]) -> series_dataset.Dataset | None:
+    """Opens the dataset of series that a run was trained on; None for a checkpoint that was copied out of its run."""
+    is_checkpoint = run.join(bundles.CHECKPOINT_MANIFEST).exists()
+    folder = (run.parent.parent if is_checkpoint else run).join(root_layout.DATASET)
+    if not series_dataset.is_series(folder):
+        return None
+    dataset = series_dataset.open_dataset(folder)
+    return dataset if dataset.columns == list(columns) else None
 
 
 class _PartRecords:

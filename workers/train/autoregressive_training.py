@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import autoregressive_settings, training_settings
-from core.data import series
+from core.data.series import dataset as series_dataset
+from core.data.series import preparation
 from core.models import autoregressive, bundle, compute
 from core.storage import location
 from core.training import checkpoint, progress, randomness, regression, run_log
@@ -25,6 +26,7 @@ class RegressionJob:
         seed: of initial weights and of the order of examples.
         threads: of an operation.
         dataset: of series.
+        preparation: of the series of this model, with the scaling by the training split.
     """
 
     root: location.Location
@@ -33,7 +35,8 @@ class RegressionJob:
     training: training_settings.TrainingConfig
     seed: int
     threads: int
-    dataset: series.Dataset
+    dataset: series_dataset.Dataset
+    preparation: preparation.Preparation
 
 
 def train(job: RegressionJob, session: executors.Session, reporter: progress_display.Reporter) -> dict[str, Any]:
@@ -58,16 +61,20 @@ def train(job: RegressionJob, session: executors.Session, reporter: progress_dis
     # Before the model is built, which draws its weights.
     randomness.seed_initialization(job.seed)
     model = autoregressive.Autoregressive(config, len(dataset.inputs), len(dataset.targets))
-    examples = dataset.examples("train", config.lags, config.horizon)
-    valid = dataset.examples("valid", config.lags, config.horizon)
+    scaling = job.preparation.scaling
+    examples = dataset.examples("train", config.lags, config.horizon, scaling)
+    valid = dataset.examples("valid", config.lags, config.horizon, scaling)
     with reporter.stage("train", job.training.epochs, "epochs") as stage:
 
-        def show(error: float) -> None:
-            stage.advance(1, mse=round(error, 6))
+        def show(result: regression.FitResult) -> None:
+            # Named by split: the error of the training rows says little of other rows.
+            shown = {"train_mse": result.train_mse, "valid_mse": result.valid_mse}
+            stage.advance(1, **{name: round(values[-1], 6) for name, values in shown.items() if values})
 
-        fitted = regression.fit(model, examples, valid, job.training, job.seed, show, session.should_stop)
+        deviations_O = scaling.deviations_of(dataset.targets)
+        fitted = regression.fit(model, examples, valid, deviations_O, job.training, job.seed, show, session.should_stop)
     names = {"inputs": dataset.inputs, "targets": dataset.targets}
-    trained = bundle.Bundle(model, config, {}, "none", "fp32", columns=names)
+    trained = bundle.Bundle(model, config, {}, "none", "fp32", columns=names, series=job.preparation)
     state = progress.State(step=fitted.steps, corpora=[progress.CorpusState(epoch=len(fitted.train_mse))])
     # Taken at the end: nothing is written before, so that a run that is stopped leaves no trace.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)

@@ -7,6 +7,7 @@ that cannot be read in ranges (compressed, in an archive, a table, or on the web
 import collections
 import contextlib
 import hashlib
+import io
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ _SIGNATURES = {
     b"BZh": "bzip2; give it the extension .bz2",
     b"\x28\xb5\x2f\xfd": "zstd; give it the extension .zst",
     b"PK\x03\x04": "zip; give it the extension .zip",
-    b"PAR1": "Parquet; name it under table, with its columns",
+    b"PAR1": "Parquet; give it the extension .parquet, and name it under table or, of a series, csv",
     b"ARROW1": "Arrow; export it as text or Parquet",
 }
 
@@ -89,7 +90,7 @@ def resolve(
             differ, or a web address has no checksum.
     """
     # The schema has checked that exactly one is given.
-    form = next(name for name in ("text", "tsv", "table", "source") if getattr(source, name))
+    form = next(name for name in ("text", "tsv", "table", "csv", "source") if getattr(source, name))
     columns = tuple(map(str, source.columns)) if form == "table" else ()
     files = _files(getattr(source, form), f"{where}.{form}", base, columns)
     for file in files:
@@ -168,9 +169,7 @@ def check(file: location.Location) -> None:
     sample = file.read_range(0, min(size_bytes, SAMPLE_BYTES))
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise errors.DataError(f"{file}: looks like UTF-16; convert it to UTF-8")
-    for signature, advice in _SIGNATURES.items():
-        if sample.startswith(signature):
-            raise errors.DataError(f"{file}: is not text but {advice}")
+    refuse_signature(sample, str(file))
     # Every other byte of Latin text in UTF-16 is 0, also without the byte order mark that is checked above.
     if sample.count(b"\0") > len(sample) // 4:
         raise errors.DataError(f"{file}: is binary data; name a text file")
@@ -179,6 +178,17 @@ def check(file: location.Location) -> None:
     if len(sample) < size_bytes or not lines[-1]:
         lines.pop()
     check_share(str(file), len(lines), sum(not _is_utf8(line) for line in lines))
+
+
+def refuse_signature(data: bytes, where: str) -> None:
+    """Refuses data that begins like a compressed or columnar file.
+
+    Raises:
+        DataError: it does; the message names the format and the remedy.
+    """
+    for signature, advice in _SIGNATURES.items():
+        if data.startswith(signature):
+            raise errors.DataError(f"{where}: is not text but {advice}")
 
 
 def check_share(where: str, num_lines: int, num_invalid: int) -> None:
@@ -198,6 +208,18 @@ def _is_utf8(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def read(file: File, sha256: str | None = None) -> tuple[str, bytes]:
+    """Reads a file that fits into memory; returns its name, without the endings of compression, and its content.
+
+    Raises:
+        DataError: the checksum differs, or the content does not match the extension.
+    """
+    data = file.origin.read_bytes()
+    _check_sha256(file, hashlib.sha256(data).hexdigest(), sha256)
+    with compression.unpack(file.origin, file.member, io.BytesIO(data)) as (name, buffers):
+        return name, b"".join(buffers)
 
 
 def needs_staging(file: File, sha256: str | None) -> bool:

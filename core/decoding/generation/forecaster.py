@@ -10,7 +10,7 @@ import torch
 
 from core import errors
 from core.config import inference_settings
-from core.data import series
+from core.data.series import examples, reading, splits, times
 from core.models import autoregressive
 from core.models import bundle as bundles
 
@@ -31,7 +31,7 @@ class Forecast(NamedTuple):
         horizon: steps ahead.
         times_N: forecast rows of the series, from 0; the last ones may lie beyond its end.
         forecasts_N: forecast values.
-        actuals_N: actual values; NaN beyond the end of the series.
+        actuals_N: actual values; NaN beyond the end of the series, and where a value was missing.
         residuals_N: actual less forecast.
         z_scores_N: residuals less their mean, in standard deviations of all residuals of this target and horizon.
     """
@@ -69,6 +69,7 @@ class Forecaster:
             raise errors.UsageError(f"--run: forecast needs an autoregressive; this run is a {bundle.config.kind}")
         self._model = bundle.model
         self._inputs, self._targets = bundle.columns["inputs"], bundle.columns["targets"]
+        self._scaling = bundle.series.scaling
         self._settings = settings
         self._max_horizon = max(settings.horizons)
         if settings.method == "direct" and self._max_horizon > self._model.config.horizon:
@@ -87,21 +88,27 @@ class Forecaster:
     @property
     def columns(self) -> list[str]:
         """The columns that a series must have."""
-        return series.columns(self._inputs, self._targets)
+        return examples.columns(self._inputs, self._targets)
 
-    def forecast(self, values_TC: Array) -> list[Forecast]:
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that are forecast."""
+        return self._targets
+
+    def forecast(self, table: reading.Table) -> list[Forecast]:
         """Forecasts from every row with enough rows before it, the end of the series included.
 
         At horizon k the value of row t is forecast from the rows up to t − k. From the end of the series all steps up
-        to the largest horizon are forecast, so those of horizon k reach k rows beyond it.
+        to the largest horizon are forecast, so those of horizon k reach k rows beyond it. A value that was missing in
+        the series, and filled, is an input like others, but no forecast is compared with it.
 
         Raises:
             DataError: the series is shorter than the model's input window.
         """
         lags, names = self._model.config.lags, self.columns
-        if len(values_TC) < lags:
-            raise errors.DataError(f"--input: {len(values_TC)} rows, but the model needs {lags}; give a longer series")
-        windows_NLI = series.windows(values_TC[:, [names.index(name) for name in self._inputs]], lags)
+        if len(table) < lags:
+            raise errors.DataError(f"--input: {len(table)} rows, but the model needs {lags}; give a longer series")
+        windows_NLI = examples.windows(self._scaled_inputs(table), lags)
         forecasts_NKO = np.concatenate(
             [
                 self._forecast_windows(
@@ -112,23 +119,29 @@ class Forecaster:
         )
         forecasts = []
         for output, target in enumerate(self._targets):
-            actuals_T = values_TC[:, names.index(target)]
+            column = names.index(target)
+            actuals_T = np.where(table.is_filled_TC[:, column], np.nan, table.values_TC[:, column])
             for horizon in sorted(self._settings.horizons):
                 # Forecasts of all horizons are made from the same windows, so they differ in their rows of the series.
                 forecasts_N = forecasts_NKO[:, horizon - 1, output]
                 forecasts.append(_with_actuals(target, horizon, forecasts_N, actuals_T, lags))
         return forecasts
 
-    def forecast_beyond_end(self, values_TC: Array) -> dict[str, list[float]]:
+    def forecast_beyond_end(self, table: reading.Table) -> dict[str, list[float]]:
         """Returns by target the values after the end of a series: every step up to the largest horizon."""
-        lags, names = self._model.config.lags, self.columns
-        last_1LI = values_TC[None, len(values_TC) - lags :, [names.index(name) for name in self._inputs]]
         # The last window alone, whose forecasts all lie beyond the end.
+        last_1LI = self._scaled_inputs(table)[None, len(table) - self._model.config.lags :]
         forecasts_KO = self._forecast_windows(torch.tensor(last_1LI, dtype=torch.float32))[0]
         return {target: forecasts_KO[:, output].tolist() for output, target in enumerate(self._targets)}
 
+    def _scaled_inputs(self, table: reading.Table) -> Array:
+        names = self.columns
+        return self._scaling.apply(table.values_TC[:, [names.index(name) for name in self._inputs]], self._inputs)
+
     def _forecast_windows(self, windows_NLI: torch.Tensor) -> Array:
-        """Forecasts all steps up to the largest horizon from each window, (N, K, O).
+        """Forecasts all steps up to the largest horizon from each window of scaled values, (N, K, O).
+
+        A column has one scale, whether it is an input or a target, so that forecasts can be inputs of the next step.
 
         Source: Zhang et al., Dive into Deep Learning (2021), section 8.1.3 "Prediction".
         """
@@ -146,10 +159,9 @@ class Forecaster:
                     windows_NLI = torch.cat([windows_NLI[:, 1:], next_NO[:, None, feedback]], dim=1)
             return self._to_array(torch.stack(steps, dim=1))
 
-    @staticmethod
-    def _to_array(values: torch.Tensor) -> Array:
-        array: Array = values.double().numpy()
-        return array
+    def _to_array(self, forecasts_NKO: torch.Tensor) -> Array:
+        """Returns forecasts in the units of the series."""
+        return self._scaling.undo(forecasts_NKO.double().numpy(), self._targets)
 
 
 def _with_actuals(target: str, horizon: int, forecasts_N: Array, actuals_T: Array, lags: int) -> Forecast:
@@ -159,6 +171,7 @@ def _with_actuals(target: str, horizon: int, forecasts_N: Array, actuals_T: Arra
     actuals_N = np.full(len(times_N), np.nan)
     is_known_N = times_N < len(actuals_T)
     actuals_N[is_known_N] = actuals_T[times_N[is_known_N]]
+    is_known_N &= np.isfinite(actuals_N)
     residuals_N = actuals_N - forecasts_N
     z_scores_N = np.full(len(times_N), np.nan)
     known = residuals_N[is_known_N]
@@ -168,12 +181,26 @@ def _with_actuals(target: str, horizon: int, forecasts_N: Array, actuals_T: Arra
     return Forecast(target, horizon, times_N, forecasts_N, actuals_N, residuals_N, z_scores_N)
 
 
-def to_columns(forecasts: Sequence[Forecast], method: str) -> Mapping[str, Sequence[Any]]:
-    """Returns the columns of a table with a row for each target, horizon and time; NaN becomes None."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("line", "target", "horizon", "method")}
+def to_columns(
+    forecasts: Sequence[Forecast], method: str, axis: times.Axis | None, labels_T: splits.Labels | None
+) -> Mapping[str, Sequence[Any]]:
+    """Returns the columns of a table with a row for each target, horizon and time; NaN becomes None.
+
+    Args:
+        forecasts: the forecasts.
+        method: that of `forecasting.method`.
+        axis: times of the series, if they are known.
+        labels_T: split of each row of the series, if it is known; rows beyond its end have none.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ("line", "target", "horizon", "method", "time", "split")}
     numbers: dict[str, list[Array]] = {name: [] for name in ("forecast", "actual", "residual", "z_score")}
     for forecast in forecasts:
-        columns["line"] += forecast.times_N.tolist()
+        rows = forecast.times_N.tolist()
+        columns["line"] += rows
+        columns["time"] += [None if axis is None else axis.label(row) for row in rows]
+        columns["split"] += [
+            str(labels_T[row]) if labels_T is not None and row < len(labels_T) else None for row in rows
+        ]
         for name, value in (("target", forecast.target), ("horizon", forecast.horizon), ("method", method)):
             columns[name] += [value] * len(forecast.times_N)
         for name, values_N in (

@@ -5,11 +5,12 @@ Its lines come from one file, or from files that are aligned line by line, such 
 of its `sides` is the range in one of the files.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -284,8 +285,21 @@ def _field(line: str, column: str, where: str) -> str | corpus.BadLine:
     return text if isinstance(text, str) else corpus.BadLine("no_text", where)
 
 
-def _row_ranges(path: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
+@contextlib.contextmanager
+def _parquet_source(path: location.Location) -> Iterator[str | BinaryIO]:
+    """Opens a Parquet file for the library: by its path, or as a file of ours that only this thread may read.
+
+    A thread of the library that still holds a file of ours when the process ends would abort it.
+    """
+    if path.is_local:
+        yield str(path.path)
+        return
     with path.open() as file:
+        yield file
+
+
+def _row_ranges(path: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
+    with _parquet_source(path) as file:
         try:
             table = parquet.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
@@ -307,7 +321,7 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
     """Reads a range of rows of a Parquet file; only the row groups that it touches are decoded."""
     path = location.Location(side.url)
     lines: list[str | corpus.BadLine] = []
-    with path.open() as file:
+    with _parquet_source(path) as file:
         table = parquet.ParquetFile(file)
         first = 0
         for group in range(table.num_row_groups):
@@ -315,8 +329,8 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
             # The rows of this group that belong to the range, counted from its own first row.
             start, stop = max(side.first_line - first, 0), min(side.first_line + side.num_lines - first, rows)
             if start < stop:
-                values = table.read_row_group(group, columns=[side.column]).column(0).slice(start, stop - start)
-                for value in values.to_pylist():
+                values = table.read_row_group(group, columns=[side.column], use_threads=False).column(0)
+                for value in values.slice(start, stop - start).to_pylist():
                     where = f"{path}:{side.first_line + len(lines) + 1}"
                     lines.append(value if isinstance(value, str) else corpus.BadLine("no_text", where))
             first += rows

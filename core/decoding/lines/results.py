@@ -3,6 +3,7 @@
 Parts are written as Arrow files and merged into one text, JSONL, Parquet or Arrow file, one part in memory at a time.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -121,9 +122,13 @@ SCHEMAS: dict[Kind, pa.Schema] = {
             ("actual", pa.float64()),
             ("residual", pa.float64()),
             ("z_score", pa.float64()),
+            ("time", pa.string()),
+            ("split", pa.string()),
         ]
     ),
 }
+# Columns of forecasts that release 0.1 did not write; a folder of it keeps its own form.
+_YOUNGER = ("time", "split")
 
 
 def failed(kind: Kind, reason: str) -> Result:
@@ -174,7 +179,8 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
-    if table.schema != SCHEMAS[kind]:
+    older = pa.schema([field for field in SCHEMAS[kind] if field.name not in _YOUNGER])
+    if table.schema not in (SCHEMAS[kind], older):
         raise errors.IntegrityError(f"{where}: has other columns than {kind}; name another folder")
     return table
 
@@ -195,8 +201,10 @@ def extension_of(name: str, where: str) -> str:
 
 def write_file(kind: Kind, tables: Iterable[pa.Table], extension: str, path: pathlib.Path) -> None:
     """Writes the parts to one file, in the given order; only one part is in memory at a time."""
-    with _WRITERS[extension](path, SCHEMAS[kind]) as write:
-        for table in tables:
+    remaining = iter(tables)
+    first = next(remaining, None)
+    with _WRITERS[extension](path, SCHEMAS[kind] if first is None else first.schema) as write:
+        for table in itertools.chain([] if first is None else [first], remaining):
             write(table)
 
 

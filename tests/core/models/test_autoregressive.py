@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.config import autoregressive_settings, optimizer_settings, training_settings
-from core.data import series
+from core.data.series import examples as series_examples
 from core.models import autoregressive
 from core.training import regression
 
@@ -22,12 +22,14 @@ def _model(by: str, network: str = "linear") -> autoregressive.Autoregressive:
     return autoregressive.Autoregressive(config, INPUTS, TARGETS)
 
 
-def _examples(count: int = 40) -> series.Examples:
+def _examples(count: int = 40) -> series_examples.Examples:
     chance = np.random.default_rng(5)
-    return series.Examples(chance.normal(size=(count, LAGS, INPUTS)), chance.normal(size=(count, STEPS, TARGETS)))
+    return series_examples.Examples(
+        chance.normal(size=(count, LAGS, INPUTS)), chance.normal(size=(count, STEPS, TARGETS))
+    )
 
 
-def _fit(model: autoregressive.Autoregressive, clip_norm: float | None, examples: series.Examples) -> None:
+def _fit(model: autoregressive.Autoregressive, clip_norm: float | None, examples: series_examples.Examples) -> None:
     training = training_settings.TrainingConfig(
         epochs=3,
         batch_lines=8,
@@ -35,7 +37,7 @@ def _fit(model: autoregressive.Autoregressive, clip_norm: float | None, examples
         learning_rate=0.1,
         clip_norm=clip_norm,
     )
-    regression.fit(model, examples, examples, training, 1, lambda _: None, lambda: False)
+    regression.fit(model, examples, examples, np.ones(TARGETS), training, 1, lambda _: None, lambda: False)
 
 
 def test_linear_models_by_step_equal_one_linear_model_with_several_outputs() -> None:
@@ -55,7 +57,7 @@ def test_linear_models_by_step_equal_one_linear_model_with_several_outputs() -> 
 def test_models_by_step_do_not_influence_each_other(network: str) -> None:
     """The errors of the last step are made huge: clipping alone would let the other models see them."""
     examples = _examples()
-    wild = series.Examples(examples.features_NLI, examples.labels_NKO.copy())
+    wild = series_examples.Examples(examples.features_NLI, examples.labels_NKO.copy())
     wild.labels_NKO[:, -1] *= 1000
     values_BLI = torch.randn(7, LAGS, INPUTS)
     forecasts = {}

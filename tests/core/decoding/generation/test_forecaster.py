@@ -8,6 +8,7 @@ import torch
 
 from core import errors
 from core.config import autoregressive_settings, inference_settings
+from core.data.series import reading
 from core.decoding.generation import forecaster
 from core.models import autoregressive, bundle
 from tests.core.decoding import samples
@@ -33,7 +34,7 @@ def _forecaster(made: bundle.Bundle, method: str, *horizons: int) -> forecaster.
 def test_recursive_forecasts_are_fed_back_as_inputs() -> None:
     # Fibonacci: the next value is the sum of the last two.
     ready = _forecaster(_bundle([[1, 1]], lags=2), "recursive", 1, 3)
-    values = np.array([[1.0], [1], [2], [3], [5], [9]])
+    values = reading.plain(np.array([[1.0], [1], [2], [3], [5], [9]]))
     next_step, third_step = ready.forecast(values)
     assert next_step.times_N.tolist() == [2, 3, 4, 5, 6]
     assert next_step.forecasts_N.tolist() == [2, 3, 5, 8, 14]
@@ -50,7 +51,7 @@ def test_z_scores_are_standardized_residuals() -> None:
     ready = _forecaster(_bundle([[1]], lags=1), "recursive", 1)
     values = np.zeros((102, 1))
     values[-1] = 10.0  # residuals: 100 times 0, once 10
-    (next_step,) = ready.forecast(values)
+    (next_step,) = ready.forecast(reading.plain(values))
     mean, sd = 10 / 101, np.sqrt(100 / 101 - (10 / 101) ** 2)
     assert next_step.z_scores_N[-2] == pytest.approx((10 - mean) / sd)
     assert next_step.z_scores_N[0] == pytest.approx(-mean / sd)
@@ -60,12 +61,12 @@ def test_z_scores_are_standardized_residuals() -> None:
 
 def test_direct_forecasts_use_one_output_for_each_step() -> None:
     ready = _forecaster(_bundle([[1], [10], [100]], lags=1, horizon=3), "direct", 1, 3)
-    next_step, third_step = ready.forecast(np.array([[1.0], [2], [3], [4]]))
+    next_step, third_step = ready.forecast(reading.plain(np.array([[1.0], [2], [3], [4]])))
     assert next_step.forecasts_N.tolist() == [1, 2, 3, 4]
     assert third_step.forecasts_N.tolist() == [100, 200, 300, 400]
     assert third_step.times_N.tolist() == [3, 4, 5, 6]
     np.testing.assert_array_equal(third_step.residuals_N, [-96, np.nan, np.nan, np.nan])
-    assert ready.forecast_beyond_end(np.array([[7.0]]))["x"] == [7, 70, 700]
+    assert ready.forecast_beyond_end(reading.plain(np.array([[7.0]])))["x"] == [7, 70, 700]
 
 
 def test_inputs_and_targets_may_be_in_different_order() -> None:
@@ -75,7 +76,7 @@ def test_inputs_and_targets_may_be_in_different_order() -> None:
     assert ready.columns == ["a", "b"]
     forecasts = {
         (forecast.target, forecast.horizon): forecast.forecasts_N.tolist()
-        for forecast in ready.forecast(np.array([[1.0, 2], [3, 4]]))
+        for forecast in ready.forecast(reading.plain(np.array([[1.0, 2], [3, 4]])))
     }
     assert forecasts == {("b", 1): [1, 3], ("a", 1): [2, 4], ("b", 2): [2, 4], ("a", 2): [1, 3]}
 
@@ -92,10 +93,10 @@ def test_impossible_forecasts_are_refused() -> None:
     outside = _bundle([[1, 1]], inputs=("a", "b"), targets=("a",), lags=1)
     with pytest.raises(errors.UsageError, match="b is an input but not a target"):
         _forecaster(outside, "recursive", 2)
-    assert len(_forecaster(outside, "recursive", 1).forecast(np.ones((3, 2)))) == 1
+    assert len(_forecaster(outside, "recursive", 1).forecast(reading.plain(np.ones((3, 2))))) == 1
     with pytest.raises(errors.UsageError, match=r"model\.horizon: 4"):
         _forecaster(_bundle([[1]], lags=1), "direct", 4)
     with pytest.raises(errors.UsageError, match="this run is a language_model"):
         _forecaster(samples.language_model(), "recursive", 1)
     with pytest.raises(errors.DataError, match="needs 2"):
-        _forecaster(_bundle([[1, 1]], lags=2), "recursive", 1).forecast(np.ones((1, 1)))
+        _forecaster(_bundle([[1, 1]], lags=2), "recursive", 1).forecast(reading.plain(np.ones((1, 1))))

@@ -1,0 +1,30 @@
+"""Settings of the files of a series."""
+
+from typing import Literal, Self
+
+import pydantic
+
+from core.config import section
+
+
+class CsvConfig(section.Section):
+    """Dialect of the CSV files of a series."""
+
+    delimiter: str = section.operational(",", "character between two values", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = section.operational(".", "decimal mark")
+    thousands: Literal[",", ".", " ", "'", "_"] | None = section.operational(
+        None, "mark between groups of three digits; null: none"
+    )
+    missing: tuple[str, ...] = section.operational(
+        ("", "NA", "N/A", "NaN", "null"), "marks of a missing value, in capital or small letters; see corpus.gaps"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_marks(self) -> Self:
+        if self.delimiter in ('"', "\n", "\r"):
+            raise ValueError("delimiter: must not be a quotation mark or a line break")
+        if self.delimiter == self.decimal and self.delimiter == ",":
+            raise ValueError('delimiter: is also the decimal mark; give the other character, such as ";"')
+        if self.thousands == self.decimal:
+            raise ValueError("thousands: is also the decimal mark; correct one of them")
+        return self
