@@ -239,9 +239,11 @@ def init(
 
         return verb.run(files, output, kind, minutes, overwrite, console.reporter())
 
-    # Wildcards, members of archives and folders of object stores are resolved with the corpus.
-    plain = {f"FILE {file}": file for file in files if not set("*?[:").intersection(file)}
-    options.check_inputs_exist(job := options.Job(call), plain)
+    job = options.Job(call)
+    for file in files:
+        # Wildcards and members of archives are resolved with the corpus.
+        if not set("*?[:").intersection(file):
+            options.check_inputs_exist(job, {"FILE": file})
     return job
 
 

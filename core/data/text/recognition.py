@@ -83,7 +83,8 @@ def recognize(files: Sequence[str], kind: Kind | None, scratch: location.Locatio
     with_tabs = [sum("\t" in line for line in lines) >= TAB_SHARE * len(lines) for lines in rows]
     if all(with_tabs) and kind != "text":
         return _recognize_tabs(files, plain, list(itertools.chain(*rows)))
-    if len(resolved) == 2 and kind != "text":
+    are_sides = len(files) == len(resolved) == 2  # named one by one: the files of a folder are one text
+    if are_sides and kind != "text":
         counts = [corpus.count_block(copy, 0, copy.size_bytes()).num_lines for copy in plain]
         if counts[0] == counts[1]:
             notes = [f"Two files of {counts[0]:,} lines: the first is the source side, the second the target side."]
@@ -97,7 +98,7 @@ def recognize(files: Sequence[str], kind: Kind | None, scratch: location.Locatio
             f"{resolved[0]}: is not a file of pairs; give two aligned files, or lines of source, a tab and target"
         )
     notes = [f"Text of {len(plain)} {'file' if len(plain) == 1 else 'files'}, read as one stream."]
-    if len(resolved) == 2:
+    if are_sides:
         notes.append("The two files have different numbers of lines, so they are not sides of pairs.")
     return Recognized("text", {"text": list(files)}, [(copy,) for copy in plain], None, notes)
 

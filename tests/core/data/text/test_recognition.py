@@ -48,6 +48,7 @@ def test_two_files_of_equal_length_are_sides_and_others_are_text(tmp_path: Path)
     target = _write(tmp_path / "a.fr", [b for _, b in PAIRS])
     assert _recognize(tmp_path, source, target).source == {"source": [str(source)], "target": [str(target)]}
     assert _recognize(tmp_path, source, target, kind="text").source == {"text": [str(source), str(target)]}
+    assert _recognize(tmp_path, tmp_path).kind == "text", "a folder of two files is one text"
     shorter = _write(tmp_path / "b.fr", ["one line"])
     assert _recognize(tmp_path, source, shorter).kind == "text"
     with pytest.raises(errors.DataError, match=r"has 30 lines, but .* has 1; align them"):
