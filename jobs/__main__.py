@@ -18,12 +18,12 @@ from jobs import console, execution, options, paths, settings
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
     # A shell completes the first word of a line, so `python -m jobs` cannot be completed.
-    add_completion=execution.program() == execution.CONSOLE_COMMAND,
+    add_completion=console.program() == console.CONSOLE_COMMAND,
     pretty_exceptions_enable=False,  # `_run` prints tracebacks
 )
 
 
-@app.command()
+@app.command(cls=options.Command)
 def prepare(
     config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
 ) -> options.Job | str:
@@ -41,7 +41,7 @@ def prepare(
     return options.job_from_config(config, set_, print_config, call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def train(
     config: options.Config,
     set_: options.Overrides = None,
@@ -49,19 +49,24 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="fail if the run has a checkpoint, instead of resuming from it")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be trained, and stop before the first step")
+    ] = False,
 ) -> options.Job | str:
     """Train a model on a dataset, resuming from the newest checkpoint."""
 
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import train as verb
 
+        if dry_run:
+            return verb.dry_run(resolved, fresh)
         with options.open_session(resolved) as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
     return options.job_from_config(config, set_, print_config, call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def translate(
     runs: Annotated[
         list[str],
@@ -126,7 +131,7 @@ def _typed(
     return options.job_from_run(run, set_, print_config, call, streams=True)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def score(
     run: options.Run,
     input_: options.Input,
@@ -166,7 +171,7 @@ def score(
     return options.check_inputs_exist(job, {"--input": source, "--targets": targets_location})
 
 
-@app.command()
+@app.command(cls=options.Command)
 def generate(
     run: options.Run,
     prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="beginning of the text")] = None,
@@ -198,7 +203,7 @@ def generate(
     return options.job_from_run(run, set_, print_config, call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def forecast(
     run: options.Run,
     input_: Annotated[str, typer.Option("--input", metavar="URI", help="CSV file with a header line, or Parquet file")],
@@ -220,7 +225,7 @@ def forecast(
     return options.check_inputs_exist(options.job_from_run(run, set_, print_config, call), {"--input": source})
 
 
-@app.command()
+@app.command(cls=options.Command)
 def init(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE…", help="text, tab-separated pairs, table, or two aligned files")
@@ -247,7 +252,7 @@ def init(
     return job
 
 
-@app.command()
+@app.command(cls=options.Command)
 def evaluate(
     hypotheses: Annotated[
         str, typer.Option("--hypotheses", metavar="URI", help="translations to evaluate, one per line")
@@ -276,7 +281,7 @@ def evaluate(
     return options.Job(call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def pipeline(
     config: options.Config, set_: options.Overrides = None, print_config: options.PrintConfig = False
 ) -> options.Job | str:
@@ -291,7 +296,7 @@ def pipeline(
     return options.job_from_config(config, set_, print_config, call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def demo(set_: options.Overrides = None, print_config: options.PrintConfig = False) -> options.Job | str:
     """Train a translation model and a language model on generated text, in a few minutes."""
     text, unresolved = settings.load_demo_configs(set_ or [])
@@ -308,7 +313,7 @@ def demo(set_: options.Overrides = None, print_config: options.PrintConfig = Fal
     return options.Job(call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="root of a run; several for a comparison")],
     output: Annotated[
@@ -329,7 +334,7 @@ def report(
     return options.Job(call)
 
 
-@app.command()
+@app.command(cls=options.Command)
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output folder")],
 ) -> options.Job:
@@ -347,7 +352,7 @@ def inspect(
     return options.Job(call)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=options.Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(
     context: typer.Context,
     verb: Annotated[str, typer.Argument(metavar="VERB", help="verb to run, followed by its own arguments")],
@@ -370,7 +375,7 @@ def submit(
     group: Any = context.parent.command if context.parent else None
     if verb == "submit" or verb not in group.commands:
         raise errors.UsageError(
-            f"submit: {console.sanitize(verb)!r} cannot be submitted; use another verb of {execution.program()} --help"
+            f"submit: {console.sanitize(verb)!r} cannot be submitted; use another verb of {console.program()} --help"
         )
     server = verb_module.resolve_address(address)
     is_local = verb_module.is_loopback(server)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -20,25 +21,19 @@ import rich.text
 
 from workers.fanout import progress_display
 
+CONSOLE_COMMAND = "raycurrent"
 LINE_EVERY_S = 5.0
 NO_PROGRESS_S = 20.0  # time without progress after which a line reports it
 # The speed is the mean over the last 30 s, or over the last 8 samples if they took longer.
 RECENT_S, SAMPLE_S, NUM_SAMPLES = 30.0, 0.5, 8
+NOTES = "jobs.notes"  # the logger that `--quiet` disables
 SLOW_RATE = 0.5  # units per second; below it, seconds per unit are shown
-REPEAT_EVERY_S = 60.0
-# Libraries whose info lines would hide ours.
-_QUIET_LOGGERS = (
-    "ray",
-    "urllib3",
-    "asyncio",
-    "fsspec",
-    "s3fs",
-    "botocore",
-    "aiobotocore",
-    "matplotlib",
-    "PIL",
-    "fontTools",
-)
+
+
+def program() -> str:
+    """Returns the command as the user typed it, for help and messages."""
+    is_console_command = pathlib.Path(sys.argv[0]).stem == CONSOLE_COMMAND
+    return CONSOLE_COMMAND if is_console_command else "python -m jobs"
 
 
 def sanitize(text: str, limit: int = 200) -> str:
@@ -49,8 +44,24 @@ def sanitize(text: str, limit: int = 200) -> str:
 
 
 def reporter() -> progress_display.Reporter:
-    """Returns a reporter for stderr: bars on a terminal, else lines."""
+    """Returns a reporter for stderr: bars on a terminal, else lines; with `--quiet` one that shows nothing."""
+    if not shows_notes():
+        return QuietReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter(write_line)
+
+
+class QuietReporter:
+    """Reporter that shows nothing."""
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: float | None, unit: str, done: float = 0.0) -> Iterator[progress_display.Stage]:  # noqa: ARG002
+        """Opens a stage that shows nothing."""
+        yield _QuietStage()
+
+
+class _QuietStage:
+    def advance(self, amount: float = 1.0, **shown: float | str) -> None:
+        """Does nothing."""
 
 
 class Pace:
@@ -288,60 +299,15 @@ def _format_number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def set_up_logging() -> None:
-    """Sends log records to stderr, of noisy libraries only warnings; safe to call twice."""
-    root = logging.getLogger()
-    # A second handler would write every line twice.
-    for handler in [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]:
-        root.removeHandler(handler)
-    handler = _StderrHandler()
-    handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
-    handler.addFilter(RepeatFilter())
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+def note(line: str) -> None:
+    """Writes a line for people to stderr; not with `--quiet`."""
+    if shows_notes():
+        write_line(line)
 
 
-class _StderrHandler(logging.Handler):
-    """Handler that looks `sys.stderr` up for every record, because a progress bar may have wrapped it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes a record as one line."""
-        write_line(self.format(record))
-
-
-class _OneLineFormatter(logging.Formatter):
-    """Formatter that escapes control characters in messages; tracebacks keep their lines."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Formats the record as one printable line."""
-        record.message = sanitize(record.message, limit=2000)
-        return super().formatMessage(record)
-
-
-class RepeatFilter(logging.Filter):
-    """Filter that passes equal warnings once a minute; the next one that passes has the number suppressed."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._clock = clock
-        self._last: dict[tuple[str, str], tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Compares by logger and unformatted message, so that warnings with other values count as equal."""
-        if record.levelno < logging.WARNING:
-            return True
-        key = (record.name, str(record.msg)[:200])
-        last_s, num_suppressed = self._last.get(key, (float("-inf"), 0))
-        if self._clock() - last_s < REPEAT_EVERY_S:
-            self._last[key] = (last_s, num_suppressed + 1)
-            return False
-        self._last[key] = (self._clock(), 0)
-        if num_suppressed:
-            record.msg = f"{record.getMessage()} (repeated {num_suppressed} times since)"
-            record.args = None  # the message is formatted already
-        return True
+def shows_notes() -> bool:
+    """Returns whether lines for people are written: not with `--quiet`."""
+    return not logging.getLogger(NOTES).disabled
 
 
 def print_error(message: str) -> None:

@@ -56,7 +56,8 @@ def run(
             stage.advance()
     runs = {config.name: pipeline.run(config, session, reporter) for config in configs}
     elapsed_s = time.monotonic() - started_s
-    _print_results(root, runs, elapsed_s)
+    if console.shows_notes():
+        _print_results(root, runs, elapsed_s)
     # A short document, because on a terminal it follows the tables; run.json and report.json of each run have the rest.
     figures = {name: {"root": report["root"], **_figures(report)} for name, report in runs.items()}
     return {"verb": "demo", "root": str(root), "elapsed_s": round(elapsed_s, 1), "runs": figures}

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import signal
 import sys
 import traceback
@@ -12,22 +11,14 @@ from types import FrameType
 import typer
 
 from core import errors
-from jobs import console, json_documents, options
-
-CONSOLE_COMMAND = "raycurrent"
-
-
-def program() -> str:
-    """Returns the command as the user typed it, for help and messages."""
-    is_console_command = pathlib.Path(sys.argv[0]).stem == CONSOLE_COMMAND
-    return CONSOLE_COMMAND if is_console_command else "python -m jobs"
+from jobs import console, json_documents, log, options
 
 
 def _execute(job: options.Job) -> None:
     """Executes a job and prints its report to stdout; whatever else is printed goes to stderr."""
     stdout = console.redirect_stdout()
     text = json_documents.encode(job.call(stdout), one_line=job.streams)
-    console.write_line("exit=0")  # before the report, which `submit` expects after it
+    console.note("exit=0")  # before the report, which `submit` expects after it
     # The work is done and committed, so a closed stdout (`| head`) is not a failure.
     with contextlib.suppress(BrokenPipeError):
         if job.streams:
@@ -43,7 +34,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     A command returns a job, or settings as text (`--print-config`); typer itself returns an exit code after `--help`.
     """
     try:
-        job = app(args=arguments, prog_name=program(), standalone_mode=False)  # else typer ends the process
+        job = app(args=arguments, prog_name=console.program(), standalone_mode=False)  # else typer ends the process
         if isinstance(job, options.Job):
             _execute(job)
         elif isinstance(job, str):
@@ -53,7 +44,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
             return int(job or 0)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
-        console.print_error(f"command line: {message}; see {program()} --help")
+        console.print_error(f"command line: {message}; see {console.program()} --help")
         return errors.UsageError.exit_code
     except errors.RaycurrentError as error:
         console.print_error(str(error))
@@ -80,9 +71,10 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 def main(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     """Runs a command line and returns its exit code.
 
-    The last line of the log is `exit=` with the code, which `submit` reads; `--help` and `--print-config` have none.
+    The last line of the log is `exit=` with the code, which `submit` reads; `--help`, `--print-config` and the success
+    of a command with `--quiet` have none.
     """
-    console.set_up_logging()
+    log.set_up_logging()
     signal.signal(signal.SIGTERM, _interrupt)  # by default it would end the process silently
     code = _run(app, arguments)
     if code:  # 0 was written before the report

@@ -4,6 +4,7 @@ Nothing here imports torch or Ray, until a job opens a session.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from core import errors
-from core.config import loading, schema
+from core.config import loading, schema, section
 from core.storage import location, root_layout
-from jobs import console, paths, run_state, settings
+from jobs import console, json_documents, log, paths, run_state, settings
 
 if TYPE_CHECKING:
     from workers.cluster import session as sessions
+
+_log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
@@ -51,6 +54,32 @@ Column = Annotated[str | None, typer.Option("--column", help="column with the te
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that was made with other settings")]
 
 
+def _verbosity(
+    quiet: Annotated[bool, typer.Option("--quiet", help="write warnings and errors only to stderr")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="write the debug log, too, to stderr")] = False,
+) -> None:
+    if quiet and verbose:
+        raise errors.UsageError("--quiet, --verbose: contradict each other; leave one of them out")
+    log.set_verbosity("quiet" if quiet else "verbose" if verbose else "normal")
+
+
+class Command(typer.core.TyperCommand):
+    """A verb: its own options, and those that every verb has."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        app = typer.Typer(add_completion=False)
+        app.command()(_verbosity)
+        shared = typer.main.get_command(app).params
+        self._shared = [str(parameter.name) for parameter in shared]
+        self.params = [*self.params, *shared]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Applies the shared options before the verb does anything."""
+        _verbosity(**{name: ctx.params.pop(name) for name in self._shared})
+        return super().invoke(ctx)
+
+
 class Job(NamedTuple):
     """Work that a command asks for, checked and ready to start.
 
@@ -68,6 +97,7 @@ def job_from_config(
 ) -> Job | str:
     """Returns the job of a configuration file; with `print_config` the resolved settings as YAML instead."""
     resolved = paths.absolute(loading.load(path, overrides or []))
+    _log.debug("settings: %s", json_documents.encode(section.non_default_settings(resolved), one_line=True).strip())
     if print_config:
         return loading.dump(resolved)
     return Job(lambda _: call(resolved))
@@ -83,6 +113,7 @@ def job_from_run(
     """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead."""
     root = paths.locate(run, "--run")
     inference = settings.load_run_settings(root, overrides or [])
+    _log.debug("settings: %s", json_documents.encode(section.non_default_settings(inference), one_line=True).strip())
     if print_config:
         return loading.dump(inference)
     return Job(lambda stdout: call(root, inference, stdout), streams)

@@ -15,7 +15,20 @@ from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
-from jobs import evaluate, forecast, generate, held_out, prepare, report, run_state, score, train, translate
+from jobs import (
+    conclusion,
+    console,
+    evaluate,
+    forecast,
+    generate,
+    held_out,
+    prepare,
+    report,
+    run_state,
+    score,
+    train,
+    translate,
+)
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
 
@@ -40,7 +53,10 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
     with run_lock.RunLock(root, "pipeline"):
         run_state.record_start(config)
         with run_state.record_exit_code(root, session):
-            return _Pipeline(run_state.with_stored_defaults(config), root, session, reporter).run()
+            done = _Pipeline(run_state.with_stored_defaults(config), root, session, reporter).run()
+    for line in conclusion.lines(done, config.corpus_kind):
+        console.note(line)
+    return done
 
 
 class _Pipeline:

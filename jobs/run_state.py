@@ -27,8 +27,12 @@ _log = logging.getLogger(__name__)
 Content = dict[str, Any]
 
 
-def check_settings(config: schema.RunConfig) -> list[loading.Change]:
+def check_settings(config: schema.RunConfig, stores: bool = True) -> list[loading.Change]:
     """Stores the settings at the first start of a run; compares them with the stored ones at every later start.
+
+    Args:
+        config: settings of this start.
+        stores: whether they may be stored.
 
     Returns:
         The changed settings of the role `schedule`, which may change; see `record_changes`.
@@ -39,7 +43,7 @@ def check_settings(config: schema.RunConfig) -> list[loading.Change]:
     root = location.Location.parse(config.root, "root")
     path = root.join(root_layout.SETTINGS)
     # Never replaced: the settings of the first start identify the run.
-    if path.put_if_absent(loading.dump(config).encode()):
+    if path.put_if_absent(loading.dump(config).encode()) if stores else not path.exists():
         return []
     first = loading.parse_stored(path.read_bytes().decode(), str(path))
     changes = loading.changed(first, config)

@@ -13,7 +13,7 @@ from core.data.tokens import bpe_dropout
 from core.storage import location, root_layout, run_lock
 from core.telemetry import catalog
 from core.training import checkpoint, plan_changes, progress, resume, trainer
-from jobs import run_state
+from jobs import console, run_state, training_plan
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
 from workers.train import autoregressive_training, launch, ngram_training
@@ -83,14 +83,47 @@ def run_locked(
     started_s = time.monotonic()
     if rate_change is not None:
         _log.info("%s", rate_change)
+    described = _describe(config, dataset, newest)
     if trains_without_resume:
         result = _train_without_resume(config, root, dataset, session, reporter)
         report = {"verb": "train", "root": str(root), **result, "already_done": False}
     else:
-        report = _train_steps(plan(config, fresh), session, reporter, state)
+        report = _train_steps(plan(config, fresh), session, reporter, state, described["steps"])
     session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage="train")
     run_state.record_stage_end(root, "train", time.monotonic() - started_s, report, worked=True)
     return report
+
+
+def dry_run(config: schema.RunConfig, fresh: bool = False) -> dict[str, Any]:
+    """Returns what `run` would train, and writes nothing into the root.
+
+    Raises:
+        UsageError: there is no dataset.
+        LockedError: the settings are those of another run, or `fresh` finds a checkpoint.
+    """
+    dataset = _open(config)
+    check_dataset(config, dataset)
+    run_state.check_settings(config, stores=False)
+    newest, _, _ = _find_newest(location.Location.parse(config.root, "root"), fresh, config)
+    return {"verb": "train", "dry_run": True, **_describe(config, dataset, newest)}
+
+
+def _describe(
+    config: schema.RunConfig, dataset: shards.Dataset | series_dataset.Dataset, newest: checkpoint.NewestCheckpoint
+) -> training_plan.Plan:
+    """Returns the plan of the training, which it also writes to stderr."""
+    if isinstance(dataset, series_dataset.Dataset):
+        described = training_plan.describe_series(config, dataset)
+    elif config.model.kind == "ngram":
+        described = training_plan.describe_ngram(config, dataset)
+    else:
+        state, saved = (progress.State(), {}) if newest.ref is None else checkpoint.load_state(newest.ref)
+        # Lengths alone are read: hashing the shards is left to those that read all of them.
+        unverified = shards.Dataset.open(dataset.folder, verify=False)
+        described = training_plan.describe_steps(config, plan(config), unverified, state, saved)
+    for line in training_plan.to_lines(described, config):
+        console.note(line)
+    return described
 
 
 def _open(config: schema.RunConfig) -> shards.Dataset | series_dataset.Dataset:
@@ -130,11 +163,16 @@ def _train_without_resume(
 
 
 def _train_steps(
-    job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, state: progress.State
+    job: trainer.TrainingJob,
+    session: sessions.Session,
+    reporter: progress_display.Reporter,
+    state: progress.State,
+    num_steps: int,
 ) -> dict[str, Any]:
-    """Trains a model in steps, from the state of its newest checkpoint on."""
+    """Trains a model in steps, from the state of its newest checkpoint on; the run has about `num_steps`."""
     done = state.step if job.training.max_steps is not None else state.epochs_done
-    summary = _train(job, session, reporter, done)
+    expected_end = training_plan.ExpectedEnd(num_steps, job.training.early_stop is not None)
+    summary = _train(job, session, reporter, done, expected_end)
     run_state.record_skipped_checkpoints(job.root, summary.skipped_checkpoints)
     # Saved, but not done: the command must not end with 0.
     if summary.is_interrupted:
@@ -175,7 +213,11 @@ def _differing(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _train(
-    job: trainer.TrainingJob, session: sessions.Session, reporter: progress_display.Reporter, done: float
+    job: trainer.TrainingJob,
+    session: sessions.Session,
+    reporter: progress_display.Reporter,
+    done: float,
+    expected_end: training_plan.ExpectedEnd,
 ) -> trainer.TrainingSummary:
     """Trains with progress shown: in steps if `max_steps` is set, else in epochs."""
     in_steps = job.training.max_steps is not None
@@ -197,6 +239,7 @@ def _train(
                 is_moving = True
             stage.advance(max(0.0, reached - done), **shown)
             done = max(done, reached)
+            expected_end.update(now.step)
 
         summary = launch.run_training(job, session, show)
         reached = summary.step if in_steps else summary.epochs_done

@@ -53,7 +53,7 @@ def run(verb: Verb, root: location.Location, inference: settings.InferenceSettin
         import readline  # noqa: F401
     model = api.Model(root, inference, inference.cluster.device)
     dialogue = Dialogue(verb, model, os.fdopen(os.dup(stdout), "w", encoding="utf-8"), is_shown=os.isatty(stdout))
-    console.write_line(f"{model.run}, step {model.step}: type a line; :help for help, Ctrl-D to end")
+    console.note(f"{model.run}, step {model.step}: type a line; :help for help, Ctrl-D to end")
     dialogue.run(lambda: input(PROMPT))
     report = {"verb": verb, "run": model.run, "checkpoint": model.checkpoint, "step": model.step}
     return {**report, "lines": dialogue.num_answers, "elapsed_s": round(time.monotonic() - started_s, 3)}

@@ -11,20 +11,23 @@ The second half selects the checkpoint of a run whose bundle inference uses: the
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor, nn, overrides
+from torch import Tensor
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, training_settings
 from core.data.series import preparation
 from core.data.tokens import tokenizer
-from core.models import autoregressive, factory, weights
+from core.models import autoregressive, factory, skeleton, weights
 from core.models.ngram import ngram_model
 from core.storage import commit, location, root_layout
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "raycurrent-bundle"
 VERSION = 1
@@ -209,41 +212,18 @@ def _read_model(
     if config.kind == "ngram":
         tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
         return ngram_model.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
-    # The expected shapes come from a model without memory: settings that do not match the file allocate nothing.
-    with torch.device("meta"), _SkipNormalInit():
-        expected = unique_parameters(_build(config, codecs, columns))
+    # Settings that do not match the file allocate nothing.
+    expected = unique_parameters(skeleton.without_memory(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
     weights.check_finite(stored, where)
     # Building a model draws initial weights: the caller's random state must not depend on it.
     with torch.random.fork_rng(devices=[]):
-        model = _build(config, codecs, columns)
+        model = skeleton.build(config, codecs, columns)
     with torch.no_grad():
         for name, parameter in unique_parameters(model).items():
             # Copied, not assigned: a tied weight stays one tensor under all its names.
             parameter.copy_(stored[name])
     return model.eval()
-
-
-class _SkipNormalInit(overrides.TorchFunctionMode):
-    """Skips normal initialization on the meta device, for which torch imports its compiler: 3 s of CPU time."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
-
-
-def _build(
-    config: model_settings.NetworkConfig | autoregressive_settings.AutoregressiveConfig,
-    codecs: Mapping[str, tokenizer.Codec],
-    columns: Mapping[str, tuple[str, ...]],
-) -> factory.Model | autoregressive.Autoregressive:
-    if config.kind == "autoregressive":
-        return autoregressive.Autoregressive(config, len(columns["inputs"]), len(columns["targets"]))
-    sizes = {role: codec.tokenizer.vocabulary_size for role, codec in codecs.items()}
-    # The padding id is the same on both sides of pairs.
-    return factory.build(config, sizes, next(iter(codecs.values())).tokenizer.pad_id)
 
 
 def _read_checked(folder: location.Location, settings: dict[str, Any], name: str) -> bytes:
@@ -351,6 +331,7 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
         else:
             selected.append(SelectedCheckpoint(folder, folder.join(FOLDER), step, tuple(damaged)))
         if len(selected) == count:
+            _log.debug("%s: uses %s", run, ", ".join(each.checkpoint.name for each in selected))
             return selected
     if selected:
         raise errors.UsageError(

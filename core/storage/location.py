@@ -101,6 +101,7 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """Reads the whole file."""
+        _log.debug("read %s", self)
         if self.is_local:
             return self._call(self.path.read_bytes)
         return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
@@ -190,18 +191,21 @@ class Location:
         Returns:
             False if the name is taken.
         """
+        _log.debug("create %s, %d bytes", self, len(data))
         if self.is_local:
             return self._call(lambda: local_files.create(self.path, lambda file: file.write(data)))
         return self._create(lambda options: self._remote().pipe_file(self.url, data, **options), lambda: data)
 
     def put_file_if_absent(self, path: Path) -> bool:
         """Copies a local file here, as `put_if_absent` does."""
+        _log.debug("create %s from %s", self, path)
         if self.is_local:
             return self._call(lambda: local_files.create(self.path, lambda file: local_files.copy(path, file)))
         return self._create(lambda options: self._remote().put_file(str(path), self.url, **options), path.read_bytes)
 
     def replace(self, data: bytes) -> None:
         """Writes the file, atomically and durably, replacing an existing one."""
+        _log.debug("replace %s, %d bytes", self, len(data))
         self._refuse_read_only()
         if self.is_local:
             self._call(lambda: local_files.replace(self.path, lambda file: file.write(data)))
@@ -211,6 +215,7 @@ class Location:
 
     def remove(self) -> None:
         """Deletes the file, if it exists."""
+        _log.debug("remove %s", self)
         self._refuse_read_only()
         try:
             if self.is_local:

@@ -132,12 +132,8 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
     newest = checkpoint.find_newest(job.root)
     state, saved_settings = _read_state(newest, dataset, job.training)
     _check_same_run(job, newest.ref, settings, saved_settings)
-    # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
-    precision = (job.compute.precision == "auto" and saved_settings.get("precision")) or compute.resolve_precision(
-        job.compute.precision, job.device
-    )
     # Recorded for the next resume; inference finds it in the bundle.
-    settings["precision"] = precision
+    settings["precision"] = precision_of(job, saved_settings)
     # A finished run is only reported: taking a number would write into its root.
     if newest.ref is not None and is_finished(state, job.training):
         return Claim(0, newest, state, settings, is_finished=True)
@@ -148,6 +144,13 @@ def claim(job: TrainingJob, dataset: shards.Dataset, world_size: int) -> Claim:
         state, _ = _read_state(newest, dataset, job.training)
     finished = is_finished(state, job.training) and newest.ref is not None
     return Claim(fencing_number, newest, state, settings, finished)
+
+
+def precision_of(job: TrainingJob, saved: Mapping[str, Any]) -> compute.Precision:
+    """Returns the precision of a run; `saved` are the settings in its newest checkpoint, empty without one."""
+    # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
+    kept: compute.Precision | None = saved.get("precision") if job.compute.precision == "auto" else None
+    return kept or compute.resolve_precision(job.compute.precision, job.device)
 
 
 def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> TrainingRun:

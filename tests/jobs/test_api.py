@@ -133,7 +133,7 @@ def test_forecasts_are_the_rows_of_the_command(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.DataError, match=r"values: has no column 'y'; it has x$"):
         model.forecast({"x": [1.0] * 9})
     with pytest.raises(errors.DataError, match="values: row 2 has no number in column 'y'"):
-        model.forecast({"x": [1.0] * 9, "y": [1.0, 2.0, float("nan")]})
+        model.forecast({"x": [1.0] * 9, "y": [1.0, 2.0, float("nan"), *[1.0] * 6]})
     with pytest.raises(errors.DataError, match=r"different numbers of rows \(x 9, y 8\)"):
         model.forecast({"x": [1.0] * 9, "y": [1.0] * 8})
 

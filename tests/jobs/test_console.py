@@ -9,7 +9,7 @@ import time
 import pytest
 import rich.console
 
-from jobs import console
+from jobs import console, log
 
 
 class Clock:
@@ -114,7 +114,7 @@ def test_untrusted_text_becomes_one_printable_line_of_200_characters() -> None:
 
 def test_equal_warnings_pass_once_a_minute_and_the_next_has_their_number() -> None:
     clock = Clock()
-    repeated = console.RepeatFilter(clock)
+    repeated = log.RepeatFilter(clock)
 
     def passes(level: int = logging.WARNING) -> str | None:
         record = logging.LogRecord("core", level, "", 0, "bad line %d", (7,), None)

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 import tomllib
+from typing import Any
 
 import pytest
+import typer
 
 from core import errors
 from core.config import loading
+from jobs import __main__ as main
 from tests.golden import make
 
 pytestmark = pytest.mark.e2e
@@ -189,6 +192,30 @@ def test_stdout_has_one_document_and_the_log_ends_with_the_exit_code(runs: pathl
     assert json.loads(done.stdout)["kind"] == "dataset"
     assert done.stderr.splitlines()[-2] == "exit=0"
     assert done.returncode == 0
+
+
+def test_quiet_leaves_the_document_and_warnings_and_verbose_adds_the_debug_log(runs: pathlib.Path) -> None:
+    path = str(runs / "translation" / "dataset")
+    quiet, verbose = jobs("inspect", path, "--quiet"), jobs("inspect", path, "--verbose")
+    assert json.loads(quiet.stdout) == json.loads(verbose.stdout) == json.loads(jobs("inspect", path).stdout)
+    assert len(quiet.stderr.splitlines()) == 1, "the list of libraries alone"
+    assert " D core.storage.location: read " in verbose.stderr
+    assert jobs("inspect", "nope/nope", "--quiet").stderr.splitlines()[1] == "exit=2"
+    both = jobs("inspect", path, "--quiet", "--verbose")
+    assert (both.returncode, both.stderr.splitlines()[0]) == (
+        2,
+        "--quiet, --verbose: contradict each other; leave one of them out",
+    )
+    old_name = jobs(
+        "translate", "--run", str(runs / "translation"), "--print-config", "--quiet", "--set", "decoding.method=greedy"
+    )
+    assert " W core.config.old_names: decoding.method" in old_name.stderr
+
+
+def test_every_verb_has_quiet_and_verbose() -> None:
+    group: Any = typer.main.get_command(main.app)
+    for verb, command in group.commands.items():
+        assert {"--quiet", "--verbose"} <= {option for parameter in command.params for option in parameter.opts}, verb
 
 
 def test_a_missing_corpus_ends_with_exit_code_3_and_names_the_setting(tmp_path: pathlib.Path) -> None:

@@ -32,11 +32,20 @@ def contents(root: pathlib.Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize(("text", "name"), [(conftest.TRANSLATION, "translation"), (conftest.LANGUAGE, "language")])
-def test_running_a_finished_pipeline_again_changes_no_file(text: str, name: str, runs: pathlib.Path) -> None:
+def test_running_a_finished_pipeline_again_changes_no_file_and_says_what_was_reached(
+    text: str, name: str, runs: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents(runs / name)
     stages = json.loads((runs / name / "run.json").read_text())["stages"]
+    capsys.readouterr()
     report = run_pipeline(text, runs)
     assert contents(runs / name) == before
+    reached, page, use = capsys.readouterr().err.splitlines()[-3:]
+    assert reached.startswith(f"tiny-{name}: {'BLEU' if name == 'translation' else 'perplexity per token'} ")
+    assert reached.endswith(" (test lines)")
+    assert page == f"page: {runs}/{name}/report.html"
+    verb = "translate" if name == "translation" else "score"
+    assert use == f"{verb} a file: python -m jobs {verb} --run {runs}/{name} --input FILE --output FILE.jsonl"
     assert json.loads((runs / name / "run.json").read_text())["stages"] == stages
     assert "report" not in report["stages"]
 

@@ -7,6 +7,7 @@ order of completion; an error that only the user can correct ends the run at onc
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Sized
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,7 @@ from core import errors
 from core.telemetry import metrics as telemetry
 from workers.fanout import part_metrics
 
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Work = Callable[[Any], Result]
 Factory = Callable[[], Work[Result]]
@@ -123,7 +125,9 @@ class InProcess:
             result = work(task.payload)
             # A lazy iterable has no length.
             num_pending = len(tasks) - num_done if isinstance(tasks, Sized) else 0
-            meter.done(time.monotonic() - started_s, num_pending)
+            elapsed_s = time.monotonic() - started_s
+            _log.debug("%s: %s done in %.3f s", stage, task.name, elapsed_s)
+            meter.done(elapsed_s, num_pending)
             # Before progress is shown: what is shown as done is done.
             on_done(task, result)
             monitor.progress(task.weight)

@@ -11,12 +11,15 @@ checkpoint (`workers.train.launch`).
 import collections
 import dataclasses
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from core import errors
 from workers.fanout import executor, part_metrics, retries
+
+_log = logging.getLogger(__name__)
 
 POLL_S = 0.2  # longest delay until a stop, a timeout or a straggler is noticed
 START_TIMEOUT_S = 300.0  # a run without a single ready worker for this long fails
@@ -94,6 +97,7 @@ class Pool:
 
     def discard(self, worker: _Worker) -> None:
         """Kills a worker and removes it from the pool."""
+        _log.debug("a worker is killed%s", f", busy with {worker.task.name}" if worker.task else "")
         self.workers.remove(worker)
         self.backend.kill(worker.handle)
 
@@ -151,6 +155,13 @@ class _Run:
             if task is None:
                 return
             worker.task, worker.since_s = task, pool.clock()
+            _log.debug(
+                "%s: %s handed to worker %d of %d",
+                self._stage,
+                task.name,
+                pool.workers.index(worker) + 1,
+                len(pool.workers),
+            )
             worker.future = pool.backend.submit(worker.handle, self._number, self._factory, task.payload)
         num_starting = sum(not worker.is_ready for worker in pool.workers)
         while self._take() and len(pool.workers) < pool.num_workers:
@@ -192,6 +203,7 @@ class _Run:
                 self._failed(task, outcome)
 
     def _close(self, task: executor.Task, elapsed_s: float) -> None:
+        _log.debug("%s: %s done in %.3f s", self._stage, task.name, elapsed_s)
         del self._open[task.name]
         self._policy.done(task.name, elapsed_s)
         self._num_left = None if self._num_left is None else self._num_left - 1

@@ -1,0 +1,44 @@
+"""Conclusion of a pipeline, for people: what was reached, where the page is, how to use the model."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from core.storage import location, root_layout
+from jobs import console
+
+_USES = {"pairs": "translate", "text": "score", "series": "forecast"}
+
+
+def lines(report: Mapping[str, Any], kind: str) -> list[str]:
+    """Returns the three lines that end a pipeline.
+
+    Args:
+        report: that of the pipeline.
+        kind: of its corpus.
+    """
+    reached = ", ".join(_reached(report["stages"]))
+    held_out = f" ({report['held_out']} {'rows' if kind == 'series' else 'lines'})" if reached else ""
+    verb, page = _USES[kind], location.Location.parse(report["root"]).join(root_layout.REPORT_HTML)
+    command = f"{console.program()} {verb} --run {shlex.quote(report['root'])} --input FILE --output FILE.jsonl"
+    return [
+        f"{report['name']}: {reached or 'trained; nothing was held out to measure it'}{held_out}",
+        f"page: {page}",
+        f"{verb} a file: {command}",
+    ]
+
+
+def _reached(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yields the figures of each corpus that say most."""
+    # BLEU first: of a translation model it says more than the perplexity.
+    for name, stage in sorted(stages.items(), key=lambda item: not item[0].startswith("evaluate")):
+        verb, _, corpus = name.partition(".")
+        of = f" of {corpus}" if corpus else ""
+        if verb == "evaluate":
+            yield f"BLEU{of} {stage['bleu']:.2f}"
+        elif verb == "score" and "perplexity" in stage:
+            by = f", by {stage['unit']}" if "unit" in stage else ""
+            yield f"perplexity per token{of} {float(stage['perplexity']):.2f}{by}"
+        elif verb == "forecast":
+            for row in stage.get("headline", {}).get("errors", [])[:1]:
+                yield f"RMSE of {row['target']} {row['rmse']:.4g} at horizon {row['horizon']}"
