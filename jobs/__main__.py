@@ -75,10 +75,7 @@ def translate(
     input_: options.TypedInput = None,
     output: options.TypedOutput = None,
     column: options.Column = None,
-    prefixes: Annotated[
-        str | None,
-        typer.Option("--prefixes", metavar="URI", help="text file with the beginning of each line's translation"),
-    ] = None,
+    prefixes: options.Prefixes = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
@@ -136,10 +133,7 @@ def score(
     run: options.Run,
     input_: options.Input,
     output: options.Output,
-    targets: Annotated[
-        str | None,
-        typer.Option("--targets", metavar="URI", help="translations of the input, to score with a translation model"),
-    ] = None,
+    targets: options.Targets = None,
     column: options.Column = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
@@ -174,10 +168,8 @@ def score(
 @app.command(cls=options.Command)
 def generate(
     run: options.Run,
-    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="beginning of the text")] = None,
-    ending: Annotated[
-        str | None, typer.Option("--ending", metavar="TEXT", help="end of the text, for a model that reads backward")
-    ] = None,
+    prefix: options.Prefix = None,
+    ending: options.Ending = None,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
@@ -254,29 +246,36 @@ def init(
 
 @app.command(cls=options.Command)
 def evaluate(
-    hypotheses: Annotated[
-        str, typer.Option("--hypotheses", metavar="URI", help="translations to evaluate, one per line")
-    ],
-    references: Annotated[
-        list[str], typer.Option("--references", metavar="URI", help="reference translations, one per line; repeatable")
-    ],
-    d2l_bleu_k: Annotated[
-        int | None,
-        typer.Option(
-            "--d2l-bleu-k", min=1, help="longest n-grams, in tokens, of the BLEU of Dive into Deep Learning; default 2"
-        ),
-    ] = None,
-    documents_k: Annotated[int | None, typer.Option("--documents-k", min=1, hidden=True)] = None,
+    hypotheses: options.Hypotheses,
+    references: options.References,
+    run: options.RunOfTranslations = None,
+    tokenize: options.Tokenize = None,
+    lowercase: options.Lowercase = None,
+    significance: options.Significance = None,
+    confidence: options.Confidence = False,
+    d2l_bleu_k: options.D2lBleuK = None,
+    documents_k: options.DocumentsK = None,
 ) -> options.Job:
-    """Evaluate translations against references: BLEU, chrF, TER."""
+    """Evaluate translations against references: BLEU, chrF, TER, and whether several systems differ significantly."""
+    hypotheses_files = [str(paths.locate(text, "--hypotheses")) for text in hypotheses]
     reference_files = [str(paths.locate(text, "--references")) for text in references]
-    hypotheses_file = str(paths.locate(hypotheses, "--hypotheses"))
+    root = None if run is None else paths.locate(run, "--run")
+    chosen, cleaning = settings.evaluation_of(root, tokenize, lowercase)
 
     def call(_: int) -> options.Report:
         from jobs import evaluate as verb
 
-        k = verb.ngram_order(d2l_bleu_k, documents_k)
-        return verb.run(hypotheses_file, reference_files, console.reporter(), k)
+        request = verb.Request(
+            hypotheses=hypotheses_files,
+            references=reference_files,
+            settings=chosen,
+            cleaning=cleaning,
+            d2l_bleu_k=verb.ngram_order(d2l_bleu_k, documents_k),
+            test=significance,
+            confidence=confidence,
+            tokenize_from="--tokenize",
+        )
+        return verb.run(request, console.reporter())
 
     return options.Job(call)
 

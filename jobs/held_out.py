@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +12,11 @@ from core import errors
 from core.config import corpus_settings, schema
 from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
-from core.data.text import corpus, sources
+from core.data.text import corpus, scripts, selection, sources
 from core.storage import location, root_layout
 
 _PART_LINES = 1 << 16
+_PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 4  # of a held-out line, as the prompt of a sample
 
 
 class HeldOut(NamedTuple):
@@ -146,3 +147,27 @@ def _write_sides(lines: Iterable[corpus.Sides], destinations: list[location.Loca
                 file.write(side.replace("\r", " ") + "\n")
     for path, destination in zip(paths, destinations, strict=True):
         destination.put_file_if_absent(path)
+
+
+def prompts(text: location.Location, count: int, last: bool) -> list[str]:
+    """Returns the beginnings, or the ends (`last`), of `count` lines of all lengths that are longer than a prompt.
+
+    A prompt is two words, or four characters where the text has no spaces.
+    """
+    with text.open() as file:
+        has_spaces = scripts.without_spaces(line.decode("utf-8", "replace") for line in file) is None
+    split, joint, size = (str.split, " ", _PROMPT_WORDS) if has_spaces else (list, "", _PROMPT_CHARACTERS)
+    numbers, lengths = [], []
+    for number, units in enumerate(_split_lines(text, split)):
+        if len(units) > size:
+            numbers.append(number)
+            lengths.append(len(units))
+    chosen = {numbers[index] for index in selection.draw_by_length(lengths, count)}
+    lines = [units for number, units in enumerate(_split_lines(text, split)) if number in chosen]
+    return [joint.join(units[-size:] if last else units[:size]) for units in lines]
+
+
+def _split_lines(text: location.Location, split: Callable[[str], list[str]]) -> Iterator[list[str]]:
+    with text.open() as file:
+        for line in file:
+            yield split(line.decode("utf-8", "replace").strip())

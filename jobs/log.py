@@ -20,6 +20,7 @@ _QUIET_LOGGERS = (
     "matplotlib",
     "PIL",
     "fontTools",
+    "sacrebleu",
 )
 _OUR_LOGGERS = ("core", "workers", "jobs")
 

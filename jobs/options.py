@@ -7,12 +7,12 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from core import errors
-from core.config import loading, schema, section
+from core.config import evaluation_settings, loading, schema, section
 from core.storage import location, root_layout
 from jobs import console, json_documents, log, paths, run_state, settings
 
@@ -52,6 +52,66 @@ TypedOutput = Annotated[
 ]
 Column = Annotated[str | None, typer.Option("--column", help="column with the text, for Parquet and JSONL")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that was made with other settings")]
+
+Prefixes = Annotated[
+    str | None,
+    typer.Option("--prefixes", metavar="URI", help="text file with the beginning of each line's translation"),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option("--targets", metavar="URI", help="translations of the input, to score with a translation model"),
+]
+Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="beginning of the text")]
+Ending = Annotated[
+    str | None, typer.Option("--ending", metavar="TEXT", help="end of the text, for a model that reads backward")
+]
+
+# Of `evaluate`.
+Hypotheses = Annotated[
+    list[str],
+    typer.Option(
+        "--hypotheses",
+        metavar="URI",
+        help="translations to evaluate, one per line; repeatable: each system is compared with the first",
+    ),
+]
+References = Annotated[
+    list[str], typer.Option("--references", metavar="URI", help="reference translations, one per line; repeatable")
+]
+RunOfTranslations = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="run that made the translations: its evaluation settings are the default, and the references are also "
+        "compared after the cleaning of its training data",
+    ),
+]
+Tokenize = Annotated[
+    evaluation_settings.BleuTokenizer | None,
+    typer.Option(
+        "--tokenize", help="tokenizer of BLEU; default 13a: zh, ja-mecab and char are for text without spaces"
+    ),
+]
+Lowercase = Annotated[
+    bool | None, typer.Option("--lowercase/--no-lowercase", help="BLEU and chrF without regard to case; default: with")
+]
+Significance = Annotated[
+    Literal["bootstrap", "randomization"] | None,
+    typer.Option(
+        "--significance",
+        help="test of the differences between systems: paired bootstrap resampling, or paired approximate "
+        "randomization; default, of several --hypotheses: bootstrap",
+    ),
+]
+Confidence = Annotated[bool, typer.Option("--confidence", help="95 % confidence intervals, by bootstrap resampling")]
+D2lBleuK = Annotated[
+    int | None,
+    typer.Option(
+        "--d2l-bleu-k", min=1, help="longest n-grams, in tokens, of the BLEU of Dive into Deep Learning; default 2"
+    ),
+]
+DocumentsK = Annotated[int | None, typer.Option("--documents-k", min=1, hidden=True)]
 
 
 def _verbosity(
@@ -175,9 +235,11 @@ def check_typed(input_: str | None, output: str | None, only_of_files: Mapping[s
 @contextlib.contextmanager
 def open_session(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
     """Yields a session for a run, or for several below one root; the metrics are written below that root."""
+    from core.evaluation import bleu_tokenizers
     from workers.telemetry import tensorboard
 
     tensorboard.check_installed(config.telemetry)
+    bleu_tokenizers.check_installed(config.evaluation)
     if root is None:
         root, name = location.Location.parse(config.root, "root"), config.name
     else:

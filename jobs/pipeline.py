@@ -35,7 +35,6 @@ from workers.fanout import progress_display
 NUM_SAMPLES = 3
 MAX_BY_LINE = 10_000  # lines of a text that are scored by line beside the stream of all
 _OF_RUN = ("verb", "run", "checkpoint", "step", "passed_over", "members")  # of a report, the same by any unit
-_PREFIX_WORDS = 2  # of a held-out line, as the prompt of a sample
 _log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
@@ -267,10 +266,19 @@ class _Pipeline:
     def _evaluate(self, texts: held_out.HeldOut, corpus: str) -> None:
         # That of the translations, on which alone the figures depend.
         fingerprint = run_state.read_stage(self._root, _stage_name("translate", corpus)).get("made_with", "")
+        settings = self._config.evaluation
+        # With the defaults, an evaluation of an older release is still known.
+        if settings != type(settings)():
+            fingerprint = loading.fingerprint([fingerprint, settings.model_dump(mode="json")])
+        request = evaluate.Request(
+            hypotheses=[str(self._root.join(root_layout.OUTPUTS, f"{_prefix(corpus)}translations.jsonl"))],
+            references=[str(texts.files["target"])],
+            settings=settings,
+            cleaning=self._config.corpora_by_name[corpus].cleaning,
+        )
 
         def work(_: bool) -> Report:
-            hypotheses = str(self._root.join(root_layout.OUTPUTS, f"{_prefix(corpus)}translations.jsonl"))
-            return evaluate.run(hypotheses, [str(texts.files["target"])], self._reporter)
+            return evaluate.run(request, self._reporter)
 
         self._stage(_stage_name("evaluate", corpus), fingerprint, work, None)
 
@@ -282,7 +290,11 @@ class _Pipeline:
         config = self._config
         backward = model_settings.reads_backward(config.model)
         kind = "ending" if backward else "prefix"
-        prompts = _prompts(texts.files["text"], backward) if texts else []
+        # A root keeps its prompts: an older release chose them in another way.
+        made = run_state.read_stage(self._root, "generate").get("report") or {}
+        prompts = [sample[kind] for sample in made.get("samples", ())]
+        if texts and not prompts:
+            prompts = held_out.prompts(texts.files["text"], NUM_SAMPLES, backward)
         settings = stored_forms.of_decoding(config.decoding, config.generation, "generate")
         checkpoints = self._averaged_checkpoints(best_checkpoint, config.generation.average_checkpoints)
         fingerprint = loading.fingerprint([*checkpoints, prompts, settings, self._compute(), config.seed])
@@ -296,9 +308,10 @@ class _Pipeline:
                     generated = generate.run(
                         self._root, prefix, config.generation, config.compute, config.cluster, seed, ending
                     )
-                    samples.append({kind: prompt, "text": generated["text"]})
+                    samples.append({kind: prompt, "text": generated["text"], "seed": generated["seed"]})
                     stage.advance()
-            return {"verb": "generate", "samples": samples}
+            chosen = config.generation.model_dump(mode="json", include={"method", "temperature", "top_k", "top_p"})
+            return {"verb": "generate", "samples": samples, **chosen}
 
         if prompts:
             self._stage("generate", fingerprint, work, None)
@@ -382,16 +395,3 @@ def _stage_name(stage: str, corpus: str) -> str:
 
 def _prefix(corpus: str) -> str:
     return f"{corpus}." if corpus else ""
-
-
-def _prompts(text: location.Location, last: bool) -> list[str]:
-    """Returns the first words, or the last, of the first `NUM_SAMPLES` lines that are longer than a prompt."""
-    prompts = []
-    with text.open() as file:
-        for line in file:
-            words = line.decode("utf-8", "replace").split()
-            if len(words) > _PREFIX_WORDS:
-                prompts.append(" ".join(words[-_PREFIX_WORDS:] if last else words[:_PREFIX_WORDS]))
-            if len(prompts) == NUM_SAMPLES:
-                break
-    return prompts

@@ -14,12 +14,16 @@ from core.config import corpus_settings, schema
 from core.data.dataset import dataset_index
 from core.data.series import dataset as series_dataset
 from core.data.text import sources
+from core.data.tokens import tokenizer, vocabulary
+from core.evaluation import bleu_tokenizers
 from core.storage import commit, location, root_layout
 from core.telemetry import catalog
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.prepare import dataset_builder, line_tasks, pass_runner
 
+# Cleaning steps after which a reader, or a metric, sees another text than the reference's author wrote.
+_VISIBLE_STEPS = ("nfkc", "lower", "letters", "digits", "punctuation")
 _log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
@@ -86,6 +90,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     folder = _folder(config)
     if config.corpus_kind == "series":
         return _prepare_series(config, folder, reporter)
+    warnings = _cleaning_warnings(config)
     store = commit.PartStore(folder, dataset_builder.content(_settings(config)))
     content = store.manifest(dataset_index.NAME)
     if content is not None:
@@ -93,13 +98,75 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
         _check_sources(config, index, session, reporter)
     else:
+        check_tokenizer(config)
         builder = dataset_builder.DatasetBuilder(plan(config), session, reporter)
         store.begin()  # after the plan: a missing source must not leave a folder behind
         index = builder.run(config.sharding)
         store.finish(index.to_json(), dataset_index.NAME)
+        warnings += [*builder.warnings, *_bleu_warnings(config, builder)]
         session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=pass_runner.STAGE)
     _clean_up(folder)
-    return _report(folder, index, started_s, already_done=content is not None)
+    for warning in warnings:
+        _log.warning(warning)  # not "%s": equal formats count as repetitions, and only the first would be shown
+    report = _report(folder, index, started_s, already_done=content is not None)
+    return {**report, "warnings": warnings} if warnings else report
+
+
+def check_tokenizer(config: schema.RunConfig) -> None:
+    """Checks that a tokenizer to be trained has room for its special tokens, and a use for each of its settings.
+
+    Only of a dataset that is made now: older releases ignored these settings, and their datasets stay usable.
+
+    Raises:
+        UsageError: it has not.
+    """
+    settings = config.tokenizer
+    defaults = type(settings)()
+    if settings.load:
+        ignored = {"sample_bytes": "of a tokenizer that is loaded"}
+    elif settings.kind in ("char", "word"):
+        ignored = {"sample_bytes": f"with kind {settings.kind}, which counts the whole text"}
+    else:
+        ignored = {"min_freq": f"with kind {settings.kind}, whose vocabulary max_size limits"}
+    for name, why in ignored.items():
+        if getattr(settings, name) != getattr(defaults, name):
+            raise errors.UsageError(f"tokenizer.{name}: has no effect {why}; remove it")
+    if settings.load or settings.max_size is None:
+        return
+    first = next(iter(config.corpora_by_name.values()))
+    target_tokens = {corpus.target_token for corpus in config.corpora.values() if corpus.target_token is not None}
+    reserved = vocabulary.reserved_for(first.kind, first.line_end)
+    num_added = len(reserved) + len(target_tokens) + len(settings.symbols)
+    smallest = tokenizer.smallest_size(settings.kind, num_added)
+    if settings.max_size < smallest:
+        raise errors.UsageError(
+            f"tokenizer.max_size: {settings.max_size} has no room for the {num_added} special tokens and any text; "
+            f"use at least {smallest}"
+        )
+
+
+def _cleaning_warnings(config: schema.RunConfig) -> list[str]:
+    """Returns a sentence on cleaning that makes translations differ from references as written."""
+    corpus = next(iter(config.corpora_by_name.values()))  # all corpora of a run have the same cleaning
+    steps = [step for step in corpus.cleaning if step in _VISIBLE_STEPS]
+    if corpus.kind != "pairs" or not steps:
+        return []
+    setting = "corpora.NAME.cleaning" if config.corpora else "corpus.cleaning"
+    return [
+        f"{setting}: {', '.join(steps)} also changes the target text, so that translations differ from references as "
+        "written; the evaluation gives BLEU, chrF and TER against both, as written and cleaned: compare like with like"
+    ]
+
+
+def _bleu_warnings(config: schema.RunConfig, builder: dataset_builder.DatasetBuilder) -> list[str]:
+    """Returns sentences on target text that the tokenizer of BLEU does not split."""
+    if config.corpus_kind != "pairs":
+        return []
+    found_scripts = {columns.get("target") for columns in builder.scripts.values()} - {None}
+    sentences = [
+        bleu_tokenizers.mismatch_of_script(script, config.evaluation) for script in found_scripts if script is not None
+    ]
+    return sorted(sentence for sentence in sentences if sentence is not None)
 
 
 def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: progress_display.Reporter) -> Report:

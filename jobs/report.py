@@ -1,15 +1,20 @@
 """The verb `report`: `report.json` and `report.html` of a run, or one page that compares several runs."""
 
+import json
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from core import errors
+from core.config import evaluation_settings
+from core.evaluation import significance
 from core.reporting import comparison, content, page, page_frame
 from core.storage import location, root_layout
 from jobs import json_documents
 from workers.fanout import progress_display
 
 _HEAD_BYTES = 1024
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -32,15 +37,75 @@ def run(
     if output is None:
         return _write_to_root(roots[0], reporter)
     _refuse_foreign_page(output)
-    with reporter.stage("report", len(roots) + 1, "steps") as stage:
+    with reporter.stage("report", len(roots) + 2, "steps") as stage:
         reports = []
         for root in roots:
             reports.append(content.build(root))
             stage.advance()
-        html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports)
+        significant = _significance(roots, reports)
+        stage.advance()
+        html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports, significant)
         output.replace(html.encode())
         stage.advance()
     return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
+
+
+class _Translated(NamedTuple):
+    """Held-out lines and their translations."""
+
+    sources: list[str]
+    references: list[str]
+    hypotheses: list[str]
+
+
+def _significance(roots: Sequence[location.Location], reports: Sequence[content.Report]) -> dict[str, Any] | None:
+    """Returns which differences in quality between runs are significant; None unless they translated the same lines.
+
+    They must be measured alike, too. Runs of several corpora are left out: a test is of one set of lines.
+    """
+    translated = [
+        None if report["tasks"] else _read_translations(root) for root, report in zip(roots, reports, strict=True)
+    ]
+    with_texts = [texts for texts in translated if texts is not None]
+    evaluations = [report["settings"]["evaluation"] for report, texts in zip(reports, translated, strict=True) if texts]
+    is_comparable = len(with_texts) > 1 and all(
+        texts[:2] == with_texts[0][:2] and settings == evaluations[0]
+        for texts, settings in zip(with_texts, evaluations, strict=True)
+    )
+    if not is_comparable:
+        return None
+    try:
+        compared = significance.compare(
+            [texts.hypotheses for texts in with_texts],
+            [with_texts[0].references],
+            "bootstrap",
+            evaluation_settings.EvaluationConfig.model_validate(evaluations[0]),
+            "report",
+        )
+    except errors.DataError as error:  # more lines than memory is meant for, or a file that is not complete
+        _log.warning("significance: left out: %s", error)
+        return None
+    systems = iter(compared.systems)
+    return {
+        "lines": len(with_texts[0].sources),
+        **compared.describe(),
+        "systems": [None if texts is None else next(systems).to_json() for texts in translated],
+    }
+
+
+def _read_translations(root: location.Location) -> _Translated | None:
+    outputs = root.join(root_layout.OUTPUTS)
+    split = next((split for split in ("test", "valid") if outputs.join(f"{split}.target.txt").exists()), None)
+    translations = outputs.join("translations.jsonl")
+    if split is None or not translations.exists():
+        return None
+    sources, references = (_read_lines(outputs.join(f"{split}.{side}.txt")) for side in ("source", "target"))
+    return _Translated(sources, references, [json.loads(row)["text"] for row in _read_lines(translations)])
+
+
+def _read_lines(path: location.Location) -> list[str]:
+    with path.open() as file:
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in file]
 
 
 def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:

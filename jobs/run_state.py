@@ -53,6 +53,11 @@ def check_settings(config: schema.RunConfig, stores: bool = True) -> list[loadin
                 f"{change.name}: this root was started with {_format(change.old)}, not {_format(change.new)}; "
                 f"use another root, or the settings in {path}"
             )
+        if change.name.startswith("evaluation.") and config.training.best_by == "bleu":
+            raise errors.LockedError(
+                f"{change.name}: this root was started with {_format(change.old)}, and its checkpoints are compared by "
+                "BLEU, which another value would make another figure; use another root, or keep the value"
+            )
     schedule = [change for change in changes if change.role == "schedule"]
     for change in schedule:
         _log.info("%s: changed from %s to %s", change.name, _format(change.old), _format(change.new))

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from core import errors
-from core.config import inference_settings, loading, old_names, schema, section
+from core.config import evaluation_settings, inference_settings, loading, old_names, schema, section
 from core.storage import location, root_layout
 
 
@@ -80,6 +80,31 @@ def name_of(run: location.Location) -> str:
     """Returns the name of a run; for a checkpoint that was copied out of its run, that of its folder."""
     config = _config(run)
     return run.name if config is None else config.name
+
+
+def evaluation_of(
+    run: location.Location | None, tokenize: evaluation_settings.BleuTokenizer | None, lowercase: bool | None
+) -> tuple[evaluation_settings.EvaluationConfig, tuple[str, ...]]:
+    """Returns the settings of an evaluation, and the cleaning steps of the run that made the translations.
+
+    Args:
+        run: that run; without it there are the defaults, and no cleaning.
+        tokenize: overrides the setting of that name; None keeps it.
+        lowercase: the same.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    chosen = {"tokenize": tokenize, "lowercase": lowercase}
+    overrides = {name: value for name, value in chosen.items() if value is not None}
+    if run is None:
+        return evaluation_settings.EvaluationConfig.model_validate(overrides), ()
+    config = _config(run)
+    if config is None:
+        raise errors.UsageError(f"--run: {run} holds no run (there is no config.yaml); name the root of a run")
+    stored = config.evaluation.model_dump()
+    corpus = next(iter(config.corpora_by_name.values()))  # all corpora of a run have the same cleaning
+    return evaluation_settings.EvaluationConfig.model_validate({**stored, **overrides}), corpus.cleaning
 
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:

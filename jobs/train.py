@@ -10,14 +10,16 @@ from core.config import autoregressive_settings, model_settings, ngram_settings,
 from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
 from core.data.tokens import bpe_dropout
+from core.evaluation import bleu_tokenizers
 from core.storage import location, root_layout, run_lock
 from core.telemetry import catalog
 from core.training import checkpoint, plan_changes, progress, resume, trainer
 from jobs import console, run_state, training_plan
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
-from workers.train import autoregressive_training, launch, ngram_training
+from workers.train import autoregressive_training, launch, ngram_training, validator
 
+_EXAMINED_LINES = 1000  # validation lines, before training, to see whether BLEU can say anything of them
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
         model=config.model,
         training=config.training,
         compute=config.compute,
+        evaluation=config.evaluation,
         dataset=root.join(root_layout.DATASET),
         weights={name: corpus.weight for name, corpus in config.corpora.items()},
         device=config.cluster.device,
@@ -84,11 +87,14 @@ def run_locked(
     if rate_change is not None:
         _log.info("%s", rate_change)
     described = _describe(config, dataset, newest)
+    warnings = _warnings(config, dataset)
     if trains_without_resume:
         result = _train_without_resume(config, root, dataset, session, reporter)
         report = {"verb": "train", "root": str(root), **result, "already_done": False}
     else:
         report = _train_steps(plan(config, fresh), session, reporter, state, described["steps"])
+    if warnings:
+        report["warnings"] = warnings
     session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage="train")
     run_state.record_stage_end(root, "train", time.monotonic() - started_s, report, worked=True)
     return report
@@ -124,6 +130,20 @@ def _describe(
     for line in training_plan.to_lines(described, config):
         console.note(line)
     return described
+
+
+def _warnings(config: schema.RunConfig, dataset: shards.Dataset | series_dataset.Dataset) -> list[str]:
+    """Returns, and logs, why the BLEU of validations will say nothing, which early stopping may depend on."""
+    if not config.training.validation.bleu_lines or not isinstance(dataset, shards.Dataset):
+        return []
+    warnings = []
+    for corpus in dataset.corpora:
+        references = validator.references(dataset, corpus, _EXAMINED_LINES)
+        mismatch = bleu_tokenizers.mismatch(references, config.evaluation)
+        if mismatch is not None:
+            warnings.append(f"{mismatch} (validation lines{f' of {corpus}' if corpus else ''})")
+            _log.warning(warnings[-1])
+    return warnings
 
 
 def _open(config: schema.RunConfig) -> shards.Dataset | series_dataset.Dataset:

@@ -5,7 +5,14 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from core.config import corpus_settings, inference_settings, model_settings, section, training_settings
+from core.config import (
+    corpus_settings,
+    evaluation_settings,
+    inference_settings,
+    model_settings,
+    section,
+    training_settings,
+)
 
 
 class WorkerRange(section.Section):
@@ -118,6 +125,9 @@ class RunConfig(section.Section):
     )
     forecasting: inference_settings.ForecastingConfig = section.operational(
         inference_settings.ForecastingConfig(), "forecasting of series"
+    )
+    evaluation: evaluation_settings.EvaluationConfig = section.schedule(
+        evaluation_settings.EvaluationConfig(), "evaluation of translations"
     )
     cluster: ClusterConfig = section.operational(ClusterConfig(), "cluster and workers")
     compute: ComputeConfig = section.operational(ComputeConfig(), "precision and libraries")

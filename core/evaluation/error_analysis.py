@@ -3,14 +3,13 @@
 import bisect
 import collections
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sacrebleu.metrics import bleu, chrf
-from sacrebleu.tokenizers import tokenizer_13a
+from core.config import evaluation_settings
+from core.evaluation import bleu_tokenizers, quality
 
 _LONGEST = (5, 10, 15, 20, 30, 50)  # longest line of each bucket but the last, in words
-_tokenizer: Callable[[str], str] = tokenizer_13a.Tokenizer13a()  # type: ignore[no-untyped-call]
 
 
 class Bucket(NamedTuple):
@@ -55,21 +54,24 @@ class Faults(NamedTuple):
         return {**self._asdict(), **shares}
 
 
-def words(line: str) -> list[str]:
-    """Splits a line into words and punctuation as BLEU does (tokenizer 13a)."""
-    return _tokenizer(line).split()
-
-
-def by_length(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Bucket]:
+def by_length(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
+) -> list[Bucket]:
     """Computes BLEU and chrF by length of the first reference, shortest first; empty buckets are omitted.
+
+    Words are those that BLEU counts.
 
     Source: Bahdanau et al. (2015), "Neural Machine Translation by Jointly Learning to Align and Translate", figure 2,
     which plots BLEU over sentence length.
     """
+    split = bleu_tokenizers.splitter(settings)
+    metrics = quality.make_metrics(settings, force=True)
     rows: dict[int, list[int]] = collections.defaultdict(list)
     for row, reference in enumerate(references[0]):
         # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
-        rows[bisect.bisect_left(_LONGEST, len(words(reference)))].append(row)
+        rows[bisect.bisect_left(_LONGEST, len(split(reference)))].append(row)
     buckets = []
     for index, members in sorted(rows.items()):
         lines = [hypotheses[row] for row in members]
@@ -80,19 +82,24 @@ def by_length(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) ->
                 longest=_LONGEST[index] if index < len(_LONGEST) else None,
                 lines=len(members),
                 # Of the bucket as a corpus: a mean of sentence scores would not be comparable with the corpus BLEU.
-                bleu=float(bleu.BLEU().corpus_score(lines, against).score),
-                chrf=float(chrf.CHRF().corpus_score(lines, against).score),
+                bleu=float(metrics["bleu"].corpus_score(lines, against).score),
+                chrf=float(metrics["chrf"].corpus_score(lines, against).score),
             )
         )
     return buckets
 
 
-def faults(hypotheses: Sequence[str], reference: Sequence[str]) -> Faults:
-    """Counts omitted, added, repeated and swapped words, line by line."""
+def faults(
+    hypotheses: Sequence[str],
+    reference: Sequence[str],
+    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
+) -> Faults:
+    """Counts omitted, added, repeated and swapped words, line by line; words are those that BLEU counts."""
+    split = bleu_tokenizers.splitter(settings)
     total = [0] * len(Faults._fields)
     for line, expected in zip(hypotheses, reference, strict=True):
         # Counts add up over lines, shares do not: they are computed from the totals.
-        total = list(map(sum, zip(total, _of_line(words(line), words(expected)), strict=True)))
+        total = list(map(sum, zip(total, _of_line(split(line), split(expected)), strict=True)))
     return Faults(*total)
 
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from sacrebleu.metrics import base, bleu, chrf, ter
 
 from core import errors
+from core.config import evaluation_settings
+
+DEFAULTS = evaluation_settings.EvaluationConfig()
 
 
 class Quality(NamedTuple):
@@ -19,19 +22,87 @@ class Quality(NamedTuple):
     signatures: dict[str, str]
 
 
-def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Quality:
+def make_metrics(
+    settings: evaluation_settings.EvaluationConfig = DEFAULTS, force: bool = False
+) -> dict[str, base.Metric]:
+    """Returns the three metrics by name.
+
+    Where BLEU splits text without spaces, TER does so too, by the rules that sacreBLEU has for Asian languages.
+
+    Args:
+        settings: tokenizer and case.
+        force: no warning about text that seems to be tokenized.
+    """
+    is_asian = settings.tokenize in ("zh", "ja-mecab", "char")
+    return {
+        "bleu": bleu.BLEU(lowercase=settings.lowercase, tokenize=settings.tokenize, force=force),
+        "chrf": chrf.CHRF(lowercase=settings.lowercase),
+        "ter": ter.TER(normalized=is_asian, asian_support=is_asian),
+    }
+
+
+def corpus(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    settings: evaluation_settings.EvaluationConfig = DEFAULTS,
+    cleaning: Sequence[str] = (),
+) -> Quality:
     """Computes corpus BLEU, chrF and TER of translations against one or more references.
 
-    Empty translations are allowed and lower the scores. Without any lines BLEU and chrF are 0.
+    Empty translations are allowed and lower the scores.
 
     Args:
         hypotheses: the translations.
         references: one sequence of lines for each reference translation.
+        settings: tokenizer and case.
+        cleaning: cleaning steps that the references have been through; the signatures name them.
 
     Raises:
-        DataError: the numbers of lines differ, or no reference is given.
+        DataError: there is no line, the numbers of lines differ, or no reference is given.
 
     Source: Post (2018), "A Call for Clarity in Reporting BLEU Scores".
+    """
+    check_lines(hypotheses, references)
+    # Cleaned text may look tokenized, which is what it is for.
+    metrics = make_metrics(settings, force=bool(cleaning))
+    against = [list(reference) for reference in references]
+    scores = {name: float(metric.corpus_score(list(hypotheses), against).score) for name, metric in metrics.items()}
+    signatures = {name: signature(metric, cleaning) for name, metric in metrics.items()}
+    return Quality(scores["bleu"], scores["chrf"], scores["ter"], signatures)
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str],
+    reference: Sequence[str],
+    settings: evaluation_settings.EvaluationConfig,
+    cleaning: Sequence[str] = (),
+) -> tuple[float, str]:
+    """Returns corpus BLEU against one reference, in percent, and its signature.
+
+    Raises:
+        DataError: there is no line, or the numbers of lines differ.
+    """
+    check_lines(hypotheses, [reference])
+    metric = make_metrics(settings, force=True)["bleu"]
+    return float(metric.corpus_score(list(hypotheses), [list(reference)]).score), signature(metric, cleaning)
+
+
+def signature(metric: base.Metric, cleaning: Sequence[str] = ()) -> str:
+    """Returns the sacreBLEU signature of a metric that has scored; with the cleaning steps of the references, if any.
+
+    Two figures that differ in the cleaning of their references would else have the same signature.
+    """
+    content = metric.get_signature()
+    if cleaning:
+        content.update("references", f"cleaned[{'+'.join(cleaning)}]")
+    return str(content.format())
+
+
+def check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Checks that translations can be compared with references, line by line.
+
+    Raises:
+        DataError: there is no line, the numbers of lines differ, or no reference is given.
     """
     if not references:
         raise errors.DataError("no references; name at least one")
@@ -42,13 +113,8 @@ def corpus(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Qu
                 f"reference {number}: {len(reference)} lines for {len(hypotheses)} translations; "
                 "both must have one line for each source line"
             )
-    metrics: dict[str, base.Metric] = {"bleu": bleu.BLEU(), "chrf": chrf.CHRF(), "ter": ter.TER()}
-    # sacreBLEU rejects an empty corpus; an empty line against an empty line gives the same scores.
-    lines = list(hypotheses) or [""]
-    against = [list(reference) or [""] for reference in references]
-    scores = {name: float(metric.corpus_score(lines, against).score) for name, metric in metrics.items()}
-    signatures = {name: str(metric.get_signature().format()) for name, metric in metrics.items()}
-    return Quality(scores["bleu"], scores["chrf"], scores["ter"], signatures)
+    if not hypotheses:
+        raise errors.DataError("translations and references have no line, so there is nothing to compare; check them")
 
 
 def d2l_bleu(hypothesis: str, reference: str, k: int) -> float:

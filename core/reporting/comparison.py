@@ -1,6 +1,6 @@
 """The page that compares several runs: key figures, differing settings, curves and translations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.reporting import content, page, page_frame, plots
@@ -9,6 +9,7 @@ _LOWEST, _HIGHEST = min, max
 # Figures of which the lowest or highest is the best; the others are not ranked.
 _BEST = {
     "BLEU": _HIGHEST,
+    page.BLEU_CLEANED: _HIGHEST,
     "chrF": _HIGHEST,
     "TER": _LOWEST,
     "held-out perplexity": _LOWEST,
@@ -17,7 +18,7 @@ _BEST = {
     "validation perplexity": _LOWEST,
     "validation MSE": _LOWEST,
 }
-_OF_TRANSLATIONS = ("BLEU", "chrF", "TER")
+_OF_TRANSLATIONS = ("BLEU", page.BLEU_CLEANED, "chrF", "TER")
 _OF_TOKENS = ("held-out perplexity", "held-out perplexity by line", "validation perplexity")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
@@ -45,6 +46,17 @@ TEMPLATE = """{% extends "frame" %}
 {%- if with_best %}
 <p class="quiet">Bold: best value of the row.</p>
 {%- endif %}
+{%- if significance %}
+<h2>Significance</h2>
+<p>{{ significance.sentence }}</p>
+<div class="wide"><table class="narrow runs">
+<tr><th></th>{% for name in names %}<th class="number">{{ name }}</th>{% endfor %}</tr>
+{%- for row in significance.rows %}
+<tr><td>{{ row.label }}</td>
+{%- for cell in row.cells %}<td class="number{{ " best" if cell.best }}">{{ cell.text }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
 {%- if settings %}
 <h2>Settings that differ</h2>
 <div class="wide"><table class="names runs">
@@ -64,8 +76,8 @@ TEMPLATE = """{% extends "frame" %}
 {%- endif %}
 {%- if lines %}
 <h2>Translations</h2>
-<p>The first held-out lines that all runs share. <mark>Underlined</mark>: words that the reference lacks or has less
-often.</p>
+<p>Held-out lines of all lengths that all runs share. <mark>Underlined</mark>: words that the reference, cleaned as
+the training data of that run, lacks or has less often.</p>
 <div class="cards">
 {%- for line in lines %}
 <div class="card"><dl>
@@ -90,8 +102,14 @@ often.</p>
 """
 
 
-def render(reports: Sequence[content.Report]) -> str:
-    """Renders the page that compares runs side by side; sections that no run has are omitted."""
+def render(reports: Sequence[content.Report], significance: Mapping[str, Any] | None = None) -> str:
+    """Renders the page that compares runs side by side; sections that no run has are omitted.
+
+    Args:
+        reports: of the runs.
+        significance: for runs that translated the same lines, "lines", "level", and "systems" as `evaluate` has them,
+            None for a run without translations.
+    """
     names = label_runs(reports)
     quality = {
         name: (report["quality"] or {}).get("by_length", ()) for name, report in zip(names, reports, strict=True)
@@ -103,6 +121,7 @@ def render(reports: Sequence[content.Report]) -> str:
         names=names,
         warnings=find_warnings(reports),
         figures=table,
+        significance=None if significance is None else _significance(names, significance),
         with_best=any(cell["best"] for row in table for cell in row["cells"]),
         settings=compare_settings(reports),
         training_plots=_plot_curves(names, reports),
@@ -136,7 +155,8 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     units_of_runs = [page.units_of_figures(report) for report in reports]
     incomparable = {
         *_labels_of_different_units(reports),
-        *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) else ()),
+        *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) or _differ(_signatures(reports)) else ()),
+        *((page.BLEU_CLEANED,) if _differ(_cleanings(reports)) else ()),
         *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
     }
     table = []
@@ -180,6 +200,41 @@ def _cost(report: content.Report) -> dict[str, float | None]:
     }
 
 
+def _significance(names: Sequence[str], significance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a table of confidence intervals, and of the probabilities of the differences to the first run."""
+    systems, level = significance["systems"], significance["level"]
+    baseline = next(name for name, system in zip(names, systems, strict=True) if system is not None)
+    rows = []
+    for metric, label in (("bleu", "BLEU"), ("chrf", "chrF"), ("ter", "TER")):
+        intervals = [system and system["confidence"][metric] for system in systems]
+        p_values = [system and system["p_values"].get(metric) for system in systems]
+        rows += [
+            {
+                "label": label,
+                "cells": [
+                    {
+                        "text": f"{interval['mean']:.2f} ± {interval['half_width']:.2f}" if interval else "–",
+                        "best": False,
+                    }
+                    for interval in intervals
+                ],
+            },
+            {
+                "label": f"p of {label}",
+                "cells": [
+                    {"text": "–" if value is None else f"{value:.4f}", "best": value is not None and value < level}
+                    for value in p_values
+                ],
+            },
+        ]
+    sentence = (
+        f"Mean and 95 % confidence interval over bootstrap resamples of the {significance['lines']} lines. "
+        f"p: probability of a difference to {baseline} at least as large by chance, by paired bootstrap resampling; "
+        f"bold: significant, p < {level:g}."
+    )
+    return {"sentence": sentence, "rows": rows}
+
+
 def compare_settings(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     """Returns the settings that differ between runs, with the value in each."""
     by_run = [content.flat(report["settings"]) for report in reports]
@@ -209,6 +264,8 @@ def find_warnings(reports: Sequence[content.Report]) -> list[str]:
         warnings.append(f"The runs differ in the unit of {', '.join(labels)}: these are not comparable.")
     if _differ(_translated_lines(reports)):
         warnings.append("The runs translated different held-out lines: BLEU, chrF and TER are not comparable.")
+    if _differ(_signatures(reports)):
+        warnings.append("The signatures of the runs' BLEU, chrF and TER differ: these figures are not comparable.")
     return warnings
 
 
@@ -227,11 +284,26 @@ def _vocabulary_sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]
     return [report["data"]["vocabulary_sizes"] for report in reports if report["data"]]
 
 
-def _translated_lines(reports: Sequence[content.Report]) -> list[list[str]]:
-    """Returns the first source lines of each run that has translations."""
-    # Reports hold the first lines alone: equal ones are taken as equal texts.
-    by_run = ([row["source"] for row in report["samples"]["translations"]] for report in reports)
+def _signatures(reports: Sequence[content.Report]) -> list[dict[str, str]]:
+    """Returns how each run with translations was evaluated."""
+    return [quality["signatures"] for report in reports if (quality := report["quality"]) and quality.get("signatures")]
+
+
+def _cleanings(reports: Sequence[content.Report]) -> list[list[str]]:
+    """Returns the steps after which the references of each run were compared, too."""
+    return [cleaned["cleaning"] for report in reports if (cleaned := (report["quality"] or {}).get("cleaned"))]
+
+
+def _translated_lines(reports: Sequence[content.Report]) -> list[list[tuple[int, str]]]:
+    """Returns the source lines that each run with translations shows, with their numbers."""
+    # Reports hold few lines: equal ones are taken as equal texts.
+    by_run = ([(row["line"], row["source"]) for row in _drawn_rows(report)] for report in reports)
     return [sources for sources in by_run if sources]
+
+
+def _drawn_rows(report: content.Report) -> list[dict[str, Any]]:
+    """Returns the translations that every run of the same held-out lines shows; others are there for their maps."""
+    return [row for row in report["samples"]["translations"] if row["is_drawn"]]
 
 
 def _differ(values: Sequence[object]) -> bool:
@@ -256,19 +328,18 @@ def _common_lines(names: Sequence[str], reports: Sequence[content.Report]) -> li
     """Returns the lines with the same number, source and reference in all runs, with the translation of each run."""
     lines = []
     # Not strict: runs may show different numbers of lines.
-    for rows in zip(*(report["samples"]["translations"] for report in reports), strict=False):
+    for rows in zip(*map(_drawn_rows, reports), strict=False):
         first = rows[0]
         # Of different texts there is nothing to compare side by side.
         if any((row["source"], row["reference"]) != (first["source"], first["reference"]) for row in rows):
             continue
-        outputs = [
-            (
-                name,
-                page.mark_differences(row["hypothesis"], first["reference"])
-                if first["reference"]
-                else [(row["hypothesis"], False)],
-            )
-            for name, row in zip(names, rows, strict=True)
-        ]
+        outputs = [(name, _mark(row)) for name, row in zip(names, rows, strict=True)]
         lines.append({"source": first["source"], "reference": first["reference"], "outputs": outputs})
     return lines
+
+
+def _mark(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Returns the words of a translation, marked where the reference of its run lacks them."""
+    cleaned = row["cleaned_reference"]
+    expected = row["reference"] if cleaned is None else cleaned
+    return page.mark_differences(row["hypothesis"], expected) if expected else [(row["hypothesis"], False)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from core import errors
 from core.config import loading, schema, section, training_settings
+from core.data.text import cleaning, selection
 from core.reporting import curves, metrics_summary, training_history, units, word_statistics
 from core.storage import location, root_layout
 
@@ -27,6 +28,7 @@ CURVES = (
     ("Target tokens per second", "tokens_per_s", None),
 )
 _SPLITS = ("train", "valid", "test")
+_OF_GENERATION = ("method", "temperature", "top_k", "top_p")
 
 
 def build(root: location.Location) -> Report:
@@ -44,6 +46,7 @@ def build(root: location.Location) -> Report:
     stages = run.get("stages", {})
     data = None if config.corpus_kind == "series" else _json(root.join(root_layout.DATASET, "index.json"))
     history = training_history.read_history(root)
+    generated = _report_of(stages, "generate") or {}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -62,10 +65,11 @@ def build(root: location.Location) -> Report:
         "forecasts": _report_of(stages, "forecast"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
         "samples": {
-            "translations": _first_translations(root.join(root_layout.OUTPUTS), list(config.corpora_by_name)),
-            "generated": (_report_of(stages, "generate") or {}).get("samples", []),
+            "translations": _sample_translations(root.join(root_layout.OUTPUTS), config),
+            "generated": generated.get("samples", []),
             "training": _samples(history.rows),
         },
+        "generation": {name: generated.get(name) for name in _OF_GENERATION} if "method" in generated else None,
         "stages": [{"name": name, **_timing(stage)} for name, stage in stages.items()],
         "measured": metrics_summary.read(root),
         "starts": run.get("starts"),
@@ -276,30 +280,48 @@ def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _first_translations(outputs: location.Location, corpora: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the first held-out lines with their translations, the same number of each corpus."""
+def _sample_translations(outputs: location.Location, config: schema.RunConfig) -> list[dict[str, Any]]:
+    """Returns held-out lines of all lengths with their translations, the same number of each corpus."""
     # Rounded up: each corpus shows at least one.
-    num_each = -(-MAX_SAMPLES // len(corpora))
-    prefixes = [f"{corpus}." if corpus else "" for corpus in corpora]
-    return [row for prefix in prefixes for row in itertools.islice(_translations(outputs, prefix), num_each)]
+    num_each = -(-MAX_SAMPLES // len(config.corpora_by_name))
+    return [
+        row
+        for name, corpus in config.corpora_by_name.items()
+        for row in _translations(outputs, f"{name}." if name else "", num_each, corpus.cleaning)
+    ]
 
 
-def _translations(outputs: location.Location, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yields source, hypothesis, reference (or None) and attention (or None) of the held-out lines."""
+def _translations(
+    outputs: location.Location, prefix: str, count: int, steps: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields source, hypothesis, reference (or None) and attention (or None) of held-out lines.
+
+    Besides the lines that are drawn, those with an attention map are among them: maps are of the first lines.
+    `cleaned_reference` is None where the cleaning of the training data does not change the reference.
+    """
     path = outputs.join(f"{prefix}translations.jsonl")
     if not path.exists():
         return
     # The split that was translated: the test split, if there is one, as in `jobs.held_out`.
     splits = [split for split in ("test", "valid") if outputs.join(f"{prefix}{split}.source.txt").exists()]
     split = next(iter(splits), "test")
-    sources, references = (_lines(outputs.join(f"{prefix}{split}.{side}.txt")) for side in ("source", "target"))
+    source, target = (outputs.join(f"{prefix}{split}.{side}.txt") for side in ("source", "target"))
     maps = _attention_maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
-    for number, line in enumerate(_lines(path)):
+    drawn_lines = set(selection.draw_by_length([len(line) for line in _lines(source)], count))
+    shown = drawn_lines | set(sorted(maps)[:count])
+    rows = itertools.zip_longest(_lines(path), _lines(source), _lines(target))
+    for number, (line, source_text, reference) in enumerate(itertools.islice(rows, max(shown, default=-1) + 1)):
+        if number not in shown or line is None:
+            continue
         row = json.loads(line)
+        cleaned = None if reference is None else cleaning.clean(reference, steps)
         yield {
-            "source": next(sources, ""),
+            "line": number,
+            "is_drawn": number in drawn_lines,
+            "source": source_text or "",
             "hypothesis": row["text"],
-            "reference": next(references, None),
+            "reference": reference,
+            "cleaned_reference": None if cleaned == reference else cleaned,
             "score_nats": row.get("score_nats"),
             "attention": maps.get(number),
         }

@@ -9,10 +9,13 @@ from typing import Any
 
 import markupsafe
 
+from core.data.text import scripts
 from core.reporting import attention_map, content, page_frame, plots, template, units, word_statistics
 from core.storage import json_values
 
-_WORD_OR_SPACES = re.compile(r"\s+|\S+")  # spaces are kept, so that the text is shown unchanged
+# Spaces are kept, so that the text is shown unchanged. Of text without them, each character is a word.
+_WORD_OR_SPACES = re.compile(rf"\s+|[{scripts.LETTERS}]|[^\s{scripts.LETTERS}]+")
+BLEU_CLEANED = "BLEU, cleaned references"
 _WORD_ERRORS = {
     "omitted": "omitted: missing from the translation",
     "added": "added: missing from the reference",
@@ -41,6 +44,8 @@ def render(report: content.Report) -> str:
     training = plots.plot_training(report["training"])
     throughput = [plot for plot in training if plot.title == plots.THROUGHPUT]
     quality = report["quality"] or {}
+    cleaned = quality.get("cleaned") or {}
+    analysed = cleaned or quality  # the model writes cleaned text: only against it are differences errors of the model
     words = report["words"]
     sections: dict[str, Any] = {
         "training_plots": [plot for plot in training if plot not in throughput],
@@ -51,9 +56,10 @@ def render(report: content.Report) -> str:
         "translations": [_translation(row) for row in report["samples"]["translations"]],
         "forecast_rows": _forecast_rows(report["forecasts"] or {}),
         "quality_rows": _quality_rows(quality),
-        "length_plot": plots.plot_by_length({"BLEU": quality.get("by_length", ())}),
-        "length_rows": _length_rows(quality),
-        "error_rows": _error_rows(quality.get("faults", {})),
+        "cleaned_by": ", ".join(cleaned.get("cleaning", ())),
+        "length_plot": plots.plot_by_length({"BLEU": analysed.get("by_length", ())}),
+        "length_rows": _length_rows(analysed),
+        "error_rows": _error_rows(analysed.get("faults", {})),
         "word_plots": plots.plot_words(words),
         "word_sentences": word_statistics.describe(words) if words else [],
         "word_tables": word_statistics.make_tables(words) if words else [],
@@ -77,7 +83,10 @@ def render(report: content.Report) -> str:
         training_units=_training_units(report["training"]),
         sections=_section_titles(report, sections),
         smoothing=report["settings"]["training"]["label_smoothing"],
+        generation=describe_generation(report["generation"]),
+        warnings=quality.get("warnings", []),
         with_maps=any(row["map"] for row in sections["translations"]),
+        with_cleaned=any(row["written"] is not None for row in sections["translations"]),
         **sections,
     )
 
@@ -121,6 +130,7 @@ def key_figures(report: content.Report) -> dict[str, float | None]:
     quality, scores, fitted = (report[name] or {} for name in ("quality", "scores", "fitted"))
     training, best = report["training"] or {}, _best_validation(report)
     numbers: dict[str, Any] = {"BLEU": quality.get("bleu"), "chrF": quality.get("chrf"), "TER": quality.get("ter")}
+    numbers[BLEU_CLEANED] = (quality.get("cleaned") or {}).get("bleu")
     numbers["held-out perplexity"] = scores.get("perplexity")
     numbers["held-out perplexity by line"] = (scores.get("by_line") or {}).get("perplexity")
     num_tokens = scores.get("tokens")
@@ -222,7 +232,7 @@ def format_number(value: float) -> str:
 
 def mark_differences(text: str, other: str) -> list[tuple[str, bool]]:
     """Splits a text into words and spaces; marks words that the other text lacks or has less often."""
-    remaining = collections.Counter(other.split())
+    remaining = collections.Counter(_WORD_OR_SPACES.findall(other))
     words = []
     for word in _WORD_OR_SPACES.findall(text):
         is_marked = not word.isspace() and remaining[word] <= 0
@@ -233,27 +243,41 @@ def mark_differences(text: str, other: str) -> list[tuple[str, bool]]:
 
 def _translation(row: Mapping[str, Any]) -> dict[str, Any]:
     hypothesis, reference, attention = row["hypothesis"] or "", row["reference"], row["attention"]
+    # The model writes text as cleaned: what cleaning took away is not an error of the translation.
+    cleaned = row.get("cleaned_reference")
+    expected = reference if cleaned is None else cleaned
     svg = attention_map.draw(f"attention map: {hypothesis}", attention) if attention else None
     return {
         **row,
-        "hypothesis": [(hypothesis, False)] if reference is None else mark_differences(hypothesis, reference),
-        "reference": None if reference is None else mark_differences(reference, hypothesis),
+        "hypothesis": [(hypothesis, False)] if expected is None else mark_differences(hypothesis, expected),
+        "expected": None if expected is None else mark_differences(expected, hypothesis),
+        "written": None if cleaned is None else reference,
         "is_same": attention is None or attention_map.matches(hypothesis, attention),
         "map": markupsafe.Markup(svg) if svg else None,  # noqa: S704 (its texts are escaped)
     }
 
 
 def _quality_rows(quality: Mapping[str, Any]) -> list[dict[str, str]]:
-    signatures = quality.get("signatures", {})
+    cleaned = quality.get("cleaned")
+    if cleaned is None:
+        return _metric_rows(quality, "")
+    return [
+        *_metric_rows(quality, ", references as written"),
+        *_metric_rows({"d2l_bleu_k": quality.get("d2l_bleu_k"), **cleaned}, ", references cleaned"),
+    ]
+
+
+def _metric_rows(scores: Mapping[str, Any], against: str) -> list[dict[str, str]]:
     # With its signature each score can be computed again by others.
+    signatures = scores.get("signatures", {})
     names = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER (lower is better)"}
     rows = [
-        {"name": names[name], "text": format_number(quality[name]), "signature": str(signatures.get(name, ""))}
+        {"name": names[name] + against, "text": format_number(scores[name]), "signature": str(signatures.get(name, ""))}
         for name in names
-        if name in quality
+        if name in scores
     ]
-    for value in quality.get("d2l_bleu", ()):
-        name = f"mean sentence BLEU of D2L, k = {quality.get('d2l_bleu_k')}"
+    for value in scores.get("d2l_bleu", ()):
+        name = f"mean sentence BLEU of D2L, k = {scores.get('d2l_bleu_k')}{against}"
         rows.append({"name": name, "text": format_number(value), "signature": "0 to 1, tokens split at spaces"})
     return rows
 
@@ -263,6 +287,16 @@ def _length_rows(quality: Mapping[str, Any]) -> list[dict[str, Any]]:
         {**bucket, "words": plots.format_range(bucket["shortest"], bucket["longest"])}
         for bucket in quality.get("by_length", ())
     ]
+
+
+def describe_generation(settings: Mapping[str, Any] | None) -> str | None:
+    """Returns a sentence on how text was generated; None where an older release did not record it."""
+    if settings is None:
+        return None
+    if settings["method"] != "sample":
+        return "Greedy: always the most likely token."
+    limits = [f"{name.replace('_', '-')} {settings[name]}" for name in ("top_k", "top_p") if settings[name] is not None]
+    return ", ".join([f"Sampled at temperature {settings['temperature']:g}", *limits]) + "."
 
 
 def _error_rows(faults: Mapping[str, Any]) -> list[dict[str, Any]]:

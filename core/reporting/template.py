@@ -49,7 +49,7 @@ perplexities do not.</p>
 {%- endif %}
 {%- if report.samples.training %}
 <h2 id="samples">Samples during training</h2>
-<p class="quiet">Output of the model for the same lines at each validation.</p>
+<p class="quiet">Output of the model for the same lines, of all lengths, at each validation; greedy search.</p>
 <div class="cards">
 {%- for sample in report.samples.training %}
 <div class="card"><dl>
@@ -63,7 +63,10 @@ perplexities do not.</p>
 {%- endif %}
 {%- if translations %}
 <h2 id="translations">Translations</h2>
-<p>The first held-out lines. <mark>Underlined</mark>: words that the other side lacks or has less often.
+<p>Held-out lines of all lengths, the same ones for all runs that hold them out. <mark>Underlined</mark>: words that
+the other side lacks or has less often.
+{%- if with_cleaned %} The model writes text as cleaned for training, and is compared with the reference after the same
+cleaning.{% endif %}
 {%- if with_maps %} In an attention map, each row shows the attention weights of one target token over the source
 tokens; hover over a cell for its weight.{% endif %}</p>
 {%- for row in translations %}
@@ -71,8 +74,11 @@ tokens; hover over a cell for its weight.{% endif %}</p>
 <dt>source</dt><dd>{{ row.source }}</dd>
 <dt>translation{% if row.score_nats is not none %} (score {{ "%.2f"|format(row.score_nats) }} nats){% endif %}</dt>
 <dd>{{ parts.marked(row.hypothesis) }}</dd>
-{%- if row.reference is not none %}
-<dt>reference</dt><dd>{{ parts.marked(row.reference) }}</dd>
+{%- if row.expected is not none %}
+<dt>reference{% if row.written is not none %}, cleaned{% endif %}</dt><dd>{{ parts.marked(row.expected) }}</dd>
+{%- endif %}
+{%- if row.written is not none %}
+<dt>reference as written</dt><dd>{{ row.written }}</dd>
 {%- endif %}
 </dl>
 {%- if row.map %}
@@ -86,6 +92,9 @@ tokens; hover over a cell for its weight.{% endif %}</p>
 {%- endif %}
 {%- if report.samples.generated %}
 <h2 id="generated">Generated text</h2>
+{%- if generation %}
+<p class="quiet">{{ generation }}</p>
+{%- endif %}
 <div class="cards">
 {%- for sample in report.samples.generated %}
 <div class="card"><dl>
@@ -111,6 +120,13 @@ Curves: {{ report.forecasts.pictures }}</p>
 {%- endif %}
 {%- if quality_rows %}
 <h2 id="quality">Quality</h2>
+{%- for warning in warnings %}
+<p>{{ warning }}</p>
+{%- endfor %}
+{%- if cleaned_by %}
+<p>The model writes text as cleaned for training ({{ cleaned_by }}). Against references as written, what cleaning took
+away counts as errors; quality by length and word errors are against references cleaned in the same way.</p>
+{%- endif %}
 <div class="wide"><table class="narrow">
 <tr><th>metric</th><th class="number">value</th><th>signature</th></tr>
 {%- for row in quality_rows %}

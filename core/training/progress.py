@@ -26,9 +26,10 @@ class Validation:
     """Results of a validation; `nll_nats` and `accuracy` are means over its `num_tokens` tokens.
 
     `num_unk` of them are words outside the vocabulary, scored as `<unk>`; None where an older release did not count
-    them. `bleu` is that of the lines that were translated, in percent; None where none were. `corpora` holds the
-    results of each corpus of a run of several; the whole is then the mean over the tokens of all, and the mean BLEU.
-    `unit` says what the perplexity is of; None where an older release did not.
+    them. `bleu` is that of the lines that were translated, in percent, and `bleu_signature` what sacreBLEU calls it;
+    None where none were. `corpora` holds the results of each corpus of a run of several; the whole is then the mean
+    over the tokens of all, and the mean BLEU. `unit` says what the perplexity is of; None where an older release did
+    not.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Validation:
     corpora: Mapping[str, "Validation"] = field(default_factory=dict)
     num_unk: int | None = None
     unit: score_unit.ScoreUnit | None = None
+    bleu_signature: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures and the perplexity as in manifests and the run log; leaves out those that are None.
@@ -51,6 +53,7 @@ class Validation:
             "accuracy": self.accuracy,
             "num_tokens": self.num_tokens,
             "bleu": self.bleu,
+            "bleu_signature": self.bleu_signature,
             "tasks": {name: validation.to_json() for name, validation in self.corpora.items()} or None,
             "num_unk": self.num_unk,
             "perplexity": perplexity(self.nll_nats),  # for readers of the file; not read back
@@ -61,7 +64,7 @@ class Validation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads the result of `to_json`."""
-        bleu, num_unk = value.get("bleu"), value.get("num_unk")
+        bleu, num_unk, bleu_signature = (value.get(name) for name in ("bleu", "num_unk", "bleu_signature"))
         return cls(
             int(value["step"]),
             float(value["nll_nats"]),
@@ -71,6 +74,7 @@ class Validation:
             {str(name): cls.from_json(entry) for name, entry in value.get("tasks", {}).items()},
             None if num_unk is None else int(num_unk),
             score_unit.ScoreUnit.from_json(value),
+            None if bleu_signature is None else str(bleu_signature),
         )
 
     @classmethod
@@ -87,7 +91,9 @@ class Validation:
         bleu = sum(bleus) / len(bleus) if bleus else None
         num_unk = sum(validation.num_unk or 0 for validation in validations)
         unit = validations[0].unit
-        return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk, unit)
+        # Of a mean there is no signature but that of its members, which share their settings.
+        signature = next((validation.bleu_signature for validation in validations if validation.bleu_signature), None)
+        return cls(validations[0].step, nll_nats, accuracy, num_tokens, bleu, by_corpus, num_unk, unit, signature)
 
 
 def best_validation(validations: Sequence[Validation], metric: training_settings.Metric) -> Validation | None:

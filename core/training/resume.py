@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core import errors
-from core.config import model_settings, schema, section, training_settings
+from core.config import evaluation_settings, model_settings, schema, section, training_settings
 from core.data.batching import lanes
 from core.data.dataset import shards
 from core.models import bundle, compute, factory, pretrained_embeddings
@@ -44,6 +44,7 @@ class TrainingJob:
         model: settings of the model.
         training: settings of training.
         compute: settings of precision and matrix products.
+        evaluation: settings of the BLEU of validations.
         dataset: folder of the dataset.
         device: of the rank, as torch names it.
         weights: of the dataset's corpora by name, 1 where none is given.
@@ -60,6 +61,7 @@ class TrainingJob:
     compute: schema.ComputeConfig
     dataset: location.Location
     device: str = "cpu"
+    evaluation: evaluation_settings.EvaluationConfig = field(default_factory=evaluation_settings.EvaluationConfig)
     weights: Mapping[str, float] = field(default_factory=dict)
     fresh: bool = False
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)

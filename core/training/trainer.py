@@ -313,7 +313,7 @@ class _TrainingLoop:
         decoded = self._validator.decode(run.bundle(self._job), run.dataset, corpus, group, run.learner.device)
         run.learner.objective.train()  # decoding leaves the model in evaluation mode
         unit = validation.unit_of(run.dataset, self._job.training)
-        return dataclasses.replace(result, bleu=decoded.bleu, unit=unit), decoded
+        return dataclasses.replace(result, bleu=decoded.bleu, bleu_signature=decoded.bleu_signature, unit=unit), decoded
 
     def _save(self, result: progress.Validation | None) -> None:
         """Commits a checkpoint, all ranks together; among skipped steps only where the run ends or is stopped."""

@@ -36,10 +36,11 @@ class Sample(NamedTuple):
 
 
 class DecodingResult(NamedTuple):
-    """BLEU in percent, if lines were translated, and some samples."""
+    """BLEU in percent with its sacreBLEU signature, if lines were translated, and some samples."""
 
     bleu: float | None = None
     samples: tuple[Sample, ...] = ()
+    bleu_signature: str | None = None
 
 
 class Validator(Protocol):

@@ -44,9 +44,9 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "core.decoding.translation": (SEARCH, TORCH | {"pyarrow", "safetensors"}),
     "core.decoding.scoring": (SEARCH, TORCH | {"safetensors"}),
     "core.decoding.generation": (LINES, TORCH),
-    "core.evaluation": ({"core.errors", "core.config", "core.storage"}, {"sacrebleu"}),
+    "core.evaluation": ({"core.errors", "core.config", "core.storage", "core.data.text"}, {"sacrebleu"}),
     "core.reporting": (
-        INNER | {"core.data.dataset.statistics", "core.training.run_log"},
+        INNER | {"core.data.text", "core.data.dataset.statistics", "core.training.run_log"},
         {"jinja2", "markupsafe", "matplotlib"},
     ),
     "workers.fanout": (INNER, set()),

@@ -12,6 +12,7 @@ from core.data.dataset import shards
 from core.data.tokens import tokenizer, vocabulary
 from core.reporting import word_statistics
 from core.storage import location
+from jobs import prepare
 from tests.jobs import datasets
 
 
@@ -146,3 +147,88 @@ def test_a_folder_and_a_table_are_sources(tmp_path: Path) -> None:
     assert dataset.index.rows("valid") == 50
     url = dataset.index.sources[1]["files"][0][0]["url"]
     assert url == location.Location.parse(str(tmp_path / "b.jsonl")).url
+
+
+CHINESE = ["我的朋友看见房子。", "我们的老师喜欢苹果。", "猫吃茶。", "国王看见苹果。"]
+
+
+def _chinese_pairs(folder: Path, valid: list[str]) -> dict[str, Any]:
+    sources = datasets.sentences(40)
+    train = [f"{source}\t{CHINESE[number % 3]}" for number, source in enumerate(sources)]
+    return {
+        "kind": "pairs",
+        "train": {"tsv": [datasets.write(folder / "train.tsv", train)]},
+        "valid": {"tsv": [datasets.write(folder / "valid.tsv", [f"the dog\t{line}" for line in valid])]},
+    }
+
+
+def test_words_of_text_without_spaces_are_warned_about_with_the_share_of_unknown_tokens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of four validation lines, each one word, three are not in the training text."""
+    corpus = _chinese_pairs(tmp_path, [CHINESE[0], CHINESE[3], CHINESE[3] + "。", "房子。"])
+    report = datasets.run(datasets.config(tmp_path / "word", corpus))
+    (of_words, of_bleu) = report["warnings"]
+    assert of_words == (
+        "tokenizer.kind: word splits words at spaces, which the Chinese text of corpus (target) does not have; "
+        "75.0 % of the validation tokens are unknown; use char, or bpe"
+    )
+    assert of_bleu.startswith("evaluation.tokenize: 13a splits words at spaces, which this Chinese text does not have")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == report["warnings"]
+
+
+@pytest.mark.parametrize("tokenizing", [{"kind": "char"}, {"kind": "bpe", "max_size": 300}])
+def test_characters_and_bytes_fit_text_without_spaces(tmp_path: Path, tokenizing: dict[str, Any]) -> None:
+    corpus = _chinese_pairs(tmp_path, [CHINESE[0]])
+    settings = datasets.config(tmp_path / "run", corpus, tokenizing, evaluation={"tokenize": "zh"})
+    assert "warnings" not in datasets.run(settings)
+
+
+def test_text_with_spaces_is_not_warned_about(tmp_path: Path) -> None:
+    assert "warnings" not in datasets.run(datasets.config(tmp_path / "run", datasets.pairs(tmp_path)))
+
+
+def test_cleaning_that_changes_what_references_say_is_warned_about(tmp_path: Path) -> None:
+    corpus = {**datasets.pairs(tmp_path), "cleaning": ["spaces", "lower", "digits"]}
+    settings = datasets.config(tmp_path / "run", corpus)
+    (warning,) = datasets.run(settings)["warnings"]
+    assert warning.startswith("corpus.cleaning: lower, digits also changes the target text")
+    assert datasets.run(settings)["warnings"] == [warning], "said again for a dataset that is done"
+    text = {"kind": "text", "train": {"text": [datasets.write(tmp_path / "a.txt", ["one"])]}, "cleaning": ["lower"]}
+    assert "warnings" not in datasets.run(datasets.config(tmp_path / "text", text))
+
+
+@pytest.mark.parametrize(
+    ("tokenizing", "message"),
+    [
+        ({"kind": "bpe", "max_size": 300, "min_freq": 2}, r"tokenizer\.min_freq: has no effect with kind bpe"),
+        ({"kind": "word", "sample_bytes": 2048}, r"tokenizer\.sample_bytes: has no effect with kind word"),
+        ({"kind": "char", "max_size": 8, "symbols": ["<a>", "<b>", "<c>", "<d>"]}, r"max_size: 8 .* at least 9"),
+        ({"kind": "bpe", "max_size": 300, "symbols": [f"<s{n}>" for n in range(60)]}, r"max_size: 300 .* at least 320"),
+    ],
+)
+def test_a_setting_of_the_tokenizer_that_cannot_be_met_is_refused(
+    tmp_path: Path, tokenizing: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(errors.UsageError, match=message):
+        datasets.run(datasets.config(tmp_path / "run", datasets.pairs(tmp_path), tokenizing))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_an_older_release_made_with_such_a_setting_stays_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = datasets.config(
+        tmp_path / "run", datasets.pairs(tmp_path), {"kind": "bpe", "max_size": 300, "min_freq": 2}
+    )
+    with monkeypatch.context() as older:
+        older.setattr(prepare, "check_tokenizer", lambda config: None)
+        datasets.run(settings)
+    assert datasets.run(settings)["already_done"]
+
+
+def test_a_sample_without_a_line_is_refused(tmp_path: Path) -> None:
+    corpus = {"kind": "text", "train": {"text": [datasets.write(tmp_path / "a.txt", ["word " * 500] * 3)]}}
+    settings = datasets.config(tmp_path / "run", corpus, {"kind": "bpe", "max_size": 300, "sample_bytes": 1024})
+    with pytest.raises(errors.DataError, match=r"tokenizer\.sample_bytes: 1024 bytes hold no line of text"):
+        datasets.run(settings)

@@ -4,6 +4,7 @@ A task with a commit record is not run again, so a stopped run resumes with the 
 a small record of each part in memory, never lines.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import corpus_settings, loading
 from core.data.dataset import duplicates
-from core.data.text import corpus, selection, sources
+from core.data.text import corpus, scripts, selection, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.prepare import line_tasks, pass_runner, vocabularies
@@ -53,7 +54,12 @@ class EncodingPlan(NamedTuple):
 
 
 class CorpusPasses:
-    """The passes over one corpus, in order; each takes the result of the one before."""
+    """The passes over one corpus, in order; each takes the result of the one before.
+
+    Attributes:
+        scripts: after `plan`, the writing system of each column whose training text has no spaces between words, else
+            None; nothing is known of a corpus with a ready-made tokenizer.
+    """
 
     def __init__(
         self, groups: Groups, recipe: line_tasks.Recipe, runner: pass_runner.PassRunner, num_corpora: int
@@ -62,6 +68,7 @@ class CorpusPasses:
         self._corpus, self._tokenizing = recipe.corpus, recipe.tokenizer
         # Corpora share a tokenizer: each gives an equal part of its sample, whatever its size.
         self._sample_bytes = self._tokenizing.sample_bytes // num_corpora
+        self.scripts: dict[str, scripts.Script | None] = {}
 
     @property
     def setting(self) -> str:
@@ -244,6 +251,10 @@ class CorpusPasses:
                 f"{self.setting}.train: 0 usable lines of {_num_lines(vocabulary_parts)}; "
                 f"check {self.setting}.filters and {self.setting}.split"
             )
+        for column in recipe.columns:
+            # Absent from records of an older release. Parts of a text may differ, so the most frequent one counts.
+            by_part = collections.Counter(record.get("scripts", {}).get(column) for record in records)
+            self.scripts[column] = by_part.most_common(1)[0][0]
         files = [file_name(record) for record in records]
         limit = self._corpus.limit
         if limit.tokens is None:

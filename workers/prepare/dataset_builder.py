@@ -12,11 +12,11 @@ from typing import Any
 from core import errors
 from core.config import corpus_settings, loading
 from core.data.dataset import dataset_index
-from core.data.text import sources
+from core.data.text import scripts, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import corpus_passes, line_tasks, pass_runner, vocabularies, word_statistics
+from workers.prepare import corpus_passes, line_tasks, pass_runner, tokenizer_fit, vocabularies, word_statistics
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,20 @@ def content(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class DatasetBuilder:
-    """Builds the dataset of a run; committed tasks are not repeated."""
+    """Builds the dataset of a run; committed tasks are not repeated.
+
+    Attributes:
+        warnings: after `run`, sentences on a tokenizer that does not fit the text.
+        scripts: after `run`, by corpus and column the writing system of text without spaces, else None.
+    """
 
     def __init__(self, plan: Plan, session: executors.Session, reporter: progress_display.Reporter) -> None:
         self._plan = plan
         self._store = commit.PartStore(plan.folder, content(plan.settings))
         self._runner = pass_runner.PassRunner(self._store, session, reporter)
         self._coverage: dict[str, list[dict[str, float]]] = {}
+        self.warnings: list[str] = []
+        self.scripts: dict[str, Mapping[str, scripts.Script | None]] = {}
         target_tokens = {
             name: corpus.target_token
             for name, corpus in plan.corpora.items()
@@ -96,6 +103,12 @@ class DatasetBuilder:
         files = {column: record.file for column, record in tokenizers.items()}
         records = {name: corpus.encode(plans[name], files) for name, corpus in self._passes.items()}
         index = self._index(records, tokenizers, hashes)
+        for name, corpus in self._passes.items():
+            self.warnings += tokenizer_fit.warnings(
+                self._plan.tokenizer, corpus.setting, corpus.scripts, records[name], self._recipe.num_eos
+            )
+            self.scripts[name] = corpus.scripts
+        tokenizer_fit.log_sizes(self._plan.tokenizer, tokenizers)
         if settings.statistics:
             # After the index, which lists the training shards.
             recipe = dataclasses.replace(self._recipe, tokenizers=files)

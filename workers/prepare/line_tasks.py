@@ -279,6 +279,7 @@ def _commit_shards(
 ) -> Record:
     sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
     files, shard_records = [], {}
+    num_unk: dict[str, dict[str, int]] = {}
     for split in dataset_index.SPLITS:
         if split not in encoded:
             continue
@@ -291,6 +292,9 @@ def _commit_shards(
         file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
         files.append(file.to_json())
         tokens = {column: len(side.values) for column, side in columns.items()}
+        num_unk[split] = {
+            column: int((side.values == tokenizers[column].unk_id).sum()) for column, side in columns.items()
+        }
         # Stored as "task", the former name of one of several corpora.
         shard_records[split] = {
             **file.to_json(),
@@ -306,6 +310,7 @@ def _commit_shards(
         "files": files,
         "shards": shard_records,
         "lines": task.part.num_lines,
+        "num_unk": num_unk,
         "drops": dict(sorted(counters.drops.items())),
         "repairs": dict(sorted(counters.repairs.items())),
     }
@@ -367,7 +372,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, int] | None = None) -> Record:
+def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, Any] | None = None) -> Record:
     """Writes an intermediate file for a later pass, and commits the task."""
     file = commit.put_content(recipe.dataset, f"{STAGING}/{name}", ".bin", data)
     return recipe.store.commit(name, {"files": [file.to_json()], **(values or {})})

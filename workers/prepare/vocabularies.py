@@ -5,14 +5,18 @@ task, and its result depends on them alone.
 """
 
 import collections
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from core import errors
 from core.data.dataset import statistics
-from core.data.text import selection
+from core.data.text import scripts, selection
 from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
 from workers.prepare import line_tasks
+
+_EXAMINED_LINES = 1000  # of each part, to see whether its text has spaces between words
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
     buffers: dict[int, list[str]] = collections.defaultdict(list)
     pending = {column: buffers[id(column_counts)] for column, column_counts in counts.items()}
     num_eos, num_lines, num_tokens = recipe.num_eos, 0, 0
+    examined: list[tuple[str, ...]] = []
     for line in line_tasks.lines(recipe, task):
         # Words of held-out lines would leak into the vocabulary.
         if line.split != "train":
@@ -64,6 +69,8 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
             num_tokens += min(limit for limit in limits if limit is not None)
             sides[0] = sides[0][:remaining]
         num_lines += 1
+        if num_lines <= _EXAMINED_LINES:
+            examined.append(line.sides)
         for column, units in zip(recipe.columns, sides, strict=True):
             pending[column] += units
         if num_lines % line_tasks.BATCH_LINES == 0:
@@ -73,7 +80,7 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
     columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
     # Pairs, because a JSON object has no order, and that of first occurrence matters.
     content = {column: list(counts[column].by_unit.items()) for column in columns}
-    values = {"lines": num_lines, "tokens": num_tokens}
+    values = {"lines": num_lines, "tokens": num_tokens, "scripts": _find_scripts(recipe, examined)}
     return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
 
 
@@ -91,9 +98,20 @@ def sample_lines(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_t
     usable = [line for line in lines if not line.is_duplicate and any(line.sides)]
     sample = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
     content = {column: [line.sides[side] for line in sample] for side, column in enumerate(recipe.columns)}
-    return line_tasks.commit_file(
-        recipe, task.name, line_tasks.json_bytes(content), {"lines": len(usable), "tokens": 0}
-    )
+    values = {
+        "lines": len(usable),
+        "tokens": 0,
+        "scripts": _find_scripts(recipe, [line.sides for line in usable[:_EXAMINED_LINES]]),
+    }
+    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
+
+
+def _find_scripts(recipe: line_tasks.Recipe, lines: Sequence[tuple[str, ...]]) -> dict[str, scripts.Script | None]:
+    """Returns the writing system of each column that has no spaces between words; None for the others."""
+    return {
+        column: scripts.without_spaces([sides[number] for sides in lines])
+        for number, column in enumerate(recipe.columns)
+    }
 
 
 def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_tasks.Record:
@@ -110,7 +128,15 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
         )
     elif settings.kind != "char" and settings.kind != "word":
         assert settings.max_size is not None
-        made = tokenizer.train_subwords(settings.kind, _read_sample(recipe, task), settings.max_size, reserved, symbols)
+        sample = _read_sample(recipe, task)
+        first = next(sample, None)
+        if first is None:
+            raise errors.DataError(
+                f"tokenizer.sample_bytes: {settings.sample_bytes} bytes hold no line of {', '.join(task.columns)} to "
+                "learn subwords from; use more"
+            )
+        lines = itertools.chain([first], sample)
+        made = tokenizer.train_subwords(settings.kind, lines, settings.max_size, reserved, symbols)
     else:
         counts = vocabulary.Counts()
         for file in task.files:

@@ -19,5 +19,5 @@ def run_rank(
     group: collective.Collective = collective.TorchDistributed() if is_distributed else collective.SingleProcess()
     metrics = prometheus.worker_metrics(str(group.rank))
     job = dataclasses.replace(job, device=context.device)
-    decoder = validator.DecodingValidator(job.training.validation, job.compute, job.seed)
+    decoder = validator.DecodingValidator(job.training.validation, job.evaluation, job.compute, job.seed)
     return trainer.train(job, group, metrics, callbacks, decoder)

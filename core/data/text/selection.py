@@ -4,11 +4,14 @@ All are pure functions of one line, so any worker decides the same.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from core.config import corpus_settings
+
+_DRAW_SEED = 0  # not that of a run: runs with other seeds show the same lines
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,27 @@ def is_sampled(number: int, share: float, seed: int) -> bool:
     """Returns True if a line belongs to a seeded sample of about this share of all lines."""
     # The prefix makes this independent of a split by the hash of the same line number.
     return share >= 1 or _uniform(f"sample {number}", seed) < share
+
+
+def draw_by_length(lengths: Sequence[int], count: int) -> list[int]:
+    """Returns the numbers of `count` lines of all lengths, in ascending order: one of each quantile of the lengths.
+
+    What is drawn depends on the lengths alone, so that all runs that hold out the same lines show the same ones.
+
+    Args:
+        lengths: of each line, in any unit.
+        count: number of lines to draw; all where there are not more.
+    """
+    num_lines = len(lengths)
+    if count == 0 or count >= num_lines:
+        return list(range(num_lines))[:count]
+    # Lines of equal length are in an order of their own, not in that of the file.
+    in_order = sorted(range(num_lines), key=lambda number: (lengths[number], _uniform(f"line {number}", _DRAW_SEED)))
+    bounds = [quantile * num_lines // count for quantile in range(count + 1)]
+    return sorted(
+        in_order[start + int(_uniform(f"quantile {quantile}", _DRAW_SEED) * (stop - start))]
+        for quantile, (start, stop) in enumerate(itertools.pairwise(bounds))
+    )
 
 
 def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int], num_eos: int) -> str | None:

@@ -167,7 +167,7 @@ def train_subwords(
     reserved: Sequence[str],
     symbols: Sequence[str] = (),
 ) -> Tokenizer:
-    """Returns a subword tokenizer trained on lines, with at most `size` ids.
+    """Returns a subword tokenizer trained on lines, with at most `size` ids; with fewer if the lines give no more.
 
     Ids are those of reserved tokens, symbols, bytes or letters, then subwords. Equal lines give an equal `bpe`; the
     library's other two trainers are not deterministic.
@@ -175,9 +175,13 @@ def train_subwords(
     Source: bpe: Sennrich et al. 2016, Neural machine translation of rare words with subword units, on bytes as in GPT-2
     (Radford et al. 2019); unigram: Kudo 2018, Subword regularization, on the same bytes; wordpiece: Schuster and
     Nakajima 2012, Japanese and Korean voice search, split at spaces.
+
+    Raises:
+        DataError: reserved tokens, symbols, and bytes or letters alone are more than `size`.
     """
     library = tokenizer_file.skeleton(kind, tokenizer_file.empty_model(kind))
     added = [*reserved, *symbols]
+    _check_size(kind, size, smallest_size(kind, len(added)))
     library.train_from_iterator(lines, _trainer(kind, size, added))
     text = library.to_str()
     # The library's trainers have no option for what is changed here.
@@ -190,7 +194,29 @@ def train_subwords(
         for entry in content["model"]["vocab"][: len(added)] if kind == "unigram" else ():
             entry[1] = tokenizer_file.NEVER
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Tokenizer.from_json(text, "tokenizer")
+    trained = Tokenizer.from_json(text, "tokenizer")
+    # The library takes the size as a wish: all letters of the text come on top of it.
+    _check_size(kind, size, trained.vocabulary_size)
+    return trained
+
+
+def smallest_size(kind: str, num_added: int) -> int:
+    """Returns the size of the smallest vocabulary of a kind that has room for a text, whatever its letters are.
+
+    Args:
+        kind: of the tokenizer.
+        num_added: number of reserved tokens and symbols.
+    """
+    return num_added + (len(pre_tokenizers.ByteLevel.alphabet()) if kind in ("bpe", "unigram") else 1)
+
+
+def _check_size(kind: str, size: int, needed: int) -> None:
+    if needed > size:
+        remedy = "" if kind == "bpe" else ", or kind bpe, which needs no entry for a letter"
+        raise errors.DataError(
+            f"tokenizer.max_size: {size} is too small for {kind}: special tokens and letters alone take {needed} "
+            f"entries; use more than {needed}{remedy}"
+        )
 
 
 def _trainer(kind: str, size: int, added: list[str]) -> Any:

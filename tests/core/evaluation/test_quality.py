@@ -5,6 +5,7 @@ import math
 import pytest
 
 from core import errors
+from core.config import evaluation_settings
 from core.evaluation import quality
 
 
@@ -49,7 +50,7 @@ def test_a_second_reference_cannot_lower_bleu() -> None:
     assert "nrefs:2" in quality.corpus(hypotheses, [far, near]).signatures["bleu"]
 
 
-@pytest.mark.parametrize("hypotheses", [[], [""], ["", "x"], ["a b c d e", ""]])
+@pytest.mark.parametrize("hypotheses", [[""], ["", "x"], ["a b c d e", ""]])
 def test_empty_and_short_translations_have_finite_scores(hypotheses: list[str]) -> None:
     scores = quality.corpus(hypotheses, [["a b c d e", "f"][: len(hypotheses)]])
     assert 0 <= scores.bleu <= 100
@@ -61,6 +62,28 @@ def test_unequal_numbers_of_lines_are_an_error_with_both_counts() -> None:
         quality.corpus(["a", "b"], [["a", "b"], ["a", "b", "c"]])
     with pytest.raises(errors.DataError, match="1 lines for 2 translations"):
         quality.mean_d2l_bleu(["a", "b"], ["a"], 2)
+
+
+def test_nothing_cannot_be_compared() -> None:
+    with pytest.raises(errors.DataError, match="nothing to compare"):
+        quality.corpus([], [[]])
+
+
+def test_lowercase_bleu_and_chrf_do_not_regard_case() -> None:
+    settings = evaluation_settings.EvaluationConfig(lowercase=True)
+    hypotheses, reference = ["the cat sat on the mat"], ["The Cat Sat On The Mat"]
+    assert quality.corpus(hypotheses, [reference]).bleu < 50
+    scores = quality.corpus(hypotheses, [reference], settings)
+    assert (scores.bleu, scores.chrf) == pytest.approx((100.0, 100.0))
+    assert all("case:lc" in scores.signatures[name] for name in ("bleu", "chrf", "ter"))
+
+
+def test_ter_counts_characters_where_bleu_does() -> None:
+    """One of eight characters differs, which is the only word of the line where words are split at spaces."""
+    settings = evaluation_settings.EvaluationConfig(tokenize="zh")
+    hypotheses, reference = ["我的朋友看见房屋"], ["我的朋友看见房子"]
+    assert quality.corpus(hypotheses, [reference]).ter == pytest.approx(100.0)
+    assert quality.corpus(hypotheses, [reference], settings).ter == pytest.approx(100 / 8)
 
 
 def test_no_reference_is_an_error() -> None:

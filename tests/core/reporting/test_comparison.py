@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from core.reporting import comparison, content
+from core.reporting import comparison, content, page
 from core.storage import location
 from tests.core.reporting import run_folders
 
@@ -87,3 +87,51 @@ def test_every_plot_and_translation_shows_both_runs(reports: list[content.Report
     assert "<script" not in text
     for svg in text.split("<svg")[1:]:
         assert "var(--series-2)" in svg, "a plot without the second run"
+
+
+def test_runs_that_were_evaluated_differently_are_not_ranked(reports: list[content.Report]) -> None:
+    first, second = reports[0], copy.deepcopy(reports[1])
+    second["quality"]["signatures"] = {"bleu": "tok:char"}
+    assert row([first, second], "BLEU") == [("91.25", False), ("92.50", False)]
+    (warning,) = comparison.find_warnings([first, second])
+    assert "signatures" in warning
+
+
+def test_bleu_against_references_cleaned_differently_is_not_ranked(reports: list[content.Report]) -> None:
+    first, second = copy.deepcopy(reports)
+    first["quality"]["cleaned"] = {"cleaning": ["lower"], "bleu": 95.0}
+    second["quality"]["cleaned"] = {"cleaning": ["lower"], "bleu": 96.0}
+    assert row([first, second], page.BLEU_CLEANED) == [("95.00", False), ("96.00", True)]
+    second["quality"]["cleaned"]["cleaning"] = ["lower", "digits"]
+    assert row([first, second], page.BLEU_CLEANED) == [("95.00", False), ("96.00", False)]
+    assert row([first, second], "BLEU") == [("91.25", False), ("92.50", True)]
+
+
+def test_lines_shown_for_their_attention_map_are_not_compared(reports: list[content.Report]) -> None:
+    first, second = reports[0], copy.deepcopy(reports[1])
+    extra = {**second["samples"]["translations"][0], "line": 7, "is_drawn": False, "source": "a map"}
+    second["samples"]["translations"].insert(0, extra)
+    assert comparison.find_warnings([first, second]) == []
+    text = comparison.render([first, second])
+    assert text.count("<dt>first</dt>") == 2
+    assert "a map" not in text
+
+
+def test_significant_differences_are_shown_in_bold(reports: list[content.Report]) -> None:
+    def system(p_value: float | None) -> dict[str, object]:
+        interval = {"mean": 30.0, "half_width": 1.5, "low": 28.5, "high": 31.5}
+        metrics = ("bleu", "chrf", "ter")
+        return {
+            "confidence": dict.fromkeys(metrics, interval),
+            "p_values": {} if p_value is None else dict.fromkeys(metrics, p_value),
+        }
+
+    significance = {"lines": 1000, "level": 0.05, "systems": [system(None), system(0.0321)]}
+    text = comparison.render(reports, significance)
+    assert "30.00 ± 1.50" in text
+    assert '<td class="number best">0.0321</td>' in text
+    assert "the 1000 lines" in text
+    assert "a difference to first" in text
+    significance["systems"] = [system(None), system(0.2)]
+    assert '<td class="number">0.2000</td>' in comparison.render(reports, significance)
+    assert "Significance" not in comparison.render(reports)

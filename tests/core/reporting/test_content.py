@@ -67,7 +67,8 @@ def test_translations_have_their_source_reference_and_attention_map(root: locati
     run_folders.complete(root.path)
     first, second = content.build(root)["samples"]["translations"]
     assert first == {
-        "source": "a cat", "hypothesis": "un chat", "reference": "un chat", "score_nats": -0.5, "attention": None
+        "line": 0, "is_drawn": True, "source": "a cat", "hypothesis": "un chat", "reference": "un chat",
+        "cleaned_reference": None, "score_nats": -0.5, "attention": None,
     }  # fmt: skip
     assert (second["reference"], second["attention"]["weights"]) == ("non", [[0.75, 0.25], [0.0, 1.0]])
 
@@ -144,3 +145,49 @@ def test_chosen_settings_are_those_that_differ_from_their_default(root: location
     assert chosen["training.batch_lines"] == 4
     assert "training.learning_rate" not in chosen
     assert chosen.items() <= content.flat(report["settings"]).items()
+
+
+def _write_lines(path: pathlib.Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_shown_translations_are_of_all_lengths_and_the_same_for_every_run(tmp_path: pathlib.Path) -> None:
+    """The corpus is sorted by length, so that its first lines are all short."""
+    sources = ["x" * (1 + number // 10) for number in range(240)]
+    shown = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        run_folders.complete(folder, name)
+        _write_lines(folder / "outputs" / "test.source.txt", sources)
+        _write_lines(folder / "outputs" / "test.target.txt", sources)
+        texts = [json.dumps({"line": number, "text": name}) for number in range(240)]
+        _write_lines(folder / "outputs" / "translations.jsonl", texts)
+        (folder / "outputs" / "translations.jsonl.attention.json").unlink()
+        shown.append(content.build(location.Location.parse(str(folder)))["samples"]["translations"])
+    assert [row["line"] for row in shown[0]] == [row["line"] for row in shown[1]]
+    assert [sources[row["line"]] for row in shown[0]] == [row["source"] for row in shown[0]]
+    lengths = [len(row["source"]) for row in shown[0]]
+    assert len(lengths) == content.MAX_SAMPLES
+    assert all(2 * number < length <= 2 * number + 2 for number, length in enumerate(lengths))
+
+
+def test_lines_with_an_attention_map_are_shown_besides(root: location.Location) -> None:
+    run_folders.complete(root.path)
+    _write_lines(root.path / "outputs" / "test.source.txt", ["a"] * 500)
+    _write_lines(root.path / "outputs" / "translations.jsonl", [json.dumps({"text": "b"})] * 500)
+    rows = content.build(root)["samples"]["translations"]
+    assert len(rows) == content.MAX_SAMPLES + 1
+    assert [row["line"] for row in rows if row["attention"]] == [1]
+    assert [row["line"] for row in rows if not row["is_drawn"]] == [1]
+
+
+def test_the_reference_is_also_given_as_cleaned_for_training(root: location.Location) -> None:
+    run_folders.complete(root.path)
+    settings = yaml.safe_load((root.path / "config.yaml").read_text())
+    settings["corpus"]["cleaning"] = ["lower", "digits"]
+    (root.path / "config.yaml").write_text(yaml.safe_dump(settings))
+    (root.path / "outputs" / "test.target.txt").write_text("Un Chat de 12 ans\nnon\n")
+    first, second = content.build(root)["samples"]["translations"]
+    assert (first["reference"], first["cleaned_reference"]) == ("Un Chat de 12 ans", "un chat de 0 ans")
+    assert second["cleaned_reference"] is None

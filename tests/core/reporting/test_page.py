@@ -144,3 +144,67 @@ def test_an_infinite_perplexity_is_a_figure(tmp_path: pathlib.Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run))
     report = content.build(location.Location.parse(str(tmp_path)))
     assert page.key_figures(report)["held-out perplexity"] == float("inf")
+
+
+def _build(folder: pathlib.Path) -> content.Report:
+    run_folders.complete(folder)
+    return content.build(location.Location.parse(str(folder)))
+
+
+def test_figures_against_cleaned_references_stand_beside_those_as_written(tmp_path: pathlib.Path) -> None:
+    report = _build(tmp_path)
+    cleaned = {
+        "cleaning": ["lower"], "bleu": 98.75, "chrf": 99.5, "ter": 1.25,
+        "signatures": {"bleu": "references:cleaned[lower]"}, "by_length": [],
+        "faults": {**run_folders.FAULTS, "omitted": 77},
+    }  # fmt: skip
+    report["quality"]["cleaned"] = cleaned
+    (row,) = [row for row in report["samples"]["translations"] if row["hypothesis"] == "un chat"]
+    row |= {"reference": "Un CHAT", "cleaned_reference": "un chat"}
+    text = page.render(report)
+    read = Reader(text)
+    for name in (
+        "BLEU, references as written",
+        "BLEU, references cleaned",
+        "BLEU, cleaned references",
+        "98.75",
+        "91.25",
+    ):
+        assert name in read.text, name
+    assert "references:cleaned[lower]" in read.text
+    assert "77" in read.text, "word errors are those against cleaned references"
+    card = text[text.index('id="translations"') :].partition("</dl>")[0]
+    assert "<dd>a cat</dd>" in card
+    assert "<mark>" not in card.partition("</p>")[2], "what cleaning took away is not an error"
+    assert "reference, cleaned" in card
+    assert "Un CHAT" in card
+
+
+def test_marks_of_text_without_spaces_are_by_character() -> None:
+    marked = page.mark_differences("我的朋友看见 Bob 屋", "我的朋友看见 Bob 房")
+    assert [text for text, is_marked in marked if is_marked] == ["屋"]
+    assert "".join(text for text, _ in marked) == "我的朋友看见 Bob 屋"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (None, None),
+        (
+            {"method": "greedy", "temperature": 1.0, "top_k": None, "top_p": None},
+            "Greedy: always the most likely token.",
+        ),
+        (
+            {"method": "sample", "temperature": 0.8, "top_k": 40, "top_p": None},
+            "Sampled at temperature 0.8, top-k 40.",
+        ),
+    ],
+)
+def test_generated_text_is_shown_with_its_method(
+    settings: dict[str, object] | None, sentence: str | None, tmp_path: pathlib.Path
+) -> None:
+    assert page.describe_generation(settings) == sentence
+    report = _build(tmp_path)
+    report["samples"]["generated"] = [{"prefix": "the cat", "text": " sat"}]
+    report["generation"] = settings
+    assert (sentence or "Generated text") in Reader(page.render(report)).text

@@ -8,21 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import inference_settings, schema, training_settings
+from core.config import evaluation_settings, inference_settings, training_settings
 from core.data.dataset import shards
+from core.data.text import selection
 from core.decoding.translation import translator
 from core.evaluation import quality
 from core.models import bundle
 from core.reporting import training_history
 from core.telemetry import metrics
-from core.training import checkpoint, collective, trainer
+from core.training import checkpoint, collective, trainer, validation
 from tests.core.decoding import samples
 from tests.core.training import builders
 from workers.train import validator
 
 
 def _examiner(job: trainer.TrainingJob) -> validator.DecodingValidator:
-    return validator.DecodingValidator(job.training.validation, job.compute, job.seed)
+    return validator.DecodingValidator(job.training.validation, job.evaluation, job.compute, job.seed)
+
+
+def _make(settings: training_settings.ValidationConfig) -> validator.DecodingValidator:
+    return validator.DecodingValidator(settings, evaluation_settings.EvaluationConfig(), builders.FP32, 1)
 
 
 def _train(job: trainer.TrainingJob, group: collective.Collective) -> trainer.TrainingSummary:
@@ -33,29 +38,45 @@ def _rows(root: Path, kind: str) -> list[dict[str, Any]]:
     return [dict(row) for row in training_history.read(builders.location_of(root)) if row["kind"] == kind]
 
 
-def test_validation_bleu_is_that_of_the_saved_model_on_the_first_lines(tmp_path: Path) -> None:
+def test_validation_bleu_is_that_of_the_saved_model_on_lines_of_all_lengths(tmp_path: Path) -> None:
     pairs = builders.pairs_dataset(tmp_path / "pairs")
     settings: dict[str, Any] = {"validation": {"bleu_lines": 8, "samples": 3}, "learning_rate": 0.05, "epochs": 4}
     summary = _train(builders.job(tmp_path / "run", pairs, builders.PAIRS, **settings), collective.SingleProcess())
     loaded = bundle.load(
         bundle.find_folder(builders.location_of(tmp_path / "run" / "checkpoints" / f"step-{summary.step:08d}-e1"))
     )
-    dataset = shards.Dataset.open(pairs)
-    split = dataset.split("valid")
+    split = shards.Dataset.open(pairs).split("valid")
     assert split is not None
-    texts = [
-        [loaded.codecs[side].decode(ids.tolist()) for ids in split.rows(torch.arange(8).numpy(), side)]
-        for side in ("source", "target")
-    ]
-    ready = translator.Translator(loaded, inference_settings.DecodingConfig(beam_size=1), builders.FP32)
-    outputs = [translation.text for translation in ready.translate(texts[0])]
+    lengths = split.lengths(0, split.num_lines)["source"].tolist()
+
+    def decode(numbers: Sequence[int]) -> list[tuple[str, ...]]:
+        sources, references = (
+            [loaded.codecs[side].decode(ids.tolist()) for ids in split.rows(torch.tensor(numbers).numpy(), side)]
+            for side in ("source", "target")
+        )
+        ready = translator.Translator(loaded, inference_settings.DecodingConfig(beam_size=1), builders.FP32)
+        outputs = [translation.text for translation in ready.translate(sources)]
+        return list(zip(sources, outputs, references, strict=True))
+
+    _, outputs, references = zip(*decode(selection.draw_by_length(lengths, 8)), strict=True)
     assert summary.validation is not None
-    expected = quality.corpus(outputs, [texts[1]]).bleu
-    assert expected > 0
-    assert summary.validation.bleu == pytest.approx(expected)
+    expected = quality.corpus(outputs, [references])
+    assert expected.bleu > 0
+    assert summary.validation.bleu == pytest.approx(expected.bleu)
+    assert summary.validation.bleu_signature == expected.signatures["bleu"]
     kept = _rows(tmp_path / "run", "samples")[-1]["samples"]
     logged = [(sample["source"], sample["output"], sample["reference"]) for sample in kept]
-    assert logged == list(zip(texts[0], outputs, texts[1], strict=True))[:3]
+    assert logged == decode(selection.draw_by_length(lengths, 3))
+
+
+def test_validation_bleu_counts_by_the_tokenizer_of_the_settings(tmp_path: Path) -> None:
+    pairs = builders.pairs_dataset(tmp_path / "pairs")
+    by_characters = evaluation_settings.EvaluationConfig(tokenize="char", lowercase=True)
+    job = builders.job(tmp_path / "run", pairs, builders.PAIRS, validation={"bleu_lines": 4}, epochs=1)
+    _train(dataclasses.replace(job, evaluation=by_characters), collective.SingleProcess())
+    (row,) = _rows(tmp_path / "run", "validation")
+    assert "tok:char" in row["bleu_signature"]
+    assert "case:lc" in row["bleu_signature"]
 
 
 def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: Path) -> None:
@@ -74,7 +95,7 @@ def test_samples_of_a_language_model_continue_the_beginnings_of_lines(tmp_path: 
 
 def test_lines_of_a_dataset_are_not_cleaned_again(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
-    examiner = validator.DecodingValidator(training_settings.ValidationConfig(samples=3), builders.FP32, 1)
+    examiner = _make(training_settings.ValidationConfig(samples=3))
     results = []
     for steps in ((), ("letters",)):  # would take the digits of all words
         codecs = {role: dataclasses.replace(codec, cleaning=steps) for role, codec in dataset.codecs.items()}
@@ -94,9 +115,12 @@ def test_decoding_at_validations_changes_no_bit_of_training(tmp_path: Path) -> N
 
 def test_nothing_is_decoded_by_default(tmp_path: Path) -> None:
     dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
-    examiner = validator.DecodingValidator(training_settings.ValidationConfig(), schema.ComputeConfig(), 1)
+    examiner = _make(training_settings.ValidationConfig())
     blank: Any = None
-    assert examiner.decode(blank, dataset, "", collective.SingleProcess(), torch.device("cpu")) == (None, ())
+    assert (
+        examiner.decode(blank, dataset, "", collective.SingleProcess(), torch.device("cpu"))
+        == validation.DecodingResult()
+    )
 
 
 def _train_all(_: int, group: collective.Collective, jobs: Sequence[tuple[trainer.TrainingJob, int | None]]) -> None:

@@ -80,3 +80,25 @@ def test_a_sample_has_about_its_share_of_the_lines() -> None:
     num_sampled = sum(selection.is_sampled(number, 0.3, seed=1) for number in range(10_000))
     assert abs(num_sampled - 3_000) < 230
     assert all(selection.is_sampled(number, 1.0, seed=1) for number in range(100))
+
+
+def test_lines_of_all_lengths_are_drawn_one_of_each_quantile() -> None:
+    """Of a file that is sorted by length, the first lines would all be short."""
+    lengths = [length for length in range(1, 11) for _ in range(100)]
+    numbers = selection.draw_by_length(lengths, 10)
+    assert [lengths[number] for number in numbers] == list(range(1, 11))
+    assert numbers == sorted(numbers)
+    assert numbers != [100 * quantile for quantile in range(10)], "not the first of each"
+
+
+def test_drawn_lines_depend_on_the_lengths_alone() -> None:
+    lengths = [7, 3, 9, 3, 3, 12, 1, 8]
+    assert selection.draw_by_length(lengths, 3) == selection.draw_by_length([10 * n for n in lengths], 3)
+    assert selection.draw_by_length(lengths, 8) == selection.draw_by_length(lengths, 99) == list(range(8))
+    assert selection.draw_by_length([], 3) == selection.draw_by_length(lengths, 0) == []
+
+
+def test_lines_of_equal_length_are_drawn_from_the_whole_file() -> None:
+    numbers = selection.draw_by_length([5] * 10_000, 100)
+    assert len(set(numbers)) == 100
+    assert sum(numbers) / 100 == pytest.approx(5000, abs=1000)  # three standard errors of a uniform draw are 866

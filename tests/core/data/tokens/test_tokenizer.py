@@ -175,6 +175,28 @@ def test_subwords_do_not_split_symbols(kind: Literal["bpe", "unigram", "wordpiec
     assert tokenizer.Tokenizer.from_json(made.to_json(), "file") == made == pickle.loads(pickle.dumps(made))
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "needed"),
+    [
+        ("wordpiece", 100, 4 + 2 * 60),  # each of 60 letters at the beginning of a word and inside one
+        ("bpe", 300, 4 + 60 + 256),
+        ("unigram", 300, 4 + 60 + 256),
+    ],
+)
+def test_a_vocabulary_larger_than_asked_for_is_refused(
+    kind: Literal["bpe", "unigram", "wordpiece"], size: int, needed: int
+) -> None:
+    """The library takes the size as a wish: letters, bytes and special tokens come on top of it."""
+    letters = [chr(0x4E00 + number) for number in range(60)]
+    lines = ["".join(letters), "".join(reversed(letters)), *letters]
+    symbols = () if kind == "wordpiece" else tuple(f"<s{number}>" for number in range(60))
+    with pytest.raises(errors.DataError, match=rf"tokenizer\.max_size: {size} is too small.*take {needed} ") as refused:
+        tokenizer.train_subwords(kind, iter(lines), size, vocabulary.RESERVED, symbols)
+    assert ("or kind bpe" in str(refused.value)) == (kind != "bpe")
+    made = tokenizer.train_subwords(kind, iter(lines), needed + 300, vocabulary.RESERVED, symbols)
+    assert made.vocabulary_size <= needed + 300
+
+
 @pytest.fixture(scope="module")
 def with_symbols() -> dict[str, tokenizer.Tokenizer]:
     kinds: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
