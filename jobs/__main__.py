@@ -220,11 +220,12 @@ def forecast(
 @app.command(cls=options.Command)
 def init(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="text, tab-separated pairs, table, or two aligned files")
+        list[str], typer.Argument(metavar="FILE…", help="text, pairs (tab-separated, table, two aligned files), or CSV")
     ],
     output: Annotated[str, typer.Option("--output", metavar="FILE", help="configuration to write")] = "run.yaml",
     kind: Annotated[
-        Literal["pairs", "text"] | None, typer.Option("--kind", help="kind of corpus; by default the files decide")
+        Literal["pairs", "text", "series"] | None,
+        typer.Option("--kind", help="kind of corpus; by default the files decide"),
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=1, help="budget for training")] = None,
     overwrite: options.Overwrite = False,

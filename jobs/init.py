@@ -2,14 +2,17 @@
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from core import errors
-from core.config import loading, presets, schema, yaml_writer
-from core.data.text import recognition, survey
+from core.config import corpus_settings, loading, presets, schema, yaml_writer
+from core.data.series import recognition as series_recognition
+from core.data.text import recognition, sources, survey
+from core.decoding.generation import forecast_errors
 from core.storage import location
 from core.training import step_timing
 from jobs import init_comments
@@ -22,12 +25,17 @@ SIDE_BY_SIDE = 1.15  # measured factor of a step's time where workers share the 
 START_MINUTES = 0.7  # preparation, start of the workers and held-out outputs of a small corpus
 MAX_HELD_OUT = 1000  # lines of the validation and of the test split
 SHARED_LETTERS = 0.5  # share of one side's characters that the other has, from which on they share a vocabulary
+SERIES_SPLIT = {"valid": 0.1, "test": 0.2}
+MIN_LAGS, MAX_LAGS = 8, 64  # fewest past rows in the input, and most, for a season
 MIN_LANES, MIN_WINDOWS = 8, 50  # fewest lanes, and the windows of an epoch for which there are more
 LETTERS_OF_A_SUBWORD = 4  # of a vocabulary of some thousands
 NUM_RESERVED = 2  # <unk> and <eos>
 MAX_TOKENS = 250  # filters.max_length at most: longer pairs cost memory, and recurrent models translate them badly
 
 Report = dict[str, Any]
+
+
+Kind = Literal["pairs", "text", "series"]
 
 
 class Draft(NamedTuple):
@@ -48,10 +56,34 @@ class Draft(NamedTuple):
     batches: int
 
 
+class Plan(NamedTuple):
+    """A configuration, chosen.
+
+    Attributes:
+        kind: kind of the corpus.
+        num_lines: lines, pairs or rows.
+        notes: sentences on how the files are read.
+        usage: command that uses the trained model.
+        seen: all sentences about the files.
+        settings: content of the YAML file.
+        why: the reason for a setting, by its dotted name.
+        minutes: estimated time.
+    """
+
+    kind: Kind
+    num_lines: int
+    notes: list[str]
+    usage: str
+    seen: list[str]
+    settings: dict[str, Any]
+    why: dict[str, str]
+    minutes: float
+
+
 def run(
     files: Sequence[str],
     output: str,
-    kind: recognition.Kind | None,
+    kind: Kind | None,
     minutes: float | None,
     overwrite: bool,
     reporter: progress_display.Reporter,
@@ -59,9 +91,9 @@ def run(
     """Writes the configuration.
 
     Args:
-        files: text, tables or archives; one file of pairs, or two that are aligned line by line.
+        files: text, tables or archives; one file of pairs, or two that are aligned line by line; CSV files of a series.
         output: the YAML file.
-        kind: pairs or text, where the user says so; None to decide by the files.
+        kind: where the user says so; None to decide by the files.
         minutes: budget of training; None for the preset of the corpus's size.
         overwrite: whether an existing file is replaced.
         reporter: shows progress.
@@ -73,33 +105,99 @@ def run(
     target = Path(output)
     if target.exists() and not overwrite:
         raise errors.LockedError(f"--output: {output} exists; name another file, or add --overwrite")
-    with tempfile.TemporaryDirectory(prefix="raycurrent-init-") as scratch, reporter.stage("init", 3, "steps") as stage:
-        recognized = recognition.recognize(files, kind, location.Location.parse(scratch))
-        figures = survey.survey(recognized.groups, recognized.columns)
+    with reporter.stage("init", 2, "steps") as stage:
+        if kind == "series" or (kind is None and all(map(_is_csv, files))):
+            plan = _plan_series(files)
+        else:
+            with tempfile.TemporaryDirectory(prefix="raycurrent-init-") as scratch:
+                plan = _plan_lines(files, kind, minutes, location.Location.parse(scratch))
         stage.advance()
-        rows = presets.PAIRS if recognized.kind == "pairs" else presets.TEXT
-        for row in _presets(recognized, figures):
-            draft = (_draft_pairs if recognized.kind == "pairs" else _draft_text)(recognized, figures, row, files[0])
-            step_s = step_timing.seconds_per_step(_config(draft), draft.vocabulary_sizes, draft.lengths)
-            epoch_minutes = draft.batches * step_s * _sharing(draft) / 60
-            epochs = _epochs(rows[row].epochs, epoch_minutes, minutes)
-            if epochs >= MIN_EPOCHS_SHARE * rows[row].epochs:
-                break
-        draft.settings["training"]["epochs"] = epochs
-        estimate = START_MINUTES + epochs * epoch_minutes
-        stage.advance()
-        text = init_comments.render(files, output, recognized, figures, draft.settings, draft.why, estimate, minutes)
+        text = init_comments.render(
+            files, output, plan.usage, plan.seen, plan.settings, plan.why, plan.minutes, minutes
+        )
         target.write_text(text, encoding="utf-8")
         loading.load(output, [])  # what is written passes the checks of every verb
         stage.advance()
     return {
         "verb": "init",
         "config": str(target.absolute()),
-        "kind": recognized.kind,
-        "lines": figures.num_lines,
-        "training_minutes": round(estimate, 1),
-        "notes": recognized.notes,
+        "kind": plan.kind,
+        "lines": plan.num_lines,
+        "minutes": round(plan.minutes, 1),
+        "notes": plan.notes,
     }
+
+
+def _is_csv(file: str) -> bool:
+    return re.search(r"\.csv(\.(gz|xz|bz2|zst))?$", file) is not None
+
+
+def _plan_lines(
+    files: Sequence[str], kind: recognition.Kind | None, minutes: float | None, scratch: location.Location
+) -> Plan:
+    """Returns the plan for text or pairs."""
+    recognized = recognition.recognize(files, kind, scratch)
+    figures = survey.survey(recognized.groups, recognized.columns)
+    is_pairs = recognized.kind == "pairs"
+    rows = presets.PAIRS if is_pairs else presets.TEXT
+    for row in _presets(recognized, figures):
+        draft = (_draft_pairs if is_pairs else _draft_text)(recognized, figures, row, files[0])
+        step_s = step_timing.seconds_per_step(_config(draft.settings), draft.vocabulary_sizes, draft.lengths)
+        sharing = SIDE_BY_SIDE if draft.settings["cluster"]["num_workers"] > 1 else 1.0
+        epoch_minutes = draft.batches * step_s * sharing / 60
+        epochs = _epochs(rows[row].epochs, epoch_minutes, minutes)
+        if epochs >= MIN_EPOCHS_SHARE * rows[row].epochs:
+            break
+    draft.settings["training"]["epochs"] = epochs
+    root = draft.settings["root"]
+    return Plan(
+        kind=recognized.kind,
+        num_lines=figures.num_lines,
+        notes=recognized.notes,
+        usage=f"python -m jobs translate --run {root}" if is_pairs else f"python -m jobs generate --run {root}",
+        seen=list(init_comments.seen(recognized, figures)),
+        settings=draft.settings,
+        why=draft.why,
+        minutes=START_MINUTES + epochs * epoch_minutes,
+    )
+
+
+def _plan_series(files: Sequence[str]) -> Plan:
+    """Returns the plan for a series."""
+    source = corpus_settings.SourceConfig(csv=tuple(files))
+    recognized = series_recognition.recognize([group[0] for group in sources.resolve(source, "FILE", {})])
+    values_TC, names = recognized.table.values_TC, recognized.columns
+    num_rows = len(values_TC)
+    num_training = round(num_rows * (1 - sum(SERIES_SPLIT.values())))
+    periods = [forecast_errors.estimate_period(values_TC[:num_training, column]) for column in range(len(names))]
+    # The longest season that the input can hold.
+    period = max((period for period in periods if period <= MAX_LAGS), default=1)
+    lags = min(max(MIN_LAGS, period), max(1, num_training // 4))
+    num_test = round(num_rows * SERIES_SPLIT["test"])
+    horizons = sorted({horizon for horizon in (1, 4, period, 2 * period) if horizon <= max(1, num_test // 2)})
+    corpus = {
+        "kind": "series",
+        "train": {"csv": list(files)},
+        **recognized.settings,
+        "inputs": names,
+        "targets": names,
+        "split": dict(SERIES_SPLIT),
+    }
+    sections = presets.series_sections(num_training, lags, horizons)
+    settings = _settings(files[0], corpus, sections) | {"cluster": {"num_workers": 1}}
+    config = _config(settings)
+    epoch_s = step_timing.seconds_per_series_epoch(config, values_TC[:num_training])
+    shown = [f"{num_rows:,} rows of {len(names)} {'column' if len(names) == 1 else 'columns'}."]
+    return Plan(
+        kind="series",
+        num_lines=num_rows,
+        notes=recognized.notes,
+        usage=f"python -m jobs forecast --run {settings['root']} --input {files[0]} --output forecasts.jsonl",
+        seen=[*recognized.notes, *shown],
+        settings=settings,
+        why=init_comments.reasons_for_series(period, num_rows),
+        minutes=config.training.epochs * epoch_s / 60,
+    )
 
 
 def _presets(recognized: recognition.Recognized, figures: survey.Survey) -> list[int]:
@@ -127,12 +225,8 @@ def _epochs(preset: int, epoch_minutes: float, budget_minutes: float | None) -> 
     return max(1, min(preset, int((budget_minutes - START_MINUTES) / max(epoch_minutes, 1e-9))))
 
 
-def _config(draft: Draft) -> schema.RunConfig:
-    return loading.parse(yaml_writer.document(draft.settings), "init")
-
-
-def _sharing(draft: Draft) -> float:
-    return SIDE_BY_SIDE if draft.settings["cluster"]["num_workers"] > 1 else 1.0
+def _config(settings: dict[str, Any]) -> schema.RunConfig:
+    return loading.parse(yaml_writer.document(settings), "init")
 
 
 def _name(file: str) -> str:

@@ -1,7 +1,7 @@
 """Text of a configuration that `init` writes: the settings, what was seen in the files, and why each was chosen."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from core.config import presets, yaml_writer
@@ -15,8 +15,8 @@ _SHOWN_CHARACTERS = 100  # of an example
 def render(
     files: Sequence[str],
     output: str,
-    recognized: recognition.Recognized,
-    figures: survey.Survey,
+    usage: str,
+    seen: Iterable[str],
     settings: Mapping[str, Any],
     why: Mapping[str, str],
     minutes: float,
@@ -27,19 +27,13 @@ def render(
     Args:
         files: the files as the user named them.
         output: name of the YAML file.
-        recognized: kind and sources of the corpus.
-        figures: of its lines.
+        usage: command that uses the trained model.
+        seen: sentences about the files.
         settings: content of the file.
         why: reasons by the dotted name of a setting.
         minutes: estimate of the pipeline's time on this machine.
         budget_minutes: what the user asked for, if anything.
     """
-    root, is_pairs = settings["root"], recognized.kind == "pairs"
-    usage = (
-        f"python -m jobs translate --run {root} --input in.txt --output out.txt"
-        if is_pairs
-        else f"python -m jobs generate --run {root} --prefix TEXT"
-    )
     lines = [
         f"# Written by `init` for {', '.join(files)}. Train, measure and make a report, then use the model:",
         f"#   python -m jobs pipeline {output}",
@@ -47,7 +41,7 @@ def render(
         "# All settings: jobs/configs/README.md",
         "#",
         "# Seen:",
-        *_wrapped(_seen(recognized, figures)),
+        *_wrapped(seen),
         f"# Time: about {_duration(minutes)} on this machine (a step was timed)"
         + (f", for a budget of {budget_minutes:g} minutes." if budget_minutes else "."),
     ]
@@ -57,12 +51,14 @@ def render(
 
 
 def _duration(minutes: float) -> str:
+    if minutes < 1:
+        return "a minute"
     if minutes < 90:
         return f"{max(1, round(minutes))} minutes"
     return f"{minutes / 60:.1f} hours"
 
 
-def _wrapped(sentences: Iterator[str]) -> Iterator[str]:
+def _wrapped(sentences: Iterable[str]) -> Iterator[str]:
     for sentence in sentences:
         yield from textwrap.wrap(sentence, WIDTH, initial_indent="#   ", subsequent_indent="#     ")
 
@@ -81,8 +77,8 @@ def _with_reason(line: str, reason: str | None) -> str:
     return line if reason is None else f"{line:<{_REASON_COLUMN}} # {reason}"
 
 
-def _seen(recognized: recognition.Recognized, figures: survey.Survey) -> Iterator[str]:
-    """Yields what was seen in the files, in sentences."""
+def seen(recognized: recognition.Recognized, figures: survey.Survey) -> Iterator[str]:
+    """Yields what was seen in text or pairs, in sentences."""
     unit = "pairs" if recognized.kind == "pairs" else "lines"
     yield from recognized.notes
     if figures.is_sample:
@@ -185,4 +181,21 @@ def reasons_for_text(figures: survey.Survey, row: int, share: float, tokenizer: 
         "training.num_lanes": "of all workers together",
         "scoring.unit": "the usual measure: the state is carried from line to line",
         "cluster.num_workers": "one for each core",
+    }
+
+
+def reasons_for_series(period: int, num_rows: int) -> dict[str, str]:
+    """Returns the reasons for the settings of a series, by dotted name.
+
+    Args:
+        period: rows of a season; 1: none was seen.
+        num_rows: rows of all splits.
+    """
+    season = f"a season of {period} rows was seen" if period > 1 else "no season was seen"
+    return {
+        "corpus.split": f"the last rows of {num_rows:,}: the newest are forecast from older ones",
+        "corpus.targets": "every column is forecast, and an input of the next forecast",
+        "model.lags": f"past rows in the input; {season}",
+        "forecasting.horizons": "steps ahead",
+        "cluster.num_workers": "a series is fitted in one process",
     }

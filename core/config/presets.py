@@ -79,6 +79,8 @@ TEXT = (
     TextPreset(5_000_000, "word", 30_000, 2, 400, 400, 0.4, 12, 64, 50, 2e-3),
     TextPreset(float("inf"), "bpe", 16_000, 2, 1_024, 1_024, 0.2, 3, 128, 64, 1e-3),
 )
+SERIES_EPOCHS = ((2_000, 60), (20_000, 20), (float("inf"), 5))
+"""Epochs by the rows of the training split up to which they are meant."""
 # Texts without spaces have no words to count: their characters take the place, six for a word.
 CHARACTERS_OF_A_WORD = 6
 
@@ -167,6 +169,26 @@ def text_sections(preset: TextPreset, tokenizer: str, num_lanes: int) -> dict[st
         },
         "scoring": {"unit": "stream"},
         "generation": {"method": "sample", "temperature": 0.8, "num_tokens": 400 if tokenizer == "char" else 100},
+    }
+
+
+def series_sections(num_rows: int, lags: int, horizons: Sequence[int]) -> dict[str, Any]:
+    """Returns the sections model, training and forecasting of a configuration for a series.
+
+    Args:
+        num_rows: of the training split.
+        lags: past values in the input.
+        horizons: steps ahead to forecast.
+    """
+    return {
+        "model": {"kind": "autoregressive", "network": "mlp", "lags": lags, "hidden_size": 32},
+        "training": {
+            "epochs": next(epochs for limit, epochs in SERIES_EPOCHS if num_rows <= limit),
+            "batch_lines": 32,
+            "learning_rate": 3e-3,
+            "clip_norm": 1.0,
+        },
+        "forecasting": {"method": "recursive", "horizons": list(horizons)},
     }
 
 

@@ -1,17 +1,20 @@
 """Timing of a training step on random tokens: an estimate of a run's time before its data is prepared."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from core.config import model_settings, schema
+from core.config import autoregressive_settings, model_settings, schema
 from core.data.batching import buckets
-from core.models import compute, factory
+from core.data.series import examples
+from core.models import autoregressive, compute, factory
 from core.models import state as states
-from core.training import batches, losses, optimizers, randomness, step
+from core.training import batches, losses, optimizers, randomness, regression, step
 
 MIN_STEPS = 4
 _FIRST_ID = 4  # after the reserved ones, whose padding would be left out
@@ -48,6 +51,27 @@ def seconds_per_step(
         before = learner.train_step([batch], before, carries_state).states
         elapsed_s.append(time.perf_counter() - started_s)
     return statistics.median(elapsed_s[2:])
+
+
+def seconds_per_series_epoch(config: schema.RunConfig, values_TC: npt.NDArray[np.float64]) -> float:
+    """Returns the time of an epoch over a series whose columns are all inputs and targets, on this machine's CPU."""
+    assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
+    compute.set_threads(config.cluster.cpus_per_worker)
+    num_columns = values_TC.shape[1]
+    model = autoregressive.Autoregressive(config.model, num_columns, num_columns)
+    # Scaled, so that the fit does not diverge.
+    scaled_TC = (values_TC - values_TC.mean(axis=0)) / values_TC.std(axis=0)
+    made = examples.make_examples(scaled_TC, scaled_TC, config.model.lags, config.model.horizon, "drop")
+    none = examples.Examples(made.features_NLI[:0], made.labels_NKO[:0])
+    three_epochs = config.training.model_copy(update={"epochs": 3})
+    instants_s: list[float] = []
+
+    def record(_: regression.FitResult) -> None:
+        instants_s.append(time.perf_counter())
+
+    regression.fit(model, made, none, np.ones(num_columns), three_epochs, config.seed, record, lambda: False)
+    # The first epoch loads kernels.
+    return min(after - before for before, after in itertools.pairwise(instants_s))
 
 
 def make_batch(

@@ -1,14 +1,15 @@
 """The verb init: the configuration that it writes is valid, fits the corpus and says what was seen."""
 
+import math
 import random
 from pathlib import Path
 
 import pytest
 
 from core import errors
-from core.config import loading, model_settings, presets, schema
+from core.config import autoregressive_settings, loading, model_settings, presets, schema
 from core.data.builtin import sentences
-from jobs import init, prepare
+from jobs import init, options, pipeline, prepare
 from tests import reporters
 from tests.jobs import datasets
 
@@ -82,6 +83,20 @@ def test_alphabets_that_differ_get_two_vocabularies() -> None:
     assert not config.tokenizer.shared
     assert isinstance(config.model, model_settings.Seq2SeqConfig)
     assert config.model.tie_embeddings == "target"
+
+
+def test_a_series_has_its_season_in_the_input_and_goes_to_its_page() -> None:
+    rows = (f"{row},{math.sin(2 * math.pi * row / 12) + 0.01 * (row % 5):.4f}" for row in range(300))
+    Path("values.csv").write_text("\n".join(["t,x", *rows]) + "\n")
+    config = _init("values.csv")
+    assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
+    assert config.model.lags == 12
+    assert 12 in config.forecasting.horizons
+    assert config.corpora_by_name[""].time == "t"
+    config = loading.load("run.yaml", [f"root={Path.cwd()}/root", "cluster.address=none", "training.epochs=1"])
+    with options.open_session(config) as session:
+        report = pipeline.run(config, session, reporters.SilentReporter())
+    assert Path(report["stages"]["report"]["html"]).exists()
 
 
 def test_an_existing_file_is_kept() -> None:

@@ -1,0 +1,199 @@
+"""Recognition of a series' files: the dialect of a CSV file, its time column, and its columns of numbers."""
+
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from core import errors
+from core.config import series_settings
+from core.data.series import csv_file, preparation, reading, times
+from core.data.text import sources
+
+SAMPLE_LINES = 1000
+SAME_WIDTH = 0.9
+"""Share of lines with as many values as the header, from which on a character is taken for the delimiter."""
+MAX_COLUMNS = 16  # a small model forecasts few columns well
+_DELIMITERS = (",", ";", "\t", "|")
+# Decimal mark and mark of thousands; of equally good ones the first is chosen.
+_MARKS: tuple[tuple[Any, Any], ...] = (
+    (".", None),
+    (",", None),
+    (".", ","),
+    (",", "."),
+    (".", " "),
+    (",", " "),
+    (".", "'"),
+)
+_MISSING = ("-", "--", "?", ".", "#N/A", "none", "missing", "-999", "-9999")
+_TIME_NAMES = ("t", "time", "times", "date", "datetime", "timestamp", "year", "month", "day", "hour", "step", "index")
+
+
+class Recognized(NamedTuple):
+    """Columns of a series, and how to read them.
+
+    Attributes:
+        settings: settings of the corpus besides its files: `time`, `gaps` and `csv`, where they are not the default.
+        columns: columns of numbers.
+        table: their values.
+        notes: sentences for the user: what was seen, and what was chosen for it.
+    """
+
+    settings: dict[str, Any]
+    columns: list[str]
+    table: reading.Table
+    notes: list[str]
+
+
+def recognize(files: Sequence[sources.File]) -> Recognized:
+    """Recognizes CSV files with a header line, or Parquet files, by the first of them, and reads all.
+
+    Raises:
+        DataError: there is no column of numbers, or the times are not regular.
+    """
+    name, data = sources.read(files[0])
+    where = str(files[0])
+    if name.endswith(".parquet"):
+        dialect = series_settings.CsvConfig()
+        numeric, time = _parquet_columns(data, where)
+    else:
+        sources.refuse_signature(data, where)
+        dialect, texts = _dialect(data, where)
+        numeric, time = _csv_columns(texts, dialect)
+    if not numeric:
+        raise errors.DataError(
+            f"{where}: has no column of numbers; text is read from lines, tab-separated pairs, JSONL or Parquet"
+        )
+    settings: dict[str, Any] = (
+        {"csv": changed} if (changed := dialect.model_dump(mode="json", exclude_defaults=True)) else {}
+    )
+    notes = [f"{_described(name, dialect)}, columns of numbers: {', '.join(numeric[:MAX_COLUMNS])}."]
+    if len(numeric) > MAX_COLUMNS:
+        notes.append(f"{len(numeric) - MAX_COLUMNS} more columns of numbers are not used.")
+    if time is not None:
+        settings["time"] = time
+    columns = numeric[:MAX_COLUMNS]
+    table, gaps = _read(files, columns, preparation.Preparation(time, "refuse", dialect))
+    if gaps != "refuse":
+        settings["gaps"] = gaps
+        notes.append(f"{int(table.is_filled_TC.sum()):,} missing values are interpolated (corpus.gaps).")
+    if table.axis is None:
+        notes.append("No column of times: rows are taken to be regular in time, the oldest first.")
+    else:
+        axis = table.axis
+        notes.append(
+            f"Times in column {time}: {axis.label(0)} to {axis.label(len(table) - 1)}, {axis.describe_step()}."
+        )
+    constant = [name for index, name in enumerate(columns) if np.ptp(table.values_TC[:, index]) == 0]
+    if constant:
+        notes.append(f"Constant columns, which are left out: {', '.join(constant)}.")
+    kept = [index for index, name in enumerate(columns) if name not in constant]
+    if not kept:
+        raise errors.DataError(f"{where}: every column is constant; there is nothing to forecast")
+    chosen = reading.Table(table.values_TC[:, kept], table.is_filled_TC[:, kept], table.axis)
+    return Recognized(settings, [columns[index] for index in kept], chosen, notes)
+
+
+def _read(
+    files: Sequence[sources.File], columns: Sequence[str], prepared: preparation.Preparation
+) -> tuple[reading.Table, preparation.Gaps]:
+    """Reads the columns; missing values and rows are interpolated if there are any."""
+    try:
+        return reading.read(files, columns, prepared, "FILE"), "refuse"
+    except errors.DataError:
+        interpolated = preparation.Preparation(prepared.time, "interpolate", prepared.csv)
+        return reading.read(files, columns, interpolated, "FILE"), "interpolate"
+
+
+def _described(name: str, dialect: series_settings.CsvConfig) -> str:
+    if name.endswith(".parquet"):
+        return "Parquet file"
+    marks = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+    decimal = ", decimal commas" if dialect.decimal == "," else ""
+    thousands = "" if dialect.thousands is None else f", thousands marked by {dialect.thousands!r}"
+    return f"CSV file separated by {marks[dialect.delimiter]}{decimal}{thousands}"
+
+
+def _parquet_columns(data: bytes, where: str) -> tuple[list[str], str | None]:
+    try:
+        schema = parquet.ParquetFile(pa.BufferReader(data)).schema_arrow
+    except pa.ArrowException as error:
+        raise errors.DataError(f"{where}: is not valid Parquet ({error}); check the file") from error
+    types = pa.types
+    time = next((field.name for field in schema if types.is_date(field.type) or types.is_timestamp(field.type)), None)
+    return [field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type)], time
+
+
+def _dialect(data: bytes, where: str) -> tuple[series_settings.CsvConfig, Mapping[str, Sequence[str]]]:
+    """Returns the dialect with the most columns of numbers, and the texts of all columns in the first lines."""
+    text = data.decode("utf-8-sig", "replace")
+    lines = [line for line in itertools.islice(text.splitlines(), SAMPLE_LINES) if line.strip()]
+    if len(lines) < 2:
+        raise errors.DataError(f"{where}: has no row below the header line; name a file with values")
+    delimiter = max(_DELIMITERS, key=lambda mark: _width(lines, mark))
+    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    header = [name.strip() for name in rows[0]]
+    whole = [row for row in rows[1:] if len(row) == len(header)]
+    texts = {name: [row[index].strip() for row in whole] for index, name in enumerate(header)}
+    candidates = [
+        _with_missing(series_settings.CsvConfig(delimiter=delimiter, decimal=decimal, thousands=thousands), texts)
+        for decimal, thousands in _MARKS
+        if decimal != delimiter
+    ]
+    return max(candidates, key=lambda dialect: len(_numeric(texts, dialect))), texts
+
+
+def _width(lines: Sequence[str], delimiter: str) -> int:
+    """Returns the number of columns with a delimiter, if most lines have as many as the header."""
+    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    width = len(rows[0])
+    return width if sum(len(row) == width for row in rows) >= SAME_WIDTH * len(rows) else 0
+
+
+def _with_missing(dialect: series_settings.CsvConfig, texts: Mapping[str, Sequence[str]]) -> series_settings.CsvConfig:
+    """Adds marks of missing values that occur in otherwise numeric columns."""
+    used: list[str] = []
+    for column in texts.values():
+        wrong = {text for text in column if csv_file.convert([text], dialect)[1] is not None}
+        if wrong and len(wrong) < len(set(column)) and wrong <= set(_MISSING):
+            used += sorted(wrong - set(used))
+    if not used:
+        return dialect
+    return dialect.model_copy(update={"missing": (*dialect.missing, *used)})
+
+
+def _numeric(texts: Mapping[str, Sequence[str]], dialect: series_settings.CsvConfig) -> list[str]:
+    """Returns the columns that have numbers, and nothing else but marks of missing values."""
+    names = []
+    for name, column in texts.items():
+        numbers_T, wrong = csv_file.convert(column, dialect)
+        if wrong is None and np.isfinite(numbers_T).any():
+            names.append(name)
+    return names
+
+
+def _csv_columns(
+    texts: Mapping[str, Sequence[str]], dialect: series_settings.CsvConfig
+) -> tuple[list[str], str | None]:
+    """Returns the columns of numbers, and that of times: dates, or numbers that rise under a usual name."""
+    numeric = _numeric(texts, dialect)
+    for name, column in texts.items():
+        if name not in numeric and _are_times(column):
+            return numeric, name
+    for name in numeric:
+        numbers_T, _ = csv_file.convert(texts[name], dialect)
+        if name.lower() in _TIME_NAMES and len(numeric) > 1 and bool((np.diff(numbers_T) > 0).all()):
+            return [other for other in numeric if other != name], name
+    return numeric, None
+
+
+def _are_times(column: Sequence[str]) -> bool:
+    try:
+        times.parse(column)
+    except times.IrregularError:
+        return False
+    return True
