@@ -123,10 +123,13 @@ def _read(
     bundle: bundles.Bundle,
     forecasting: inference_settings.ForecastingConfig,
 ) -> reading.Table:
-    """Reads the series as those of training were read, but for the dialect of CSV if one is given."""
-    prepared = bundle.series
-    if forecasting.csv is not None:
-        prepared = dataclasses.replace(prepared, csv=forecasting.csv)
+    """Reads the series as those of training were read, but for what the settings of forecasting say."""
+    prepared = dataclasses.replace(
+        bundle.series,
+        csv=forecasting.csv or bundle.series.csv,
+        gaps=forecasting.gaps or bundle.series.gaps,
+        section="forecasting",
+    )
     return reading.read([sources.File(source)], model.columns, prepared, "--input")
 
 

@@ -250,6 +250,9 @@ class ForecastingConfig(section.Section):
         "training split; 1: no season",
         ge=1,
     )
+    gaps: Literal["refuse", "interpolate", "forward"] | None = section.operational(
+        None, "treatment of missing values and rows of --input, as in corpus.gaps; null: that of the training files"
+    )
     csv: series_settings.CsvConfig | None = section.operational(
         None, "dialect of --input, if it is CSV; null: that of the training files"
     )

@@ -12,11 +12,13 @@ class CsvConfig(section.Section):
 
     delimiter: str = section.operational(",", "character between two values", min_length=1, max_length=1)
     decimal: Literal[".", ","] = section.operational(".", "decimal mark")
-    thousands: Literal[",", ".", " ", "'", "_"] | None = section.operational(
-        None, "mark between groups of three digits; null: none"
+    thousands: str | None = section.operational(
+        None,
+        "mark between groups of three digits, such as a comma, a point or a space; null: none",
+        pattern="^[,.' _]$",
     )
     missing: tuple[str, ...] = section.operational(
-        ("", "NA", "N/A", "NaN", "null"), "marks of a missing value, in capital or small letters; see corpus.gaps"
+        ("", "NA", "N/A", "NaN", "null"), "marks of a missing value, in capital or small letters; see gaps"
     )
 
     @pydantic.model_validator(mode="after")

@@ -44,8 +44,9 @@ def of_scoring(scoring: inference_settings.ScoringConfig) -> dict[str, Any]:
 
 
 def of_forecasting(forecasting: inference_settings.ForecastingConfig) -> dict[str, Any]:
-    """Returns settings of forecasting; the values read identify a series, not the dialect of its file."""
-    return {name: value for name, value in _form(forecasting, _FORECASTING).items() if name != "csv"}
+    """Returns settings of forecasting, but for those of reading: the values read identify a series, not its file."""
+    form = _form(forecasting, _FORECASTING)
+    return {name: value for name, value in form.items() if name not in ("csv", "gaps")}
 
 
 def of_compute(compute: schema.ComputeConfig) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_a_series_with_another_step_or_dialect_is_refused_or_described(tmp_path:
     _train_dated(config)
     german = "".join(f"2025-01-{day:02};{day},5\n" for day in range(1, 21))
     (tmp_path / "sine.csv").write_text(f"date;x\n{german}")
-    with pytest.raises(errors.DataError, match=r"set corpus\.csv\.delimiter"):
+    with pytest.raises(errors.DataError, match=r"set forecasting\.csv\.delimiter"):
         _forecast(config, tmp_path, "f.jsonl")
     dialect = series_settings.CsvConfig(delimiter=";", decimal=",")
     described = config.model_copy(update={"forecasting": config.forecasting.model_copy(update={"csv": dialect})})

@@ -23,7 +23,7 @@ _MOST_CELL_CHARACTERS = 1 << 20
 
 
 def read_columns(
-    data: bytes, names: Sequence[str], dialect: series_settings.CsvConfig, where: str
+    data: bytes, names: Sequence[str], dialect: series_settings.CsvConfig, where: str, setting: str
 ) -> dict[str, list[str]]:
     """Returns the texts of the named columns, without spaces around them; a blank line is a row of empty texts.
 
@@ -31,21 +31,22 @@ def read_columns(
         data: the file.
         names: columns, as in the header line; spaces around a name in the header do not count.
         dialect: its delimiter.
-        where: the setting and the file, for errors.
+        where: the option and the file, for errors.
+        setting: name of the setting of the dialect, for errors.
 
     Raises:
         DataError: the text is not UTF-8, a column is missing, or a row has more or fewer values than the header.
     """
     rows = _rows(data, dialect, where)
     header = next(rows, [])
-    indices = {name: _index(header, name, dialect, where) for name in names}
+    indices = {name: _index(header, name, dialect, where, setting) for name in names}
     texts: dict[str, list[str]] = {name: [] for name in names}
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             if row:
                 raise errors.DataError(
                     f"{where}: row {number} below the header has {len(row)} values, not {len(header)}: "
-                    f"{_shown(dialect.delimiter.join(row))}; correct it, or set corpus.csv.delimiter"
+                    f"{_shown(dialect.delimiter.join(row))}; correct it, or set {setting}.delimiter"
                 )
             row = [""] * len(header)
         for name, index in indices.items():
@@ -53,7 +54,9 @@ def read_columns(
     return texts
 
 
-def to_numbers(texts: Sequence[str], dialect: series_settings.CsvConfig, column: str, where: str) -> Array:
+def to_numbers(
+    texts: Sequence[str], dialect: series_settings.CsvConfig, column: str, where: str, setting: str
+) -> Array:
     """Returns the numbers that texts mean; NaN for a missing value.
 
     Raises:
@@ -61,16 +64,14 @@ def to_numbers(texts: Sequence[str], dialect: series_settings.CsvConfig, column:
     """
     numbers_T, wrong = convert(texts, dialect)
     if wrong is not None:
-        raise errors.DataError(f"{where}: {describe_wrong(wrong, column, texts[wrong])}")
+        remedy = f", or describe the file in {setting} (decimal, thousands, missing)"
+        raise errors.DataError(f"{where}: {describe_wrong(wrong, column, texts[wrong])}{remedy}")
     return numbers_T
 
 
 def describe_wrong(row: int, column: str, value: object) -> str:
     """Returns the message for a value that is not a number, in a row counted from 0."""
-    return (
-        f"row {row + 1} below the header has {_shown(value)} in column {column!r}, which is not a number; correct it, "
-        "or describe the file in corpus.csv (decimal, thousands, missing)"
-    )
+    return f"row {row + 1} below the header has {_shown(value)} in column {column!r}, which is not a number; correct it"
 
 
 def convert(texts: Sequence[str], dialect: series_settings.CsvConfig) -> tuple[Array, int | None]:
@@ -115,7 +116,7 @@ def _rows(data: bytes, dialect: series_settings.CsvConfig, where: str) -> Iterat
     return csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, skipinitialspace=True)
 
 
-def _index(header: Sequence[str], name: str, dialect: series_settings.CsvConfig, where: str) -> int:
+def _index(header: Sequence[str], name: str, dialect: series_settings.CsvConfig, where: str, setting: str) -> int:
     """Returns the index of a column."""
     matches = [index for index, column in enumerate(header) if column == name]
     matches = matches or [index for index, column in enumerate(header) if column.strip() == name.strip()]
@@ -124,7 +125,7 @@ def _index(header: Sequence[str], name: str, dialect: series_settings.CsvConfig,
     if matches:
         raise errors.DataError(f"{where}: has {len(matches)} columns {name!r}; rename all but one")
     others = [mark for mark in (";", "\t", ",", "|") if mark != dialect.delimiter and any(mark in c for c in header)]
-    advice = f"are values separated by {others[0]!r}? set corpus.csv.delimiter" if others else "check the header line"
+    advice = f"are values separated by {others[0]!r}? set {setting}.delimiter" if others else "check the header line"
     shown = ", ".join(repr(column) for column in header[:20])
     raise errors.DataError(f"{where}: has no column {name!r}; it has {shown or 'none'}; {advice}")
 

@@ -26,6 +26,7 @@ class Preparation:
         axis: times of the training series; its step is that of every series of the model. None without a time column,
             and before training.
         scaling: scaling of values.
+        section: section of the settings of gaps and dialect, for errors; not stored.
     """
 
     time: str | None = None
@@ -33,6 +34,7 @@ class Preparation:
     csv: series_settings.CsvConfig = field(default_factory=series_settings.CsvConfig)
     axis: times.Axis | None = None
     scaling: scalings.Scaling = scalings.NONE
+    section: str = "corpus"
 
     @classmethod
     def of_corpus(cls, corpus: corpus_settings.CorpusConfig) -> "Preparation":

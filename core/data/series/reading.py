@@ -151,7 +151,7 @@ def _join(parts: Sequence[_Rows], names: Sequence[str], prepared: preparation.Pr
     if prepared.time is not None:
         axis, rows_T = _place(parts, prepared)
         if prepared.gaps == "refuse":
-            _refuse_gaps(parts, rows_T, axis)
+            _refuse_gaps(parts, rows_T, axis, prepared.section)
         elif rows_T[-1] >= _MOST_FILLED * len(values_TC) + 100:
             widest = int(np.argmax(np.diff(rows_T))) + 1
             _fail(
@@ -177,8 +177,9 @@ def _read_file(
     if name.endswith(".parquet"):
         return _read_parquet(data, names, wanted, prepared.time, where)
     sources.refuse_signature(data, where)
-    texts = csv_file.read_columns(data, wanted, prepared.csv, where)
-    columns = [csv_file.to_numbers(texts[column], prepared.csv, column, where) for column in names]
+    setting = f"{prepared.section}.csv"
+    texts = csv_file.read_columns(data, wanted, prepared.csv, where, setting)
+    columns = [csv_file.to_numbers(texts[column], prepared.csv, column, where, setting) for column in names]
     return _Rows(_stack(columns, where), _parse_times(texts, prepared, where), where)
 
 
@@ -266,7 +267,7 @@ def _place(parts: Sequence[_Rows], prepared: preparation.Preparation) -> tuple[t
     return axis, rows_T
 
 
-def _refuse_gaps(parts: Sequence[_Rows], rows_T: npt.NDArray[np.int64], axis: times.Axis) -> None:
+def _refuse_gaps(parts: Sequence[_Rows], rows_T: npt.NDArray[np.int64], axis: times.Axis, section: str) -> None:
     wide = np.flatnonzero(np.diff(rows_T) > 1)
     if len(wide):
         before, row = int(rows_T[wide[0]]), int(wide[0]) + 1
@@ -275,7 +276,7 @@ def _refuse_gaps(parts: Sequence[_Rows], rows_T: npt.NDArray[np.int64], axis: ti
             parts,
             row,
             f"has the time {axis.label(int(rows_T[row]))} after {axis.label(before)}: {count} "
-            f"row{' is' if count == 1 else 's are'} missing; add them, or set corpus.gaps: interpolate or forward",
+            f"row{' is' if count == 1 else 's are'} missing; add them, or set {section}.gaps: interpolate or forward",
         )
 
 
@@ -307,7 +308,7 @@ def _fill(
             row = int(np.searchsorted(origin_T, unfilled[0]))
             remedy = "fill it in"
             if prepared.gaps == "refuse":
-                remedy += ", or set corpus.gaps: interpolate or forward"
+                remedy += f", or set {prepared.section}.gaps: interpolate or forward"
             _fail(parts, row, f"has no number in column {name!r}; {remedy}")
         if prepared.gaps == "interpolate":
             filled_TC[missing, number] = np.interp(missing, known, values_TC[known, number])
