@@ -63,6 +63,9 @@ class _QuietStage:
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
         """Does nothing."""
 
+    def wait_for(self, what: str) -> None:
+        """Does nothing."""
+
 
 class Pace:
     """Speed of a stage, from its recent progress.
@@ -73,18 +76,19 @@ class Pace:
     """
 
     def __init__(self, done: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.done = self._before = done
+        self.done = done
         self._clock = clock
         self._samples = collections.deque([(clock(), done)])
 
     def add(self, amount: float) -> None:
-        """Adds progress; an amount of 0 before any other ends the start-up, which does not count in the speed."""
+        """Adds progress; an amount of 0 or less is a start: the time since the last progress is not work."""
         now_s = self._clock()
-        if not amount and self.done == self._before:
-            # Measured from here on: loading a model does not count in the speed.
-            self._samples = collections.deque([(now_s, self.done)])
-            return
         self.done += amount
+        if amount <= 0:
+            # Everything before moves up to here, so that the speed stays what it was.
+            pause_s = now_s - self._samples[-1][0]
+            self._samples = collections.deque((at_s + pause_s, done + amount) for at_s, done in self._samples)
+            return
         # At most one sample per SAMPLE_S: a stage may advance thousands of times a second.
         if len(self._samples) > 1 and now_s - self._samples[-2][0] < SAMPLE_S:
             self._samples.pop()
@@ -176,16 +180,23 @@ class _LineStage:
         self._lock = threading.Lock()  # `advance` and `watch` run in different threads
         self._started_s = self._written_s = self._advanced_s = self.clock()
         self._pace = Pace(self.done, self.clock)
+        self._awaited = ""
 
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
         """Adds progress, and writes a line if the last one is old enough."""
         with self._lock:
             self._pace.add(amount)
+            self._awaited = ""
             now_s = self._advanced_s = self.clock()
-            if amount and now_s - self._written_s >= self.every_s:
+            if amount > 0 and now_s - self._written_s >= self.every_s:
                 self._written_s = now_s
                 speed = self._pace.describe(self.total, self.unit)
                 self.write(", ".join([self._progress(), *speed, *_format_values(shown)]))
+
+    def wait_for(self, what: str) -> None:
+        """See `progress_display.Stage`."""
+        with self._lock:
+            self._awaited = what
 
     def watch(self, ended: threading.Event) -> None:
         """Writes a line whenever there is no progress for `NO_PROGRESS_S`: during a slow start, or a hang."""
@@ -194,7 +205,8 @@ class _LineStage:
                 now_s = self.clock()
                 if min(now_s - self._written_s, now_s - self._advanced_s) >= NO_PROGRESS_S:
                     self._written_s = now_s
-                    self.write(f"{self._progress()}, no progress for {format_duration(now_s - self._advanced_s)}")
+                    state = self._awaited or "no progress"
+                    self.write(f"{self._progress()}, {state} for {format_duration(now_s - self._advanced_s)}")
 
     def finish(self, outcome: str) -> None:
         """Writes the last line."""
@@ -206,10 +218,9 @@ class _LineStage:
 
     def _progress(self) -> str:
         if not self.total:
-            return f"{self.name}: {_format_number(self._pace.done)} {self.unit}"
+            return f"{self.name}: {_format_amount(self._pace.done, self.unit)}"
         share = min(1.0, self._pace.done / self.total)
-        amounts = f"{_format_number(self._pace.done)} of {_format_number(self.total)} {self.unit}"
-        return f"{self.name}: {amounts}, {share:.0%}"
+        return f"{self.name}: {_format_number(self._pace.done)} of {_format_amount(self.total, self.unit)}, {share:.0%}"
 
 
 def _describe_end(outcome: str, done: float, total: float | None, unit: str) -> str:
@@ -217,8 +228,8 @@ def _describe_end(outcome: str, done: float, total: float | None, unit: str) -> 
     # Epochs are added up as fractions, which may miss their total by rounding.
     if total and done < total * (1 - 1e-6):
         verb = "stopped" if outcome == "stopped" else "ended"
-        return f"{verb} at {_format_number(done)} of {_format_number(total)} {unit}"
-    return f"{outcome}, {_format_number(done)} {unit}"
+        return f"{verb} at {_format_number(done)} of {_format_amount(total, unit)}"
+    return f"{outcome}, {_format_amount(done, unit)}"
 
 
 class BarReporter:
@@ -283,9 +294,14 @@ class _BarStage:
         """Adds progress and redraws the bar."""
         self.pace.add(amount)
         self.last = " · ".join(_format_values(shown)) or self.last
-        of = "" if self._total is None else f" of {_format_number(self._total)}"
-        note = [f"{_format_number(self.pace.done)}{of} {self._unit}", *self.pace.describe(self._total, self._unit)]
+        of = "" if self._total is None else f"{_format_number(self.pace.done)} of "
+        amount_of = _format_amount(self.pace.done if self._total is None else self._total, self._unit)
+        note = [f"{of}{amount_of}", *self.pace.describe(self._total, self._unit)]
         self._progress.update(self._task, advance=amount, note=" · ".join(note), values=self.last)
+
+    def wait_for(self, what: str) -> None:
+        """See `progress_display.Stage`."""
+        self._progress.update(self._task, note=what)
 
 
 def _format_values(values: dict[str, float | str]) -> list[str]:
@@ -293,6 +309,11 @@ def _format_values(values: dict[str, float | str]) -> list[str]:
         f"{name} {_format_number(value) if isinstance(value, int | float) else sanitize(value)}"
         for name, value in values.items()
     ]
+
+
+def _format_amount(number: float, unit: str) -> str:
+    """Formats a number with its unit, such as `1 file` and `2 files`."""
+    return f"{_format_number(number)} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def _format_number(value: float) -> str:

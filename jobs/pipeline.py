@@ -346,7 +346,8 @@ class _Pipeline:
             run_state.record_stage_start(self._root, name, fingerprint)
         started_s = time.monotonic()
         # A finished stage is called, too: it recognizes its committed output, changes nothing, and reports its figures.
-        stage_report = work(is_outdated)
+        with run_state.record_unfinished_time(self._root, name):
+            stage_report = work(is_outdated)
         self._set_gauges(name, stage_report)
         self._did_work |= not is_done
         run_state.record_stage_end(

@@ -142,8 +142,29 @@ def read_stage(root: location.Location, name: str) -> Content:
 def record_stage_start(root: location.Location, name: str, fingerprint: str) -> None:
     """Records the start of a stage, with the fingerprint of what its results depend on."""
     content = read(root)
-    content["stages"][name] = {**content["stages"].get(name, {}), "outcome": "begun", "begun_with": fingerprint}
+    entry = {**content["stages"].get(name, {}), "outcome": "begun"}
+    if entry.get("begun_with") != fingerprint:
+        entry.pop("earlier_s", None)  # of other results
+    content["stages"][name] = {**entry, "begun_with": fingerprint}
     _write(root, content)
+
+
+@contextlib.contextmanager
+def record_unfinished_time(root: location.Location, name: str) -> Iterator[None]:
+    """Adds the seconds of the work inside the context to those of its stage if it fails or is interrupted.
+
+    What it has committed is kept, so that its time belongs to the stage, which a later start finishes.
+    """
+    started_s = time.monotonic()
+    try:
+        yield
+    except errors.RaycurrentError:
+        content = read(root)
+        entry = content["stages"].get(name, {})
+        earlier_s = round(entry.get("earlier_s", 0.0) + time.monotonic() - started_s, 3)
+        content["stages"][name] = {**entry, "earlier_s": earlier_s}
+        _write(root, content)
+        raise
 
 
 def record_stage_end(
@@ -151,12 +172,15 @@ def record_stage_end(
 ) -> None:
     """Records the report and the time of a stage; one whose work was done before (not `worked`) keeps its first report.
 
+    The time is that of all starts of the stage, those that did not finish it included.
+
     `fingerprint` is that of what the results depend on, as in `record_stage_start`.
     """
     content = read(root)
     entry = content["stages"].get(name, {})
     if worked or "report" not in entry:
-        entry = {**entry, "elapsed_s": round(elapsed_s, 3), "report": report}
+        total_s = elapsed_s + entry.pop("earlier_s", 0.0)
+        entry = {**entry, "elapsed_s": round(total_s, 3), "report": report}
     content["stages"][name] = {**entry, "outcome": "done", "begun_with": fingerprint, "made_with": fingerprint}
     _write(root, content)
 

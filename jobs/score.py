@@ -112,6 +112,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
                 parts = inputs.first_lines(parts, request.max_lines)
             waves = _waves(spec, parts, backward, session, reporter)
             with reporter.stage(spec.stage, sum(part.num_lines for part in parts), "lines") as stage:
+                stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
                 # The first wave has a part of every lane.
                 unit = _unit(opened.bundle, scoring, len(waves[0]) if waves else 0)

@@ -83,7 +83,7 @@ def run_locked(
         # The root may have been moved since the report was written.
         here = {"root": str(root), "checkpoint": str(newest.ref.folder)}
         return {"verb": "train", **kept, **here, "already_done": True}
-    started_s = time.monotonic()
+    started_s = time.monotonic() - state.elapsed_s  # as if all starts had followed each other without a break
     if rate_change is not None:
         _log.info("%s", rate_change)
     described = _describe(config, dataset, newest)
@@ -242,25 +242,29 @@ def _train(
     """Trains with progress shown: in steps if `max_steps` is set, else in epochs."""
     in_steps = job.training.max_steps is not None
     total = job.training.max_steps if in_steps else job.training.epochs
-    is_moving = False
+    fencing_number: int | None = None
     with reporter.stage("train", total, "steps" if in_steps else "epochs", done) as stage:
 
         def show(now: progress.Progress) -> None:
-            nonlocal done, is_moving
+            nonlocal done, fencing_number
             reached = now.step if in_steps else now.epoch + now.fraction
             shown: dict[str, float | str] = {"step": now.step, "tokens/s": round(now.tokens_per_s)}
             if now.loss_nats is not None:
                 shown["loss"] = round(now.loss_nats, 4)
             if now.validation is not None:
                 shown["valid"] = round(now.validation.nll_nats, 4)
-            # After a restart of the group the run is back at its last checkpoint: the bar waits until it is caught up.
-            if not is_moving:
-                stage.advance(0)  # shows that the ranks have started
-                is_moving = True
-            stage.advance(max(0.0, reached - done), **shown)
-            done = max(done, reached)
+            # The ranks have started. After a restart of the group the run is back at its last checkpoint, and what was
+            # lost is done again; the time until here, in which no step was taken, does not count in the speed.
+            if now.fencing_number != fencing_number:
+                fencing_number = now.fencing_number
+                stage.advance(min(0.0, reached - done))
+                done = min(done, reached)
+                expected_end.restart()
+            stage.advance(reached - done, **shown)
+            done = reached
             expected_end.update(now.step)
 
+        stage.wait_for("starting workers")
         summary = launch.run_training(job, session, show)
         reached = summary.step if in_steps else summary.epochs_done
         # Progress is posted twice a second at most: the last steps may be missing.

@@ -174,6 +174,10 @@ class ExpectedEnd:
         self._first: tuple[float, int] | None = None  # time and step of the first update
         self._is_said = False
 
+    def restart(self) -> None:
+        """Measures from the next update on: the worker group has started again."""
+        self._first = None
+
     def update(self, step: int) -> None:
         """Takes the number of the last step; writes the line when the speed is certain enough."""
         now_s = self._clock()

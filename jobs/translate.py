@@ -139,6 +139,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         already_done = manifest is not None
         if manifest is None:
             with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
+                stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
                 manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records))})
         # At every call: after a crash behind the manifest the next call writes those that are missing.

@@ -19,3 +19,6 @@ class SilentReporter:
 class _SilentStage:
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
         """Does nothing."""
+
+    def wait_for(self, what: str) -> None:
+        """Does nothing."""

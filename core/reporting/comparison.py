@@ -187,12 +187,13 @@ def _format(label: str, value: float | None) -> str:
 
 
 def _cost(report: content.Report) -> dict[str, float | None]:
-    """Returns steps, tokens and seconds; seconds of training only if one start trained everything."""
+    """Returns steps, tokens and seconds; those of training only if they are of all starts, as the tokens are."""
     training = report["training"] or {}
     elapsed_s = {stage["name"]: stage["elapsed_s"] for stage in report["stages"]}
-    # Only the seconds of the last start are known.
-    if training.get("restarts"):
-        elapsed_s.pop("train", None)
+    if training.get("restarts") and not all(
+        stage["is_of_all_starts"] for stage in report["stages"] if stage["name"] == "train"
+    ):
+        del elapsed_s["train"]
     return {
         "steps": training.get("steps"),
         "target tokens trained on": (training.get("last") or {}).get("num_tokens"),

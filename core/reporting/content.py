@@ -138,8 +138,12 @@ def _quality(stages: Mapping[str, Any]) -> dict[str, Any] | None:
 def _timing(stage: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the duration and outcome of a stage, and how many lines and tokens it processed."""
     report = stage.get("report") or {}
+    # Release 0.1 kept the seconds of the last start alone.
+    is_of_all_starts = "last_start_s" in report and not report["untimed_steps"]
     return {
         "elapsed_s": float(stage.get("elapsed_s", 0.0)),
+        "is_of_all_starts": is_of_all_starts,
+        "lines_per_s": report.get("lines_per_s"),
         "outcome": str(stage.get("outcome", "unknown")),
         "lines": report.get("lines", report.get("lines_read")),
         "tokens": report.get("tokens", report.get("num_tokens")),

@@ -64,6 +64,7 @@ def render(report: content.Report) -> str:
         "word_sentences": word_statistics.describe(words) if words else [],
         "word_tables": word_statistics.make_tables(words) if words else [],
         "stage_rows": _stage_rows(report),
+        "all_timed": all(stage["is_of_all_starts"] for stage in report["stages"] if stage["name"] == "train"),
         "worker_rows": _worker_rows(report["measured"] or {}),
         "throughput_plots": throughput,
         "failures": list(_failures(report)),
@@ -315,9 +316,11 @@ def _stage_rows(report: content.Report) -> list[dict[str, Any]]:
         for name in ("lines", "tokens"):
             count = stage[name]
             rate = count / stage["elapsed_s"] if count and stage["elapsed_s"] else 0.0
-            # The tokens of training are those of all starts, its seconds those of the last one: no rate follows.
             if stage["name"] == "train" and count and report["training"]:
                 rate = report["training"]["median_tokens_per_s"]
+            elif count and stage["lines"] and stage["lines_per_s"] is not None:
+                # The speed of the last command, which may have found parts done: the counts are those of all.
+                rate = count / stage["lines"] * stage["lines_per_s"]
             row[name] = "" if count is None else page_frame.format_count(count)
             row[f"{name}_per_s"] = page_frame.format_count(rate) if rate else ""
         rows.append(row)

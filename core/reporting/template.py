@@ -211,8 +211,9 @@ Removed while reading: {% for name, count in report.data.repairs.items() -%}
 <td class="number">{{ row.tokens }}</td><td class="number">{{ row.tokens_per_s }}</td><td>{{ row.outcome }}</td></tr>
 {%- endfor %}
 </table></div>
-<p class="quiet">Seconds are those of the last command that ran the stage. Tokens/s of train is the median over the run
-log.</p>
+<p class="quiet">Seconds are those of all commands that ran a stage
+{%- if not all_timed %}, but of train those of the last one{% endif %}. Tokens/s of train is the median over the run
+log, other rates are those of the last command.</p>
 {%- endif %}
 {%- if worker_rows %}
 <h3>Ranks of the last start</h3>

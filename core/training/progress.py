@@ -165,6 +165,9 @@ class State:
         early_stop_start: the number of validations before early stopping was switched on, which it does not count.
         is_validation_due: whether a validation waits for the end of a streak of skipped steps.
         is_save_due: whether a checkpoint does.
+        elapsed_s: seconds of training up to here, of all starts; what a start did after its last checkpoint is done
+            again, and counts once.
+        untimed_steps: the steps of a release that did not save their seconds, which are not in `elapsed_s`.
     """
 
     step: int = 0
@@ -178,6 +181,8 @@ class State:
     early_stop_start: int = 0
     is_validation_due: bool = False
     is_save_due: bool = False
+    elapsed_s: float = field(default=0.0, compare=False)  # of the clock, not of the run: equal runs differ in it
+    untimed_steps: int = 0
 
     @property
     def epoch(self) -> int:
@@ -217,6 +222,8 @@ class State:
             "early_stop_start": self.early_stop_start,
             "is_validation_due": self.is_validation_due,
             "is_save_due": self.is_save_due,
+            "elapsed_s": self.elapsed_s,
+            "untimed_steps": self.untimed_steps,
         }
 
     @classmethod
@@ -244,6 +251,8 @@ class State:
                 early_stop_start=int(value.get("early_stop_start", 0)),
                 is_validation_due=bool(value.get("is_validation_due", False)),
                 is_save_due=bool(value.get("is_save_due", False)),
+                elapsed_s=float(value.get("elapsed_s", 0.0)),
+                untimed_steps=int(value.get("untimed_steps", 0 if "elapsed_s" in value else value["step"])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise errors.IntegrityError(f"{where}: is not a valid training state ({error}); restore it") from error
@@ -251,7 +260,10 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """Figures shown to the user. The loss, in nats per token, is None before the first row of the run log."""
+    """Figures shown to the user. The loss, in nats per token, is None before the first row of the run log.
+
+    Another `fencing_number` than before means that the worker group has started again, from its last checkpoint.
+    """
 
     step: int
     epoch: int
@@ -259,3 +271,4 @@ class Progress:
     tokens_per_s: float
     loss_nats: float | None
     validation: Validation | None
+    fencing_number: int = 0

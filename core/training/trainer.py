@@ -51,6 +51,8 @@ class TrainingSummary:
         fencing_number: of this worker group, 0 for a run that was finished already; its stored name is "start".
         skipped_checkpoints: the damaged checkpoints that a resume skipped, and why; their stored name is "passed_over".
         is_interrupted: whether the run was asked to stop before its end.
+        elapsed_s: seconds of all starts, as `num_tokens` is of all; without `untimed_steps` (see `progress.State`).
+        last_start_s: seconds of this start alone.
     """
 
     step: int
@@ -68,6 +70,8 @@ class TrainingSummary:
     skipped_checkpoints: tuple[str, ...]
     is_interrupted: bool
     elapsed_s: float
+    last_start_s: float
+    untimed_steps: int
 
     def to_json(self) -> dict[str, Any]:
         """Returns the summary as in a report."""
@@ -110,9 +114,10 @@ def train(
     if group.rank == 0:
         metrics.count(catalog.CHECKPOINT_FALLBACKS, len(claimed.newest.skipped_checkpoints))
     state, newest, loss_nats, is_interrupted = claimed.state, claimed.newest.ref, None, False
+    began_s = started_s - state.elapsed_s  # as if all starts had followed each other without a break
     if not claimed.is_finished:
         run = resume.build(job, claimed, dataset, group)
-        loop = _TrainingLoop(job, run, group, metrics, callbacks, validator or validation.LossOnly())
+        loop = _TrainingLoop(job, run, group, metrics, callbacks, validator or validation.LossOnly(), began_s)
         is_interrupted = loop.run_to_end()
         state, newest, loss_nats = run.state, run.newest, loop.loss_nats
     return TrainingSummary(
@@ -130,7 +135,9 @@ def train(
         precision=claimed.settings["precision"],
         skipped_checkpoints=tuple(skipped.reason for skipped in claimed.newest.skipped_checkpoints),
         is_interrupted=is_interrupted,
-        elapsed_s=time.monotonic() - started_s,
+        elapsed_s=time.monotonic() - began_s,
+        last_start_s=time.monotonic() - started_s,
+        untimed_steps=state.untimed_steps,
     )
 
 
@@ -145,11 +152,12 @@ class _TrainingLoop:
         metrics: metrics.Metrics,
         callbacks: callbacks.Callbacks,
         validator: validation.Validator,
+        began_s: float = 0.0,
     ) -> None:
         self.run = run
         self.loss_nats: float | None = None
         self._job, self._group, self._metrics = job, group, metrics
-        self._callbacks, self._validator = callbacks, validator
+        self._callbacks, self._validator, self._began_s = callbacks, validator, began_s
         corpora = run.dataset.corpora
         self._training_metrics = training_metrics.TrainingMetrics(
             run.state, group, metrics, run.learner.device, self._training_unit(), corpora
@@ -260,7 +268,7 @@ class _TrainingLoop:
         if self._group.rank == 0:
             now = self._training_metrics.progress(is_finished or is_stopped or result is not None)
             if now is not None:
-                self._callbacks.on_progress(now)
+                self._callbacks.on_progress(dataclasses.replace(now, fencing_number=self.run.fencing_number))
         return is_finished, is_stopped
 
     def _agree_on_requests(self) -> tuple[bool, bool]:
@@ -319,7 +327,7 @@ class _TrainingLoop:
         """Commits a checkpoint, all ranks together; among skipped steps only where the run ends or is stopped."""
         started_s = time.monotonic()
         run = self.run
-        run.state.is_save_due = False
+        run.state.is_save_due, run.state.elapsed_s = False, started_s - self._began_s
         self._training_metrics.reduce()  # the sums are in the state, which the checkpoint holds
         # A collective operation: all ranks reach it, and rank 0 alone writes below.
         hidden = _gather_lanes(run.hidden, self._group)

@@ -141,6 +141,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Returns the training state in the newest checkpoint."""
         content: dict[str, Any] = json.loads((self.newest() / "training" / "progress.json").read_text())["state"]
+        del content["elapsed_s"]  # of the clock
         return content
 
 

@@ -74,6 +74,59 @@ def test_progress_at_the_start_does_not_count_in_the_speed() -> None:
     assert pace.describe(1, "steps") == [], "no speed when all is done"
 
 
+def test_time_without_steps_is_no_speed() -> None:
+    """A rank dies at 3 of 10 epochs; after 45 s the group is back at its checkpoint of 2.5 epochs."""
+    clock = Clock()
+    pace = console.Pace(clock=clock)
+    pace.add(0)
+    for _ in range(60):
+        clock.now_s += 0.5
+        pace.add(0.05)
+    assert pace.describe(10, "epochs") == ["10 s/epoch", "ETA 1 min 10 s"]
+    clock.now_s += 45
+    pace.add(-0.5)
+    assert pace.done == pytest.approx(2.5)
+    assert pace.describe(10, "epochs") == ["10 s/epoch", "ETA 1 min 15 s"]
+    for _ in range(10):
+        clock.now_s += 0.5
+        pace.add(0.05)
+    assert pace.describe(10, "epochs") == ["10 s/epoch", "ETA 1 min 10 s"], "what was lost is done again"
+
+
+def test_a_start_of_workers_is_no_stall() -> None:
+    clock, lines, written = Clock(), list[str](), threading.Event()
+
+    def write(line: str) -> None:
+        lines.append(line)
+        written.set()
+
+    with console.LineReporter(write, clock, every_s=0.01).stage("train", 1, "epochs") as stage:
+        stage.wait_for("starting workers")
+        clock.now_s += console.NO_PROGRESS_S
+        assert written.wait(5)
+        stage.advance(0)
+        written.clear()
+        clock.now_s += console.NO_PROGRESS_S
+        assert written.wait(5)
+    assert lines[:2] == [
+        "train: 0 of 1 epoch, 0%, starting workers for 20 s",
+        "train: 0 of 1 epoch, 0%, no progress for 20 s",
+    ]
+
+
+def test_one_is_singular() -> None:
+    lines = list[str]()
+    for total, done in ((1, 1), (2, 1), (2, 2), (None, 1)):
+        with console.LineReporter(lines.append, Clock()).stage("report", total, "files") as stage:
+            stage.advance(done)
+    assert [line.removeprefix("report: ") for line in lines] == [
+        "done, 1 file, 0.0 s",
+        "ended at 1 of 2 files, 0.0 s",
+        "done, 2 files, 0.0 s",
+        "done, 1 file, 0.0 s",
+    ]
+
+
 def screen() -> rich.console.Console:
     """Returns a terminal of 100 columns that keeps its output."""
     return rich.console.Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)

@@ -52,7 +52,7 @@ class Monitor:
 
     Attributes:
         metrics: receives the measurements of the fan-out.
-        progress: called with the weight of each task that is done.
+        progress: called with the weight of each task that is done, and with 0 when the first worker is ready.
         should_stop: polled; True ends the run with an InterruptedRunError.
     """
 
@@ -120,7 +120,9 @@ class InProcess:
             # Between two tasks, as there is nobody here to interrupt one.
             if monitor.should_stop():
                 raise errors.InterruptedRunError(f"{stage}: stopped before task {task.name}; run it again to resume")
-            work = work or factory()  # not before the first task: loading a model for nothing takes seconds
+            if work is None:
+                work = factory()  # not before the first task: loading a model for nothing takes seconds
+                monitor.progress(0)
             started_s = time.monotonic()
             result = work(task.payload)
             # A lazy iterable has no length.

@@ -73,6 +73,7 @@ class Pool:
         """See `executor.Executor`."""
         meter = part_metrics.PartMetrics(monitor.metrics, stage)
         run = _Run(self, stage, tasks, factory, meter, next(self._run_numbers))
+        has_begun = False
         try:
             while run.is_unfinished():
                 if monitor.should_stop():
@@ -80,6 +81,9 @@ class Pool:
                         f"{stage}: stopped; run it again to resume from the committed tasks"
                     )
                 run.hand_out()
+                if not has_begun and any(worker.is_ready for worker in self.workers):
+                    has_begun = True
+                    monitor.progress(0)
                 for task, value in run.collect():
                     on_done(task, value)
                     monitor.progress(task.weight)

@@ -13,8 +13,12 @@ class Stage(Protocol):
     def advance(self, amount: float = 1.0, **shown: float | str) -> None:
         """Adds `amount` units to the progress and shows further values with it, such as the loss.
 
-        An amount of 0 before any other ends the start-up: the time until then does not count in the speed.
+        An amount of 0 or less is a start, or a start again after work was lost: the time since the last progress does
+        not count in the speed.
         """
+
+    def wait_for(self, what: str) -> None:
+        """Says what the stage waits for until it next advances, such as `starting workers`: that is not a stall."""
 
 
 class Reporter(Protocol):

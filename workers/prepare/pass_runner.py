@@ -69,6 +69,7 @@ class PassRunner:
         if not tasks:
             return
         with self._reporter.stage(title, float(sum(task.weight for task in tasks)), unit) as progress:
+            progress.wait_for("starting workers")
             # The number decides between the pool and this process: a single task does not start Ray.
             self._session.executor(STAGE, len(tasks)).run(
                 STAGE,

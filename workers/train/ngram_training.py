@@ -172,6 +172,7 @@ def _count(
     todo = [task for task in tasks if recipe.store.committed(task.name) is None]
     if todo:
         with reporter.stage("train: count", float(sum(task.weight for task in todo)), "tokens") as shown:
+            shown.wait_for("starting workers")
             session.executor(STAGE, len(todo)).run(
                 STAGE,
                 todo,

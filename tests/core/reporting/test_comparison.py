@@ -63,6 +63,14 @@ def test_training_seconds_of_a_resumed_run_are_not_compared(reports: list[conten
     assert row([first, second], "train, seconds") == [("8.0", False), ("–", False)]
 
 
+def test_training_seconds_of_all_starts_are_compared(reports: list[content.Report]) -> None:
+    first, second = reports[0], copy.deepcopy(reports[1])
+    second["training"]["restarts"] = [3]
+    (train,) = (stage for stage in second["stages"] if stage["name"] == "train")
+    train |= {"elapsed_s": 12.0, "is_of_all_starts": True}
+    assert row([first, second], "train, seconds") == [("8.0", False), ("12.0", False)]
+
+
 def test_a_figure_that_only_one_run_has_is_compared_with_a_dash(reports: list[content.Report]) -> None:
     first, second = copy.deepcopy(reports[0]), reports[1]
     first["training"]["best_validation"] |= {"num_unk": 1, "num_tokens": 4}

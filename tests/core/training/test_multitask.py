@@ -179,7 +179,8 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     for row, other in zip(rows, again, strict=True):
         assert other.get("cosines") == row.get("cosines")
         for name, figures in row.get("tasks", {}).items():
-            assert other["tasks"][name] == pytest.approx(figures, rel=1e-6)
+            numbers = {key: value for key, value in figures.items() if not isinstance(value, str)}
+            assert {key: other["tasks"][name][key] for key in numbers} == pytest.approx(numbers, rel=1e-6)
 
 
 def test_detached_parts_get_no_gradient_from_a_corpus(tmp_path: Path, pairs: location.Location) -> None:

@@ -28,17 +28,26 @@ def test_a_state_of_an_older_release_with_one_corpus_is_read() -> None:
         **{"num_skipped_in_row": 1, "loss_sum": 2.5, "nll_sum": 2.0, "num_stale_targets": 7, "history": []},
     }
     corpora = [progress.CorpusState(1, 35, 0.25, 2.0, 7)]
-    assert progress.State.from_json(before, "x") == progress.State(3, corpora, 999, 2, 1, 2.5)
+    assert progress.State.from_json(before, "x") == progress.State(3, corpora, 999, 2, 1, 2.5, untimed_steps=3)
 
 
 def test_a_state_is_stored_under_the_keys_of_older_releases() -> None:
     """Checkpoints of older releases are read, and reports of older ones read these."""
     state = progress.State(corpora=[progress.CorpusState(), progress.CorpusState()])
     names = {"history", "loss_sum", "num_skipped", "num_skipped_in_row", "num_tokens", "step", "tasks"}
-    added = {"plateau_start", "early_stop_start", "is_validation_due", "is_save_due"}
+    added = {"plateau_start", "early_stop_start", "is_validation_due", "is_save_due", "elapsed_s", "untimed_steps"}
     assert state.to_json().keys() == names | added
     corpus_names = ["consumed", "fraction", "nll_sum", "num_stale_targets", "passes"]
     assert [sorted(corpus) for corpus in state.to_json()["tasks"]] == [corpus_names] * 2
+
+
+def test_the_steps_of_a_release_that_saved_no_seconds_are_counted_as_untimed() -> None:
+    before = progress.State(step=7).to_json()
+    del before["elapsed_s"], before["untimed_steps"]
+    read = progress.State.from_json(before, "x")
+    assert (read.elapsed_s, read.untimed_steps) == (0.0, 7)
+    again = progress.State.from_json({**read.to_json(), "step": 9, "elapsed_s": 2.5}, "x")
+    assert (again.elapsed_s, again.untimed_steps) == (2.5, 7)
 
 
 def test_a_validation_is_stored_under_the_keys_of_older_releases() -> None:

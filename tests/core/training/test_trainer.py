@@ -109,6 +109,23 @@ def test_every_row_with_a_perplexity_has_its_unit(
         assert row["eos_counted"] == (kind == "pairs")  # this text has no line ends
 
 
+def test_the_seconds_of_a_run_are_those_of_all_its_starts(tmp_path: Path, text: location.Location) -> None:
+    job = builders.job(tmp_path, text, epochs=2)
+    first = builders.train(job, stop_after=2)
+    assert first.elapsed_s == pytest.approx(first.last_start_s, abs=0.01)
+    saved = [first]
+    for stop_after in (1, None):
+        newest = checkpoint.find_newest(builders.location_of(tmp_path)).ref
+        assert newest is not None
+        before_s = checkpoint.load_state(newest)[0].elapsed_s
+        assert 0 < before_s <= saved[-1].elapsed_s
+        summary = builders.train(job, stop_after)
+        assert summary.elapsed_s == pytest.approx(before_s + summary.last_start_s, abs=0.01)
+        assert summary.num_tokens > saved[-1].num_tokens
+        saved.append(summary)
+    assert saved[-1].to_json()["untimed_steps"] == 0
+
+
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path: Path, text: location.Location) -> None:
     """The run log has each step once, and the run ends with the same bits."""
     settings: dict[str, Any] = {"checkpoint_every_steps": 4, "log_every_steps": 1}
