@@ -274,9 +274,7 @@ class Model:
         with self._process_settings():
             bundle = self._open(1).bundle
             model = forecaster.Forecaster(bundle, chosen)
-            gaps = chosen.gaps or bundle.series.gaps
-            prepared = dataclasses.replace(bundle.series, gaps=gaps, section="forecasting")
-            table = reading.from_columns(values, model.columns, prepared, "values")
+            table = reading.from_columns(values, model.columns, bundle.series.of_forecasts(chosen), "values")
             dataset = driver.open_series(self._root, model.columns)
             labels_T = None if dataset is None else splits.label(table, dataset)
             columns = forecaster.to_columns(model.forecast(table), chosen.method, table.axis, labels_T)

@@ -1,6 +1,5 @@
 """Forecasts of a numeric series with a trained run, in this process: values, residuals, and errors by split."""
 
-import dataclasses
 import logging
 import time
 from typing import Any, NamedTuple
@@ -66,12 +65,11 @@ def run(
 ) -> dict[str, Any]:
     """Forecasts every row of a series from the rows before it, and the values after its last row; returns the report.
 
-    With an output file, a page with plots is written next to it, with `.html` appended to its name.
-
     Args:
         run: root of a run, or one checkpoint folder.
         input: CSV with a header line, or Parquet, with the columns that the model was trained on.
-        output: file or folder; a row for each target, horizon and row of the input.
+        output: file or folder; a row for each target, horizon and row of the input. Beside a file, a page with plots
+            is written, with `.html` appended to the name.
         forecasting: method and horizons.
         cluster: threads of an operation.
         reporter: shows progress.
@@ -92,7 +90,8 @@ def run(
     source = paths.locate(input, "--input")
     target = outputs.Output.at("forecasts", paths.writable(output, "--output"), output.endswith("/"), "--output")
     target.refuse_inputs([source])
-    table = _read(source, model, opened.bundle, forecasting)
+    prepared = opened.bundle.series.of_forecasts(forecasting)
+    table = reading.read([sources.File(source)], model.columns, prepared, "--input")
     with target.lock("forecast"), reporter.stage("forecast", len(table), "rows") as stage:
         store = target.begin(plan(opened.bundle, table, forecasting), overwrite)
         manifest = target.finished(store)
@@ -115,22 +114,6 @@ def run(
         "already_done": already_done,
         "elapsed_s": round(time.monotonic() - started_s, 3),
     }
-
-
-def _read(
-    source: location.Location,
-    model: forecaster.Forecaster,
-    bundle: bundles.Bundle,
-    forecasting: inference_settings.ForecastingConfig,
-) -> reading.Table:
-    """Reads the series as those of training were read, but for what the settings of forecasting say."""
-    prepared = dataclasses.replace(
-        bundle.series,
-        csv=forecasting.csv or bundle.series.csv,
-        gaps=forecasting.gaps or bundle.series.gaps,
-        section="forecasting",
-    )
-    return reading.read([sources.File(source)], model.columns, prepared, "--input")
 
 
 def _forecast(

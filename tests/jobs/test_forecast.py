@@ -279,6 +279,9 @@ def test_gaps_are_refused_or_filled_and_filled_values_have_no_error(tmp_path: pa
     made = _train_dated(config)
     assert made["examples"] == 80 - 4
     assert _forecast(config, tmp_path, "f.jsonl")["headline"]["errors"][0]["count"] == 20 - 6
+    refused = config.model_copy(update={"forecasting": config.forecasting.model_copy(update={"gaps": "refuse"})})
+    with pytest.raises(errors.DataError, match=r"6 rows are missing; add them, or set forecasting\.gaps"):
+        _forecast(refused, tmp_path, "g.jsonl")
 
 
 def test_a_series_with_another_step_or_dialect_is_refused_or_described(tmp_path: pathlib.Path) -> None:

@@ -3,12 +3,13 @@
 A bundle contains it, so that a series to forecast is read and scaled as the training series was.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core.config import corpus_settings, series_settings
+from core.config import corpus_settings, inference_settings, series_settings
 from core.data.series import scaling as scalings
 from core.data.series import times
 
@@ -40,6 +41,11 @@ class Preparation:
     def of_corpus(cls, corpus: corpus_settings.CorpusConfig) -> "Preparation":
         """Returns the preparation that the settings of a corpus ask for, before training."""
         return cls(corpus.time, corpus.gaps, corpus.csv)
+
+    def of_forecasts(self, forecasting: inference_settings.ForecastingConfig) -> "Preparation":
+        """Returns the preparation of a series to forecast, read by the settings of forecasting where they say how."""
+        csv, gaps = forecasting.csv or self.csv, forecasting.gaps or self.gaps
+        return dataclasses.replace(self, csv=csv, gaps=gaps, section="forecasting")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the stored form."""
