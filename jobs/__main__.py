@@ -109,7 +109,7 @@ def translate(
             )
             return verb.run(request, session, console.reporter())
 
-    job = options.job_from_run(runs[0], set_, print_config, call, streams=target == "-")
+    job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=target == "-")
     for other in others:
         options.check_inputs_exist(job, {"--run": str(other)})
     return options.check_inputs_exist(job, {"--input": source, "--prefixes": prefixes_location})
@@ -125,7 +125,7 @@ def _typed(
 
         return typed.run(verb, root, inference, stdout)
 
-    return options.job_from_run(run, set_, print_config, call, streams=True)
+    return options.job_from_run(run, set_, print_config, call, verb, streams=True)
 
 
 @app.command(cls=options.Command)
@@ -161,7 +161,7 @@ def score(
             )
             return verb.run(request, session, console.reporter())
 
-    job = options.job_from_run(run, set_, print_config, call, streams=target == "-")
+    job = options.job_from_run(run, set_, print_config, call, "score", streams=target == "-")
     return options.check_inputs_exist(job, {"--input": source, "--targets": targets_location})
 
 
@@ -192,7 +192,7 @@ def generate(
             root, prefix, inference.generation, inference.compute, inference.cluster, settings.seed_of(root), ending
         )
 
-    return options.job_from_run(run, set_, print_config, call)
+    return options.job_from_run(run, set_, print_config, call, "generate")
 
 
 @app.command(cls=options.Command)
@@ -214,7 +214,9 @@ def forecast(
 
         return verb.run(root, source, target, inference.forecasting, inference.cluster, console.reporter(), overwrite)
 
-    return options.check_inputs_exist(options.job_from_run(run, set_, print_config, call), {"--input": source})
+    return options.check_inputs_exist(
+        options.job_from_run(run, set_, print_config, call, "forecast"), {"--input": source}
+    )
 
 
 @app.command(cls=options.Command)

@@ -168,11 +168,12 @@ def job_from_run(
     overrides: list[str] | None,
     print_config: bool,
     call: Callable[[location.Location, settings.InferenceSettings, int], Report],
+    verb: str,
     streams: bool = False,
 ) -> Job | str:
     """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead."""
     root = paths.locate(run, "--run")
-    inference = settings.load_run_settings(root, overrides or [])
+    inference = settings.load_run_settings(root, overrides or [], verb)
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(inference), one_line=True).strip())
     if print_config:
         return loading.dump(inference)

@@ -29,13 +29,25 @@ class InferenceSettings(section.Section):
     telemetry: schema.TelemetryConfig = section.operational(schema.TelemetryConfig(), "export of metrics")
 
 
-def load_run_settings(run: location.Location, overrides: Sequence[str] = ()) -> InferenceSettings:
+SECTIONS = {"translate": "decoding", "score": "scoring", "generate": "generation", "forecast": "forecasting"}
+"""The section of each verb that uses a run, besides those of all."""
+
+
+def load_run_settings(
+    run: location.Location, overrides: Sequence[str] = (), verb: str | None = None
+) -> InferenceSettings:
     """Reads the inference settings stored with a run, and applies overrides.
 
     A checkpoint folder that was copied out of its run has the defaults.
 
+    Args:
+        run: root of a run, or one checkpoint folder.
+        overrides: such as `decoding.beam_size=3`.
+        verb: the verb that they are for, if there is only one.
+
     Raises:
-        UsageError: the location does not exist, or an override names a setting that cannot change after training.
+        UsageError: the location does not exist, or an override names a setting that cannot change after training, or
+            has no effect on the verb.
     """
     config = _config(run)
     stored = _stored(run, config)
@@ -51,7 +63,16 @@ def load_run_settings(run: location.Location, overrides: Sequence[str] = ()) -> 
     # An unknown name is reported by the first section, so the one that the model uses comes first.
     used = "decoding" if kind in ("seq2seq", None) else "generation"
     names = sorted(InferenceSettings.model_fields, key=lambda name: name != used)
-    return InferenceSettings(**{name: loading.section_from(getattr(stored, name), overrides, name) for name in names})
+    inference = InferenceSettings(
+        **{name: loading.section_from(getattr(stored, name), overrides, name) for name in names}
+    )
+    for override in overrides if verb is not None else ():
+        name = override.partition(".")[0].strip()
+        if name in SECTIONS.values() and name != SECTIONS[str(verb)]:
+            raise errors.UsageError(
+                f"--set {override}: has no effect on {verb}, whose settings are in {SECTIONS[str(verb)]}; leave it out"
+            )
+    return inference
 
 
 def _stored(run: location.Location, config: schema.RunConfig | None) -> InferenceSettings:

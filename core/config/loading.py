@@ -12,7 +12,7 @@ import pydantic
 import yaml
 
 from core import errors
-from core.config import error_messages, inference_settings, old_names, schema, section, yaml_reader
+from core.config import effects, error_messages, inference_settings, old_names, schema, section, yaml_reader
 
 _log = logging.getLogger(__name__)
 _Section = TypeVar("_Section", bound=section.Section)
@@ -71,7 +71,11 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
         _apply(document, override, "")
     # Again, for old names among the overrides: these replace what the file has by the new name.
     old_names.translate(document, replaces=True)
-    return _checked(schema.RunConfig, document, "")
+    config = _checked(schema.RunConfig, document, "")
+    for sentence in effects.of_run(config):
+        # Formatted here: the console shows equal templates once a minute, and every setting deserves its line.
+        _log.warning(f"{where}: {sentence}")
+    return config
 
 
 def parse_stored(text: str, where: str) -> schema.RunConfig:
@@ -98,7 +102,7 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     """Returns a section with the overrides that begin with its name; those of other sections are ignored.
 
     Raises:
-        UsageError: an override is wrong, or names a section that does not exist.
+        UsageError: an override is wrong or has no effect, or names a section that does not exist.
     """
     # From the values of the section, so that what is not overridden stays as the run has it.
     data = base.model_dump(mode="json")
@@ -111,7 +115,13 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
             raise errors.UsageError(f"--set {override}: {top} {what_to_do}")
         if top == prefix:
             _apply(document, override, f"{prefix}.")
-    return _checked(type(base), document, f"{prefix}.")
+    settings = _checked(type(base), document, f"{prefix}.")
+    # What is stored with a run stays; what is asked for now is meant to have an effect.
+    by_name = {override.partition("=")[0].strip(): override for override in overrides}
+    for name, why in effects.of_section(settings):
+        if (given := by_name.get(f"{prefix}.{name}")) is not None:
+            raise errors.UsageError(f"--set {given}: {why}")
+    return settings
 
 
 def dump(config: section.Section) -> str:

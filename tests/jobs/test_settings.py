@@ -74,3 +74,27 @@ def test_the_old_default_greedy_is_not_restored_where_the_file_names_a_setting_o
 def test_the_hint_for_a_setting_without_its_section_names_the_one_that_the_model_uses(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match=r"temperature is not a setting here; did you mean generation.temper"):
         settings.load_run_settings(_stored(tmp_path), ["temperature=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "override"),
+    [
+        ("generate", "decoding.beam_size=3"),
+        ("score", "generation.num_tokens=5"),
+        ("generate", "scoring.lanes=3"),
+        ("forecast", "decoding.num_best=1"),
+    ],
+)
+def test_an_override_of_a_section_that_the_verb_does_not_use_is_refused(
+    verb: str, override: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(errors.UsageError, match=f"--set {override}: has no effect on {verb}, whose settings are in"):
+        settings.load_run_settings(_stored(tmp_path), [override], verb)
+
+
+def test_a_seed_of_generation_has_no_effect_on_a_translation(tmp_path: pathlib.Path) -> None:
+    conftest.write_corpus(tmp_path)
+    config = conftest.configured(conftest.TRANSLATION, tmp_path)
+    run_state.check_settings(config)
+    with pytest.raises(errors.UsageError, match=r"generation.seed=1: has no effect on translate, .* in decoding"):
+        settings.load_run_settings(location.Location.parse(config.root), ["generation.seed=1"], "translate")
