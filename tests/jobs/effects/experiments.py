@@ -25,14 +25,13 @@ from core.decoding.translation import translator
 from core.models import autoregressive, bundle
 from core.reporting import training_history
 from core.storage import location
-from core.telemetry import metrics
-from core.training import checkpoint, collective, trainer
+from core.training import checkpoint
 from jobs import prepare, train
 from tests import reporters
 from tests.core.decoding import samples
 from tests.core.training import builders
 from tests.jobs import datasets, trained
-from workers.train import validator
+from workers.train import messages, rank_process
 
 Results = dict[str, str]
 FOLDER = Path(tempfile.mkdtemp(prefix="effects-"))
@@ -153,8 +152,7 @@ def training(base: str, overrides: tuple[str, ...]) -> Results:
             train.run(settings, session, reporters.SilentReporter())
     else:
         steps = dataclasses.replace(train.plan(settings), dataset=folder)
-        decoder = validator.DecodingValidator(settings.training.validation, settings.compute, settings.seed)
-        trainer.train(steps, collective.SingleProcess(), metrics.NullMetrics(), builders.Watch(), decoder)
+        rank_process.run_rank(steps, messages.RankContext(0, 1, "cpu", 1), builders.Watch())
     newest = checkpoint.find_newest(root).ref
     assert newest is not None
     rows = [
