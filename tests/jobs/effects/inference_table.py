@@ -109,6 +109,9 @@ INFERENCE: dict[str, rows.Effect | rows.Elsewhere] = {
     "forecasting.csv": rows.Elsewhere(
         "tests/jobs/test_forecast.py::test_a_series_with_another_step_or_dialect_is_refused_or_described"
     ),
+    "forecasting.gaps": rows.Elsewhere(
+        "tests/jobs/test_forecast.py::test_a_series_with_another_step_or_dialect_is_refused_or_described"
+    ),
     "forecasting.period": rows.Elsewhere(
         "tests/core/decoding/generation/test_forecast_errors.py::test_the_seasonal_naive_forecast_repeats_the_last_whole_season"
     ),
