@@ -9,6 +9,7 @@ from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
 from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
+from core.data.text import sources
 from core.data.tokens import bpe_dropout
 from core.evaluation import bleu_tokenizers
 from core.storage import location, root_layout, run_lock
@@ -210,6 +211,7 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series_dat
     Raises:
         LockedError: it was prepared with other settings.
         UsageError: BPE-dropout is asked for with a tokenizer that has no merges.
+        DataError: there is validation text, but no token of it to score.
     """
     settings = dataset.settings if isinstance(dataset, series_dataset.Dataset) else dataset.index.settings
     current = config.of_dataset(settings)
@@ -219,6 +221,14 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series_dat
                 f"{field}: the dataset in {dataset.folder} was prepared with another value; "
                 "use another root, or prepare's settings"
             )
+    if isinstance(dataset, shards.Dataset) and config.model.kind == "language_model":
+        for corpus in dataset.corpora:
+            # Since 0.2 `prepare` makes no such dataset. The first token of a stream is context only.
+            valid = dataset.split("valid", corpus)
+            if valid is not None and valid.num_tokens("text") < 2:
+                raise errors.DataError(
+                    f"{sources.setting_name(corpus)}.valid: has no token to score; use more validation text, or none"
+                )
     if config.training.bpe_dropout and isinstance(dataset, shards.Dataset):
         for codec in dataset.codecs.values():
             bpe_dropout.check(codec.tokenizer)

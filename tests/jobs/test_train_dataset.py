@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from core import errors
+from core.data.dataset import shards
 from core.data.tokens import tokenizer, vocabulary
 from jobs import prepare, train
 from tests import reporters
@@ -38,4 +39,34 @@ def test_bpe_dropout_is_refused_for_a_tokenizer_without_merges(tmp_path: pathlib
     with sessions.Session(config.cluster) as session:
         prepare.run(config, session, reporters.SilentReporter())
         with pytest.raises(errors.UsageError, match=r"bpe_dropout: this tokenizer \(unigram\) is not a byte-level BPE"):
+            train.run(config, session, reporters.SilentReporter())
+
+
+@pytest.mark.parametrize(("split", "lines"), [("valid", "\n"), ("test", "\n\n")])
+def test_held_out_text_without_a_token_to_score_is_refused_by_prepare(
+    tmp_path: pathlib.Path, split: str, lines: str
+) -> None:
+    conftest.write_corpus(tmp_path)
+    (tmp_path / "empty.txt").write_text(lines)
+    overrides = [f"corpus.{split}.text=[{tmp_path}/empty.txt]", "corpus.filters.min_length=0", "corpus.split={}"]
+    # Without <eos> an empty line has no token at all; with it one, before which the validation has none.
+    line_end = "eos" if split == "valid" else "none"
+    config = conftest.configured(conftest.LANGUAGE, tmp_path, *overrides, f"corpus.line_end={line_end}")
+    with (
+        sessions.Session(config.cluster) as session,
+        pytest.raises(errors.DataError, match=rf"corpus\.{split}: has no token to score, in . lines?; use more text"),
+    ):
+        prepare.run(config, session, reporters.SilentReporter())
+    assert not (tmp_path / "language" / "dataset" / "index.json").exists()
+
+
+def test_a_dataset_of_before_with_a_validation_of_no_token_is_refused_before_the_first_step(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conftest.write_corpus(tmp_path)
+    config = conftest.configured(conftest.LANGUAGE, tmp_path, "training.max_steps=1")
+    with sessions.Session(config.cluster) as session:
+        prepare.run(config, session, reporters.SilentReporter())
+        monkeypatch.setattr(shards.Split, "num_tokens", lambda _, column: 1)
+        with pytest.raises(errors.DataError, match=r"corpus\.valid: has no token to score"):
             train.run(config, session, reporters.SilentReporter())

@@ -218,7 +218,7 @@ class DatasetBuilder:
         """Returns the shards of a corpus by split.
 
         Raises:
-            DataError: a split that the settings ask for has no line, or too many lines are invalid UTF-8.
+            DataError: a split that the settings ask for has no line or no token to score, or too many lines are bad.
         """
         corpus, setting = self._plan.corpora[name], self._passes[name].setting
         splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
@@ -236,6 +236,13 @@ class DatasetBuilder:
                 raise errors.DataError(
                     f"{setting}: 0 usable lines for {split}, of {num_lines} read ({counts}); "
                     f"check {setting}.filters and {setting}.split"
+                )
+            # A validation needs a token, and one before it; the scoring of test lines begins after an <eos>.
+            num_tokens = sum(shard.tokens.get("text", 0) for shard in shards)
+            if is_requested and corpus.kind == "text" and num_tokens < {"train": 1, "valid": 2, "test": 1}[split]:
+                raise errors.DataError(
+                    f"{setting}.{split}: has no token to score, in {sum(shard.rows for shard in shards)} lines; "
+                    f"use more text for {split}, or none"
                 )
         # Of all lines: at the start only the beginning of each file was checked.
         sources.check_share(setting, num_lines, drops["invalid_utf8"])
