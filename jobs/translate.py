@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import inference_settings, schema, stored_forms
 from core.data.text import corpus
-from core.decoding.lines import inputs, outputs
+from core.decoding.lines import inputs, outputs, results
 from core.decoding.translation import alignments, shortlist, target_tokens, translator
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -79,7 +79,9 @@ class Models(NamedTuple):
         return translator.Translator(self.members, decoding, compute, device, self.fusion_model, table)
 
 
-def plan(models: Models, request: Request, files: Sequence[inputs.Input]) -> dict[str, Any]:
+def plan(
+    models: Models, request: Request, files: Sequence[inputs.Input], row_version: int = results.ROW_VERSION
+) -> dict[str, Any]:
     """Returns all that the translations depend on; `files` are the input and, if given, the prefixes."""
     fingerprints = [member.fingerprint for member in models.members]
     compute = request.compute
@@ -101,6 +103,8 @@ def plan(models: Models, request: Request, files: Sequence[inputs.Input]) -> dic
         content["shortlist"] = models.shortlist_table.name  # holds the table's hash
     if len(files) > 1:
         content["prefixes"] = files[1].identity()
+    if row_version > 1:
+        content["row_version"] = row_version
     return content
 
 
@@ -213,7 +217,7 @@ def _spec(models: Models, request: Request, files: Sequence[inputs.Input], targe
         scoring=inference_settings.ScoringConfig(),
         compute=request.compute,
         folder=target.folder.url,
-        plan=plan(models, request, files),
+        plan=plan(models, request, files, target.row_version(request.overwrite)),
         device=request.cluster.device,
         threads=request.cluster.cpus_per_worker,
         members=models.urls,

@@ -138,7 +138,9 @@ def test_a_half_done_folder_is_finished(kind: str, use: make.Use, tmp_path: Path
     after = contents(folder)
     assert {name: after[name] for name in before} == before, "what was done was done again"
     assert document["lines_per_s"] > 0
-    check_same(rows(folder), rows(make.ROOTS / kind / "outputs" / use.folder))
+    finished = rows(make.ROOTS / kind / "outputs" / use.folder)
+    check_same(rows(folder), finished)
+    assert [list(row) for row in rows(folder)] == [list(row) for row in finished], "its rows have two forms"
     check_same(document, stored_document(kind, use.name, root))
 
 

@@ -101,7 +101,7 @@ class PartWorker(abc.ABC):
             else next(good_rows)
             for line in lines
         ]
-        table = results.to_table(self.spec.kind, part.first_line, rows)
+        table = results.to_table(self.spec.kind, part.first_line, rows, self.spec.plan.get("row_version", 1))
         # The shard first, then the record that names it: a worker killed between the two leaves nothing visible.
         shard = commit.put_content(self.folder, part.name, ".arrow", results.encode(table)).to_json()
         record = {**summarize(rows, part.first_line), "made_by": self.made_by(), **extra, "shard": shard}

@@ -67,6 +67,13 @@ class Output:
         """Returns the lock that keeps other drivers from writing here; a context manager."""
         return run_lock.RunLock(self.folder, stage)
 
+    def row_version(self, overwrite: bool) -> int:
+        """Returns the version of the rows to write: that of a plan that is there, which is finished in its own form."""
+        plan = commit.read_json_object(self.folder.join(commit.PLAN))
+        if plan is None or overwrite:
+            return results.ROW_VERSION
+        return int((plan.get("plan") or {}).get("row_version", 1))
+
     def begin(self, plan: Mapping[str, object], overwrite: bool) -> commit.PartStore:
         """Opens the folder for a plan: a new folder, or one in which parts of the same plan are committed.
 

@@ -27,6 +27,7 @@ class Alternative:
 
     text: str
     score_nats: float
+    ranking_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Translation:
         alternatives: the next best translations.
         alignment: for each token, the source position with the largest attention weight; None without attention.
         error: the reason of the failure.
+        ranking_score: the score by which the search ordered it among the alternatives, with length and coverage
+            penalties and language model; None where there was no search. An alternative may have a better `score_nats`.
     """
 
     text: str
@@ -50,6 +53,7 @@ class Translation:
     alternatives: tuple[Alternative, ...] = ()
     alignment: tuple[int, ...] | None = None
     error: str | None = None
+    ranking_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,14 @@ SCHEMAS: dict[Kind, pa.Schema] = {
             ("line", pa.int64()),
             ("text", pa.string()),
             ("score_nats", pa.float64()),
+            ("ranking_score", pa.float64()),
             ("num_tokens", pa.int64()),
-            ("alternatives", pa.list_(pa.struct([("text", pa.string()), ("score_nats", pa.float64())]))),
+            (
+                "alternatives",
+                pa.list_(
+                    pa.struct([("text", pa.string()), ("score_nats", pa.float64()), ("ranking_score", pa.float64())])
+                ),
+            ),
             ("alignment", pa.list_(pa.int32())),
             ("error", pa.string()),
         ]
@@ -127,8 +137,23 @@ SCHEMAS: dict[Kind, pa.Schema] = {
         ]
     ),
 }
-# Columns of forecasts that release 0.1 did not write; a folder of it keeps its own form.
-_YOUNGER = ("time", "split")
+# Version of the rows of translations, stored in the plan of an output: 2 has `ranking_score`. An output that was begun
+# with an older version is finished with it.
+ROW_VERSION = 2
+# The rows of release 0.1, whose plans have no version.
+_OLDER: dict[Kind, pa.Schema] = {
+    "translations": pa.schema(
+        [
+            pa.field("alternatives", pa.list_(pa.struct([("text", pa.string()), ("score_nats", pa.float64())])))
+            if field.name == "alternatives"
+            else field
+            for field in SCHEMAS["translations"]
+            if field.name != "ranking_score"
+        ]
+    ),
+    "scores": SCHEMAS["scores"],
+    "forecasts": pa.schema([field for field in SCHEMAS["forecasts"] if field.name not in ("time", "split")]),
+}
 
 
 def failed(kind: Kind, reason: str) -> Result:
@@ -136,11 +161,11 @@ def failed(kind: Kind, reason: str) -> Result:
     return Translation("", None, 0, error=reason) if kind == "translations" else Score(None, 0, 0, error=reason)
 
 
-def to_table(kind: Kind, first_line: int, results: Sequence[Result]) -> pa.Table:
-    """Returns the rows of consecutive lines; line numbers count from 0."""
+def to_table(kind: Kind, first_line: int, results: Sequence[Result], row_version: int = ROW_VERSION) -> pa.Table:
+    """Returns the rows of consecutive lines, in the form of a row version; line numbers count from 0."""
     # Numbers of the whole input, so that a row keeps its number when parts are merged.
     rows = [{"line": first_line + index, **_plain(result)} for index, result in enumerate(results)]
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+    return pa.Table.from_pylist(rows, schema=(SCHEMAS if row_version == ROW_VERSION else _OLDER)[kind])
 
 
 def forecast_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -179,8 +204,7 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
-    older = pa.schema([field for field in SCHEMAS[kind] if field.name not in _YOUNGER])
-    if table.schema not in (SCHEMAS[kind], older):
+    if table.schema not in (SCHEMAS[kind], _OLDER[kind]):
         raise errors.IntegrityError(f"{where}: has other columns than {kind}; name another folder")
     return table
 

@@ -48,12 +48,14 @@ class Hypothesis(NamedTuple):
         score_nats: sum of the model's log-probabilities.
         alignment: the most attended source position of each token; None without attention.
         search_score: score in the search, before length and coverage penalty.
+        ranking_score: score by which the finished ones of a line are ordered; None where they are not, when sampled.
     """
 
     tokens: tuple[int, ...]
     score_nats: float
     alignment: tuple[int, ...] | None
     search_score: float
+    ranking_score: float | None = None
 
 
 class _BeamStep(NamedTuple):
@@ -350,7 +352,9 @@ def _backtrack(steps: Sequence[_BeamStep], settings: inference_settings.Decoding
     alignment_TNK = _stack(steps, "alignment_NK") if has_attention else np.zeros_like(tokens_TNK)
     ends, lines, slots = np.nonzero(_stack(steps, "finished_NK"))
     # By line, then best first; of equals the shorter one, then the earlier slot, so that results are reproducible.
-    order = np.lexsort((slots, ends, -_stack(steps, "final_scores_NK")[ends, lines, slots], lines))
+    ranking_scores = _stack(steps, "final_scores_NK")[ends, lines, slots]
+    order = np.lexsort((slots, ends, -ranking_scores, lines))
+    ranking_scores = ranking_scores[order]
     ends, lines, slots = ends[order], lines[order], slots[order]
     scores, search_scores = scores_TNK[ends, lines, slots], search_scores_TNK[ends, lines, slots]
     tokens = np.zeros((len(order), len(steps)), dtype=np.int64)
@@ -371,6 +375,7 @@ def _backtrack(steps: Sequence[_BeamStep], settings: inference_settings.Decoding
                     score_nats=float(scores[row]),
                     alignment=tuple(alignment[row, :length].tolist()) if has_attention else None,
                     search_score=float(search_scores[row]),
+                    ranking_score=float(ranking_scores[row]),
                 )
             )
     return hypotheses

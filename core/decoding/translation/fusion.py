@@ -79,14 +79,14 @@ class TargetLanguageModel:
         self, hypotheses: Sequence[beam_search.Hypothesis], length_penalty: float
     ) -> list[beam_search.Hypothesis]:
         """Sorts the finished hypotheses of a line by their search scores plus this model's weighted log-probability."""
-        fused = [
-            hypothesis._replace(
-                search_score=hypothesis.search_score + self._weight * self.log_prob_nats(hypothesis.tokens)
-            )
-            for hypothesis in hypotheses
-        ]
-        # Without coverage, which the settings refuse here. Stable: of equals the order of the search stays.
-        return sorted(fused, key=lambda hypothesis: -hypothesis.search_score / len(hypothesis.tokens) ** length_penalty)
+        fused = []
+        for hypothesis in hypotheses:
+            search_score = hypothesis.search_score + self._weight * self.log_prob_nats(hypothesis.tokens)
+            # Without coverage, which the settings refuse here.
+            ranking_score = search_score / len(hypothesis.tokens) ** length_penalty
+            fused.append((ranking_score, hypothesis._replace(search_score=search_score, ranking_score=ranking_score)))
+        # Stable: of equals the order of the search stays.
+        return [hypothesis for _, hypothesis in sorted(fused, key=lambda pair: -pair[0])]
 
     @torch.inference_mode()
     def log_prob_nats(self, tokens: Sequence[int]) -> float:

@@ -265,10 +265,11 @@ class Translator:
             score_nats=hypotheses[0].score_nats,
             num_tokens=len(hypotheses[0].tokens),
             alternatives=tuple(
-                results.Alternative(text, hypothesis.score_nats)
+                results.Alternative(text, hypothesis.score_nats, hypothesis.ranking_score)
                 for text, hypothesis in zip(others, hypotheses[1:], strict=True)
             ),
             alignment=hypotheses[0].alignment,
+            ranking_score=hypotheses[0].ranking_score,
         )
 
     def _text(self, hypothesis: beam_search.Hypothesis, line: str, source: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from core.decoding.lines import results
 from tests.core.decoding.lines import rows as rows_of
 
 TRANSLATIONS = [
-    results.Translation("le chat", -1.25, 3, (results.Alternative("un chat", -2.5),), (0, 1, 2)),
+    results.Translation("le chat", -1.25, 3, (results.Alternative("un chat", -1.0, -0.5),), (0, 1, 2), None, -0.375),
     results.Translation("", 0.0, 0),
     results.Translation("a\nb\r\u2028é𝄞", -3.0, 2, (), ()),
     results.Translation("", None, 0, error="invalid_utf8"),
@@ -73,3 +73,14 @@ def test_damaged_parts_and_parts_of_another_kind_are_refused() -> None:
 def test_an_unknown_ending_is_refused_with_the_known_ones() -> None:
     with pytest.raises(errors.UsageError, match=r"\.txt, \.jsonl, \.parquet, \.arrow"):
         results.extension_of("out.csv", "--output")
+
+
+def test_rows_of_an_older_version_have_its_columns_and_are_read() -> None:
+    older = results.to_table("translations", 0, TRANSLATIONS, row_version=1)
+    assert older.column_names == ["line", "text", "score_nats", "num_tokens", "alternatives", "alignment", "error"]
+    assert older.column("alternatives").to_pylist()[0] == [{"text": "un chat", "score_nats": -1.0}]
+    assert results.decode("translations", results.encode(older), "here") == older
+    newer = results.to_table("translations", 0, TRANSLATIONS)
+    names = ["line", "text", "score_nats", "ranking_score", "num_tokens", "alternatives", "alignment", "error"]
+    assert newer.column_names == names
+    assert newer.column("alternatives").to_pylist()[0][0]["ranking_score"] == -0.5

@@ -88,6 +88,8 @@ def test_an_exhaustive_beam_finds_the_best_translations(length_penalty: float) -
         everything = [(*path, SPECIAL.eos) for size in range(4) for path in itertools.product(words, repeat=size)]
         everything.sort(key=lambda tokens: -table.forced(line, tokens) / len(tokens) ** length_penalty)
         assert [hypothesis.tokens for hypothesis in hypotheses_N[line]] == everything[:3]
+        ranking = [table.forced(line, tokens) / len(tokens) ** length_penalty for tokens in everything[:3]]
+        assert [hypothesis.ranking_score for hypothesis in hypotheses_N[line]] == pytest.approx(ranking, abs=1e-5)
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])

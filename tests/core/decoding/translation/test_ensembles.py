@@ -128,6 +128,8 @@ def test_reranking_orders_by_both_models() -> None:
         log_probs = [-(score.nll_nats or 0.0) for score in model_scorer.score_lines(texts)]
         values = [score + 0.5 * nats for score, nats in zip(scores, log_probs, strict=True)]
         assert values == sorted(values, reverse=True)
+        ranking = [row.ranking_score, *(other.ranking_score for other in row.alternatives)]
+        assert ranking == pytest.approx(values, abs=1e-4)
 
 
 def test_a_uniform_language_model_changes_nothing() -> None:
