@@ -189,10 +189,11 @@ def _plot(page: Page, curve: Curve, start: int) -> plots.Plot:
         return curves.TimeLine(name, [page.times[curve.rows[number]] for number in numbers], points)
 
     lines = [line("actual", known, curve.actual), line("forecast", shown, curve.forecast)]
+    first = curve.rows[shown[0]]
     marks = [
         (page.times[row], split)
         for row, split in enumerate(page.splits)
-        if row >= start and (row == start or page.splits[row - 1] != split)
+        if row >= first and (row == first or page.splits[row - 1] != split)
     ]
     svg = curves.plot_times(title, lines, marks, "time" if page.step else "row", curve.target)
     return plots.Plot(title, markupsafe.Markup(svg))  # noqa: S704 (drawn here; its texts are escaped)

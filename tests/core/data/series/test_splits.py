@@ -54,6 +54,19 @@ def test_rows_are_found_in_the_splits_of_one_source(
     assert _runs(splits.label(table, dataset)) == expected
 
 
+def test_another_series_with_the_same_times_is_new_and_a_corrected_one_is_not(tmp_path: pathlib.Path) -> None:
+    train = _write(tmp_path / "train.csv", range(100))
+    dataset = _dataset(tmp_path, "t", train={"csv": (str(train),)}, split=corpus_settings.SplitConfig(test=0.3))
+    lines = train.read_text().splitlines()
+    corrected = [f"{line.split(',')[0]},7" if number % 4 == 1 else line for number, line in enumerate(lines)]
+    (tmp_path / "corrected.csv").write_text("\n".join(corrected))
+    other = [lines[0], *(f"{t},{t % 5 + 10}" for t in range(100))]
+    (tmp_path / "other.csv").write_text("\n".join(other))
+    labels_T = splits.label(samples.read(tmp_path / "corrected.csv", time="t"), dataset)
+    assert _runs(labels_T) == [("train", 70), ("test", 30)]
+    assert _runs(splits.label(samples.read(tmp_path / "other.csv", time="t"), dataset)) == [("new", 100)]
+
+
 @pytest.mark.parametrize("time", ["t", None])
 def test_splits_with_a_source_of_their_own_are_found_alone(tmp_path: pathlib.Path, time: str | None) -> None:
     train, test = _write(tmp_path / "train.csv", range(100)), _write(tmp_path / "test.csv", range(300, 350))
