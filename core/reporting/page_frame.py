@@ -104,6 +104,7 @@ details { margin: .7rem 0; }
 summary { cursor: pointer; color: var(--quiet); }
 summary:hover { color: var(--ink); }
 .grow { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem .9rem; margin: .4rem 0 0; }
+.grow span { min-width: 0; overflow-wrap: anywhere; }
 .grow span:nth-child(odd) { color: var(--quiet); font-size: .85rem; text-align: right; padding-top: .1rem;
   font-variant-numeric: tabular-nums; }
 @media (max-width: 30rem) {

@@ -191,3 +191,41 @@ def test_run_json_has_the_exit_code_of_a_failed_pipeline(tmp_path: pathlib.Path)
     with pytest.raises(errors.DataError):
         run_pipeline(conftest.LANGUAGE, tmp_path)
     assert run_state.read(location.Location.parse(str(tmp_path / "language")))["exit_code"] == 3
+
+
+def test_a_root_keeps_the_prompts_of_the_release_that_began_it(runs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "language"
+    shutil.copytree(runs / "language", root)
+    shutil.copy(runs / "english.txt", tmp_path)
+    state = json.loads((root / "run.json").read_text())
+    samples = state["stages"]["generate"]["report"]["samples"]
+    samples[0]["prefix"] = "Our baker"
+    state["stages"]["generate"]["made_with"] = "of other weights"
+    (root / "run.json").write_text(json.dumps(state))
+    again = run_pipeline(conftest.LANGUAGE, tmp_path)["stages"]["generate"]
+    assert [sample["prefix"] for sample in again["samples"]] == [sample["prefix"] for sample in samples]
+    assert (again["method"], again["top_k"]) == ("greedy", None)
+
+
+def test_other_evaluation_settings_evaluate_again_and_translate_nothing(
+    runs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    root = tmp_path / "translation"
+    shutil.copytree(runs / "translation", root)
+    shutil.copy(runs / "pairs.tsv", tmp_path)
+    before = contents(root / "outputs")
+    stages = run_pipeline(conftest.TRANSLATION, tmp_path, "evaluation.tokenize=char")["stages"]
+    assert contents(root / "outputs") == before
+    assert "tok:char" in stages["evaluate"]["signatures"]["bleu"]
+    assert run_pipeline(conftest.TRANSLATION, tmp_path)["stages"]["evaluate"]["tokenize"] == "13a"
+
+
+def test_the_tokenizer_of_bleu_cannot_change_where_checkpoints_are_compared_by_it(tmp_path: pathlib.Path) -> None:
+    early = ("training.validation.bleu_lines=4", "training.early_stop.metric=bleu")
+    first = conftest.configured(conftest.TRANSLATION, tmp_path, *early)
+    assert run_state.check_settings(first) == []
+    other = conftest.configured(conftest.TRANSLATION, tmp_path, *early, "evaluation.tokenize=char")
+    with pytest.raises(errors.LockedError, match=r"evaluation\.tokenize: this root was started with \"13a\""):
+        run_state.check_settings(other)
+    free = conftest.configured(conftest.TRANSLATION, tmp_path, early[0], "evaluation.tokenize=char")
+    assert "evaluation.tokenize" in [change.name for change in run_state.check_settings(free)]

@@ -9,6 +9,7 @@ from core import errors
 from core.storage import location
 from jobs import report
 from tests import reporters
+from tests.core.reporting import run_folders
 
 
 def test_the_report_of_a_translation_model_has_figures_and_samples(runs: pathlib.Path) -> None:
@@ -74,3 +75,30 @@ def test_a_comparison_without_an_html_output_is_an_error(runs: pathlib.Path, tmp
         report.run(roots, reporters.SilentReporter())
     with pytest.raises(errors.UsageError, match=r"must end in \.html"):
         report.run(roots, reporters.SilentReporter(), location.Location.parse(str(tmp_path / "page.json")))
+
+
+def _translated_run(folder: pathlib.Path, name: str, hypotheses: list[str], references: list[str]) -> location.Location:
+    folder.mkdir()
+    run_folders.complete(folder, name)
+    for file, lines in (("test.source.txt", references), ("test.target.txt", references)):
+        (folder / "outputs" / file).write_text("".join(f"{line}\n" for line in lines))
+    rows = [json.dumps({"line": number, "text": text}) for number, text in enumerate(hypotheses)]
+    (folder / "outputs" / "translations.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    (folder / "outputs" / "translations.jsonl.attention.json").unlink()
+    return location.Location.parse(str(folder))
+
+
+def test_runs_that_translated_the_same_lines_are_tested_for_significance(tmp_path: pathlib.Path) -> None:
+    lines = [f"the {noun} of {place} was {colour} today" for noun in "ab" for place in "cdef" for colour in "ijk"]
+    worse = [line.replace("today", "then") for line in lines]
+    same = _translated_run(tmp_path / "a", "first", lines, lines)
+    other = _translated_run(tmp_path / "b", "second", worse, lines)
+    page = location.Location.parse(str(tmp_path / "page.html"))
+    report.run([same, other], reporters.SilentReporter(), page)
+    text = page.path.read_text()
+    assert "<h2>Significance</h2>" in text
+    assert "100.00 ± 0.00" in text
+    assert '<td class="number best">0.00' in text
+    elsewhere = _translated_run(tmp_path / "c", "third", lines[1:], lines[1:])
+    report.run([same, elsewhere], reporters.SilentReporter(), page)
+    assert "<h2>Significance</h2>" not in page.path.read_text(), "of other lines"
