@@ -15,7 +15,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from core import errors
 from core.config import inference_settings, loading, model_settings, section
@@ -73,6 +73,7 @@ class Generation:
         seed: seed of sampling.
         ahead: with `steps_ahead`, the most likely tokens that far after the prompt, with their probabilities.
         error: the reason of the failure.
+        ended: the setting that ended the text: `num_tokens`, or `no_repeat_ngram` where it left no token.
     """
 
     line: int
@@ -82,6 +83,7 @@ class Generation:
     seed: int
     ahead: tuple[tuple[str, float], ...] | None = None
     error: str | None = None
+    ended: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,8 +305,7 @@ class Model:
         """Returns what the last call prepared, if it had the same settings; it keeps copies of weights."""
         last = self._prepared.get(name)
         if last is not None and last[0] == chosen:
-            kept: _Prepared = last[1]
-            return kept
+            return cast(_Prepared, last[1])
         prepared = prepare()
         self._prepared[name] = chosen, prepared
         return prepared
@@ -396,4 +397,4 @@ def _generation(
     except generator.EmptyPromptError as error:
         return Generation(line, "", 0, 0, seed, error=f"empty: {error}")
     ahead = None if steps_ahead is None else tuple(prepared.predict_ahead(prompt, steps_ahead))
-    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead)
+    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead, ended=made.ended)

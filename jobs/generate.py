@@ -55,16 +55,27 @@ def run(
         option: prompt,
         "text": generated.text,
         "num_tokens": generated.num_tokens,
+        "ended": generated.ended,
     }
     if generation.steps_ahead is not None:
         report["ahead"] = [
             list(prediction) for prediction in text_generator.predict_ahead(prompt, generation.steps_ahead)
         ]
-    if generated.num_unknown:
-        report["warnings"] = [
-            f"--{option}: {generated.num_unknown} of its tokens are not in the vocabulary; read as <unk>"
-        ]
+    if warnings := _warnings(generated, option):
+        report["warnings"] = warnings
     return report
+
+
+def _warnings(generated: generator.Continuation, option: str) -> list[str]:
+    warnings = []
+    if generated.num_unknown:
+        warnings.append(f"--{option}: {generated.num_unknown} of its tokens are not in the vocabulary; read as <unk>")
+    if generated.ended == "no_repeat_ngram":
+        warnings.append(
+            f"generation.no_repeat_ngram: every token would repeat an n-gram after {generated.num_tokens} tokens; "
+            "use a larger number for a longer text"
+        )
+    return warnings
 
 
 def _prompt(backward: bool, prefix: str | None, ending: str | None) -> tuple[str, str]:

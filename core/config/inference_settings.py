@@ -7,6 +7,7 @@ import pydantic
 from core.config import section, series_settings
 
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "seed")
+SMALLEST_TEMPERATURE = 2.0**-126  # the smallest normal 32-bit float
 
 
 class FusionConfig(section.Section):
@@ -151,11 +152,17 @@ class GenerationConfig(section.Section):
         return self
 
 
-def _check_sampling(settings: section.Section, method: str) -> None:
-    """Refuses settings of sampling that have no effect.
+def _check_sampling(settings: DecodingConfig | GenerationConfig, method: str) -> None:
+    """Refuses settings of sampling that have no effect, and a temperature that is 0 or less exact as a 32-bit float.
 
     A temperature of 1 changes nothing anywhere, and is accepted.
     """
+    if settings.temperature < SMALLEST_TEMPERATURE:
+        greedy = "beam_size: 1" if isinstance(settings, DecodingConfig) else "method: greedy"
+        raise ValueError(
+            f"temperature: {settings.temperature:g} is below what a 32-bit float carries, {SMALLEST_TEMPERATURE:.3g}; "
+            f"use {greedy} for the most likely token"
+        )
     for name in SAMPLING_SETTINGS if method != "sample" else ():
         value = getattr(settings, name)
         if value != type(settings).model_fields[name].default and (name, value) != ("temperature", 1.0):

@@ -9,7 +9,7 @@ from core.config import inference_settings
 def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inference_settings.GenerationConfig) -> Tensor:
     """Returns next-token log-probabilities with the repetition penalty applied and repeated n-grams at -inf.
 
-    In a row where every token would repeat an n-gram, no token is blocked: generation must be able to continue.
+    In a row where every token would repeat an n-gram, all are at -inf: the text ends there.
     """
     log_probs_RV = logits_RV.float().log_softmax(dim=-1)
     if settings.repetition_penalty != 1.0:
@@ -17,11 +17,7 @@ def penalised_log_probs(logits_RV: Tensor, history_RT: Tensor, settings: inferen
         log_norm_R1 = log_probs_RV.new_zeros(len(log_probs_RV), 1)
         penalise_repeated_tokens(log_probs_RV, history_RT, log_norm_R1, settings.repetition_penalty)
     if settings.no_repeat_ngram is not None:
-        # A copy, because a row may keep its unblocked values.
-        blocked_RV = log_probs_RV.clone()
-        block_repeated_ngrams(blocked_RV, history_RT, settings.no_repeat_ngram)
-        all_blocked_R1 = (blocked_RV == -torch.inf).all(dim=-1, keepdim=True)
-        log_probs_RV = torch.where(all_blocked_R1, log_probs_RV, blocked_RV)
+        block_repeated_ngrams(log_probs_RV, history_RT, settings.no_repeat_ngram)
     return log_probs_RV
 
 

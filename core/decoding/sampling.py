@@ -20,9 +20,19 @@ def select_tokens(
     logits_BV = logits_BV.float()
     if settings.method == "greedy":
         return logits_BV.argmax(dim=-1)
-    filtered_BV = filter_logits(logits_BV / settings.temperature, settings.top_k, settings.top_p)
+    filtered_BV = filter_logits(divide_by_temperature(logits_BV, settings.temperature), settings.top_k, settings.top_p)
     # Drawn on the CPU: its generator gives the same tokens whatever device the model is on.
     return torch.multinomial(filtered_BV.softmax(dim=-1).cpu(), 1, generator=generator).squeeze(1).to(logits_BV.device)
+
+
+def divide_by_temperature(logits_BV: Tensor, temperature: float) -> Tensor:
+    """Returns the logits divided by the temperature, relative to the largest in rows where the quotient overflows.
+
+    Both have the same softmax. Elsewhere they are divided as they are, because the difference would round.
+    """
+    largest_B1 = logits_BV.amax(dim=-1, keepdim=True)
+    overflows_B1 = largest_B1.isfinite() & ~(largest_B1 / temperature).isfinite()
+    return torch.where(overflows_B1, (logits_BV - largest_B1) / temperature, logits_BV / temperature)
 
 
 def filter_logits(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

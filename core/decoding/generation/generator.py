@@ -1,6 +1,6 @@
 """Text generation: continues a prefix with a language model, or writes what precedes an ending with a backward one."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -27,11 +27,13 @@ class Continuation(NamedTuple):
         text: the cleaned prompt with the generated text after it, or before it where the model reads backward.
         num_tokens: tokens generated.
         num_unknown: tokens of the prompt that are not in the vocabulary.
+        ended: the setting that ended it: `num_tokens`, or `no_repeat_ngram` where every token would repeat an n-gram.
     """
 
     text: str
     num_tokens: int
     num_unknown: int
+    ended: Literal["num_tokens", "no_repeat_ngram"]
 
 
 class Generator:
@@ -68,6 +70,8 @@ class Generator:
     def continue_text(self, prompt: str) -> Continuation:
         """Generates `num_tokens` tokens, each given all tokens read or generated before it.
 
+        There are fewer where `no_repeat_ngram` leaves no token.
+
         The prompt is a prefix; for a model that reads backward it is an ending, read from its last token to its first,
         and the generated text precedes it. Reading the prompt warms up the hidden state. A generated `<eos>` becomes a
         line break.
@@ -83,6 +87,7 @@ class Generator:
         # A generator of its own, on the CPU: equal calls give equal text, whatever was drawn before.
         random = torch.Generator().manual_seed(self._seed)
         generated: list[int] = []
+        ended: Literal["num_tokens", "no_repeat_ngram"] = "num_tokens"
         with self._context.inference():
             inputs_BT = torch.tensor([context], device=self._context.device)
             features_BTF, state = self._model(inputs_BT, self._model.initial_state(1))
@@ -93,6 +98,9 @@ class Generator:
                     # The prompt is part of the history: it should not be repeated either.
                     history_BT = torch.tensor([[*context, *generated]], device=self._context.device)
                     logits_BV = repetition.penalised_log_probs(logits_BV, history_BT, self._settings)
+                    if bool((logits_BV == -torch.inf).all()):
+                        ended = "no_repeat_ngram"
+                        break
                 token_B = sampling.select_tokens(logits_BV, self._settings, random)
                 generated.append(int(token_B))
                 # The last token needs no further step of the network.
@@ -105,7 +113,8 @@ class Generator:
             text = self._decode_before(prompt_ids, generated[::-1]) + cleaned
         else:
             text = cleaned + self._decode_after(prompt_ids, generated)
-        return Continuation(text, len(generated), sum(token == tokenizer.unk_id for token in prompt_ids))
+        num_unknown = sum(token == tokenizer.unk_id for token in prompt_ids)
+        return Continuation(text, len(generated), num_unknown, ended)
 
     def predict_ahead(self, prompt: str, steps: int) -> list[tuple[str, float]]:
         """Returns the most likely tokens `steps` steps after the prompt, with their probabilities.

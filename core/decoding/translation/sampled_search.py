@@ -66,7 +66,7 @@ def sample(
         # A copy: the constraints may overwrite the logits, and the score is computed without them.
         logits_RV = predictions.logits_RV.clone()
         scores_RV = constraints.apply(predictions, length, forced.at(length), history_RT, settings, special)
-        log_probs_RV = (scores_RV - predictions.log_norm_R1) / settings.temperature
+        log_probs_RV = sampling.divide_by_temperature(scores_RV - predictions.log_norm_R1, settings.temperature)
         tokens_R = _sample_tokens(log_probs_RV, uniform_RT[:, length - 1], settings)
         token_scores_R = (logits_RV.gather(1, tokens_R[:, None]) - predictions.log_norm_R1).squeeze(1)
         scores_R += torch.where(unfinished_R, token_scores_R.double(), 0.0)

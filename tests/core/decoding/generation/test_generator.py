@@ -88,7 +88,7 @@ def test_words_are_separated_and_unknown_ones_counted() -> None:
     with torch.no_grad():
         samples.output(made).bias[made.codecs["text"].tokenizer.encode("dog")[0]] = 9.0
     continuation = _generator(made, num_tokens=2).continue_text("the zebra")
-    assert continuation == generator.Continuation("the zebra dog dog", 2, 1)
+    assert continuation == generator.Continuation("the zebra dog dog", 2, 1, "num_tokens")
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,25 @@ def test_repetition_penalty_and_ngram_blocking_by_hand(settings: dict[str, Any],
     assert _generator(made, num_tokens=4, **settings).generate("the") == expected
 
 
-def test_generation_continues_where_every_token_would_repeat() -> None:
+def test_generation_ends_where_every_token_would_repeat() -> None:
+    """With n = 1 each token occurs once: all but the two of the context, `<eos>` and `the`, are generated."""
     made = samples.language_model("word", "eos")
     size = made.codecs["text"].tokenizer.vocabulary_size
-    choices: list[dict[str, Any]] = [{}, {"method": "sample"}]
+    choices: list[dict[str, Any]] = [{}, {"method": "sample"}, {"repetition_penalty": 2.0}]
     for settings in choices:
-        ready = _generator(made, num_tokens=size + 5, no_repeat_ngram=1, **settings)
-        assert ready.continue_text("the").num_tokens == size + 5
+        ready = _generator(made, num_tokens=size + 5, no_repeat_ngram=1, **settings).continue_text("the")
+        assert (ready.num_tokens, ready.ended) == (size - 2, "no_repeat_ngram")
+        words = ready.text.split()
+        assert len(set(words)) == len(words)
+    exact = _generator(made, num_tokens=size - 2, no_repeat_ngram=1).continue_text("the")
+    assert (exact.num_tokens, exact.ended) == (size - 2, "num_tokens")
+
+
+def test_a_prompt_that_holds_every_token_gets_nothing_added() -> None:
+    made = samples.language_model("word", "eos", text="a b")
+    prompt = "a b zebra"  # and <unk>, and the <eos> that the text starts from
+    continuation = _generator(made, num_tokens=5, no_repeat_ngram=1).continue_text(prompt)
+    assert continuation == generator.Continuation(prompt, 0, 1, "no_repeat_ngram")
 
 
 def test_an_empty_prefix_is_refused_without_eos() -> None:
