@@ -29,67 +29,118 @@ _LIMITS = {
 }
 
 _BATCH = "training.batch_tokens or training.batch_lines (pairs, series), training.num_lanes (text)"
-# Common names of other toolkits, with the settings that they mean.
-SYNONYMS: Mapping[str, str] = {
-    "lr": "training.learning_rate",
-    "rate": "training.learning_rate",
-    "batch_size": _BATCH,
-    "batch": _BATCH,
-    "num_epochs": "training.epochs",
-    "max_epochs": "training.epochs",
-    "steps": "training.max_steps",
-    "num_steps": "training.max_steps (steps of training) or training.window (tokens of a window)",
-    "bptt": "training.window",
-    "seq_len": "training.window",
-    "grad_clip": "training.clip_norm",
-    "clip": "training.clip_norm",
-    "max_grad_norm": "training.clip_norm",
-    "warmup": "training.schedule.warmup_steps",
-    "scheduler": "training.schedule",
-    "lr_scheduler": "training.schedule",
-    "lr_schedule": "training.schedule",
-    "optim": "training.optimizer",
-    "eps": "training.optimizer.epsilon",
-    "wd": "training.optimizer.weight_decay",
-    "early_stopping": "training.early_stop",
-    "save_every": "training.checkpoint_every_steps",
-    "gradient_accumulation": "training.accumulate",
-    "accumulate_grad_batches": "training.accumulate",
-    "hidden_dim": "model.hidden_size",
-    "hidden": "model.hidden_size",
-    "emb_size": "model.embedding_size",
-    "emb_dim": "model.embedding_size",
-    "embedding_dim": "model.embedding_size",
-    "layers": "model.num_layers",
-    "n_layers": "model.num_layers",
-    "rnn_type": "model.cell",
-    "tie_weights": "model.tie_embeddings",
-    "tied": "model.tie_embeddings",
-    "vocab_size": "tokenizer.max_size",
-    "vocabulary_size": "tokenizer.max_size",
-    "vocab": "tokenizer",
-    "lowercase": "corpus.cleaning",
-    "max_len": "decoding.max_length (of translations) or corpus.filters.max_length (of the corpus)",
-    "max_length": "decoding.max_length (of translations) or corpus.filters.max_length (of the corpus)",
-    "beam": "decoding.beam_size",
-    "beam_width": "decoding.beam_size",
-    "n_best": "decoding.num_best",
-    "nbest": "decoding.num_best",
-    "max_new_tokens": "generation.num_tokens",
-    "gpus": "cluster.use_gpu with cluster.num_workers",
-    "gpu": "cluster.use_gpu",
-    "num_gpus": "cluster.use_gpu with cluster.num_workers",
-    "device": "cluster.use_gpu",
-    "workers": "cluster.num_workers",
-    "world_size": "cluster.num_workers",
-    "num_cpus": "cluster.cpus_per_worker",
-    "threads": "cluster.cpus_per_worker",
-    "fp16": "compute.precision: bf16",
-    "bf16": "compute.precision: bf16",
-    "amp": "compute.precision: bf16",
-    "output_dir": "root",
-    "save_dir": "root",
-}
+_LENGTH = "decoding.max_length (of translations) or corpus.filters.max_length (of the corpus)"
+_WORKERS = "cluster.num_workers, with cluster.use_gpu for GPUs"
+
+
+def _synonyms(names_by_setting: Mapping[str, str]) -> dict[str, str]:
+    return {name: setting for setting, names in names_by_setting.items() for name in names.split()}
+
+
+# Names that OpenNMT-py, fairseq, JoeyNMT, PyTorch Lightning, Transformers or Dive into Deep Learning give to the
+# settings on the left, in whatever section they stand.
+SYNONYMS: Mapping[str, str] = _synonyms(
+    {
+        "name": "run_name experiment experiment_name",
+        "root": "output_dir save_dir model_dir default_root_dir dirpath save_model",
+        "seed": "random_seed manual_seed",
+        "corpus": "data dataset datasets",
+        "corpus.train": "train_file train_data trainpref",
+        "corpus.valid": "validation_file valid_data dev validpref",
+        "corpus.test": "test_file testpref",
+        "corpus.train.source and corpus.train.target": "source_lang target_lang src tgt src_file tgt_file",
+        "corpus.split.valid": "val_split valid_split validation_split",
+        "corpus.cleaning": "lowercase do_lower_case",
+        "corpus.filters.max_length": "max_sent_length src_seq_length tgt_seq_length max_source_length "
+        "max_target_length",
+        "corpus.limit.lines": "num_train num_examples max_train_samples",
+        "tokenizer": "vocab",
+        "tokenizer.kind": "level token_level",
+        "tokenizer.load": "tokenizer_name tokenizer_file",
+        "tokenizer.max_size": "vocab_size vocabulary_size src_vocab_size tgt_vocab_size voc_limit nwordssrc nwordstgt",
+        "tokenizer.min_freq": "min_frequency voc_min_freq words_min_frequency src_words_min_frequency thresholdsrc "
+        "thresholdtgt",
+        "tokenizer.shared": "share_vocab joined_dictionary joint_vocab",
+        "tokenizer.symbols": "reserved_tokens special_tokens",
+        "model.kind": "arch architecture model_type",
+        "model.cell": "rnn_type rnn cell_type",
+        "model.hidden_size": "hidden_dim hidden num_hiddens rnn_size d_model n_hidden nhid encoder_hidden_size "
+        "enc_rnn_size",
+        "model.decoder_hidden_size": "dec_rnn_size",
+        "model.embedding_size": "emb_size emb_dim embedding_dim embed_dim embed_size word_vec_size emsize "
+        "encoder_embed_dim decoder_embed_dim",
+        "model.num_layers": "layers n_layers nlayers num_hidden_layers encoder_layers enc_layers",
+        "model.decoder_num_layers": "decoder_layers dec_layers",
+        "model.bidirectional": "brnn encoder_bidirectional",
+        "model.attention": "global_attention attention_type attn",
+        "model.coverage_attention": "coverage_attn",
+        "model.dropout": "hidden_dropout hidden_dropout_prob drop_prob dropout_rate",
+        "model.tie_embeddings": "tie_weights tied tied_embeddings tied_softmax tie_word_embeddings share_embeddings "
+        "share_decoder_embeddings share_all_embeddings share_decoder_input_output_embed",
+        "model.initialization": "param_init init_range",
+        "training.epochs": "num_epochs max_epochs max_epoch num_train_epochs n_epochs",
+        "training.max_steps": "steps train_steps max_update max_updates",
+        "training.max_steps (steps of training) or training.window (tokens of a window)": "num_steps",
+        _BATCH: "batch_size batch train_batch_size per_device_train_batch_size batch_type",
+        "training.batch_tokens (of a step) or corpus.limit.tokens (of the corpus)": "max_tokens",
+        "training.batch_lines": "max_sentences",
+        "training.window": "bptt seq_len seq_length sequence_length tokens_per_sample truncated_bptt_steps",
+        "training.target_window": "truncated_decoder",
+        "training.sampling": "use_random_iter",
+        "training.learning_rate": "lr rate base_lr",
+        "training.optimizer": "optim",
+        "training.optimizer.betas": "adam_betas adam_beta1 adam_beta2 beta1 beta2",
+        "training.optimizer.epsilon": "eps adam_eps adam_epsilon",
+        "training.optimizer.weight_decay": "wd",
+        "training.schedule": "scheduler lr_scheduler lr_schedule scheduling",
+        "training.schedule.kind": "lr_scheduler_type decay_method",
+        "training.schedule.warmup_steps": "warmup warmup_updates warmup_ratio learning_rate_warmup num_warmup_steps",
+        "training.schedule.decay_factor": "lr_decay lr_shrink learning_rate_decay decrease_factor",
+        "training.schedule.final_rate": "min_lr learning_rate_min eta_min",
+        "training.clip_norm": "grad_clip clip gradient_clip gradient_clip_val max_grad_norm clip_grad_norm "
+        "grad_norm_clip",
+        "training.clip_value": "clip_grad_val clip_grad_value",
+        "training.clip_by": "gradient_clip_algorithm",
+        "training.label_smoothing": "label_smoothing_factor",
+        "training.accumulate": "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches accum_count "
+        "update_freq batch_multiplier",
+        "training.validate_every_steps": "eval_steps valid_steps validation_freq val_check_interval "
+        "validate_interval_updates eval_every",
+        "training.validation.samples": "print_valid_sents",
+        "training.early_stop": "early_stopping",
+        "training.early_stop.patience": "early_stopping_patience",
+        "training.early_stop.metric": "early_stopping_metric eval_metric monitor metric_for_best_model",
+        "training.checkpoint_every_steps": "save_every save_steps save_checkpoint_steps save_interval_updates "
+        "every_n_train_steps",
+        "training.keep_checkpoints": "save_total_limit keep_checkpoint keep_last_ckpts keep_best_ckpts "
+        "keep_last_epochs keep_interval_updates save_top_k",
+        "training.log_every_steps": "log_interval logging_steps logging_freq report_every log_every log_every_n_steps",
+        "training.init_from": "train_from load_model restore_file ckpt_path model_name_or_path pretrained",
+        "decoding": "testing",
+        "decoding.beam_size": "beam beam_width num_beams",
+        "decoding.num_best": "n_best nbest num_return_sequences",
+        "decoding.length_penalty": "lenpen alpha beam_alpha len_penalty",
+        _LENGTH: "max_len max_length max_output_length",
+        "decoding.coverage_penalty": "beta",
+        "decoding.replace_unknown": "replace_unk",
+        "decoding.no_repeat_ngram (of translations) or generation.no_repeat_ngram (of text)": "no_repeat_ngram_size "
+        "block_ngram_repeat",
+        "generation.num_tokens": "max_new_tokens",
+        "generation.method: sample": "do_sample",
+        "generation.top_k": "sampling_topk random_sampling_topk",
+        "generation.temperature": "random_sampling_temp",
+        "cluster.use_gpu": "gpu device use_cuda cuda accelerator",
+        "cluster.use_gpu with cluster.num_workers": "gpus num_gpus n_gpu gpu_ranks",
+        "cluster.num_workers": "workers",
+        _WORKERS: "world_size devices num_nodes distributed_world_size nproc_per_node",
+        "cluster.cpus_per_worker": "num_cpus threads num_threads",
+        "compute.precision": "dtype torch_dtype model_dtype",
+        "compute.precision: bf16": "fp16 bf16 amp mixed_precision",
+        "telemetry.tensorboard": "tensorboard_log report_to",
+    }
+)
+# Other toolkits choose the kind of a model, an optimizer or a corpus by one of these.
+_KIND_SYNONYMS = ("type", "class", "_target_", "_name")
 
 
 def refusal(
@@ -231,6 +282,8 @@ def unknown(name: str, here: Sequence[str], kind: type[section.Section], preferr
     """
     if name in SYNONYMS:
         return f"is not a setting; did you mean {SYNONYMS[name]}?"
+    if name in _KIND_SYNONYMS and "kind" in here:
+        return "is not a setting; did you mean kind?"
     elsewhere: dict[str, str] = {}
     for known in sorted(_paths(kind), key=lambda known: not known.startswith(f"{preferred}.")):
         elsewhere.setdefault(known.rpartition(".")[2], known)

@@ -311,6 +311,25 @@ def test_a_hint_for_translations_names_decoding() -> None:
     assert "did you mean decoding.temperature?" in refused(PAIRS, "temperature=0.5")
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.num_beams=5", "decoding.beam_size"),
+        ("num_beams=5", "decoding.beam_size"),
+        ("training.gradient_clip_val=1", "training.clip_norm"),
+        ("model.type=gru", "model.type: is not a setting; did you mean kind?"),
+        ("training.optimizer.type=adam", "did you mean kind?"),
+        ("model.rnn_size=100", "model.hidden_size"),
+        ("training.max_update=100", "training.max_steps"),
+        ("testing.beam_alpha=1", "decoding"),
+        ("training.num_train_epochs=3", "training.epochs"),
+        ("model.num_hiddens=32", "model.hidden_size"),
+    ],
+)
+def test_names_of_other_toolkits_are_answered_with_ours(override: str, expected: str) -> None:
+    assert expected in refused(BASE, override)
+
+
 def test_every_synonym_stands_for_settings_and_is_none() -> None:
     known = {name for name, _, _ in section.roles(schema.RunConfig)}
     groups = {name.rpartition(".")[0] for name in known}
