@@ -60,6 +60,14 @@ class ClusterConfig(section.Section):
         return range(self.num_workers, self.num_workers + 1)
 
     @pydantic.model_validator(mode="after")
+    def _check_address(self) -> Self:
+        host, _, port = self.address.rpartition("://")[2].rpartition(":")
+        has_port = bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
+        if self.address not in ("auto", "local", "none") and not has_port:
+            raise ValueError(f"address: {self.address!r} is not auto, local, none or host:port; use one of these")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_num_workers(self) -> Self:
         # Not by a limit of the field: its other form, {min, max}, has limits of its own.
         if self.workers.start < 1:
