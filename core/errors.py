@@ -41,6 +41,12 @@ class NotFoundError(StorageError):
     """A file or folder does not exist."""
 
 
+class ClosedOutputError(RaycurrentError):
+    """The reader of standard output went away before it had all results."""
+
+    exit_code = 141  # as shells report a process that SIGPIPE ended
+
+
 class LockedError(RaycurrentError):
     """The output is locked by another run, or was made with other settings."""
 

@@ -184,6 +184,7 @@ def generate(
                 "backward; on a terminal, type lines without it"
             )
         return _typed("generate", run, set_, print_config)
+    prefix, ending = options.text_argument(prefix, "--prefix"), options.text_argument(ending, "--ending")
 
     def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import generate as verb
@@ -192,7 +193,7 @@ def generate(
             root, prefix, inference.generation, inference.compute, inference.cluster, settings.seed_of(root), ending
         )
 
-    return options.job_from_run(run, set_, print_config, call, "generate")
+    return options.job_from_run(run, set_, print_config, call, "generate", only_prints=True)
 
 
 @app.command(cls=options.Command)
@@ -258,7 +259,7 @@ def evaluate(
     confidence: options.Confidence = False,
     d2l_bleu_k: options.D2lBleuK = None,
     documents_k: options.DocumentsK = None,
-) -> options.Job:
+) -> options.Job | str:
     """Evaluate translations against references: BLEU, chrF, TER, and whether several systems differ significantly."""
     hypotheses_files = [str(paths.locate(text, "--hypotheses")) for text in hypotheses]
     reference_files = [str(paths.locate(text, "--references")) for text in references]
@@ -280,7 +281,11 @@ def evaluate(
         )
         return verb.run(request, console.reporter())
 
-    return options.Job(call)
+    job: options.Job | str = options.Job(call, only_prints=True)
+    for option, files in (("--hypotheses", hypotheses_files), ("--references", reference_files)):
+        for file in files:
+            job = options.check_inputs_exist(job, {option: file})
+    return job
 
 
 @app.command(cls=options.Command)
@@ -351,7 +356,7 @@ def inspect(
 
         return verb.run(artefact, console.reporter())
 
-    return options.Job(call)
+    return options.Job(call, only_prints=True)
 
 
 @app.command(cls=options.Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core import errors
-from core.data.text import corpus
+from core.data.text import characters, corpus
 
 Line = tuple[str, ...] | corpus.BadLine  # the text of each side
 
@@ -50,13 +50,8 @@ def _checked(line: object, where: str) -> str | corpus.BadLine:
     """Returns a line, or the reason for which a line of a file is bad, too."""
     if not isinstance(line, str):
         raise errors.UsageError(f"{where}: is a {type(line).__name__}, not text; convert it, or leave it out")
-    if "\0" in line:
-        return corpus.BadLine("control_char", where)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return corpus.BadLine("invalid_utf8", where)
-    return line
+    problem = characters.problem_of(line)
+    return line if problem is None else corpus.BadLine(problem, where)
 
 
 def reason_of(bad: corpus.BadLine) -> str:

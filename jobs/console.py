@@ -349,6 +349,9 @@ def redirect_stdout() -> int:
 
     Stdout carries one JSON document or result lines; libraries, native code included, print to descriptor 1.
     """
+    if sys.stdout is None:  # closed by the caller (`>&-`): what is written to the result fails, and is reported
+        os.dup2(2, 1)
+        return os.open(os.devnull, os.O_RDONLY)
     sys.stdout.flush()  # what is buffered belongs to the real stdout
     real = os.dup(1)
     os.dup2(2, 1)

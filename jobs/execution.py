@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
@@ -11,6 +10,7 @@ from types import FrameType
 import typer
 
 from core import errors
+from core.storage import streams
 from jobs import console, json_documents, log, options
 
 
@@ -19,13 +19,16 @@ def _execute(job: options.Job) -> None:
     stdout = console.redirect_stdout()
     text = json_documents.encode(job.call(stdout), one_line=job.streams)
     console.note("exit=0")  # before the report, which `submit` expects after it
-    # The work is done and committed, so a closed stdout (`| head`) is not a failure.
-    with contextlib.suppress(BrokenPipeError):
-        if job.streams:
-            sys.stderr.write(text)
-            return
-        with os.fdopen(stdout, "w", encoding="utf-8") as out:
+    if job.streams:
+        console.write_line(text.rstrip())
+        return
+    try:
+        with streams.open_stdout(stdout) as out:
             out.write(text)
+    except (errors.ClosedOutputError, errors.StorageError) as error:
+        if job.only_prints:
+            raise
+        console.print_error(f"warning: {error}; the results are committed")
 
 
 def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
@@ -38,8 +41,9 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         if isinstance(job, options.Job):
             _execute(job)
         elif isinstance(job, str):
-            sys.stdout.write(job)
-            sys.stdout.flush()
+            # Not through sys.stdout, whose encoding may be ASCII. A reader that has seen enough (`| head`) may go.
+            with contextlib.suppress(errors.ClosedOutputError), streams.open_stdout(1) as out:
+                out.write(job)
         else:
             return int(job or 0)
     except typer.TyperException as error:

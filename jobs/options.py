@@ -13,7 +13,8 @@ import typer
 
 from core import errors
 from core.config import evaluation_settings, loading, schema, section
-from core.storage import location, root_layout
+from core.data.text import characters
+from core.storage import location, root_layout, streams
 from jobs import console, json_documents, log, paths, run_state, settings
 
 if TYPE_CHECKING:
@@ -146,10 +147,12 @@ class Job(NamedTuple):
     Attributes:
         call: does the work and returns the report; its argument is the descriptor of the real stdout.
         streams: whether stdout carries result lines, so that the report goes to stderr.
+        only_prints: whether the report is all that the job makes, so that it is lost if stdout cannot be written.
     """
 
     call: Callable[[int], Report]
     streams: bool = False
+    only_prints: bool = False
 
 
 def job_from_config(
@@ -170,6 +173,7 @@ def job_from_run(
     call: Callable[[location.Location, settings.InferenceSettings, int], Report],
     verb: str,
     streams: bool = False,
+    only_prints: bool = False,
 ) -> Job | str:
     """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead."""
     root = paths.locate(run, "--run")
@@ -177,7 +181,7 @@ def job_from_run(
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(inference), one_line=True).strip())
     if print_config:
         return loading.dump(inference)
-    return Job(lambda stdout: call(root, inference, stdout), streams)
+    return Job(lambda stdout: call(root, inference, stdout), streams, only_prints)
 
 
 def absolute(text: str, where: str) -> str:
@@ -189,18 +193,21 @@ def absolute(text: str, where: str) -> str:
 
 
 def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | None]) -> Job | str:
-    """Returns the job unchanged, after checking that all its inputs exist: before anything heavy is loaded.
+    """Returns the job unchanged, after checking its inputs, before anything heavy is loaded.
 
     Args:
         job: settings to print (text) need no inputs.
         inputs: locations by option; None if the option is absent, `-` for standard input.
 
     Raises:
-        UsageError: an input does not exist.
+        UsageError: an input does not exist, or is a device.
     """
     for option, text in inputs.items():
-        if isinstance(job, Job) and text not in (None, "-") and not location.Location.parse(text, option).exists():
-            raise errors.UsageError(f"{option}: {text} does not exist; check the path")
+        if isinstance(job, Job) and text is not None and text != "-":
+            path = location.Location.parse(text, option)
+            if not path.exists():
+                raise errors.UsageError(f"{option}: {text} does not exist; check the path")
+            streams.refuse_device(path, option)
     return job
 
 
@@ -233,6 +240,18 @@ def check_typed(input_: str | None, output: str | None, only_of_files: Mapping[s
             )
 
 
+def text_argument(text: str | None, option: str) -> str | None:
+    """Returns an argument that is text for a model, after checking it as text from files is checked.
+
+    Raises:
+        UsageError: its bytes are not valid UTF-8.
+    """
+    # The shell hands over any bytes; those that are not valid UTF-8 arrive as halves of surrogate pairs.
+    if text is not None and characters.problem_of(text) is not None:
+        raise errors.UsageError(f"{option}: has bytes that are not valid UTF-8; set the terminal to UTF-8")
+    return text
+
+
 @contextlib.contextmanager
 def open_session(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
     """Yields a session for a run, or for several below one root; the metrics are written below that root."""
@@ -258,6 +277,9 @@ def _session(
     name: str,
 ) -> Iterator["sessions.Session"]:
     """Yields a session; an interruption ends with the exit code of the signal that the session received."""
+    from workers.cluster import addresses
+
+    addresses.check_reachable(cluster.address)  # before torch and Ray are imported
     from workers.cluster import session as sessions
 
     with sessions.Session(cluster, shared, metrics, telemetry, name) as session:

@@ -30,7 +30,7 @@ Report = dict[str, Any]
 
 
 def plan(config: schema.RunConfig) -> dataset_builder.Plan:
-    """Lists the files of all sources, without reading them.
+    """Lists the files of all sources, without reading them; only pipes are read, and copied into the dataset's folder.
 
     Raises:
         DataError: a source matches no file.
@@ -55,6 +55,12 @@ def plan(config: schema.RunConfig) -> dataset_builder.Plan:
         }
         for name, corpus in corpora.items()
     }
+    staging = _folder(config).join(line_tasks.STAGING)
+    # After all sources have been resolved: a missing one must not leave a folder behind.
+    for name, groups_of_corpus in groups.items():
+        strict = corpora[name].on_bad_line == "fail"
+        for split, groups_of_split in groups_of_corpus.items():
+            groups_of_corpus[split] = sources.stage_streams(groups_of_split, staging, corpora[name].sha256, strict)
     files = {
         name: {
             split: [[_describe(file, corpora[name]) for file in group] for group in groups_of_split]
@@ -91,7 +97,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     if config.corpus_kind == "series":
         return _prepare_series(config, folder, reporter)
     warnings = _cleaning_warnings(config)
-    store = commit.PartStore(folder, dataset_builder.content(_settings(config)))
+    store = commit.PartStore(folder, dataset_builder.content(_settings(config)), commit.REMEDY_OF_DATASET)
     content = store.manifest(dataset_index.NAME)
     if content is not None:
         # Finished: only its sources are compared, since a dataset is written once.
@@ -99,7 +105,9 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         _check_sources(config, index, session, reporter)
     else:
         check_tokenizer(config)
-        builder = dataset_builder.DatasetBuilder(plan(config), session, reporter)
+        with session.interrupting():
+            planned = plan(config)
+        builder = dataset_builder.DatasetBuilder(planned, session, reporter)
         store.begin()  # after the plan: a missing source must not leave a folder behind
         index = builder.run(config.sharding)
         store.finish(index.to_json(), dataset_index.NAME)
@@ -198,7 +206,8 @@ def _check_sources(
         LockedError: it was made from other text.
     """
     try:
-        current = plan(config)
+        with session.interrupting():
+            current = plan(config)
     except errors.DataError as error:
         _log.warning("%s; the dataset in %s is complete and is used without its sources", error, _folder(config))
         return

@@ -92,13 +92,15 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
-        totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
+        with session.interrupting():
+            totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
         figures = summarize(totals, _unit(opened.bundle, scoring, None))
         done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**opened.report, "input": request.input, "output": request.output, **figures, **done}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("scores", paths.writable(request.output, "--output"), is_folder, "--output")
-    files = _scan(request, target)
+    with session.interrupting():
+        files = _scan(request, target)
     spec = _spec(opened, request, files, dataset, target)
     with target.lock(spec.stage):
         num_done = 0

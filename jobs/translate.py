@@ -128,12 +128,16 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(decoding, request.compute, request.cluster.device).translate
-        totals = driver.process_stdin("translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate)
+        with session.interrupting():
+            totals = driver.process_stdin(
+                "translations", sys.stdin.buffer, request.stdout, decoding.part_lines, translate
+            )
         figures = {**summarize(totals), "already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
     is_folder = request.output.endswith("/")
     target = outputs.Output.at("translations", paths.writable(request.output, "--output"), is_folder, "--output")
-    files = _scan(request, target)
+    with session.interrupting():
+        files = _scan(request, target)
     spec = _spec(models, request, files, target)
     parts = inputs.parts(files)
     num_done = 0
@@ -147,7 +151,8 @@ def run(request: Request, session: executors.Session, reporter: progress_display
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
                 manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records))})
         # At every call: after a crash behind the manifest the next call writes those that are missing.
-        _write_sidecars(target, manifest, parts, models, request)
+        with session.interrupting():
+            _write_sidecars(target, manifest, parts, models, request)
     path = paths.locate(request.input, "--input")
     report = {**models.report, "input": str(path), "output": str(target.file or target.folder), **manifest["summary"]}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}

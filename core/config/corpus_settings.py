@@ -15,7 +15,7 @@ class SourceConfig(section.Section):
 
     Each form takes files, wildcards, folders (their files, but for hidden ones; in an object store with a `/` at the
     end) and members of an archive in fsspec's notation, `zip://folder/name.txt::archive.zip`; an archive of a single
-    file may be named alone. Endings .gz, .xz, .bz2 and .zst are decompressed.
+    file may be named alone. Endings .gz, .xz, .bz2 and .zst are decompressed. A pipe is copied by `prepare`, once.
 
     Locations are operational: a dataset is identified by its text, wherever that is, and `prepare` compares the text.
     """
@@ -171,7 +171,7 @@ class CorpusConfig(section.Section):
         series_settings.CsvConfig(), "dialect of the CSV files of a series"
     )
     on_bad_line: Literal["skip", "fail"] = section.identity(
-        "skip", "treatment of lines with invalid UTF-8 or NUL bytes"
+        "skip", "treatment of lines with invalid UTF-8 or NUL bytes, and of rows of a table without text"
     )
     max_line_bytes: int = section.identity(1 << 20, "most bytes of a line; a longer one is a bad line", ge=16)
     sha256: dict[str, str] = section.operational(

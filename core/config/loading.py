@@ -35,7 +35,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> schema.RunConfig:
         UsageError: the file cannot be read, or anything in it or in the overrides is wrong.
     """
     try:
-        with Path(path).open("rb") as file:
+        file_path = Path(path)
+        # Reading a device may never end, and a pipe can be read only once, while a run is started several times.
+        if file_path.exists() and not file_path.is_file() and not file_path.is_dir():
+            raise errors.UsageError(f"{path}: is a pipe, a device or a socket; name a YAML file")
+        with file_path.open("rb") as file:
             # One more than allowed, by which the reader sees that a file is too large.
             data = file.read(yaml_reader.MAX_BYTES + 1)
     except IsADirectoryError:

@@ -19,6 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 # No octal, hexadecimal or sexagesimal numbers; 19 digits hold every signed 64-bit integer.
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]*([eE][-+]?[0-9]+)?")
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 # Users of other tools expect these to be replaced: a folder named `$HOME` would be made instead.
 _VARIABLE = re.compile(r"\$\{|^\$[A-Za-z_]")
 
@@ -152,6 +153,8 @@ class _Reader:
             case "str":
                 if _VARIABLE.search(written):
                     raise self.refusal(node, "variables are not filled in; write the value or use --set", path)
+                if _NO_TEXT.search(written):  # from an escape; in the text itself YAML allows neither
+                    raise self.refusal(node, "holds a NUL character or half a surrogate pair; remove the escape", path)
                 return written
             case "null":
                 return None

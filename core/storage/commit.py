@@ -23,7 +23,9 @@ RECORDS = "_commits"
 PLAN_FORMAT, PLAN_VERSION = "raycurrent-plan", 1
 _READ_BYTES = 1 << 22
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_REMEDY = "use another folder, or --overwrite where the command has it"
+# What to do about a folder that belongs to another plan.
+REMEDY_OF_OUTPUT = "use another folder, or --overwrite"
+REMEDY_OF_DATASET = "use another root, or delete this folder to prepare it anew"
 _SHOWN_DIFFERENCES = 5
 
 
@@ -119,7 +121,7 @@ def write_manifest(folder: location.Location, name: str, content: Mapping[str, A
     data = encode_json(content)
     # An equal manifest is our own, from a request whose reply was lost or from the same command run before.
     if not path.put_if_absent(data) and path.read_json() != json.loads(data):
-        raise errors.LockedError(f"{path}: another run has finished here; {_REMEDY}")
+        raise errors.LockedError(f"{path}: another run has finished here; use another folder")
 
 
 def read_manifest(folder: location.Location, name: str, format_name: str, max_version: int) -> dict[str, Any]:
@@ -148,8 +150,9 @@ class PartStore:
     may list the shards of its part under `files`, as file records in JSON; `remove` deletes those.
     """
 
-    def __init__(self, folder: location.Location, plan: Mapping[str, object]) -> None:
+    def __init__(self, folder: location.Location, plan: Mapping[str, object], remedy: str = REMEDY_OF_OUTPUT) -> None:
         self.folder = folder
+        self._remedy = remedy
         # Through JSON tuples become lists, as in the stored plan with which this one is compared.
         self.plan: dict[str, Any] = json.loads(encode_json(plan))
         self.fingerprint = sha256_hex(encode_json(self.plan))
@@ -251,7 +254,7 @@ class PartStore:
         differences = list(_differences(stored.get("plan"), self.plan, ""))
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) or "another plan"
         more = f"; and {len(differences) - _SHOWN_DIFFERENCES} more" if len(differences) > _SHOWN_DIFFERENCES else ""
-        raise errors.LockedError(f"{self.folder}: was begun with other settings ({shown}{more}); {_REMEDY}")
+        raise errors.LockedError(f"{self.folder}: was begun with other settings ({shown}{more}); {self._remedy}")
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:

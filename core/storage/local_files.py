@@ -10,7 +10,7 @@ import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 # Not readable by other users; the umask can only take more away.
 FILE_MODE = 0o640
@@ -88,23 +88,55 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+class IrregularFileError(OSError):
+    """A pipe, a device or a socket, named where a regular file is needed; the argument is its kind."""
+
+
+def kind(path: Path) -> Literal["file", "folder", "pipe", "socket", "device"]:
+    """Returns the kind of what a path names; symbolic links are followed."""
+    return _kind(path.stat().st_mode)
+
+
+def _kind(mode: int) -> Literal["file", "folder", "pipe", "socket", "device"]:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading. Anything else is refused first: opening or reading it may never end.
+
+    Raises:
+        IsADirectoryError: the path is a folder.
+        IrregularFileError: it is a pipe, a device or a socket.
+    """
+    size_bytes(path)
+    return path.open("rb")
+
+
 def read(path: Path, start: int, stop: int) -> bytes:
     """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
         return file.read(stop - start)
 
 
 def size_bytes(path: Path) -> int:
-    """Returns the size of a file.
+    """Returns the size of a regular file; a pipe or a device has none, although the system says 0.
 
     Raises:
         IsADirectoryError: the path is a folder.
+        IrregularFileError: it is a pipe, a device or a socket.
     """
     status = path.stat()
     # A folder has a size as well, of its entry, which a caller would take for that of a file.
-    if stat.S_ISDIR(status.st_mode):
+    what = _kind(status.st_mode)
+    if what == "folder":
         raise IsADirectoryError(errno.EISDIR, "is a folder")
+    if what != "file":
+        raise IrregularFileError(what)
     return status.st_size
 
 

@@ -103,7 +103,8 @@ class Location:
         """Reads the whole file."""
         _log.debug("read %s", self)
         if self.is_local:
-            return self._call(self.path.read_bytes)
+            with self.open() as file:
+                return self._call(file.read)
         return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
 
     def read_range(self, start: int, stop: int) -> bytes:
@@ -126,9 +127,13 @@ class Location:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Opens the file for reading; reads from an object store survive a broken connection."""
+        """Opens the file for reading; reads from an object store survive a broken connection.
+
+        Raises:
+            UsageError: it is a folder, a pipe, a device or a socket.
+        """
         if self.is_local:
-            file: BinaryIO = self._call(lambda: self.path.open("rb"))
+            file: BinaryIO = self._call(lambda: local_files.open_regular(self.path))
         # Web servers need not support ranges, so there is nothing to read again from after a broken connection.
         elif self._is_web:
             file = self._call(lambda: filesystems.download(self._remote(), self.url))
@@ -325,6 +330,8 @@ def _translated(location: Location, error: Exception) -> errors.RaycurrentError 
     """Translates an error of a store, or returns None if a retry may succeed."""
     if isinstance(error, FileNotFoundError):
         return errors.NotFoundError(f"{location}: does not exist; check the name")
+    if isinstance(error, local_files.IrregularFileError):
+        return errors.UsageError(f"{location}: is a {error}, not a regular file; name a file")
     if isinstance(error, IsADirectoryError):
         return errors.UsageError(f"{location}: is a folder; name a file")
     # Put-if-absent handles a taken name itself: here a folder was to be made where there is a file.

@@ -1,5 +1,6 @@
 """Helpers of tests of prepare: a session, an executor, small corpora, and the content of datasets."""
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,9 @@ class Session:
         self.should_stop: Callable[[], bool] = executors.never
         self._executor = executor or executors.InProcess()
         self.requested: list[int | None] = []
+
+    def interrupting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
         self.requested.append(num_tasks)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,31 @@ USAGE_ERRORS = {
     "a missing artefact": (["inspect", "nope/nope"], r"PATH: /.*nope/nope does not exist; check"),
     "a missing value": (["train", "x.yaml", "--set"], "command line: .*--set.* requires an argument"),
     "an argument that is not UTF-8": (["train", "x.yaml", "--set", "root=\udcff"], r".*\\udcff"),
+    "a prefix that is not UTF-8": (
+        ["generate", "--run", ".", "--prefix", "ab\udcff"],
+        "--prefix: has bytes that are not valid UTF-8; set",
+    ),
+    "an ending that is not UTF-8": (
+        ["generate", "--run", ".", "--ending", "ab\udcff"],
+        "--ending: has bytes that are not valid UTF-8; set",
+    ),
+    "an escape that is no text": (
+        ["train", "x.yaml", "--set", 'name="\\ud800"'],
+        "--set name=.*half a surrogate pair",
+    ),
+    "a device as the configuration": (["train", "/dev/zero"], "/dev/zero: is a pipe, a device or a socket; name"),
+    "a device as an input": (
+        ["score", "--run", ".", "--input", "/dev/zero", "--output", "b.txt"],
+        "--input: '/dev/zero' is a device, not a regular file or a pipe; name a file",
+    ),
+    "a device among the references": (
+        ["evaluate", "--hypotheses", "x.yaml", "--references", "/dev/null"],
+        "--references: '/dev/null' is a device, not",
+    ),
+    "a cluster without a port": (
+        ["train", "x.yaml", "--set", "cluster.address=head"],
+        ".*cluster.address: 'head' is not auto, local",
+    ),
 }
 
 
@@ -116,7 +142,8 @@ def test_exit_codes_of_errors_are_those_of_the_readme() -> None:
     }
     assert {kind: kind.exit_code for kind in kinds} == kinds
     listed = re.findall(r"\| (\d+(?:, \d+)?) \| [a-z]", (REPOSITORY / "jobs" / "README.md").read_text())
-    assert {int(code) for cell in listed for code in cell.split(", ")} == {0, 1, *kinds.values(), 130, 143}
+    codes = {int(code) for cell in listed for code in cell.split(", ")}
+    assert codes == {0, 1, *kinds.values(), 130, errors.ClosedOutputError.exit_code, 143}
 
 
 @pytest.mark.parametrize("kind", ["StorageError", "DivergedError", "ClusterError"])
@@ -185,6 +212,28 @@ def test_print_config_prints_a_configuration_file_of_the_resolved_settings(tmp_p
     (tmp_path / "again.yaml").write_text(printed.stdout)
     assert jobs("train", "again.yaml", "--print-config", cwd=tmp_path).stdout == printed.stdout
     assert printed.stderr == "\n"
+
+
+def test_print_config_is_utf8_whatever_the_terminal_is(tmp_path: pathlib.Path) -> None:
+    write_config(tmp_path, CONFIG.replace("book", "büch"))
+    for environment in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs", "train", str(tmp_path / "x.yaml"), "--print-config"],
+            cwd=REPOSITORY, capture_output=True, check=False, env={**os.environ, **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "büch" in done.stdout.decode()
+
+
+def test_a_cluster_that_does_not_answer_ends_with_exit_code_8_before_ray_is_loaded(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "book.txt").write_text("a line\n" * 20)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    done = jobs("prepare", write_config(tmp_path), "--set", f"cluster.address={address}", cwd=tmp_path)
+    assert done.returncode == 8
+    *_, message, code, loaded = done.stderr.splitlines()
+    assert message.startswith(f"cluster.address: {address} does not answer")
+    assert (code, "ray" in loaded) == ("exit=8", False)
 
 
 def test_stdout_has_one_document_and_the_log_ends_with_the_exit_code(runs: pathlib.Path) -> None:

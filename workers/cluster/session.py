@@ -22,7 +22,7 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import metrics
-from workers.cluster import authentication, nodes, signals
+from workers.cluster import addresses, authentication, nodes, signals
 from workers.fanout import executor as executors
 from workers.fanout import pool as pools
 from workers.fanout import process_environment, ray_actors
@@ -106,6 +106,10 @@ class Session:
             self.should_stop.restore()
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def interrupting(self) -> contextlib.AbstractContextManager[None]:
+        """Lets SIGTERM and SIGINT end work that never calls Ray at once; see `signals.StopFlag.interrupting`."""
+        return self.should_stop.interrupting()
+
     @property
     def signal(self) -> int | None:
         """Number of the signal that asked the run to stop, or None."""
@@ -156,7 +160,7 @@ class Session:
         if self.ray_started:
             return True
         has_one_worker = self.cluster.workers.stop - 1 == 1 and not self.cluster.use_gpu
-        return not (has_one_worker and self._address() == "local")
+        return not (has_one_worker and addresses.resolve(self.cluster.address) == "local")
 
     def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
         """Returns the executor of a stage. Its pool is kept until another stage asks, or until `release`."""
@@ -194,7 +198,7 @@ class Session:
         if self.ray_started:
             return
         self.start_metrics()
-        address = self._address()
+        address = addresses.resolve(self.cluster.address)
         # A Ray that the caller has initialized outlives this session.
         self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
@@ -252,12 +256,6 @@ class Session:
     def _check_gpus(self, num_workers: int) -> None:
         if self.cluster.use_gpu:
             self.require(num_workers)
-
-    def _address(self) -> str:
-        if self.cluster.address != "auto":
-            return self.cluster.address
-        inside_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        return os.environ.get("RAY_ADDRESS") or ("auto" if inside_a_job else "local")
 
     def _local_settings(self) -> dict[str, Any]:
         # Ray counts cores but does not reserve them: with more workers than cores they share the cores.

@@ -6,6 +6,7 @@ the callable that is applied to the payloads. `InProcess` runs tasks one after t
 order of completion; an error that only the user can correct ends the run at once and keeps its type.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -54,11 +55,13 @@ class Monitor:
         metrics: receives the measurements of the fan-out.
         progress: called with the weight of each task that is done, and with 0 when the first worker is ready.
         should_stop: polled; True ends the run with an InterruptedRunError.
+        interrupting: entered for each task that runs in this process; a signal then ends the task at once.
     """
 
     metrics: telemetry.Metrics = dataclasses.field(default_factory=telemetry.NullMetrics)
     progress: Callable[[int], None] = ignore_progress
     should_stop: Callable[[], bool] = never
+    interrupting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 UNMONITORED = Monitor()
@@ -124,7 +127,8 @@ class InProcess:
                 work = factory()  # not before the first task: loading a model for nothing takes seconds
                 monitor.progress(0)
             started_s = time.monotonic()
-            result = work(task.payload)
+            with monitor.interrupting():
+                result = work(task.payload)
             # A lazy iterable has no length.
             num_pending = len(tasks) - num_done if isinstance(tasks, Sized) else 0
             elapsed_s = time.monotonic() - started_s
@@ -146,6 +150,9 @@ class Session(Protocol):
     @property
     def should_stop(self) -> Callable[[], bool]:
         """Tells if the run was asked to stop."""
+
+    def interrupting(self) -> contextlib.AbstractContextManager[None]:
+        """Lets a signal end work in this process at once, where it reads an input and calls no Ray."""
 
     def executor(self, stage: str, num_tasks: int | None = None) -> Executor:
         """Returns the executor for a stage of `num_tasks` tasks; None if their number is unknown."""

@@ -5,24 +5,26 @@ each position in the lanes, because a part starts from the state that the part b
 """
 
 import array
+import collections
 import functools
+import io
 import itertools
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from core import errors
 from core.data import lazy
 from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
+from core.data.text import corpus, sources
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
-from core.storage import commit, location, root_layout
+from core.storage import commit, location, root_layout, streams
 from core.telemetry import catalog, metrics
 from workers.fanout import executor as executors
 from workers.infer import part_worker
@@ -30,6 +32,7 @@ from workers.infer import part_worker
 # A job fails if more lines fail than the larger of these.
 ERRORS_ALLOWED = 10
 ERROR_SHARE_ALLOWED = 0.001
+MAX_LINE_BYTES = 1 << 20  # of a line of standard input, as of one of a file
 
 
 @dataclass(frozen=True)
@@ -325,16 +328,20 @@ def process_stdin(
         stdout: descriptor of standard output.
         part_lines: lines that are read and computed at a time; the output is flushed after each.
         compute: returns the results of lines.
+
+    Raises:
+        DataError: the input has carriage returns, but no line feed.
+        ClosedOutputError: the reader of standard output went away.
+        StorageError: standard output cannot be written, or standard input not read.
     """
     num_lines = 0
     records = []
-    # A duplicate, since closing the sink must not close the caller's descriptor.
-    with os.fdopen(os.dup(stdout), "w", encoding="utf-8", newline="\n") as sink:
-        while raw_lines := list(itertools.islice(source, part_lines)):
-            lines = [_decode(raw) for raw in raw_lines]
+    all_lines = _stdin_lines(source)
+    with streams.open_stdout(stdout) as sink:
+        while lines := list(itertools.islice(all_lines, part_lines)):
             # Bad lines are left out of the batches and put back in place: one line in, one line out.
-            good_rows = iter(compute([line for line in lines if line is not None]))
-            rows = [results.failed(kind, "invalid_utf8") if line is None else next(good_rows) for line in lines]
+            good_rows = iter(compute([line for line in lines if isinstance(line, str)]))
+            rows = [next(good_rows) if isinstance(line, str) else results.failed(kind, line.reason) for line in lines]
             sink.writelines(f"{line}\n" for line in results.text_lines(results.to_table(kind, num_lines, rows)))
             sink.flush()  # a reader at the other end of a pipe waits for these lines
             # Nothing is committed: one process computes all, so there are no circumstances to compare.
@@ -343,13 +350,29 @@ def process_stdin(
     return Totals.of(records)
 
 
-def _decode(raw: bytes) -> str | None:
+def _stdin_lines(source: BinaryIO) -> Iterator[str | corpus.BadLine]:
+    """Yields the lines of standard input, checked and repaired as those of a file."""
+    repairs: collections.Counter[str] = collections.Counter()
+    beginning = b""
+
+    def buffers() -> Iterator[bytes]:
+        nonlocal beginning
+        # What has arrived, not a full buffer: lines are computed as they come.
+        while buffer := _read_some(source):
+            if len(beginning) < sources.SAMPLE_BYTES:
+                beginning += buffer
+            yield buffer
+        sources.check_line_ends("--input: standard input", beginning)
+
+    for number, line in enumerate(corpus.split(buffers(), MAX_LINE_BYTES)):
+        yield line if isinstance(line, str) else corpus.decode(line, number == 0, repairs)
+
+
+def _read_some(source: BinaryIO) -> bytes:
     try:
-        # Line ends and NUL are treated as in files (`core.data.text.corpus`), where the same line has the same result.
-        text = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
+        return cast(io.BufferedReader, source).read1(corpus.BUFFER_BYTES)
+    except OSError as error:
+        raise errors.StorageError(f"--input: standard input cannot be read ({error.strerror}); check it") from error
 
 
 def throughput(num_lines: int, started_s: float) -> dict[str, float]:

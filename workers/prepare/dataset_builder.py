@@ -12,7 +12,7 @@ from typing import Any
 from core import errors
 from core.config import corpus_settings, loading
 from core.data.dataset import dataset_index
-from core.data.text import scripts, sources
+from core.data.text import scripts, sources, tables
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -245,7 +245,8 @@ class DatasetBuilder:
                     f"use more text for {split}, or none"
                 )
         # Of all lines: at the start only the beginning of each file was checked.
-        sources.check_share(setting, num_lines, drops["invalid_utf8"])
+        for reason in tables.REASONS:
+            sources.check_share(setting, num_lines, drops[reason], reason)
         return splits
 
 

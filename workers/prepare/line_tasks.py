@@ -202,7 +202,7 @@ def load_tokenizers(recipe: Recipe) -> dict[str, tokenizer.Tokenizer]:
 def stage(recipe: Recipe, task: StageTask) -> Record:
     """Verifies the checksum of a file, and makes a plain copy if it is not plain text."""
     folder = recipe.dataset.join(STAGING)
-    plain = sources.stage(task.file, folder, task.sha256)
+    plain = sources.stage(task.file, folder, task.sha256, strict=recipe.corpus.on_bad_line == "fail")
     # Listed, so that removing the dataset also removes the copy. A plain file is the user's, and stays.
     copies = [] if plain == task.file.origin else [commit.FileRecord(f"{STAGING}/{plain.name}", "", plain.size_bytes())]
     return recipe.store.commit(task.name, {"url": plain.url, "files": [record.to_json() for record in copies]})

@@ -76,7 +76,9 @@ class PassRunner:
                 tasks,
                 factory,
                 on_done,
-                executors.Monitor(self._session.metrics, progress.advance, self._session.should_stop),
+                executors.Monitor(
+                    self._session.metrics, progress.advance, self._session.should_stop, self._session.interrupting
+                ),
             )
 
     def _count_lines(self, record: line_tasks.Record) -> None:

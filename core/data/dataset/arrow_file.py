@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
-from core.storage import location
+from core.storage import local_files, location
 
 LINE = "line"
 _MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
@@ -102,6 +102,7 @@ def open_shard(file: location.Location, expected: Expected, verify: bool) -> Sha
     """
     path = file.path if file.is_local else _local_copy(file, expected)
     try:
+        local_files.size_bytes(path)  # refuses what is not a regular file: opening a pipe would wait for a writer
         # Closed at once: the buffer keeps the mapping, and no file descriptor stays open for each shard.
         with pa.memory_map(str(path)) as mapped:
             buffer = mapped.read_buffer()

@@ -131,7 +131,7 @@ def prepare(
     tables = _read(corpus)
     # Hash of the values, not of the file: the same series as CSV and as Parquet is the same dataset.
     sources = {split: table.sha256 for split, table in tables.items()}
-    store = commit.PartStore(folder, {"settings": settings})
+    store = commit.PartStore(folder, {"settings": settings}, commit.REMEDY_OF_DATASET)
     # The sources are read and compared even if the dataset exists: a changed file must not go unnoticed.
     if store.manifest(NAME) is not None:
         dataset = open_dataset(folder)

@@ -11,7 +11,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
 
@@ -41,8 +41,9 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
         The name of the innermost file, without the extensions of its compression, and its bytes in buffers.
 
     Raises:
-        DataError: the content does not match the extension; it is truncated; the archive has no such member, or
-            several and none is named; or it decompresses to more than a hundred times its size and a gibibyte.
+        DataError: the content does not match the extension; it is truncated; other data follow its last stream; the
+            archive has no such member, or several and none is named; or it decompresses to more than a hundred times
+            its size and a gibibyte.
     """
     # The limit compares with the compressed bytes read so far, which are known for a stream, too.
     name, packed, read_bytes = file.name, opened, opened.tell
@@ -55,16 +56,16 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
             name, packed = info.filename, cast(BinaryIO, stack.enter_context(archive.open(info)))
             # The ratio is that of the member: the archive may be large because of others.
             read_bytes = functools.partial(int, info.compress_size)
-        text = _decompressor(name, packed)
+        buffers = _decompress(name, packed)
         for extension in COMPRESSED:
             name = name.removesuffix(extension)
-        yield name, _limit(file, text, read_bytes)
+        yield name, _limit(file, buffers, read_bytes)
 
 
-def _limit(file: location.Location, text: IO[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:
-    """Reads a stream in buffers, and stops at a decompression bomb before it fills the disk."""
+def _limit(file: location.Location, buffers: Iterator[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:
+    """Stops at a decompression bomb before it fills the disk."""
     written_bytes = 0
-    while buffer := text.read(corpus.BUFFER_BYTES):
+    for buffer in buffers:
         written_bytes += len(buffer)
         if written_bytes > SAFE_SIZE_BYTES and written_bytes > MAX_RATIO * read_bytes():
             raise errors.DataError(
@@ -88,15 +89,62 @@ def _find_member(file: location.Location, archive: zipfile.ZipFile, member: str)
     return files[member]
 
 
-def _decompressor(name: str, opened: BinaryIO) -> IO[bytes]:
-    if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=opened))
+class _Decompressor(Protocol):
+    """Decompressor of one stream, as `bz2` and `lzma` have it."""
+
+    @property
+    def eof(self) -> bool:
+        """True at the end of the stream."""
+
+    @property
+    def needs_input(self) -> bool:
+        """True if more bytes can be decompressed only with more input."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """The input after the end of the stream."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Returns some of the decompressed bytes."""
+
+
+def _decompress(name: str, opened: BinaryIO) -> Iterator[bytes]:
+    """Returns the decompressed bytes of a file, by the extension of its name; other files as they are."""
     if name.endswith(".xz"):
-        return cast(IO[bytes], lzma.LZMAFile(opened))
-    if name.endswith(".zst"):
+        return _decompress_streams(opened, lzma.LZMADecompressor)
+    if name.endswith(".bz2"):
+        return _decompress_streams(opened, bz2.BZ2Decompressor)
+    text = opened
+    if name.endswith(".gz"):
+        text = cast(BinaryIO, gzip.GzipFile(fileobj=opened))
+    elif name.endswith(".zst"):
         # By Arrow, because the standard library has no zstd before Python 3.14.
-        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(opened, mode="r"), "zstd"))
-    return cast(IO[bytes], bz2.BZ2File(opened)) if name.endswith(".bz2") else opened
+        text = cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(opened, mode="r"), "zstd"))
+    return iter(lambda: text.read(corpus.BUFFER_BYTES), b"")
+
+
+def _decompress_streams(opened: BinaryIO, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Yields the decompressed bytes of all streams of a file; zeros after a stream are padding.
+
+    `bz2.BZ2File` and `lzma.LZMAFile` end without an error at a further stream whose first bytes are damaged, as if
+    everything from there on were not part of the file.
+    """
+    data = opened.read(corpus.BUFFER_BYTES)
+    while True:
+        decompressor = make()
+        while not decompressor.eof:
+            if decompressor.needs_input and not data:
+                data = opened.read(corpus.BUFFER_BYTES)
+                if not data:
+                    raise EOFError
+            yield decompressor.decompress(data, corpus.BUFFER_BYTES)
+            data = b""
+        data = decompressor.unused_data.lstrip(b"\0")
+        while not data:
+            padding = opened.read(corpus.BUFFER_BYTES)
+            if not padding:
+                return
+            data = padding.lstrip(b"\0")
 
 
 @contextlib.contextmanager

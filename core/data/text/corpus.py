@@ -23,6 +23,7 @@ import numpy as np
 
 from core import errors
 from core.data import lazy
+from core.data.text import tables
 from core.storage import location
 
 Group = tuple[location.Location, ...]
@@ -62,7 +63,8 @@ class BadLine(NamedTuple):
     """A line that cannot be used.
 
     Attributes:
-        reason: `invalid_utf8`, `control_char` (it contains a NUL byte), `too_long` or `field_count`.
+        reason: `invalid_utf8`, `control_char` (it contains a NUL byte), `too_long` or `field_count`; of a row of a
+            table also `invalid_json` or `no_text`.
         where: file and line, counted from 1, and the byte within the line where that helps.
     """
 
@@ -265,7 +267,7 @@ def _decode_sides(
     """Decodes one line of each file of a part; `line` is its number in the file."""
     sides = []
     for url, content in zip(part.files, raw, strict=True):
-        text = content if isinstance(content, str) else _decode(content, line == 0, repairs)
+        text = content if isinstance(content, str) else decode(content, line == 0, repairs)
         if isinstance(text, BadLine):
             return BadLine(text.reason, f"{location.Location(url)}:{line + 1}{text.where}")
         sides.append(text)
@@ -277,13 +279,17 @@ def _decode_sides(
     return fields[part.columns[0]], fields[part.columns[1]]
 
 
-def _decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[str]) -> str | BadLine:
-    """Returns the text of a line, or the reason that it has none; `raw` is None for a line over the size limit."""
+def decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[str]) -> str | BadLine:
+    """Returns the text of a line, or the reason that it has none; `raw` is None for a line over the size limit.
+
+    The place of a bad line is `:` and the byte, for the caller to complete.
+    """
     if raw is None:
         return BadLine("too_long", "")
     # Before decoding: NUL is valid UTF-8, but ends a text in some tools, and marks binary data.
     if b"\0" in raw:
-        return BadLine("control_char", f":{raw.index(0) + 1}")
+        reason = raw.removeprefix(tables.BAD_ROW).decode("latin-1")
+        return BadLine(reason, "") if reason in tables.REASONS else BadLine("control_char", f":{raw.index(0) + 1}")
     if raw.endswith(b"\r"):
         raw = raw[:-1]
         repairs["crlf"] += 1
@@ -299,23 +305,26 @@ def _decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[s
 def _raw_lines(part: LineRange, side: int) -> Iterator[str | bytes | None]:
     """Yields the lines of one file of a part without their line feeds.
 
-    A line is text, bytes that `_decode` must check and repair, or None if it exceeds `max_line_bytes`. Such a line is
-    discarded as soon as it exceeds the limit, so memory does not grow with its length.
+    See `split`.
     """
     file = location.Location(part.files[side])
     size_bytes = part.sizes_bytes[side]
     # Offsets are those of the counted file: in another one they would point into the middle of lines.
     if file.size_bytes() != size_bytes:
         raise _changed_error(file.url)
-    lines = _split(_buffers(file, part.start_bytes[side], size_bytes), part.max_line_bytes)
+    lines = split((buffer for _, buffer in _buffers(file, part.start_bytes[side], size_bytes)), part.max_line_bytes)
     skip = part.skip_lines[side]
     return itertools.islice(lines, skip, skip + part.num_lines)
 
 
-def _split(buffers: Iterable[tuple[int, bytes]], max_line_bytes: int) -> Iterator[str | bytes | None]:
-    """Splits consecutive buffers at line feeds."""
+def split(buffers: Iterable[bytes], max_line_bytes: int) -> Iterator[str | bytes | None]:
+    """Splits consecutive buffers at line feeds.
+
+    A line is text, bytes that `decode` must check and repair, or None if it exceeds `max_line_bytes`. Such a line is
+    discarded as soon as it exceeds the limit, so memory does not grow with its length.
+    """
     tail: bytes | None = b""  # the line that continues in the next buffer; None once it exceeds the limit
-    for _, buffer in buffers:
+    for buffer in buffers:
         # Between the two are complete lines, decoded in one call; only the ends need joining.
         first, last = buffer.find(b"\n"), buffer.rfind(b"\n")
         if first >= 0:

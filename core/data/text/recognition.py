@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from core import errors
 from core.config import corpus_settings
@@ -200,12 +199,9 @@ def _text_columns(file: sources.File) -> list[str]:
     with file.origin.open() as opened, compression.unpack(file.origin, file.member, opened) as (name, buffers):
         if name.endswith(tables.JSON_EXTENSIONS):
             return _json_columns(next(buffers, b""), str(file))
-    try:
-        with file.origin.open() as opened:
-            schema = parquet.ParquetFile(opened).schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise errors.DataError(f"{file}: cannot be read as Parquet ({error}); check it") from error
-    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    with file.origin.open() as opened, tables.open_parquet(opened, str(file)) as table:
+        schema = table.schema_arrow
+    return [field.name for field in schema if tables.is_text(field.type) and not pa.types.is_null(field.type)]
 
 
 def _json_columns(beginning: bytes, where: str) -> list[str]:

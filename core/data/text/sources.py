@@ -8,17 +8,16 @@ import collections
 import contextlib
 import hashlib
 import io
-import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from core import errors
 from core.config import corpus_settings
 from core.data.text import archives, compression, corpus, tables
-from core.storage import location
+from core.storage import location, streams
 
 SAMPLE_BYTES = 1 << 20
 # More than that is rather another encoding than damage.
@@ -30,9 +29,11 @@ _SIGNATURES = {
     b"BZh": "bzip2; give it the extension .bz2",
     b"\x28\xb5\x2f\xfd": "zstd; give it the extension .zst",
     b"PK\x03\x04": "zip; give it the extension .zip",
-    b"PAR1": "Parquet; give it the extension .parquet, and name it under table or, of a series, csv",
+    b"PAR1": "Parquet; give it the extension .parquet, and name it with its columns",
     b"ARROW1": "Arrow; export it as text or Parquet",
+    b"%PDF-": "PDF; export it as text",
 }
+_TAR, _TAR_START = b"ustar", 257
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,16 @@ class File:
         return self.origin.url.startswith(("http://", "https://"))
 
     @property
+    def is_stream(self) -> bool:
+        """True if it is a pipe, or another stream that only this process can read, once."""
+        return streams.is_stream(self.origin)
+
+    @property
     def is_plain(self) -> bool:
         """True if it can be read in ranges as it is."""
-        return not (self.is_web or self.member or self.columns or self.origin.name.endswith(compression.EXTENSIONS))
+        if self.is_web or self.member or self.columns or self.origin.name.endswith(compression.EXTENSIONS):
+            return False
+        return not self.is_stream
 
 
 def setting_name(corpus_name: str) -> str:
@@ -86,8 +94,8 @@ def resolve(
 
     Raises:
         DataError: a name matches no file.
-        UsageError: a name is not that of a regular file or is repeated, the numbers of source and target files
-            differ, or a web address has no checksum.
+        UsageError: a name is that of a device or is repeated, the numbers of source and target files differ, or a web
+            address has no checksum.
     """
     # The schema has checked that exactly one is given.
     form = next(name for name in ("text", "tsv", "table", "csv", "source") if getattr(source, name))
@@ -119,13 +127,15 @@ def _files(patterns: tuple[str, ...], where: str, base: str | None, columns: tup
     files: list[File] = []
     for pattern in patterns:
         member, url = archives.split(pattern)
-        matches = [file for match in location.Location.parse(url, where, base).glob() for file in _expand(match)]
+        named = location.Location.parse(url, where, base)
+        matches = [file for match in named.glob() for file in _expand(match)]
         if not matches:
             raise errors.DataError(f"{where}: {pattern!a} matches no file; check the path")
         for file in matches:
-            # Reading a pipe or a device might never end.
-            if file.is_local and not stat.S_ISREG(file.path.stat().st_mode):
-                raise errors.UsageError(f"{where}: {str(file)!a} is not a regular file; name files")
+            streams.refuse_device(file, where)
+            # A pipe that lies in a folder may have no writer: it is read only if it is named itself.
+            if file != named and streams.is_stream(file):
+                raise errors.UsageError(f"{where}: {str(file)!a} is a pipe, not a regular file; name files")
         files += [File(file, member, columns) for file in matches]
     return files
 
@@ -162,7 +172,8 @@ def check(file: location.Location) -> None:
     """Checks that the first mebibyte of a plain file looks like text.
 
     Raises:
-        DataError: it is UTF-16, binary, compressed, or has too many lines of invalid UTF-8.
+        DataError: it is UTF-16, binary, compressed, has carriage returns but no line feed, or has too many lines of
+            invalid UTF-8.
     """
     size_bytes = file.size_bytes()
     # The beginning only: prepare reads the rest anyway, and counts its invalid lines.
@@ -173,6 +184,7 @@ def check(file: location.Location) -> None:
     # Every other byte of Latin text in UTF-16 is 0, also without the byte order mark that is checked above.
     if sample.count(b"\0") > len(sample) // 4:
         raise errors.DataError(f"{file}: is binary data; name a text file")
+    check_line_ends(str(file), sample)
     lines = sample.split(b"\n")
     # The last line of the sample may end within a character.
     if len(sample) < size_bytes or not lines[-1]:
@@ -189,17 +201,37 @@ def refuse_signature(data: bytes, where: str) -> None:
     for signature, advice in _SIGNATURES.items():
         if data.startswith(signature):
             raise errors.DataError(f"{where}: is not text but {advice}")
+    if data.startswith(_TAR, _TAR_START):
+        raise errors.DataError(f"{where}: is not text but a tar archive; unpack it")
 
 
-def check_share(where: str, num_lines: int, num_invalid: int) -> None:
-    """Checks the share of lines that are not valid UTF-8.
+def check_line_ends(where: str, beginning: bytes) -> None:
+    """Checks that lines end in line feeds: a carriage return alone ends none, so the whole text would be one line.
+
+    Raises:
+        DataError: the beginning of the text has carriage returns within it, and no line feed.
+    """
+    num_returns = beginning.rstrip(b"\r").count(b"\r")
+    if num_returns and b"\n" not in beginning:
+        raise errors.DataError(
+            f"{where}: has no line feed, but {num_returns} carriage returns; convert its line ends to line feeds"
+        )
+
+
+def check_share(where: str, num_lines: int, num_invalid: int, reason: str = "invalid_utf8") -> None:
+    """Checks the share of lines that cannot be used for one reason, as `corpus.BadLine` names it.
 
     Raises:
         DataError: it is more than a twentieth, and at least five lines.
     """
     if num_invalid >= MIN_INVALID_LINES and num_invalid > MAX_INVALID_SHARE * num_lines:
-        share = 100 * num_invalid / num_lines
-        raise errors.DataError(f"{where}: not UTF-8? {share:.1f} % invalid lines; convert it to UTF-8")
+        share = f"{100 * num_invalid / num_lines:.1f} %"
+        problem = {
+            "invalid_utf8": f"not UTF-8? {share} invalid lines; convert it to UTF-8",
+            "invalid_json": f"{share} of the rows are not valid JSON; correct the table",
+            "no_text": f"{share} of the rows have no text in the column; name another, or correct the table",
+        }[reason]
+        raise errors.DataError(f"{where}: {problem}")
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -211,12 +243,13 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def read(file: File, sha256: str | None = None) -> tuple[str, bytes]:
-    """Reads a file that fits into memory; returns its name, without the endings of compression, and its content.
+    """Reads a file or a pipe that fits into memory; returns its name, without compression, and its content.
 
     Raises:
         DataError: the checksum differs, or the content does not match the extension.
     """
-    data = file.origin.read_bytes()
+    with _open(file) as opened:
+        data = opened.read()
     _check_sha256(file, hashlib.sha256(data).hexdigest(), sha256)
     with compression.unpack(file.origin, file.member, io.BytesIO(data)) as (name, buffers):
         return name, b"".join(buffers)
@@ -227,15 +260,22 @@ def needs_staging(file: File, sha256: str | None) -> bool:
     return sha256 is not None or not file.is_plain
 
 
-def stage(file: File, folder: location.Location, sha256: str | None = None) -> location.Location:
+def stage(file: File, folder: location.Location, sha256: str | None = None, strict: bool = False) -> location.Location:
     """Verifies the checksum of a file and returns the location of a plain file with its text.
 
     A plain file is returned as it is. Otherwise the text is streamed into a new file in `folder`. Its name contains
     the beginning of its SHA-256, so repeating the call changes nothing.
 
+    Args:
+        file: the file, or a pipe, which is read to its end.
+        folder: folder of the copy.
+        sha256: expected checksum of the file, if any.
+        strict: whether a bad row of a table is an error, and not a bad line of the copy.
+
     Raises:
         DataError: the checksum differs; the content does not match the extension; it is truncated; it decompresses
             to more than a hundred times its size and a gibibyte; or a table has no such columns of text.
+        StorageError: the copy cannot be written.
     """
     if file.is_plain:
         if sha256 is not None:
@@ -243,16 +283,18 @@ def stage(file: File, folder: location.Location, sha256: str | None = None) -> l
                 _check_sha256(file, _copy(opened, None), sha256)
         return file.origin
     if folder.is_local:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        with _translate_write_errors(folder):
+            folder.path.mkdir(parents=True, exist_ok=True)
     # Next to the destination, because the disk of temporary files may be small. An object store has no local folder.
     # A killed task leaves at most this folder: the copy gets its final name when it is complete.
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder.path if folder.is_local else None) as scratch:
         raw, plain, table = (Path(scratch) / name for name in ("raw", "plain", "table"))
         with contextlib.ExitStack() as stack:
-            opened = stack.enter_context(file.origin.open())
-            if file.is_web or sha256 is not None:
+            is_stream = file.is_stream
+            opened = stack.enter_context(_open(file))
+            if file.is_web or is_stream or sha256 is not None:
                 # The checksum is verified before a byte is decompressed.
-                with raw.open("wb") as copy:
+                with _translate_write_errors(folder), raw.open("wb") as copy:
                     _check_sha256(file, _copy(opened, copy), sha256)
                 opened = stack.enter_context(raw.open("rb"))
             with plain.open("wb") as copy, compression.unpack(file.origin, file.member, opened) as (name, buffers):
@@ -261,13 +303,41 @@ def stage(file: File, folder: location.Location, sha256: str | None = None) -> l
             # Parquet needs random access, so the decompressed table is a file before it is read.
             plain.rename(table)
             with plain.open("wb") as copy:
-                digest = _write(tables.lines(table, name, file.columns, str(file)), copy)
-        # A readable part of the name for people; the hash alone identifies the text.
-        stem = Path(name).name.partition(".")[0] or "source"
+                digest = _write(tables.lines(table, name, file.columns, str(file), strict), copy)
+        # A readable part of the name for people; the hash alone identifies the text. The number of a descriptor is
+        # another one in each call.
+        stem = "pipe" if is_stream else Path(name).name.partition(".")[0] or "source"
         safe = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in stem)
         staged = folder.join(f"{safe}-{digest[:16]}.txt")
         staged.put_file_if_absent(plain)
     return staged
+
+
+def _open(file: File) -> contextlib.AbstractContextManager[BinaryIO]:
+    return streams.open_stream(file.origin) if file.is_stream else file.origin.open()
+
+
+def stage_streams(
+    groups: Sequence[tuple[File, ...]], folder: location.Location, sha256: Mapping[str, str], strict: bool
+) -> list[tuple[File, ...]]:
+    """Returns the groups with a file in the place of each pipe, which only this process can read, and only once."""
+    return [
+        tuple(
+            File(stage(file, folder, expected_sha256(file, sha256), strict)) if file.is_stream else file
+            for file in group
+        )
+        for group in groups
+    ]
+
+
+@contextlib.contextmanager
+def _translate_write_errors(folder: location.Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageError(
+            f"{folder}: a copy of the input cannot be written there ({error.strerror}); check its rights and free space"
+        ) from error
 
 
 def _check_sha256(file: File, actual: str, expected: str | None) -> None:

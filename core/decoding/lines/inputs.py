@@ -7,18 +7,18 @@ of its `sides` is the range in one of the files.
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
-import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
 from core.data import lazy
 from core.data.text import compression, corpus, sources, tables
-from core.storage import commit, location
+from core.storage import commit, location, streams
+
+_CHECKED_ROWS = 100  # rows of JSONL of which one must have the column
 
 Form = Literal["text", "jsonl", "parquet"]
 Line = tuple[str, ...] | corpus.BadLine  # the text of each side
@@ -119,17 +119,19 @@ def form_of(path: location.Location) -> Form:
 def scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
     """Reads a file once: counts its lines, hashes it, and notes the offset of every `part_lines`-th line.
 
-    A compressed file or one on the web, which cannot be read from the middle, is first copied into `folder`, unpacked.
+    A compressed file, one on the web, or a pipe, which cannot be read from the middle, is first copied into `folder`,
+    unpacked.
 
     Args:
         path: the file.
         column: the text column of JSONL and Parquet.
         part_lines: lines of one part.
-        folder: folder for unpacked copies.
+        folder: folder for copies.
         where: option or setting that names the file, for messages.
 
     Raises:
-        UsageError: the file does not exist, or has columns and `column` is None, or the other way round.
+        UsageError: the file does not exist, or is a device; or it has columns and `column` is None, or the other way
+            round.
         DataError: it is not text, not valid Parquet, or lacks the column.
     """
     try:
@@ -139,6 +141,7 @@ def scan(path: location.Location, column: str | None, part_lines: int, folder: l
 
 
 def _scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
+    streams.refuse_device(path, where)
     form = form_of(path)
     if form == "text" and column is not None:
         raise errors.UsageError(f"{where}: {path} is read as plain text, which has no columns; leave out --column")
@@ -153,9 +156,31 @@ def _scan(path: location.Location, column: str | None, part_lines: int, folder: 
     else:
         # Before lines are counted: UTF-16 or binary data would give meaningless lines instead of an error.
         sources.check(path)
+        if column is not None:
+            _check_json_column(path, column)
         index = corpus.index_lines(path, part_lines)
         num_lines, sides = index.num_lines, _line_ranges(corpus.cut_by_lines((path,), [index]), column, path.url)
     return Input(path.url, form, column, num_lines, sha256, sides)
+
+
+def _check_json_column(path: location.Location, column: str) -> None:
+    """Checks that one of the first rows of JSONL has text in the column, so that a misspelt name is an error at once.
+
+    Raises:
+        DataError: none has.
+    """
+    sample = path.read_range(0, sources.SAMPLE_BYTES)
+    *raw_lines, last = sample.split(b"\n")
+    if len(sample) < sources.SAMPLE_BYTES:
+        raw_lines.append(last)  # else it may go on beyond the sample
+    numbered = [(number, raw) for number, raw in enumerate(raw_lines, 1) if raw.strip()][:_CHECKED_ROWS]
+    rows = [(number, tables.parse_json_row(raw, (column,))) for number, raw in numbered]
+    bad_rows = [(number, row) for number, row in rows if isinstance(row, tables.BadRow)]
+    if bad_rows and len(bad_rows) == len(rows):
+        number, row = bad_rows[0]
+        raise errors.DataError(
+            f"{path}:{number}: {row.problem}, and so with all of the first {len(rows)} rows; name the column of text"
+        )
 
 
 def _line_ranges(text_ranges: Sequence[corpus.LineRange], column: str | None, url: str) -> Sequence[Side]:
@@ -277,38 +302,38 @@ def _read_side(side: Side) -> list[str | corpus.BadLine]:
 
 
 def _field(line: str, column: str, where: str) -> str | corpus.BadLine:
+    row = tables.parse_json_row(line.encode(), (column,))
+    return corpus.BadLine(row.reason, where) if isinstance(row, tables.BadRow) else _text(row[0], where)
+
+
+def _text(value: bytes | None, where: str) -> str | corpus.BadLine:
+    """Returns the text of a value in a table, checked as that of a line."""
+    if value is None:
+        return corpus.BadLine("no_text", where)
+    if b"\0" in value:
+        return corpus.BadLine("control_char", where)
     try:
-        value: Any = json.loads(line)
-    except (ValueError, RecursionError):  # deeply nested brackets exceed the parser's recursion limit
-        return corpus.BadLine("invalid_json", where)
-    text = value.get(column) if isinstance(value, dict) else None
-    return text if isinstance(text, str) else corpus.BadLine("no_text", where)
+        return value.decode()
+    except UnicodeDecodeError:
+        return corpus.BadLine("invalid_utf8", where)
 
 
 @contextlib.contextmanager
-def _parquet_source(path: location.Location) -> Iterator[str | BinaryIO]:
-    """Opens a Parquet file for the library: by its path, or as a file of ours that only this thread may read.
+def _open_parquet(path: location.Location) -> Iterator[parquet.ParquetFile]:
+    """Opens a Parquet file: by its path, or as a file of ours that only this thread may read.
 
     A thread of the library that still holds a file of ours when the process ends would abort it.
     """
-    if path.is_local:
-        yield str(path.path)
-        return
-    with path.open() as file:
-        yield file
+    with contextlib.ExitStack() as stack:
+        path.size_bytes()  # refuses what is not a regular file
+        file = path.path if path.is_local else stack.enter_context(path.open())
+        yield stack.enter_context(tables.open_parquet(file, str(path)))
 
 
 def _row_ranges(path: location.Location, column: str, part_lines: int) -> tuple[int, Sequence[Side]]:
-    with _parquet_source(path) as file:
-        try:
-            table = parquet.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise errors.DataError(f"{path}: is not valid Parquet ({error}); check the file") from error
-        # From the footer alone: planning decodes no rows.
-        names, rows = table.schema_arrow.names, table.metadata.num_rows
-        kind = table.schema_arrow.field(column).type if column in names else None
-    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise errors.DataError(f"{path}: has no text column {column!r}; its columns are {', '.join(names)}")
+    with _open_parquet(path) as table:
+        tables.check_text_column(table.schema_arrow, column, str(path))
+        rows = table.metadata.num_rows  # from the footer alone: planning decodes no rows
     starts = range(0, rows, part_lines)
 
     def side(number: int) -> Side:
@@ -321,8 +346,7 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
     """Reads a range of rows of a Parquet file; only the row groups that it touches are decoded."""
     path = location.Location(side.url)
     lines: list[str | corpus.BadLine] = []
-    with _parquet_source(path) as file:
-        table = parquet.ParquetFile(file)
+    with _open_parquet(path) as table:
         first = 0
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
@@ -330,9 +354,8 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
             start, stop = max(side.first_line - first, 0), min(side.first_line + side.num_lines - first, rows)
             if start < stop:
                 values = table.read_row_group(group, columns=[side.column], use_threads=False).column(0)
-                for value in values.slice(start, stop - start).to_pylist():
-                    where = f"{path}:{side.first_line + len(lines) + 1}"
-                    lines.append(value if isinstance(value, str) else corpus.BadLine("no_text", where))
+                for value in tables.text_values(values.slice(start, stop - start)):
+                    lines.append(_text(value, f"{path}:{side.first_line + len(lines) + 1}"))
             first += rows
     if len(lines) != side.num_lines:
         raise errors.DataError(f"{path}: changed while it was being read; run again when nothing writes to it")

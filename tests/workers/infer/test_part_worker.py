@@ -1,5 +1,6 @@
 """Laws of parts: computed once, committed as a whole, equal for any distribution over workers."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ class Session:
 
     def should_stop(self) -> bool:
         return False
+
+    def interrupting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def executor(self, stage: str, num_tasks: int | None = None) -> Any:
         return self._executor

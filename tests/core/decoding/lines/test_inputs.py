@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import pathlib
+import threading
 
 import pyarrow as pa
 import pytest
@@ -93,11 +95,91 @@ def test_invalid_files_and_columns_are_refused(tmp_path: pathlib.Path) -> None:
         _scan(_write(tmp_path, "txt"), column="said")
     with pytest.raises(errors.UsageError, match="name its text column"):
         _scan(_write(tmp_path, "jsonl"))
-    with pytest.raises(errors.DataError, match="its columns are id, said"):
+    with pytest.raises(errors.DataError, match="has no column 'text'; its columns are id, said"):
         _scan(_write(tmp_path, "parquet"), column="text")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(errors.DataError, match="not valid Parquet"):
         _scan(location.Location.parse(str(tmp_path / "broken.parquet")), column="text")
+
+
+def _read(path: location.Location, column: str | None = None) -> list[inputs.Line]:
+    return [line for part in inputs.parts([_scan(path, column=column)]) for line in inputs.read(part)]
+
+
+def _reasons(path: location.Location, column: str | None = None) -> list[str]:
+    return [line.reason if isinstance(line, corpus.BadLine) else line[0] for line in _read(path, column)]
+
+
+def test_text_from_escapes_is_checked_as_text_from_files_is(tmp_path: pathlib.Path) -> None:
+    """Half a surrogate pair and NUL: both can be written in JSON, and no line of a file may hold them."""
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        '{"t": "good"}\n{"t": "half a pair \\ud83d"}\n{"t": "nul \\u0000 here"}\n{"t": "whole \\ud83d\\ude00"}\n'
+        '{"t": 1}\n{"u": "x"}\n{"t": \n'
+    )
+    expected = ["good", "invalid_utf8", "control_char", "whole 😀", "no_text", "no_text", "invalid_json"]
+    assert _reasons(location.Location.parse(str(path)), "t") == expected
+    first = _read(location.Location.parse(str(path)), "t")[1]
+    assert isinstance(first, corpus.BadLine)
+    assert first.where == f"{path}:2"
+
+
+def test_a_column_of_any_type_of_text_is_read_and_checked(tmp_path: pathlib.Path) -> None:
+    columns = {
+        "dictionary": pa.array(["a", None, "b"]).dictionary_encode(),
+        "binary": pa.array([b"a", b"\xff", b"nul \0"]),
+        "view": pa.array(["a", "b", "c"]).cast(pa.string_view()),
+        "null": pa.nulls(3),
+        "number": pa.array([1, 2, 3]),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=2)
+    path = location.Location.parse(str(tmp_path / "in.parquet"))
+    assert _reasons(path, "dictionary") == ["a", "no_text", "b"]
+    assert _reasons(path, "binary") == ["a", "invalid_utf8", "control_char"]
+    assert _reasons(path, "view") == ["a", "b", "c"]
+    assert _reasons(path, "null") == ["no_text"] * 3
+    with pytest.raises(errors.DataError, match="column 'number' holds int64, not text; cast it"):
+        _read(path, "number")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"said": "a"}\n' * 3, r"in\.jsonl:1: has no column 't'; it has said, and so with all of the first 3 rows"),
+        ('[\n {\n  "t": "a"\n }\n]\n', r"in\.jsonl:1: is not valid JSON"),
+        ("plain text\n", "is not valid JSON"),
+    ],
+)
+def test_a_table_without_the_column_is_refused_at_once(content: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.jsonl").write_text(content)
+    with pytest.raises(errors.DataError, match=message):
+        _scan(location.Location.parse(str(tmp_path / "in.jsonl")), column="t")
+
+
+@pytest.mark.parametrize("named", ["a FIFO", "a descriptor"])
+def test_a_pipe_is_read_to_its_end(named: str, tmp_path: pathlib.Path) -> None:
+    data = "".join(f"{line}\n" for line in LINES).encode()
+    plain = _scan(_write(tmp_path, "txt"))
+    if named == "a FIFO":
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+        writer.start()
+        piped = _scan(location.Location.parse(str(tmp_path / "pipe")))
+        writer.join()
+    else:
+        reader, descriptor = os.pipe()
+        os.write(descriptor, data)
+        os.close(descriptor)
+        folder = location.Location.parse(str(tmp_path / "scratch"))
+        piped = inputs.scan(location.Location.parse(f"/dev/fd/{reader}"), None, 2, folder, "--input")
+        os.close(reader)
+    assert piped.identity() == plain.identity()
+    assert [line for part in inputs.parts([piped]) for line in inputs.read(part)] == [(line,) for line in LINES]
+
+
+def test_a_device_is_refused_before_it_is_read() -> None:
+    with pytest.raises(errors.UsageError, match=r"^--input: '/dev/zero' is a device"):
+        inputs.scan(location.Location.parse("/dev/zero"), None, 2, location.Location.parse("memory://x"), "--input")
 
 
 def test_an_empty_file_has_no_parts(tmp_path: pathlib.Path) -> None:
