@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data.dataset import shards
+from core.data.dataset import dataset_index, shards
 from core.data.series import dataset as series_dataset
-from core.data.text import corpus, scripts, selection, sources
-from core.storage import location, root_layout
+from core.data.text import archives, corpus, scripts, selection, sources
+from core.storage import location, root_layout, streams
 
 _PART_LINES = 1 << 16
 _PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 4  # of a held-out line, as the prompt of a sample
@@ -31,6 +31,23 @@ class HeldOut(NamedTuple):
     split: str | None
     num_lines: int
     files: dict[str, location.Location]
+
+
+def refuse_streams(config: schema.RunConfig) -> None:
+    """Refuses pipes as sources: the pipeline reads its sources twice, for the dataset and for the held-out lines.
+
+    Raises:
+        UsageError: a source is a pipe.
+    """
+    for name, settings in config.corpora_by_name.items():
+        for split in dataset_index.SPLITS:
+            source = getattr(settings, split)
+            for text in sorted(source.files) if source is not None else ():
+                if streams.is_stream(location.Location.parse(archives.split(text)[1])):
+                    raise errors.UsageError(
+                        f"{sources.setting_name(name)}.{split}: {text} can be read only once, and a pipeline reads its "
+                        "held-out lines again; write it to a file"
+                    )
 
 
 def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:

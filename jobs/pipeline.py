@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core import errors
 from core.config import inference_settings, loading, model_settings, schema, stored_forms
 from core.data.dataset import dataset_index
-from core.data.text import archives, sources
 from core.models import bundle
-from core.storage import commit, location, root_layout, run_lock, streams
+from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
 from jobs import (
     conclusion,
@@ -50,7 +48,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
     Raises:
         RaycurrentError: a stage failed; the stages before it stay done.
     """
-    _refuse_streams(config)
+    held_out.refuse_streams(config)
     root = location.Location.parse(config.root, "root")
     with run_lock.RunLock(root, "pipeline"):
         run_state.record_start(config)
@@ -378,19 +376,6 @@ class _Pipeline:
 
     def _compute(self) -> Any:
         return stored_forms.of_compute(self._config.compute)
-
-
-def _refuse_streams(config: schema.RunConfig) -> None:
-    """Refuses pipes as sources: the pipeline reads its sources twice, for the dataset and for the held-out lines."""
-    for name, corpus in config.corpora_by_name.items():
-        for split in dataset_index.SPLITS:
-            source = getattr(corpus, split)
-            for text in sorted(source.files) if source is not None else ():
-                if streams.is_stream(location.Location.parse(archives.split(text)[1])):
-                    raise errors.UsageError(
-                        f"{sources.setting_name(name)}.{split}: {text} can be read only once, and a pipeline reads its "
-                        "held-out lines again; write it to a file"
-                    )
 
 
 def _warnings(config: schema.RunConfig) -> list[str]:
