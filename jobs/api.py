@@ -68,12 +68,11 @@ class Generation:
     Attributes:
         line: its index in the list of prompts.
         text: the cleaned prompt with the generated text after it, or before it where the model reads backward.
-        num_tokens: tokens generated.
+        num_tokens: tokens generated; fewer than asked for where `no_repeat_ngram` left none.
         num_unk: tokens of the prompt that the vocabulary lacks.
         seed: seed of sampling.
         ahead: with `steps_ahead`, the most likely tokens that far after the prompt, with their probabilities.
         error: the reason of the failure.
-        ended: the setting that ended the text: `num_tokens`, or `no_repeat_ngram` where it left no token.
     """
 
     line: int
@@ -83,7 +82,6 @@ class Generation:
     seed: int
     ahead: tuple[tuple[str, float], ...] | None = None
     error: str | None = None
-    ended: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,4 +395,4 @@ def _generation(
     except generator.EmptyPromptError as error:
         return Generation(line, "", 0, 0, seed, error=f"empty: {error}")
     ahead = None if steps_ahead is None else tuple(prepared.predict_ahead(prompt, steps_ahead))
-    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead, ended=made.ended)
+    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead)

@@ -96,7 +96,7 @@ def test_the_same_text_through_another_pipe_is_the_same_output(
 
 def test_pipes_are_evaluated(pipe: Callable[[bytes], str]) -> None:
     lines = text_of(["the cat sat on the mat"] * 3)
-    report = evaluate.run(pipe(lines), [pipe(lines)], reporters.SilentReporter())
+    report = evaluate.run(evaluate.Request([pipe(lines)], [pipe(lines)]), reporters.SilentReporter())
     assert (report["lines"], report["bleu"]) == (3, pytest.approx(100.0))
 
 
