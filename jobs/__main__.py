@@ -281,11 +281,8 @@ def evaluate(
         )
         return verb.run(request, console.reporter())
 
-    job: options.Job | str = options.Job(call, only_prints=True)
-    for option, files in (("--hypotheses", hypotheses_files), ("--references", reference_files)):
-        for file in files:
-            job = options.check_inputs_exist(job, {option: file})
-    return job
+    files = {"--hypotheses": hypotheses_files, "--references": reference_files}
+    return options.check_inputs_exist(options.Job(call, only_prints=True), files)
 
 
 @app.command(cls=options.Command)

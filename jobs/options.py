@@ -192,22 +192,23 @@ def absolute(text: str, where: str) -> str:
     return str(paths.locate(text, where)) + ("/" if text.endswith("/") else "")
 
 
-def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | None]) -> Job | str:
+def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | list[str] | None]) -> Job | str:
     """Returns the job unchanged, after checking its inputs, before anything heavy is loaded.
 
     Args:
         job: settings to print (text) need no inputs.
-        inputs: locations by option; None if the option is absent, `-` for standard input.
+        inputs: the location, or several, by option; None if the option is absent, `-` for standard input.
 
     Raises:
         UsageError: an input does not exist, or is a device.
     """
-    for option, text in inputs.items():
-        if isinstance(job, Job) and text is not None and text != "-":
-            path = location.Location.parse(text, option)
-            if not path.exists():
-                raise errors.UsageError(f"{option}: {text} does not exist; check the path")
-            streams.refuse_device(path, option)
+    for option, texts in inputs.items():
+        for text in texts if isinstance(texts, list) else [texts]:
+            if isinstance(job, Job) and text is not None and text != "-":
+                path = location.Location.parse(text, option)
+                if not path.exists():
+                    raise errors.UsageError(f"{option}: {text} does not exist; check the path")
+                streams.refuse_device(path, option)
     return job
 
 
