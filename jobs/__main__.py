@@ -4,6 +4,7 @@ Each command first checks everything that can be checked without torch and Ray, 
 the work. So a wrong setting is reported within a second or two, and `--help` loads nothing heavy.
 """
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -121,8 +122,11 @@ def _typed(
     """Returns the job that answers lines typed on a terminal."""
 
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
+        # Somebody waits: what libraries create while they are imported stays, and need not be searched for garbage.
+        gc.disable()
         from jobs import typed
 
+        gc.enable()
         return typed.run(verb, root, inference, stdout)
 
     return options.job_from_run(run, set_, print_config, call, verb, streams=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyarrow import compute, parquet
+from pyarrow import parquet
 
 from core import errors
 from core.data.series import csv_file, preparation, times
@@ -232,7 +232,7 @@ def _times(column: Any, name: str, where: str) -> times.Times:
     kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         is_utc = pa.types.is_timestamp(kind) and kind.tz is not None
-        instants = compute.cast(column, pa.timestamp("us", kind.tz if is_utc else None))
+        instants = column.cast(pa.timestamp("us", kind.tz if is_utc else None))
         return times.Times(instants.cast(pa.int64()).to_numpy(zero_copy_only=False), is_utc)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         try:
