@@ -2,6 +2,8 @@
 # `make help` lists the targets. CONFIG=… names a configuration, SET="section.key=value …" overrides its settings.
 
 PYTHON ?= python3
+# Another index for torch alone, such as https://download.pytorch.org/whl/cpu: pip's torch for Linux brings CUDA.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RAYCURRENT := $(BIN)/python -m jobs
@@ -13,7 +15,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train pipeline check format reference test chaos soak bench profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak bench profile reproduce clean \
         k8s-render k8s-check k8s-run monitoring
 
 help: ## list the targets
@@ -24,9 +26,14 @@ setup: $(VENV)/.installed ## create .venv and install everything into it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+doctor: setup ## describe this machine for a bug report: versions, precision, int8, disks (ARGS=--ray starts Ray, too)
+	$(RAYCURRENT) inspect --machine $(ARGS)
 
 demo: setup ## train two small models on built-in data, translate and score, in a few minutes
 	$(RAYCURRENT) demo $(SETTINGS)

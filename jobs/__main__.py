@@ -4,7 +4,6 @@ Each command first checks everything that can be checked without torch and Ray, 
 the work. So a wrong setting is reported within a second or two, and `--help` loads nothing heavy.
 """
 
-import gc
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -86,7 +85,7 @@ def translate(
         if not print_config:
             files = {"--run": runs[1:], "--column": column, "--prefixes": prefixes, "--overwrite": overwrite}
             options.check_typed(input_, output, files)
-        return _typed("translate", runs[0], set_, print_config)
+        return options.typed_job("translate", runs[0], set_, print_config)
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
     prefixes_location = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
     others = [paths.locate(text, "--run") for text in runs[1:]]
@@ -114,22 +113,6 @@ def translate(
     for other in others:
         options.check_inputs_exist(job, {"--run": str(other)})
     return options.check_inputs_exist(job, {"--input": source, "--prefixes": prefixes_location})
-
-
-def _typed(
-    verb: Literal["translate", "generate"], run: str, set_: list[str] | None, print_config: bool
-) -> options.Job | str:
-    """Returns the job that answers lines typed on a terminal."""
-
-    def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
-        # Somebody waits: what libraries create while they are imported stays, and need not be searched for garbage.
-        gc.disable()
-        from jobs import typed
-
-        gc.enable()
-        return typed.run(verb, root, inference, stdout)
-
-    return options.job_from_run(run, set_, print_config, call, verb, streams=True)
 
 
 @app.command(cls=options.Command)
@@ -187,7 +170,7 @@ def generate(
                 "--prefix: is missing; give the beginning of the text, or --ending, its end, to a model that reads "
                 "backward; on a terminal, type lines without it"
             )
-        return _typed("generate", run, set_, print_config)
+        return options.typed_job("generate", run, set_, print_config)
     prefix, ending = options.text_argument(prefix, "--prefix"), options.text_argument(ending, "--ending")
 
     def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
@@ -344,9 +327,19 @@ def report(
 
 @app.command(cls=options.Command)
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output folder")],
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="dataset, checkpoint, run or output folder")
+    ] = None,
+    machine: Annotated[
+        bool, typer.Option("--machine", help="describe this machine instead, and the disk of PATH or of this folder")
+    ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="with --machine: start a local Ray cluster, too")] = False,
 ) -> options.Job:
-    """Describe a dataset, checkpoint, run or output folder, and verify its files."""
+    """Describe a dataset, checkpoint, run or output folder, and verify its files; or describe this machine."""
+    if machine:
+        return options.machine_job(path, ray)
+    if path is None or ray:
+        raise errors.UsageError("PATH: name what to inspect, or use --machine, with or without --ray")
     artefact = paths.locate(path, "PATH")
     # The merged file of an unfinished output does not exist yet, but the folder of its parts does, beside it.
     if not artefact.exists() and not artefact.parent.exists():

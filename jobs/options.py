@@ -4,6 +4,7 @@ Nothing here imports torch or Ray, until a job opens a session.
 """
 
 import contextlib
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,6 +183,34 @@ def job_from_run(
     if print_config:
         return loading.dump(inference)
     return Job(lambda stdout: call(root, inference, stdout), streams, only_prints)
+
+
+def typed_job(
+    verb: Literal["translate", "generate"], run: str, overrides: list[str] | None, print_config: bool
+) -> Job | str:
+    """Returns the job that answers lines typed on a terminal; see `job_from_run`."""
+
+    def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> Report:
+        # Somebody waits: what libraries create while they are imported stays, and need not be searched for garbage.
+        gc.disable()
+        from jobs import typed
+
+        gc.enable()
+        return typed.run(verb, root, inference, stdout)
+
+    return job_from_run(run, overrides, print_config, call, verb, streams=True)
+
+
+def machine_job(path: str | None, starts_ray: bool) -> Job:
+    """Returns the job that describes this machine, and the disk of a path, by default that of the current folder."""
+    root = paths.locate("." if path is None else path, "PATH")
+
+    def call(_: int) -> Report:
+        from jobs import machine
+
+        return machine.run(root, starts_ray)
+
+    return Job(call)
 
 
 def absolute(text: str, where: str) -> str:
