@@ -18,7 +18,8 @@ def lines(report: Mapping[str, Any], kind: str) -> list[str]:
         kind: of its corpus.
     """
     reached = ", ".join(_reached(report["stages"]))
-    held_out = f" ({report['held_out']} {'rows' if kind == 'series' else 'lines'})" if reached else ""
+    is_held_out = reached and report["held_out"] is not None
+    held_out = f" ({report['held_out']} {'rows' if kind == 'series' else 'lines'})" if is_held_out else ""
     verb, page = _USES[kind], location.Location.parse(report["root"]).join(root_layout.REPORT_HTML)
     command = f"{console.program()} {verb} --run {shlex.quote(report['root'])} --input FILE --output FILE.jsonl"
     return [
@@ -40,5 +41,8 @@ def _reached(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             by = f", by {stage['unit']}" if "unit" in stage else ""
             yield f"perplexity per token{of} {float(stage['perplexity']):.2f}{by}"
         elif verb == "forecast":
-            for row in stage.get("headline", {}).get("errors", [])[:1]:
-                yield f"RMSE of {row['target']} {row['rmse']:.4g} at horizon {row['horizon']}"
+            headline = stage.get("headline", {})
+            trained = ", on rows that it was trained on" if headline.get("split") == "train" else ""
+            for row in headline.get("errors", [])[:1]:
+                naive = f"persistence {row['persistence_rmse']:.4g}"
+                yield f"RMSE of {row['target']} {row['rmse']:.4g} at horizon {row['horizon']}, {naive}{trained}"
