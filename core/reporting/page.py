@@ -84,6 +84,7 @@ def render(report: content.Report) -> str:
         training_units=_training_units(report["training"]),
         sections=_section_titles(report, sections),
         smoothing=report["settings"]["training"]["label_smoothing"],
+        bleu_signature=_best_validation(report).get("bleu_signature"),
         generation=describe_generation(report["generation"]),
         warnings=quality.get("warnings", []),
         with_maps=any(row["map"] for row in sections["translations"]),

@@ -26,6 +26,9 @@ perplexities do not.</p>
 {%- if training_units %}
 <p class="quiet">{{ training_units }}</p>
 {%- endif %}
+{%- if bleu_signature %}
+<p class="quiet">Validation BLEU: {{ bleu_signature }}</p>
+{%- endif %}
 {{ parts.figures(training_plots) }}
 {%- endif %}
 {%- if corpus_rows %}

@@ -208,3 +208,10 @@ def test_generated_text_is_shown_with_its_method(
     report["samples"]["generated"] = [{"prefix": "the cat", "text": " sat"}]
     report["generation"] = settings
     assert (sentence or "Generated text") in Reader(page.render(report)).text
+
+
+def test_validation_bleu_is_shown_with_its_signature(tmp_path: pathlib.Path) -> None:
+    report = _build(tmp_path)
+    assert "Validation BLEU" not in Reader(page.render(report)).text, "not recorded by an older release"
+    report["training"]["best_validation"]["bleu_signature"] = "nrefs:1|tok:char"
+    assert "Validation BLEU: nrefs:1|tok:char" in Reader(page.render(report)).text
