@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from core import errors
-from core.config import loading, schema
+from core.config import inference_settings, loading, schema
 from core.storage import location, run_lock
 from jobs import console, execution, options, paths, settings
 
@@ -68,10 +68,7 @@ def train(
 
 @app.command(cls=options.Command)
 def translate(
-    runs: Annotated[
-        list[str],
-        typer.Option("--run", metavar="RUN", help="root of a run, or a checkpoint folder; repeat for an ensemble"),
-    ],
+    runs: options.Runs,
     input_: options.TypedInput = None,
     output: options.TypedOutput = None,
     column: options.Column = None,
@@ -110,14 +107,13 @@ def translate(
             return verb.run(request, session, console.reporter())
 
     job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=target == "-")
-    for other in others:
-        options.check_inputs_exist(job, {"--run": str(other)})
-    return options.check_inputs_exist(job, {"--input": source, "--prefixes": prefixes_location})
+    runs_and_files = {"--run": [str(other) for other in others], "--input": source, "--prefixes": prefixes_location}
+    return options.check_inputs_exist(job, runs_and_files)
 
 
 @app.command(cls=options.Command)
 def score(
-    run: options.Run,
+    runs: options.Runs,
     input_: options.Input,
     output: options.Output,
     targets: options.Targets = None,
@@ -126,9 +122,10 @@ def score(
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Score text (perplexity), or given translations (log-probabilities), with a trained model."""
+    """Score text (perplexity), or given translations (log-probabilities), with a trained model or a mixture."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
     targets_location = None if targets is None else options.absolute(targets, "--targets")
+    others = [paths.locate(text, "--run") for text in runs[1:]]
 
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import score as verb
@@ -143,13 +140,18 @@ def score(
                 cluster=inference.cluster,
                 targets=targets_location,
                 column=column,
+                others=others,
                 overwrite=overwrite,
                 stdout=stdout,
             )
             return verb.run(request, session, console.reporter())
 
-    job = options.job_from_run(run, set_, print_config, call, "score", streams=target == "-")
-    return options.check_inputs_exist(job, {"--input": source, "--targets": targets_location})
+    def check(inference: settings.InferenceSettings) -> None:
+        inference_settings.check_mixture(inference.scoring, len(runs))
+
+    job = options.job_from_run(runs[0], set_, print_config, call, "score", target == "-", check=check)
+    runs_and_files = {"--run": [str(other) for other in others], "--input": source, "--targets": targets_location}
+    return options.check_inputs_exist(job, runs_and_files)
 
 
 @app.command(cls=options.Command)

@@ -31,6 +31,12 @@ Overrides = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="print the resolved settings as YAML and exit")]
 Run = Annotated[str, typer.Option("--run", metavar="RUN", help="root of a run, or a checkpoint folder")]
+Runs = Annotated[
+    list[str],
+    typer.Option(
+        "--run", metavar="RUN", help="root of a run, or a checkpoint folder; repeat for an ensemble or a mixture"
+    ),
+]
 Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL file; - for standard input")]
 Output = Annotated[
     str,
@@ -175,13 +181,18 @@ def job_from_run(
     verb: str,
     streams: bool = False,
     only_prints: bool = False,
+    check: Callable[[settings.InferenceSettings], None] = lambda _: None,
 ) -> Job | str:
-    """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead."""
+    """Returns a job that uses a trained run; with `print_config` its inference settings as YAML instead.
+
+    `check` refuses settings that do not fit the command line, before anything heavy is loaded.
+    """
     root = paths.locate(run, "--run")
     inference = settings.load_run_settings(root, overrides or [], verb)
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(inference), one_line=True).strip())
     if print_config:
         return loading.dump(inference)
+    check(inference)
     return Job(lambda stdout: call(root, inference, stdout), streams, only_prints)
 
 

@@ -3,21 +3,21 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core import errors
 from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
 from core.data.dataset import shards
-from core.decoding.lines import inputs, outputs
-from core.decoding.scoring import scorer
+from core.decoding.lines import inputs, outputs, results
+from core.decoding.scoring import ranking, scorer
 from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import json_values, location
-from jobs import paths
+from jobs import paths, score_mixture
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
@@ -36,6 +36,7 @@ class Request:
         cluster: where the work runs.
         targets: translations of the input, line by line, which a seq2seq scores by forced decoding.
         column: text column of JSONL and Parquet.
+        others: further runs, which are mixed with the first.
         overwrite: removes results of other settings first.
         stdout: descriptor of the real standard output.
         max_lines: scores at most the first lines of a file; None: all.
@@ -49,24 +50,41 @@ class Request:
     cluster: schema.ClusterConfig
     targets: str | None = None
     column: str | None = None
+    others: Sequence[location.Location] = ()
     overwrite: bool = False
     stdout: int = 1
     max_lines: int | None = None
 
 
 def plan(
-    bundle: bundles.Bundle, request: Request, files: Sequence[inputs.Input], dataset: shards.Dataset | None = None
+    members: Sequence[bundles.Bundle],
+    request: Request,
+    files: Sequence[inputs.Input],
+    dataset: shards.Dataset | None = None,
+    fit_on: inputs.Input | None = None,
 ) -> dict[str, Any]:
-    """Returns all that the scores depend on; `files` are the input and, if given, the targets."""
+    """Returns all that the scores depend on.
+
+    Args:
+        members: the model, or those of a mixture.
+        request: the call.
+        files: the input and, if given, the targets.
+        dataset: the training data that dynamic evaluation measures gradients on.
+        fit_on: the held-out file that the weights of a mixture are fitted on.
+    """
     compute = request.compute
     is_cut = request.max_lines is not None and files[0].num_lines > request.max_lines
+    fingerprints = [member.fingerprint for member in members]
+    scoring = stored_forms.of_scoring(request.scoring)
+    if len(members) > 1:
+        scoring["mixture"] = score_mixture.plan_entry(request.scoring, fit_on)
     return {
         "verb": "score",
-        "bundle": bundle.fingerprint,
+        "bundle": fingerprints[0] if len(members) == 1 else fingerprints,
         "input": files[0].identity(),
         "targets": files[1].identity() if len(files) > 1 else None,
-        "scoring": stored_forms.of_scoring(request.scoring),
-        "precision": bundle.precision if compute.precision == "auto" else compute.precision,
+        "scoring": scoring,
+        "precision": members[0].precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
         # Gradient statistics of dynamic evaluation are measured on the training text.
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
@@ -84,77 +102,111 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     """
     started_s = time.monotonic()
     driver.check_standard_streams(request.input, request.output, request.column)
+    runs = _open(request)
+    members = [each.bundle for each in runs]
+    opened = {**runs[0].report, "members": [each.member for each in runs]} if len(runs) > 1 else runs[0].report
+    if len(runs) > 1:
+        # All in the precision of the first, as the members of an ensemble.
+        precision = members[0].precision if request.compute.precision == "auto" else request.compute.precision
+        request = replace(request, compute=request.compute.model_copy(update={"precision": precision}))
     scoring = request.scoring
-    opened = driver.open_run("score", request.run, scoring.average_checkpoints)
-    _check(opened.bundle, request)
-    dataset = open_dataset(request.run, opened.bundle, scoring)
+    kind = score_mixture.rows_kind(scoring, len(runs))
+    dataset = open_dataset(request.run, members[0], scoring)
     if request.input == "-":
-        # As in a worker, since sums depend on the number of threads.
-        computing.set_threads(request.cluster.cpus_per_worker)
-        score_lines = scorer.Scorer(opened.bundle, scoring, request.compute, request.cluster.device).score_lines
         with session.interrupting():
-            totals = driver.process_stdin("scores", sys.stdin.buffer, request.stdout, scoring.part_lines, score_lines)
-        figures = summarize(totals, _unit(opened.bundle, scoring, None))
+            totals, unit = _score_stdin(members, request), _unit(members[0], scoring, None)
+        figures = {**score_mixture.report(scoring.mixture, len(runs)), **summarize(totals, unit, kind)}
         done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
-        return {**opened.report, "input": request.input, "output": request.output, **figures, **done}
+        return {**opened, "input": request.input, "output": request.output, **figures, **done}
     is_folder = request.output.endswith("/")
-    target = outputs.Output.at("scores", paths.writable(request.output, "--output"), is_folder, "--output")
+    target = outputs.Output.at(kind, paths.writable(request.output, "--output"), is_folder, "--output")
     with session.interrupting():
         files = _scan(request, target)
-    spec = _spec(opened, request, files, dataset, target)
+        fit_on = score_mixture.scan_fit_on(scoring, request.column, target.folder)
+    spec = _spec(runs, request, target, plan(members, request, files, dataset, fit_on), dataset)
     with target.lock(spec.stage):
         num_done = 0
         store = target.begin(spec.plan, request.overwrite)
         manifest = target.finished(store)
         already_done = manifest is not None
         if manifest is None:
-            backward = model_settings.reads_backward(opened.bundle.config)
+            spec, mixture = score_mixture.with_weights(spec, store, fit_on, session, reporter)
             parts = inputs.parts(files)
             if request.max_lines is not None:
                 parts = inputs.first_lines(parts, request.max_lines)
-            waves = _waves(spec, parts, backward, session, reporter)
+            waves = _waves(spec, parts, model_settings.reads_backward(members[0].config), session, reporter)
             with reporter.stage(spec.stage, sum(part.num_lines for part in parts), "lines") as stage:
                 stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
                 # The first wave has a part of every lane.
-                unit = _unit(opened.bundle, scoring, len(waves[0]) if waves else 0)
-                manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records), unit)})
+                unit = _unit(members[0], scoring, len(waves[0]) if waves else 0)
+                figures = {**mixture, **summarize(driver.Totals.of(records), unit, kind)}
+                manifest = target.finish(store, records, {"summary": figures})
     path = str(paths.locate(request.input, "--input"))
-    report = {**opened.report, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
+    report = {**opened, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
+def _open(request: Request) -> list[driver.OpenedRun]:
+    """Loads the models, and checks that they can score the input, alone or together."""
+    roots = (request.run, *request.others)
+    runs = [driver.open_run("score", run, request.scoring.average_checkpoints) for run in roots]
+    score_mixture.check(roots, [each.bundle for each in runs], request.scoring)
+    _check(runs[0].bundle, request)
+    return runs
+
+
+def _score_stdin(members: Sequence[bundles.Bundle], request: Request) -> driver.Totals:
+    """Scores standard input in this process."""
+    # As in a worker, since sums depend on the number of threads.
+    computing.set_threads(request.cluster.cpus_per_worker)
+    scoring, device = request.scoring, request.cluster.device
+    score_mixture.refuse_fit(scoring.mixture)
+    kind = score_mixture.rows_kind(scoring, len(members))
+    compute: Callable[[list[str]], Sequence[results.Result]]
+    if kind == "rankings":
+        compute = ranking.Ranker(members, scoring, request.compute, device).rank_lines
+    else:
+        first, *others = members
+        compute = scorer.Scorer(first, scoring, request.compute, device, others=others).score_lines
+    return driver.process_stdin(kind, sys.stdin.buffer, request.stdout, scoring.part_lines, compute)
+
+
 def _spec(
-    opened: driver.OpenedRun,
+    runs: Sequence[driver.OpenedRun],
     request: Request,
-    files: Sequence[inputs.Input],
-    dataset: shards.Dataset | None,
     target: outputs.Output,
+    content: dict[str, Any],
+    dataset: shards.Dataset | None,
 ) -> part_worker.Spec:
-    """Returns the specification of the workers."""
+    """Returns the specification of the workers; `content` is that of the plan."""
     return part_worker.Spec(
-        bundle=opened.urls[0],
-        kind="scores",
+        bundle=runs[0].urls[0],
+        kind=target.kind,
         decoding=inference_settings.DecodingConfig(),
         scoring=request.scoring,
         compute=request.compute,
         folder=target.folder.url,
-        plan=plan(opened.bundle, request, files, dataset),
+        plan=content,
         device=request.cluster.device,
         threads=request.cluster.cpus_per_worker,
-        members=(opened.urls,),
+        members=tuple(each.urls for each in runs),
         dataset=None if dataset is None else dataset.folder.url,
     )
 
 
-def summarize(totals: driver.Totals, unit: score_unit.ScoreUnit) -> dict[str, Any]:
+def summarize(totals: driver.Totals, unit: score_unit.ScoreUnit, kind: results.Kind = "scores") -> dict[str, Any]:
     """Returns the figures of the corpus; `<eos>` counts as a token if the model has one.
 
     `infinite` counts tokens with probability 0: a single one makes all sums infinite, for none is left out.
     `perplexity` is exp of the nats per token, `bits_per_character` the bits of all tokens over all characters,
-    `accuracy` the share of tokens that the model ranked first, `unk` the number of unknown words.
+    `accuracy` the share of tokens that the model ranked first, `unk` the number of unknown words. A ranking has the sum
+    of its scores alone.
     """
     figures: dict[str, Any] = {"unit": unit.unit, "lines": totals.lines, **totals.problems(), **unit.to_json()}
+    if kind == "rankings":
+        # The sum over all lines; a ranking score is not a log-probability, and has no perplexity.
+        return {**figures, "tokens": totals.tokens, "unk": totals.unk, "ranking_score": json_values.number(totals.nats)}
     figures |= {"tokens": totals.tokens, "unk": totals.unk, "characters": totals.characters}
     if totals.infinite:
         figures["infinite"] = totals.infinite
@@ -202,7 +254,7 @@ def _check(bundle: bundles.Bundle, request: Request) -> None:
         UsageError: names the option or setting.
     """
     scoring, kind = request.scoring, bundle.config.kind
-    check_settings(bundle, scoring, request.compute)
+    check_settings(bundle, scoring, request.compute, 1 + len(request.others))
     is_seq2seq = kind == "seq2seq"
     if is_seq2seq and request.targets is None:
         raise errors.UsageError("--targets: a seq2seq scores given translations; name their file")
@@ -213,13 +265,17 @@ def _check(bundle: bundles.Bundle, request: Request) -> None:
 
 
 def check_settings(
-    bundle: bundles.Bundle, scoring: inference_settings.ScoringConfig, compute: schema.ComputeConfig
+    bundle: bundles.Bundle,
+    scoring: inference_settings.ScoringConfig,
+    compute: schema.ComputeConfig,
+    num_runs: int = 1,
 ) -> None:
-    """Refuses settings that the model cannot score with.
+    """Refuses settings that the model, or a mixture whose first it is, cannot score with.
 
     Raises:
         UsageError: names the setting.
     """
+    inference_settings.check_mixture(scoring, num_runs)
     kind = bundle.config.kind
     if kind == "autoregressive":
         raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")

@@ -4,7 +4,8 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from core.config import section, series_settings
+from core import errors
+from core.config import mixture_settings, section, series_settings
 
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "seed")
 SMALLEST_TEMPERATURE = 2.0**-126  # the smallest normal 32-bit float
@@ -229,18 +230,48 @@ class ScoringConfig(section.Section):
     )
     cache: CacheConfig | None = section.operational(None, "neural cache, for unit: stream; null: none")
     dynamic: DynamicConfig | None = section.operational(None, "dynamic evaluation, for unit: stream; null: none")
+    mixture: mixture_settings.MixtureConfig = section.operational(
+        mixture_settings.LinearConfig(),
+        "mixture of several --run: a kind, or a kind with its settings",
+        discriminator="kind",
+    )
 
     @pydantic.model_validator(mode="after")
     def _check_stream_settings(self) -> Self:
         for name in ("cache", "dynamic"):
             if getattr(self, name) is not None and self.unit != "stream":
                 raise ValueError(f"{name}: needs the text before a line; use unit: stream")
+        if self.mixture.kind == "ranking":
+            if self.unit == "stream":
+                raise ValueError("mixture.kind: ranking is of single lines; use unit: line")
+            if self.tokens:
+                raise ValueError("tokens: a ranking has scores of lines alone; leave it out")
         return self
 
     @property
     def unit_or_line(self) -> Literal["line", "stream"]:
         """The unit, line where none is set."""
         return self.unit or "line"
+
+
+def check_mixture(scoring: ScoringConfig, num_runs: int) -> None:
+    """Refuses settings that do not fit the number of runs to score with.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    mixture = scoring.mixture
+    if num_runs == 1:
+        if not mixture_settings.is_default(mixture):
+            raise errors.UsageError("scoring.mixture: mixes several runs; repeat --run, or leave it out")
+        return
+    if mixture.weights and len(mixture.weights) != num_runs:
+        raise errors.UsageError(
+            f"scoring.mixture.weights: {len(mixture.weights)} weights for {num_runs} runs; give one for each --run"
+        )
+    for name in ("cache", "dynamic"):
+        if getattr(scoring, name) is not None:
+            raise errors.UsageError(f"scoring.{name}: adapts a single model; use one --run, or leave it out")
 
 
 class ForecastingConfig(section.Section):

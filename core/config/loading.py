@@ -108,8 +108,9 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     Raises:
         UsageError: an override is wrong or has no effect, or names a section that does not exist.
     """
-    # From the values of the section, so that what is not overridden stays as the run has it.
-    data = base.model_dump(mode="json")
+    # From the values of the section, so that what is not overridden stays as the run has it. Defaults are left out: an
+    # override that replaces a group of them loses nothing, which would be warned of.
+    data = section.non_default_settings(base)
     document = yaml_reader.Document(data, {(): yaml_reader.Mark("--set", "")})
     _drop_sampling(data, overrides, prefix)
     for override in overrides:
@@ -235,7 +236,9 @@ def _apply(document: yaml_reader.Document, override: str, prefix: str) -> None:
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
     document.marks.update({path + inner: mark for inner, mark in value.marks.items()})
-    old_names.open_group(document, path, prefix)
+    # Of `scoring.mixture.weights` too: the group may not have been in the data, and needs a kind.
+    for depth in range(1, len(path) + 1):
+        old_names.open_group(document, path[:depth], prefix)
 
 
 def _warn_of_dropped_settings(name: str, old: Any, new: Any) -> None:

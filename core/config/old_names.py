@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, get_args
 from core import errors
 from core.config import (
     inference_settings,
+    mixture_settings,
     optimizer_settings,
     schedule_settings,
     section,
@@ -92,6 +93,7 @@ GROUPS: Mapping[str, _Group] = {
     "training.optimizer": _group("adam", optimizer_settings.OptimizerConfig),
     "training.schedule": _group("constant", schedule_settings.ScheduleConfig),
     "training.truncation": _group("fixed", truncation_settings.TruncationConfig),
+    "scoring.mixture": _group("linear", mixture_settings.MixtureConfig),
 }
 
 

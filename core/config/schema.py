@@ -9,6 +9,7 @@ from core.config import (
     corpus_settings,
     evaluation_settings,
     inference_settings,
+    mixture_settings,
     model_settings,
     section,
     training_settings,
@@ -209,6 +210,8 @@ class RunConfig(section.Section):
             raise ValueError(
                 f"training.{required_by}: needs validation lines; name corpus.valid, or set corpus.split.valid"
             )
+        if not mixture_settings.is_default(self.scoring.mixture):
+            raise ValueError("scoring.mixture: mixes several runs, which score alone has; set it there with --set")
         if self.compute.precision == "int8":
             raise ValueError("compute.precision: int8 is for inference only; set it for translate or score with --set")
         is_adaptive = isinstance(self.model, model_settings.LanguageModelConfig) and self.model.adaptive_cutoffs

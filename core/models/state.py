@@ -43,10 +43,9 @@ def from_named(named: Mapping[str, Tensor]) -> State:
         if match is None:
             raise errors.IntegrityError(f"recurrent state: unknown entry {name!r}; restore the file from a copy")
         layers.setdefault(int(match[1]), {})[match[2]] = part
-    # All layers have the same parts: h, or h and c.
-    parts_of_layers = {frozenset(layer) for layer in layers.values()}
+    # Each layer has h, or h and c; in a mixture of models not all have the same.
     is_gapless = sorted(layers) == list(range(len(layers)))
-    if not is_gapless or len(parts_of_layers) > 1 or frozenset("c") in parts_of_layers:
+    if not is_gapless or any("h" not in layer for layer in layers.values()):
         raise errors.IntegrityError(
             f"recurrent state: the entries {sorted(named)} do not form layers; restore the file from a copy"
         )

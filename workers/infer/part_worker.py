@@ -18,7 +18,7 @@ from core.data.batching import lanes
 from core.data.dataset import shards
 from core.data.text import corpus
 from core.decoding.lines import inputs, results
-from core.decoding.scoring import scorer
+from core.decoding.scoring import ranking, scorer
 from core.decoding.scoring import stream as streams
 from core.decoding.translation import shortlist, translator
 from core.models import bundle as bundles
@@ -44,7 +44,8 @@ class Spec:
         device: `cpu` or `cuda`.
         threads: threads of an operation.
         dataset: URL of the dataset whose training text dynamic evaluation measures gradients on, if it does.
-        members: for each member of an ensemble, the URLs of the bundles whose mean it is; empty for `bundle` alone.
+        members: for each member of an ensemble or mixture, the URLs of the bundles whose mean it is; empty for
+            `bundle` alone.
         fusion_model: URL of the bundle of the language model that is fused with the translation model.
         shortlist_table: URL of the file from which shortlists of target tokens are made.
     """
@@ -71,6 +72,8 @@ class Spec:
 
 def make(spec: Spec) -> "PartWorker":
     """Creates the worker for a job; with the specification bound, the factory of the fan-out."""
+    if spec.kind == "rankings":
+        return RankWorker(spec)
     return TranslateWorker(spec) if spec.kind == "translations" else ScoreWorker(spec)
 
 
@@ -154,17 +157,16 @@ class TranslateWorker(PartWorker):
 
 
 class ScoreWorker(PartWorker):
-    """Scores parts: pairs if there is a second side, else lines, or parts of a stream.
+    """Scores parts: pairs if there is a second side, else lines, or parts of a stream; by one model, or a mixture.
 
     With a part of a stream its final state is committed: the next part of the lane, or a restart, continues from it.
     """
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        # Scoring has one model: an ensemble is for translation alone.
-        (bundle,) = load_members(spec)
+        bundle, *others = load_members(spec)
         text = training_text(spec.dataset, model_settings.reads_backward(bundle.config))
-        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text)
+        self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text, others)
 
     def compute(
         self, lines: Sequence[tuple[str, ...]], part: inputs.Part
@@ -193,6 +195,25 @@ class ScoreWorker(PartWorker):
     def precision(self) -> str:
         """See `PartWorker`."""
         return self.scorer.context.precision
+
+
+class RankWorker(PartWorker):
+    """Ranks lines by several models."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.ranker = ranking.Ranker(load_members(spec), spec.scoring, spec.compute, spec.device)
+
+    def compute(
+        self, lines: Sequence[tuple[str, ...]], part: inputs.Part
+    ) -> tuple[Sequence[results.Result], dict[str, Any]]:
+        """See `PartWorker`."""
+        assert len(part.sides) == 1, "given translations are not ranked"
+        return self.ranker.rank_lines([line[0] for line in lines]), {}
+
+    def precision(self) -> str:
+        """See `PartWorker`."""
+        return self.ranker.context.precision
 
 
 class CountWorker:
@@ -231,7 +252,7 @@ def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
     """Returns the summary of rows in their commit record: counts, sums and the first errors."""
     # Lines in the numbering of the whole input, from 0.
     failures = [(first_line + index, row.error) for index, row in enumerate(rows) if row.error is not None]
-    scores = [row.score_nats if isinstance(row, results.Translation) else row.nll_nats for row in rows]
+    scores = [_nats(row) for row in rows]
     summary: dict[str, Any] = {
         "lines": len(rows),
         "errors": len(failures),
@@ -241,6 +262,8 @@ def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
         # fsum rounds once: the sum of a part does not depend on the order of its rows.
         "nats": json_values.number(math.fsum(score for score in scores if score is not None)),
     }
+    if rows and isinstance(rows[0], results.Ranking):
+        summary["unk"] = sum(row.num_unk for row in rows if isinstance(row, results.Ranking))
     if rows and isinstance(rows[0], results.Score):
         scored = [row for row in rows if isinstance(row, results.Score) and row.error is None]
         summary["unk"] = sum(row.num_unk for row in scored)
@@ -250,6 +273,13 @@ def summarize(rows: Sequence[results.Result], first_line: int) -> dict[str, Any]
         if all(row.num_correct is not None for row in scored):
             summary["correct"] = sum(row.num_correct or 0 for row in scored)
     return summary
+
+
+def _nats(row: results.Result) -> float | None:
+    """Returns the number of a row whose sum is reported."""
+    if isinstance(row, results.Translation):
+        return row.score_nats
+    return row.ranking_score if isinstance(row, results.Ranking) else row.nll_nats
 
 
 def device_kind(device: str) -> str:

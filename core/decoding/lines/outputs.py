@@ -21,6 +21,7 @@ ALIGNMENTS, ATTENTION, PICTURES = ".alignments", ".attention.json", ".html"
 _SIDECARS: Mapping[results.Kind, tuple[str, ...]] = {
     "translations": (ALIGNMENTS, ATTENTION),
     "scores": (),
+    "rankings": (),
     "forecasts": (PICTURES,),
 }
 

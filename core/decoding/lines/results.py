@@ -17,7 +17,7 @@ from pyarrow import parquet
 from core import errors
 from core.storage import json_values
 
-Kind = Literal["translations", "scores", "forecasts"]
+Kind = Literal["translations", "scores", "rankings", "forecasts"]
 EXTENSIONS = (".txt", ".jsonl", ".parquet", ".arrow")
 
 
@@ -91,7 +91,26 @@ class Score:
     error: str | None = None
 
 
-Result = Translation | Score
+@dataclass(frozen=True)
+class Ranking:
+    """A line ranked by several language models; a line that failed has an error and no score.
+
+    Attributes:
+        ranking_score: weighted sum of the line's log-probabilities, in nats; higher is better. Not a log-probability.
+        member_nll_nats: negative log-probability of the line by each model.
+        num_tokens: number of scored tokens, as in `Score`.
+        num_unk: number of those that the vocabulary lacks.
+        error: the reason of the failure.
+    """
+
+    ranking_score: float | None
+    member_nll_nats: tuple[float, ...]
+    num_tokens: int
+    num_unk: int
+    error: str | None = None
+
+
+Result = Translation | Score | Ranking
 
 # Part of the stored format: `decode` refuses parts with other columns.
 SCHEMAS: dict[Kind, pa.Schema] = {
@@ -119,6 +138,16 @@ SCHEMAS: dict[Kind, pa.Schema] = {
             ("num_tokens", pa.int64()),
             ("num_unk", pa.int64()),
             ("tokens", pa.list_(pa.struct([("text", pa.string()), ("nll_nats", pa.float64())]))),
+            ("error", pa.string()),
+        ]
+    ),
+    "rankings": pa.schema(
+        [
+            ("line", pa.int64()),
+            ("ranking_score", pa.float64()),
+            ("member_nll_nats", pa.list_(pa.float64())),
+            ("num_tokens", pa.int64()),
+            ("num_unk", pa.int64()),
             ("error", pa.string()),
         ]
     ),
@@ -152,13 +181,16 @@ _OLDER: dict[Kind, pa.Schema] = {
         ]
     ),
     "scores": SCHEMAS["scores"],
+    "rankings": SCHEMAS["rankings"],
     "forecasts": pa.schema([field for field in SCHEMAS["forecasts"] if field.name not in ("time", "split")]),
 }
 
 
 def failed(kind: Kind, reason: str) -> Result:
     """Returns the result of a line that failed."""
-    return Translation("", None, 0, error=reason) if kind == "translations" else Score(None, 0, 0, error=reason)
+    if kind == "translations":
+        return Translation("", None, 0, error=reason)
+    return Ranking(None, (), 0, 0, reason) if kind == "rankings" else Score(None, 0, 0, error=reason)
 
 
 def to_table(kind: Kind, first_line: int, results: Sequence[Result], row_version: int = ROW_VERSION) -> pa.Table:
@@ -233,14 +265,15 @@ def write_file(kind: Kind, tables: Iterable[pa.Table], extension: str, path: pat
 
 
 def text_lines(table: pa.Table) -> Iterator[str]:
-    """Yields one line for each row: the translation, the score in nats, or the forecast; empty if it failed."""
+    """Yields one line for each row: the translation, a score in nats, or the forecast; empty if it failed."""
     if "text" in table.column_names:
         yield from (_one_line(text or "") for text in table.column("text").to_pylist())
     elif "forecast" in table.column_names:
         # Models forecast in fp32, whose values 9 digits identify.
         yield from (f"{value:.9g}" for value in table.column("forecast").to_pylist())
     else:
-        yield from ("" if nll is None else f"{nll:.6f}" for nll in table.column("nll_nats").to_pylist())
+        name = "ranking_score" if "ranking_score" in table.column_names else "nll_nats"
+        yield from ("" if nats is None else f"{nats:.6f}" for nats in table.column(name).to_pylist())
 
 
 def json_lines(table: pa.Table) -> Iterator[str]:

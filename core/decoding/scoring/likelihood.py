@@ -11,9 +11,10 @@ from torch import Tensor
 
 from core.decoding import device as devices
 from core.models import compute as computing
-from core.models import language_model, seq2seq
+from core.models import language_model, mixture, seq2seq
 
 Array = npt.NDArray[np.float64]
+Model = language_model.LanguageModel | seq2seq.Seq2Seq | mixture.Mixture
 
 # Logits that are computed at once: few enough to stay in the cache, enough for an efficient matrix product.
 _LOGITS_AT_ONCE = 1 << 21
@@ -67,15 +68,15 @@ def window_inference(context: devices.InferenceContext) -> Iterator[None]:
         yield
 
 
-def log_probs(model: language_model.LanguageModel | seq2seq.Seq2Seq, features_NF: Tensor) -> Tensor:
-    """Returns the log-probabilities of all V tokens (N, V) in fp32."""
+def log_probs(model: Model, features_NF: Tensor) -> Tensor:
+    """Returns the log-probabilities of all V tokens (N, V) in fp32, or of a mixture with an n-gram model in fp64."""
+    if isinstance(model, mixture.Mixture):
+        return model.log_probs(features_NF)
     # Quantization to int8 starts from fp32, whatever the recurrent kernels computed in.
     return model.logits(features_NF.float()).float().log_softmax(1)
 
 
-def score_tokens(
-    model: language_model.LanguageModel | seq2seq.Seq2Seq, vocabulary_size: int, features_NF: Tensor, targets_N: Tensor
-) -> TokenScores:
+def score_tokens(model: Model, vocabulary_size: int, features_NF: Tensor, targets_N: Tensor) -> TokenScores:
     """Returns the scores of targets, given the features after all tokens that precede each of them."""
     # Slice by slice: the logits of all tokens together would be the largest tensor of the program.
     scores = [

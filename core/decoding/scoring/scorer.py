@@ -26,7 +26,7 @@ from core.decoding.lines import results
 from core.decoding.scoring import likelihood
 from core.decoding.scoring import stream as streams
 from core.decoding.translation import target_tokens
-from core.models import autoregressive, language_model, seq2seq
+from core.models import autoregressive, language_model, mixture, seq2seq
 from core.models import bundle as bundles
 from core.models.ngram import ngram_model
 
@@ -41,8 +41,9 @@ class Scorer:
         compute: schema.ComputeConfig,
         device: str = "cpu",
         training_text: lanes.Stream | None = None,
+        others: Sequence[bundles.Bundle] = (),
     ) -> None:
-        """Prepares a bundle.
+        """Prepares a bundle, or a mixture of several.
 
         Args:
             bundle: its model is used, and by dynamic evaluation changed.
@@ -51,12 +52,17 @@ class Scorer:
             device: `cpu` or `cuda`.
             training_text: measured for gradient statistics by dynamic evaluation with rule `rms`, in the model's
                 reading direction.
+            others: further language models of the mixture that `scoring.mixture` describes.
 
         Raises:
             UsageError: the model lacks what the settings need.
         """
-        self.context = devices.prepare(bundle, compute, device)
-        self._model = bundle.model
+        self.context = devices.prepare(bundle, compute, device, others)
+        self._model: bundles.Model | mixture.Mixture = (
+            mixture.Mixture([_member(member) for member in (bundle, *others)], scoring.mixture)
+            if others
+            else bundle.model
+        )
         self._settings = scoring
         self._codecs = target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token").codecs
         self._codec = bundle.codecs["target" if isinstance(bundle.model, seq2seq.Seq2Seq) else "text"]
@@ -177,7 +183,7 @@ class Scorer:
         # Collected against the reading order, which for a backward model is the order of the text.
         return scores[:: -self._direction], after
 
-    def _language_model(self) -> language_model.LanguageModel | ngram_model.Ngram:
+    def _language_model(self) -> mixture.Member | mixture.Mixture:
         if isinstance(self._model, seq2seq.Seq2Seq):
             raise errors.UsageError("--targets: a seq2seq scores translations of the input; name them with --targets")
         assert not isinstance(self._model, autoregressive.Autoregressive), "a series has no text"
@@ -192,7 +198,7 @@ class Scorer:
         self, training_text: lanes.Stream | None
     ) -> streams.NeuralStreamScorer | streams.NgramStreamScorer:
         model = self._language_model()
-        if isinstance(model, language_model.LanguageModel):
+        if not isinstance(model, ngram_model.Ngram):
             size = self._tokenizer.vocabulary_size
             return streams.NeuralStreamScorer(model, size, self._settings, self.context, training_text)
         for name in ("cache", "dynamic"):
@@ -204,7 +210,7 @@ class Scorer:
 
     def _score_rows(
         self,
-        model: language_model.LanguageModel | ngram_model.Ngram,
+        model: mixture.Member | mixture.Mixture,
         inputs_BT: Tensor,
         targets: Sequence[Sequence[int]],
     ) -> list[likelihood.TokenScores]:
@@ -212,7 +218,7 @@ class Scorer:
         state = model.initial_state(len(targets))
         if isinstance(self._stream_scorer, streams.NgramStreamScorer):
             return self._stream_scorer.score_rows(inputs_BT, targets, state)[0]
-        assert isinstance(model, language_model.LanguageModel), "n-gram models are scored above"
+        assert not isinstance(model, ngram_model.Ngram), "n-gram models are scored above"
         window = max(1, self._settings.batch_tokens // len(targets))
         scores_of_rows: list[list[likelihood.TokenScores]] = [[] for _ in targets]
         for start in range(0, inputs_BT.shape[1], window):
@@ -224,7 +230,7 @@ class Scorer:
 
     def _score_targets(
         self,
-        model: language_model.LanguageModel | seq2seq.Seq2Seq,
+        model: likelihood.Model,
         features_BTF: Tensor,
         targets: Sequence[Sequence[int]],
     ) -> list[likelihood.TokenScores]:
@@ -278,6 +284,11 @@ class Scorer:
             words = vocabulary.split_units("word", text, self._tokenizer.symbols)[:: self._direction]
             return len(text + separator) - sum(map(len, words[: len(unscored)]))
         return len(text + separator) - len(self._tokenizer.decode(unscored))
+
+
+def _member(bundle: bundles.Bundle) -> mixture.Member:
+    assert isinstance(bundle.model, language_model.LanguageModel | ngram_model.Ngram), "the driver checks the kinds"
+    return bundle.model
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Iterator[Sequence[int]]:

@@ -18,7 +18,7 @@ from core.data.batching import lanes
 from core.decoding import device as devices
 from core.decoding.scoring import dynamic_evaluation, likelihood, neural_cache
 from core.models import compute as computing
-from core.models import language_model
+from core.models import language_model, mixture
 from core.models import state as states
 from core.models import weights as tensor_files
 from core.models.ngram import ngram_model
@@ -89,11 +89,11 @@ class StreamState(NamedTuple):
 
 
 class NeuralStreamScorer:
-    """Scores a stream with a recurrent language model, window by window; holds no state of any stream."""
+    """Scores a stream with a network or a mixture of models, window by window; holds no state of any stream."""
 
     def __init__(
         self,
-        model: language_model.LanguageModel,
+        model: language_model.LanguageModel | mixture.Mixture,
         vocabulary_size: int,
         scoring: inference_settings.ScoringConfig,
         context: devices.InferenceContext,
@@ -212,6 +212,7 @@ class NeuralStreamScorer:
             raise errors.UsageError(
                 "scoring.dynamic: quantized weights have no gradients; use compute.precision: fp32 or bf16"
             )
+        assert isinstance(self._model, language_model.LanguageModel), "a mixture is not updated"
         dynamic_evaluation.enable_gradients(self._model)
         if settings.rule == "sgd":
             return dynamic_evaluation.DynamicEvaluator(self._model, settings, None)

@@ -99,29 +99,38 @@ class Ngram(nn.Module):
 
     def logits(self, contexts_BC: Tensor) -> Tensor:
         """Returns the log-probability of every token after each context; -inf where it is impossible."""
-        # One by one: the tokens seen after a context are a range of keys, and ranges differ in length.
-        return torch.stack([self.distribution(context_C) for context_C in contexts_BC]).log()
+        return self.distributions(contexts_BC).log()
 
     def distribution(self, context_C: Tensor) -> Tensor:
         """Returns the probability of every token after one context; they sum to 1."""
-        unigram_V = self.probability(1)
-        probabilities_V = unigram_V
-        rows = self._contexts(context_C[None, :])
-        is_cut = self._is_cut(context_C[None, :])
+        return self.distributions(context_C[None, :])[0]
+
+    def distributions(self, contexts_BC: Tensor) -> Tensor:
+        """Returns the probability of every token after each context (B, V); those of a context sum to 1."""
+        unigram_BV = self.probability(1).expand(len(contexts_BC), -1)
+        probabilities_BV = unigram_BV.clone()
+        rows, is_cut = self._contexts(contexts_BC), self._is_cut(contexts_BC)
         for level in range(2, self.config.order + 1):
-            if is_cut[level - 2][0, -1]:
-                break
-            row = int(rows[level - 2][0, -1])
+            # A context that ends at its line's beginning is complete; further levels change nothing.
+            is_cut_B = is_cut[level - 2][:, -1]
             if self._backs_off_to_unigram:
-                probabilities_V = unigram_V
-            if row >= 0:
-                # All tokens by back-off, then those seen after this context by their own probabilities.
-                probabilities_V = probabilities_V * self.backoff(level - 1)[row]
-                first, last = (int(torch.searchsorted(self.keys(level), key)) for key in self._key_range(row))
-                tokens = self.keys(level)[first:last] - row * self.vocabulary_size
-                # In place in the product, which is a new tensor: the stored unigrams stay as they are.
-                probabilities_V[tokens] = self.probability(level)[first:last]
-        return probabilities_V
+                probabilities_BV = torch.where(is_cut_B[:, None], probabilities_BV, unigram_BV)
+            keys_G = self.keys(level)
+            if not len(keys_G):  # the training text was shorter than this n-gram
+                continue
+            row_B = torch.where(is_cut_B, -1, rows[level - 2][:, -1])
+            # All tokens by back-off. A context that was not seen backs off with weight 1; see `score`.
+            probabilities_BV *= torch.where(row_B < 0, 1.0, self.backoff(level - 1)[row_B])[:, None]
+            # Then those seen after a context by their own probabilities: they are a range of keys.
+            first_B, last_B = (torch.searchsorted(keys_G, key_B) for key_B in self._key_range(row_B))
+            # Below every key: a context that was not seen has an empty range, since its row is negative.
+            counts_B = last_B - first_B
+            owners = torch.repeat_interleave(counts_B)
+            starts = torch.repeat_interleave(first_B - (counts_B.cumsum(0) - counts_B), counts_B)
+            seen = starts + torch.arange(len(owners), device=starts.device)
+            tokens = keys_G[seen] - row_B[owners] * self.vocabulary_size
+            probabilities_BV[owners, tokens] = self.probability(level)[seen]
+        return probabilities_BV
 
     def score(
         self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
@@ -284,9 +293,9 @@ class Ngram(nn.Module):
         begins_BL = torch.where(tokens_BL == NO_TOKEN, positions_L + 1, begins_BL).cummax(1).values
         return [positions_L - begins_BL + 1 < length for length in range(1, self.config.order)]
 
-    def _key_range(self, row: int) -> tuple[int, int]:
-        """Returns the range [start, stop) of the keys of all n-grams that continue the one of a row."""
-        return row * self.vocabulary_size, (row + 1) * self.vocabulary_size
+    def _key_range(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the ranges [start, stop) of the keys of all n-grams that continue those of some rows."""
+        return row_B * self.vocabulary_size, (row_B + 1) * self.vocabulary_size
 
 
 def _where(condition: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Sequence[Tensor]:

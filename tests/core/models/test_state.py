@@ -19,7 +19,12 @@ def test_named_state_round_trip() -> None:
         assert [part.tolist() for part in layer] == [part.tolist() for part in expected]
 
 
-@pytest.mark.parametrize("names", [("0.x",), ("0.c",), ("1.h",), ("0.h", "1.h", "1.c"), ("h",)])
+def test_layers_of_several_models_may_have_different_parts() -> None:
+    mixed = (*example(), (torch.ones(4, 3),))
+    assert states.from_named(states.to_named(mixed))[2][0].shape == (4, 3)
+
+
+@pytest.mark.parametrize("names", [("0.x",), ("0.c",), ("1.h",), ("0.h", "1.c"), ("h",)])
 def test_names_that_do_not_form_a_state_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(errors.IntegrityError, match="recurrent state"):
         states.from_named({name: torch.zeros(1, 1) for name in names})
