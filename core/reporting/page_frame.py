@@ -60,7 +60,7 @@ a:hover { text-decoration: underline; }
 .figures dt { color: var(--quiet); font-size: .85rem; line-height: 1.3; }
 .figures dd { margin: .15rem 0 0; font-size: 1.4rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .unit { display: block; font-size: .75rem; font-weight: 400; white-space: normal; overflow-wrap: anywhere; }
-td .unit { color: var(--quiet); min-width: 9rem; }
+td .unit { color: var(--quiet); min-width: min(9rem, 24vw); }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.6rem 1.4rem; }
 .wide + .curves, p + .curves, table + .curves { margin-top: 1.4rem; }
 .curves h3 { margin: 0 0 .3rem; font-size: .95rem; }

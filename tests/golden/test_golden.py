@@ -124,6 +124,7 @@ def test_a_finished_folder_is_done_and_left_alone(kind: str, use: make.Use, tmp_
     document = run(use.command(root, make.TEXTS))
     assert contents(folder) == before
     assert document.get("lines_per_s", 0) == 0, "lines were done that had been done"
+    assert document["already_done"]
     summary = json.loads(before[make.MANIFEST])["summary"]
     assert {name: document[name] for name in summary} == summary
 
@@ -138,6 +139,7 @@ def test_a_half_done_folder_is_finished(kind: str, use: make.Use, tmp_path: Path
     after = contents(folder)
     assert {name: after[name] for name in before} == before, "what was done was done again"
     assert document["lines_per_s"] > 0
+    assert not document["already_done"]
     finished = rows(make.ROOTS / kind / "outputs" / use.folder)
     check_same(rows(folder), finished)
     assert [list(row) for row in rows(folder)] == [list(row) for row in finished], "its rows have two forms"
@@ -181,7 +183,10 @@ def test_a_configuration_of_release_01_is_already_done_in_its_run(kind: str, tmp
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_root_is_verified_and_reported(kind: str, tmp_path: Path) -> None:
     root = restored(kind, tmp_path)
-    check_same(run(["inspect", str(root)]), stored_document(kind, "inspect", root))
+    inspected = run(["inspect", str(root)])
+    check_same(inspected, stored_document(kind, "inspect", root))
+    for name, described in inspected["checkpoints"].items():
+        assert name.endswith(f"-e{described['fencing_number']}")
     run(["report", str(root)])
     assert json.loads((root / "report.json").read_text())["name"] == f"golden-{kind}"
     assert f"golden-{kind}" in (root / "report.html").read_text()
