@@ -295,6 +295,13 @@ def test_only_language_models_are_mixed(folder: pathlib.Path) -> None:
         run(folder, targets=str(folder / "in.txt"))
 
 
+def test_a_fit_has_at_most_as_many_iterations_as_set(folder: pathlib.Path) -> None:
+    once = run(folder, output="once.jsonl", mixture=fit_on(folder, iterations=1))
+    twice = run(folder, output="twice.jsonl", mixture=fit_on(folder, iterations=2))
+    assert (once["mixture_fit"]["iterations"], twice["mixture_fit"]["iterations"]) == (1, 2)
+    assert twice["mixture_fit"]["perplexity"] < once["mixture_fit"]["perplexity"]
+
+
 def test_a_held_out_file_without_tokens_is_refused(folder: pathlib.Path) -> None:
     (folder / "held-out.txt").write_text("")
     with pytest.raises(errors.DataError, match=r"scoring\.mixture\.fit_on: has no token"):

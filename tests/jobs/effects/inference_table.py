@@ -93,6 +93,18 @@ INFERENCE: dict[str, rows.Effect | rows.Elsewhere] = {
     "evaluation.lowercase": rows.Elsewhere(
         "tests/core/evaluation/test_quality.py::test_lowercase_bleu_and_chrf_do_not_regard_case"
     ),
+    "scoring.mixture.kind": rows.Elsewhere(
+        "tests/jobs/test_score_mixture.py::test_a_ranking_is_the_weighted_sum_of_both_directions_and_has_no_perplexity"
+    ),
+    "scoring.mixture.weights": rows.Elsewhere(
+        "tests/jobs/test_score_mixture.py::test_weights_of_one_and_zero_give_the_scores_of_the_first_run"
+    ),
+    "scoring.mixture.fit_on": rows.Elsewhere(
+        "tests/jobs/test_score_mixture.py::test_fitted_weights_are_better_than_others_on_the_held_out_text"
+    ),
+    "scoring.mixture.iterations": rows.Elsewhere(
+        "tests/jobs/test_score_mixture.py::test_a_fit_has_at_most_as_many_iterations_as_set"
+    ),
     "forecasting.method": rows.Effect(("recursive", "direct"), experiments.forecasting, "", (), "rows"),
     "forecasting.csv.delimiter": rows.Elsewhere(
         "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
