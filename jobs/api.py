@@ -41,22 +41,14 @@ _PROCESS_SETTINGS = threading.RLock()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Translation(results.Translation):
-    """A row of `translate`.
-
-    Attributes:
-        line: its index in the list of lines.
-    """
+    """A row of `translate`; `line` is its index in the list of lines."""
 
     line: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score(results.Score):
-    """A row of `score`.
-
-    Attributes:
-        line: its index in the list of lines.
-    """
+    """A row of `score`; `line` is its index in the list of lines."""
 
     line: int
 
@@ -72,6 +64,7 @@ class Generation:
         num_unk: tokens of the prompt that the vocabulary lacks.
         seed: seed of sampling.
         ahead: with `steps_ahead`, the most likely tokens that far after the prompt, with their probabilities.
+        ended: the setting that ended the text, `num_tokens` or `no_repeat_ngram`; see `generator.Continuation`.
         error: the reason of the failure.
     """
 
@@ -81,6 +74,7 @@ class Generation:
     num_unk: int
     seed: int
     ahead: tuple[tuple[str, float], ...] | None = None
+    ended: str | None = None
     error: str | None = None
 
 
@@ -395,4 +389,4 @@ def _generation(
     except generator.EmptyPromptError as error:
         return Generation(line, "", 0, 0, seed, error=f"empty: {error}")
     ahead = None if steps_ahead is None else tuple(prepared.predict_ahead(prompt, steps_ahead))
-    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead)
+    return Generation(line, made.text, made.num_tokens, made.num_unknown, seed, ahead, made.ended)

@@ -112,6 +112,7 @@ def test_generated_text_is_that_of_the_command(kind: str) -> None:
     model = api.load(root_of(kind))
     row = model.generate("the old cat")
     assert (row.text, row.num_tokens, row.seed) == (report["text"], report["num_tokens"], report["seed"])
+    assert row.ended == report["ended"] == "num_tokens"
     assert [list(pair) for pair in row.ahead or ()] == report.get("ahead", [])
     # The text of a prompt does not depend on the other prompts.
     others = model.generate(["a dog", "the old cat"])
