@@ -18,6 +18,7 @@ from core.config import series_settings
 
 Array = npt.NDArray[np.float64]
 
+_DATE = re.compile(r"\d{4}-\d{2}")  # the beginning of a date in ISO 8601
 _MOST_SHOWN = 40  # characters of a value in a message
 _MOST_CELL_CHARACTERS = 1 << 20
 
@@ -52,6 +53,20 @@ def read_columns(
         for name, index in indices.items():
             texts[name].append(row[index].strip())
     return texts
+
+
+def find_dates(data: bytes, used: Sequence[str], dialect: series_settings.CsvConfig) -> str | None:
+    """Returns the first column besides the used ones whose first values look like dates; None without one."""
+    sample = b"\n".join(data.split(b"\n", 3)[:3])
+    try:
+        header, *rows = _rows(sample, dialect, "")
+    except (errors.DataError, ValueError):
+        return None  # no header line, or one that `read_columns` refuses
+    for index, name in enumerate(header):
+        values = [row[index].strip() for row in rows if index < len(row)]
+        if name.strip() not in used and header.count(name) == 1 and values and all(map(_DATE.match, values)):
+            return name
+    return None
 
 
 def to_numbers(

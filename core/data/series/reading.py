@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +15,8 @@ from pyarrow import parquet
 from core import errors
 from core.data.series import csv_file, preparation, times
 from core.data.text import sources
+
+_log = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -180,7 +183,25 @@ def _read_file(
     setting = f"{prepared.section}.csv"
     texts = csv_file.read_columns(data, wanted, prepared.csv, where, setting)
     columns = [csv_file.to_numbers(texts[column], prepared.csv, column, where, setting) for column in names]
+    if prepared.time is None:
+        _warn_of_dates(data, wanted, prepared, where)
     return _Rows(_stack(columns, where), _parse_times(texts, prepared, where), where)
+
+
+def _warn_of_dates(data: bytes, used: Sequence[str], prepared: preparation.Preparation, where: str) -> None:
+    """Warns where rows are taken in their order, but dates beside them are in another one, such as newest first."""
+    name = csv_file.find_dates(data, used, prepared.csv)
+    if name is None:
+        return
+    texts = csv_file.read_columns(data, [name], prepared.csv, where, f"{prepared.section}.csv")[name]
+    try:
+        times.check_order(times.parse(texts))
+    except times.IrregularError as error:
+        _log.warning(
+            "%s: column %r, row %d below the header %s; rows are taken in their order, unless the run is trained with "
+            "corpus.time: %s",
+            where, name, error.row + 1, error.reason, name,
+        )  # fmt: skip
 
 
 def _parse_times(texts: dict[str, list[str]], prepared: preparation.Preparation, where: str) -> times.Times | None:

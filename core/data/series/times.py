@@ -187,7 +187,7 @@ def place(times: Times, of_training: Axis | None) -> tuple[Axis, npt.NDArray[np.
     Raises:
         IrregularError: a time falls, repeats, or lies between two steps; or the step cannot be known.
     """
-    _check_order(times)
+    check_order(times)
     if of_training is None and len(times.values_T) < 2:
         raise IrregularError(0, "is the only row, so that the step of its times is not known; give more rows")
     axis, values_T = _months(times, of_training) or _fixed(times, of_training)
@@ -204,8 +204,12 @@ def place(times: Times, of_training: Axis | None) -> tuple[Axis, npt.NDArray[np.
     return axis, np.concatenate([[0], np.cumsum(rows)])
 
 
-def _check_order(times: Times) -> None:
-    """Checks that times rise."""
+def check_order(times: Times) -> None:
+    """Checks that times rise.
+
+    Raises:
+        IrregularError: a time falls or repeats.
+    """
     is_wrong = np.diff(times.values_T) <= 0
     if is_wrong.any():
         row = int(np.flatnonzero(is_wrong)[0]) + 1

@@ -179,3 +179,20 @@ def test_columns_in_memory_are_the_rows_of_a_file(tmp_path: pathlib.Path) -> Non
 def test_columns_in_memory_that_are_no_series_are_refused(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.DataError, match=message):
         reading.from_columns(columns, ["x"], preparation.Preparation(time="day"), "values")
+
+
+@pytest.mark.parametrize(
+    ("rows", "warns"),
+    [
+        ("2026-03-02,2\n2026-03-01,1\n", True),
+        ("2026-03-01,2\n2026-03-01,1\n", True),
+        ("2026-03-01,1\n2026-03-02,2\n", False),
+        ("5,1\n4,2\n", False),
+    ],
+)
+def test_dates_in_another_order_than_the_rows_are_warned_of(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, rows: str, warns: bool
+) -> None:
+    (tmp_path / "t.csv").write_text(f"date,x\n{rows}")
+    assert len(samples.read(tmp_path / "t.csv")) == 2
+    assert ("column 'date', row 2 below the header" in caplog.text) == warns
