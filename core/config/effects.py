@@ -42,7 +42,7 @@ def of_section(settings: section.Section) -> Iterator[tuple[str, str]]:
     if isinstance(settings, inference_settings.ScoringConfig):
         dynamic = settings.dynamic
         if dynamic is not None and dynamic.rule == "sgd":
-            for name in ("epsilon", "statistics_windows"):
+            for name in ("epsilon", "statistics_lanes", "statistics_windows"):
                 if _is_set(dynamic, name):
                     yield f"dynamic.{name}", "has no effect with rule: sgd; use rule: rms, or leave it out"
         if settings.unit == "line" and settings.lanes > 1:

@@ -176,7 +176,12 @@ class CacheConfig(section.Section):
     Source: Grave, Joulin and Usunier 2017, Improving Neural Language Models with a Continuous Cache.
     """
 
-    size: int = section.operational(2000, "tokens in the cache, the last ones", ge=1)
+    size: int = section.operational(
+        2000,
+        "tokens in the cache, the last ones; used from the first one on, where the program of AWD-LSTM waits until it "
+        "is full",
+        ge=1,
+    )
     theta: section.Float = section.operational(
         0.66, "flatness parameter: weight of the similarity of states; 0: all cached tokens count alike", ge=0
     )
@@ -192,18 +197,29 @@ class DynamicConfig(section.Section):
     """
 
     rule: Literal["sgd", "rms"] = section.operational(
-        "rms", "update rule; rms: scaled by the RMS gradients of training text, from the run's dataset; sgd: plain"
+        "rms",
+        "update rule; rms: scaled by the RMS gradients of training text, from the run's dataset, with the scales and "
+        "defaults of the authors' program; sgd: plain",
     )
     learning_rate: section.Float = section.operational(
-        5e-4, "learning rate of a step, one after each window; for sgd about 0.1", ge=0
+        5e-5, "learning rate of a step, one after each window; for sgd about 0.1", ge=0
     )
     decay: section.Float = section.operational(
-        0.02, "decay rate of the weights towards the trained ones, in each step", ge=0, le=1
+        0.002,
+        "decay rate of the weights towards the trained ones, in each step; for rms times a weight's RMS gradient, "
+        "relative to the mean over tensors of their mean RMS gradients",
+        ge=0,
+        le=1,
     )
-    epsilon: section.Float = section.operational(1e-3, "constant added to the denominator of a step, for rms", gt=0)
-    window: int = section.operational(5, "tokens of a window", ge=1)
-    statistics_windows: int = section.operational(
-        200, "windows of training text from which rms gradients are estimated", ge=1
+    epsilon: section.Float = section.operational(2e-5, "constant added to the denominator of a step, for rms", gt=0)
+    window: int = section.operational(
+        5, "tokens of a window, of the scored text and of the statistics; windows begin anew at each part", ge=1
+    )
+    statistics_lanes: int = section.operational(
+        100, "lanes of training text whose mean gradient is one sample of the statistics, for rms", ge=1
+    )
+    statistics_windows: int | None = section.operational(
+        None, "windows of these lanes in the statistics, for rms; null: the whole training text", ge=1
     )
 
 

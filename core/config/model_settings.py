@@ -16,9 +16,10 @@ class RecurrentConfig(section.Section):
     cell: Literal["rnn", "gru", "lstm", "lstm_peephole", "lstm_coupled", "lstm_no_output", "gru_coupled", "mgu"] = (
         section.identity(
             "lstm",
-            "recurrent cell; lstm_peephole: gates see the memory; lstm_coupled: input gate = 1 - forget gate; "
-            "lstm_no_output: no output gate, the memory is the output; gru_coupled: reset gate = update gate; mgu: "
-            "minimal gated unit",
+            "recurrent cell; lstm_peephole: gates see the memory, the output gate the new one, as with use_peepholes "
+            "of TensorFlow, whose forget_bias is 1; lstm_coupled: input gate = 1 - forget gate; lstm_no_output: no "
+            "output gate, the memory is the output, without the tanh of Greff et al. 2017; gru_coupled: reset gate = "
+            "update gate; mgu: minimal gated unit",
         )
     )
     nonlinearity: Literal["tanh", "relu", "sigmoid", "identity"] = section.identity(

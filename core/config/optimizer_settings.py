@@ -47,7 +47,9 @@ class AsgdConfig(section.Section):
     """
 
     kind: Literal["asgd"] = section.identity(
-        "asgd", "asgd: SGD with weight averaging; validation and inference use the averages"
+        "asgd",
+        "asgd: SGD with weight averaging; validation and inference use the averages. The rate does not decay: "
+        "torch.optim.ASGD with lambd 0, as in AWD-LSTM, whose t0 is where averaging starts",
     )
     momentum: section.Float = _momentum()
     weight_decay: section.Float = _weight_decay()

@@ -5,8 +5,12 @@ After each window s of the text the weights θ, starting from the trained ones �
     θ ← θ − η ∇L(s) + λ (θ_g − θ)                                             rule sgd
     θ ← θ − η ∇L(s) / (RMS_g + ε) + min(1, λ RMS_g / mean RMS_g) (θ_g − θ)     rule rms
 
-where L is the mean loss of the window and RMS_g the root mean squared gradient over training text. A token is always
-scored before the weights learn from it, so no token influences its own score.
+where L is the mean loss of the window and RMS_g the root mean squared gradient over training text, of windows of many
+lanes each. A token is always scored before the weights learn from it, so no token influences its own score.
+
+As in the authors' program, mean RMS_g is the mean over tensors of the mean within each, not the mean over all weights,
+which the large matrices with their small gradients would rule. Values of η, λ and ε that were published before that
+program followed the equations are of another scale; its option for them says how to convert them.
 
 Source: Krause, Kahembwe, Murray and Renals 2018, Dynamic evaluation of neural sequence models, equations 5 to 8.
 """
@@ -22,9 +26,6 @@ from core.data.batching import lanes
 from core.models import bundle as bundles
 from core.models import language_model
 from core.models import state as states
-
-# Gradient statistics come from batches of as many lanes, as in training; fewer where the text is short.
-_STATISTICS_LANES = 20
 
 
 class DynamicEvaluator:
@@ -51,7 +52,7 @@ class DynamicEvaluator:
         self._decays: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.decay)
         if gradient_rms is not None:
             # Not 0 where the statistics hold no gradient at all: the decays are divided by it.
-            mean = torch.cat([rms.flatten() for rms in gradient_rms.values()]).mean().clamp(min=1e-30)
+            mean = torch.stack([rms.mean() for rms in gradient_rms.values()]).mean().clamp(min=1e-30)
             for name, rms in gradient_rms.items():
                 self._learning_rates[name] = settings.learning_rate / (rms + settings.epsilon)
                 # A decay above 1 would overshoot the trained weights.
@@ -92,15 +93,20 @@ def enable_gradients(model: nn.Module) -> None:
 
 
 def gradient_rms(
-    model: language_model.LanguageModel, stream: lanes.Stream, window: int, num_windows: int, device: str
+    model: language_model.LanguageModel,
+    stream: lanes.Stream,
+    settings: inference_settings.DynamicConfig,
+    device: str,
 ) -> dict[str, Tensor]:
-    """Computes the root mean squared gradient over the first windows of a training stream, hidden state carried over.
+    """Computes the root mean squared gradient over the windows of a training stream, hidden state carried over.
+
+    A text that is too short for a window in each of `statistics_lanes` lanes has fewer lanes.
 
     Raises:
         DataError: the stream has fewer than two tokens.
     """
-    num_lanes = max(1, min(_STATISTICS_LANES, (len(stream) - 1) // window))
-    windows = lanes.windows(stream, num_lanes, range(num_lanes), window, offset=0)
+    num_lanes = max(1, min(settings.statistics_lanes, (len(stream) - 1) // settings.window))
+    windows = lanes.windows(stream, num_lanes, range(num_lanes), settings.window, offset=0)
     parameters = bundles.unique_parameters(model)
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
@@ -110,7 +116,7 @@ def gradient_rms(
             if gradient is not None:
                 square += gradient**2
         count += 1
-        if count == num_windows:
+        if count == settings.statistics_windows:
             break
     return {name: (square / count).sqrt() for name, square in squares.items()}
 

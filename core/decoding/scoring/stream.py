@@ -218,9 +218,7 @@ class NeuralStreamScorer:
             return dynamic_evaluation.DynamicEvaluator(self._model, settings, None)
         assert training_text is not None, "rule rms needs training text"
         with self._autocast():
-            rms = dynamic_evaluation.gradient_rms(
-                self._model, training_text, settings.window, settings.statistics_windows, self._context.device
-            )
+            rms = dynamic_evaluation.gradient_rms(self._model, training_text, settings, self._context.device)
         return dynamic_evaluation.DynamicEvaluator(self._model, settings, rms)
 
 

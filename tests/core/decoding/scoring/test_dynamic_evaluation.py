@@ -57,7 +57,7 @@ def test_the_rms_rule_scales_steps_and_decay_by_gradient_rms() -> None:
     rms = {name: torch.zeros_like(part) for name, part in bundles.unique_parameters(model).items()}
     bias = "output.bias"
     rms[bias] += 2.0
-    mean = 2.0 * rms[bias].numel() / sum(part.numel() for part in rms.values())
+    mean = 2.0 / len(rms)  # the mean over tensors of their means: every tensor counts alike, however large
     evaluator = dynamic_evaluation.DynamicEvaluator(model, _config(learning_rate=0.3, decay=0.01, epsilon=0.5), rms)
     trained = evaluator.weights()
     moved = {name: part + 1.0 for name, part in trained.items()}
@@ -86,7 +86,7 @@ def test_decay_never_overshoots_the_trained_weights() -> None:
 
 def test_gradient_rms_of_one_window_is_the_absolute_gradient() -> None:
     model = _model()
-    rms = dynamic_evaluation.gradient_rms(model, TEXT[:11], window=5, num_windows=9, device="cpu")
+    rms = dynamic_evaluation.gradient_rms(model, TEXT[:11], _config(window=5), "cpu")
     parameters = bundles.unique_parameters(model)
     lanes_2T = torch.from_numpy(np.stack([TEXT[0:6], TEXT[5:11]]))
     features_BTF, _ = model(lanes_2T[:, :-1], model.initial_state(2))
@@ -94,6 +94,31 @@ def test_gradient_rms_of_one_window_is_the_absolute_gradient() -> None:
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     for name, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(rms[name], gradient.abs(), rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_averaged_over_the_lanes_of_a_window_and_their_squares_over_all_windows() -> None:
+    """Two windows of three lanes are two samples; one window, the first alone."""
+    model = _model(cell="rnn", num_layers=1)
+    parameters = bundles.unique_parameters(model)
+    state = model.initial_state(3)
+    squares = []
+    for start in (0, 4):
+        rows_3T = torch.from_numpy(np.stack([TEXT[lane + start : lane + start + 5] for lane in (0, 8, 16)]))
+        features_BTF, state = model(rows_3T[:, :-1], tuple(tuple(part.detach() for part in layer) for layer in state))
+        loss = F.cross_entropy(model.logits(features_BTF).flatten(0, 1), rows_3T[:, 1:].flatten())
+        squares.append([gradient**2 for gradient in torch.autograd.grad(loss, list(parameters.values()))])
+    for windows, expected in ((None, [sum(pair) / 2 for pair in zip(*squares, strict=True)]), (1, squares[0])):
+        config = _config(window=4, statistics_lanes=3, statistics_windows=windows)
+        rms = dynamic_evaluation.gradient_rms(model, TEXT[:25], config, "cpu")
+        for name, square in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(rms[name], square.sqrt(), rtol=1e-4, atol=1e-7)
+
+
+def test_the_defaults_are_those_of_the_authors() -> None:
+    """η, λ, ε, the window, and all of the training text in 100 lanes."""
+    config = _config()
+    assert (config.learning_rate, config.decay, config.epsilon, config.window) == (5e-5, 0.002, 2e-5, 5)
+    assert (config.statistics_lanes, config.statistics_windows) == (100, None)
 
 
 @pytest.mark.parametrize("settings", [{"rule": "sgd"}, {"rule": "rms"}])
