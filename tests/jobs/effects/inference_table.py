@@ -88,18 +88,6 @@ INFERENCE: dict[str, rows.Effect | rows.Elsewhere] = {
     "scoring.dynamic.window": rows.scored("5", "6", _STREAM),
     "scoring.dynamic.statistics_lanes": rows.scored("2", "20", _STREAM),
     "scoring.dynamic.statistics_windows": rows.scored("1", "3", _STREAM, "scoring.dynamic.statistics_lanes=2"),
-    "scoring.mixture.kind": rows.Elsewhere(
-        "tests/jobs/test_score_mixture.py::test_a_ranking_is_the_weighted_sum_of_both_directions_and_has_no_perplexity"
-    ),
-    "scoring.mixture.weights": rows.Elsewhere(
-        "tests/jobs/test_score_mixture.py::test_weights_of_one_and_zero_give_the_scores_of_the_first_run"
-    ),
-    "scoring.mixture.fit_on": rows.Elsewhere(
-        "tests/jobs/test_score_mixture.py::test_fitted_weights_are_better_than_others_on_the_held_out_text"
-    ),
-    "scoring.mixture.iterations": rows.Elsewhere(
-        "tests/jobs/test_score_mixture.py::test_fitted_weights_are_better_than_others_on_the_held_out_text"
-    ),
     "evaluation.tokenize": rows.Elsewhere(
         "tests/jobs/test_evaluate.py::test_a_run_gives_its_cleaning_and_evaluation_settings_and_options_override_them"
     ),
