@@ -355,9 +355,9 @@ def _failures(report: content.Report) -> Iterator[str]:
         yield f"A damaged checkpoint was skipped: {fault}"
     for name, counts in ((report["measured"] or {}).get("stages", {})).items():
         if counts.get("worker_deaths"):
-            yield f"{name}: {_count(counts['worker_deaths'], 'worker', 'workers')} died."
+            yield f"{name}: {_count(counts['worker_deaths'], 'worker', 'workers')} died, in the last command."
         if counts.get("retried"):
-            yield f"{name}: {_count(counts['retried'], 'part was', 'parts were')} retried."
+            yield f"{name}: {_count(counts['retried'], 'part was', 'parts were')} retried, in the last command."
     for stage in report["stages"]:
         if stage["failed_lines"]:
             yield f"{stage['name']}: {_count(stage['failed_lines'], 'line', 'lines')} failed."

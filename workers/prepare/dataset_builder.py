@@ -240,8 +240,9 @@ class DatasetBuilder:
             # A validation needs a token, and one before it; the scoring of test lines begins after an <eos>.
             num_tokens = sum(shard.tokens.get("text", 0) for shard in shards)
             if is_requested and corpus.kind == "text" and num_tokens < {"train": 1, "valid": 2, "test": 1}[split]:
+                num_rows = sum(shard.rows for shard in shards)
                 raise errors.DataError(
-                    f"{setting}.{split}: has no token to score, in {sum(shard.rows for shard in shards)} lines; "
+                    f"{setting}.{split}: has no token to score, in {num_rows} {'line' if num_rows == 1 else 'lines'}; "
                     f"use more text for {split}, or none"
                 )
         # Of all lines: at the start only the beginning of each file was checked.

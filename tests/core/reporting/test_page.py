@@ -122,8 +122,8 @@ def test_failures_are_listed(read: Reader) -> None:
         "The run was started 2 times.",
         "1 step was skipped because the gradient norm was not finite.",
         "A damaged checkpoint was skipped: step-3: torn",
-        "translate: 2 workers died.",
-        "translate: 1 part was retried.",
+        "translate: 2 workers died, in the last command.",
+        "translate: 1 part was retried, in the last command.",
         "translate: 1 line failed.",
         "training.epochs was changed from 1 to 2.",
     ):
