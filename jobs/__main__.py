@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from core import errors
-from core.config import inference_settings, loading, schema
+from core.config import loading, schema
 from core.storage import location, run_lock
 from jobs import console, execution, options, paths, settings
 
@@ -147,7 +147,7 @@ def score(
             return verb.run(request, session, console.reporter())
 
     def check(inference: settings.InferenceSettings) -> None:
-        inference_settings.check_mixture(inference.scoring, len(runs))
+        options.check_mixture(inference.scoring, len(runs))
 
     job = options.job_from_run(runs[0], set_, print_config, call, "score", target == "-", check=check)
     runs_and_files = {"--run": [str(other) for other in others], "--input": source, "--targets": targets_location}

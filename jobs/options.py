@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from core import errors
-from core.config import evaluation_settings, loading, schema, section
+from core.config import evaluation_settings, inference_settings, loading, schema, section
 from core.data.text import characters
 from core.storage import location, root_layout, streams
 from jobs import console, json_documents, log, paths, run_state, settings
@@ -250,6 +250,19 @@ def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | list[str] | No
                     raise errors.UsageError(f"{option}: {text} does not exist; check the path")
                 streams.refuse_device(path, option)
     return job
+
+
+def check_mixture(scoring: inference_settings.ScoringConfig, num_runs: int) -> None:
+    """Refuses settings of a mixture that do not fit the number of runs, or whose held-out file does not exist.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    inference_settings.check_mixture(scoring, num_runs)
+    if scoring.mixture.kind == "linear" and scoring.mixture.fit_on is not None:
+        where = "scoring.mixture.fit_on"
+        held_out = str(paths.locate(scoring.mixture.fit_on, where))
+        check_inputs_exist(Job(lambda _: {}), {where: held_out})
 
 
 def is_terminal() -> bool:

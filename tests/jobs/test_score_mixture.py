@@ -15,7 +15,7 @@ from core import errors
 from core.config import inference_settings, mixture_settings
 from core.models import bundle as bundles
 from core.storage import location
-from jobs import score
+from jobs import options, score
 from tests import reporters
 from tests.core.decoding import samples
 from tests.core.models import counted
@@ -300,6 +300,14 @@ def test_a_fit_has_at_most_as_many_iterations_as_set(folder: pathlib.Path) -> No
     twice = run(folder, output="twice.jsonl", mixture=fit_on(folder, iterations=2))
     assert (once["mixture_fit"]["iterations"], twice["mixture_fit"]["iterations"]) == (1, 2)
     assert twice["mixture_fit"]["perplexity"] < once["mixture_fit"]["perplexity"]
+
+
+def test_a_held_out_file_that_does_not_exist_is_refused_before_models_are_loaded(folder: pathlib.Path) -> None:
+    scoring = inference_settings.ScoringConfig(mixture=fit_on(folder))
+    options.check_mixture(scoring, num_runs=2)
+    (folder / "held-out.txt").unlink()
+    with pytest.raises(errors.UsageError, match=r"scoring\.mixture\.fit_on: .*held-out.txt does not exist"):
+        options.check_mixture(scoring, num_runs=2)
 
 
 def test_a_held_out_file_without_tokens_is_refused(folder: pathlib.Path) -> None:
