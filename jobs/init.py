@@ -13,6 +13,7 @@ from core.config import corpus_settings, loading, presets, schema, yaml_writer
 from core.data.series import recognition as series_recognition
 from core.data.text import recognition, sources, survey
 from core.decoding.generation import forecast_errors
+from core.evaluation import bleu_tokenizers
 from core.storage import location
 from core.training import step_timing
 from jobs import init_comments
@@ -206,17 +207,12 @@ def _presets(recognized: recognition.Recognized, figures: survey.Survey) -> list
         return list(range(presets.for_pairs(figures.num_lines), -1, -1))
     side = figures.sides[0]
     num_words = side.num_words
-    if is_spaceless(side, figures):
+    if side.script is not None:
         num_words = side.num_characters // presets.CHARACTERS_OF_A_WORD
     first = presets.for_text(round(num_words * figures.scale))
     # Never characters for want of time: a pass over them takes longer than one over words.
     kind = presets.TEXT[first].tokenizer
     return [row for row in range(first, -1, -1) if presets.TEXT[row].tokenizer == kind]
-
-
-def is_spaceless(side: survey.SideSurvey, figures: survey.Survey) -> bool:
-    """Returns whether most lines of a side are written without spaces."""
-    return side.spaceless > 0.5 * max(1, figures.num_examined - side.empty)
 
 
 def _epochs(preset: int, epoch_minutes: float, budget_minutes: float | None) -> int:
@@ -260,8 +256,11 @@ def _draft_pairs(recognized: recognition.Recognized, figures: survey.Survey, row
         "filters": {"max_length": max_length, "too_long": "drop", "duplicates": "drop"},
     }
     num_pairs = figures.num_lines * (1 - 2 * share)
+    sections = presets.pairs_sections(preset, shared, max_length)
+    if target.script is not None:
+        sections["evaluation"] = {"tokenize": bleu_tokenizers.fitting(target.script)}
     return Draft(
-        settings=_settings(file, corpus, presets.pairs_sections(preset, shared, max_length)),
+        settings=_settings(file, corpus, sections),
         why=init_comments.reasons_for_pairs(figures, row, share, shared),
         vocabulary_sizes={"source": preset.vocabulary_size, "target": preset.vocabulary_size},
         lengths=(lengths[0], lengths[1]),
@@ -277,7 +276,7 @@ def _alphabets_overlap(source: survey.SideSurvey, target: survey.SideSurvey) -> 
 
 def _draft_text(recognized: recognition.Recognized, figures: survey.Survey, row: int, file: str) -> Draft:
     preset = presets.TEXT[row]
-    tokenizer = "char" if is_spaceless(figures.sides[0], figures) else preset.tokenizer
+    tokenizer = "char" if figures.sides[0].script is not None else preset.tokenizer
     share = _held_out(figures.num_lines)
     vocabulary_size, num_tokens = _units(figures, tokenizer, preset.vocabulary_size)
     num_tokens *= 1 - 2 * share

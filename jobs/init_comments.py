@@ -88,6 +88,8 @@ def seen(recognized: recognition.Recognized, figures: survey.Survey) -> Iterator
     names = ("source", "target") if recognized.kind == "pairs" else ("text",)
     for name, side in zip(names, figures.sides, strict=True):
         yield _lengths(name, side)
+        if side.script is not None:
+            yield f"{name}: {side.script} without spaces between words."
     yield from _irregularities(figures)
     for example in figures.examples:
         yield "Example: " + "  →  ".join(_shortened(text) for text in example)
@@ -113,11 +115,6 @@ def _irregularities(figures: survey.Survey) -> Iterator[str]:
         (figures.unequal, "pair", f"with one side more than {survey.RATIO:g} times as long as the other: misaligned?"),
         (figures.same, "pair", "with equal sides: not translated?"),
         (sum(side.odd for side in figures.sides), "line", "with control characters or U+FFFD, text lost before"),
-        (
-            sum(side.spaceless for side in figures.sides),
-            "line",
-            f"of {survey.SPACELESS_CHARACTERS} and more characters without a space",
-        ),
         *((count, "line", f"that cannot be read ({reason}): skipped") for reason, count in figures.bad_lines.items()),
         (figures.repairs["crlf"], "line", "with a carriage return at the end: removed"),
         (figures.repairs["bom"], "byte order mark", "removed"),
@@ -153,6 +150,7 @@ def reasons_for_pairs(figures: survey.Survey, row: int, share: float, shared: bo
     size = f"up to {limit:,} pairs" if limit < float("inf") else "large corpora"
     return {
         "corpus.split": _held_out(figures, share, "by a hash of the source side"),
+        "evaluation.tokenize": "of BLEU: the target side has no spaces between words",
         "corpus.filters": "in tokens; longer pairs and repeated ones are dropped",
         "tokenizer.kind": "subwords of bytes: any text can be written, nothing is unknown",
         "tokenizer.shared": "the sides have most letters in common" if shared else "the sides have different letters",

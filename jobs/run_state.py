@@ -45,7 +45,7 @@ def check_settings(config: schema.RunConfig, stores: bool = True) -> list[loadin
     # Never replaced: the settings of the first start identify the run.
     if path.put_if_absent(loading.dump(config).encode()) if stores else not path.exists():
         return []
-    first = loading.parse_stored(path.read_bytes().decode(), str(path))
+    first = loading.parse_stored(path.read_bytes(), str(path))
     changes = loading.changed(first, config)
     for change in changes:
         if change.role == "identity":
@@ -74,7 +74,7 @@ def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:
     # Only language models generate, and only settings of generation have other defaults now.
     if config.corpus_kind != "text" or not path.exists():
         return config
-    first = loading.parse_stored(path.read_bytes().decode(), str(path))
+    first = loading.parse_stored(path.read_bytes(), str(path))
     current = config.generation
     named = set(current.model_fields_set)
     if not named.isdisjoint(inference_settings.SAMPLING_SETTINGS):

@@ -141,7 +141,7 @@ def _config(run: location.Location) -> schema.RunConfig | None:
     for root in (run, run.parent.parent):
         path = root.join(root_layout.SETTINGS)
         if path.exists():
-            return loading.parse_stored(path.read_bytes().decode(), str(path))
+            return loading.parse_stored(path.read_bytes(), str(path))
     return None
 
 

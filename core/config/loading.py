@@ -82,13 +82,17 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> schema.RunCon
     return config
 
 
-def parse_stored(text: str, where: str) -> schema.RunConfig:
+def parse_stored(content: bytes, where: str) -> schema.RunConfig:
     """Reads the stored settings of a run, perhaps of an older release, without warnings.
 
     Raises:
+        IntegrityError: the content is not text.
         UsageError: the text is not that of a configuration.
     """
-    document = _read(text, where)
+    try:
+        document = _read(content.decode(), where)
+    except UnicodeDecodeError as error:
+        raise errors.IntegrityError(f"{where}: is damaged (not UTF-8 at byte {error.start}); restore it") from error
     old_names.translate(document, is_stored=True)
     return _checked(schema.RunConfig, document, "")
 

@@ -35,6 +35,15 @@ def check_installed(settings: evaluation_settings.EvaluationConfig, where: str =
         )
 
 
+def fitting(script: scripts.Script) -> evaluation_settings.BleuTokenizer:
+    """Returns the usual tokenizer for a writing system without spaces, of those that are installed."""
+    return next(
+        tokenizer
+        for tokenizer in _FITTING.get(script, _FITTING_OTHERS)
+        if all(importlib.util.find_spec(name) for name in _PACKAGES.get(tokenizer, ()))
+    )
+
+
 def splitter(settings: evaluation_settings.EvaluationConfig) -> Callable[[str], list[str]]:
     """Returns the function that splits a line into the words that BLEU counts."""
     tokenizer = bleu.BLEU(tokenize=settings.tokenize).tokenizer

@@ -98,10 +98,10 @@ def _config(root: location.Location) -> schema.RunConfig:
     # Written at the first start of a run, so that a root without it has none.
     path = root.join(root_layout.SETTINGS)
     try:
-        text = path.read_bytes().decode()
+        stored = path.read_bytes()
     except errors.NotFoundError as error:
         raise errors.UsageError(f"{root}: holds no run (there is no config.yaml); name the root of a run") from error
-    return loading.parse_stored(text, str(path))
+    return loading.parse_stored(stored, str(path))
 
 
 def _json(path: location.Location) -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ def fit(
         batches = torch.split(torch.randperm(len(features_NLI), generator=shuffle), training.batch_lines)
         for number, rows in enumerate(batches):
             if result.steps == training.max_steps:
-                break
+                break  # out of the epoch; its errors are those of the last step
             epochs_done = epoch + number / len(batches)
             rate = schedules.learning_rate(training, result.steps, epochs_done, result.valid_mse)
             optimizers.set_learning_rate(optimizer, rate)
@@ -85,6 +85,8 @@ def fit(
                 f"train: the error after epoch {epoch + 1} is not finite; use a lower learning_rate"
             )
         on_epoch(result)
+        if result.steps == training.max_steps:
+            break
     return result
 
 

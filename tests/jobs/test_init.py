@@ -57,7 +57,10 @@ def test_text_without_spaces_is_modelled_in_characters() -> None:
     Path("text.txt").write_text("\n".join("".join(generator.choices(letters, k=40)) for _ in range(2_000)))
     config = _init("text.txt")
     assert config.tokenizer.kind == "char"
-    assert "2,000 lines of 12 and more characters without a space" in Path("run.yaml").read_text()
+    assert "Chinese without spaces" in Path("run.yaml").read_text()
+    rows = Path("text.txt").read_text().splitlines()
+    Path("pairs.tsv").write_text("".join(f"word number {number}\t{row}\n" for number, row in enumerate(rows)))
+    assert _init("pairs.tsv").evaluation.tokenize == "zh"
 
 
 def test_a_budget_cuts_epochs_first_and_then_the_model() -> None:

@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.data.text import corpus
+from core.data.text import corpus, scripts
 
 MAX_LINES = 200_000
 """Lines that are examined, from the beginning; of a longer text the figures are those of a sample."""
 RATIO = 3.0
 """A pair whose longer side has more words than this times the shorter one is unequal."""
 UNEQUAL_WORDS = 10  # of short lines the ratio says little
-SPACELESS_CHARACTERS = 12
-"""Fewest characters of a line without a space that counts as text written without spaces."""
 _EXAMPLES = 2
 
 
@@ -41,7 +39,7 @@ class SideSurvey:
         distinct_words: different words, by how often they occur.
         distinct_characters: different characters.
         empty: lines without a word.
-        spaceless: lines of at least `SPACELESS_CHARACTERS` characters without a space.
+        script: the writing system, if it has no spaces between words and the text has none either.
         odd: lines with control characters or with U+FFFD, left by a wrong conversion.
     """
 
@@ -52,7 +50,7 @@ class SideSurvey:
     distinct_words: collections.Counter[str]
     distinct_characters: int
     empty: int
-    spaceless: int
+    script: scripts.Script | None
     odd: int
 
 
@@ -132,14 +130,13 @@ def survey(groups: Sequence[corpus.Group], columns: tuple[int, int] | None = Non
 def _survey_side(lines: Sequence[str]) -> SideSurvey:
     words: collections.Counter[str] = collections.Counter()
     characters: set[str] = set()
-    word_lengths, character_lengths, spaceless, odd = [], [], 0, 0
+    word_lengths, character_lengths, odd = [], [], 0
     for line in lines:
         split = line.split()
         words.update(split)
         characters.update(line)
         word_lengths.append(len(split))
         character_lengths.append(len(line))
-        spaceless += len(split) == 1 and len(line) >= SPACELESS_CHARACTERS
         odd += any(char == "\ufffd" or (char != "\t" and unicodedata.category(char) == "Cc") for char in set(line))
     return SideSurvey(
         words=_lengths(word_lengths),
@@ -149,7 +146,7 @@ def _survey_side(lines: Sequence[str]) -> SideSurvey:
         distinct_words=words,
         distinct_characters=len(characters),
         empty=word_lengths.count(0),
-        spaceless=spaceless,
+        script=scripts.without_spaces(lines),
         odd=odd,
     )
 

@@ -67,7 +67,7 @@ def _stored(text: str, **sections: Any) -> schema.RunConfig:
     content = yaml.safe_load(text)
     for name, values in STORED.items():
         content[name] = {**values, **content.get(name, {}), **sections.get(name, {})}
-    return loading.parse_stored(yaml.safe_dump(content), "config.yaml")
+    return loading.parse_stored(yaml.safe_dump(content).encode(), "config.yaml")
 
 
 def _value(config: schema.RunConfig, name: str) -> Any:
@@ -153,7 +153,7 @@ def test_old_names_bring_the_old_defaults_of_generation_and_new_files_have_the_n
 def test_what_is_stored_today_is_read_as_it_is() -> None:
     for text in (TEXT, PAIRS):
         config = loading.parse(text, "run.yaml", ["generation.temperature=0.5", "training.schedule=cosine"])
-        assert loading.parse_stored(loading.dump(config), "config.yaml") == config
+        assert loading.parse_stored(loading.dump(config).encode(), "config.yaml") == config
         assert loading.parse(loading.dump(config), "run.yaml") == config
 
 
@@ -262,7 +262,7 @@ def test_sampling_in_decoding_is_refused_where_a_language_model_has_a_section_ge
 
 def test_sampling_in_decoding_of_a_stored_language_model_is_read() -> None:
     text = f"{TEXT}decoding: {{method: sample, temperature: 0.5}}\ngeneration: {{num_tokens: 3}}"
-    assert loading.parse_stored(text, "config.yaml").generation.num_tokens == 3
+    assert loading.parse_stored(text.encode(), "config.yaml").generation.num_tokens == 3
 
 
 def test_a_name_is_short_for_a_group_and_a_group_without_a_kind_has_the_default_one() -> None:

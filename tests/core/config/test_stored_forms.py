@@ -11,7 +11,7 @@ from tests.golden import make
 
 def _config(kind: str) -> schema.RunConfig:
     path = make.ROOTS / kind / "config.yaml"
-    return loading.parse_stored(path.read_text(), str(path))
+    return loading.parse_stored(path.read_bytes(), str(path))
 
 
 def _plan(kind: str, folder: str) -> dict[str, Any]:

@@ -73,3 +73,12 @@ def test_models_by_step_do_not_influence_each_other(network: str) -> None:
 def test_models_by_step_need_a_horizon_above_1() -> None:
     with pytest.raises(pydantic.ValidationError, match="horizon_by: models needs several steps"):
         autoregressive_settings.AutoregressiveConfig(kind="autoregressive", horizon_by="models")
+
+
+def test_training_ends_at_max_steps_and_not_with_the_last_epoch() -> None:
+    # 40 examples in batches of 8: five steps an epoch.
+    training = training_settings.TrainingConfig(epochs=10, max_steps=7, batch_lines=8, learning_rate=0.01)
+    fitted = regression.fit(
+        _model("outputs"), _examples(), _examples(), np.ones(TARGETS), training, 1, lambda _: None, lambda: False
+    )
+    assert (fitted.steps, len(fitted.train_mse), len(fitted.valid_mse)) == (7, 2, 2)

@@ -19,7 +19,7 @@ def test_lengths_words_and_irregularities_of_a_text_by_hand(tmp_path: Path) -> N
     figures = survey.survey([(_file(tmp_path / "a.txt", content),)])
     (side,) = figures.sides
     assert (figures.num_lines, figures.num_examined, figures.duplicates) == (8, 8, 1)
-    assert (side.num_words, side.empty, side.odd, side.spaceless) == (10, 1, 1, 1)
+    assert (side.num_words, side.empty, side.odd, side.script) == (10, 1, 1, None)
     # Of the seven lines that can be read, in words: 0 1 1 1 1 2 4.
     assert (side.words.median, side.words.p90, side.words.longest) == (1, 4, 4)
     assert side.distinct_words["three"] == 3
