@@ -51,10 +51,11 @@ def configured(folder: pathlib.Path, num_pairs: int, tokenizer: str) -> schema.R
     if not file.exists():
         sentences.write_pairs(file, 1, 0, num_pairs)
     settings = {"kind": "pairs", "train": {"tsv": [str(file)]}, "split": {"valid": 0.05}}
+    sample = {"sample_bytes": 100_000} if tokenizer == "bpe" else {}  # words are counted, not learned from a sample
     return datasets.config(
         folder / f"{num_pairs}-{tokenizer}",
         {**settings, "filters": {"duplicates": "drop"}},
-        {"kind": tokenizer, "max_size": 1000, "sample_bytes": 100_000},
+        {"kind": tokenizer, "max_size": 1000, **sample},
         sharding={"part_size_bytes": PART_BYTES},
     )
 
