@@ -223,7 +223,8 @@ def _read_parquet(data: bytes, names: Sequence[str], wanted: Sequence[str], time
             if name not in known:
                 shown = ", ".join(map(repr, known[:20]))
                 raise errors.DataError(f"{where}: has no column {name!r}; it has {shown}; name one of them")
-        table = opened.read(columns=list(wanted))
+        # Without threads: one that is starting as the process ends would abort it.
+        table = opened.read(columns=list(wanted), use_threads=False)
         columns = [_numbers(table[name].combine_chunks(), name, where) for name in names]
         parsed = None if time is None else _times(table[time].combine_chunks(), time, where)
     except (pa.ArrowException, OSError) as error:

@@ -105,7 +105,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tu
         for column in columns:
             check_text_column(file.schema_arrow, column, where)
         # In batches, because a row group may be as large as the file; only the named columns are decoded.
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
             for row in zip(*(text_values(batch.column(column)) for column in columns), strict=True):
                 number += 1
                 yield number, row
