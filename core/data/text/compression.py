@@ -28,6 +28,13 @@ _SHOWN_MEMBERS = 5
 _ENCRYPTED = 1  # bit 0 of the general purpose flags of a zip member
 
 
+def plain_name(name: str) -> str:
+    """Returns the name of a file without the extensions of its compression."""
+    for extension in COMPRESSED:
+        name = name.removesuffix(extension)
+    return name
+
+
 @contextlib.contextmanager
 def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Opens a compressed or archived file, layer by layer as its extensions say.
@@ -57,9 +64,7 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
             # The ratio is that of the member: the archive may be large because of others.
             read_bytes = functools.partial(int, info.compress_size)
         buffers = _decompress(name, packed)
-        for extension in COMPRESSED:
-            name = name.removesuffix(extension)
-        yield name, _limit(file, buffers, read_bytes)
+        yield plain_name(name), _limit(file, buffers, read_bytes)
 
 
 def _limit(file: location.Location, buffers: Iterator[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:

@@ -108,10 +108,7 @@ def _source(form: str, files: Sequence[str], columns: Sequence[str] = ()) -> cor
 
 
 def _plain_name(file: sources.File) -> str:
-    name = file.member or file.origin.name
-    for extension in compression.COMPRESSED:
-        name = name.removesuffix(extension)
-    return name
+    return compression.plain_name(file.member or file.origin.name)
 
 
 def _sample(file: location.Location) -> list[str]:

@@ -109,10 +109,7 @@ class Part:
 
 def form_of(path: location.Location) -> Form:
     """Returns the file format by the extension of the name, ignoring one of compression."""
-    name = path.name
-    # `a.jsonl.gz` has the form of `a.jsonl`.
-    for extension in compression.COMPRESSED:
-        name = name.removesuffix(extension)
+    name = compression.plain_name(path.name)
     return "jsonl" if name.endswith(tables.JSON_EXTENSIONS) else "parquet" if name.endswith(".parquet") else "text"
 
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer of BLEU fits the references."""
+"""Fit of BLEU's tokenizers to the references."""
 
 import pytest
 

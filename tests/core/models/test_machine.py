@@ -1,4 +1,4 @@
-"""What this machine offers to models: int8 is proved by products, precision has its reason."""
+"""Description of this machine: int8 is proved by products, precision has its reason."""
 
 from typing import Any
 

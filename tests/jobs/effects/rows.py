@@ -7,7 +7,7 @@ from tests.jobs.effects import experiments
 
 
 class Effect(NamedTuple):
-    """What differs between two values of a setting, and what does not.
+    """Difference that two values of a setting make, and what they leave equal.
 
     Attributes:
         values: two values in YAML; None for the setting left out.

@@ -1,11 +1,12 @@
 """Smoothing against its formulas, written with dictionaries, and against numbers worked by hand."""
 
 import collections
+import functools
 import gzip
 import itertools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from core.models.ngram import ngram_model, smoothing
 from tests.core.models import counted
+
+Run = tuple[int, ...]
 
 # I love you I love coding I love AI
 ME, LOVE, YOU, CODING, AI, NEVER = range(6)
@@ -67,14 +70,13 @@ def test_texts_of_a_few_tokens_give_normalized_models(stream: list[int], how: st
         assert sum(_after(estimated, *context[: order - 1])) == pytest.approx(1, abs=1e-9)
 
 
-def _kneser_ney(stream: Sequence[int], size: int, context: tuple[int, ...], token: int, order: int) -> float:
-    """p(token | context) from the formulas: order is the highest, and the context may be shorter than it allows."""
-    length = len(context) + 1
-    counts = _adjusted(stream, length, order)
+def _kneser_ney(counts_of: Callable[[int], Mapping[Run, int]], size: int, context: Run, token: int) -> float:
+    """p(token | context) from the formulas; `counts_of` gives the adjusted counts of n-grams of a length."""
+    counts = counts_of(len(context) + 1)
     n = [sum(count == number for count in counts.values()) for number in range(5)]
     y = n[1] / (n[1] + 2 * n[2])
     discounts = [0.0, 1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
-    lower = _kneser_ney(stream, size, context[1:], token, order) if context else 1 / size
+    lower = _kneser_ney(counts_of, size, context[1:], token) if context else 1 / size
     following = {run: count for run, count in counts.items() if run[:-1] == context}
     total = sum(following.values())
     if not total:
@@ -101,29 +103,11 @@ def test_kneser_ney_equals_the_formulas() -> None:
     stream = np.random.default_rng(5).choice(300, size=3000, p=shares / shares.sum()).tolist()
     estimated = counted.estimate(stream, 310, 3, "kneser_ney")
     assert smoothing.FALLBACK_DISCOUNTS not in estimated.discounts
+    counts_of = functools.partial(_adjusted, stream, order=3)
     for context in [(0, 1), (stream[7], stream[8]), (250, 0), (0, 251), (309, 309)]:
         actual = _after(estimated, *context)
         for token in (0, 1, 5, 40, 299, 309, stream[9]):
-            assert actual[token] == pytest.approx(_kneser_ney(stream, 310, context, token, 3), rel=1e-9)
-
-
-def _kneser_ney_of_lines(
-    lines: Sequence[Sequence[int]], size: int, context: tuple[int, ...], token: int, order: int, end: int
-) -> float:
-    """p(token | context) from the formulas; BEGIN is the context of a line's first token, and is never predicted."""
-    length = len(context) + 1
-    counts = _adjusted_of_lines(lines, length, order, end)
-    n = [sum(count == number for count in counts.values()) for number in range(5)]
-    y = n[1] / (n[1] + 2 * n[2])
-    discounts = [0.0, 1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
-    lower = _kneser_ney_of_lines(lines, size, context[1:], token, order, end) if context else 1 / size
-    following = {run: count for run, count in counts.items() if run[:-1] == context}
-    total = sum(following.values())
-    if not total:
-        return lower
-    gamma = sum(discounts[min(count, 3)] for count in following.values()) / total
-    count = counts.get((*context, token), 0)
-    return (count - discounts[min(count, 3)]) / total + gamma * lower
+            assert actual[token] == pytest.approx(_kneser_ney(counts_of, 310, context, token), rel=1e-9)
 
 
 def _adjusted_of_lines(lines: Sequence[Sequence[int]], length: int, order: int, end: int) -> dict[tuple[int, ...], int]:
@@ -152,6 +136,7 @@ def test_kneser_ney_of_lines_equals_the_formulas(order: int) -> None:
     end, size = 300, 310
     estimated = counted.estimate_lines(lines, size, order, "kneser_ney", end)
     assert smoothing.FALLBACK_DISCOUNTS not in estimated.discounts
+    counts_of = functools.partial(_adjusted_of_lines, lines, order=order, end=end)
     seen = max(lines, key=len)
     for context in [(0, 1), (seen[4], seen[5]), (end, 0), (3, end), (end, end), (309, 309)]:
         own = context[len(context) - (order - 1) :]
@@ -160,7 +145,7 @@ def test_kneser_ney_of_lines_equals_the_formulas(order: int) -> None:
         in_line = own[max((index for index, token in enumerate(own) if token == end), default=0) :]
         expected = tuple(BEGIN if token == end else token for token in in_line)
         for token in (0, 1, 5, 299, 309, end):
-            reference = _kneser_ney_of_lines(lines, size, expected, token, order, end)
+            reference = _kneser_ney(counts_of, size, expected, token)
             assert actual[token] == pytest.approx(reference, rel=1e-9)
 
 
