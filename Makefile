@@ -15,7 +15,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak bench profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa bench profile reproduce clean \
         k8s-render k8s-check k8s-run monitoring
 
 help: ## list the targets
@@ -65,6 +65,9 @@ chaos: setup ## kill processes and nodes, compare the results byte by byte (half
 
 soak: setup ## a pipeline with one process killed every minute (an hour and a half)
 	$(BIN)/python -m pytest -q -rP -m soak
+
+isa: setup ## tests of models, training and decoding as on older CPUs, by instruction set (half an hour each)
+	$(BIN)/python -m tests.isa
 
 bench: setup ## speed ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks

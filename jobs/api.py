@@ -153,9 +153,9 @@ class Model:
         self.checkpoint: str = opened.report["checkpoint"]
         self.step: int = opened.report["step"]
         compute = inference.compute
-        self.precision = opened.bundle.precision if compute.precision == "auto" else compute.precision
         # A series is forecast on the CPU.
         self.device = "cpu" if self.kind == "autoregressive" else devices.resolve(device, compute.precision)
+        self.precision = devices.precision_of(opened.bundle, compute, self.device)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.checkpoint}, {self.precision} on {self.device}>"

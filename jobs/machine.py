@@ -101,7 +101,7 @@ def to_lines(report: Mapping[str, Any]) -> list[str]:
     """Returns the report as lines of text."""
     torch, cpu, int8, ray = report["torch"], report["cpu"], report["int8"], report["ray"]
     sets = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in cpu["instruction_sets"].items())
-    exact = "exact" if int8["is_exact"] else f"wrong for {', '.join(int8['wrong_products'])} values; use fp32 or bf16"
+    int8_text = f"products are exact, by the {int8['kernel']} kernel" if int8["is_exact"] else "is refused"
     started = f", a local cluster started with {ray['nodes']} node" if "nodes" in ray else ""
     rows = {
         "python": f"{report['python']['version']} on {report['platform']['system']}",
@@ -109,7 +109,7 @@ def to_lines(report: Mapping[str, Any]) -> list[str]:
         "cpu": f"{cpu['vendor'] or 'unknown'}, {report['platform']['cores']} cores, {torch['cpu_capability']}: {sets}",
         "gpus": ", ".join(report["gpus"]) or "none",
         "precision": f"auto is {report['precision']['auto']}: {report['precision']['reason']}",
-        "int8": f"products are {exact}",
+        "int8": f"{int8_text}: {int8['reason']}",
         "bf16 LSTM": report["bf16_lstm"],
         "ray": f"{ray['version']}{started}" if ray["importable"] else f"cannot be imported ({ray['error']})",
         **{f"{name} disk": _free(disk) for name, disk in report["disks"].items()},

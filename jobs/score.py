@@ -11,6 +11,7 @@ from core import errors
 from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
 from core.data.dataset import shards
+from core.decoding import device as devices
 from core.decoding.lines import inputs, outputs, results
 from core.decoding.scoring import ranking, scorer
 from core.decoding.translation import target_tokens
@@ -104,6 +105,8 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     driver.check_standard_streams(request.input, request.output, request.column)
     runs = _open(request)
     members = [each.bundle for each in runs]
+    # Here, not in each worker after it has started. Called for its error.
+    devices.precision_of(members[0], request.compute, request.cluster.device)
     opened = {**runs[0].report, "members": [each.member for each in runs]} if len(runs) > 1 else runs[0].report
     if len(runs) > 1:
         # All in the precision of the first, as the members of an ensemble.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import inference_settings, schema, stored_forms
 from core.data.text import corpus
+from core.decoding import device as devices
 from core.decoding.lines import inputs, outputs, results
 from core.decoding.translation import alignments, shortlist, target_tokens, translator
 from core.models import bundle as bundles
@@ -124,6 +125,8 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     decoding = request.decoding
     runs = [driver.open_run("translate", run, decoding.average_checkpoints) for run in (request.run, *request.others)]
     models = combine(runs, request.run, decoding)
+    # Here, not in each worker after it has started. Called for its error.
+    devices.precision_of(models.members[0], request.compute, request.cluster.device)
     if request.input == "-":
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)

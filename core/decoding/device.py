@@ -11,7 +11,7 @@ from core import errors
 from core.config import schema
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.models import quantization
+from core.models import integer_products, quantization
 
 
 class InferenceContext(NamedTuple):
@@ -51,6 +51,26 @@ def resolve(device: str, precision: str) -> str:
     return device
 
 
+def precision_of(
+    bundle: bundles.Bundle, settings: schema.ComputeConfig, device: str
+) -> Literal["fp32", "bf16", "int8"]:
+    """Returns the precision of inference, which `auto` keeps from training; proved once a process to be computed here.
+
+    Raises:
+        UsageError: int8 on a GPU, or a precision that this machine does not compute.
+    """
+    # In another precision than in training a model would score differently by more than rounding.
+    precision = bundle.precision if settings.precision == "auto" else settings.precision
+    if precision == "int8":
+        if torch.device(device).type != "cpu":
+            raise errors.UsageError("compute.precision: int8 is for CPUs; on a GPU use bf16")
+        # Called for its error.
+        integer_products.kernel()
+    elif precision == "bf16" and bundle.config.kind in ("language_model", "seq2seq"):
+        computing.check_bf16(device)
+    return precision
+
+
 def prepare(
     bundle: bundles.Bundle, settings: schema.ComputeConfig, device: str, others: Sequence[bundles.Bundle] = ()
 ) -> InferenceContext:
@@ -59,12 +79,9 @@ def prepare(
     Precision `auto` is the one in which the first bundle was trained.
 
     Raises:
-        UsageError: int8 on a GPU.
+        UsageError: int8 on a GPU, or a precision that this machine does not compute.
     """
-    # Kept from training: in another precision a model would score differently by more than rounding.
-    precision = bundle.precision if settings.precision == "auto" else settings.precision
-    if precision == "int8" and torch.device(device).type != "cpu":
-        raise errors.UsageError("compute.precision: int8 is for CPUs; on a GPU use bf16")
+    precision = precision_of(bundle, settings, device)
     # For fp32 products, of which int8 leaves some: attention and the recurrent kernels.
     computing.use_matmul(settings.matmul, "bf16" if precision == "bf16" else "fp32")
     models = [member.model for member in (bundle, *others)]

@@ -1,6 +1,7 @@
 """Numerics of this process: precision (fp32 or bf16), the CPU's matrix library, threads."""
 
 import contextlib
+import functools
 import pathlib
 import platform
 from collections.abc import Iterator
@@ -58,12 +59,14 @@ def resolve_precision(
     `auto` is bf16 on a GPU that computes it natively and on a CPU with `avx512_bf16` or AMX; else fp32.
 
     Raises:
-        UsageError: `int8`, which is for inference only.
+        UsageError: `int8`, which is for inference only, or `bf16` on a CPU that cannot compute it.
     """
     if setting == "int8":
         raise errors.UsageError(
             "compute.precision: int8 is for inference only; set it for translate or score with --set"
         )
+    if setting == "bf16":
+        check_bf16(device)
     if setting != "auto":
         return setting
     if torch.device(device).type == "cuda":
@@ -112,18 +115,73 @@ def native_lstm_if_needed(x: torch.Tensor) -> Iterator[None]:
     """Disables oneDNN for an LSTM over `x` where oneDNN has no kernel for it, so that torch's native one runs.
 
     Under autocast to bf16 torch calls oneDNN for an LSTM on a CPU, which raises "could not create a primitive
-    descriptor" where the CPU lacks AVX-512 (oneDNN 3, torch 2.13).
+    descriptor" where the CPU lacks AVX-512, or ONEDNN_MAX_CPU_ISA hides it (oneDNN 3, torch 2.13).
     """
     in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if not in_bf16 or torch.ops.mkldnn._is_mkldnn_bf16_supported() or not torch._C._get_mkldnn_enabled():
+    if not in_bf16 or not torch._C._get_mkldnn_enabled() or onednn_has_bf16_lstm():
         yield
         return
+    with _without_onednn():
+        yield
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
     # The public torch.backends.mkldnn.flags also sets TF32, with a warning.
+    was_enabled = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(True)
+        torch._C._set_mkldnn_enabled(was_enabled)
+
+
+@functools.cache
+def onednn_has_bf16_lstm() -> bool:
+    """Returns whether oneDNN computes an LSTM in bf16 in this process, by computing one.
+
+    Not from the flags of the CPU: ONEDNN_MAX_CPU_ISA may hide instructions from oneDNN that the CPU has.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        _train_in_bf16(torch.nn.LSTM)
+    except RuntimeError:
+        return False
+    return True
+
+
+@functools.cache
+def check_bf16(device: str) -> None:
+    """Computes, once a process, each kind of layer in bf16 with its gradients, if the device is a CPU.
+
+    Raises:
+        UsageError: torch has no kernel for one of them on this CPU.
+    """
+    if torch.device(device).type != "cpu":
+        return
+    kinds = {"linear layer": torch.nn.Linear, "RNN": torch.nn.RNN, "GRU": torch.nn.GRU, "LSTM": torch.nn.LSTM}
+    for name, kind in kinds.items():
+        is_native = kind is torch.nn.LSTM and not onednn_has_bf16_lstm()
+        try:
+            with _without_onednn() if is_native else contextlib.nullcontext():
+                _train_in_bf16(kind)
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise errors.UsageError(
+                f"compute.precision: bf16: torch does not compute a {name} in it on this CPU ({reason}); use fp32"
+            ) from error
+
+
+def _train_in_bf16(kind: type[torch.nn.Module]) -> None:
+    """Computes a small layer under autocast to bf16, and the gradients of its weights."""
+    # The weights take no random numbers from the run, and gradients are needed whatever surrounds the first use.
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        module = kind(8, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = module(torch.ones(2, 3, 8))
+        values = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        torch.autograd.grad(values.float().sum(), list(module.parameters()))
 
 
 def set_threads(num_threads: int) -> None:

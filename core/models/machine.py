@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from core.models import compute
+from core import errors
+from core.models import compute, integer_products
 
 # Of /proc/cpuinfo, by the name that people use; any of the flags is enough.
 _INSTRUCTION_SETS = {
@@ -36,7 +37,7 @@ def describe() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "precision": {"auto": precision, "reason": _reason(device, precision, cpu)},
         "int8": describe_int8(),
-        "bf16_lstm": "oneDNN" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "torch, without oneDNN's kernel",
+        "bf16_lstm": "oneDNN" if compute.onednn_has_bf16_lstm() else "torch, without oneDNN's kernel",
     }
 
 
@@ -51,25 +52,16 @@ def _reason(device: str, precision: str, cpu: compute.Cpu) -> str:
 
 
 def describe_int8() -> dict[str, Any]:
-    """Returns whether products of int8 matrices are exact here, as quantized inference assumes; proved by products.
-
-    A CPU without VNNI adds two products in 16 bits, which saturate: 2 · 255 · 127 is more than 2¹⁵ (one factor is
-    shifted by 128 to be unsigned). Rows of the largest values show it, and random ones how often it matters.
-    """
-    random = torch.Generator().manual_seed(0)
-    checks = {
-        "largest": (torch.full((32, 64), 127), torch.full((64, 32), 127)),
-        "smallest": (torch.full((32, 64), -127), torch.full((64, 32), 127)),
-        "random": (
-            torch.randint(-127, 128, (64, 256), generator=random),
-            torch.randint(-127, 128, (256, 64), generator=random),
-        ),
-    }
-    wrong = []
-    for name, (left, right) in checks.items():
-        # Laid out like the weights of `quantization`.
-        columns = right.to(torch.int8).t().contiguous().t()
-        computed = torch._int_mm(left.to(torch.int8), columns)
-        if not torch.equal(computed.long(), left.long() @ right.long()):
-            wrong.append(name)
-    return {"is_exact": not wrong, "wrong_products": wrong}
+    """Returns how int8 is computed here: the kernel that is proved to be exact, and which of torch's are wrong."""
+    wrong = integer_products.wrong_products("int8")
+    try:
+        kernel = integer_products.kernel()
+    except errors.UsageError:
+        return {"is_exact": False, "kernel": None, "wrong_products": wrong, "reason": "no kernel is exact"}
+    if wrong:
+        reason = "torch's int8 kernel saturates here"
+    elif kernel == "fp32":
+        reason = "the CPU has no VNNI, without which torch's int8 kernel is slow"
+    else:
+        reason = "torch's int8 kernel is proved to be exact"
+    return {"is_exact": True, "kernel": kernel, "wrong_products": wrong, "reason": reason}

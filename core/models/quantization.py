@@ -1,7 +1,8 @@
 """Dynamic quantization for inference: weights quantized once, activations dynamically; int8 on CPUs, or bf16.
 
 In int8 each output channel of a weight and each row of an activation has its own scale, its largest magnitude / 127.
-The products are sums of integers, and exact: a row's result does not depend on the other rows of its batch.
+The products are sums of integers, and exact on every CPU (`integer_products`): those of a row depend neither on the
+other rows of its batch nor on the machine.
 
 Source: Wu et al. 2016, Google's neural machine translation system, section 6; Jacob et al. 2018, Quantization and
 training of neural networks for efficient integer-arithmetic-only inference; here symmetric, by row and by channel.
@@ -16,22 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_MAX_INT8 = 127  # symmetric: -128 is not used
+from core.models import integer_products
 
 
 class Int8Weight(NamedTuple):
-    """A weight quantized to int8, with the scale of each output channel."""
+    """A weight quantized to int8, as the kernel of this process takes it, with the scale of each output channel."""
 
-    values_KN: Tensor
+    packed_KN: Tensor
     scales_N: Tensor
 
 
 def quantize_weight(weight_NK: Tensor) -> Int8Weight:
     """Quantizes a weight to int8; a channel of zeros stays zero."""
     # The smallest normal number instead of 0, by which a channel of zeros would be divided.
-    scales_N = (weight_NK.abs().amax(dim=1) / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
+    scales_N = (weight_NK.abs().amax(dim=1) / integer_products.MAX_MAGNITUDE).clamp(min=torch.finfo(torch.float32).tiny)
     values_NK = (weight_NK / scales_N[:, None]).round_().to(torch.int8)
-    return Int8Weight(values_NK.t(), scales_N)
+    return Int8Weight(integer_products.pack(values_NK.t(), integer_products.kernel()), scales_N)
 
 
 def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
@@ -39,10 +40,9 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
     x_RK = x.reshape(-1, x.shape[-1])
     # Without the copy that x.abs() would make.
     largest_R1 = torch.maximum(x_RK.amax(dim=1, keepdim=True), -x_RK.amin(dim=1, keepdim=True))
-    scales_R1 = (largest_R1 / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
-    # Sums of int8 products in int32 are exact, whatever the order and the other rows.
-    products_RN = torch._int_mm((x_RK / scales_R1).round_().to(torch.int8), weight.values_KN)
-    y_RN = products_RN.float().mul_(weight.scales_N).mul_(scales_R1)
+    scales_R1 = (largest_R1 / integer_products.MAX_MAGNITUDE).clamp(min=torch.finfo(torch.float32).tiny)
+    products_RN = integer_products.multiply((x_RK / scales_R1).round_(), weight.packed_KN)
+    y_RN = products_RN.mul_(weight.scales_N).mul_(scales_R1)
     if bias_N is not None:
         y_RN += bias_N
     return y_RN.view(*x.shape[:-1], -1)

@@ -152,7 +152,7 @@ def precision_of(job: TrainingJob, saved: Mapping[str, Any]) -> compute.Precisio
     """Returns the precision of a run; `saved` are the settings in its newest checkpoint, empty without one."""
     # An automatic precision stays that of the checkpoint, though the machine may be another one by now.
     kept: compute.Precision | None = saved.get("precision") if job.compute.precision == "auto" else None
-    return kept or compute.resolve_precision(job.compute.precision, job.device)
+    return compute.resolve_precision(kept or job.compute.precision, job.device)
 
 
 def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: collective.Collective) -> TrainingRun:

@@ -73,3 +73,53 @@ def test_cpuinfo_is_read_from_its_first_processor() -> None:
     text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     assert compute.parse_cpu(text) == compute.Cpu("AuthenticAMD", frozenset({"fpu", "avx512_bf16"}))
     assert compute.parse_cpu("") == compute.Cpu("", frozenset())
+
+
+@pytest.fixture
+def _unproved() -> Iterator[None]:
+    compute.check_bf16.cache_clear()
+    compute.onednn_has_bf16_lstm.cache_clear()
+    yield
+    compute.check_bf16.cache_clear()
+    compute.onednn_has_bf16_lstm.cache_clear()
+
+
+@pytest.mark.usefixtures("_unproved")
+@pytest.mark.parametrize("in_inference", [False, True])
+def test_bf16_is_proved_without_a_random_number_of_the_run(in_inference: bool) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with torch.inference_mode(in_inference):
+        compute.check_bf16("cpu")
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.usefixtures("_unproved")
+def test_an_lstm_that_onednn_cannot_compute_in_bf16_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = torch.nn.LSTM.forward
+
+    def without_a_kernel(self: torch.nn.LSTM, *args: torch.Tensor) -> object:
+        if torch._C._get_mkldnn_enabled():
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+        return forward(self, args[0])
+
+    # As with ONEDNN_MAX_CPU_ISA=AVX2 on a CPU whose flags promise more.
+    monkeypatch.setattr(torch.nn.LSTM, "forward", without_a_kernel)
+    compute.check_bf16("cpu")
+    lstm, x = torch.nn.LSTM(4, 4), torch.ones(2, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16), compute.native_lstm_if_needed(x):
+        assert bool(lstm(x)[0].isfinite().all())
+    assert torch._C._get_mkldnn_enabled()
+
+
+@pytest.mark.usefixtures("_unproved")
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_bf16_that_the_cpu_does_not_compute_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_a_kernel(*_: object) -> None:
+        raise RuntimeError("could not create a primitive\nand more")
+
+    monkeypatch.setattr(getattr(torch.nn, kind), "forward", without_a_kernel)
+    with pytest.raises(errors.UsageError, match=rf"bf16: torch does not compute a {kind} .*primitive\); use fp32"):
+        compute.resolve_precision("bf16", "cpu")
+    assert compute.resolve_precision("fp32", "cpu") == "fp32"

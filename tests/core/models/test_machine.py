@@ -1,28 +1,55 @@
 """Description of this machine: int8 is proved by products, precision has its reason."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from core.models import compute, machine
+from core.models import compute, integer_products, machine
+from tests.core.models import int8_products
+
+VNNI = compute.Cpu("GenuineIntel", frozenset({"avx2", "avx512f", "avx512_vnni"}))
+AVX2 = compute.Cpu("AuthenticAMD", frozenset({"avx2"}))
 
 
-def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiplies as AVX2 does: unsigned left factors, and sums of two products limited to 16 bits."""
-    shifted, rights = left.int() + 128, right.int()
-    pairs = shifted[:, 0::2, None] * rights[None, 0::2] + shifted[:, 1::2, None] * rights[None, 1::2]
-    return pairs.clamp(-(1 << 15), (1 << 15) - 1).sum(1, dtype=torch.int32) - 128 * rights.sum(0, dtype=torch.int32)
+@pytest.fixture(autouse=True)
+def _unproved() -> Iterator[None]:
+    integer_products.kernel.cache_clear()
+    yield
+    integer_products.kernel.cache_clear()
 
 
-def test_products_that_saturate_in_16_bits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert machine.describe_int8() == {"is_exact": False, "wrong_products": ["largest", "random"]}
+@pytest.mark.parametrize(
+    ("cpu", "product", "described"),
+    [
+        (VNNI, int8_products.exact, (True, "int8", [], "torch's int8 kernel is proved to be exact")),
+        (VNNI, int8_products.saturating, (True, "fp32", ["largest", "random"], "torch's int8 kernel saturates here")),
+        (AVX2, int8_products.saturating, (True, "fp32", ["largest", "random"], "torch's int8 kernel saturates here")),
+        (
+            AVX2,
+            int8_products.exact,
+            (True, "fp32", [], "the CPU has no VNNI, without which torch's int8 kernel is slow"),
+        ),
+    ],
+)
+def test_int8_is_described_by_the_kernel_that_is_proved(
+    cpu: compute.Cpu, product: Any, described: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "this_cpu", lambda: cpu)
+    monkeypatch.setattr(torch, "_int_mm", product)
+    names = ("is_exact", "kernel", "wrong_products", "reason")
+    assert machine.describe_int8() == dict(zip(names, described, strict=True))
 
 
-def test_exact_products_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "_int_mm", lambda left, right: (left.long() @ right.long()).int())
-    assert machine.describe_int8() == {"is_exact": True, "wrong_products": []}
+def test_int8_without_an_exact_kernel_is_described_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_products, "wrong_products", lambda _: ["random"])
+    assert machine.describe_int8() == {
+        "is_exact": False,
+        "kernel": None,
+        "wrong_products": ["random"],
+        "reason": "no kernel is exact",
+    }
 
 
 @pytest.mark.parametrize(
