@@ -228,13 +228,14 @@ def _validate(model: ngram_model.Ngram, dataset: shards.Dataset, recipe: Recipe)
     if split is None or len(split.stream()) < 2:
         return None
     stream = _counted(recipe, split.stream())
-    state, nats, num_infinite = model.initial_state(1), [], 0
-    for start in range(0, len(stream) - 1, _SCORED_AT_ONCE):
-        # A token of overlap: the last target of a slice is the first input of the next.
-        tokens = torch.from_numpy(stream[start : start + _SCORED_AT_ONCE + 1].astype("int64"))
-        (nlls,), state = model.score(tokens[None, :-1], [tokens[1:].tolist()], state)
-        nats.append(float(nlls.sum()))
-        num_infinite += int(nlls.isinf().sum())
+    nats, num_infinite, width = [], 0, model.config.order - 1
+    for start in range(1, len(stream), _SCORED_AT_ONCE):
+        # With the tokens before the slice, so that its first tokens have their contexts.
+        first = max(0, start - width)
+        tokens_L = torch.from_numpy(stream[first : start + _SCORED_AT_ONCE].astype("int64"))
+        nlls_L = model.score(tokens_L, model.look_up(tokens_L))[start - first :]
+        nats.append(float(nlls_L.sum()))
+        num_infinite += int(nlls_L.isinf().sum())
     mean = math.fsum(nats) / (len(stream) - 1)
     return {
         "nll_nats": json_values.number(mean),

@@ -10,6 +10,7 @@ before it, a stream from its last line to its first. Scores are always returned 
 Over a stream a neural cache and dynamic evaluation can adapt the model to the text so far.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -84,19 +85,8 @@ class Scorer:
         eos = self._tokenizer.eos_id
         ids_of_lines = [ids[:: self._direction] for ids in self._codec.encode_lines(lines)]
         rows = [ids if eos is None else [eos, *ids, eos] for ids in ids_of_lines]
-        # Without an `<eos>` the only token of a line has no context, and is not scored.
-        scores = {index: likelihood.empty() for index, row in enumerate(rows) if len(row) < 2}
-        # Longest first, then by number: what is batched together depends on these lines alone.
-        order = sorted(set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), index))
-        with likelihood.window_inference(self.context):
-            for batch in _batches(order, [len(row) - 1 for row in rows], self._settings.batch_tokens):
-                targets = [rows[index][1:] for index in batch]
-                inputs_BT = self._pad([rows[index][:-1] for index in batch])
-                scores.update(zip(batch, self._score_rows(model, inputs_BT, targets), strict=True))
-        return [
-            self._line_score(line, row, scores[index])
-            for index, (line, row) in enumerate(zip(lines, rows, strict=True))
-        ]
+        scores = self._score_rows(model, rows)
+        return [self._line_score(*given) for given in zip(lines, rows, scores, strict=True)]
 
     def score_pairs(self, lines: Sequence[str], targets: Sequence[str]) -> list[results.Score]:
         """Scores given translations by forced decoding: the negative of the score that beam search reports for them.
@@ -209,16 +199,28 @@ class Scorer:
         return streams.NgramStreamScorer(model, self.context)
 
     def _score_rows(
-        self,
-        model: mixture.Member | mixture.Mixture,
-        inputs_BT: Tensor,
-        targets: Sequence[Sequence[int]],
+        self, model: mixture.Member | mixture.Mixture, rows: Sequence[Sequence[int]]
+    ) -> list[likelihood.TokenScores]:
+        """Scores the tokens of each row but the first, which is read from the initial state."""
+        if isinstance(self._stream_scorer, streams.NgramStreamScorer):
+            # Looked up without padding, so that there is nothing to batch by length.
+            return self._stream_scorer.score_rows(rows)
+        # Without an `<eos>` the only token of a line has no context, and is not scored.
+        scores = {index: likelihood.empty() for index, row in enumerate(rows) if len(row) < 2}
+        # Longest first, then by number: what is batched together depends on these lines alone.
+        order = sorted(set(range(len(rows))) - scores.keys(), key=lambda index: (-len(rows[index]), index))
+        with likelihood.window_inference(self.context):
+            for batch in _batches(order, [len(row) - 1 for row in rows], self._settings.batch_tokens):
+                scores.update(zip(batch, self._score_batch(model, [rows[index] for index in batch]), strict=True))
+        return [scores[index] for index in range(len(rows))]
+
+    def _score_batch(
+        self, model: mixture.Member | mixture.Mixture, rows: Sequence[Sequence[int]]
     ) -> list[likelihood.TokenScores]:
         """Scores rows window by window, so that long rows need no more memory than short ones."""
+        assert not isinstance(model, ngram_model.Ngram), "n-gram models are scored without batches"
+        inputs_BT, targets = self._pad([row[:-1] for row in rows]), [row[1:] for row in rows]
         state = model.initial_state(len(targets))
-        if isinstance(self._stream_scorer, streams.NgramStreamScorer):
-            return self._stream_scorer.score_rows(inputs_BT, targets, state)[0]
-        assert not isinstance(model, ngram_model.Ngram), "n-gram models are scored above"
         window = max(1, self._settings.batch_tokens // len(targets))
         scores_of_rows: list[list[likelihood.TokenScores]] = [[] for _ in targets]
         for start in range(0, inputs_BT.shape[1], window):
@@ -261,12 +263,14 @@ class Scorer:
                 results.TokenScore(self._tokenizer.token(token), float(nll))
                 for token, nll in zip(scored[:: self._direction], nlls[:: self._direction], strict=True)
             )
+        # `reduce` alone: for the few tokens of a line, the wrapper of `sum` costs more than the sum.
+        nll_nats = float(np.add.reduce(nlls))
         return results.Score(
-            nll_nats=float(np.sum(nlls)),
+            nll_nats=nll_nats,
             num_tokens=len(scored),
-            num_unk=sum(token == self._tokenizer.unk_id for token in scored),
-            num_infinite=int(np.isinf(nlls).sum()),
-            num_correct=int(scores.is_first_N.sum()),
+            num_unk=list(scored).count(self._tokenizer.unk_id),
+            num_infinite=int(np.count_nonzero(np.isinf(nlls))) if math.isinf(nll_nats) else 0,
+            num_correct=int(np.count_nonzero(scores.is_first_N)),
             num_characters=self._num_characters(line, separator, unscored, scored),
             tokens=tokens,
         )

@@ -4,6 +4,7 @@ The state holds the recurrent state, with a neural cache also the cached positio
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ from core.models.ngram import ngram_model
 
 # Positions compared with the whole cache at once: bounds the memory of their similarities.
 _POSITIONS_PER_COMPARISON = 256
+
+# Tokens that an n-gram model looks up together.
+_TOKENS_AT_ONCE = 1 << 18
 
 # Stored: prefixes of tensor names in the state's file, which also has `last` and the recurrent state.
 _CACHE = "cache."
@@ -237,23 +241,39 @@ class NgramStreamScorer:
 
     def score(self, tokens: Sequence[int], before: StreamState) -> tuple[likelihood.TokenScores, StreamState]:
         """Scores all tokens but the first, which is the last token of the state before."""
+        (context_1C,) = before.to(self._device).recurrent[0]
+        width = context_1C.shape[1]
+        # By way of an array: `torch.tensor` of a list takes several times as long.
+        tokens_L = torch.cat([context_1C[0], torch.from_numpy(np.array(tokens, np.int64)).to(self._device)])
+        scores = self._score(tokens_L)
         # The last token is a target here, and the first input of the next call.
-        inputs_1T = torch.tensor([tokens[:-1]], device=self._device)
-        (scores,), recurrent = self.score_rows(inputs_1T, [tokens[1:]], before.to(self._device).recurrent)
-        return scores, StreamState(tokens[-1], recurrent)
+        after = tokens_L[None, len(tokens) - 1 : len(tokens) - 1 + width].clone()
+        return scores.slice(width + 1, len(tokens_L)), StreamState(tokens[-1], ((after,),))
 
-    def score_rows(
-        self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
-    ) -> tuple[list[likelihood.TokenScores], states.State]:
-        """Scores the targets of each row; a row may have fewer targets than inputs, which are padded."""
-        # With the state before, as `score` below: both read the same inputs.
-        predicted_BT = self._model.predict(inputs_BT, state, self._followers).cpu().numpy()
-        nlls, state = self._model.score(inputs_BT, targets, state)
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> list[likelihood.TokenScores]:
+        """Scores the tokens of each row but the first, which has no tokens before it."""
+        # As one sequence, in which each row begins a text of its own.
+        ids = itertools.chain.from_iterable((ngram_model.NO_TOKEN, *row) for row in rows)
+        tokens_L = torch.from_numpy(np.fromiter(ids, np.int64)).to(self._device)
+        runs = self._score(tokens_L).split([len(row) + 1 for row in rows])
+        return [run.slice(2, len(run.nlls_N)) for run in runs]
+
+    def _score(self, tokens_L: Tensor) -> likelihood.TokenScores:
         scores = []
-        for nlls_T, predicted_T, targets_T in zip(nlls, predicted_BT, targets, strict=True):
-            is_first_T = predicted_T[: len(targets_T)] == np.array(targets_T, dtype=np.int64)
-            scores.append(likelihood.TokenScores(nlls_T.double().cpu().numpy(), is_first_T))
-        return scores, state
+        width = self._model.config.order - 1
+        # Slice by slice, each with the context of its first token, so that memory does not grow with the text.
+        for start in range(0, len(tokens_L), _TOKENS_AT_ONCE):
+            first = max(0, start - width)
+            slice_L = tokens_L[first : start + _TOKENS_AT_ONCE]
+            found = self._model.look_up(slice_L)
+            nlls_L = self._model.score(slice_L, found)
+            is_first_L = self._model.predict(slice_L, found, self._followers) == slice_L
+            scores.append(
+                likelihood.TokenScores(nlls_L.cpu().numpy(), is_first_L.cpu().numpy()).slice(
+                    start - first, len(slice_L)
+                )
+            )
+        return likelihood.concatenate(scores)
 
 
 def _pop_prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

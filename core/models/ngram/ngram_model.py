@@ -27,9 +27,26 @@ def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
     """Returns the row of each wanted key among sorted keys; -1 if it does not occur or is negative."""
     if not len(keys_G):
         return torch.full_like(wanted, -1)
+    # Sorted first: then neighbouring searches read the same part of the table, from the cache of the processor.
+    sorted_Q, order_Q = wanted.flatten().sort()
     # A key above all others would be inserted at the end, where there is no row.
-    rows = torch.searchsorted(keys_G, wanted).clamp(max=len(keys_G) - 1)
-    return torch.where(keys_G[rows] == wanted, rows, -1)
+    rows_Q = torch.searchsorted(keys_G, sorted_Q).clamp_(max=len(keys_G) - 1)
+    rows_Q = torch.where(keys_G[rows_Q] == sorted_Q, rows_Q, -1)
+    return torch.empty_like(rows_Q).index_copy_(0, order_Q, rows_Q).view_as(wanted)
+
+
+class Found(NamedTuple):
+    """The n-grams of one level in a sequence of tokens, at the A positions whose context was seen in training.
+
+    Attributes:
+        positions_A: of the last tokens of the n-grams.
+        contexts_A: rows, one level below, of the n-grams without their last token.
+        ngrams_A: rows of the n-grams; -1 where one was not seen.
+    """
+
+    positions_A: Tensor
+    contexts_A: Tensor
+    ngrams_A: Tensor
 
 
 class MostLikelyFollowers(NamedTuple):
@@ -109,10 +126,10 @@ class Ngram(nn.Module):
         """Returns the probability of every token after each context (B, V); those of a context sum to 1."""
         unigram_BV = self.probability(1).expand(len(contexts_BC), -1)
         probabilities_BV = unigram_BV.clone()
-        rows, is_cut = self._contexts(contexts_BC), self._is_cut(contexts_BC)
+        rows = self._contexts(contexts_BC)
         for level in range(2, self.config.order + 1):
             # A context that ends at its line's beginning is complete; further levels change nothing.
-            is_cut_B = is_cut[level - 2][:, -1]
+            is_cut_B = self._is_cut(contexts_BC, level - 1)[:, -1]
             if self._backs_off_to_unigram:
                 probabilities_BV = torch.where(is_cut_B[:, None], probabilities_BV, unigram_BV)
             keys_G = self.keys(level)
@@ -132,37 +149,46 @@ class Ngram(nn.Module):
             probabilities_BV[owners, tokens] = self.probability(level)[seen]
         return probabilities_BV
 
-    def score(
-        self, inputs_BT: Tensor, targets: Sequence[Sequence[int]], state: states.State
-    ) -> tuple[list[Tensor], states.State]:
-        """Returns the negative log-probabilities of each row's targets, in nats, and the state after the inputs.
+    def look_up(self, tokens_L: Tensor) -> list[Found]:
+        """Returns the n-grams of the levels 2 … N that end at each token, for `score` and `predict`.
 
-        Target t follows input t; a row may have fewer targets than inputs. That of an impossible target is infinite.
+        A `NO_TOKEN` before a token begins a text.
         """
-        tokens_BL = torch.cat([state[0][0], inputs_BT], dim=1)
-        width = self.config.order - 1
-        # Padded with token 0, whose scores are cut off below.
-        targets_BT = torch.zeros_like(inputs_BT)
-        for row, ids in enumerate(targets):
-            targets_BT[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        probability_BT = unigram_BT = self.probability(1)[targets_BT]
-        contexts = [rows_BL[:, width:] for rows_BL in self._contexts(tokens_BL)]
-        is_cut = [is_cut_BL[:, width:] for is_cut_BL in self._is_cut(tokens_BL)]
-        for level, rows_BT, is_cut_BT in zip(range(2, self.config.order + 1), contexts, is_cut, strict=True):
-            before_BT = probability_BT
-            shorter_BT = unigram_BT if self._backs_off_to_unigram else probability_BT
+        found = []
+        # The row of the n − 1 tokens up to each position, as a context.
+        context_L, ends_line_L = tokens_L, self._ends_line(tokens_L)
+        for level in range(2, self.config.order + 1):
+            before_L = context_L.roll(1)
+            before_L[:1] = NO_TOKEN
+            # Few positions have a long context that was seen: only they are looked up.
+            positions_A = ((before_L >= 0) & (tokens_L >= 0)).nonzero().squeeze(1)
+            contexts_A = before_L[positions_A]
+            ngrams_A = find_rows(self.keys(level), contexts_A * self.vocabulary_size + tokens_L[positions_A])
+            found.append(Found(positions_A, contexts_A, ngrams_A))
+            # What ends a line ends its contexts, too.
+            context_L = torch.full_like(tokens_L, NO_TOKEN).index_copy_(0, positions_A, ngrams_A)
+            context_L[ends_line_L] = NO_TOKEN
+        return found
+
+    def score(self, tokens_L: Tensor, found: Sequence[Found]) -> Tensor:
+        """Returns the negative log-probability of each token given those before it, in nats.
+
+        That of an impossible token is infinite; that of a `NO_TOKEN` means nothing.
+        """
+        unigram_L = self.probability(1)[tokens_L.clamp(min=0)]
+        probability_L = unigram_L.clone()
+        for level, (positions_A, contexts_A, ngrams_A) in enumerate(found, start=2):
+            if self._backs_off_to_unigram:
+                # Before the first token there is nothing, and its probability is that of a unigram anyhow.
+                is_cut_L = self._is_cut(tokens_L, level - 1).roll(1)
+                probability_L = torch.where(is_cut_L, probability_L, unigram_L)
             if not len(self.keys(level)):  # the training text was shorter than this n-gram
-                probability_BT = torch.where(is_cut_BT, before_BT, shorter_BT)
                 continue
-            keys_BT = torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + targets_BT)
-            # A context that was not seen backs off with weight 1; its row −1 reads an entry that `where` discards.
-            ngram_BT = find_rows(self.keys(level), keys_BT)
-            backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
-            probability_BT = torch.where(ngram_BT < 0, shorter_BT * backoff_BT, self.probability(level)[ngram_BT])
-            probability_BT = torch.where(is_cut_BT, before_BT, probability_BT)
-        nlls_BT = -probability_BT.log()
-        last = tokens_BL[:, tokens_BL.shape[1] - width :]
-        return [nlls_BT[row, : len(ids)] for row, ids in enumerate(targets)], ((last,),)
+            # A context that was not seen backs off with weight 1, and is not among the positions.
+            backed_off_A = probability_L[positions_A] * self.backoff(level - 1)[contexts_A]
+            # Row −1 reads an entry that `where` discards.
+            probability_L[positions_A] = torch.where(ngrams_A < 0, backed_off_A, self.probability(level)[ngrams_A])
+        return -probability_L.log()
 
     def followers(self) -> list[MostLikelyFollowers]:
         """Returns the most likely seen token after every context, for `predict`: the empty context, then by level."""
@@ -180,50 +206,47 @@ class Ngram(nn.Module):
             followers.append(MostLikelyFollowers(tokens_R, max_R))
         return followers
 
-    def predict(self, inputs_BT: Tensor, state: states.State, followers: Sequence[MostLikelyFollowers]) -> Tensor:
-        """Returns the most likely token after each input (B, T), of equally likely ones that with the lowest id.
+    def predict(self, tokens_L: Tensor, found: Sequence[Found], followers: Sequence[MostLikelyFollowers]) -> Tensor:
+        """Returns the most likely token in place of each token, of equally likely ones that with the lowest id.
 
         Without the distribution over the vocabulary at every position: the most likely token is the most likely
         one seen after the context, or the most likely after the shorter context, if that one was not seen here. If it
         was seen, with a probability below its back-off value, another token may be the most likely: then the
         distribution is computed.
         """
-        tokens_BL = torch.cat([state[0][0], inputs_BT], dim=1)
-        width = self.config.order - 1
         unigrams, *higher_orders = followers
-        unigram_BT, unigram_max_BT = (part.expand(inputs_BT.shape) for part in unigrams)
-        # `bound_BT` is an upper bound of the probability of every token; `token_BT` attains it unless `is_unsure_BT`.
-        token_BT, bound_BT = unigram_BT, unigram_max_BT
-        is_unsure_BT = torch.zeros_like(inputs_BT, dtype=torch.bool)
-        contexts = [rows_BL[:, width:] for rows_BL in self._contexts(tokens_BL)]
-        is_cut = [is_cut_BL[:, width:] for is_cut_BL in self._is_cut(tokens_BL)]
-        levels = zip(higher_orders, contexts, is_cut, strict=True)
-        for level, (most_likely, rows_BT, is_cut_BT) in enumerate(levels, start=2):
-            before = token_BT, bound_BT, is_unsure_BT
+        unigram_L, unigram_max_L = (part.expand(tokens_L.shape) for part in unigrams)
+        # `bound_L` is an upper bound of the probability of every token; `token_L` attains it unless `is_unsure_L`.
+        token_L, bound_L = unigram_L.clone(), unigram_max_L.clone()
+        is_unsure_L = torch.zeros_like(tokens_L, dtype=torch.bool)
+        levels = zip(higher_orders, found, strict=True)
+        for level, (most_likely, (positions_A, contexts_A, _)) in enumerate(levels, start=2):
             if self._backs_off_to_unigram:
-                token_BT, bound_BT, is_unsure_BT = unigram_BT, unigram_max_BT, torch.zeros_like(is_unsure_BT)
+                is_cut_L = self._is_cut(tokens_L, level - 1).roll(1)
+                token_L = torch.where(is_cut_L, token_L, unigram_L)
+                bound_L = torch.where(is_cut_L, bound_L, unigram_max_L)
+                is_unsure_L &= is_cut_L
             if not len(self.keys(level)):  # the training text was shorter than this n-gram
-                after = token_BT, bound_BT, is_unsure_BT
-                token_BT, bound_BT, is_unsure_BT = _where(is_cut_BT, before, after)
                 continue
-            backoff_BT = torch.where(rows_BT < 0, 1.0, self.backoff(level - 1)[rows_BT])
-            bound_BT = bound_BT * backoff_BT
-            seen_token_BT = torch.where(rows_BT < 0, self.vocabulary_size, most_likely.tokens_R[rows_BT])
-            seen_max_BT = torch.where(rows_BT < 0, -1.0, most_likely.probabilities_R[rows_BT])
-            keys_BT = torch.where(rows_BT < 0, -1, rows_BT * self.vocabulary_size + token_BT)
-            is_seen_BT = find_rows(self.keys(level), keys_BT) >= 0
-            is_tie_BT = seen_max_BT == bound_BT
-            takes_seen_BT = (seen_max_BT > bound_BT) | (is_tie_BT & (seen_token_BT < token_BT))
+            token_A = token_L[positions_A]
+            bound_A = bound_L[positions_A] * self.backoff(level - 1)[contexts_A]
+            seen_token_A, seen_max_A = most_likely.tokens_R[contexts_A], most_likely.probabilities_R[contexts_A]
+            takes_seen_A = (seen_max_A > bound_A) | ((seen_max_A == bound_A) & (seen_token_A < token_A))
             # A candidate that was seen here has lost its back-off value, and may not attain the bound any more: unsure,
             # unless a seen token exceeds the bound.
-            is_unsure_BT = (is_unsure_BT | is_seen_BT) & (seen_max_BT <= bound_BT)
-            token_BT = torch.where(takes_seen_BT, seen_token_BT, token_BT)
-            bound_BT = torch.maximum(seen_max_BT, bound_BT)
-            token_BT, bound_BT, is_unsure_BT = _where(is_cut_BT, before, (token_BT, bound_BT, is_unsure_BT))
-        token_BT = token_BT.clone()
-        for row, time in is_unsure_BT.nonzero().tolist():
-            token_BT[row, time] = _argmax(self.distribution(tokens_BL[row, time + 1 : time + 1 + width]))
-        return token_BT
+            is_unsure_A = is_unsure_L[positions_A] & (seen_max_A <= bound_A)
+            open_O = (seen_max_A <= bound_A).nonzero().squeeze(1)
+            keys_O = contexts_A[open_O] * self.vocabulary_size + token_A[open_O]
+            is_unsure_A[open_O] |= find_rows(self.keys(level), keys_O) >= 0
+            token_L[positions_A] = torch.where(takes_seen_A, seen_token_A, token_A)
+            bound_L[positions_A] = torch.maximum(seen_max_A, bound_A)
+            is_unsure_L[positions_A] = is_unsure_A
+        width = self.config.order - 1
+        for position in is_unsure_L.nonzero().squeeze(1).tolist():
+            context = tokens_L[max(0, position - width) : position]
+            missing = context.new_full((width - len(context),), NO_TOKEN)
+            token_L[position] = _argmax(self.distribution(torch.cat([missing, context])))
+        return token_L
 
     def distribution_after(self, token: int, steps: int) -> Tensor:
         """Returns the probability of every token `steps` steps after a token, summed over the tokens in between.
@@ -280,27 +303,22 @@ class Ngram(nn.Module):
             return torch.zeros_like(tokens_BL, dtype=torch.bool)
         return tokens_BL == self.get_buffer(LINE_END)
 
-    def _is_cut(self, tokens_BL: Tensor) -> list[Tensor]:
-        """Returns for n = 1 … N − 1 where the n tokens up to each position begin before their line; never in a stream.
+    def _is_cut(self, tokens_XL: Tensor, length: int) -> Tensor:
+        """Returns where the `length` tokens up to each position begin before their line; never in a stream.
 
         There the context is shorter, and not merely unseen: Laplace smoothing tells the two apart.
         """
         if self.config.unit == "stream":
-            return [torch.zeros_like(tokens_BL, dtype=torch.bool)] * (self.config.order - 1)
-        positions_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+            return torch.zeros_like(tokens_XL, dtype=torch.bool)
+        positions_L = torch.arange(tokens_XL.shape[-1], device=tokens_XL.device)
         # The position at which the line of each token begins: that of the line end before it.
-        begins_BL = torch.where(self._ends_line(tokens_BL), positions_L, 0)
-        begins_BL = torch.where(tokens_BL == NO_TOKEN, positions_L + 1, begins_BL).cummax(1).values
-        return [positions_L - begins_BL + 1 < length for length in range(1, self.config.order)]
+        begins_XL = torch.where(self._ends_line(tokens_XL), positions_L, 0)
+        begins_XL = torch.where(tokens_XL == NO_TOKEN, positions_L + 1, begins_XL).cummax(-1).values
+        return positions_L - begins_XL + 1 < length
 
     def _key_range(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the ranges [start, stop) of the keys of all n-grams that continue those of some rows."""
         return row_B * self.vocabulary_size, (row_B + 1) * self.vocabulary_size
-
-
-def _where(condition: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Applies `torch.where` to several pairs of tensors."""
-    return [torch.where(condition, *pair) for pair in zip(first, second, strict=True)]
 
 
 def _argmax(values_V: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core.config import ngram_settings
 from core.data import ngram_counts
-from core.models.ngram import smoothing
+from core.models.ngram import ngram_model, smoothing
 
 
 def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings: Any) -> smoothing.Estimate:
@@ -35,3 +36,16 @@ def estimate_lines(
 def stream_of(lines: Sequence[Sequence[int]], line_end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Returns the stream of lines, with a line end after each."""
     return np.array([token for line in lines for token in (*line, line_end)], dtype=np.int64)
+
+
+def nlls(model: ngram_model.Ngram, tokens: Sequence[int]) -> Tensor:
+    """Returns the scores of all tokens but the first, each given those before it."""
+    tokens_L = torch.tensor(tokens)
+    return model.score(tokens_L, model.look_up(tokens_L))[1:]
+
+
+def predictions(model: ngram_model.Ngram, tokens: Sequence[int]) -> list[int]:
+    """Returns the most likely token after each token."""
+    # What follows the last token has no influence on its prediction.
+    tokens_L = torch.tensor([*tokens, 0])
+    return model.predict(tokens_L, model.look_up(tokens_L), model.followers())[1:].tolist()

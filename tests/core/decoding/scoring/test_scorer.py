@@ -146,6 +146,33 @@ def test_ngram_scores_by_hand_and_lines_with_impossible_tokens_are_infinite() ->
     assert [token.nll_nats for token in rows[1].tokens or ()] == pytest.approx([0, math.log(3), 0])
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 18])
+@pytest.mark.parametrize("unit", ["stream", "line"])
+def test_ngram_scores_depend_neither_on_parts_nor_on_slices(
+    unit: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = samples.codec("word", "a b c", vocabulary.reserved_for("text", "eos"))
+    eos, size = codec.tokenizer.eos_id or 0, codec.tokenizer.vocabulary_size
+    lines = ["a b c", "", "b", "c c b a zebra", "a b c a"]
+    rows = codec.encode_lines(lines)
+    if unit == "line":
+        model = counted.estimate_lines(rows, size, 4, "kneser_ney", eos).model
+    else:
+        model = counted.estimate([token for row in rows for token in (*row, eos)], size, 4, "kneser_ney").model
+    made = bundle.Bundle(model, model.config, {"text": codec}, "eos", "fp32")
+    by_hand = [counted.nlls(model, [eos, *row, eos]) for row in rows]
+    stream = counted.nlls(model, [eos, *(token for row in rows for token in (*row, eos))])
+    monkeypatch.setattr(streams, "_TOKENS_AT_ONCE", at_once)
+    scored = _scorer(made).score_lines(lines)
+    assert [row.nll_nats for row in scored] == pytest.approx([float(nlls.sum()) for nlls in by_hand])
+    scored, state = [], _scorer(made).initial_stream_state()
+    for part in (lines[:1], lines[1:2], lines[2:]):
+        part_scores, state = _scorer(made).score_stream(part, streams.StreamState.from_bytes(state.to_bytes(), "here"))
+        scored += part_scores
+    ends = np.cumsum([len(row) + 1 for row in rows])
+    assert np.cumsum([row.nll_nats for row in scored]) == pytest.approx(stream.cumsum(0)[ends - 1].numpy())
+
+
 def test_unknown_tokens_are_counted_and_scored() -> None:
     row = _scorer().score_lines(["the xy dog"])[0]
     assert (row.num_unk, row.num_tokens) == (2, 11)

@@ -22,10 +22,9 @@ STREAM = np.random.default_rng(3).integers(0, 6, size=300).tolist()
 def test_a_score_is_the_logarithm_of_the_distribution(order: int, how: str) -> None:
     model = counted.estimate(STREAM, 8, order, how).model
     inputs = torch.tensor([[0, 3, 7, 2, 2, 5]])
-    (nlls,), _ = model.score(inputs, [[3, 7, 2, 2, 5, 1]], model.initial_state(1))
     features, _ = model(inputs, model.initial_state(1))
     expected = -model.logits(features[0])[range(6), [3, 7, 2, 2, 5, 1]]
-    torch.testing.assert_close(nlls, expected)
+    torch.testing.assert_close(counted.nlls(model, [0, 3, 7, 2, 2, 5, 1]), expected)
 
 
 @pytest.mark.parametrize("how", ["kneser_ney", "laplace", "good_turing"])
@@ -38,31 +37,30 @@ def test_predict_is_the_argmax_with_ties_to_the_lowest_id(order: int, how: str) 
         inputs = torch.tensor([stream[:60], np.random.default_rng(seed + 9).integers(0, 11, size=60).tolist()])
         features, _ = model(inputs, model.initial_state(2))
         expected = [[row.index(max(row)) for row in model.logits(line).tolist()] for line in features]
-        assert model.predict(inputs, model.initial_state(2), model.followers()).tolist() == expected
+        assert [counted.predictions(model, row) for row in inputs.tolist()] == expected
 
 
-def test_scoring_in_segments_equals_scoring_the_whole_stream() -> None:
-    model = counted.estimate(STREAM, 6, 4, "kneser_ney").model
-    text = torch.tensor([STREAM[40:80]])
-    (whole,), _ = model.score(text[:, :-1], [text[0, 1:].tolist()], model.initial_state(1))
-    state, pieces = model.initial_state(1), []
-    for start in (0, 1, 3, 20):
-        stop = {0: 1, 1: 3, 3: 20, 20: 39}[start]
-        (nlls,), state = model.score(text[:, start:stop], [text[0, start + 1 : stop + 1].tolist()], state)
-        pieces.append(nlls)
-    torch.testing.assert_close(torch.cat(pieces), whole)
+@pytest.mark.parametrize("order", [1, 3, 4])
+def test_texts_after_no_token_are_scored_as_if_alone(order: int) -> None:
+    model = counted.estimate(STREAM, 6, order, "kneser_ney").model
+    texts = [STREAM[10:20], STREAM[50:54], [3], STREAM[30:33]]
+    joined = [token for text in texts for token in (ngram_model.NO_TOKEN, *text)]
+    tokens_L = torch.tensor(joined)
+    scores_L = model.score(tokens_L, model.look_up(tokens_L))
+    predicted_L = model.predict(tokens_L, model.look_up(tokens_L), model.followers())
+    start = 0
+    for text in texts:
+        own = slice(start + 2, start + 1 + len(text))  # all but the first
+        assert torch.equal(scores_L[own], counted.nlls(model, text))
+        assert predicted_L[own].tolist() == counted.predictions(model, text)[:-1]
+        start += 1 + len(text)
 
 
-def test_scores_do_not_depend_on_the_batch() -> None:
-    model = counted.estimate(STREAM, 6, 3, "kneser_ney").model
-    rows = [STREAM[10:20], STREAM[50:54]]
-    inputs = torch.zeros((2, 9), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        inputs[index, : len(row) - 1] = torch.tensor(row[:-1])
-    together, _ = model.score(inputs, [row[1:] for row in rows], model.initial_state(2))
-    for row, nlls in zip(rows, together, strict=True):
-        (alone,), _ = model.score(torch.tensor([row[:-1]]), [row[1:]], model.initial_state(1))
-        torch.testing.assert_close(nlls, alone)
+def test_keys_are_found_in_any_order_and_absent_ones_are_not() -> None:
+    keys = torch.tensor([2, 3, 5, 8, 13])
+    wanted = torch.tensor([[13, 4, 2, -1], [99, 8, 8, 0]])
+    assert ngram_model.find_rows(keys, wanted).tolist() == [[4, -1, 0, -1], [-1, 3, 3, -1]]
+    assert ngram_model.find_rows(keys[:0], wanted).tolist() == [[-1] * 4] * 2
 
 
 LINE_END = 7
@@ -76,23 +74,15 @@ def test_the_score_of_a_stream_by_a_model_of_lines_is_that_of_its_lines(order: i
     settings = {"epsilons": (0.3, 0.5)} if how == "laplace" else {}
     model = counted.estimate_lines(LINES, 8, order, how, LINE_END, **settings).model
     text = [[0, 1, 5], [3], [], [2, 2, 2, 4], [6, 1]]
-    alone = [
-        model.score(torch.tensor([[LINE_END, *line]]), [[*line, LINE_END]], model.initial_state(1))[0][0]
-        for line in text
-    ]
+    alone = [counted.nlls(model, [LINE_END, *line, LINE_END]) for line in text]
     stream = [LINE_END, *counted.stream_of(text, LINE_END).tolist()]
-    state, pieces = model.initial_state(1), []
-    for start in range(0, len(stream) - 1, 4):
-        tokens = stream[start : start + 5]
-        (nlls,), state = model.score(torch.tensor([tokens[:-1]]), [tokens[1:]], state)
-        pieces.append(nlls)
-    torch.testing.assert_close(torch.cat(pieces), torch.cat(alone))
+    torch.testing.assert_close(counted.nlls(model, stream), torch.cat(alone))
     inputs = torch.tensor([stream[:-1]])
     features, _ = model(inputs, model.initial_state(1))
     expected = -model.logits(features[0])[range(len(stream) - 1), stream[1:]]
     torch.testing.assert_close(torch.cat(alone), expected)
     predicted = [row.index(max(row)) for row in model.logits(features[0]).tolist()]
-    assert model.predict(inputs, model.initial_state(1), model.followers()).tolist() == [predicted]
+    assert counted.predictions(model, stream[:-1]) == predicted
 
 
 def test_first_tokens_of_lines_are_more_likely_after_a_line_end_by_a_model_of_lines() -> None:
@@ -109,19 +99,17 @@ def test_first_tokens_of_lines_are_more_likely_after_a_line_end_by_a_model_of_li
 @pytest.mark.parametrize("stream", [[0], [0, 1], [1, 0, 1]])
 def test_texts_shorter_than_the_order_are_scored_and_predicted(order: int, how: str, stream: list[int]) -> None:
     model = counted.estimate(stream, 3, order, how).model
-    inputs, targets = torch.tensor([[1, 0, 1, 2, 0]]), [0, 1, 2, 0, 0]
-    (nlls,), _ = model.score(inputs, [targets], model.initial_state(1))
-    features, _ = model(inputs, model.initial_state(1))
+    tokens = [1, 0, 1, 2, 0, 0]
+    features, _ = model(torch.tensor([tokens[:-1]]), model.initial_state(1))
     logits = model.logits(features[0])
-    torch.testing.assert_close(nlls, -logits[range(5), targets])
+    torch.testing.assert_close(counted.nlls(model, tokens), -logits[range(5), tokens[1:]])
     expected = [row.index(max(row)) for row in logits.tolist()]
-    assert model.predict(inputs, model.initial_state(1), model.followers()).tolist() == [expected]
+    assert counted.predictions(model, tokens[:-1]) == expected
 
 
 def test_impossible_tokens_have_infinite_nll() -> None:
     model = counted.estimate([0, 1, 0, 1], 3, 2, "laplace", epsilons=(0.0,)).model
-    (nlls,), _ = model.score(torch.tensor([[0, 1]]), [[1, 2]], model.initial_state(1))
-    assert nlls.tolist() == [0, math.inf]
+    assert counted.nlls(model, [0, 1, 2]).tolist() == [0, math.inf]
 
 
 @pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.models.ngram import ngram_model, smoothing
+from core.models.ngram import smoothing
 from tests.core.models import counted
 
 Run = tuple[int, ...]
@@ -186,26 +186,23 @@ def test_kneser_ney_gives_the_figures_of_kenlm(order: int, corpora: pathlib.Path
     }
     nats_of_lines, first_lines, total_of_stream = expected[order]
 
-    def nlls(model: ngram_model.Ngram, tokens: Sequence[int]) -> torch.Tensor:
-        return model.score(torch.tensor([tokens[:-1]]), [tokens[1:]], model.initial_state(1))[0][0]
-
     # By line. The vocabulary has no token for a line end within a text.
     shifted = [[token - 1 for token in line] for line in lines]
     model = counted.estimate_lines(shifted, len(ids) - 1, order, "kneser_ney", 1).model
-    scored = [nlls(model, [1, *line, 1]) for line in shifted[:1000]]
+    scored = [counted.nlls(model, [1, *line, 1]) for line in shifted[:1000]]
     assert sum(map(len, scored)) == 12_900
     assert float(torch.cat(scored).mean()) == pytest.approx(nats_of_lines, abs=1e-5)
     assert [-float(line.sum()) / math.log(10) for line in scored[:3]] == pytest.approx(first_lines, abs=1e-5)
     # As one line, in which a line end is a word.
     whole = [token for line in lines for token in (*line, 2)]
     part = [token for line in lines[:1000] for token in (*line, 2)]
-    by_word = nlls(counted.estimate_lines([whole], len(ids), order, "kneser_ney", 1).model, [1, *part, 1])
+    by_word = counted.nlls(counted.estimate_lines([whole], len(ids), order, "kneser_ney", 1).model, [1, *part, 1])
     assert len(by_word) == 12_901
     assert -float(by_word.sum()) / math.log(10) == pytest.approx(total_of_stream, abs=12_901e-5 / math.log(10))
     # As a stream, which has neither a beginning nor an end of its own; only its first tokens have another context.
     stream = [token for line in shifted for token in (*line, 1)]
     of_stream = counted.estimate(stream, len(ids) - 1, order, "kneser_ney").model
-    own = nlls(of_stream, [1, *stream[: len(part)]])
+    own = counted.nlls(of_stream, [1, *stream[: len(part)]])
     assert float(own[order:].sum()) == pytest.approx(float(by_word[order:-1].sum()), abs=12_900e-5)
 
 
