@@ -207,9 +207,7 @@ def _estimate(
     beginning_N = torch.full((config.order,), size)
     first = stream[: config.order]
     beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))
-    return smoothing.estimate(
-        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning_N, line_end
-    )
+    return smoothing.estimate(config, size, counts, beginning_N, line_end)
 
 
 def _clean_up(recipe: Recipe) -> None:

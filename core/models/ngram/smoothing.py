@@ -4,17 +4,24 @@ In the formulas w is a token, h the context before it, h' that context without i
 size of the vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from core.config import ngram_settings
+from core.data import ngram_counts
 from core.models.ngram import ngram_model
 
 KATZ_CUTOFF = 5  # higher counts are not discounted, as Katz 1987 recommends
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as KenLM's --discount_fallback
+_MAX_INT32 = (1 << 31) - 1
+# N-grams whose suffixes are looked up together: bounds the memory of the sorted keys.
+_ROWS_AT_ONCE = 1 << 18
 _EPSILON = 1e-12  # relative; smaller differences are rounding errors
 
 
@@ -22,6 +29,8 @@ class Level(NamedTuple):
     """The distinct n-grams of one order n, sorted by key; see `core.models.ngram.ngram_model`.
 
     The first token of a line's first n-grams is the beginning of the line, which only occurs as a context.
+
+    Rows are 32-bit numbers where they fit, which is half the memory.
 
     Attributes:
         keys_G: their keys; at level 1 the tokens themselves, with a row for every entry of the vocabulary.
@@ -60,8 +69,7 @@ class Estimate(NamedTuple):
 def estimate(
     config: ngram_settings.NgramConfig,
     vocabulary_size: int,
-    ngrams_RN: Tensor,
-    counts_R: Tensor,
+    counts: ngram_counts.Counts,
     beginning_N: Tensor,
     line_end: int | None = None,
 ) -> Estimate:
@@ -70,63 +78,91 @@ def estimate(
     Args:
         config: order and smoothing.
         vocabulary_size: V; token ids are below it, the padding of n-grams at the end of the stream is V.
-        ngrams_RN: distinct n-grams of N tokens in lexicographic order.
-        counts_R: their numbers of occurrences.
+        counts: of its n-grams of N tokens.
         beginning_N: the first N tokens of the stream, padded likewise.
         line_end: id of the token between lines, if the n-grams were counted by line; needed with `unit: line`.
     """
     assert (line_end is None) == (config.unit == "stream"), "the unit says how the n-grams were counted"
-    levels = _levels(vocabulary_size, ngrams_RN, counts_R, beginning_N, line_end)
+    tables: dict[str, Tensor] = {}
+    num_ngrams: list[int] = []
+
+    def levels() -> Iterator[Level]:
+        # One after the other: all levels together, with what is known of their rows, would be twice the model.
+        for number, level in enumerate(_levels(vocabulary_size, counts, beginning_N, line_end), 1):
+            if number > 1:
+                tables[f"keys_{number}"] = level.keys_G
+            num_ngrams.append(len(level.keys_G) if number > 1 else int((level.counts_G > 0).sum()))
+            yield level
+
     if config.smoothing == "kneser_ney":
-        tables, discounts = _kneser_ney(levels, vocabulary_size)
+        smoothed, discounts = _kneser_ney(levels(), vocabulary_size)
     elif config.smoothing == "good_turing":
-        tables, discounts = _good_turing(levels)
+        smoothed, discounts = _good_turing(levels())
     else:
-        tables, discounts = _laplace(levels, vocabulary_size, config.epsilons), [()] * len(levels)
-    tables |= {f"keys_{number}": level.keys_G for number, level in enumerate(levels, 1) if number > 1}
+        smoothed, discounts = _laplace(levels(), vocabulary_size, config.epsilons), [()] * config.order
+    tables |= smoothed
     if line_end is not None:
         tables[ngram_model.LINE_END] = torch.tensor(line_end)
-    num_ngrams = (int((levels[0].counts_G > 0).sum()), *(len(level.keys_G) for level in levels[1:]))
-    return Estimate(ngram_model.Ngram(config, vocabulary_size, tables), num_ngrams, tuple(discounts))
+    return Estimate(ngram_model.Ngram(config, vocabulary_size, tables), tuple(num_ngrams), tuple(discounts))
 
 
 def _levels(
-    vocabulary_size: int, ngrams_RN: Tensor, counts_R: Tensor, beginning_N: Tensor, line_end: int | None
-) -> list[Level]:
-    """Returns the n-grams of the orders 1 … N, derived from those of order N: each is a prefix of some."""
+    vocabulary_size: int, counts: ngram_counts.Counts, beginning_N: Tensor, line_end: int | None
+) -> Iterator[Level]:
+    """Yields the n-grams of the orders 1 … N, derived from those of order N: each is a prefix of some."""
+    ngrams_RN, counts_R = counts
+    order, row_type = ngrams_RN.shape[1], np.int32 if len(ngrams_RN) <= _MAX_INT32 else np.int64
     tokens_V = torch.arange(vocabulary_size)
-    zeros_V = torch.zeros(vocabulary_size, dtype=torch.int64)
-    row_R, first = ngrams_RN[:, 0], int(beginning_N[0])
-    token_counts_R, has_beginning_G = counts_R, torch.zeros(vocabulary_size, dtype=torch.bool)
-    if line_end is not None and ngrams_RN.shape[1] > 1:
+    # Indices of the n-grams that have not ended yet, and the rows of their prefixes.
+    index_R, row_R = np.arange(len(ngrams_RN), dtype=row_type), ngrams_RN[:, 0].astype(row_type)
+    first, has_beginning_G = int(beginning_N[0]), torch.zeros(vocabulary_size, dtype=torch.bool)
+    token_counts_R = counts_R
+    if line_end is not None and order > 1:
         # The end of a line is followed by padding, the beginning of one by a token of the line.
         begins_line_R = (row_R == line_end) & (ngrams_RN[:, 1] < vocabulary_size)
         token_counts_R, first, has_beginning_G = counts_R * ~begins_line_R, -1, tokens_V == line_end
-    unigram_counts_V = zeros_V.index_add(0, row_R, token_counts_R)
-    levels = [Level(tokens_V, unigram_counts_V, zeros_V, zeros_V, has_beginning_G, first, 1)]
-    for column in range(1, ngrams_RN.shape[1]):
-        below = levels[-1]
+    unigram_counts_V = torch.zeros(vocabulary_size, dtype=torch.int64)
+    unigram_counts_V.index_add_(0, torch.from_numpy(row_R), torch.from_numpy(token_counts_R.copy()))
+    zeros_V = torch.zeros(vocabulary_size, dtype=torch.int32)
+    level = Level(tokens_V, unigram_counts_V, zeros_V, zeros_V, has_beginning_G, first, 1)
+    yield level
+    for column in range(1, order):
+        tokens_R = ngrams_RN[index_R, column]
         # N-grams that reach into the padding are complete up to the column before, and end here.
-        is_complete_R = ngrams_RN[:, column] < vocabulary_size
-        ngrams_RN, counts_R, row_R = ngrams_RN[is_complete_R], counts_R[is_complete_R], row_R[is_complete_R]
+        is_complete_R = tokens_R < vocabulary_size
+        index_R, tokens_R, row_R = index_R[is_complete_R], tokens_R[is_complete_R], row_R[is_complete_R]
+        keys_R = row_R * np.int64(vocabulary_size) + tokens_R
         # Equal keys are adjacent: n-grams in lexicographic order have ascending keys.
-        keys_G, row_R = torch.unique_consecutive(row_R * vocabulary_size + ngrams_RN[:, column], return_inverse=True)
-        counts_G = torch.zeros(len(keys_G), dtype=torch.int64).index_add(0, row_R, counts_R)
-        contexts_G, tokens_G = keys_G // vocabulary_size, keys_G % vocabulary_size
-        suffixes_G = tokens_G
-        if column > 1:
-            # The suffix of (context, token) is (suffix of the context, token).
-            suffixes_G = ngram_model.find_rows(below.keys_G, below.suffixes_G[contexts_G] * vocabulary_size + tokens_G)
-        if first >= 0:
-            token = int(beginning_N[column])
-            key = -1 if token >= vocabulary_size else first * vocabulary_size + token
-            first = int(ngram_model.find_rows(keys_G, torch.tensor([key])))
-        has_beginning_G = below.has_beginning_G[contexts_G]
-        levels.append(Level(keys_G, counts_G, contexts_G, suffixes_G, has_beginning_G, first, len(below.keys_G)))
-    return levels
+        is_new_R = np.diff(keys_R, prepend=-1) != 0
+        starts = np.flatnonzero(is_new_R)
+        keys_G, contexts_G, tokens_G = keys_R[starts], row_R[starts], tokens_R[starts]
+        counts_G = np.add.reduceat(counts_R[index_R], starts) if len(starts) else np.zeros(0, np.int64)
+        row_R = np.cumsum(is_new_R, dtype=row_type)
+        row_R -= 1
+        del keys_R, tokens_R, is_complete_R, is_new_R, starts  # as large as the text, and the next level is built last
+        level = _next_level(level, vocabulary_size, (keys_G, counts_G, contexts_G, tokens_G), beginning_N[column])
+        yield level
 
 
-def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str, Tensor], list[tuple[float, ...]]]:
+def _next_level(below: Level, vocabulary_size: int, columns: Sequence[npt.NDArray[Any]], token: Tensor) -> Level:
+    """Returns the level above another, given keys, counts, contexts and last tokens; `token` ends the first n-gram."""
+    keys_G, counts_G, contexts_G = (torch.from_numpy(column) for column in columns[:3])
+    tokens_G = torch.from_numpy(columns[3].view(np.int32))
+    suffixes_G = tokens_G.to(contexts_G.dtype)
+    # The suffix of (context, token) is (suffix of the context, token).
+    for start in range(0, len(keys_G) if below.num_contexts > 1 else 0, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        wanted = below.suffixes_G[contexts_G[rows]].long() * vocabulary_size + tokens_G[rows]
+        suffixes_G[rows] = ngram_model.find_rows(below.keys_G, wanted)
+    first = below.first
+    if first >= 0:
+        key = -1 if int(token) >= vocabulary_size else first * vocabulary_size + int(token)
+        first = int(ngram_model.find_rows(keys_G, torch.tensor([key])))
+    has_beginning_G = below.has_beginning_G[contexts_G]
+    return Level(keys_G, counts_G, contexts_G, suffixes_G, has_beginning_G, first, len(below.keys_G))
+
+
+def _kneser_ney(levels: Iterable[Level], vocabulary_size: int) -> tuple[dict[str, Tensor], list[tuple[float, ...]]]:
     """Returns tables and discounts of interpolated modified Kneser-Ney smoothing.
 
     p(w | h) = (c(hw) − D(c(hw))) / Σ_v c(hv) + γ(h) p(w | h'), where γ(h) gives the discounted mass of h to the shorter
@@ -141,10 +177,10 @@ def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str
     tables: dict[str, Tensor] = {}
     discounts: list[tuple[float, ...]] = []
     lower_G = torch.full((1,), 1.0 / vocabulary_size, dtype=torch.float64)
-    for number, level in enumerate(levels, 1):
+    for number, (level, above) in enumerate(itertools.pairwise(itertools.chain(levels, (None,))), 1):
+        assert level is not None, "only the last level has none above it"
         counts_G = level.counts_G
-        if number < len(levels):
-            above = levels[number]
+        if above is not None:
             # Each n-gram one order above is one distinct token before its suffix.
             counts_G = torch.bincount(above.suffixes_G, minlength=len(counts_G))
             if level.first >= 0:
@@ -157,8 +193,10 @@ def _kneser_ney(levels: Sequence[Level], vocabulary_size: int) -> tuple[dict[str
         total_C = _sum_by_context(level, counts_G)
         # A context without continuations leaves all its mass to the shorter one.
         gamma_C = torch.where(total_C > 0, _sum_by_context(level, discount_G) / total_C, 1.0)
-        discounted_G = torch.where(counts_G > 0, (counts_G - discount_G) / total_C[level.contexts_G], 0.0)
-        lower_G = discounted_G + gamma_C[level.contexts_G] * lower_G[level.suffixes_G]
+        # In place: of the highest orders each of these is as large as a table of the model.
+        discounted_G = torch.sub(counts_G, discount_G, out=discount_G).div_(total_C[level.contexts_G])
+        discounted_G.masked_fill_(counts_G == 0, 0.0)
+        lower_G = discounted_G.add_(gamma_C[level.contexts_G].mul_(lower_G[level.suffixes_G]))
         tables[f"probability_{number}"] = lower_G
         if number > 1:
             tables[f"backoff_{number - 1}"] = gamma_C
@@ -183,7 +221,7 @@ def _chen_goodman_discounts(counts_G: Tensor) -> tuple[float, float, float]:
     return discounts if is_valid else FALLBACK_DISCOUNTS
 
 
-def _good_turing(levels: Sequence[Level]) -> tuple[dict[str, Tensor], list[tuple[float, ...]]]:
+def _good_turing(levels: Iterable[Level]) -> tuple[dict[str, Tensor], list[tuple[float, ...]]]:
     """Returns tables and discount factors of Katz back-off with Good-Turing discounts.
 
     A count r up to a cutoff is multiplied by d_r < 1. The mass that this frees goes to unseen tokens: after a context
@@ -245,7 +283,7 @@ def _katz_discounts(counts_G: Tensor) -> tuple[float, ...]:
     return ()
 
 
-def _laplace(levels: Sequence[Level], vocabulary_size: int, epsilons: Sequence[float]) -> dict[str, Tensor]:
+def _laplace(levels: Iterable[Level], vocabulary_size: int, epsilons: Sequence[float]) -> dict[str, Tensor]:
     """Returns the tables of Laplace smoothing: p(w | h) = (c(hw) + ε p(w)) / (c(h) + ε), p(w) = (c(w) + ε/V) / (c + ε).
 
     D2L gives it for contexts of up to two tokens, always with the unigram probability p(w); longer contexts follow

@@ -26,7 +26,7 @@ def test_bigram_counts_by_hand() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-@pytest.mark.parametrize("end", [END, 1 << 17])
+@pytest.mark.parametrize("end", [END, 1 << 17, (1 << 32) - 1])
 def test_merged_counts_of_parts_equal_those_of_the_stream(order: int, end: int) -> None:
     stream = np.random.default_rng(order).integers(0, END, 200)
     parts = [ngram_counts.count(stream, start, min(start + 33, 200), order, end) for start in range(0, 200, 33)]
@@ -34,6 +34,17 @@ def test_merged_counts_of_parts_equal_those_of_the_stream(order: int, end: int) 
     whole = ngram_counts.merge(parts, end)
     assert _as_dict(whole) == collections.Counter(windows)
     assert whole.ngrams_RN.tolist() == sorted(whole.ngrams_RN.tolist())
+
+
+@pytest.mark.parametrize(("bits", "size"), [(4, 3000), (20, 3000), (31, 100_000)])
+def test_ngrams_are_sorted_whether_or_not_their_index_fits_beside_them(bits: int, size: int) -> None:
+    stream = np.random.default_rng(bits).integers(0, 1 << bits, size)
+    stream[size // 2 :] = stream[: size // 2]  # so that some occur twice
+    counts = ngram_counts.count(stream, 0, size, 3, 1 << bits)
+    rows = counts.ngrams_RN.tolist()
+    assert rows == sorted(rows)
+    windows = np.lib.stride_tricks.sliding_window_view([*stream.tolist(), 1 << bits, 1 << bits], 3).tolist()
+    assert _as_dict(counts) == collections.Counter(map(tuple, windows))
 
 
 def test_counts_of_lines_by_hand() -> None:

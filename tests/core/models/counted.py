@@ -17,9 +17,7 @@ def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings:
     config = ngram_settings.NgramConfig(kind="ngram", order=order, smoothing=how, **settings)  # type: ignore[arg-type]
     counts = ngram_counts.count(np.array(stream), 0, len(stream), order, size)
     beginning = torch.tensor([*stream[:order], *[size] * order][:order])
-    return smoothing.estimate(
-        config, size, torch.from_numpy(counts.ngrams_RN), torch.from_numpy(counts.counts_R), beginning
-    )
+    return smoothing.estimate(config, size, counts, beginning)
 
 
 def estimate_lines(
@@ -29,8 +27,7 @@ def estimate_lines(
     config = ngram_settings.NgramConfig(kind="ngram", order=order, smoothing=how, unit="line", **settings)  # type: ignore[arg-type]
     stream = ngram_counts.WholeLines(stream_of(lines, line_end), line_end, backward=False)
     counts = ngram_counts.count_lines(stream, 0, len(stream), order, size, line_end)
-    ngrams_RN, counts_R = map(torch.from_numpy, counts)
-    return smoothing.estimate(config, size, ngrams_RN, counts_R, torch.zeros(order, dtype=torch.int64), line_end)
+    return smoothing.estimate(config, size, counts, torch.zeros(order, dtype=torch.int64), line_end)
 
 
 def stream_of(lines: Sequence[Sequence[int]], line_end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
