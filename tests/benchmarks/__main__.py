@@ -6,7 +6,7 @@ import sys
 import torch
 
 from core.models import compute
-from tests.benchmarks import harness, preparing, two_workers, workloads
+from tests.benchmarks import harness, ngrams, preparing, two_workers, workloads
 
 ROUNDS = 5
 
@@ -51,6 +51,7 @@ def main() -> None:
             0.95,
         )
     )
+    ratios.append(_measure("scoring lines by 5-grams", "back-off in plain Python", ngrams.scoring(), 2.0))
     for tokenizer in ({"kind": "word", "min_freq": 2}, {"kind": "bpe", "max_size": 2000}):
         name = f"prepare, one corpus, {tokenizer['kind']}"
         ratios.append(_measure(name, "tokenizers' encode_batch", preparing.variants(tokenizer), 0.8))

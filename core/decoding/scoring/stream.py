@@ -265,9 +265,9 @@ class NgramStreamScorer:
         for start in range(0, len(tokens_L), _TOKENS_AT_ONCE):
             first = max(0, start - width)
             slice_L = tokens_L[first : start + _TOKENS_AT_ONCE]
-            found = self._model.look_up(slice_L)
-            nlls_L = self._model.score(slice_L, found)
-            is_first_L = self._model.predict(slice_L, found, self._followers) == slice_L
+            matches = self._model.look_up(slice_L)
+            nlls_L = self._model.score(slice_L, matches)
+            is_first_L = self._model.predict(slice_L, matches, self._followers) == slice_L
             scores.append(
                 likelihood.TokenScores(nlls_L.cpu().numpy(), is_first_L.cpu().numpy()).slice(
                     start - first, len(slice_L)

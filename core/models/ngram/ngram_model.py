@@ -35,7 +35,7 @@ def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
     return torch.empty_like(rows_Q).index_copy_(0, order_Q, rows_Q).view_as(wanted)
 
 
-class Found(NamedTuple):
+class Matches(NamedTuple):
     """The n-grams of one level in a sequence of tokens, at the A positions whose context was seen in training.
 
     Attributes:
@@ -149,12 +149,12 @@ class Ngram(nn.Module):
             probabilities_BV[owners, tokens] = self.probability(level)[seen]
         return probabilities_BV
 
-    def look_up(self, tokens_L: Tensor) -> list[Found]:
+    def look_up(self, tokens_L: Tensor) -> list[Matches]:
         """Returns the n-grams of the levels 2 … N that end at each token, for `score` and `predict`.
 
         A `NO_TOKEN` before a token begins a text.
         """
-        found = []
+        matches = []
         # The row of the n − 1 tokens up to each position, as a context.
         context_L, ends_line_L = tokens_L, self._ends_line(tokens_L)
         for level in range(2, self.config.order + 1):
@@ -164,20 +164,20 @@ class Ngram(nn.Module):
             positions_A = ((before_L >= 0) & (tokens_L >= 0)).nonzero().squeeze(1)
             contexts_A = before_L[positions_A]
             ngrams_A = find_rows(self.keys(level), contexts_A * self.vocabulary_size + tokens_L[positions_A])
-            found.append(Found(positions_A, contexts_A, ngrams_A))
+            matches.append(Matches(positions_A, contexts_A, ngrams_A))
             # What ends a line ends its contexts, too.
             context_L = torch.full_like(tokens_L, NO_TOKEN).index_copy_(0, positions_A, ngrams_A)
             context_L[ends_line_L] = NO_TOKEN
-        return found
+        return matches
 
-    def score(self, tokens_L: Tensor, found: Sequence[Found]) -> Tensor:
+    def score(self, tokens_L: Tensor, matches: Sequence[Matches]) -> Tensor:
         """Returns the negative log-probability of each token given those before it, in nats.
 
         That of an impossible token is infinite; that of a `NO_TOKEN` means nothing.
         """
         unigram_L = self.probability(1)[tokens_L.clamp(min=0)]
         probability_L = unigram_L.clone()
-        for level, (positions_A, contexts_A, ngrams_A) in enumerate(found, start=2):
+        for level, (positions_A, contexts_A, ngrams_A) in enumerate(matches, start=2):
             if self._backs_off_to_unigram:
                 # Before the first token there is nothing, and its probability is that of a unigram anyhow.
                 is_cut_L = self._is_cut(tokens_L, level - 1).roll(1)
@@ -206,7 +206,7 @@ class Ngram(nn.Module):
             followers.append(MostLikelyFollowers(tokens_R, max_R))
         return followers
 
-    def predict(self, tokens_L: Tensor, found: Sequence[Found], followers: Sequence[MostLikelyFollowers]) -> Tensor:
+    def predict(self, tokens_L: Tensor, matches: Sequence[Matches], followers: Sequence[MostLikelyFollowers]) -> Tensor:
         """Returns the most likely token in place of each token, of equally likely ones that with the lowest id.
 
         Without the distribution over the vocabulary at every position: the most likely token is the most likely
@@ -219,7 +219,7 @@ class Ngram(nn.Module):
         # `bound_L` is an upper bound of the probability of every token; `token_L` attains it unless `is_unsure_L`.
         token_L, bound_L = unigram_L.clone(), unigram_max_L.clone()
         is_unsure_L = torch.zeros_like(tokens_L, dtype=torch.bool)
-        levels = zip(higher_orders, found, strict=True)
+        levels = zip(higher_orders, matches, strict=True)
         for level, (most_likely, (positions_A, contexts_A, _)) in enumerate(levels, start=2):
             if self._backs_off_to_unigram:
                 is_cut_L = self._is_cut(tokens_L, level - 1).roll(1)

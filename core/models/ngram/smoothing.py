@@ -137,8 +137,8 @@ def _levels(
         starts = np.flatnonzero(is_new_R)
         keys_G, contexts_G, tokens_G = keys_R[starts], row_R[starts], tokens_R[starts]
         counts_G = np.add.reduceat(counts_R[index_R], starts) if len(starts) else np.zeros(0, np.int64)
-        row_R = np.cumsum(is_new_R, dtype=row_type)
-        row_R -= 1
+        # From 0, as the first is new.
+        row_R = np.subtract(np.cumsum(is_new_R, dtype=row_type), 1, dtype=row_type)
         del keys_R, tokens_R, is_complete_R, is_new_R, starts  # as large as the text, and the next level is built last
         level = _next_level(level, vocabulary_size, (keys_G, counts_G, contexts_G, tokens_G), beginning_N[column])
         yield level
