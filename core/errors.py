@@ -4,13 +4,29 @@ A message is one line, `where: what is wrong; what to do`. Every class takes tha
 exception that takes others cannot be unpickled, and would arrive from a Ray worker as an unknown error.
 """
 
+import re
 from typing import ClassVar
+
+# From the slashes, or the beginning of a word, to its last `@`, since a password may hold such signs itself. Without a
+# colon there is no password: Azure's container@account is a name.
+_CREDENTIALS = re.compile(r"""(?<=//)\S*:\S*@|[^\s=/'"]*:(?!//)\S*@""")
+
+
+def without_credentials(text: str) -> str:
+    """Returns text with user and password of the URLs in it replaced by an ellipsis."""
+    return _CREDENTIALS.sub("…@", text)
 
 
 class RaycurrentError(Exception):
-    """Base class of errors that the user can act on; printed as one line, without a traceback."""
+    """Base class of errors that the user can act on; printed as one line, without a traceback.
+
+    Its message never has the password of a URL, wherever the text was quoted from.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 class UsageError(RaycurrentError):

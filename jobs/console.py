@@ -19,6 +19,7 @@ import rich.console
 import rich.progress
 import rich.text
 
+from core import errors
 from workers.fanout import progress_display
 
 CONSOLE_COMMAND = "raycurrent"
@@ -332,8 +333,8 @@ def shows_notes() -> bool:
 
 
 def print_error(message: str) -> None:
-    """Writes an error message to stderr, as one line."""
-    write_line(sanitize(message, limit=2000))
+    """Writes an error message to stderr, as one line, without the passwords of URLs."""
+    write_line(sanitize(errors.without_credentials(message), limit=2000))
 
 
 def write_line(line: str) -> None:

@@ -62,7 +62,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         # Python flushes stdout again at its end, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception:  # noqa: BLE001 (an unexpected exception is a bug: print its traceback)
-        traceback.print_exc()
+        console.write_line(errors.without_credentials(traceback.format_exc()).rstrip())
         return 1
     return 0
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from core import errors
 from jobs import console
 
 REPEAT_EVERY_S = 60.0
@@ -60,8 +61,8 @@ class _OneLineFormatter(logging.Formatter):
     """Formatter that escapes control characters in messages; tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Formats the record as one printable line."""
-        record.message = console.sanitize(record.message, limit=2000)
+        """Formats the record as one printable line, without the passwords of URLs."""
+        record.message = console.sanitize(errors.without_credentials(record.message), limit=2000)
         return super().formatMessage(record)
 
 

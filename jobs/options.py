@@ -333,7 +333,13 @@ def _session(
     """Yields a session; an interruption ends with the exit code of the signal that the session received."""
     from workers.cluster import addresses
 
-    addresses.check_reachable(cluster.address)  # before torch and Ray are imported
+    # Both before torch and Ray are imported.
+    addresses.check_reachable(cluster.address)
+    if telemetry.pushgateway is not None:
+        from workers.telemetry import pushgateway
+
+        telemetry = paths.telemetry(telemetry)
+        pushgateway.credentials(telemetry.pushgateway_credentials)
     from workers.cluster import session as sessions
 
     with sessions.Session(cluster, shared, metrics, telemetry, name) as session:

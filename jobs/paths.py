@@ -71,12 +71,28 @@ def absolute(config: schema.RunConfig) -> schema.RunConfig:
         data["training"]["init_from"] = str(locate(config.training.init_from, "training.init_from"))
     for role, text in config.training.embeddings.items():
         data["training"]["embeddings"][role] = str(locate(text, f"training.embeddings.{role}"))
+    data["telemetry"] = telemetry(config.telemetry).model_dump(mode="json")
     # Validated anew: a copy with other values would not be.
     resolved = schema.RunConfig.model_validate_json(json.dumps(data))
     # Only the original section records which settings the file sets: `run_state.with_stored_defaults` needs that.
     resolved = resolved.model_copy(update={"generation": config.generation})
     _refuse_private_memory(resolved)
     return resolved
+
+
+def telemetry(export: schema.TelemetryConfig) -> schema.TelemetryConfig:
+    """Returns the settings of telemetry with the path of the credentials absolute: each node opens it.
+
+    Raises:
+        UsageError: it is not the path of a file.
+    """
+    if export.pushgateway_credentials is None:
+        return export
+    where = "telemetry.pushgateway_credentials"
+    path = locate(export.pushgateway_credentials, where)
+    if not path.is_local:
+        raise errors.UsageError(f"{where}: is opened on each node; name a file there")
+    return export.model_copy(update={"pushgateway_credentials": str(path)})
 
 
 def writable(text: str, where: str) -> location.Location:

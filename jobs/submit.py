@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import typer
 
 from core import errors
-from core.config import loading
+from core.config import loading, service_url
 from jobs import console, options, paths, settings
 from workers.cluster import authentication, signals, submission
 
@@ -35,6 +35,7 @@ STOP_WAIT_S = 110  # time to finish a step, or a validation, and to write a chec
 PACKAGES = ("core", "workers", "jobs")
 SETTINGS = "submitted.yaml"
 _LOCATIONS = ("RUN", "URI", "PATH")  # metavars of options and arguments that are locations
+_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _EXIT = re.compile(r"exit=(\d+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger(__name__)
@@ -60,10 +61,12 @@ def resolve_address(option: str | None) -> str:
     Raises:
         UsageError: it is not an HTTP URL, or it is on another machine and there is no token.
     """
-    address = option or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
-    url = urllib.parse.urlsplit(address)
-    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query:
-        raise errors.UsageError(f"--address: {address!r} is not the URL of a Ray job server; use http://HOST:8265")
+    given = {"--address": option, **{name: os.environ.get(name) for name in _VARIABLES}, "default": DEFAULT_ADDRESS}
+    where, address = next((name, text) for name, text in given.items() if text)
+    try:
+        url = service_url.parse(address)
+    except ValueError as error:
+        raise errors.UsageError(f"{where}: {error} of a Ray job server, such as {DEFAULT_ADDRESS}") from None
     if not is_loopback(address):
         if not authentication.has_token():
             raise errors.UsageError(
@@ -114,6 +117,9 @@ def plan(command: Any, arguments: Sequence[str], is_local: bool) -> JobSpec:
             continue  # the settings file has the overrides applied
         else:
             values = _values(parameter, value, is_local)
+            # Of settings alone: what else is written like a URL with a password may be text for a model.
+            if parameter.name == "set_" and any(errors.without_credentials(text) != text for text in values):
+                raise errors.UsageError("--set: a URL holds credentials, which the cluster would show; leave them out")
         if parameter.param_type_name == "argument":
             # Behind `--`, where a value that begins with a dash is not taken for an option.
             trailing += values

@@ -94,7 +94,16 @@ def parse_stored(content: bytes, where: str) -> schema.RunConfig:
     except UnicodeDecodeError as error:
         raise errors.IntegrityError(f"{where}: is damaged (not UTF-8 at byte {error.start}); restore it") from error
     old_names.translate(document, is_stored=True)
+    _drop_credentials(document.data)
     return _checked(schema.RunConfig, document, "")
+
+
+def _drop_credentials(stored: dict[str, Any]) -> None:
+    """Removes credentials from the URL of a Pushgateway, which 0.1 stored with it."""
+    telemetry = stored.get("telemetry")
+    if isinstance(telemetry, dict) and isinstance(url := telemetry.get("pushgateway"), str) and "@" in url:
+        scheme, separator, rest = url.rpartition("://")
+        telemetry["pushgateway"] = f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _read(text: str, where: str) -> yaml_reader.Document:

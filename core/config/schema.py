@@ -12,6 +12,7 @@ from core.config import (
     mixture_settings,
     model_settings,
     section,
+    service_url,
     training_settings,
 )
 
@@ -64,6 +65,8 @@ class ClusterConfig(section.Section):
     def _check_address(self) -> Self:
         host, _, port = self.address.rpartition("://")[2].rpartition(":")
         has_port = bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
+        if "@" in self.address:
+            raise ValueError("address: holds credentials; write host:port, and point RAY_AUTH_TOKEN_PATH to the token")
         if self.address not in ("auto", "local", "none") and not has_port:
             raise ValueError(f"address: {self.address!r} is not auto, local, none or host:port; use one of these")
         return self
@@ -94,8 +97,12 @@ class TelemetryConfig(section.Section):
 
     metrics_port: int = section.operational(0, "port of the metrics exporter; 0: any free port", ge=0, le=65535)
     metrics_host: str = section.operational("127.0.0.1", "address of the metrics exporter")
-    pushgateway: str | None = section.operational(
+    pushgateway: service_url.ServiceUrl | None = section.operational(
         None, "http://host:port of a Pushgateway for the final metrics; null: none"
+    )
+    pushgateway_credentials: str | None = section.operational(
+        None,
+        "file with user:password for the Pushgateway, on every node; null: RAYCURRENT_PUSHGATEWAY_CREDENTIALS, if set",
     )
     linger_s: section.Float = section.operational(
         0.0, "seconds the exporter stays up after the run, for a last scrape", ge=0

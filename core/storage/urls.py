@@ -50,8 +50,10 @@ def normalize(text: str, where: str, base: str | None) -> str:
         raise errors.UsageError(f"{where}{text!r} is a Windows path; use a path of this system or a URL")
     # fsspec takes any such text for a local path, and the run would write into a folder named `s3:`.
     if _LIKE_A_URL.match(text):
+        # What precedes an `@` may be a password.
+        shown = repr(text) if "@" not in text else f"…@{text.rpartition('@')[2]}"
         raise errors.UsageError(
-            f"{where}{text!r} looks like a URL without '://'; write it like s3://bucket/name, or ./{text} for a file"
+            f"{where}{shown} looks like a URL without '://'; write it like s3://bucket/name, or put ./ before a file"
         )
     if base is not None and _SCHEME.match(base) and not text.startswith(("/", "~")):
         return normalize(f"{base.rstrip('/')}/{text}", where.removesuffix(": "), None)

@@ -126,7 +126,7 @@ def test_a_remote_job_server_needs_a_token(here: pathlib.Path, address: str, mon
 def test_an_address_that_is_not_an_http_url_is_refused(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert submit.resolve_address(None) == submit.DEFAULT_ADDRESS
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(errors.UsageError, match=r"'10\.0\.0\.1:6379' is not the URL of a Ray job server"):
+    with pytest.raises(errors.UsageError, match="RAY_ADDRESS: is not the URL .* of a Ray job server"):
         submit.resolve_address(None)
 
 

@@ -22,7 +22,7 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import catalog, metrics
-from workers.telemetry import metrics_server
+from workers.telemetry import metrics_server, pushgateway
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the library's own; set for workers of ours, never for Ray's processes
 PUSH_TIMEOUT_S = 5.0
@@ -167,11 +167,17 @@ class NodeExporter:
         # The host name becomes part of a file name.
         return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()), render(self._folder)
 
-    def push(self, gateway: str, run: str) -> None:
+    def push(self, gateway: str, run: str, credentials: str | None) -> None:
         """Pushes the metrics to a Pushgateway, for runs that are too short to be scraped.
+
+        Args:
+            gateway: its URL.
+            run: name of the run.
+            credentials: file with user and password, if the environment does not have them.
 
         Raises:
             OSError: the gateway does not accept them.
+            UsageError: the credentials cannot be read.
         """
         prometheus_client.push_to_gateway(
             gateway,
@@ -179,6 +185,7 @@ class NodeExporter:
             registry=_registry(self._folder),
             grouping_key={"run": run, "instance": socket.gethostname()},
             timeout=PUSH_TIMEOUT_S,
+            handler=pushgateway.handler(credentials),
         )
 
     def close(self) -> None:
@@ -197,7 +204,7 @@ class RemoteExporter(Protocol):
     def snapshot(self) -> tuple[str, bytes] | None:
         """See `NodeExporter`."""
 
-    def push(self, gateway: str, run: str) -> None:
+    def push(self, gateway: str, run: str, credentials: str | None) -> None:
         """See `NodeExporter`."""
 
     def close(self) -> None:
@@ -287,8 +294,8 @@ class Exporters:
 
     def _push(self, exporter: NodeExporter | RemoteExporter, gateway: str) -> None:
         try:
-            exporter.push(gateway, self._run)
-        except (OSError, ValueError) as error:
+            exporter.push(gateway, self._run, self._export.pushgateway_credentials)
+        except (errors.RaycurrentError, OSError, ValueError) as error:
             _log.warning("telemetry.pushgateway: cannot push metrics to %s: %s", gateway, error)
 
     def _write_targets(self, targets: list[str]) -> None:

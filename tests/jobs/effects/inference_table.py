@@ -168,6 +168,9 @@ MACHINES: dict[str, rows.Effect | rows.Elsewhere] = {
     "telemetry.pushgateway": rows.Elsewhere(
         "tests/workers/telemetry/test_prometheus.py::test_a_run_that_ends_pushes_its_metrics_to_the_pushgateway"
     ),
+    "telemetry.pushgateway_credentials": rows.Elsewhere(
+        "tests/jobs/test_credentials.py::test_a_run_sends_the_password_of_a_file_and_stores_it_nowhere"
+    ),
     "telemetry.linger_s": rows.Elsewhere(
         "tests/k8s/test_entry_points.py::test_every_job_runs_on_two_nodes_and_exports_all_metrics"
     ),
