@@ -59,7 +59,7 @@ def resolve_address(option: str | None) -> str:
     """Returns the URL of the job server: from the option, else Ray's environment variables, else on this machine.
 
     Raises:
-        UsageError: it is not an HTTP URL, or it is on another machine and there is no token.
+        UsageError: it is not an HTTP URL, or it is on another machine and no token belongs to it.
     """
     given = {"--address": option, **{name: os.environ.get(name) for name in _VARIABLES}, "default": DEFAULT_ADDRESS}
     where, address = next((name, text) for name, text in given.items() if text)
@@ -67,14 +67,9 @@ def resolve_address(option: str | None) -> str:
         url = service_url.parse(address)
     except ValueError as error:
         raise errors.UsageError(f"{where}: {error} of a Ray job server, such as {DEFAULT_ADDRESS}") from None
-    if not is_loopback(address):
-        if not authentication.has_token():
-            raise errors.UsageError(
-                f"--address: {address} is on another machine, and no token is set: a cluster without authentication "
-                "runs code from anybody; set RAY_AUTH_TOKEN_PATH to the token file of the cluster"
-            )
-        if url.scheme == "http":
-            _log.warning("%s: token and job are sent unencrypted; use https outside a trusted network", address)
+    authentication.check_client(address)
+    if url.scheme == "http" and not is_loopback(address):
+        _log.warning("%s: token and job are sent unencrypted; use https outside a trusted network", address)
     return address.rstrip("/")
 
 
@@ -192,7 +187,7 @@ def run(spec: JobSpec, address: str, python: str, resources: Mapping[str, float 
         InterruptedRunError: the user detached; the job continues.
         typer.Exit: the job ended with an exit code other than 0.
     """
-    authentication.prepare_client()
+    authentication.prepare_client(address)
     server = submission.Server(address)
     name = f"raycurrent-{spec.verb}-{secrets.token_hex(6)}"
     with tempfile.TemporaryDirectory(prefix="rc-submit-") as text:

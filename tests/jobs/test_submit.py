@@ -114,19 +114,22 @@ def test_a_local_job_server_needs_no_token(here: pathlib.Path, address: str) -> 
 
 @pytest.mark.parametrize("address", ["http://10.0.0.1:8265", "https://127.0.0.1.example.org", "http://[2001:db8::1]:1"])
 def test_a_remote_job_server_needs_a_token(here: pathlib.Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(errors.UsageError, match="no token is set"):
+    own = here / "home" / ".ray" / "auth_token"
+    own.parent.mkdir(parents=True)
+    own.write_text("of this machine")
+    with pytest.raises(errors.UsageError, match=r"no token is set for it; put the cluster's into .*/home/.config"):
         submit.resolve_address(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
     assert submit.resolve_address(address) == address
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(errors.UsageError, match="no token is set"):
+    with pytest.raises(errors.UsageError, match=r"RAY_AUTH_MODE is disabled: .* runs code from anybody"):
         submit.resolve_address(address)
 
 
 def test_an_address_that_is_not_an_http_url_is_refused(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert submit.resolve_address(None) == submit.DEFAULT_ADDRESS
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(errors.UsageError, match="RAY_ADDRESS: is not the URL .* of a Ray job server"):
+    with pytest.raises(errors.UsageError, match=r"RAY_ADDRESS: is not the URL .* of a Ray job server"):
         submit.resolve_address(None)
 
 

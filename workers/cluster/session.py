@@ -205,9 +205,8 @@ class Session:
         for name, value in {**ENVIRONMENT, **({} if self.joined else KEEPALIVE)}.items():
             os.environ.setdefault(name, value)
         if self._owns_ray:
-            authentication.prepare_token(
-                self.joined, self.folder
-            )  # before Ray is imported: it reads its environment once
+            # Before Ray is imported: it reads its environment once.
+            authentication.prepare_token(self.joined, self.folder, address)
             try:
                 with _without(prometheus.FOLDER_VARIABLE):
                     _init(address, {} if self.joined else self._local_settings())

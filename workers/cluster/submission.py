@@ -129,6 +129,12 @@ class Server:
             raise errors.UsageError(
                 f"--address: {self.address} does not accept this token; point RAY_AUTH_TOKEN_PATH to the cluster's"
             ) from error
+        # What answers may be no job server: Ray's client then looks for what the reply does not have.
+        except (AttributeError, LookupError, TypeError) as error:
+            raise errors.ClusterError(
+                f"--address: {self.address}: its reply is not that of a Ray job server ({type(error).__name__}); "
+                "check the address"
+            ) from error
         except (OSError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise errors.ClusterError(f"--address: {self.address}: {reason}; is its dashboard up?") from error

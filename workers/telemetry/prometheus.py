@@ -5,6 +5,7 @@ multiprocess mode), so values survive SIGKILL and histogram sums are exact. One 
 Failures are logged and never stop a run.
 """
 
+import functools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import prometheus_client
-from prometheus_client import multiprocess, values
+from prometheus_client import exposition, multiprocess, values
 
 from core import errors
 from core.config import schema
@@ -179,13 +180,17 @@ class NodeExporter:
             OSError: the gateway does not accept them.
             UsageError: the credentials cannot be read.
         """
+        handler = exposition.default_handler
+        if (given := pushgateway.credentials(credentials)) is not None:
+            user, password = given
+            handler = functools.partial(exposition.basic_auth_handler, username=user, password=password)
         prometheus_client.push_to_gateway(
             gateway,
             job="raycurrent",
             registry=_registry(self._folder),
             grouping_key={"run": run, "instance": socket.gethostname()},
             timeout=PUSH_TIMEOUT_S,
-            handler=pushgateway.handler(credentials),
+            handler=handler,
         )
 
     def close(self) -> None:

@@ -1,11 +1,7 @@
 """Credentials for a Pushgateway: from a file or the environment, never from a setting, which is stored and shown."""
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-
-from prometheus_client import exposition
 
 from core import errors
 
@@ -37,16 +33,3 @@ def credentials(file: str | None) -> tuple[str, str] | None:
     if not colon or not user or not password.isprintable():
         raise errors.UsageError(f"{where}: does not hold user:password on one line; write it like that")
     return user, password
-
-
-def handler(file: str | None) -> Callable[..., Callable[[], None]]:
-    """Returns the function by which the library sends a request, with the credentials if there are any.
-
-    Raises:
-        UsageError: see `credentials`.
-    """
-    given = credentials(file)
-    if given is None:
-        return exposition.default_handler
-    user, password = given
-    return functools.partial(exposition.basic_auth_handler, username=user, password=password)

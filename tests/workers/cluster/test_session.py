@@ -1,6 +1,5 @@
 """Ray sessions: start and connection, authentication, signals, and errors of a cluster without free resources."""
 
-import errno
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from ray import exceptions
 
 from core import errors
 from core.config import schema
-from workers.cluster import authentication, nodes, signals
+from workers.cluster import nodes, signals
 from workers.cluster import session as sessions
 from workers.fanout import executor as executors
 
@@ -100,55 +99,6 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30).returncode == 130
 
 
-def test_the_token_is_created_once_and_readable_by_its_owner_only(outside: Path) -> None:
-    authentication.prepare_token(joins=False, folder=outside)
-    path = outside / "home" / ".ray" / "auth_token"
-    token = path.read_text()
-    assert (len(token), path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (64, 0o600, 0o700)
-    path.chmod(0o644)
-    authentication.prepare_token(joins=False, folder=outside)
-    assert (path.read_text(), path.stat().st_mode & 0o777) == (token, 0o600)
-
-
-def test_the_token_is_created_where_links_cross_filesystems_or_fail(
-    outside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cross_device(*_: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    for name in ("link", "rename"):
-        monkeypatch.setattr(os, name, cross_device)
-    authentication.prepare_token(joins=False, folder=outside)
-    path = outside / "home" / ".ray" / "auth_token"
-    assert (len(path.read_text()), path.stat().st_mode & 0o777) == (64, 0o600)
-
-
-def test_token_mode_is_chosen_before_ray_is_imported(outside: Path) -> None:
-    script = (
-        "import os, pathlib, sys; from workers.cluster import authentication, session\n"
-        "from workers.train import launch; "
-        "assert 'ray' not in sys.modules\n"
-        "authentication.prepare_token(False, pathlib.Path(sys.argv[1])); print(os.environ['RAY_AUTH_MODE'])"
-    )
-    command = [sys.executable, "-c", script, str(outside)]
-    assert subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout == "token\n"
-
-
-def test_without_a_home_the_token_lives_as_long_as_the_session(outside: Path) -> None:
-    (outside / "home").write_text("no folder")
-    authentication.prepare_token(joins=False, folder=outside)
-    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    assert path.parent == outside
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_users_own_token_is_used(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
-    authentication.prepare_token(joins=False, folder=outside)
-    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/secrets/token"
-    assert not (outside / "home").exists()
-
-
 @pytest.mark.parametrize(
     "failure", [Exception("The current node timed out during startup."), ConnectionError("refused")]
 )
@@ -160,6 +110,7 @@ def test_a_cluster_that_does_not_start_is_a_one_line_error(
 
     ray = types.SimpleNamespace(init=fail, is_initialized=lambda: False, shutdown=lambda: None, exceptions=exceptions)
     monkeypatch.setattr(nodes, "ray", lambda: ray)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secrets/token")
     down = pytest.raises(errors.ClusterError, match=rf"^cluster\.address: head:6379: {failure}; is the cluster up\?$")
     with session_with(address="head:6379", num_workers=2) as session, down as raised:
         session.start_ray()

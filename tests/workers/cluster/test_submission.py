@@ -1,5 +1,8 @@
 """Job submission to a server that is not ready yet, or does not answer."""
 
+import http.server
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +56,34 @@ def test_submission_does_not_wait_forever_or_for_other_errors(monkeypatch: pytes
     with pytest.raises(errors.ClusterError, match=r"^--address: http://head:8265: the disk is full; is its dashboard"):
         submit(broken, monkeypatch)
     assert broken.refusals == 0
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Answers every request with the same words, as another service at that port would."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        """Answers."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Writes nothing."""
+
+
+@pytest.mark.parametrize(
+    "reply", [[], {}, "text", 3, None, {"version": 1}, {"version": "4", "ray_version": []}, b"<html>"]
+)
+def test_a_reply_of_another_service_is_one_line(reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stranger, "body", reply if isinstance(reply, bytes) else json.dumps(reply).encode())
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        with pytest.raises(errors.ClusterError, match=r"^--address: http://127") as refusal:
+            submission.Server(f"http://127.0.0.1:{stranger.server_port}").state("job-1")
+        stranger.shutdown()
+    assert "\n" not in str(refusal.value)
