@@ -6,15 +6,12 @@ directory in which a file (a log, for example) changes while it is packed.
 """
 
 import ipaddress
-import json
 import logging
 import os
-import re
 import secrets
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -26,7 +23,7 @@ import typer
 
 from core import errors
 from core.config import loading, service_url
-from jobs import console, options, paths, settings
+from jobs import console, following, options, paths, settings
 from workers.cluster import authentication, signals, submission
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -36,8 +33,6 @@ PACKAGES = ("core", "workers", "jobs")
 SETTINGS = "submitted.yaml"
 _LOCATIONS = ("RUN", "URI", "PATH")  # metavars of options and arguments that are locations
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_EXIT = re.compile(r"exit=(\d+)")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger(__name__)
 
 
@@ -207,64 +202,9 @@ def run(spec: JobSpec, address: str, python: str, resources: Mapping[str, float 
     flag = signals.StopFlag()
     flag.install()
     try:
-        return Follower(server, name, flag, console.write_line, ask_at_terminal).follow()
+        return Follower(server, name, flag, console.write_line, following.ask_at_terminal).follow()
     finally:
         flag.restore()
-
-
-class JobLog:
-    """Parser of the log of a job: progress lines, the line with the exit code, and the JSON document after it."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self.exit_code: int | None = None
-        self._write = write
-        self._rest = ""
-        self._after: list[str] = []
-
-    def feed(self, piece: str) -> None:
-        """Parses the next piece of the log, which may end within a line."""
-        *lines, self._rest = (self._rest + piece).split("\n")
-        for line in lines:
-            self._parse(line)
-
-    def document(self) -> dict[str, Any]:
-        """Returns the document that a successful job printed.
-
-        Raises:
-            ClusterError: there is none in the log.
-        """
-        self._flush()
-        text = "\n".join(self._after)
-        try:
-            # `raw_decode` ignores what follows the document in the log.
-            document, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
-        except ValueError as error:
-            raise errors.ClusterError(
-                "submit: the job succeeded, but its log has no report; read it with ray job logs"
-            ) from error
-        return dict(document)
-
-    def close(self) -> None:
-        """Writes the last lines of a job that failed."""
-        self._flush()
-        for line in self._after:
-            self._write_line(line)
-
-    def _flush(self) -> None:
-        if self._rest:
-            self.feed("\n")
-
-    def _parse(self, line: str) -> None:
-        exit_line = _EXIT.fullmatch(line.rstrip())
-        if exit_line:
-            self.exit_code = int(exit_line[1])
-        elif self.exit_code is not None:
-            self._after.append(line)
-        elif line:
-            self._write_line(line)
-
-    def _write_line(self, line: str) -> None:
-        self._write(console.sanitize(_COLOURS.sub("", line).expandtabs(), limit=2000))
 
 
 class Follower:
@@ -288,46 +228,31 @@ class Follower:
     ) -> None:
         self._server = server
         self._name = name
-        self._flag = flag
         self._write = write
-        self._ask = ask
-        self._is_stopping = False
+        self._interruptions = following.Interruptions(
+            flag,
+            write,
+            ask,
+            name=name,
+            stop=lambda: server.stop(name),
+            how_to_follow=f"ray job logs --address {server.address} --follow {name}",
+            how_to_stop="ray job stop",
+        )
 
     def follow(self) -> dict[str, Any]:
         """See `run`."""
-        log = JobLog(self._write)
+        log = following.JobLog(self._write)
         for piece in self._server.log(self._name):
             log.feed(piece)
-            self._handle_signal()
+            self._interruptions.handle()
         # The log may end before the state is final.
         while not (state := self._server.state(self._name)).has_ended:
-            self._handle_signal()
+            self._interruptions.handle()
             time.sleep(submission.POLL_S)
         if state.status == "SUCCEEDED" or (state.status == "STOPPED" and log.exit_code == 0):
             return log.document()
         log.close()
         raise typer.Exit(_exit_code(state, log.exit_code))
-
-    def _handle_signal(self) -> None:
-        """Handles a received signal; a job is asked to stop once."""
-        if self._flag.signal is None or self._is_stopping:
-            return
-        number = self._flag.signal
-        # SIGTERM comes from a program, which would not answer a question.
-        answer = self._ask() if number == signal.SIGINT else "stop"
-        if answer == "follow":
-            self._flag.signal = None
-        elif answer == "detach":
-            raise errors.InterruptedRunError(
-                f"submit: detached, the job continues; follow it with ray job logs --address {self._server.address} "
-                f"--follow {self._name}, end it with ray job stop"
-            )
-        else:
-            self._is_stopping = True
-            self._write(
-                f"submit: stopping {self._name}; it saves a checkpoint first (Ctrl-C again: return without waiting)"
-            )
-            self._server.stop(self._name)
 
 
 def _exit_code(state: submission.State, logged: int | None) -> int:
@@ -344,12 +269,3 @@ def _exit_code(state: submission.State, logged: int | None) -> int:
         reason = (state.message.strip().splitlines() or ["no reason given"])[0]
         raise errors.ClusterError(f"submit: the cluster could not run the job: {console.sanitize(reason, 1000)}")
     return code if code > 0 else 128 - code  # negative: killed by a signal, as subprocess reports it
-
-
-def ask_at_terminal() -> str:
-    """Asks on the terminal what Ctrl-C should do; without a terminal it stops the job, as it stops any command."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return "stop"
-    console.write_line("Stop the job (it saves a checkpoint), detach (it continues) or follow? [s/d/F] ")
-    answer = sys.stdin.readline().strip().lower()
-    return {"s": "stop", "d": "detach"}.get(answer[:1], "follow")

@@ -27,6 +27,7 @@ PHRASES = [
 ]
 # Names that say nothing about what they hold.
 NAMES = {"found", "place", "places", "one", "held", "wish", "wishes", "drawn", "judged", "joints", "told", "of_what"}
+COMMANDS = ("jobs.__main__", "jobs.submission_commands")
 TEXTS = sorted(
     path
     for pattern in ("*.md", "jobs/configs/*.yaml", "k8s/**/*.md", "core/**/*.md", "workers/**/*.md", "jobs/*.md")
@@ -66,7 +67,7 @@ def test_docstrings_begin_with_a_statement(module: source.Module) -> None:
 def test_functions_are_described_by_a_verb(module: source.Module) -> None:
     """In the third person ("Returns the …"); commands of the command line are written as help, in the imperative."""
     for node, text in docstrings(module):
-        if isinstance(node, ast.FunctionDef) and not is_property(node) and module.name != "jobs.__main__":
+        if isinstance(node, ast.FunctionDef) and not is_property(node) and module.name not in COMMANDS:
             first = text.split(maxsplit=1)[0].strip(",.:;")
             is_verb = first in ("See", "Has") or (first.endswith("s") and first[0].isupper() and first != "Its")
             assert is_verb, f"{module.path}:{node.lineno}: {text.splitlines()[0]}"

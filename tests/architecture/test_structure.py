@@ -73,7 +73,7 @@ ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
     "workers.telemetry.prometheus": {"prometheus_client"},
     "workers.telemetry.tensorboard": {"tensorboard"},
 }
-JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.api", "jobs.pipeline", "jobs.demo"}
+JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.submission_commands", "jobs.api", "jobs.pipeline", "jobs.demo"}
 VERBS = {
     *("init", "prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),

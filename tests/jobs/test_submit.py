@@ -14,7 +14,7 @@ import typer
 from core import errors
 from core.config import loading
 from jobs import __main__ as main
-from jobs import submit
+from jobs import following, submit
 from workers.cluster import signals, submission
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ LOG = 'train: 1 of 2\ttrain\x1b[1m\x1b[2J\nexit=0\n{"verb": "train",\n "text": "
 @pytest.mark.parametrize("cut", range(0, len(LOG), 5))
 def test_the_log_is_parsed_alike_however_it_is_split(cut: int) -> None:
     lines: list[str] = []
-    log = submit.JobLog(lines.append)
+    log = following.JobLog(lines.append)
     log.feed(LOG[:cut])
     log.feed(LOG[cut:])
     assert log.document() == {"verb": "train", "text": "exit=1"}
@@ -259,9 +259,9 @@ def test_an_interrupt_asks_on_a_terminal_and_stops_elsewhere(
 ) -> None:
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, Terminal(typed))
-    assert submit.ask_at_terminal() == answer
+    assert following.ask_at_terminal() == answer
     stderr = sys.stderr
     assert isinstance(stderr, io.StringIO)
     assert "Stop the job (it saves a checkpoint), detach (it continues) or follow?" in stderr.getvalue()
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    assert submit.ask_at_terminal() == "stop"
+    assert following.ask_at_terminal() == "stop"
