@@ -85,3 +85,9 @@ class InterruptedRunError(RaycurrentError):
     """A signal ended the run after its state was saved; the driver turns the signal into 130 or 143."""
 
     exit_code = 143
+
+
+FINAL_EXIT_CODES = frozenset(
+    kind.exit_code for kind in (UsageError, DataError, IntegrityError, LockedError, DivergedError)
+)
+"""Exit codes of errors that no retry mends."""

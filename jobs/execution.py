@@ -83,4 +83,7 @@ def main(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     code = _run(app, arguments)
     if code:  # 0 was written before the report
         console.write_line(f"exit={code}")
+        from workers.cluster import final_errors
+
+        final_errors.end_job(code)
     return code

@@ -99,6 +99,19 @@ def prepare_client(address: str) -> None:
     os.environ.setdefault(MODE, "token")
 
 
+def own_token() -> str | None:
+    """Returns the token of the cluster on this machine, as Ray reads it; None if there is none."""
+    if os.environ.get(MODE, "token") != "token":
+        return None
+    if value := os.environ.get("RAY_AUTH_TOKEN"):
+        return value.strip()
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        return (Path(path) if path else _file()).read_text().strip()
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def _has_own_file() -> bool:
     try:
         return _file().exists()
