@@ -358,6 +358,9 @@ def inspect(
 app.command("submit", cls=options.Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submission_commands.submit
 )
+app.command("list", cls=options.Command)(submission_commands.list_)
+app.command("logs", cls=options.Command)(submission_commands.logs)
+app.command("stop", cls=options.Command)(submission_commands.stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -93,7 +93,7 @@ class Interruptions:
         ask: Callable[[], str],
         *,
         name: str,
-        stop: Callable[[], None],
+        stop: Callable[[], object],
         how_to_follow: str,
         how_to_stop: str,
     ) -> None:
@@ -104,7 +104,7 @@ class Interruptions:
         self._stop = stop
         self._how_to_follow = how_to_follow
         self._how_to_stop = how_to_stop
-        self._is_stopping = False
+        self.is_stopping = False
 
     def handle(self) -> None:
         """Handles a received signal; a job is asked to stop once.
@@ -112,7 +112,7 @@ class Interruptions:
         Raises:
             InterruptedRunError: the user detached; the job continues.
         """
-        if self._flag.signal is None or self._is_stopping:
+        if self._flag.signal is None or self.is_stopping:
             return
         number = self._flag.signal
         # SIGTERM comes from a program, which would not answer a question.
@@ -125,7 +125,7 @@ class Interruptions:
                 f"end it with {self._how_to_stop}"
             )
         else:
-            self._is_stopping = True
+            self.is_stopping = True
             self._write(
                 f"submit: stopping {self._name}; it saves a checkpoint first (Ctrl-C again: return without waiting)"
             )

@@ -53,6 +53,32 @@ def load_run_settings(
     stored = _stored(run, config)
     kind = _kind_of_checkpoint(run) if config is None else config.model.kind
     overrides = old_names.translate_overrides(overrides, kind, has_generation=config is not None)
+    _refuse_sections(overrides, verb)
+    # An unknown name is reported by the first section, so the one that the model uses comes first.
+    used = "decoding" if kind in ("seq2seq", None) else "generation"
+    names = sorted(InferenceSettings.model_fields, key=lambda name: name != used)
+    return InferenceSettings(**{name: loading.section_from(getattr(stored, name), overrides, name) for name in names})
+
+
+def check_overrides(overrides: Sequence[str], verb: str) -> None:
+    """Checks the overrides of a run that cannot be read from here: their names and values, each by itself.
+
+    Raises:
+        UsageError: as `load_run_settings`, which will read them with the settings of the run.
+    """
+    kind = {"translate": "seq2seq", "generate": "language_model"}.get(verb)
+    overrides = old_names.translate_overrides(overrides, kind)
+    _refuse_sections(overrides, verb)
+    for override in overrides:
+        name = override.partition("=")[0].partition(".")[0].strip()
+        if name in InferenceSettings.model_fields:
+            loading.check_override(type(InferenceSettings.model_fields[name].default), override, name)
+        else:
+            loading.section_from(schema.ClusterConfig(), [override], "cluster")  # reports the name
+
+
+def _refuse_sections(overrides: Sequence[str], verb: str | None) -> None:
+    """Refuses overrides of sections that cannot change after training, or that have no effect on the verb."""
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]
         if name in schema.RunConfig.model_fields and name not in InferenceSettings.model_fields:
@@ -60,19 +86,12 @@ def load_run_settings(
                 f"--set {override}: cannot change after training; allowed here: "
                 f"{', '.join(InferenceSettings.model_fields)}"
             )
-    # An unknown name is reported by the first section, so the one that the model uses comes first.
-    used = "decoding" if kind in ("seq2seq", None) else "generation"
-    names = sorted(InferenceSettings.model_fields, key=lambda name: name != used)
-    inference = InferenceSettings(
-        **{name: loading.section_from(getattr(stored, name), overrides, name) for name in names}
-    )
     for override in overrides if verb is not None else ():
         name = override.partition(".")[0].strip()
         if name in SECTIONS.values() and name != SECTIONS[str(verb)]:
             raise errors.UsageError(
                 f"--set {override}: has no effect on {verb}, whose settings are in {SECTIONS[str(verb)]}; leave it out"
             )
-    return inference
 
 
 def _stored(run: location.Location, config: schema.RunConfig | None) -> InferenceSettings:

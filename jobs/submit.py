@@ -15,15 +15,15 @@ import signal
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
 
 from core import errors
-from core.config import loading, service_url
-from jobs import console, following, options, paths, settings
+from core.config import loading, schema, service_url
+from jobs import console, following, options, paths, rayjob, settings
 from workers.cluster import authentication, signals, submission
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -43,11 +43,54 @@ class JobSpec(NamedTuple):
         verb: verb that the job runs.
         command: verb and arguments, after `python -m jobs`.
         files: text by name of the files in its working directory, beside our packages.
+        config: configuration with the overrides applied; None for verbs without one.
+        cluster: settings of the workers, as far as configuration and overrides name them.
+        overrides: those of the command line.
+        takes_settings: whether the verb has `--set`.
+        locations: each option or argument that is a location, with its first value.
     """
 
     verb: str
     command: tuple[str, ...]
     files: Mapping[str, str]
+    config: schema.RunConfig | None
+    cluster: schema.ClusterConfig
+    overrides: tuple[str, ...]
+    takes_settings: bool
+    locations: Mapping[str, str]
+
+
+class Target(NamedTuple):
+    """The machines that a job runs on, as far as its command line depends on them.
+
+    Attributes:
+        sees_this_machine: whether they see the paths of this machine.
+        resolves_relative_paths: whether relative paths are meant for them: they have a folder for them to start from.
+        settings_path: path of the configuration there.
+        keeps_overrides: whether the configuration is sent as it is, and the overrides with the command.
+    """
+
+    sees_this_machine: bool
+    resolves_relative_paths: bool = False
+    settings_path: str = SETTINGS
+    keeps_overrides: bool = False
+
+    def refuses(self, text: str) -> bool:
+        """Returns whether a location means something else there than here."""
+        if self.resolves_relative_paths:
+            return text.startswith("~")
+        return not self.sees_this_machine and paths.is_machine_specific(text)
+
+    @property
+    def what_to_do(self) -> str:
+        """The remedy for a location that is refused."""
+        relative = "a path relative to the job's home (RAYCURRENT_HOME), or " if self.resolves_relative_paths else ""
+        return f"use {relative}an absolute path or URL that is valid on the cluster"
+
+
+def on_kubernetes() -> Target:
+    """Returns the pods of a RayJob: they resolve relative paths, and get the configuration as a file of a ConfigMap."""
+    return Target(False, resolves_relative_paths=True, settings_path=rayjob.SETTINGS_PATH, keeps_overrides=True)
 
 
 def resolve_address(option: str | None) -> str:
@@ -77,39 +120,46 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def plan(command: Any, arguments: Sequence[str], is_local: bool) -> JobSpec:
+def plan(command: Any, arguments: Sequence[str], target: Target) -> JobSpec:
     """Parses the command line of a verb as the verb itself would, and returns the job to submit.
 
     Args:
         command: the click command of the verb.
         arguments: its command line, without the verb.
-        is_local: whether the cluster sees the paths of this machine.
+        target: the machines that resolve its locations.
 
     Raises:
-        UsageError: the command line or the settings are wrong, or a path is meaningless on the cluster.
+        UsageError: the command line or the settings are wrong, or a path is meaningless there.
     """
     parsed = command.make_context(f"submit {command.name}", list(arguments)).params
     if parsed.get("print_config"):
         raise errors.UsageError("--print-config: prints settings and starts no job; use it without `submit`")
+    overrides = tuple(parsed.get("set_") or ())
+    if command.name in settings.SECTIONS:
+        settings.check_overrides(overrides, command.name)
     files: dict[str, str] = {}
+    config: schema.RunConfig | None = None
+    locations: dict[str, str] = {}
     words: list[str] = [command.name]
     trailing: list[str] = []
     for parameter in command.params:
         value = parsed.get(parameter.name)
         if command.name == "demo" and parameter.name == "set_":
-            value = _demo_overrides(list(value or ()), is_local)
+            value = _demo_overrides(list(value or ()), target)
         if value in (None, False, (), []):
             continue
         if parameter.metavar == "CONFIG":
-            files[SETTINGS] = _settings(value, list(parsed.get("set_") or ()), is_local)
-            values = [SETTINGS]
-        elif parameter.name == "set_" and "config" in parsed:
+            config, files[SETTINGS] = _settings(value, list(overrides), target)
+            values = [target.settings_path]
+        elif parameter.name == "set_" and "config" in parsed and not target.keeps_overrides:
             continue  # the settings file has the overrides applied
         else:
-            values = _values(parameter, value, is_local)
+            values = _values(parameter, value, target)
             # Of settings alone: what else is written like a URL with a password may be text for a model.
             if parameter.name == "set_" and any(errors.without_credentials(text) != text for text in values):
                 raise errors.UsageError("--set: a URL holds credentials, which the cluster would show; leave them out")
+            if parameter.metavar in _LOCATIONS:
+                locations[str(parameter.name)] = values[0]
         if parameter.param_type_name == "argument":
             # Behind `--`, where a value that begins with a dash is not taken for an option.
             trailing += values
@@ -118,47 +168,72 @@ def plan(command: Any, arguments: Sequence[str], is_local: bool) -> JobSpec:
         else:
             # In one word, for the same reason.
             words += [f"{parameter.opts[0]}={text}" for text in values]
-    return JobSpec(command.name, (*words, *(["--", *trailing] if trailing else [])), files)
+    words += ["--", *trailing] if trailing else []
+    cluster = _cluster(command.name, config, overrides)
+    return JobSpec(command.name, tuple(words), files, config, cluster, overrides, "set_" in parsed, locations)
 
 
-def _values(parameter: Any, value: Any, is_local: bool) -> list[str]:
-    """Returns the values of an option or argument as text, locations absolute."""
+def _cluster(verb: str, config: schema.RunConfig | None, overrides: Sequence[str]) -> schema.ClusterConfig:
+    """Returns the settings of the workers; those of a run that is elsewhere are not known."""
+    if verb == "demo":
+        config = settings.load_demo_configs(overrides)[1][0]
+    if config is not None:
+        return config.cluster
+    return loading.section_from(schema.ClusterConfig(), overrides, "cluster")
+
+
+def _values(parameter: Any, value: Any, target: Target) -> list[str]:
+    """Returns the values of an option or argument as text, locations as the target resolves them."""
     texts = [str(text) for text in value] if isinstance(value, list | tuple) else [str(value)]
     if parameter.metavar in _LOCATIONS:
         where = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
-        return [_location(text, where, is_local) for text in texts]
+        return [_location(text, where, target) for text in texts]
     return texts
 
 
-def _demo_overrides(overrides: list[str], is_local: bool) -> list[str]:
-    """Returns the overrides of the demo with its root, or its default root, made absolute."""
+def _demo_overrides(overrides: list[str], target: Target) -> list[str]:
+    """Returns the overrides of the demo with its root, or its default root, as the target resolves it."""
     root, _ = settings.load_demo_configs(overrides)
     others = [override for override in overrides if not override.startswith("root=")]
-    return [f"root={_location(root, 'root', is_local)}", *others]
+    return [f"root={_location(root, 'root', target)}", *others]
 
 
-def _location(text: str, where: str, is_local: bool) -> str:
+def _location(text: str, where: str, target: Target) -> str:
     if text == "-":
         raise errors.UsageError(f"{where}: a Ray job has no standard input or output; use a file or an object store")
-    if not is_local and paths.is_machine_specific(text):
+    if target.refuses(text):
         raise errors.UsageError(
-            f"{where}: {text!r} is relative to this machine, but the job runs on another; "
-            "use an absolute path or URL that is valid on the cluster"
+            f"{where}: {text!r} is relative to this machine, but the job runs on another; {target.what_to_do}"
         )
-    return options.absolute(text, where)
+    path = options.absolute(text, where)  # also checks URLs
+    return text if target.resolves_relative_paths else path
 
 
-def _settings(path: str, overrides: list[str], is_local: bool) -> str:
-    """Returns the settings of a run as YAML, every location absolute."""
+def _settings(path: str, overrides: list[str], target: Target) -> tuple[schema.RunConfig, str]:
+    """Returns the settings of a run, and as YAML in the form that the job gets."""
     config = loading.load(path, overrides)
     resolved = paths.absolute(config)
-    if not is_local:
-        for change in loading.changed(config, resolved):
-            raise errors.UsageError(
-                f"{change.name}: {change.old!r} is relative to this machine, but the job runs on another; "
-                "use an absolute path or URL that is valid on the cluster"
-            )
-    return loading.dump(resolved)
+    for change in loading.changed(config, resolved):
+        for text in [change.old] if isinstance(change.old, str) else _texts(change.old):
+            if target.refuses(text):
+                raise errors.UsageError(
+                    f"{change.name}: {change.old!r} is relative to this machine, but the job runs on another; "
+                    f"{target.what_to_do}"
+                )
+    # As the user wrote it: the job applies the same overrides, and resolves the same paths.
+    return config, Path(path).read_text(encoding="utf-8") if target.keeps_overrides else loading.dump(resolved)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the texts in a value of settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def pack(spec: JobSpec, folder: Path) -> int:
@@ -199,6 +274,11 @@ def run(spec: JobSpec, address: str, python: str, resources: Mapping[str, float 
     _log.info("submitted as %s to %s (%.1f MB of code and settings)", name, address, size / 1e6)
     if not wait:
         return {"verb": "submit", "submitted": spec.verb, "address": address, "submission_id": name}
+    return follow(server, name)
+
+
+def follow(server: submission.Server, name: str) -> dict[str, Any]:
+    """Follows a job until it ends; see `run`."""
     flag = signals.StopFlag()
     flag.install()
     try:

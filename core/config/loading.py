@@ -142,6 +142,26 @@ def section_from(base: _Section, overrides: Sequence[str], prefix: str) -> _Sect
     return settings
 
 
+def check_override(kind: type[section.Section], override: str, prefix: str) -> None:
+    """Checks the name and the value of an override of a section whose other settings are not known.
+
+    Settings inside groups are not checked: the kind of their group decides which there are.
+
+    Raises:
+        UsageError: no settings of the section could take the override.
+    """
+    if len(_target(override)) > 2:
+        return
+    document = yaml_reader.Document({}, {(): yaml_reader.Mark("--set", "")})
+    _apply(document, override, f"{prefix}.")
+    try:
+        kind.model_validate_json(json.dumps(document.data), strict=True)
+    except pydantic.ValidationError as invalid:
+        # A rule between settings may hold with those that are not known.
+        if any(error["type"] != "value_error" for error in invalid.errors()):
+            raise error_messages.refusal(invalid, kind, document, f"{prefix}.") from None
+
+
 def dump(config: section.Section) -> str:
     """Writes settings as YAML that `parse` reads back as equal."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

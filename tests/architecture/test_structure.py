@@ -72,8 +72,12 @@ ONLY_IN = {
 ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
     "workers.telemetry.prometheus": {"prometheus_client"},
     "workers.telemetry.tensorboard": {"tensorboard"},
+    "jobs.rayjob": {"yaml"},  # the pattern of a RayJob is YAML with comments and anchors, no configuration of ours
 }
-JOBS_WITH_SIBLINGS = {"jobs.__main__", "jobs.submission_commands", "jobs.api", "jobs.pipeline", "jobs.demo"}
+JOBS_WITH_SIBLINGS = {
+    *("jobs.__main__", "jobs.submission_commands", "jobs.api", "jobs.pipeline", "jobs.demo"),
+    *("jobs.kubernetes", "jobs.submitted"),  # of `submit`
+}
 VERBS = {
     *("init", "prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),

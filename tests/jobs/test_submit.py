@@ -30,7 +30,7 @@ training: {{num_lanes: 4}}
 
 
 def plan(verb: str, *arguments: str, is_local: bool = True) -> submit.JobSpec:
-    return submit.plan(VERBS.commands[verb], arguments, is_local)
+    return submit.plan(VERBS.commands[verb], arguments, submit.Target(sees_this_machine=is_local))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_locations_in_arguments_become_absolute_and_other_arguments_are_kept(her
 
 def test_planning_the_planned_command_again_changes_nothing(here: pathlib.Path) -> None:
     spec = plan("translate", "--run", "runs/x", "--input", "in.txt", "--output", "out.txt", "--column", "en")
-    assert submit.plan(VERBS.commands["translate"], spec.command[1:], is_local=True) == spec
+    assert plan("translate", *spec.command[1:]) == spec
 
 
 @pytest.mark.parametrize(

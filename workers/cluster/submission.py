@@ -34,6 +34,17 @@ class State(NamedTuple):
         return self.status in ENDED
 
 
+class Summary(NamedTuple):
+    """A job in a list; times are seconds since 1970, None before they are."""
+
+    name: str
+    status: str
+    exit_code: int | None
+    metadata: Mapping[str, str]
+    started_unix_s: float | None
+    ended_unix_s: float | None
+
+
 class Server:
     """The job server at an HTTP address.
 
@@ -84,6 +95,27 @@ class Server:
     def stop(self, name: str) -> None:
         """Requests a job to stop; `RAY_JOB_STOP_WAIT_TIME_S` in its environment limits how long it may take."""
         self._call(lambda: self._client.stop_job(name))
+
+    def list_jobs(self) -> list[Summary]:
+        """Returns the submitted jobs, oldest first; drivers that joined the cluster by themselves are left out."""
+        jobs = [
+            Summary(
+                job.submission_id,
+                str(job.status),
+                job.driver_exit_code,
+                dict(job.metadata or {}),
+                None if job.start_time is None else job.start_time / 1000,
+                None if not job.end_time else job.end_time / 1000,
+            )
+            for job in self._call(self._client.list_jobs)
+            if job.submission_id
+        ]
+        return sorted(jobs, key=lambda job: job.started_unix_s or float("inf"))
+
+    def log_so_far(self, name: str) -> str:
+        """Returns the log of a job so far."""
+        text: str = self._call(lambda: self._client.get_job_logs(name))
+        return text
 
     def log(self, name: str) -> Iterator[str]:
         """Yields the log of a job as it is written, until the job ends; empty strings while there is no output.
