@@ -1,7 +1,8 @@
 """Conclusion of a pipeline, for people: what was reached, where the page is, how to use the model."""
 
+import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.storage import location, root_layout
@@ -11,22 +12,36 @@ _USES = {"pairs": "translate", "text": "score", "series": "forecast"}
 
 
 def lines(report: Mapping[str, Any], kind: str) -> list[str]:
-    """Returns the three lines that end a pipeline.
+    """Returns the lines that end a pipeline: what was reached, the first hint if there is one, the page, the next step.
 
     Args:
         report: that of the pipeline.
         kind: of its corpus.
     """
     reached = ", ".join(_reached(report["stages"]))
-    is_held_out = reached and report["held_out"] is not None
-    held_out = f" ({report['held_out']} {'rows' if kind == 'series' else 'lines'})" if is_held_out else ""
+    held_out = f" ({_held_out(report['held_out'], kind)})" if reached and report["held_out"] is not None else ""
     verb, page = _USES[kind], location.Location.parse(report["root"]).join(root_layout.REPORT_HTML)
     command = f"{console.program()} {verb} --run {shlex.quote(report['root'])} --input FILE --output FILE.jsonl"
     return [
         f"{report['name']}: {reached or 'trained; nothing was held out to measure it'}{held_out}",
+        *_hints(report["hints"]),
         f"page: {page}",
         f"{verb} a file: {command}",
     ]
+
+
+def _held_out(split: str, kind: str) -> str:
+    if split == "valid" and kind != "series":
+        return "validation lines, which chose the checkpoint"
+    return f"{'validation' if split == 'valid' else split} {'rows' if kind == 'series' else 'lines'}"
+
+
+def _hints(hints: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yields one line: the first hint, and how many more there are."""
+    if hints:
+        others = len(hints) - 1
+        more = f" ({others} more hint{'' if others == 1 else 's'} on the page)" if others else ""
+        yield f"hint: {hints[0]['text']}{more}"
 
 
 def _reached(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -44,5 +59,9 @@ def _reached(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             headline = stage.get("headline", {})
             trained = ", on rows that it was trained on" if headline.get("split") == "train" else ""
             for row in headline.get("errors", [])[:1]:
-                naive = f"persistence {row['persistence_rmse']:.4g}"
+                name, rmse = min(
+                    (("persistence", row["persistence_rmse"]), ("seasonal naive", row.get("seasonal_rmse"))),
+                    key=lambda item: math.inf if item[1] is None else item[1],
+                )
+                naive = f"{name} {rmse:.4g}"
                 yield f"RMSE of {row['target']} {row['rmse']:.4g} at horizon {row['horizon']}, {naive}{trained}"

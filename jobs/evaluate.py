@@ -137,6 +137,7 @@ def _analysis(lines: Sequence[str], references: Sequence[Sequence[str]], request
     return {
         "by_length": [bucket._asdict() for bucket in buckets],
         "faults": error_analysis.faults(lines, references[0], request.settings).to_json(),
+        **error_analysis.extremes(lines, references[0], request.settings),
     }
 
 

@@ -54,6 +54,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
         run_state.record_start(config)
         with run_state.record_exit_code(root, session):
             done = _Pipeline(run_state.with_stored_defaults(config), root, session, reporter).run()
+    done["hints"] = report.read_hints(root)
     for line in conclusion.lines(done, config.corpus_kind):
         console.note(line)
     return done

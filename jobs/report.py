@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import evaluation_settings
+from core.data.dataset import dataset_index, overlap, shards
 from core.evaluation import significance
 from core.reporting import comparison, content, page, page_frame
 from core.storage import location, root_layout
@@ -40,7 +41,7 @@ def run(
     with reporter.stage("report", len(roots) + 2, "steps") as stage:
         reports = []
         for root in roots:
-            reports.append(content.build(root))
+            reports.append(content.build(root, _overlap(root)))
             stage.advance()
         significant = _significance(roots, reports)
         stage.advance()
@@ -111,13 +112,35 @@ def _read_lines(path: location.Location) -> list[str]:
 def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
     json_file, html_file = root.join(root_layout.REPORT_JSON), root.join(root_layout.REPORT_HTML)
     with reporter.stage("report", 2, "files") as stage:
-        report = content.build(root)
+        report = content.build(root, _overlap(root))
         json_file.replace(json_documents.encode(report).encode())
         stage.advance()
         # Last: where this file exists, the pipeline takes the report as written.
         html_file.replace(page.render(report).encode())
         stage.advance()
     return {"verb": "report", "json": str(json_file), "html": str(html_file)}
+
+
+def read_hints(root: location.Location) -> list[dict[str, str]]:
+    """Returns the hints of the report at a root; none where there is no report, or one of an older release."""
+    try:
+        content = root.join(root_layout.REPORT_JSON).read_json()
+    except errors.NotFoundError:
+        return []
+    found_hints: list[dict[str, str]] = content.get("hints", []) if isinstance(content, dict) else []
+    return found_hints
+
+
+def _overlap(root: location.Location) -> dict[str, Any] | None:
+    """Counts the held-out lines that are training lines, too; None where nothing is held out, and for series."""
+    index = root.join(root_layout.DATASET, dataset_index.NAME)
+    # The dataset of a series has no lines; one that is gone, or an older form, leaves a report without this figure.
+    if not index.exists() or index.read_json().get("format") != dataset_index.FORMAT:
+        return None
+    dataset = shards.Dataset.open(root.join(root_layout.DATASET))
+    split = next((split for split in ("test", "valid") if dataset.index.shards(split)), None)
+    counted = None if split is None else overlap.count(dataset, split)
+    return None if counted is None else counted._asdict()
 
 
 def _check(num_runs: int, output: location.Location | None) -> None:

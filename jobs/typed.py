@@ -113,7 +113,12 @@ class Dialogue:
         if not value.strip():
             raise errors.UsageError(f":{name}: has no value; write :{name} VALUE, or :help")
         chosen = {**self._chosen, setting: yaml_reader.read_override(f"{setting}={value}").data}
-        self._model.settings_of(_SECTIONS[self._verb], chosen)
+        try:
+            self._model.settings_of(_SECTIONS[self._verb], chosen)
+        except errors.UsageError as error:
+            # Its beginning is the option that a command line would have.
+            message = str(error).partition(f"{_SECTIONS[self._verb]}.{setting}: ")[2] or str(error)
+            raise errors.UsageError(f":{name}: {message}") from error
         self._chosen = chosen
 
     def _answer(self, line: str) -> None:

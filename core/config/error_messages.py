@@ -51,8 +51,8 @@ SYNONYMS: Mapping[str, str] = _synonyms(
         "corpus.train.source and corpus.train.target": "source_lang target_lang src tgt src_file tgt_file",
         "corpus.split.valid": "val_split valid_split validation_split",
         "corpus.cleaning": "lowercase do_lower_case",
-        "corpus.filters.max_length": "max_sent_length src_seq_length tgt_seq_length max_source_length "
-        "max_target_length",
+        "corpus.filters.max_length": "max_sent_length max_source_positions src_seq_length tgt_seq_length "
+        "max_source_length max_target_length",
         "corpus.limit.lines": "num_train num_examples max_train_samples",
         "tokenizer": "vocab",
         "tokenizer.kind": "level token_level",
@@ -71,15 +71,16 @@ SYNONYMS: Mapping[str, str] = _synonyms(
         "encoder_embed_dim decoder_embed_dim",
         "model.num_layers": "layers n_layers nlayers num_hidden_layers encoder_layers enc_layers",
         "model.decoder_num_layers": "decoder_layers dec_layers",
-        "model.bidirectional": "brnn encoder_bidirectional",
-        "model.attention": "global_attention attention_type attn",
+        "model.bidirectional": "brnn encoder_bidirectional encoder_type",
+        "model.attention": "global_attention attention_type attn decoder_attention",
         "model.coverage_attention": "coverage_attn",
+        "model.context: feed": "input_feed input_feeding",
         "model.dropout": "hidden_dropout hidden_dropout_prob drop_prob dropout_rate",
         "model.tie_embeddings": "tie_weights tied tied_embeddings tied_softmax tie_word_embeddings share_embeddings "
         "share_decoder_embeddings share_all_embeddings share_decoder_input_output_embed",
         "model.initialization": "param_init init_range",
         "training.epochs": "num_epochs max_epochs max_epoch num_train_epochs n_epochs",
-        "training.max_steps": "steps train_steps max_update max_updates",
+        "training.max_steps": "steps updates train_steps max_update max_updates",
         "training.max_steps (steps of training) or training.window (tokens of a window)": "num_steps",
         _BATCH: "batch_size batch train_batch_size per_device_train_batch_size batch_type",
         "training.batch_tokens (of a step) or corpus.limit.tokens (of the corpus)": "max_tokens",
@@ -96,6 +97,7 @@ SYNONYMS: Mapping[str, str] = _synonyms(
         "training.schedule.kind": "lr_scheduler_type decay_method",
         "training.schedule.warmup_steps": "warmup warmup_updates warmup_ratio learning_rate_warmup num_warmup_steps",
         "training.schedule.decay_factor": "lr_decay lr_shrink learning_rate_decay decrease_factor",
+        "training.schedule.patience": "lr_patience",
         "training.schedule.final_rate": "min_lr learning_rate_min eta_min",
         "training.clip_norm": "grad_clip clip gradient_clip gradient_clip_val max_grad_norm clip_grad_norm "
         "grad_norm_clip",
@@ -106,21 +108,24 @@ SYNONYMS: Mapping[str, str] = _synonyms(
         "update_freq batch_multiplier",
         "training.validate_every_steps": "eval_steps valid_steps validation_freq val_check_interval "
         "validate_interval_updates eval_every",
+        "training.validation.bleu_lines": "eval_bleu",
         "training.validation.samples": "print_valid_sents",
         "training.early_stop": "early_stopping",
         "training.early_stop.patience": "early_stopping_patience",
-        "training.early_stop.metric": "early_stopping_metric eval_metric monitor metric_for_best_model",
+        "training.early_stop.metric": "early_stopping_metric early_stopping_criteria best_checkpoint_metric "
+        "eval_metric monitor metric_for_best_model",
         "training.checkpoint_every_steps": "save_every save_steps save_checkpoint_steps save_interval_updates "
         "every_n_train_steps",
         "training.keep_checkpoints": "save_total_limit keep_checkpoint keep_last_ckpts keep_best_ckpts "
         "keep_last_epochs keep_interval_updates save_top_k",
         "training.log_every_steps": "log_interval logging_steps logging_freq report_every log_every log_every_n_steps",
-        "training.init_from": "train_from load_model restore_file ckpt_path model_name_or_path pretrained",
+        "training.init_from": "train_from finetune_from_model load_model restore_file ckpt_path "
+        "model_name_or_path pretrained",
         "decoding": "testing",
         "decoding.beam_size": "beam beam_width num_beams",
         "decoding.num_best": "n_best nbest num_return_sequences",
         "decoding.length_penalty": "lenpen alpha beam_alpha len_penalty",
-        _LENGTH: "max_len max_length max_output_length",
+        _LENGTH: "max_len max_len_b max_length max_output_length",
         "decoding.coverage_penalty": "beta",
         "decoding.replace_unknown": "replace_unk",
         "decoding.no_repeat_ngram (of translations) or generation.no_repeat_ngram (of text)": "no_repeat_ngram_size "

@@ -16,7 +16,7 @@ class PairsPreset(NamedTuple):
         max_pairs: pairs of the training split up to which the row is meant.
         vocabulary_size: `tokenizer.max_size`, of both sides together.
         hidden_size: `model.hidden_size`, of the encoder in each direction, and `model.embedding_size`.
-        dropout: of embeddings, layers and output.
+        dropout: of embeddings and output.
         epochs: `training.epochs`.
         batch_tokens: `training.batch_tokens`.
         learning_rate: `training.learning_rate`.
@@ -119,7 +119,7 @@ def pairs_sections(preset: PairsPreset, shared: bool, max_length: int) -> dict[s
             "attention": "dot",
             "context": "output",
             "tie_embeddings": "all" if shared else "target",
-            **_dropout(preset.dropout),
+            **_dropout(preset.dropout, num_layers=1),
         },
         "training": {
             "epochs": preset.epochs,
@@ -157,7 +157,7 @@ def text_sections(preset: TextPreset, tokenizer: str, num_lanes: int) -> dict[st
             "embedding_size": preset.embedding_size,
             "tie_embeddings": preset.embedding_size == preset.hidden_size and tokenizer != "char",
             "locked_dropout": True,
-            **_dropout(preset.dropout),
+            **_dropout(preset.dropout, preset.num_layers),
         },
         "training": {
             "epochs": preset.epochs,
@@ -192,5 +192,7 @@ def series_sections(num_rows: int, lags: int, horizons: Sequence[int]) -> dict[s
     }
 
 
-def _dropout(rate: float) -> dict[str, float]:
-    return dict.fromkeys(("dropout", "embedding_dropout", "output_dropout"), rate)
+def _dropout(rate: float, num_layers: int) -> dict[str, float]:
+    # `model.dropout` is between layers: with one it has no effect, which is warned about.
+    between_layers = ("dropout",) if num_layers > 1 else ()
+    return dict.fromkeys((*between_layers, "embedding_dropout", "output_dropout"), rate)

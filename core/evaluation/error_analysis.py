@@ -1,7 +1,8 @@
-"""Error analysis of translations: quality by line length; omitted, added, repeated and swapped words."""
+"""Error analysis of translations: quality by line length, best and worst lines, omitted, added, swapped words."""
 
 import bisect
 import collections
+import heapq
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from core.config import evaluation_settings
 from core.evaluation import bleu_tokenizers, quality
 
+NUM_EXTREMES = 5
 _LONGEST = (5, 10, 15, 20, 30, 50)  # longest line of each bucket but the last, in words
 
 
@@ -101,6 +103,31 @@ def faults(
         # Counts add up over lines, shares do not: they are computed from the totals.
         total = list(map(sum, zip(total, _of_line(split(line), split(expected)), strict=True)))
     return Faults(*total)
+
+
+def extremes(
+    hypotheses: Sequence[str],
+    reference: Sequence[str],
+    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
+    count: int = NUM_EXTREMES,
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the `best` and the `worst` translations, each its line number and its sentence chrF, the extreme first.
+
+    Of equal ones the longest references come first, which say more. At most half of the lines are either.
+    """
+    metric = quality.make_metrics(settings, force=True)["chrf"]
+    chrf = [
+        float(metric.sentence_score(line, [expected]).score)
+        for line, expected in zip(hypotheses, reference, strict=True)
+    ]
+    numbers = range(len(chrf))
+    count = min(count, len(chrf) // 2)
+    best = heapq.nsmallest(count, numbers, key=lambda number: (-chrf[number], -len(reference[number])))
+    worst = heapq.nsmallest(count, numbers, key=lambda number: (chrf[number], -len(reference[number])))
+    return {
+        name: [{"line": number, "chrf": chrf[number]} for number in chosen]
+        for name, chosen in (("best", best), ("worst", worst))
+    }
 
 
 def _of_line(written: Sequence[str], expected: Sequence[str]) -> Faults:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.reporting import content, page, page_frame, plots
+from core.reporting import content, figures, page_frame, plots, shown_lines
 
 _LOWEST, _HIGHEST = min, max
 # Figures of which the lowest or highest is the best; the others are not ranked.
 _BEST = {
     "BLEU": _HIGHEST,
-    page.BLEU_CLEANED: _HIGHEST,
+    figures.BLEU_CLEANED: _HIGHEST,
     "chrF": _HIGHEST,
     "TER": _LOWEST,
     "held-out perplexity": _LOWEST,
@@ -18,7 +18,7 @@ _BEST = {
     "validation perplexity": _LOWEST,
     "validation MSE": _LOWEST,
 }
-_OF_TRANSLATIONS = ("BLEU", page.BLEU_CLEANED, "chrF", "TER")
+_OF_TRANSLATIONS = ("BLEU", figures.BLEU_CLEANED, "chrF", "TER")
 _OF_TOKENS = ("held-out perplexity", "held-out perplexity by line", "validation perplexity")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
@@ -151,12 +151,12 @@ def label_runs(reports: Sequence[content.Report]) -> list[str]:
 
 def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
     """Returns a table row for each key figure, with the best value marked if the runs are comparable."""
-    columns = [{**page.key_figures(report), **_cost(report)} for report in reports]
-    units_of_runs = [page.units_of_figures(report) for report in reports]
+    columns = [{**figures.key_figures(report), **_cost(report)} for report in reports]
+    units_of_runs = [figures.units_of_figures(report) for report in reports]
     incomparable = {
         *_labels_of_different_units(reports),
         *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) or _differ(_signatures(reports)) else ()),
-        *((page.BLEU_CLEANED,) if _differ(_cleanings(reports)) else ()),
+        *((figures.BLEU_CLEANED,) if _differ(_cleanings(reports)) else ()),
         *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
     }
     table = []
@@ -183,7 +183,7 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
 def _format(label: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if label.endswith(_SECONDS) else page.format_number(value)
+    return f"{value:.1f}" if label.endswith(_SECONDS) else figures.format_number(value)
 
 
 def _cost(report: content.Report) -> dict[str, float | None]:
@@ -272,12 +272,12 @@ def find_warnings(reports: Sequence[content.Report]) -> list[str]:
 
 def _labels_of_different_units(reports: Sequence[content.Report]) -> list[str]:
     """Returns the labels of the perplexities that the runs measured by different units."""
-    units_of_runs = [page.units_of_figures(report) for report in reports]
-    figures = [page.key_figures(report) for report in reports]
+    units_of_runs = [figures.units_of_figures(report) for report in reports]
+    columns = [figures.key_figures(report) for report in reports]
     return [
         label
         for label in units_of_runs[0]
-        if _differ([units[label] for units, known in zip(units_of_runs, figures, strict=True) if known[label]])
+        if _differ([units[label] for units, known in zip(units_of_runs, columns, strict=True) if known[label]])
     ]
 
 
@@ -343,4 +343,4 @@ def _mark(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """Returns the words of a translation, marked where the reference of its run lacks them."""
     cleaned = row["cleaned_reference"]
     expected = row["reference"] if cleaned is None else cleaned
-    return page.mark_differences(row["hypothesis"], expected) if expected else [(row["hypothesis"], False)]
+    return shown_lines.mark_differences(row["hypothesis"], expected) if expected else [(row["hypothesis"], False)]

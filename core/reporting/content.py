@@ -1,19 +1,26 @@
 """The report of a run as one JSON document, from which its page is rendered."""
 
 import itertools
-import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core import errors
 from core.config import loading, schema, section, training_settings
-from core.data.text import cleaning, selection
-from core.reporting import curves, metrics_summary, training_history, units, word_statistics
+from core.reporting import (
+    curves,
+    headline,
+    held_out_lines,
+    hints,
+    metrics_summary,
+    training_history,
+    units,
+    word_statistics,
+)
 from core.storage import location, root_layout
 
 FORMAT, VERSION = "raycurrent-report", 1
-MAX_SAMPLES = 12
+MAX_SAMPLES = 12  # lines shown at each validation
 
 Report = dict[str, Any]
 
@@ -31,10 +38,14 @@ _SPLITS = ("train", "valid", "test")
 _OF_GENERATION = ("method", "temperature", "top_k", "top_p")
 
 
-def build(root: location.Location) -> Report:
+def build(root: location.Location, overlap: Mapping[str, Any] | None = None) -> Report:
     """Builds the report of the run below this root.
 
     Results that the run has not produced yet are missing from the report; that is not an error.
+
+    Args:
+        root: of the run.
+        overlap: that of its held-out lines with its training lines, if it was counted.
 
     Raises:
         UsageError: there is no run at this root.
@@ -47,7 +58,7 @@ def build(root: location.Location) -> Report:
     data = None if config.corpus_kind == "series" else _json(root.join(root_layout.DATASET, "index.json"))
     history = training_history.read_history(root)
     generated = _report_of(stages, "generate") or {}
-    return {
+    report = {
         "format": FORMAT,
         "version": VERSION,
         "name": settings["name"],
@@ -59,16 +70,14 @@ def build(root: location.Location) -> Report:
         "training": _training(history, config),
         "tasks": [_corpus(corpus, stages, data, history.rows) for corpus in config.corpora],
         "gradients": _gradients(history.rows),
-        "quality": _quality(stages),
+        "quality": _quality(stages, ""),
         "scores": _scores(stages, ""),
+        "held_out": held_out_lines.summarize(root, config),
+        "overlap": overlap,
         "counted": _report_of(stages, "train") if config.model.kind == "ngram" else None,
         "forecasts": _report_of(stages, "forecast"),
         "fitted": _report_of(stages, "train") if config.corpus_kind == "series" else None,
-        "samples": {
-            "translations": _sample_translations(root.join(root_layout.OUTPUTS), config),
-            "generated": generated.get("samples", []),
-            "training": _samples(history.rows),
-        },
+        "samples": _all_samples(root, config, stages, history.rows),
         "generation": {name: generated.get(name) for name in _OF_GENERATION} if "method" in generated else None,
         "stages": [{"name": name, **_timing(stage)} for name, stage in stages.items()],
         "measured": metrics_summary.read(root),
@@ -79,6 +88,28 @@ def build(root: location.Location) -> Report:
         "versions": run.get("versions", {}),
         "settings": settings,
         "chosen": flat(section.non_default_settings(config)),
+    }
+    found_hints = [hint._asdict() for hint in hints.find(report)]
+    return {**report, "headline": headline.of(report), "hints": found_hints}
+
+
+def _all_samples(
+    root: location.Location,
+    config: schema.RunConfig,
+    stages: Mapping[str, Any],
+    rows: Sequence[training_history.Row],
+) -> dict[str, Any]:
+    """Returns outputs of the model for lines that a page shows."""
+    evaluated = {name: _quality(stages, name) or {} for name in config.corpora_by_name}
+    # The model writes text as cleaned for training: against references cleaned alike its errors are its own.
+    analysed = {name: quality.get("cleaned") or quality for name, quality in evaluated.items()}
+    forecast = (_report_of(stages, "forecast") or {}).get("headline") or {}
+    return {
+        "translations": held_out_lines.sample_translations(root, config, analysed),
+        "scored": held_out_lines.sample_scores(root, config),
+        "forecast": held_out_lines.sample_forecasts(root, forecast),
+        "generated": (_report_of(stages, "generate") or {}).get("samples", []),
+        "training": _samples(rows),
     }
 
 
@@ -126,9 +157,9 @@ def _scores(stages: Mapping[str, Any], corpus: str) -> dict[str, Any] | None:
     return {**scores, "by_line": by_line} if scores and by_line else scores
 
 
-def _quality(stages: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the report of the evaluation, with the new names of values that release 0.1 stored under old ones."""
-    quality = _report_of(stages, "evaluate")
+def _quality(stages: Mapping[str, Any], corpus: str) -> dict[str, Any] | None:
+    """Returns the report of an evaluation, with the new names of values that release 0.1 stored under old ones."""
+    quality = _report_of(stages, f"evaluate.{corpus}" if corpus else "evaluate")
     if quality is None:
         return None
     renamed = {"documents_bleu": "d2l_bleu", "documents_bleu_k": "d2l_bleu_k"}
@@ -282,64 +313,3 @@ def _samples(rows: Sequence[training_history.Row]) -> list[dict[str, Any]]:
         {"source": source, "reference": reference, "outputs": outputs}
         for (source, reference), outputs in itertools.islice(lines.items(), MAX_SAMPLES)
     ]
-
-
-def _sample_translations(outputs: location.Location, config: schema.RunConfig) -> list[dict[str, Any]]:
-    """Returns held-out lines of all lengths with their translations, the same number of each corpus."""
-    # Rounded up: each corpus shows at least one.
-    num_each = -(-MAX_SAMPLES // len(config.corpora_by_name))
-    return [
-        row
-        for name, corpus in config.corpora_by_name.items()
-        for row in _translations(outputs, f"{name}." if name else "", num_each, corpus.cleaning)
-    ]
-
-
-def _translations(
-    outputs: location.Location, prefix: str, count: int, steps: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yields source, hypothesis, reference (or None) and attention (or None) of held-out lines.
-
-    Besides the lines that are drawn, those with an attention map are among them: maps are of the first lines.
-    `cleaned_reference` is None where the cleaning of the training data does not change the reference.
-    """
-    path = outputs.join(f"{prefix}translations.jsonl")
-    if not path.exists():
-        return
-    # The split that was translated: the test split, if there is one, as in `jobs.held_out`.
-    splits = [split for split in ("test", "valid") if outputs.join(f"{prefix}{split}.source.txt").exists()]
-    split = next(iter(splits), "test")
-    source, target = (outputs.join(f"{prefix}{split}.{side}.txt") for side in ("source", "target"))
-    maps = _attention_maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
-    drawn_lines = set(selection.draw_by_length([len(line) for line in _lines(source)], count))
-    shown = drawn_lines | set(sorted(maps)[:count])
-    rows = itertools.zip_longest(_lines(path), _lines(source), _lines(target))
-    for number, (line, source_text, reference) in enumerate(itertools.islice(rows, max(shown, default=-1) + 1)):
-        if number not in shown or line is None:
-            continue
-        row = json.loads(line)
-        cleaned = None if reference is None else cleaning.clean(reference, steps)
-        yield {
-            "line": number,
-            "is_drawn": number in drawn_lines,
-            "source": source_text or "",
-            "hypothesis": row["text"],
-            "reference": reference,
-            "cleaned_reference": None if cleaned == reference else cleaned,
-            "score_nats": row.get("score_nats"),
-            "attention": maps.get(number),
-        }
-
-
-def _attention_maps(path: location.Location) -> dict[int, dict[str, Any]]:
-    try:
-        content = path.read_json()
-    except errors.NotFoundError:
-        return {}
-    return {row["line"]: {name: row[name] for name in ("source", "target", "weights")} for row in content}
-
-
-def _lines(path: location.Location) -> Iterator[str]:
-    if path.exists():
-        with path.open() as file:
-            yield from (line.decode("utf-8", "replace").rstrip("\n") for line in file)

@@ -80,6 +80,7 @@ def plot_lines(
     logarithmic: bool = False,
     restarts: Sequence[float] = (),
     x_label: str = "step",
+    best: float | None = None,
 ) -> str:
     """Plots series as lines and returns an `<svg>` element.
 
@@ -92,11 +93,18 @@ def plot_lines(
         logarithmic: logarithmic y axis; all values must be above 0.
         restarts: steps to mark with a vertical line.
         x_label: label of the x axis.
+        best: step of the best checkpoint, marked with a labelled line.
     """
 
     def draw(axes: Any) -> None:
         for step in restarts:
             axes.axvline(step, color=_INK, alpha=0.35, linewidth=1, linestyle=":")
+        if best is not None:
+            axes.axvline(best, color=_INK, alpha=0.6, linewidth=1, linestyle="--")
+            axes.annotate(
+                "best", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                fontsize=8, ha="center", annotation_clip=False,
+            )  # fmt: skip
         for number, member in visible:
             few = thin(member)
             marker = "o" if len(few.steps) <= 30 else ""

@@ -1,21 +1,12 @@
 """The report page of a run, a self-contained HTML file."""
 
-import collections
 import datetime
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import markupsafe
-
-from core.data.text import scripts
-from core.reporting import attention_map, content, page_frame, plots, template, units, word_statistics
+from core.reporting import content, figures, hints, page_frame, plots, shown_lines, template, units, word_statistics
 from core.storage import json_values
 
-# Spaces are kept, so that the text is shown unchanged. Of text without them, each character is a word.
-_WORD_OR_SPACES = re.compile(rf"\s+|[{scripts.LETTERS}]|[^\s{scripts.LETTERS}]+")
-BLEU_CLEANED = "BLEU, cleaned references"
 _WORD_ERRORS = {
     "omitted": "omitted: missing from the translation",
     "added": "added: missing from the reference",
@@ -28,6 +19,7 @@ _SECTIONS = (
     ("gradients", "Gradients"),
     ("samples", "Samples"),
     ("translations", "Translations"),
+    ("scored", "Held-out lines"),
     ("generated", "Generated text"),
     ("forecasts", "Forecasts"),
     ("quality", "Quality"),
@@ -41,56 +33,106 @@ _SECTIONS = (
 
 def render(report: content.Report) -> str:
     """Renders the HTML page of a report; all texts are escaped. Results that a run does not have get no section."""
-    training = plots.plot_training(report["training"])
-    throughput = [plot for plot in training if plot.title == plots.THROUGHPUT]
-    quality = report["quality"] or {}
+    quality, best = report["quality"] or {}, figures.best_validation(report)
     cleaned = quality.get("cleaned") or {}
-    analysed = cleaned or quality  # the model writes cleaned text: only against it are differences errors of the model
-    words = report["words"]
-    sections: dict[str, Any] = {
-        "training_plots": [plot for plot in training if plot not in throughput],
-        "corpus_plots": plots.plot_corpora(report["tasks"]),
-        "corpus_rows": _corpus_rows(report["tasks"]),
-        "corpus_units": _corpus_units(report["tasks"]),
-        "gradient_plots": plots.plot_gradients(report["gradients"]),
-        "translations": [_translation(row) for row in report["samples"]["translations"]],
-        "forecast_rows": _forecast_rows(report["forecasts"] or {}),
-        "quality_rows": _quality_rows(quality),
-        "cleaned_by": ", ".join(cleaned.get("cleaning", ())),
-        "length_plot": plots.plot_by_length({"BLEU": analysed.get("by_length", ())}),
-        "length_rows": _length_rows(analysed),
-        "error_rows": _error_rows(analysed.get("faults", {})),
-        "word_plots": plots.plot_words(words),
-        "word_sentences": word_statistics.describe(words) if words else [],
-        "word_tables": word_statistics.make_tables(words) if words else [],
-        "stage_rows": _stage_rows(report),
-        "all_timed": all(stage["is_of_all_starts"] for stage in report["stages"] if stage["name"] == "train"),
-        "worker_rows": _worker_rows(report["measured"] or {}),
-        "throughput_plots": throughput,
-        "failures": list(_failures(report)),
-        "chosen": _format_settings(report["chosen"]),
-        "settings": _format_settings(content.flat(report["settings"])),
-    }
+    sections = _results(report) | _data(report) | _run(report)
     return page_frame.render(
         template.PAGE,
         report=report,
         sentence=describe(report),
         started=_format_time(report["started_unix_s"]),
-        figures=[
-            {"label": label, "text": format_number(value), "unit": units_of_figures(report).get(label)}
-            for label, value in key_figures(report).items()
-            if value is not None
-        ],
+        headline=_headline(report["headline"]),
+        figure_groups=_figure_groups(report),
+        best_step=best.get("step") if report["training"] else None,
+        best_by="highest BLEU" if _is_best_by_bleu(report) else "lowest perplexity",
         training_units=_training_units(report["training"]),
         sections=_section_titles(report, sections),
         smoothing=report["settings"]["training"]["label_smoothing"],
-        bleu_signature=_best_validation(report).get("bleu_signature"),
+        bleu_signature=best.get("bleu_signature"),
         generation=describe_generation(report["generation"]),
         warnings=quality.get("warnings", []),
-        with_maps=any(row["map"] for row in sections["translations"]),
-        with_cleaned=any(row["written"] is not None for row in sections["translations"]),
+        cleaned_by=", ".join(cleaned.get("cleaning", ())),
         **sections,
     )
+
+
+def _results(report: content.Report) -> dict[str, Any]:
+    """Returns what the sections on training and quality show."""
+    training, quality = plots.plot_training(report["training"]), report["quality"] or {}
+    # The model writes cleaned text: only against cleaned references are differences errors of the model.
+    analysed = quality.get("cleaned") or quality
+    translations = [shown_lines.translation(row) for row in report["samples"]["translations"]]
+    return {
+        "training_plots": [
+            *(plot for plot in training if plot.title != plots.THROUGHPUT),
+            *plots.plot_fit(report["fitted"]),
+        ],
+        "throughput_plots": [plot for plot in training if plot.title == plots.THROUGHPUT],
+        "corpus_plots": plots.plot_corpora(report["tasks"]),
+        "corpus_rows": _corpus_rows(report["tasks"]),
+        "corpus_units": _corpus_units(report["tasks"]),
+        "gradient_plots": plots.plot_gradients(report["gradients"]),
+        "translations": shown_lines.by_extreme(translations),
+        "with_maps": any(row["map"] for row in translations),
+        "with_cleaned": any(row["written"] is not None for row in translations),
+        "scored": shown_lines.scored(report["samples"]["scored"]),
+        "forecast_rows": _forecast_rows(report["forecasts"] or {}),
+        "forecast_plots": plots.plot_forecast(report["samples"]["forecast"]),
+        "quality_rows": _quality_rows(quality),
+        "length_plot": plots.plot_by_length({"BLEU": analysed.get("by_length", ())}),
+        "length_rows": _length_rows(analysed),
+        "error_rows": _error_rows(analysed.get("faults", {})),
+    }
+
+
+def _data(report: content.Report) -> dict[str, Any]:
+    """Returns what the section on the data shows."""
+    words = report["words"]
+    return {
+        "drop_rows": _drop_rows(report["data"] or {}),
+        "num_cut": hints.count_cut(report),
+        "word_plots": plots.plot_words(words),
+        "word_sentences": word_statistics.describe(words) if words else [],
+        "word_tables": word_statistics.make_tables(words) if words else [],
+    }
+
+
+def _run(report: content.Report) -> dict[str, Any]:
+    """Returns what the sections on throughput, failures and settings show."""
+    return {
+        "stage_rows": _stage_rows(report),
+        "all_timed": all(stage["is_of_all_starts"] for stage in report["stages"] if stage["name"] == "train"),
+        "worker_rows": _worker_rows(report["measured"] or {}),
+        "failures": list(_failures(report)),
+        "chosen": _format_settings(report["chosen"]),
+        "settings": _format_settings(content.flat(report["settings"])),
+    }
+
+
+def _headline(headline: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if headline is None:
+        return None
+    value = json_values.parse_number(headline["value"])
+    return {**headline, "text": "not measured" if value is None else figures.format_number(value)}
+
+
+def _figure_groups(report: content.Report) -> list[tuple[str, list[dict[str, Any]]]]:
+    units_by_label = figures.units_of_figures(report)
+    return [
+        (
+            title,
+            [
+                {"label": label, "text": figures.format_number(value), "unit": units_by_label.get(label)}
+                for label, value in values.items()
+            ],
+        )
+        for title, values in figures.groups(report)
+    ]
+
+
+def _is_best_by_bleu(report: content.Report) -> bool:
+    early_stop = report["settings"]["training"]["early_stop"]
+    return early_stop is not None and early_stop["metric"] == "bleu"
 
 
 def _section_titles(report: content.Report, sections: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -100,6 +142,7 @@ def _section_titles(report: content.Report, sections: Mapping[str, Any]) -> list
         "gradients": sections["gradient_plots"],
         "samples": report["samples"]["training"],
         "translations": sections["translations"],
+        "scored": sections["scored"],
         "generated": report["samples"]["generated"],
         "forecasts": sections["forecast_rows"],
         "quality": sections["quality_rows"],
@@ -125,50 +168,6 @@ def describe(report: content.Report) -> str:
     if report["training"] is None:
         return f"{kind} ({size}), not trained yet."
     return f"{kind} ({size}), trained for {page_frame.format_count(report['training']['steps'])} steps."
-
-
-def key_figures(report: content.Report) -> dict[str, float | None]:
-    """Returns the main results of a run by label, in the order of the page; None for those that a run lacks."""
-    quality, scores, fitted = (report[name] or {} for name in ("quality", "scores", "fitted"))
-    training, best = report["training"] or {}, _best_validation(report)
-    numbers: dict[str, Any] = {"BLEU": quality.get("bleu"), "chrF": quality.get("chrf"), "TER": quality.get("ter")}
-    numbers[BLEU_CLEANED] = (quality.get("cleaned") or {}).get("bleu")
-    numbers["held-out perplexity"] = scores.get("perplexity")
-    numbers["held-out perplexity by line"] = (scores.get("by_line") or {}).get("perplexity")
-    num_tokens = scores.get("tokens")
-    numbers["unknown held-out tokens, %"] = 100 * scores.get("unk", 0) / num_tokens if num_tokens else None
-    numbers["bits per character"] = None if quality else scores.get("bits_per_character")
-    headline = (report["forecasts"] or {}).get("headline") or {}
-    for row in headline.get("errors", ()):
-        steps = f"{row['horizon']} step{'' if row['horizon'] == 1 else 's'}"
-        numbers[f"RMSE of {row['target']}, {steps} ahead, {headline['split']} rows"] = row["rmse"]
-    for label, name in (("training MSE", "train_mse"), ("validation MSE", "valid_mse")):
-        numbers[label] = (fitted.get(name) or [None])[-1]
-    numbers["validation perplexity"] = best.get("perplexity")
-    num_unk = best.get("num_unk")
-    numbers["unknown validation tokens, %"] = None if num_unk is None else 100 * num_unk / best["num_tokens"]
-    numbers["training loss, nats per token"] = (training.get("last") or {}).get("loss_nats")
-    numbers["target tokens per second, median"] = training.get("median_tokens_per_s")
-    return {label: json_values.parse_number(value) for label, value in numbers.items()}
-
-
-def units_of_figures(report: content.Report) -> dict[str, str | None]:
-    """Returns the units of perplexities by the labels of `key_figures`; None where an older release did not say."""
-    scores = report["scores"] or {}
-    held_out, validation = units.describe(scores), units.describe(_best_validation(report))
-    return {
-        "held-out perplexity": held_out,
-        "held-out perplexity by line": units.describe(scores.get("by_line") or {}),
-        "bits per character": held_out,
-        "validation perplexity": validation,
-        "training loss, nats per token": units.describe((report["training"] or {}).get("unit") or {}),
-    }
-
-
-def _best_validation(report: content.Report) -> dict[str, Any]:
-    """Returns the best validation; of an n-gram model the only one."""
-    best = (report["training"] or {}).get("best_validation") or (report.get("counted") or {}).get("validation")
-    return best or {}
 
 
 def _training_units(training: Mapping[str, Any] | None) -> str | None:
@@ -200,7 +199,7 @@ def _forecast_rows(forecasts: Mapping[str, Any]) -> list[list[str]]:
             row["target"],
             str(row["horizon"]),
             page_frame.format_count(row["count"]),
-            *("" if row[name] is None else format_number(row[name]) for name in names),
+            *("" if row[name] is None else figures.format_number(row[name]) for name in names),
         ]
         # The training rows, whose errors say least, come last.
         for split in sorted(by_split, key=lambda split: (split != headline, split == "train"))
@@ -215,7 +214,7 @@ def _corpus_rows(corpora: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             corpus["task"],
             *(
-                "" if (value := json_values.parse_number(corpus[name])) is None else format_number(value)
+                "" if (value := json_values.parse_number(corpus[name])) is None else figures.format_number(value)
                 for name in names
             ),
         ]
@@ -223,40 +222,18 @@ def _corpus_rows(corpora: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def format_number(value: float) -> str:
-    """Formats a number with two decimals, with more if it is small and with none if it is large."""
-    if not math.isfinite(value):
-        return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return page_frame.format_count(value)
-    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
-
-
-def mark_differences(text: str, other: str) -> list[tuple[str, bool]]:
-    """Splits a text into words and spaces; marks words that the other text lacks or has less often."""
-    remaining = collections.Counter(_WORD_OR_SPACES.findall(other))
-    words = []
-    for word in _WORD_OR_SPACES.findall(text):
-        is_marked = not word.isspace() and remaining[word] <= 0
-        remaining[word] -= 1  # each occurrence there excuses one here
-        words.append((word, is_marked))
-    return words
-
-
-def _translation(row: Mapping[str, Any]) -> dict[str, Any]:
-    hypothesis, reference, attention = row["hypothesis"] or "", row["reference"], row["attention"]
-    # The model writes text as cleaned: what cleaning took away is not an error of the translation.
-    cleaned = row.get("cleaned_reference")
-    expected = reference if cleaned is None else cleaned
-    svg = attention_map.draw(f"attention map: {hypothesis}", attention) if attention else None
-    return {
-        **row,
-        "hypothesis": [(hypothesis, False)] if expected is None else mark_differences(hypothesis, expected),
-        "expected": None if expected is None else mark_differences(expected, hypothesis),
-        "written": None if cleaned is None else reference,
-        "is_same": attention is None or attention_map.matches(hypothesis, attention),
-        "map": markupsafe.Markup(svg) if svg else None,  # noqa: S704 (its texts are escaped)
-    }
+def _drop_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a table row for each reason for which lines were dropped, the most frequent first."""
+    drops = sorted(data.get("drops", {}).items(), key=lambda item: -item[1])
+    read = data.get("lines_read") or 0
+    return [
+        {
+            "words": hints.describe_drop(reason)[0],
+            "count": count,
+            "share": f"{100 * count / read:.1f} %" if read else "",
+        }
+        for reason, count in drops
+    ]
 
 
 def _quality_rows(quality: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -274,13 +251,17 @@ def _metric_rows(scores: Mapping[str, Any], against: str) -> list[dict[str, str]
     signatures = scores.get("signatures", {})
     names = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER (lower is better)"}
     rows = [
-        {"name": names[name] + against, "text": format_number(scores[name]), "signature": str(signatures.get(name, ""))}
+        {
+            "name": names[name] + against,
+            "text": figures.format_number(scores[name]),
+            "signature": str(signatures.get(name, "")),
+        }
         for name in names
         if name in scores
     ]
     for value in scores.get("d2l_bleu", ()):
         name = f"mean sentence BLEU of D2L, k = {scores.get('d2l_bleu_k')}{against}"
-        rows.append({"name": name, "text": format_number(value), "signature": "0 to 1, tokens split at spaces"})
+        rows.append({"name": name, "text": figures.format_number(value), "signature": "0 to 1, tokens split at spaces"})
     return rows
 
 

@@ -54,6 +54,18 @@ nav { position: sticky; top: 0; z-index: 1; background: var(--page); margin: .8r
   display: flex; gap: 1.1rem; overflow-x: auto; scrollbar-width: none; border-bottom: 1px solid var(--grid); }
 a { color: var(--series-1); text-decoration: none; white-space: nowrap; }
 a:hover { text-decoration: underline; }
+.verdict { display: grid; grid-template-columns: minmax(0, 1fr); gap: .8rem; margin: .9rem 0 0; }
+@media (min-width: 52rem) { .verdict { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); } }
+.verdict > div { background: var(--panel); border-radius: .5rem; padding: .8rem 1rem; }
+.verdict h3 { font-size: .85rem; color: var(--quiet); margin: 0 0 .2rem; }
+.verdict .value { font-size: 2.4rem; line-height: 1.15; font-variant-numeric: tabular-nums; }
+.verdict p { margin: .35rem 0 0; font-size: .95rem; }
+.verdict ul { margin: .3rem 0 0; padding-left: 1.1rem; }
+.verdict li { margin: .35rem 0; font-size: .95rem; overflow-wrap: anywhere; }
+.groups { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
+.groups section { min-width: min(100%, 9.5rem); max-width: 100%; }
+.groups h3 { margin: 1.1rem 0 0; font-size: .85rem; color: var(--quiet); }
+.groups .figures { margin: .4rem 0 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .figures div { background: var(--panel); border-radius: .5rem; padding: .6rem .8rem; display: flex;
   flex-direction: column; justify-content: space-between; }
@@ -109,7 +121,7 @@ summary:hover { color: var(--ink); }
   font-variant-numeric: tabular-nums; }
 @media (max-width: 30rem) {
   body { padding: .5rem 1rem 3rem; } nav { margin: .8rem -1rem 0; padding: .45rem 1rem; }
-  .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+  .groups { display: block; } .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media print { nav { position: static; } details { display: block; } .card, figure { break-inside: avoid; } }
 """
 

@@ -1,11 +1,12 @@
 """Plots on the pages of one run and of several."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import markupsafe
 
-from core.reporting import curves, word_statistics
+from core.reporting import curves, figures, word_statistics
 
 Points = Sequence[Sequence[float]]
 
@@ -48,6 +49,7 @@ def plot_lines(
     restarts: Sequence[float] = (),
     x_label: str = "step",
     shown_title: str | None = None,
+    best: float | None = None,
 ) -> Plot | None:
     """Plots series linearly and, if all values are above 0, logarithmically; None if there are no values.
 
@@ -57,14 +59,15 @@ def plot_lines(
         restarts: steps to mark.
         x_label: label of the x axis.
         shown_title: title on the page, if it is another one.
+        best: step of the best checkpoint, to mark.
     """
     values = [value for line in series for value in line.values]
     if not values:
         return None
-    linear = curves.plot_lines(title, series, False, restarts, x_label)
+    linear = curves.plot_lines(title, series, False, restarts, x_label, best)
     logarithmic = None
     if title not in _ONLY_LINEAR and all(value > 0 for value in values):
-        logarithmic = _safe(curves.plot_lines(title, series, True, restarts, x_label))
+        logarithmic = _safe(curves.plot_lines(title, series, True, restarts, x_label, best))
     return Plot(shown_title or title, _safe(linear), logarithmic, title in _LOGARITHMIC and logarithmic is not None)
 
 
@@ -72,11 +75,46 @@ def plot_training(training: Mapping[str, Any] | None) -> list[Plot]:
     """Plots the training and validation curves of a run."""
     if training is None:
         return []
+    best = (training["best_validation"] or {}).get("step")
     plots = [
-        plot_lines(title, [to_series(name, curve[name]) for name in ("training", "validation")], training["restarts"])
+        plot_lines(
+            title,
+            [to_series(name, curve[name]) for name in ("training", "validation")],
+            training["restarts"],
+            best=best if curve["validation"] else None,
+        )
         for title, curve in training["curves"].items()
     ]
     return [plot for plot in plots if plot]
+
+
+def plot_fit(fitted: Mapping[str, Any] | None) -> list[Plot]:
+    """Plots the errors of a series' training and validation rows over the epochs of its fit."""
+    if fitted is None:
+        return []
+    series = [
+        to_series(name, list(enumerate(fitted.get(key) or (), start=1)))
+        for name, key in (("training", "train_mse"), ("validation", "valid_mse"))
+    ]
+    plot = plot_lines("Mean squared error", series, x_label="epoch")
+    return [plot] if plot else []
+
+
+def plot_forecast(sample: Mapping[str, Any] | None) -> list[Plot]:
+    """Plots forecast and actual values of the held-out rows."""
+    if not sample:
+        return []
+    rows = sample["rows"]
+    has_times = all(row["time"] for row in rows)
+    times = [datetime.datetime.fromisoformat(row["time"]) if has_times else row["line"] for row in rows]
+    known = [number for number, row in enumerate(rows) if row["actual"] is not None]
+    lines = [
+        curves.TimeLine("actual", [times[number] for number in known], [rows[number]["actual"] for number in known]),
+        curves.TimeLine("forecast", times, [row["forecast"] for row in rows]),
+    ]
+    title = f"{sample['target']}, {figures.steps_ahead(sample)}, {sample['split']} rows"
+    svg = curves.plot_times(title, lines, [], "time" if has_times else "row", sample["target"])
+    return [Plot(title, _safe(svg))]
 
 
 def plot_gradients(gradients: Mapping[str, Any] | None) -> list[Plot]:

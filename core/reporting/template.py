@@ -8,15 +8,48 @@ PAGE = """{% extends "frame" %}
 <p class="quiet">{{ report.root }}{% if started %} · started {{ started }}{% endif %}</p>
 <p>{{ sentence }}</p>
 <nav>{% for id, name in sections %}<a href="#{{ id }}">{{ name }}</a>{% endfor %}</nav>
+{%- if headline %}
+<div class="verdict">
+<div><h3>{{ headline.label }}</h3>
+<div class="value">{{ headline.text }}</div>
+{%- if headline.measured_on %}
+<p class="quiet">{{ headline.measured_on }}</p>
+{%- endif %}
+{%- for sentence in headline.meaning %}
+<p>{{ sentence }}</p>
+{%- endfor %}
+</div>
+<div><h3>What would make it better</h3>
+{%- if report.hints %}
+<ul>
+{%- for hint in report.hints %}
+<li>{{ hint.text }}</li>
+{%- endfor %}
+</ul>
+{%- else %}
+<p>No rule applies: the figures show no fault. More data, a larger model, or an ensemble of several may still help.</p>
+{%- endif %}
+</div>
+</div>
+{%- endif %}
+<div class="groups">
+{%- for title, figures in figure_groups %}
+<section style="flex: {{ figures|length }} 1 {{ 9.5 * figures|length }}rem"><h3>{{ title }}</h3>
 <dl class="figures">
 {%- for figure in figures %}
 <div><dt>{{ figure.label }}{% if figure.unit %} <span class="unit">{{ figure.unit }}</span>{% endif %}</dt>
 <dd>{{ figure.text }}</dd></div>
 {%- endfor %}
-</dl>
+</dl></section>
+{%- endfor %}
+</div>
 {%- if training_plots %}
 <h2 id="training">Training</h2>
-{%- if report.training.restarts %}
+{%- if best_step %}
+<p>Best: the checkpoint of step {{ best_step|thousands }}, whose weights are used: it has the {{ best_by }} of all
+validations.</p>
+{%- endif %}
+{%- if report.training and report.training.restarts %}
 <p class="quiet">Dotted lines: training resumed from a checkpoint.</p>
 {%- endif %}
 {%- if smoothing %}
@@ -72,10 +105,15 @@ the other side lacks or has less often.
 cleaning.{% endif %}
 {%- if with_maps %} In an attention map, each row shows the attention weights of one target token over the source
 tokens; hover over a cell for its weight.{% endif %}</p>
-{%- for row in translations %}
-<div class="card beside"><dl>
+{%- for title, rows in translations %}
+{%- if title %}
+<h3>{{ title }}</h3>
+{%- endif %}
+<div{% if not with_maps %} class="cards"{% endif %}>
+{%- for row in rows %}
+<div class="card{% if row.map %} beside{% endif %}"><dl>
 <dt>source</dt><dd>{{ row.source }}</dd>
-<dt>translation{% if row.score_nats is not none %} (score {{ "%.2f"|format(row.score_nats) }} nats){% endif %}</dt>
+<dt>translation{% if row.note %} ({{ row.note }}){% endif %}</dt>
 <dd>{{ parts.marked(row.hypothesis) }}</dd>
 {%- if row.expected is not none %}
 <dt>reference{% if row.written is not none %}, cleaned{% endif %}</dt><dd>{{ parts.marked(row.expected) }}</dd>
@@ -91,6 +129,22 @@ tokens; hover over a cell for its weight.{% endif %}</p>
 </details>
 {%- endif %}
 </div>
+{%- endfor %}
+</div>
+{%- endfor %}
+{%- endif %}
+{%- if scored %}
+<h2 id="scored">Held-out lines</h2>
+<p>The perplexity per token of single lines: where it is high, the model did not expect what was written.</p>
+{%- for title, rows in scored %}
+<h3>{{ title }}</h3>
+<div class="wide"><table class="lines"><tr><th>line</th><th class="number">tokens</th><th class="number">perplexity</th>
+</tr>
+{%- for row in rows %}
+<tr><td>{{ row.text }}</td><td class="number">{{ row.num_tokens|thousands }}</td>
+<td class="number">{{ row.perplexity }}</td></tr>
+{%- endfor %}
+</table></div>
 {%- endfor %}
 {%- endif %}
 {%- if report.samples.generated %}
@@ -110,7 +164,8 @@ tokens; hover over a cell for its weight.{% endif %}</p>
 <h2 id="forecasts">Forecasts</h2>
 <p class="quiet">RMSE in units of the column, beside that of naive forecasts of the same rows. MASE is below 1 where
 the mean absolute error is smaller than that of the naive forecast on the training split.
-Curves: {{ report.forecasts.pictures }}</p>
+Curves of all horizons: {{ report.forecasts.pictures }}</p>
+{{ parts.figures(forecast_plots) }}
 <div class="wide"><table class="narrow">
 <tr><th>split</th><th>column</th><th class="number">steps ahead</th><th class="number">rows</th>
 <th class="number">RMSE</th><th class="number">persistence</th><th class="number">seasonal naive</th>
@@ -176,17 +231,26 @@ away counts as errors; quality by length and word errors are against references 
 </table></div>
 <p>Vocabulary size: {% for column, size in report.data.vocabulary_sizes.items() -%}
 {{ column }} {{ size|thousands }}{{ "" if loop.last else ", " }}{% endfor %}.
-{% if report.data.drops -%}
-Dropped lines: {% for reason, count in report.data.drops.items() -%}
-{{ count|thousands }} {{ reason }}{{ "" if loop.last else ", " }}{% endfor %}.
-{%- else -%}
-No line was dropped.
-{%- endif %}
+
+{%- if not drop_rows %} No line was dropped.{% endif %}
 {%- if report.data.repairs %}
 Removed while reading: {% for name, count in report.data.repairs.items() -%}
 {{ count|thousands }} {{ {"bom": "byte order marks", "crlf": "carriage returns"}[name] -}}
 {{ "" if loop.last else ", " }}{% endfor %}.
 {%- endif %}</p>
+{%- if drop_rows %}
+<h3>Dropped lines</h3>
+<div class="wide"><table class="narrow"><tr><th>lines</th><th class="number">count</th>
+<th class="number">share of those read</th></tr>
+{%- for row in drop_rows %}
+<tr><td>{{ row.words }}</td><td class="number">{{ row.count|thousands }}</td>
+<td class="number">{{ row.share }}</td></tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
+{%- if num_cut %}
+<p>{{ num_cut|thousands }} training lines were cut at corpus.filters.max_length.</p>
+{%- endif %}
 {%- if word_plots %}
 {{ parts.figures(word_plots) }}
 {%- for sentence in word_sentences %}

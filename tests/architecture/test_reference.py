@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from core.config import loading, schema
+from core.config import error_messages, loading, schema
 from jobs import __main__ as main
 from tests.architecture import reference, source
 
@@ -30,7 +30,7 @@ def test_generated_tables_are_up_to_date(name: str) -> None:
 
 def test_a_stale_table_is_noticed() -> None:
     text = PAGES[reference.PAGES["settings"]]
-    stale = text.replace("| `training.epochs` |", "| `training.rounds` |")
+    stale = text.replace("| `training.epochs` | integer", "| `training.rounds` | integer")
     assert stale != text
     assert reference.regenerate(stale) == text
 
@@ -114,3 +114,30 @@ def test_links_lead_to_existing_files_and_titles(path: pathlib.Path) -> None:
             titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert anchor in anchors, target
+
+
+OF_OTHERS = re.findall(
+    r"^\| (.+) \|$",
+    PAGES[source.REPOSITORY / "jobs/configs/README.md"].split("## Coming from another toolkit")[1].split("\n## ")[0],
+    re.MULTILINE,
+)[2:]
+
+
+@pytest.mark.parametrize("row", OF_OTHERS, ids=[re.sub(r"[` ]", "", row.partition("|")[0]) for row in OF_OTHERS])
+def test_options_of_other_toolkits_are_beside_real_settings(row: str) -> None:
+    """And what a configuration with a name of theirs is answered is not another setting than that of the table."""
+    here, *others, _ = row.split(" | ")
+    ours = re.findall(r"`([a-z_.]+)(?:: [a-z]+)?`", here)
+    known = reference.names()
+    assert ours
+    assert [name for name in ours if name not in known] == []
+    theirs = {name.replace("-", "_") for cell in others for name in re.findall(r"`([A-Za-z0-9_-]+)", cell)}
+    assert theirs
+    for name in theirs - {"batch_size", "optimizer", "patience"} - {setting.rpartition(".")[2] for setting in known}:
+        assert name in error_messages.SYNONYMS, f"{name} has no answer"
+        answer = error_messages.SYNONYMS[name]
+        assert any(setting in answer or answer in setting for setting in ours), f"{name}: {answer}"
+
+
+def test_the_table_of_other_toolkits_has_the_rows_that_a_reader_needs() -> None:
+    assert 25 <= len(OF_OTHERS) <= 50

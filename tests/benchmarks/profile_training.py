@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import profiler
 
+from core import errors
 from core.config import loading
 from core.storage import location
 from core.telemetry import metrics
@@ -88,4 +89,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except errors.RaycurrentError as error:
+        sys.exit(str(error))

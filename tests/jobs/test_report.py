@@ -6,10 +6,12 @@ import pathlib
 import pytest
 
 from core import errors
+from core.data.dataset import overlap, shards
 from core.storage import location
 from jobs import report
 from tests import reporters
 from tests.core.reporting import run_folders
+from tests.jobs import datasets
 
 
 def test_the_report_of_a_translation_model_has_figures_and_samples(runs: pathlib.Path) -> None:
@@ -102,3 +104,17 @@ def test_runs_that_translated_the_same_lines_are_tested_for_significance(tmp_pat
     elsewhere = _translated_run(tmp_path / "c", "third", lines[1:], lines[1:])
     report.run([same, elsewhere], reporters.SilentReporter(), page)
     assert "<h2>Significance</h2>" not in page.path.read_text(), "of other lines"
+
+
+def test_test_lines_that_are_training_lines_are_counted(tmp_path: pathlib.Path) -> None:
+    """Of pairs by the source side; lines of all shards of the training split."""
+    sources = datasets.sentences(300)
+    training = datasets.write(tmp_path / "train.tsv", [f"{line}\tb" for line in sources])
+    held_out = [sources[0], sources[299], "c d never seen", sources[0]]
+    test = datasets.write(tmp_path / "test.tsv", [f"{line}\tother" for line in held_out])
+    corpus = {"kind": "pairs", "train": {"tsv": [training]}, "test": {"tsv": [test]}}
+    prepared = datasets.run(datasets.config(tmp_path / "run", corpus))
+    assert prepared["splits"]["train"]["shards"] > 1
+    dataset = shards.Dataset.open(location.Location.parse(str(tmp_path / "run" / "dataset")))
+    counted = overlap.count(dataset, "test")
+    assert counted == overlap.Overlap("test", lines=4, in_training=3, is_all=True)

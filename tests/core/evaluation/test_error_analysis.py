@@ -47,3 +47,12 @@ def test_a_corpus_of_one_length_has_its_corpus_bleu_in_one_bucket() -> None:
     hypotheses = ["a b c d y", "k l m n"]
     (bucket,) = error_analysis.by_length(hypotheses, references)
     assert bucket.bleu == pytest.approx(quality.corpus(hypotheses, references).bleu)
+
+
+def test_the_best_and_the_worst_lines_are_by_chrf_and_of_equal_ones_the_longest_first() -> None:
+    references = ["a cat", "a very long cat indeed", "the dog sat down", "we saw nothing", "hello there", "it rains"]
+    hypotheses = ["a cat", "a very long cat indeed", "the dog sat up", "zzz", "hello there", "qqq"]
+    extremes = error_analysis.extremes(hypotheses, references, count=2)
+    assert extremes["best"] == [{"line": 1, "chrf": 100.0}, {"line": 4, "chrf": 100.0}]
+    assert extremes["worst"] == [{"line": 3, "chrf": 0.0}, {"line": 5, "chrf": 0.0}]
+    assert error_analysis.extremes(["a"], ["a"]) == {"best": [], "worst": []}, "one line is neither"

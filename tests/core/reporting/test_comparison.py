@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from core.reporting import comparison, content, page
+from core.reporting import comparison, content, figures
 from core.storage import location
 from tests.core.reporting import run_folders
 
@@ -109,9 +109,9 @@ def test_bleu_against_references_cleaned_differently_is_not_ranked(reports: list
     first, second = copy.deepcopy(reports)
     first["quality"]["cleaned"] = {"cleaning": ["lower"], "bleu": 95.0}
     second["quality"]["cleaned"] = {"cleaning": ["lower"], "bleu": 96.0}
-    assert row([first, second], page.BLEU_CLEANED) == [("95.00", False), ("96.00", True)]
+    assert row([first, second], figures.BLEU_CLEANED) == [("95.00", False), ("96.00", True)]
     second["quality"]["cleaned"]["cleaning"] = ["lower", "digits"]
-    assert row([first, second], page.BLEU_CLEANED) == [("95.00", False), ("96.00", False)]
+    assert row([first, second], figures.BLEU_CLEANED) == [("95.00", False), ("96.00", False)]
     assert row([first, second], "BLEU") == [("91.25", False), ("92.50", True)]
 
 

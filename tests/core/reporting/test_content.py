@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from core import errors
-from core.reporting import content
+from core.reporting import content, held_out_lines
 from core.storage import location
 from tests.core.reporting import run_folders
 
@@ -22,7 +22,9 @@ def test_a_run_that_has_only_started_has_a_report(root: location.Location) -> No
     report = content.build(root)
     parts = ("data", "words", "training", "gradients", "quality", "measured")
     assert [report[name] for name in parts] == [None] * len(parts)
-    assert report["samples"] == {"translations": [], "generated": [], "training": []}
+    nothing: dict[str, object] = {"translations": [], "scored": {}, "forecast": None, "generated": [], "training": []}
+    assert report["samples"] == nothing
+    assert (report["headline"], report["hints"], report["held_out"]) == (None, [], None)
 
 
 def test_a_folder_without_a_run_is_an_error(root: location.Location) -> None:
@@ -67,8 +69,8 @@ def test_translations_have_their_source_reference_and_attention_map(root: locati
     run_folders.complete(root.path)
     first, second = content.build(root)["samples"]["translations"]
     assert first == {
-        "line": 0, "is_drawn": True, "source": "a cat", "hypothesis": "un chat", "reference": "un chat",
-        "cleaned_reference": None, "score_nats": -0.5, "attention": None,
+        "line": 0, "is_drawn": True, "extreme": None, "chrf": None, "source": "a cat", "hypothesis": "un chat",
+        "reference": "un chat", "cleaned_reference": None, "score_nats": -0.5, "attention": None,
     }  # fmt: skip
     assert (second["reference"], second["attention"]["weights"]) == ("non", [[0.75, 0.25], [0.0, 1.0]])
 
@@ -168,8 +170,9 @@ def test_shown_translations_are_of_all_lengths_and_the_same_for_every_run(tmp_pa
     assert [row["line"] for row in shown[0]] == [row["line"] for row in shown[1]]
     assert [sources[row["line"]] for row in shown[0]] == [row["source"] for row in shown[0]]
     lengths = [len(row["source"]) for row in shown[0]]
-    assert len(lengths) == content.MAX_SAMPLES
-    assert all(2 * number < length <= 2 * number + 2 for number, length in enumerate(lengths))
+    assert len(lengths) == held_out_lines.MAX_SAMPLES
+    # 240 lines, ten of each length: twelve to a quantile.
+    assert all(1.2 * number < length <= 1.2 * number + 2.2 for number, length in enumerate(lengths))
 
 
 def test_lines_with_an_attention_map_are_shown_besides(root: location.Location) -> None:
@@ -177,7 +180,7 @@ def test_lines_with_an_attention_map_are_shown_besides(root: location.Location) 
     _write_lines(root.path / "outputs" / "test.source.txt", ["a"] * 500)
     _write_lines(root.path / "outputs" / "translations.jsonl", [json.dumps({"text": "b"})] * 500)
     rows = content.build(root)["samples"]["translations"]
-    assert len(rows) == content.MAX_SAMPLES + 1
+    assert len(rows) == held_out_lines.MAX_SAMPLES + 1
     assert [row["line"] for row in rows if row["attention"]] == [1]
     assert [row["line"] for row in rows if not row["is_drawn"]] == [1]
 
@@ -191,3 +194,57 @@ def test_the_reference_is_also_given_as_cleaned_for_training(root: location.Loca
     first, second = content.build(root)["samples"]["translations"]
     assert (first["reference"], first["cleaned_reference"]) == ("Un Chat de 12 ans", "un chat de 0 ans")
     assert second["cleaned_reference"] is None
+
+
+def test_the_best_and_the_worst_translations_are_shown_besides(root: location.Location) -> None:
+    run_folders.complete(root.path)
+    lines = [f"line {number}" for number in range(300)]
+    for name in ("test.source.txt", "test.target.txt"):
+        _write_lines(root.path / "outputs" / name, lines)
+    _write_lines(root.path / "outputs" / "translations.jsonl", [json.dumps({"text": line}) for line in lines])
+    run = json.loads((root.path / "run.json").read_text())
+    chosen = {"best": [{"line": 7, "chrf": 100.0}], "worst": [{"line": 211, "chrf": 1.5}]}
+    run["stages"]["evaluate"]["report"] |= chosen
+    (root.path / "run.json").write_text(json.dumps(run))
+    rows = content.build(root)["samples"]["translations"]
+    extremes = {row["line"]: (row["extreme"], row["chrf"], row["hypothesis"]) for row in rows if row["extreme"]}
+    assert extremes == {7: ("best", 100.0, "line 7"), 211: ("worst", 1.5, "line 211")}
+
+
+def test_scored_lines_of_text_are_drawn_over_lengths_with_the_least_and_most_expected(root: location.Location) -> None:
+    settings = "name: a\nroot: r\ncorpus: {kind: text, train: {text: [a]}, split: {valid: 0.1, test: 0.1}}\n"
+    (root.path / "config.yaml").write_text(settings + "model: {kind: language_model}\n")
+    (root.path / "outputs").mkdir()
+    _write_lines(root.path / "outputs" / "test.text.txt", [f"{'w ' * number}" for number in range(100)])
+    rows = [{"nll_nats": 0.01 * n * n, "num_tokens": n, "num_unk": 0} for n in range(100)]
+    _write_lines(root.path / "outputs" / "scores.jsonl", [json.dumps(row) for row in rows])
+    scored = content.build(root)["samples"]["scored"]
+    assert len(scored["drawn"]) >= held_out_lines.MAX_SAMPLES - 1, "an empty line has no perplexity"
+    # Perplexities are exp(n / 100), of lines of at least 5 tokens.
+    assert [row["line"] for row in scored["worst"]] == [99, 98, 97, 96, 95]
+    assert [row["line"] for row in scored["best"]] == [5, 6, 7, 8, 9]
+    assert scored["best"][0]["perplexity"] == pytest.approx(1.0513, abs=1e-4)
+
+
+@pytest.mark.parametrize(("split", "words"), [("test", "2 test lines"), ("valid", "which chose the checkpoint")])
+def test_the_headline_says_on_which_lines_it_was_measured(root: location.Location, split: str, words: str) -> None:
+    run_folders.complete(root.path)
+    for side in ("source", "target"):
+        (root.path / "outputs" / f"test.{side}.txt").rename(root.path / "outputs" / f"{split}.{side}.txt")
+    headline = content.build(root)["headline"]
+    assert (headline["label"], headline["value"]) == ("BLEU", 91.25)
+    assert words in headline["measured_on"]
+
+
+def test_no_figure_of_training_lines_is_a_headline(root: location.Location) -> None:
+    settings = "name: a\nroot: r\ncorpus: {kind: series, train: {csv: [a]}, inputs: [x], targets: [x]}\n"
+    settings += "model: {kind: autoregressive}\ntraining: {batch_lines: 4}\n"
+    (root.path / "config.yaml").write_text(settings)
+    row = {"target": "x", "horizon": 1, "count": 9, "rmse": 0.5, "persistence_rmse": 3.0}
+    forecast = {"headline": {"split": "train", "errors": [row]}, "errors_by_split": {}}
+    reports = {"train": {"train_mse": [1.0], "valid_mse": []}, "forecast": forecast}
+    stages = {name: {"outcome": "done", "elapsed_s": 1.0, "report": report} for name, report in reports.items()}
+    (root.path / "run.json").write_text(json.dumps({"stages": stages}))
+    headline = content.build(root)["headline"]
+    assert headline["value"] is None
+    assert "say nothing of new data" in headline["meaning"][0]

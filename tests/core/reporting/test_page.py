@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from core.reporting import content, page
+from core.reporting import content, figures, page, shown_lines
 from core.storage import location
 from tests.core.reporting import run_folders
 
@@ -51,11 +51,13 @@ def test_every_perplexity_has_its_unit(tmp_path: pathlib.Path) -> None:
     state["stages"]["score_by_line"] = {"outcome": "done", "report": {"perplexity": 1.75, "unit": "line", **unit}}
     (tmp_path / "run.json").write_text(json.dumps(state))
     report = content.build(location.Location.parse(str(tmp_path)))
-    units = {label: page.units_of_figures(report)[label] for label in page.key_figures(report) if "perplexity" in label}
+    units = {
+        label: figures.units_of_figures(report)[label] for label in figures.key_figures(report) if "perplexity" in label
+    }
     assert units == {
         "held-out perplexity": "by stream, <eos> counted, unknown words scored as <unk>",
         "held-out perplexity by line": "by line, <eos> counted, unknown words scored as <unk>",
-        "validation perplexity": "by line",  # all that an older release says of pairs
+        "validation perplexity": "by line; chose the checkpoint",  # all that an older release says of pairs
     }
     text = Reader(page.render(report)).text
     for shown in ("1.50", "1.75", *units.values()):
@@ -70,7 +72,8 @@ def test_the_page_has_the_figures_and_escapes_text(read: Reader) -> None:
         "91.25",
         "nrefs:1",
         "2.72",
-        "3 too_long",
+        "longer than corpus.filters.max_length",
+        "2.9 %",  # of 105 lines
         "200 carriage returns",
         "1\N{NARROW NO-BREAK SPACE}234",
         "2.13.0",
@@ -78,6 +81,14 @@ def test_the_page_has_the_figures_and_escapes_text(read: Reader) -> None:
     ):
         assert figure in read.text, figure
     assert "1970-01-02 00:00 UTC" in read.text
+
+
+def test_the_first_screen_has_the_headline_the_hints_and_the_worth_of_each_figure(read: Reader) -> None:
+    hint = "BLEU of 2 lines varies by several points by chance"
+    titles = ("of the test split", "Validation, which chose the checkpoint", "Training: no measure of quality")
+    positions = [read.text.index(text) for text in ("2 test lines", "What would make it better", hint, *titles)]
+    assert positions == sorted(positions)
+    assert positions[-1] < read.text.index("Loss (nats per token)")
 
 
 def test_the_page_loads_no_external_resource(read: Reader) -> None:
@@ -132,7 +143,7 @@ def test_failures_are_listed(read: Reader) -> None:
 
 
 def test_surplus_words_are_marked_as_often_as_they_are_surplus() -> None:
-    assert page.mark_differences("a b  a a", "b a") == [
+    assert shown_lines.mark_differences("a b  a a", "b a") == [
         *(("a", False), (" ", False), ("b", False), ("  ", False), ("a", True), (" ", False), ("a", True)),
     ]
 
@@ -143,7 +154,7 @@ def test_an_infinite_perplexity_is_a_figure(tmp_path: pathlib.Path) -> None:
     run["stages"]["score"]["report"]["perplexity"] = "inf"
     (tmp_path / "run.json").write_text(json.dumps(run))
     report = content.build(location.Location.parse(str(tmp_path)))
-    assert page.key_figures(report)["held-out perplexity"] == float("inf")
+    assert figures.key_figures(report)["held-out perplexity"] == float("inf")
 
 
 def _build(folder: pathlib.Path) -> content.Report:
@@ -181,7 +192,7 @@ def test_figures_against_cleaned_references_stand_beside_those_as_written(tmp_pa
 
 
 def test_marks_of_text_without_spaces_are_by_character() -> None:
-    marked = page.mark_differences("我的朋友看见 Bob 屋", "我的朋友看见 Bob 房")
+    marked = shown_lines.mark_differences("我的朋友看见 Bob 屋", "我的朋友看见 Bob 房")
     assert [text for text, is_marked in marked if is_marked] == ["屋"]
     assert "".join(text for text, _ in marked) == "我的朋友看见 Bob 屋"
 
