@@ -69,89 +69,89 @@ def train(
 @app.command(cls=options.Command)
 def translate(
     runs: options.Runs,
-    input_: options.TypedInput = None,
+    input_: options.TypedInputs = None,
     output: options.TypedOutput = None,
     column: options.Column = None,
     prefixes: options.Prefixes = None,
+    format_: options.Format = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
-    """Translate a file, standard input, or typed sentences, with a trained model or an ensemble."""
-    if input_ is None or output is None:
+    """Translate files, standard input, or typed sentences, with a trained model or an ensemble."""
+    if not input_ or output is None:
         if not print_config:
-            files = {"--run": runs[1:], "--column": column, "--prefixes": prefixes, "--overwrite": overwrite}
-            options.check_typed(input_, output, files)
+            of_files = {"--run": runs[1:], "--column": column, "--prefixes": prefixes, "--format": format_}
+            options.check_typed(input_, output, {**of_files, "--overwrite": overwrite})
         return options.typed_job("translate", runs[0], set_, print_config)
-    source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
-    prefixes_location = None if prefixes is None else str(paths.locate(prefixes, "--prefixes"))
+    files = options.files(input_, output, prefixes, "--prefixes", format_)
     others = [paths.locate(text, "--run") for text in runs[1:]]
 
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import translate as verb
 
-        with options.open_inference_session(inference, root, target) as session:
+        with options.open_inference_session(inference, root, files.output) as session:
             request = verb.Request(
                 run=root,
-                input=source,
-                output=target,
+                input=files.input,
+                output=files.output,
                 decoding=inference.decoding,
                 compute=inference.compute,
                 cluster=inference.cluster,
                 column=column,
-                prefixes=prefixes_location,
+                prefixes=files.aligned,
                 others=others,
                 overwrite=overwrite,
                 stdout=stdout,
+                format=files.format,
             )
             return verb.run(request, session, console.reporter())
 
-    job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=target == "-")
-    runs_and_files = {"--run": [str(other) for other in others], "--input": source, "--prefixes": prefixes_location}
-    return options.check_inputs_exist(job, runs_and_files)
+    job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=files.output == "-")
+    return options.check_files(job, files, "--prefixes", others)
 
 
 @app.command(cls=options.Command)
 def score(
     runs: options.Runs,
-    input_: options.Input,
+    input_: options.Inputs,
     output: options.Output,
     targets: options.Targets = None,
     column: options.Column = None,
+    format_: options.Format = None,
     overwrite: options.Overwrite = False,
     set_: options.Overrides = None,
     print_config: options.PrintConfig = False,
 ) -> options.Job | str:
     """Score text (perplexity), or given translations (log-probabilities), with a trained model or a mixture."""
-    source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
-    targets_location = None if targets is None else options.absolute(targets, "--targets")
+    files = options.files(input_, output, targets, "--targets", format_)
     others = [paths.locate(text, "--run") for text in runs[1:]]
 
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import score as verb
 
-        with options.open_inference_session(inference, root, target) as session:
+        with options.open_inference_session(inference, root, files.output) as session:
             request = verb.Request(
                 run=root,
-                input=source,
-                output=target,
+                input=files.input,
+                output=files.output,
                 scoring=inference.scoring,
                 compute=inference.compute,
                 cluster=inference.cluster,
-                targets=targets_location,
+                targets=files.aligned,
                 column=column,
                 others=others,
                 overwrite=overwrite,
                 stdout=stdout,
+                format=files.format,
             )
             return verb.run(request, session, console.reporter())
 
     def check(inference: settings.InferenceSettings) -> None:
         options.check_mixture(inference.scoring, len(runs))
 
-    job = options.job_from_run(runs[0], set_, print_config, call, "score", target == "-", check=check)
-    runs_and_files = {"--run": [str(other) for other in others], "--input": source, "--targets": targets_location}
-    return options.check_inputs_exist(job, runs_and_files)
+    job = options.job_from_run(runs[0], set_, print_config, call, "score", files.output == "-", check=check)
+    return options.check_files(job, files, "--targets", others)
 
 
 @app.command(cls=options.Command)

@@ -23,7 +23,7 @@ from core.data.series import reading, splits
 from core.data.text import corpus
 from core.decoding import device as devices
 from core.decoding.generation import forecaster, generator
-from core.decoding.lines import inputs, results
+from core.decoding.lines import inputs, results, stream_lanes
 from core.decoding.scoring import scorer
 from core.decoding.translation import translator
 from core.models import compute as computing
@@ -347,7 +347,7 @@ class Model:
         counts = [sum(count(part)) for part in parts] if chosen.lanes > 1 else []
         order = -1 if model_settings.reads_backward(self._open(1).bundle.config) else 1
         rows: dict[int, results.Score] = {}
-        for lane in inputs.cut_lanes(parts, chosen.lanes, counts, count):
+        for lane in stream_lanes.cut(parts, chosen.lanes, counts, count):
             state = prepared.initial_stream_state()
             for part in lane[::order]:
                 kept = good(part)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from core import errors
 from core.config import corpus_settings, loading, presets, schema, yaml_writer
 from core.data.series import recognition as series_recognition
-from core.data.text import compression, recognition, sources, survey
+from core.data.text import extensions, recognition, sources, survey
 from core.decoding.generation import forecast_errors
 from core.evaluation import bleu_tokenizers
 from core.storage import location
@@ -129,7 +129,7 @@ def run(
 
 
 def _is_csv(file: str) -> bool:
-    return compression.plain_name(file).endswith(".csv")
+    return extensions.plain_name(file).endswith(".csv")
 
 
 def _plan_lines(

@@ -118,9 +118,14 @@ def _describe_output(folder: location.Location) -> Description:
         raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: not a manifest; restore it")
     records = _records(content, folder.join(commit.MANIFEST))
     commit.verify(folder, records)
-    # The merged file is not in the folder of its parts, but beside it.
-    if isinstance(merged := content.get("merged"), dict):
-        commit.verify(folder.parent, [commit.FileRecord.from_json(merged, str(folder.join(commit.MANIFEST)))])
+    # Users name these files, so that their names may have any characters. The file of a single input is not in the
+    # folder of its parts, but beside it.
+    match content.get("merged"):
+        case {"name": str(name), "sha256": str(sha256)}:
+            commit.verify_file(folder.parent.join(name), sha256)
+        case [*entries]:
+            for entry in entries:
+                commit.verify_file(folder.join(entry["name"]), entry["sha256"])
     summary = {name: value for name, value in content.items() if name not in ("files", "shards", "plan")}
     return {"kind": "output", "complete": True, "shards": len(records), "manifest": summary}
 

@@ -16,7 +16,7 @@ from core import errors
 from core.config import evaluation_settings, inference_settings, loading, schema, section
 from core.data.text import characters
 from core.storage import location, root_layout, streams
-from jobs import console, json_documents, log, paths, run_state, settings
+from jobs import console, input_names, json_documents, log, paths, run_state, settings
 
 if TYPE_CHECKING:
     from workers.cluster import session as sessions
@@ -37,37 +37,40 @@ Runs = Annotated[
         "--run", metavar="RUN", help="root of a run, or a checkpoint folder; repeat for an ensemble or a mixture"
     ),
 ]
-Input = Annotated[str, typer.Option("--input", metavar="URI", help="text, Parquet or JSONL file; - for standard input")]
-Output = Annotated[
-    str,
-    typer.Option(
-        "--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output"
-    ),
+_INPUT_HELP = "text, Parquet or JSONL file, folder or glob; repeatable; - for standard input"
+_OUTPUT_HELP = (
+    ".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output; of several inputs a folder with a file "
+    "for each"
+)
+Inputs = Annotated[list[str], typer.Option("--input", metavar="URI", help=_INPUT_HELP)]
+Output = Annotated[str, typer.Option("--output", metavar="URI", help=_OUTPUT_HELP)]
+TypedInputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="URI", help=f"{_INPUT_HELP}; without it, type sentences on a terminal"),
 ]
-TypedInput = Annotated[
-    str | None,
-    typer.Option(
-        "--input",
-        metavar="URI",
-        help="text, Parquet or JSONL file; - for standard input; without it, type sentences on a terminal",
-    ),
-]
-TypedOutput = Annotated[
-    str | None,
-    typer.Option(
-        "--output", metavar="URI", help=".txt, .jsonl, .parquet or .arrow file, folder/, or - for standard output"
-    ),
+TypedOutput = Annotated[str | None, typer.Option("--output", metavar="URI", help=_OUTPUT_HELP)]
+Format = Annotated[
+    input_names.Format | None,
+    typer.Option("--format", help="of several inputs: format of the files in the output folder; default: jsonl"),
 ]
 Column = Annotated[str | None, typer.Option("--column", help="column with the text, for Parquet and JSONL")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that was made with other settings")]
 
 Prefixes = Annotated[
-    str | None,
-    typer.Option("--prefixes", metavar="URI", help="text file with the beginning of each line's translation"),
+    list[str] | None,
+    typer.Option(
+        "--prefixes",
+        metavar="URI",
+        help="text file with the beginning of each line's translation; of several inputs, files of their names",
+    ),
 ]
 Targets = Annotated[
-    str | None,
-    typer.Option("--targets", metavar="URI", help="translations of the input, to score with a translation model"),
+    list[str] | None,
+    typer.Option(
+        "--targets",
+        metavar="URI",
+        help="translations of the input, to score with a translation model; of several inputs, files of their names",
+    ),
 ]
 Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="beginning of the text")]
 Ending = Annotated[
@@ -252,6 +255,28 @@ def check_inputs_exist(job: Job | str, inputs: Mapping[str, str | list[str] | No
     return job
 
 
+def files(
+    inputs: list[str], output: str, aligned: list[str] | None, option: str, format_: input_names.Format | None
+) -> input_names.Files:
+    """Returns the files of a command line; `option` has those that are aligned with the inputs."""
+    others = input_names.absolute(aligned, option) if aligned else None
+    return input_names.Files(input_names.absolute(inputs, "--input"), absolute(output, "--output"), others, format_)
+
+
+def check_files(
+    job: Job | str, files: input_names.Files, option: str, others: Sequence[location.Location]
+) -> Job | str:
+    """Returns the job unchanged, after checking its files and further runs, before anything heavy is loaded.
+
+    Raises:
+        UsageError: an input or a run does not exist, an input has no partner, or the output does not fit the inputs.
+    """
+    if isinstance(job, Job):
+        check_inputs_exist(job, {"--run": list(map(str, others))})
+        input_names.check_output(input_names.find(files.input, files.aligned, option), files.output, files.format)
+    return job
+
+
 def check_mixture(scoring: inference_settings.ScoringConfig, num_runs: int) -> None:
     """Refuses settings of a mixture that do not fit the number of runs, or whose held-out file does not exist.
 
@@ -270,7 +295,7 @@ def is_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def check_typed(input_: str | None, output: str | None, only_of_files: Mapping[str, object]) -> None:
+def check_typed(input_: list[str] | None, output: str | None, only_of_files: Mapping[str, object]) -> None:
     """Checks that sentences can be typed, where no input or no output is named.
 
     Args:
@@ -281,7 +306,7 @@ def check_typed(input_: str | None, output: str | None, only_of_files: Mapping[s
     Raises:
         UsageError: there is no terminal, or an option needs a file.
     """
-    if input_ is not None:
+    if input_:
         raise errors.UsageError("--output: is missing; name a file or folder/, or - for standard output")
     if output is not None or not is_terminal():
         raise errors.UsageError(

@@ -1,5 +1,6 @@
-"""Scoring of a file or of standard input: log-probabilities of lines, or of given translations of them."""
+"""Scoring of files or of standard input: log-probabilities of lines, or of given translations of them."""
 
+import itertools
 import math
 import sys
 import time
@@ -12,13 +13,13 @@ from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
 from core.data.dataset import shards
 from core.decoding import device as devices
-from core.decoding.lines import inputs, outputs, results
+from core.decoding.lines import inputs, outputs, results, stream_lanes
 from core.decoding.scoring import ranking, scorer
 from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import json_values, location
-from jobs import paths, score_mixture
+from jobs import input_names, line_files, score_mixture
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
@@ -30,37 +31,41 @@ class Request:
 
     Attributes:
         run: root of a run, or one checkpoint folder.
-        input: file of lines; `-` for standard input, which requires standard output.
-        output: file, folder (ends in `/`), or `-`.
+        input: file of lines; several: files, folders and globs; `-` for standard input, which requires standard output.
+        output: file, folder (ends in `/`), or `-`; of several inputs a folder.
         scoring: settings of scoring.
         compute: numerical settings.
         cluster: where the work runs.
-        targets: translations of the input, line by line, which a seq2seq scores by forced decoding.
+        targets: translations of the input, line by line, which a seq2seq scores by forced decoding; of several inputs
+            one file for each, of its name.
         column: text column of JSONL and Parquet.
         others: further runs, which are mixed with the first.
         overwrite: removes results of other settings first.
         stdout: descriptor of the real standard output.
         max_lines: scores at most the first lines of a file; None: all.
+        format: of several inputs: format of the results; None: JSONL.
     """
 
     run: location.Location
-    input: str
+    input: input_names.Names
     output: str
     scoring: inference_settings.ScoringConfig
     compute: schema.ComputeConfig
     cluster: schema.ClusterConfig
-    targets: str | None = None
+    targets: input_names.Names | None = None
     column: str | None = None
     others: Sequence[location.Location] = ()
     overwrite: bool = False
     stdout: int = 1
     max_lines: int | None = None
+    format: input_names.Format | None = None
 
 
 def plan(
     members: Sequence[bundles.Bundle],
     request: Request,
-    files: Sequence[inputs.Input],
+    files: Sequence[line_files.Scanned],
+    target: outputs.Output,
     dataset: shards.Dataset | None = None,
     fit_on: inputs.Input | None = None,
 ) -> dict[str, Any]:
@@ -69,12 +74,14 @@ def plan(
     Args:
         members: the model, or those of a mixture.
         request: the call.
-        files: the input and, if given, the targets.
+        files: the inputs and, if given, their targets.
+        target: the output.
         dataset: the training data that dynamic evaluation measures gradients on.
         fit_on: the held-out file that the weights of a mixture are fitted on.
     """
     compute = request.compute
-    is_cut = request.max_lines is not None and files[0].num_lines > request.max_lines
+    num_lines = max(file.files[0].num_lines for file in files)
+    is_cut = request.max_lines is not None and num_lines > request.max_lines
     fingerprints = [member.fingerprint for member in members]
     scoring = stored_forms.of_scoring(request.scoring)
     if len(members) > 1:
@@ -82,8 +89,8 @@ def plan(
     return {
         "verb": "score",
         "bundle": fingerprints[0] if len(members) == 1 else fingerprints,
-        "input": files[0].identity(),
-        "targets": files[1].identity() if len(files) > 1 else None,
+        "targets": None,
+        **line_files.plan_entries(files, target, "targets"),
         "scoring": scoring,
         "precision": members[0].precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
@@ -94,15 +101,16 @@ def plan(
 
 
 def run(request: Request, session: executors.Session, reporter: progress_display.Reporter) -> dict[str, Any]:
-    """Scores every line of the input and returns the report; parts committed under the same plan are kept.
+    """Scores every line of the inputs and returns the report; parts committed under the same plan are kept.
 
     Raises:
-        UsageError: the model does not score such input, or input, output and settings do not fit together.
-        DataError: more lines fail than max(10, 0.1 %), or the targets have another number of lines.
+        UsageError: the model does not score such input, or inputs, output and settings do not fit together.
+        DataError: more lines of an input fail than max(10, 0.1 %), or its targets have another number of lines.
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    driver.check_standard_streams(request.input, request.output, request.column)
+    found = input_names.find(request.input, request.targets, "--targets")
+    driver.check_standard_streams(not found.inputs, request.output, request.column)
     runs = _open(request)
     members = [each.bundle for each in runs]
     # Here, not in each worker after it has started. Called for its error.
@@ -115,18 +123,17 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     scoring = request.scoring
     kind = score_mixture.rows_kind(scoring, len(runs))
     dataset = open_dataset(request.run, members[0], scoring)
-    if request.input == "-":
+    if not found.inputs:
         with session.interrupting():
             totals, unit = _score_stdin(members, request), _unit(members[0], scoring, None)
         figures = {**score_mixture.report(scoring.mixture, len(runs)), **summarize(totals, unit, kind)}
         done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**opened, "input": request.input, "output": request.output, **figures, **done}
-    is_folder = request.output.endswith("/")
-    target = outputs.Output.at(kind, paths.writable(request.output, "--output"), is_folder, "--output")
+    target = line_files.output(kind, found, request.output, request.format)
     with session.interrupting():
-        files = _scan(request, target)
-        fit_on = score_mixture.scan_fit_on(scoring, request.column, target.folder)
-    spec = _spec(runs, request, target, plan(members, request, files, dataset, fit_on), dataset)
+        files = line_files.scan(found, request.column, scoring.part_lines, target, request.max_lines)
+        fit_on = score_mixture.scan_fit_on(scoring, request.column, target.copies)
+    spec = _spec(runs, request, target, plan(members, request, files, target, dataset, fit_on), dataset)
     with target.lock(spec.stage):
         num_done = 0
         store = target.begin(spec.plan, request.overwrite)
@@ -134,19 +141,21 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         already_done = manifest is not None
         if manifest is None:
             spec, mixture = score_mixture.with_weights(spec, store, fit_on, session, reporter)
-            parts = inputs.parts(files)
-            if request.max_lines is not None:
-                parts = inputs.first_lines(parts, request.max_lines)
-            waves = _waves(spec, parts, model_settings.reads_backward(members[0].config), session, reporter)
-            with reporter.stage(spec.stage, sum(part.num_lines for part in parts), "lines") as stage:
+            parts = [file.parts for file in files]
+            backward = model_settings.reads_backward(members[0].config)
+            waves, num_lanes = _waves(spec, parts, backward, session, reporter)
+
+            def figures_of(totals: driver.Totals, number: int | None) -> dict[str, Any]:
+                lanes = max(num_lanes) if number is None else num_lanes[number]
+                return summarize(totals, _unit(members[0], scoring, lanes), kind)
+
+            num_lines = sum(part.num_lines for part in inputs.join(parts))
+            with reporter.stage(spec.stage, num_lines, "lines") as stage:
                 stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
-                # The first wave has a part of every lane.
-                unit = _unit(members[0], scoring, len(waves[0]) if waves else 0)
-                figures = {**mixture, **summarize(driver.Totals.of(records), unit, kind)}
+                figures = {**mixture, **line_files.summary(target, records, figures_of)}
                 manifest = target.finish(store, records, {"summary": figures})
-    path = str(paths.locate(request.input, "--input"))
-    report = {**opened, "input": path, "output": str(target.file or target.folder), **manifest["summary"]}
+    report = {**opened, **line_files.report(found, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
@@ -297,38 +306,32 @@ def check_settings(
         raise errors.UsageError("scoring.lanes: only a stream has lanes; use unit: stream")
 
 
-def _scan(request: Request, target: outputs.Output) -> list[inputs.Input]:
-    """Scans the input and, if given, the targets."""
-    files = [(paths.locate(request.input, "--input"), "--input")]
-    if request.targets is not None:
-        files.append((paths.locate(request.targets, "--targets"), "--targets"))
-    target.refuse_inputs([path for path, _ in files])
-    # If only one of two files has columns, --column names a column of that one. If both are plain text, none is
-    # exempt, so that `inputs.scan` refuses --column.
-    plain = {path for path, _ in files if inputs.form_of(path) == "text"}
-    plain = plain if len(plain) < len(files) else set()
-    part_lines = request.scoring.part_lines
-    return [
-        inputs.scan(path, None if path in plain else request.column, part_lines, target.folder, where)
-        for path, where in files
-    ]
-
-
 def _waves(
     spec: part_worker.Spec,
-    parts: Sequence[inputs.Part],
+    parts: Sequence[Sequence[inputs.Part]],
     backward: bool,
     session: executors.Session,
     reporter: progress_display.Reporter,
-) -> Sequence[Sequence[inputs.Part]]:
-    """Returns the waves of parts; a backward model reads each lane from its last part to its first."""
+) -> tuple[Sequence[Sequence[inputs.Part]], list[int]]:
+    """Returns the waves of parts, and the number of lanes of each input.
+
+    Each input is a stream of its own. A backward model reads each lane from its last part to its first.
+    """
+    everything = inputs.join(parts)
     if spec.scoring.unit_or_line == "line":
         # Lines do not depend on each other, so that all parts are one wave.
-        return [parts]
+        return [everything], [0] * len(parts)
     order = -1 if backward else 1
-    if spec.scoring.lanes == 1 or not parts:
-        return driver.waves_of_lanes([parts[::order]] if parts else [])
-    with reporter.stage("count tokens", sum(part.num_lines for part in parts), "lines") as stage:
-        counts = driver.count_tokens(spec, parts, session, stage.advance)
-    lanes = inputs.cut_lanes(parts, spec.scoring.lanes, counts, part_worker.CountWorker(spec))
-    return driver.waves_of_lanes([lane[::order] for lane in lanes])
+    if spec.scoring.lanes == 1 or not everything:
+        lanes = [[own[::order]] if own else [] for own in parts]
+    else:
+        with reporter.stage("count tokens", sum(part.num_lines for part in everything), "lines") as stage:
+            counts = iter(driver.count_tokens(spec, everything, session, stage.advance))
+        count_lines = part_worker.CountWorker(spec)
+        own_counts = [list(itertools.islice(counts, len(own))) for own in parts]
+        cut = [
+            stream_lanes.cut(own, spec.scoring.lanes, counts_of_parts, count_lines)
+            for own, counts_of_parts in zip(parts, own_counts, strict=True)
+        ]
+        lanes = [[lane[::order] for lane in own] for own in cut]
+    return driver.waves_of_lanes(list(itertools.chain.from_iterable(lanes))), list(map(len, lanes))

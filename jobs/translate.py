@@ -1,4 +1,4 @@
-"""Translation of a file or of standard input, with one run or an ensemble of runs."""
+"""Translation of files or of standard input, with one run or an ensemble of runs."""
 
 import itertools
 import sys
@@ -16,7 +16,7 @@ from core.decoding.translation import alignments, shortlist, target_tokens, tran
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import json_values, location
-from jobs import paths, settings
+from jobs import input_names, line_files, paths, settings
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
@@ -28,29 +28,31 @@ class Request:
 
     Attributes:
         run: root of a run, or one checkpoint folder.
-        input: file of lines; `-` for standard input, which requires standard output.
-        output: file, folder (ends in `/`), or `-`.
+        input: file of lines; several: files, folders and globs; `-` for standard input, which requires standard output.
+        output: file, folder (ends in `/`), or `-`; of several inputs a folder.
         decoding: settings of translation.
         compute: numerical settings.
         cluster: where the work runs.
         column: text column of JSONL and Parquet.
-        prefixes: text file with the beginning of each line's translation.
+        prefixes: text file with the beginning of each line's translation; of several inputs, one for each, of its name.
         others: further members of an ensemble.
         overwrite: removes results of other settings first.
         stdout: descriptor of the real standard output.
+        format: of several inputs: format of the results; None: JSONL.
     """
 
     run: location.Location
-    input: str
+    input: input_names.Names
     output: str
     decoding: inference_settings.DecodingConfig
     compute: schema.ComputeConfig
     cluster: schema.ClusterConfig
     column: str | None = None
-    prefixes: str | None = None
+    prefixes: input_names.Names | None = None
     others: Sequence[location.Location] = ()
     overwrite: bool = False
     stdout: int = 1
+    format: input_names.Format | None = None
 
 
 class Models(NamedTuple):
@@ -81,9 +83,9 @@ class Models(NamedTuple):
 
 
 def plan(
-    models: Models, request: Request, files: Sequence[inputs.Input], row_version: int = results.ROW_VERSION
+    models: Models, request: Request, files: Mapping[str, Any], row_version: int = results.ROW_VERSION
 ) -> dict[str, Any]:
-    """Returns all that the translations depend on; `files` are the input and, if given, the prefixes."""
+    """Returns all that the translations depend on; `files` are the entries on inputs and prefixes."""
     fingerprints = [member.fingerprint for member in models.members]
     compute = request.compute
     decoding = stored_forms.of_translation(request.decoding)
@@ -92,7 +94,7 @@ def plan(
     content: dict[str, Any] = {
         "verb": "translate",
         "bundle": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
-        "input": files[0].identity(),
+        **files,
         "decoding": decoding,
         "precision": models.members[0].precision if compute.precision == "auto" else compute.precision,
         "matmul": compute.matmul,
@@ -102,24 +104,23 @@ def plan(
         content["decoding"]["fusion"]["run"] = models.fusion_model.fingerprint
     if models.shortlist_table is not None:
         content["shortlist"] = models.shortlist_table.name  # holds the table's hash
-    if len(files) > 1:
-        content["prefixes"] = files[1].identity()
     if row_version > 1:
         content["row_version"] = row_version
     return content
 
 
 def run(request: Request, session: executors.Session, reporter: progress_display.Reporter) -> dict[str, Any]:
-    """Translates every line of the input and returns the report; parts committed under the same plan are kept.
+    """Translates every line of the inputs and returns the report; parts committed under the same plan are kept.
 
     Raises:
-        UsageError: the runs do not form an ensemble, or input, output and settings do not fit together.
-        DataError: more lines fail than max(10, 0.1 %), or the prefixes have another number of lines.
+        UsageError: the runs do not form an ensemble, or inputs, output and settings do not fit together.
+        DataError: more lines of an input fail than max(10, 0.1 %), or its prefixes have another number of lines.
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    driver.check_standard_streams(request.input, request.output, request.column)
-    _check_output(request)
+    found = input_names.find(request.input, request.prefixes, "--prefixes")
+    driver.check_standard_streams(not found.inputs, request.output, request.column)
+    _check_output(request, found)
     # Before the plan is made, of which the seed is a part.
     request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
@@ -127,7 +128,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     models = combine(runs, request.run, decoding)
     # Here, not in each worker after it has started. Called for its error.
     devices.precision_of(models.members[0], request.compute, request.cluster.device)
-    if request.input == "-":
+    if not found.inputs:
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(decoding, request.compute, request.cluster.device).translate
@@ -137,27 +138,27 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             )
         figures = {**summarize(totals), "already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
-    is_folder = request.output.endswith("/")
-    target = outputs.Output.at("translations", paths.writable(request.output, "--output"), is_folder, "--output")
+    target = line_files.output("translations", found, request.output, request.format)
     with session.interrupting():
-        files = _scan(request, target)
-    spec = _spec(models, request, files, target)
-    parts = inputs.parts(files)
+        files = line_files.scan(found, request.column, decoding.part_lines, target)
+    spec = _spec(models, request, line_files.plan_entries(files, target, "prefixes"), target)
+    parts = inputs.join([file.parts for file in files])
     num_done = 0
     with target.lock(spec.stage):
         store = target.begin(spec.plan, request.overwrite)
         manifest = target.finished(store)
         already_done = manifest is not None
         if manifest is None:
-            with reporter.stage(spec.stage, files[0].num_lines, "lines") as stage:
+            with reporter.stage(spec.stage, sum(file.files[0].num_lines for file in files), "lines") as stage:
                 stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
-                manifest = target.finish(store, records, {"summary": summarize(driver.Totals.of(records))})
+                figures = line_files.summary(target, records, lambda totals, _: summarize(totals))
+                manifest = target.finish(store, records, {"summary": figures})
         # At every call: after a crash behind the manifest the next call writes those that are missing.
         with session.interrupting():
-            _write_sidecars(target, manifest, parts, models, request)
-    path = paths.locate(request.input, "--input")
-    report = {**models.report, "input": str(path), "output": str(target.file or target.folder), **manifest["summary"]}
+            for file, (own, own_manifest) in zip(files, target.each(manifest), strict=False):
+                _write_sidecars(own, own_manifest, file.parts, models, request)
+    report = {**models.report, **line_files.report(found, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
@@ -167,12 +168,13 @@ def summarize(totals: driver.Totals) -> dict[str, Any]:
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}
 
 
-def _check_output(request: Request) -> None:
+def _check_output(request: Request, found: input_names.Found) -> None:
     """Refuses settings that the form of the output does not allow."""
+    is_folder = request.output.endswith("/") and not found.are_several
     if request.output == "-" and request.prefixes is not None:
         raise errors.UsageError("--prefixes: requires an input file, not standard input; name one with --input")
     for name in ("alignments", "attention_maps"):
-        if getattr(request.decoding, name) and (request.output == "-" or request.output.endswith("/")):
+        if getattr(request.decoding, name) and (request.output == "-" or is_folder):
             raise errors.UsageError(f"decoding.{name}: is written next to an output file; name one with --output")
 
 
@@ -216,7 +218,7 @@ def combine(
     return Models(members, urls, fusion_model, None if fusion_bundle is None else fusion_bundle.url, report, table)
 
 
-def _spec(models: Models, request: Request, files: Sequence[inputs.Input], target: outputs.Output) -> part_worker.Spec:
+def _spec(models: Models, request: Request, files: Mapping[str, Any], target: outputs.Output) -> part_worker.Spec:
     """Returns the specification of the workers."""
     return part_worker.Spec(
         bundle=models.urls[0][0],
@@ -232,16 +234,6 @@ def _spec(models: Models, request: Request, files: Sequence[inputs.Input], targe
         fusion_model=models.fusion_url,
         shortlist_table=None if models.shortlist_table is None else models.shortlist_table.url,
     )
-
-
-def _scan(request: Request, target: outputs.Output) -> list[inputs.Input]:
-    """Scans the input and, if given, the prefixes, which are plain text."""
-    files = [(paths.locate(request.input, "--input"), "--input", request.column)]
-    if request.prefixes is not None:
-        files.append((paths.locate(request.prefixes, "--prefixes"), "--prefixes", None))
-    target.refuse_inputs([path for path, _, _ in files])
-    part_lines = request.decoding.part_lines
-    return [inputs.scan(path, column, part_lines, target.folder, where) for path, where, column in files]
 
 
 def _write_sidecars(

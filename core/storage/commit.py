@@ -100,15 +100,19 @@ def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
         IntegrityError: a file is missing, or its hash differs; the message holds both hashes.
     """
     for record in records:
-        path = folder.join(record.name)
-        try:
-            sha256 = sha256_of_file(path)
-        except errors.NotFoundError as error:
-            raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
-        if sha256 != record.sha256:
-            raise errors.IntegrityError(
-                f"{path}: is damaged: expected sha256 {record.sha256}, found {sha256}; restore it or make it again"
-            )
+        verify_file(folder.join(record.name), record.sha256)
+
+
+def verify_file(path: location.Location, expected: str) -> None:
+    """Verifies a file that a manifest lists by its SHA-256; see `verify`."""
+    try:
+        sha256 = sha256_of_file(path)
+    except errors.NotFoundError as error:
+        raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
+    if sha256 != expected:
+        raise errors.IntegrityError(
+            f"{path}: is damaged: expected sha256 {expected}, found {sha256}; restore it or make it again"
+        )
 
 
 def write_manifest(folder: location.Location, name: str, content: Mapping[str, Any]) -> None:

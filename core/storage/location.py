@@ -28,7 +28,6 @@ LONGEST_PAUSE_S = 5.0
 READ_AHEAD_BYTES = 1 << 22
 # Errors of botocore, by name: the library is an extra, and may not be installed.
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
-_WILDCARDS = "*?["
 # Timeout, conflict of two conditional writes (S3), too early, too many requests. All from 500 on are transient, too.
 _TRANSIENT_STATUS = (408, 409, 425, 429)
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
@@ -89,6 +88,11 @@ class Location:
         return self.url.startswith("file://")
 
     @property
+    def is_web(self) -> bool:
+        """True for a web address, which can only be read."""
+        return self.url.startswith(tuple(f"{scheme}://" for scheme in urls.READ_ONLY))
+
+    @property
     def path(self) -> Path:
         """The local path.
 
@@ -135,7 +139,7 @@ class Location:
         if self.is_local:
             file: BinaryIO = self._call(lambda: local_files.open_regular(self.path))
         # Web servers need not support ranges, so there is nothing to read again from after a broken connection.
-        elif self._is_web:
+        elif self.is_web:
             file = self._call(lambda: filesystems.download(self._remote(), self.url))
         else:
             reader = filesystems.RangeReader(self._fetch, self.size_bytes())
@@ -160,13 +164,15 @@ class Location:
             return self._call(self.path.exists)
         return self._call(lambda: bool(self._remote().exists(self.url)))
 
-    def list_names(self) -> list[str]:
-        """Returns the sorted names in this folder; none if the folder does not exist."""
+    def list_names(self, folders: bool = True) -> list[str]:
+        """Returns the sorted names in this folder, with or without those of folders; none if it does not exist."""
         try:
             if self.is_local:
-                names = self._call(lambda: [entry.name for entry in self.path.iterdir()])
+                names = self._call(
+                    lambda: [entry.name for entry in self.path.iterdir() if folders or not entry.is_dir()]
+                )
             else:
-                names = self._call(lambda: self._list_remote())
+                names = self._call(lambda: self._list_remote(folders))
         except errors.NotFoundError:
             return []
         # Sorted, because stores list in different orders, and results must not depend on them.
@@ -174,19 +180,18 @@ class Location:
 
     def glob(self) -> list["Location"]:
         """Returns the files that match this URL, sorted. Wildcards are expanded unless a file has exactly this name."""
-        if not any(character in self.url for character in _WILDCARDS) or self._is_web:
-            return [self] if self._is_web or self.exists() else []
-        # A name with brackets may be that of a file.
-        if self.exists():
+        if self.is_web or self.exists():  # a name with brackets may be that of a file
             return [self]
         if self.is_local:
             paths = self._call(lambda: glob.glob(str(self.path), recursive=True))  # noqa: PTH207 (absolute patterns)
             return sorted(Location(f"file://{path}") for path in paths if Path(path).is_file())
         scheme, authority, _ = urls.split(self.url)
-        matches = self._call(lambda: self._remote().glob(self.url))
+        matches = self._call(lambda: self._remote().glob(self.url, detail=True))
         # Drivers return `bucket/name`, some with a leading slash.
-        names = [str(match).lstrip("/").partition("/")[2] for match in matches]
-        return sorted(Location(f"{scheme}://{authority}/{name}") for name in names)
+        names = [str(name).lstrip("/").partition("/")[2] for name, info in matches.items() if info["type"] == "file"]
+        # As `glob` above: a wildcard does not stand for the dot of a hidden name.
+        shown = [name for name in names if "/." not in f"/{name}" or "/." in self.url]
+        return sorted(Location(f"{scheme}://{authority}/{name}") for name in shown)
 
     def put_if_absent(self, data: bytes) -> bool:
         """Writes a new file, atomically and durably; of several concurrent writers exactly one succeeds.
@@ -241,17 +246,13 @@ class Location:
     def _is_memory(self) -> bool:
         return self.url.startswith("memory://")
 
-    @property
-    def _is_web(self) -> bool:
-        return self.url.startswith(tuple(f"{scheme}://" for scheme in urls.READ_ONLY))
-
     def _refuse_read_only(self) -> None:
-        if self._is_web:
+        if self.is_web:
             raise errors.UsageError(f"{self}: web addresses can only be read; write to a path or an object store")
 
     def _remote(self) -> Any:
         scheme, authority, _ = urls.split(self.url)
-        if self._is_web:
+        if self.is_web:
             filesystems.refuse_private_host(authority)
         return filesystems.filesystem(scheme, authority)
 
@@ -266,10 +267,11 @@ class Location:
 
         return self._call(fetch)
 
-    def _list_remote(self) -> list[str]:
+    def _list_remote(self, folders: bool) -> list[str]:
         filesystem = self._remote()
         own = filesystem._strip_protocol(self.url).strip("/")
-        paths = [str(path).strip("/") for path in filesystem.ls(self.url, detail=False)]
+        listed = filesystem.ls(self.url, detail=True)
+        paths = [str(info["name"]).strip("/") for info in listed if folders or info["type"] == "file"]
         # The folder itself is listed where it is an object: some tools mark a folder by an empty one.
         return [path.rpartition("/")[2] for path in paths if path != own]
 

@@ -15,7 +15,7 @@ import pytest
 
 from core import errors
 from core.config import inference_settings
-from core.data.text import compression
+from core.data.text import extensions
 from core.storage import location
 from jobs import evaluate, prepare, score, translate
 from tests import reporters
@@ -147,7 +147,7 @@ def test_a_damaged_further_stream_ends_a_verb_with_an_error(ending: str, tmp_pat
     streams[1][1] ^= 0x55
     path = tmp_path / f"in.txt{ending}"
     path.write_bytes(b"".join(streams))
-    assert ending in compression.COMPRESSED
+    assert ending in extensions.COMPRESSED
     trained.save(samples.language_model(), tmp_path / "run")
     with pytest.raises(errors.DataError, match=f"not valid {ending[1:]}"):
         scored(tmp_path / "run", str(path), tmp_path / "out.txt")

@@ -102,6 +102,32 @@ USAGE_ERRORS = {
         ["score", "--run", ".", "--input", "/dev/zero", "--output", "b.txt"],
         "--input: '/dev/zero' is a device, not a regular file or a pipe; name a file",
     ),
+    "standard input among several": (
+        ["score", "--run", str(make.ROOTS / "language-model"), "--input", "-", "--input", "x.yaml", "--output", "out"],
+        "--input: standard input cannot be combined with other inputs; write",
+    ),
+    "several inputs and a file for their results": (
+        ["translate", "--run", str(make.ROOTS / "translation"), "--input", "*.y*ml", "--output", "out.jsonl"],
+        "--output: several inputs give a folder of files, and .*out.jsonl is a file; name a folder, and the format",
+    ),
+    "several inputs and a target without a name of theirs": (
+        [
+            *("score", "--run", str(make.ROOTS / "translation"), "--input", "*.yaml"),
+            *("--targets", "x.yaml", "--targets", str(make.ROOTS / "translation" / "config.yaml"), "--output", "out"),
+        ],
+        r"--targets: .*config.yaml \(config\) has no input of its name; files pair",
+    ),
+    "a folder without files": (
+        ["score", "--run", str(make.ROOTS / "language-model"), "--input", str(make.ROOTS), "--output", "out"],
+        "--input: .*roots has no visible files directly in it; name them, or use a glob",
+    ),
+    "a format of a single input": (
+        [
+            *("translate", "--run", str(make.ROOTS / "translation"), "--input", "x.yaml", "--output", "o.txt"),
+            *("--format", "txt"),
+        ],
+        "--format: is for several inputs; the ending of --output gives the format of a single one",
+    ),
     "a device among the references": (
         ["evaluate", "--hypotheses", "x.yaml", "--references", "/dev/null"],
         "--references: '/dev/null' is a device, not",

@@ -60,7 +60,9 @@ class Totals:
         for record in records:
             for name in sums:
                 sums[name] += record.get(name, 0)
-            first_errors += record["first_errors"][: part_worker.SHOWN_ERRORS - len(first_errors)]
+            own = {"file": record["file"]} if "file" in record else {}
+            shown = record["first_errors"][: part_worker.SHOWN_ERRORS - len(first_errors)]
+            first_errors += [{**own, **error} for error in shown]
             if record["made_by"] not in made_by:
                 made_by.append(record["made_by"])
         # `float` also reads "inf", the sum of a part with an impossible line.
@@ -154,36 +156,44 @@ def open_series(run: location.Location, columns: Sequence[str]) -> series_datase
 
 
 class _PartRecords:
-    """The commit records of parts, with a limit on the number of lines that failed.
+    """The commit records of parts, with a limit on the number of lines of an input that failed.
 
     A record is kept in the encoding of its file, which takes a sixth of the memory of the parsed object.
+
+    Args:
+        stage: name of the stage.
+        num_lines: number of lines of each input, by the origin of its parts.
+        metrics: receives the measurements.
     """
 
-    def __init__(self, stage: str, num_lines: int, metrics: metrics.Metrics) -> None:
-        self._encoded: dict[int, bytes] = {}  # by the first line of the part
-        self._first_error: dict[str, Any] = {}
+    def __init__(self, stage: str, num_lines: Mapping[inputs.Origin | None, int], metrics: metrics.Metrics) -> None:
+        self._encoded: dict[int, bytes] = {}  # by the position of the part
+        self._first_errors: dict[inputs.Origin | None, dict[str, Any]] = {}
         self._stage = stage
         self._metrics = metrics
-        self._max_errors = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * num_lines)
-        self._num_errors = 0
+        self._num_lines = num_lines
+        self._num_errors: collections.Counter[inputs.Origin | None] = collections.Counter()
         self.num_lines_done = 0
 
-    def add(self, first_line: int, record: dict[str, Any]) -> None:
+    def add(self, part: inputs.Part, record: dict[str, Any]) -> None:
         """Adds the record of a part.
 
         Raises:
-            DataError: too many lines failed.
+            DataError: too many lines of its input failed.
         """
-        self._encoded[first_line] = json.dumps(record, separators=(",", ":")).encode()
-        self._num_errors += record["errors"]
+        self._encoded[part.position] = json.dumps(record, separators=(",", ":")).encode()
+        if not record["errors"]:
+            return
+        origin = part.origin
+        self._num_errors[origin] += record["errors"]
         # Of the first part that completed with an error, which need not be the first in the input.
-        if record["errors"] and not self._first_error:
-            self._first_error = record["first_errors"][0]
+        first = self._first_errors.setdefault(origin, record["first_errors"][0])
+        max_errors = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * self._num_lines[origin])
         # At once, not at the end: an input in a wrong encoding must not cost a whole run.
-        if self._num_errors > self._max_errors:
-            first = self._first_error
+        if self._num_errors[origin] > max_errors:
+            lines = "lines" if origin is None else f"lines of the input of {origin.file}"
             raise errors.DataError(
-                f"{self._stage}: {self._num_errors} lines failed, at most {self._max_errors:g} may; "
+                f"{self._stage}: {self._num_errors[origin]} {lines} failed, at most {max_errors:g} may; "
                 f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
             )
 
@@ -195,11 +205,11 @@ class _PartRecords:
         self._metrics.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
         self.num_lines_done += record["lines"]
         # After the metrics, since it may raise, and the lines are computed in any case.
-        self.add(task.payload.first_line, record)
+        self.add(task.payload, record)
 
     def in_order(self) -> Sequence[dict[str, Any]]:
         """Returns the records in the order of their lines, each parsed on access."""
-        # By the first line: parts are done in any order, and of a backward model even planned from the end.
+        # By position: parts are done in any order, and of a backward model even planned from the end.
         order = array.array("q", sorted(self._encoded))
         return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._encoded[order[number]])))
 
@@ -219,13 +229,16 @@ def run_parts(
         progress: called with the number of lines of each part, new or committed before.
 
     Returns:
-        All commit records in the order of their lines, and the number of lines computed in this call.
+        All commit records in the order of their inputs and lines, and the number of lines computed in this call.
 
     Raises:
-        DataError: more lines fail than max(10, 0.1 %); committed parts stay, but the output is not finished.
+        DataError: more lines of an input fail than max(10, 0.1 %); committed parts stay, but the output is not
+            finished.
     """
     store = commit.PartStore(location.Location(spec.folder), spec.plan)
-    num_lines = sum(part.num_lines for wave in waves for part in wave)
+    num_lines: collections.Counter[inputs.Origin | None] = collections.Counter()
+    for part in itertools.chain.from_iterable(waves):
+        num_lines[part.origin] += part.num_lines
     records = _PartRecords(spec.stage, num_lines, session.metrics)
     # All waves use one pool, sized for the widest: a last wave of one part must not be run in the driver instead.
     widest = max(map(len, waves), default=0)
@@ -251,7 +264,7 @@ def _pending_tasks(
         if record is None:
             pending.append(number)
         else:
-            records.add(part.first_line, record)
+            records.add(part, record)
             progress(part.num_lines)
 
     def task(index: int) -> executors.Task:
@@ -266,8 +279,10 @@ def waves_of_lanes(lanes: Sequence[Sequence[inputs.Part]]) -> Sequence[Sequence[
 
     def part(lane: int, number: int) -> inputs.Part:
         # Lane and position, not lines, name a part: its state is that of one place in one cutting into lanes.
-        predecessor = f"lane-{lane:04d}-{number - 1:06d}" if number else None
-        return replace(lanes[lane][number], name=f"lane-{lane:04d}-{number:06d}", predecessor=predecessor)
+        made = lanes[lane][number]
+        name = f"{made.prefix}lane-{lane:04d}"
+        predecessor = f"{name}-{number - 1:06d}" if number else None
+        return replace(made, name=f"{name}-{number:06d}", predecessor=predecessor)
 
     def wave(number: int) -> Sequence[inputs.Part]:
         # Lanes have nearly equal numbers of tokens, not of parts: late waves may be narrower.
@@ -299,15 +314,15 @@ def count_tokens(
     return counts
 
 
-def check_standard_streams(source: str, output: str, column: str | None) -> None:
-    """Checks that standard input, if it is named, goes to standard output, as plain text.
+def check_standard_streams(from_stdin: bool, output: str, column: str | None) -> None:
+    """Checks that standard input, if it is read, goes to standard output, as plain text.
 
     Raises:
         UsageError: it does not.
     """
-    if "-" not in (source, output):
+    if not from_stdin and output != "-":
         return
-    if source != output:
+    if not from_stdin or output != "-":
         raise errors.UsageError("--input, --output: standard input requires standard output; set both to -, or neither")
     if column is not None:
         raise errors.UsageError("--column: standard input is plain text; leave it out")

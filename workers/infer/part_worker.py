@@ -17,7 +17,7 @@ from core.config import inference_settings, model_settings, schema
 from core.data.batching import lanes
 from core.data.dataset import shards
 from core.data.text import corpus
-from core.decoding.lines import inputs, results
+from core.decoding.lines import inputs, outputs, results
 from core.decoding.scoring import ranking, scorer
 from core.decoding.scoring import stream as streams
 from core.decoding.translation import shortlist, translator
@@ -106,8 +106,10 @@ class PartWorker(abc.ABC):
         ]
         table = results.to_table(self.spec.kind, part.first_line, rows, self.spec.plan.get("row_version", 1))
         # The shard first, then the record that names it: a worker killed between the two leaves nothing visible.
-        shard = commit.put_content(self.folder, part.name, ".arrow", results.encode(table)).to_json()
+        shard = commit.put_content(self.folder, outputs.stem(part), ".arrow", results.encode(table)).to_json()
         record = {**summarize(rows, part.first_line), "made_by": self.made_by(), **extra, "shard": shard}
+        if part.origin is not None:
+            record["file"] = part.origin.file
         # Everything that removing the output has to delete.
         record["files"] = [shard, *([extra["state"]] if "state" in extra else [])]
         return self.store.commit(part.name, record)
@@ -180,7 +182,7 @@ class ScoreWorker(PartWorker):
         before = self.scorer.initial_stream_state() if part.predecessor is None else self._final_state(part.predecessor)
         scores, after = self.scorer.score_stream([line[0] for line in lines], before)
         # Before the record, which names it: a successor never finds a part without its state.
-        state = commit.put_content(self.folder, f"{part.name}-state", ".safetensors", after.to_bytes())
+        state = commit.put_content(self.folder, f"{outputs.stem(part)}-state", ".safetensors", after.to_bytes())
         return scores, {"state": state.to_json()}
 
     def _final_state(self, part: str) -> streams.StreamState:

@@ -16,23 +16,14 @@ from typing import BinaryIO, Protocol, cast
 import pyarrow as pa
 
 from core import errors
-from core.data.text import corpus
+from core.data.text import corpus, extensions
 from core.storage import location
 
-COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
-EXTENSIONS = (*COMPRESSED, ".zip")
 # Natural text stays below 10 in gzip; bombs come near the maximum of deflate, 1032.
 MAX_RATIO = 100
 SAFE_SIZE_BYTES = 1 << 30  # smaller results are accepted at any ratio
 _SHOWN_MEMBERS = 5
 _ENCRYPTED = 1  # bit 0 of the general purpose flags of a zip member
-
-
-def plain_name(name: str) -> str:
-    """Returns the name of a file without the extensions of its compression."""
-    for extension in COMPRESSED:
-        name = name.removesuffix(extension)
-    return name
 
 
 @contextlib.contextmanager
@@ -64,7 +55,7 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
             # The ratio is that of the member: the archive may be large because of others.
             read_bytes = functools.partial(int, info.compress_size)
         buffers = _decompress(name, packed)
-        yield plain_name(name), _limit(file, buffers, read_bytes)
+        yield extensions.plain_name(name), _limit(file, buffers, read_bytes)
 
 
 def _limit(file: location.Location, buffers: Iterator[bytes], read_bytes: Callable[[], int]) -> Iterator[bytes]:

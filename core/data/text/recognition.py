@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from core import errors
 from core.config import corpus_settings
-from core.data.text import compression, corpus, sources, tables
+from core.data.text import compression, corpus, extensions, sources, tables
 from core.storage import location
 
 Kind = Literal["pairs", "text"]
@@ -66,7 +66,7 @@ def recognize(files: Sequence[str], kind: Kind | None, scratch: location.Locatio
         DataError: a file does not exist, is empty, or is of no kind that a corpus can be read from.
     """
     resolved = [group[0] for group in sources.resolve(_source("text", files), "FILE", {})]
-    is_table = [_plain_name(file).endswith(tables.EXTENSIONS) for file in resolved]
+    is_table = [_plain_name(file).endswith(extensions.TABLES) for file in resolved]
     if any(is_table) and not all(is_table):
         raise errors.DataError("FILE: tables and other files are mixed; name files of one kind")
     if any(is_table):
@@ -108,7 +108,7 @@ def _source(form: str, files: Sequence[str], columns: Sequence[str] = ()) -> cor
 
 
 def _plain_name(file: sources.File) -> str:
-    return compression.plain_name(file.member or file.origin.name)
+    return extensions.plain_name(file.member or file.origin.name)
 
 
 def _sample(file: location.Location) -> list[str]:
@@ -194,7 +194,7 @@ def _text_columns(file: sources.File) -> list[str]:
         DataError: the table cannot be read.
     """
     with file.origin.open() as opened, compression.unpack(file.origin, file.member, opened) as (name, buffers):
-        if name.endswith(tables.JSON_EXTENSIONS):
+        if name.endswith(extensions.JSON):
             return _json_columns(next(buffers, b""), str(file))
     with file.origin.open() as opened, tables.open_parquet(opened, str(file)) as table:
         schema = table.schema_arrow

@@ -16,8 +16,8 @@ from typing import IO, BinaryIO
 
 from core import errors
 from core.config import corpus_settings
-from core.data.text import archives, compression, corpus, tables
-from core.storage import location, streams
+from core.data.text import archives, compression, corpus, extensions, tables
+from core.storage import expansion, location, streams
 
 SAMPLE_BYTES = 1 << 20
 # More than that is rather another encoding than damage.
@@ -61,7 +61,7 @@ class File:
     @property
     def is_web(self) -> bool:
         """True if it must be downloaded whole, because web servers need not support ranges."""
-        return self.origin.url.startswith(("http://", "https://"))
+        return self.origin.is_web
 
     @property
     def is_stream(self) -> bool:
@@ -71,7 +71,7 @@ class File:
     @property
     def is_plain(self) -> bool:
         """True if it can be read in ranges as it is."""
-        if self.is_web or self.member or self.columns or self.origin.name.endswith(compression.EXTENSIONS):
+        if self.is_web or self.member or self.columns or self.origin.name.endswith(extensions.UNPACKED):
             return False
         return not self.is_stream
 
@@ -128,14 +128,9 @@ def _files(patterns: tuple[str, ...], where: str, base: str | None, columns: tup
     for pattern in patterns:
         member, url = archives.split(pattern)
         named = location.Location.parse(url, where, base)
-        matches = [file for match in named.glob() for file in _expand(match)]
+        matches = expansion.expand(named, where)
         if not matches:
             raise errors.DataError(f"{where}: {pattern!a} matches no file; check the path")
-        for file in matches:
-            streams.refuse_device(file, where)
-            # A pipe that lies in a folder may have no writer: it is read only if it is named itself.
-            if file != named and streams.is_stream(file):
-                raise errors.UsageError(f"{where}: {str(file)!a} is a pipe, not a regular file; name files")
         files += [File(file, member, columns) for file in matches]
     return files
 
@@ -147,25 +142,6 @@ def _distinct(groups: list[tuple[File, ...]], where: str) -> list[tuple[File, ..
         names = " with ".join(ascii(str(file)) for file in repeated[0])
         raise errors.UsageError(f"{where}: {names} is named twice; name it once")
     return groups
-
-
-def _expand(match: location.Location) -> list[location.Location]:
-    """Returns a file itself; for a folder, the visible files directly in it."""
-    if match.is_local:
-        # Only one level: folders inside a named folder are left out, here and in an object store.
-        if not match.path.is_dir():
-            return [match]
-        return [file for file in _list_visible(match) if not file.path.is_dir()]
-    if match.url.startswith(("http://", "https://")):
-        return [match]
-    # Object stores have no folders: a name with names below it is one.
-    children = _list_visible(match)
-    return [file for file in children if not file.list_names()] if children else [match]
-
-
-def _list_visible(folder: location.Location) -> list[location.Location]:
-    """Lists a folder without names that begin with `.` or `_`, which other tools use for their own files."""
-    return [folder.join(name) for name in folder.list_names() if not name.startswith((".", "_"))]
 
 
 def check(file: location.Location) -> None:

@@ -10,9 +10,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
+from core.data.text import extensions
 
-JSON_EXTENSIONS = (".jsonl", ".ndjson")
-EXTENSIONS = (*JSON_EXTENSIONS, ".parquet")
 # A bad row becomes a line with a NUL byte, which makes any line a bad one, and its reason.
 BAD_ROW = b"\0"
 REASONS = ("invalid_json", "no_text", "invalid_utf8")
@@ -51,8 +50,9 @@ def lines(path: Path, name: str, columns: Sequence[str], where: str, strict: boo
         DataError: the file does not match its extension; a column does not exist or does not contain text; all rows
             are bad; or one is, with `strict`.
     """
-    if not name.endswith(EXTENSIONS):
-        raise errors.DataError(f"{where}: has none of the extensions of a table ({', '.join(EXTENSIONS)}); rename it")
+    if not name.endswith(extensions.TABLES):
+        names = ", ".join(extensions.TABLES)
+        raise errors.DataError(f"{where}: has none of the extensions of a table ({names}); rename it")
     rows = _parquet_rows(path, columns, where) if name.endswith(".parquet") else _json_rows(path, columns)
     first_bad, has_good_row = "", False
     for number, row in rows:

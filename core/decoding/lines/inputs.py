@@ -2,12 +2,13 @@
 
 A `Part` is a range of lines that one worker processes at a time, from the plan to the commit record that has its name.
 Its lines come from one file, or from files that are aligned line by line, such as a source and its translations; each
-of its `sides` is the range in one of the files.
+of its `sides` is the range in one of the files. Of several inputs each has its own parts: none spans two.
 """
 
+import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.data import lazy
-from core.data.text import compression, corpus, sources, tables
+from core.data.text import corpus, extensions, sources, tables
 from core.storage import commit, location, streams
 
 _CHECKED_ROWS = 100  # rows of JSONL of which one must have the column
@@ -69,6 +70,21 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The input that a part belongs to, of several.
+
+    Attributes:
+        file: name of the file that its rows are merged into, in the output folder.
+        number: number of the input, from 0.
+        lines_before: number of lines of the inputs before it.
+    """
+
+    file: str
+    number: int
+    lines_before: int
+
+
+@dataclass(frozen=True)
 class Part:
     """A range of lines that one worker processes at a time.
 
@@ -77,11 +93,13 @@ class Part:
         sides: the same lines of one file, or of several aligned ones.
         predecessor: name of the part before it in its lane of a stream, whose final state it starts from; None for the
             first of a lane, and for parts that are independent of each other.
+        origin: the input that it belongs to; None if there is only one.
     """
 
     name: str
     sides: tuple[Side, ...]
     predecessor: str | None = None
+    origin: Origin | None = None
 
     @property
     def first_line(self) -> int:
@@ -92,6 +110,16 @@ class Part:
     def num_lines(self) -> int:
         """Number of lines."""
         return self.sides[0].num_lines
+
+    @property
+    def position(self) -> int:
+        """Number of the first line among the lines of all inputs."""
+        return self.first_line + (0 if self.origin is None else self.origin.lines_before)
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of all parts of its input: of several, each numbers its own."""
+        return "" if self.origin is None else f"file-{self.origin.number:05d}-"
 
     def narrow(self, start: int, stop: int) -> "Part":
         """Returns a part of the same name with the lines from `start` up to `stop`, counted from its first line."""
@@ -109,8 +137,8 @@ class Part:
 
 def form_of(path: location.Location) -> Form:
     """Returns the file format by the extension of the name, ignoring one of compression."""
-    name = compression.plain_name(path.name)
-    return "jsonl" if name.endswith(tables.JSON_EXTENSIONS) else "parquet" if name.endswith(".parquet") else "text"
+    name = extensions.plain_name(path.name)
+    return "jsonl" if name.endswith(extensions.JSON) else "parquet" if name.endswith(".parquet") else "text"
 
 
 def scan(path: location.Location, column: str | None, part_lines: int, folder: location.Location, where: str) -> Input:
@@ -188,8 +216,8 @@ def _line_ranges(text_ranges: Sequence[corpus.LineRange], column: str | None, ur
     return lazy.LazySequence(len(text_ranges), side)
 
 
-def parts(files: Sequence[Input]) -> Sequence[Part]:
-    """Returns the parts of one file, or of files that are aligned line by line.
+def parts(files: Sequence[Input], origin: Origin | None = None) -> Sequence[Part]:
+    """Returns the parts of one file, or of files that are aligned line by line; `origin` tells one of several inputs.
 
     Raises:
         DataError: the files have different numbers of lines.
@@ -204,9 +232,23 @@ def parts(files: Sequence[Input]) -> Sequence[Part]:
 
     # Made on access: the plan of a large input takes no memory for each of its parts.
     def part(number: int) -> Part:
-        return Part(f"part-{number:06d}", tuple(file.sides[number] for file in files))
+        made = Part(f"part-{number:06d}", tuple(file.sides[number] for file in files), origin=origin)
+        return replace(made, name=made.prefix + made.name)
 
     return lazy.LazySequence(len(first.sides), part)
+
+
+def join(parts_of_files: Sequence[Sequence[Part]]) -> Sequence[Part]:
+    """Returns the parts of several inputs one after the other."""
+    if len(parts_of_files) == 1:
+        return parts_of_files[0]
+    ends = list(itertools.accumulate(map(len, parts_of_files), initial=0))
+
+    def part(number: int) -> Part:
+        file = bisect.bisect_right(ends, number) - 1
+        return parts_of_files[file][number - ends[file]]
+
+    return lazy.LazySequence(ends[-1], part)
 
 
 def first_lines(parts: Sequence[Part], num_lines: int) -> Sequence[Part]:
@@ -231,56 +273,6 @@ def read(part: Part) -> list[Line]:
         bad = next((side for side in sides if isinstance(side, corpus.BadLine)), None)
         rows.append(bad if bad is not None else tuple(side for side in sides if isinstance(side, str)))
     return rows
-
-
-def cut_lanes(
-    parts: Sequence[Part],
-    num_lanes: int,
-    counts: Sequence[int],
-    count_lines: Callable[[Part], Sequence[int]],
-) -> list[list[Part]]:
-    """Cuts a stream at line ends into lanes of nearly equal numbers of tokens, each a list of parts.
-
-    A lane ends at the line end that is nearest to its share of the tokens. If lines are so long that a lane would be
-    empty, there are fewer lanes.
-
-    Args:
-        parts: the parts of the whole stream, in order.
-        num_lanes: number of lanes.
-        counts: number of tokens of each part.
-        count_lines: returns the number of tokens of each line of a part; called only for parts that are cut.
-    """
-    if num_lanes == 1:
-        # One lane needs no cut, and so no counts.
-        return [list(parts)] if parts else []
-    ends = list(itertools.accumulate(counts))
-    total = ends[-1] if ends else 0
-    cuts = [0]
-    for lane in range(1, num_lanes):
-        share = total * lane / num_lanes
-        index = next((index for index, end in enumerate(ends) if end >= share), None)
-        if index is None:  # the stream is empty
-            continue
-        before = ends[index - 1] if index else 0
-        # Tokens from the start of the stream to each line end of the part in which the share ends.
-        line_ends = list(itertools.accumulate(count_lines(parts[index]), initial=before))
-        # Of two line ends that are equally near the earlier one, so that every call makes the same cut.
-        nearest = min(range(len(line_ends)), key=lambda line: (abs(line_ends[line] - share), line))
-        # Never before the last cut: the end of one long line may be nearest to two shares.
-        cuts.append(max(cuts[-1], parts[index].first_line + nearest))
-    stop = parts[-1].first_line + parts[-1].num_lines if parts else 0
-    return [_between(parts, first, last) for first, last in itertools.pairwise([*cuts, stop]) if first < last]
-
-
-def _between(parts: Sequence[Part], first: int, last: int) -> list[Part]:
-    """Returns the parts with the lines from `first` up to `last`; those at both ends are narrowed."""
-    kept = []
-    for part in parts:
-        start, stop = max(first - part.first_line, 0), min(last - part.first_line, part.num_lines)
-        if start < stop:
-            # A part that is cut belongs to two lanes, which name their parts anew.
-            kept.append(part.narrow(start, stop))
-    return kept
 
 
 def _read_side(side: Side) -> list[str | corpus.BadLine]:

@@ -1,9 +1,13 @@
-"""Output of batch inference: a folder that is filled part by part, and one file merged from it at the end.
+"""Output of batch inference: a folder that is filled part by part, and files merged from it at the end.
 
 Workers write the shards and commit records of parts (`core.storage.commit`); the driver merges them and writes the
-manifest last. Further results are written to sidecar files next to the merged one, such as alignments.
+manifest last. Further results are written to sidecar files next to a merged one, such as alignments.
+
+One input gives one file beside the folder, or none. Several inputs give one file each, in the folder itself; what other
+programs should not take for a result is below names that begin with `_`.
 """
 
+import bisect
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import errors
-from core.decoding.lines import results
+from core.decoding.lines import inputs, results
 from core.storage import commit, location, run_lock
 
 FORMAT = "raycurrent-output"
@@ -26,19 +30,42 @@ _SIDECARS: Mapping[results.Kind, tuple[str, ...]] = {
 }
 
 
+# Folders of an output of several inputs: shards of their parts, and unpacked copies of those that are compressed.
+_SHARDS, _COPIES = "_parts", "_inputs"
+# Entries of a plan: what each file is made from, by the file's name without the extension; and that extension.
+FILES, FORMAT_OF_FILES = "files", "format"
+
+
+def stem(part: inputs.Part) -> str:
+    """Returns the beginning of the names of a part's files, relative to the output folder."""
+    return part.name if part.origin is None else f"{_SHARDS}/{part.name}"
+
+
+def by_file(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Sequence[Mapping[str, Any]]]:
+    """Returns the commit records of each of several files, in the order of the names; `records` are in that order."""
+    # By bisection: each access parses a record.
+    rank = {name: number for number, name in enumerate(names)}
+    ends = [
+        bisect.bisect_right(records, number, key=lambda record: rank[record["file"]]) for number in range(len(names))
+    ]
+    return [records[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 @dataclass(frozen=True)
 class Output:
-    """A folder of parts and the file merged from them.
+    """A folder of parts and the files merged from them.
 
     Attributes:
         kind: the kind of its rows.
         folder: folder of the parts; with a file, a folder next to it.
-        file: the merged file; None if a folder was asked for.
+        file: the merged file; None if a folder was asked for, or if there are several inputs.
+        names: of several inputs: the file of each, in the folder; sorted.
     """
 
     kind: results.Kind
     folder: location.Location
     file: location.Location | None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def at(cls, kind: results.Kind, path: location.Location, is_folder: bool, where: str) -> "Output":
@@ -52,6 +79,18 @@ class Output:
         # Called for its error: a wrong extension is refused before any work.
         results.extension_of(path.name, where)
         return cls(kind, location.Location(f"{path.url}.parts"), path)
+
+    @property
+    def copies(self) -> location.Location:
+        """The folder of unpacked copies of inputs."""
+        return self.folder.join(_COPIES) if self.names else self.folder
+
+    @property
+    def files(self) -> list["Output"]:
+        """The output of each merged file alone, itself if there is but one."""
+        if self.file is not None:
+            return [self]
+        return [Output(self.kind, self.folder, self.folder.join(name)) for name in self.names]
 
     def refuse_inputs(self, inputs: Sequence[location.Location]) -> None:
         """Checks that no input would be overwritten.
@@ -85,33 +124,62 @@ class Output:
         """
         store = commit.PartStore(self.folder, plan)
         if overwrite:
+            stored = self._files_of_stored_plan()
+            if stored:
+                # First: as long as a manifest declares the output complete, its files exist. The plan, which has their
+                # names, goes after them.
+                self.folder.join(commit.MANIFEST).remove()
+                for each in stored:
+                    each.remove()
             store.remove()
-            if self.file is not None:
-                # After the folder: as long as a manifest declares the output complete, its file exists.
-                for path in (self.file, *map(self.sidecar, _SIDECARS[self.kind])):
-                    path.remove()
+            for each in self.files:
+                each.remove()
         has_plan = self.folder.join(commit.PLAN).exists()
-        # Without a plan beside it the file is not ours: refused before any part is computed.
-        if self.file is not None and not has_plan and self.file.exists():
-            raise self._foreign_file_error()
+        # Without a plan beside it a file is not ours: refused before any part is computed.
+        for each in [] if has_plan else self.files:
+            if each.file is not None and each.file.exists():
+                raise each._foreign_file_error()
         store.begin()
         return store
 
+    def remove(self) -> None:
+        """Deletes the merged file and its sidecar files."""
+        assert self.file is not None
+        for path in (self.file, *map(self.sidecar, _SIDECARS[self.kind])):
+            path.remove()
+
+    def _files_of_stored_plan(self) -> list["Output"]:
+        """Returns the outputs of the files that an earlier call made of several inputs; there may be others now."""
+        plan = (commit.read_json_object(self.folder.join(commit.PLAN)) or {}).get("plan") or {}
+        names = tuple(f"{name}.{plan[FORMAT_OF_FILES]}" for name in plan.get(FILES) or ())
+        return Output(self.kind, self.folder, None, names).files
+
     def finished(self, store: commit.PartStore) -> dict[str, Any] | None:
-        """Returns the manifest if the output is complete, else None; merges the file again if it was deleted.
+        """Returns the manifest if the output is complete, else None; merges a file again if it was deleted.
 
         Raises:
-            LockedError: the file has other content than the merged one.
+            LockedError: a file has other content than the merged one.
         """
         manifest = store.manifest()
-        if manifest is not None and self.file is not None:
-            merged = manifest.get("merged") or {}
-            if not self.file.exists():
-                self._merge(_records_of(manifest))
+        for each, part_of_manifest in [] if manifest is None else self.each(manifest):
+            assert each.file is not None
+            merged = part_of_manifest.get("merged") or {}
+            if not each.file.exists():
+                each._merge(_records_of(part_of_manifest))
             # Compared by content: a file that was replaced since is not reported as done.
-            elif commit.sha256_of_file(self.file) != merged.get("sha256"):
-                raise self._foreign_file_error()
+            elif commit.sha256_of_file(each.file) != merged.get("sha256"):
+                raise each._foreign_file_error()
         return manifest
+
+    def each(self, manifest: Mapping[str, Any]) -> list[tuple["Output", Mapping[str, Any]]]:
+        """Returns the output of each merged file alone, with the manifest that it would have alone."""
+        if not self.names:
+            return [(each, manifest) for each in self.files]
+        entries = {entry["name"]: entry for entry in manifest["merged"]}
+        return [
+            (each, {"files": manifest["files"], "shards": entries[name]["shards"], "merged": entries[name]})
+            for name, each in zip(self.names, self.files, strict=True)
+        ]
 
     def finish(
         self, store: commit.PartStore, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
@@ -129,6 +197,11 @@ class Output:
         content = {"format": FORMAT, "version": VERSION, "kind": self.kind, "files": files, "shards": shards, **summary}
         if self.file is not None:
             content["merged"] = self._merge(records)
+        elif self.names:
+            content["merged"] = [
+                {**each._merge(own), "name": name, "shards": [record["shard"]["name"] for record in own]}
+                for name, each, own in zip(self.names, self.files, by_file(records, self.names), strict=True)
+            ]
         # Last: after a crash before this line the next call merges the committed parts again.
         store.finish(content)
         return content

@@ -10,7 +10,7 @@ import pytest
 
 from core import errors
 from core.config import inference_settings
-from core.decoding.lines import inputs, results
+from core.decoding.lines import inputs, results, stream_lanes
 from core.models import bundle as bundles
 from core.storage import commit, location
 from core.telemetry import metrics
@@ -183,7 +183,7 @@ def test_an_interrupted_stream_with_dynamic_evaluation_resumes_with_equal_bytes(
     }
     parts = _parts(tmp_path, STREAM, 4)
     waves = driver.waves_of_lanes(
-        inputs.cut_lanes(parts, num_lanes, [1] * len(parts), lambda part: [1] * part.num_lines)
+        stream_lanes.cut(parts, num_lanes, [1] * len(parts), lambda part: [1] * part.num_lines)
     )
     uninterrupted = _run(_spec(tmp_path / "one", samples.language_model(), **settings), waves)
     spec = _spec(tmp_path / "other", samples.language_model(), **settings)
@@ -201,7 +201,7 @@ def test_lanes_are_cut_at_line_ends_and_have_nearly_equal_numbers_of_tokens(
     parts = _parts(tmp_path, STREAM, 4)
     counter = part_worker.CountWorker(spec)
     counts = driver.count_tokens(spec, parts, Session(executors.InProcess()), lambda _: None)
-    lanes = inputs.cut_lanes(parts, num_lanes, counts, counter)
+    lanes = stream_lanes.cut(parts, num_lanes, counts, counter)
     covered = [
         line for lane in lanes for part in lane for line in range(part.first_line, part.first_line + part.num_lines)
     ]
@@ -217,7 +217,7 @@ def test_lanes_are_cut_at_line_ends_and_have_nearly_equal_numbers_of_tokens(
 
 def test_with_more_lanes_than_lines_there_are_fewer_lanes(tmp_path: pathlib.Path) -> None:
     parts = _parts(tmp_path, b"abc\nabc\n")
-    lanes = inputs.cut_lanes(parts, 5, [8], lambda _: [4, 4])
+    lanes = stream_lanes.cut(parts, 5, [8], lambda _: [4, 4])
     assert [[part.num_lines for part in lane] for lane in lanes] == [[1], [1]]
 
 

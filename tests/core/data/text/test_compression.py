@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from core import errors
-from core.data.text import compression
+from core.data.text import compression, extensions
 from core.storage import location
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -30,7 +30,7 @@ def unpacked(data: bytes, ending: str) -> bytes:
         return b"".join(buffers)
 
 
-@pytest.mark.parametrize("ending", compression.COMPRESSED)
+@pytest.mark.parametrize("ending", extensions.COMPRESSED)
 def test_several_streams_are_one_text(ending: str) -> None:
     assert unpacked(b"".join(map(COMPRESSORS[ending], PARTS)), ending) == LINES
 
@@ -53,7 +53,7 @@ def test_a_changed_byte_anywhere_is_an_error_or_changes_nothing(ending: str) -> 
     assert outcomes["error"] > 10 * outcomes["same"]
 
 
-@pytest.mark.parametrize("ending", compression.COMPRESSED)
+@pytest.mark.parametrize("ending", extensions.COMPRESSED)
 def test_a_cut_anywhere_but_between_streams_is_an_error(ending: str) -> None:
     streams = list(map(COMPRESSORS[ending], PARTS))
     data = b"".join(streams)
@@ -64,7 +64,7 @@ def test_a_cut_anywhere_but_between_streams_is_an_error(ending: str) -> None:
     assert unpacked(data[: len(streams[0])], ending) == PARTS[0]
 
 
-@pytest.mark.parametrize("ending", compression.COMPRESSED)
+@pytest.mark.parametrize("ending", extensions.COMPRESSED)
 @pytest.mark.parametrize("rubbish", [b"g", b"garbage", b"\x1f\x8b", b"BZ", b"line 31\n" * 9])
 def test_rubbish_after_the_last_stream_is_an_error(ending: str, rubbish: bytes) -> None:
     with pytest.raises(errors.DataError):

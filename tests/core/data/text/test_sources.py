@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import corpus_settings
-from core.data.text import compression, sources
+from core.data.text import compression, extensions, sources
 from core.storage import location
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -144,7 +144,7 @@ def test_more_than_a_twentieth_of_invalid_lines_is_rejected() -> None:
         sources.check_share("a.txt", 100, 6)
 
 
-@pytest.mark.parametrize("ending", compression.COMPRESSED)
+@pytest.mark.parametrize("ending", extensions.COMPRESSED)
 def test_compressed_files_are_staged_under_a_name_with_their_hash(tmp_path: pathlib.Path, ending: str) -> None:
     compress, text = COMPRESSORS[ending], "déjà vu\n".encode() * 1000
     file = stored(tmp_path / f"my book.txt{ending}", compress(text[:3000]) + compress(text[3000:]))
@@ -219,7 +219,7 @@ def test_the_checksum_of_a_member_is_that_of_its_archive(tmp_path: pathlib.Path)
                 sources.stage(file, folder, expected)
 
 
-@pytest.mark.parametrize("ending", compression.COMPRESSED)
+@pytest.mark.parametrize("ending", extensions.COMPRESSED)
 def test_damaged_compressed_files_are_rejected_and_leave_no_file(tmp_path: pathlib.Path, ending: str) -> None:
     whole = COMPRESSORS[ending](os.urandom(100_000))
     folder = local(tmp_path / "staged")
