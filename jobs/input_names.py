@@ -1,4 +1,4 @@
-"""Names of inputs on a command line: the files that they stand for, and the files that are aligned with those.
+"""Names of inputs on a command line: the files that they give, and the files that are aligned with those.
 
 Nothing here imports torch, Ray or pyarrow: names are checked before anything heavy is loaded.
 """
@@ -29,7 +29,7 @@ class Aligned(NamedTuple):
     files: tuple[location.Location, ...]
 
 
-class Found(NamedTuple):
+class Named(NamedTuple):
     """The inputs of a call.
 
     Attributes:
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
     @property
     def are_several(self) -> bool:
-        """Whether results go to a folder with one file for each input: also of a folder or glob with one file."""
+        """True if results go to a folder with one file for each input: also of a folder or glob with one file."""
         return bool(self.inputs) and bool(self.inputs[0].stem)
 
 
@@ -68,45 +68,47 @@ def absolute(texts: Sequence[str], option: str) -> Names:
     return located[0] if len(located) == 1 else located
 
 
-def find(named: Names, aligned: Names | None, option: str) -> Found:
+def find(names: Names, aligned: Names | None, option: str) -> Named:
     """Finds the inputs, and pairs them by name with the files aligned with them; none for standard input.
 
     Args:
-        named: values of `--input`: files, folders and globs.
+        names: values of `--input`: files, folders and globs.
         aligned: values of `option`, if it is given.
         option: `--targets` or `--prefixes`.
 
     Raises:
-        UsageError: a name stands for no file, two inputs would be written to one file, or one has no partner.
+        UsageError: a name gives no file, two inputs would be written to one file, or one has no partner.
     """
-    texts, others = _texts(named), _texts(aligned)
+    texts, others = _texts(names), _texts(aligned)
     options = ("--input", option) if others else ("--input",)
     if "-" in texts:
         if len(texts) > 1:
             raise errors.UsageError(
                 "--input: standard input cannot be combined with other inputs; write it to a file, or name it alone"
             )
-        return Found([], options)
+        return Named([], options)
     sources = [paths.locate(text, "--input") for text in texts]
     partners = [paths.locate(text, option) for text in others]
     if len(sources) > 1 or not expansion.is_single(sources[0]):
-        return Found(_several(sources, partners, option), options)
+        return Named(_several(sources, partners, option), options)
     if len(partners) > 1 or not all(map(expansion.is_single, partners)):
-        raise errors.UsageError(f"{option}: stands for several files, but --input for one; name the file of that one")
+        raise errors.UsageError(
+            f"{option}: names several files, but --input names one; name the file that belongs to it"
+        )
     for path, where in zip([*sources, *partners], options, strict=True):
         if not path.exists():
             raise errors.UsageError(f"{where}: {path} does not exist; check the path")
         streams.refuse_device(path, where)
-    return Found([Aligned("", (*sources, *partners))], options)
+    return Named([Aligned("", (*sources, *partners))], options)
 
 
-def check_output(found: Found, output: str, format_: Format | None) -> None:
+def check_output(named: Named, output: str, format_: Format | None) -> None:
     """Checks that the output of several inputs is a folder, and that only it has a format of its own.
 
     Raises:
         UsageError: it is not.
     """
-    if not found.are_several:
+    if not named.are_several:
         if format_ is not None:
             raise errors.UsageError(
                 "--format: is for several inputs; the ending of --output gives the format of a single one"
@@ -129,14 +131,14 @@ def _texts(names: Names | None) -> Sequence[str]:
 
 
 def _several(sources: Sequence[location.Location], partners: Sequence[location.Location], option: str) -> list[Aligned]:
-    found = expansion.collect(sources, "--input")
-    for file in found:
+    files = expansion.collect(sources, "--input")
+    for file in files:
         # It is the number of a descriptor, another one in each call.
         if streams.is_stream(file.path) and str(file.path).startswith(("/dev/", "/proc/")):
             raise errors.UsageError(
                 f"--input: {file.path} has no name for the file of its results; write it to a file, or name it alone"
             )
-    stems = _stems(found, "--input")
+    stems = _stems(files, "--input")
     if not partners:
         return [Aligned(stem, (stems[stem].path,)) for stem in sorted(stems)]
     pairs = _pair(stems, _stems(expansion.collect(partners, option), option), option)

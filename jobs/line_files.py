@@ -28,43 +28,43 @@ class Scanned(NamedTuple):
 
 
 def output(
-    kind: results.Kind, found: input_names.Found, text: str, format_: input_names.Format | None
+    kind: results.Kind, named: input_names.Named, text: str, format_: input_names.Format | None
 ) -> outputs.Output:
     """Returns the output that `--output` names.
 
     Raises:
         UsageError: inputs, output and format do not fit together.
     """
-    input_names.check_output(found, text, format_)
+    input_names.check_output(named, text, format_)
     path = paths.writable(text, "--output")
-    if not found.are_several:
+    if not named.are_several:
         return outputs.Output.at(kind, path, text.endswith("/"), "--output")
-    names = tuple(f"{each.stem}.{format_ or 'jsonl'}" for each in found.inputs)
+    names = tuple(f"{each.stem}.{format_ or 'jsonl'}" for each in named.inputs)
     return outputs.Output(kind, path, None, names)
 
 
 def scan(
-    found: input_names.Found,
+    named: input_names.Named,
     column: str | None,
     part_lines: int,
     target: outputs.Output,
     max_lines: int | None = None,
 ) -> list[Scanned]:
-    """Scans all files; `max_lines` cuts each input after so many lines.
+    """Scans all files; `max_lines` cuts each input after this many lines.
 
     Raises:
         UsageError: an input would be overwritten, or a file has columns and none is named, or the other way round.
         DataError: a file is damaged, or files that belong together have different numbers of lines.
     """
-    named = [(path, where) for each in found.inputs for path, where in zip(each.files, found.options, strict=True)]
-    target.refuse_inputs([path for path, _ in named])
-    columns = _columns(named, column)
+    all_files = [(path, where) for each in named.inputs for path, where in zip(each.files, named.options, strict=True)]
+    target.refuse_inputs([path for path, _ in all_files])
+    columns = _columns(all_files, column)
     scanned: list[Scanned] = []
     lines_before = 0
-    for number, each in enumerate(found.inputs):
+    for number, each in enumerate(named.inputs):
         files = tuple(
             inputs.scan(path, columns[path, where], part_lines, target.copies, where)
-            for path, where in zip(each.files, found.options, strict=True)
+            for path, where in zip(each.files, named.options, strict=True)
         )
         origin = inputs.Origin(target.names[number], number, lines_before) if target.names else None
         parts = inputs.parts(files, origin)
@@ -76,14 +76,14 @@ def scan(
 
 
 def _columns(
-    named: Sequence[tuple[location.Location, str]], column: str | None
+    files: Sequence[tuple[location.Location, str]], column: str | None
 ) -> Mapping[tuple[location.Location, str], str | None]:
     """Returns the column of each file: if only some are tables, `--column` is for those. Prefixes are plain text."""
-    of_options = {each for each in named if each[1] != "--prefixes"}
+    of_options = {each for each in files if each[1] != "--prefixes"}
     plain = {each for each in of_options if inputs.form_of(each[0]) == "text"}
     # If all are plain text, none is exempt, so that `inputs.scan` refuses --column.
     exempt = plain if len(plain) < len(of_options) else set()
-    return {each: column if each in of_options - exempt else None for each in named}
+    return {each: column if each in of_options - exempt else None for each in files}
 
 
 def plan_entries(scanned: Sequence[Scanned], target: outputs.Output, aligned: str) -> dict[str, Any]:
@@ -121,13 +121,13 @@ def summary(
     return figures
 
 
-def report(found: input_names.Found, target: outputs.Output, figures: Mapping[str, Any]) -> dict[str, Any]:
+def report(named: input_names.Named, target: outputs.Output, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entries of a report on files and figures; `figures` are those of the manifest."""
     if not target.names:
-        return {"input": str(found.inputs[0].files[0]), "output": str(target.file or target.folder), **figures}
-    names = [option.removeprefix("--") for option in found.options]
+        return {"input": str(named.inputs[0].files[0]), "output": str(target.file or target.folder), **figures}
+    names = [option.removeprefix("--") for option in named.options]
     files = []
-    for each, entry in zip(found.inputs, figures["files"], strict=True):
+    for each, entry in zip(named.inputs, figures["files"], strict=True):
         located = {name: str(path) for name, path in zip(names, each.files, strict=True)}
         rest = {name: value for name, value in entry.items() if name != "file"}
         files.append({**located, "output": str(target.folder.join(entry["file"])), **rest})

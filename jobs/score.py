@@ -109,8 +109,8 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    found = input_names.find(request.input, request.targets, "--targets")
-    driver.check_standard_streams(not found.inputs, request.output, request.column)
+    named = input_names.find(request.input, request.targets, "--targets")
+    driver.check_standard_streams(not named.inputs, request.output, request.column)
     runs = _open(request)
     members = [each.bundle for each in runs]
     # Here, not in each worker after it has started. Called for its error.
@@ -123,15 +123,15 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     scoring = request.scoring
     kind = score_mixture.rows_kind(scoring, len(runs))
     dataset = open_dataset(request.run, members[0], scoring)
-    if not found.inputs:
+    if not named.inputs:
         with session.interrupting():
             totals, unit = _score_stdin(members, request), _unit(members[0], scoring, None)
         figures = {**score_mixture.report(scoring.mixture, len(runs)), **summarize(totals, unit, kind)}
         done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**opened, "input": request.input, "output": request.output, **figures, **done}
-    target = line_files.output(kind, found, request.output, request.format)
+    target = line_files.output(kind, named, request.output, request.format)
     with session.interrupting():
-        files = line_files.scan(found, request.column, scoring.part_lines, target, request.max_lines)
+        files = line_files.scan(named, request.column, scoring.part_lines, target, request.max_lines)
         fit_on = score_mixture.scan_fit_on(scoring, request.column, target.copies)
     spec = _spec(runs, request, target, plan(members, request, files, target, dataset, fit_on), dataset)
     with target.lock(spec.stage):
@@ -155,7 +155,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
                 figures = {**mixture, **line_files.summary(target, records, figures_of)}
                 manifest = target.finish(store, records, {"summary": figures})
-    report = {**opened, **line_files.report(found, target, manifest["summary"])}
+    report = {**opened, **line_files.report(named, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 

@@ -118,9 +118,9 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    found = input_names.find(request.input, request.prefixes, "--prefixes")
-    driver.check_standard_streams(not found.inputs, request.output, request.column)
-    _check_output(request, found)
+    named = input_names.find(request.input, request.prefixes, "--prefixes")
+    driver.check_standard_streams(not named.inputs, request.output, request.column)
+    _check_output(request, named)
     # Before the plan is made, of which the seed is a part.
     request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
@@ -128,7 +128,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     models = combine(runs, request.run, decoding)
     # Here, not in each worker after it has started. Called for its error.
     devices.precision_of(models.members[0], request.compute, request.cluster.device)
-    if not found.inputs:
+    if not named.inputs:
         # As in a worker, since sums depend on the number of threads.
         computing.set_threads(request.cluster.cpus_per_worker)
         translate = models.translator(decoding, request.compute, request.cluster.device).translate
@@ -138,9 +138,9 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             )
         figures = {**summarize(totals), "already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
-    target = line_files.output("translations", found, request.output, request.format)
+    target = line_files.output("translations", named, request.output, request.format)
     with session.interrupting():
-        files = line_files.scan(found, request.column, decoding.part_lines, target)
+        files = line_files.scan(named, request.column, decoding.part_lines, target)
     spec = _spec(models, request, line_files.plan_entries(files, target, "prefixes"), target)
     parts = inputs.join([file.parts for file in files])
     num_done = 0
@@ -158,7 +158,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         with session.interrupting():
             for file, (own, own_manifest) in zip(files, target.each(manifest), strict=False):
                 _write_sidecars(own, own_manifest, file.parts, models, request)
-    report = {**models.report, **line_files.report(found, target, manifest["summary"])}
+    report = {**models.report, **line_files.report(named, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
 
@@ -168,9 +168,9 @@ def summarize(totals: driver.Totals) -> dict[str, Any]:
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}
 
 
-def _check_output(request: Request, found: input_names.Found) -> None:
+def _check_output(request: Request, named: input_names.Named) -> None:
     """Refuses settings that the form of the output does not allow."""
-    is_folder = request.output.endswith("/") and not found.are_several
+    is_folder = request.output.endswith("/") and not named.are_several
     if request.output == "-" and request.prefixes is not None:
         raise errors.UsageError("--prefixes: requires an input file, not standard input; name one with --input")
     for name in ("alignments", "attention_maps"):

@@ -1,7 +1,7 @@
 """Expansion of the names that users write: files, folders and globs, on every filesystem.
 
-A name that exists is taken as it is, brackets and all; else it is a glob. A folder stands for the visible files
-directly in it.
+A name that exists is taken as it is, brackets and all; else it is a glob. A folder is short for the visible
+files directly in it.
 """
 
 import collections
@@ -15,7 +15,7 @@ _WILDCARDS = "*?["
 
 
 class NamedFile(NamedTuple):
-    """A file that a name stands for.
+    """A file that was named, or that a folder or glob gave.
 
     Attributes:
         name: its path below the named folder, or below the last folder before the first wildcard; of a file its name.
@@ -27,30 +27,30 @@ class NamedFile(NamedTuple):
 
 
 def is_single(named: location.Location) -> bool:
-    """Returns whether a name stands for itself alone: it is not that of a folder, and needs no glob."""
+    """Returns whether a name is that of one file: not of a folder, and no glob."""
     return not _is_folder(named) if named.exists() else not _has_wildcards(named)
 
 
 def collect(names: Sequence[location.Location], where: str) -> list[NamedFile]:
-    """Returns the files that several names stand for, those of each name in sorted order.
+    """Returns the files that several names give, those of each name in sorted order.
 
     Args:
         names: files, folders and globs.
         where: the option that has them, for messages.
 
     Raises:
-        UsageError: a name matches no file, two stand for the same file, or one stands for a device, or for a pipe that
-            it does not name itself.
+        UsageError: a name matches no file, two give the same file, or one gives a device, or a pipe that it does not
+            name itself.
     """
-    found = [file for named in names for file in _collect(named, where)]
-    path, count = collections.Counter(file.path for file in found).most_common(1)[0]
+    files = [file for named in names for file in _collect(named, where)]
+    path, count = collections.Counter(file.path for file in files).most_common(1)[0]
     if count > 1:
         raise errors.UsageError(f"{where}: {path} is named twice; name it once")
-    return found
+    return files
 
 
 def expand(named: location.Location, where: str) -> list[location.Location]:
-    """Returns the files that a name stands for, sorted; none if it matches nothing.
+    """Returns the files that a name gives, sorted; none if it matches nothing.
 
     Only one level: folders inside a named folder, and folders that match a glob, are left out.
 

@@ -189,7 +189,7 @@ class Location:
         matches = self._call(lambda: self._remote().glob(self.url, detail=True))
         # Drivers return `bucket/name`, some with a leading slash.
         names = [str(name).lstrip("/").partition("/")[2] for name, info in matches.items() if info["type"] == "file"]
-        # As `glob` above: a wildcard does not stand for the dot of a hidden name.
+        # As `glob` above: a wildcard does not match the dot of a hidden name.
         shown = [name for name in names if "/." not in f"/{name}" or "/." in self.url]
         return sorted(Location(f"{scheme}://{authority}/{name}") for name in shown)
 

@@ -78,7 +78,7 @@ def test_an_input_or_target_without_a_partner_is_named(tmp_path: pathlib.Path) -
         _found(tmp_path, "in", "one")
     with pytest.raises(errors.UsageError, match=r"^--targets: .*/three/c\.txt \(c\) has no input of its name"):
         _found(tmp_path, "in", "three")
-    with pytest.raises(errors.UsageError, match=r"^--targets: stands for several files, but --input for one"):
+    with pytest.raises(errors.UsageError, match=r"^--targets: names several files, but --input names one"):
         _found(tmp_path, "in/a.txt", "three")
     with pytest.raises(errors.UsageError, match=r"^--targets: .*/nope does not exist"):
         _found(tmp_path, "in", "nope")

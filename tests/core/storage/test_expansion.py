@@ -1,4 +1,4 @@
-"""Files that names stand for: files, folders and globs, locally and in an object store."""
+"""Files that names give: files, folders and globs, locally and in an object store."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ def _names(at: Callable[[str], location.Location], *names: str) -> list[str]:
     return [file.name for file in found]
 
 
-def test_a_folder_stands_for_its_visible_files(at: Callable[[str], location.Location]) -> None:
+def test_a_folder_gives_its_visible_files(at: Callable[[str], location.Location]) -> None:
     assert _names(at, "") == ["[1].txt", "a.txt", "b.txt", "c.txt.gz"]
     assert _names(at, "deep") == ["d.txt"]
     assert not expansion.is_single(at(""))
@@ -53,7 +53,7 @@ def test_several_names_are_kept_in_their_order(at: Callable[[str], location.Loca
     assert _names(at, "deep", "b.txt", "c*") == ["d.txt", "b.txt", "c.txt.gz"]
 
 
-def test_names_that_stand_for_nothing_or_twice_for_a_file_are_refused(at: Callable[[str], location.Location]) -> None:
+def test_names_that_give_no_file_or_one_twice_are_refused(at: Callable[[str], location.Location]) -> None:
     with pytest.raises(errors.UsageError, match=r"^--input: .*/z\.txt does not exist; check the path"):
         _names(at, "a.txt", "z.txt")
     with pytest.raises(errors.UsageError, match=r"^--input: .*/z\* matches no file; check the path"):
