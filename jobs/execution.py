@@ -48,6 +48,9 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
             return int(job or 0)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".")
+        if "unexpected extra argument" in message:
+            # Mostly a glob that the shell expanded: the first match is the value of the option, the others are extra.
+            message += "; put a glob in quotes"
         console.print_error(f"command line: {message}; see {console.program()} --help")
         return errors.UsageError.exit_code
     except errors.RaycurrentError as error:

@@ -31,9 +31,10 @@ def test_a_single_file_has_no_name_for_its_results(tmp_path: pathlib.Path) -> No
 
 
 def test_results_are_named_without_the_extensions_of_format_and_compression(tmp_path: pathlib.Path) -> None:
-    _touch(tmp_path, "in/b.txt.gz", "in/a.en", "in/c.jsonl.zst", "in/d.parquet", "in/e.2016.zip")
+    _touch(tmp_path, "in/b.txt.gz", "in/a.en", "in/c.jsonl.zst", "in/d.parquet", "in/e.2016.zip", ".txt")
     expected = {"a.en": "a.en", "b": "b.txt.gz", "c": "c.jsonl.zst", "d": "d.parquet", "e.2016": "e.2016.zip"}
     assert _found(tmp_path, "in") == {stem: [f"in/{name}"] for stem, name in expected.items()}
+    assert _found(tmp_path, ".t*") == {".txt": [".txt"]}
 
 
 def test_the_order_of_names_does_not_matter(tmp_path: pathlib.Path) -> None:

@@ -121,6 +121,10 @@ USAGE_ERRORS = {
         ["score", "--run", str(make.ROOTS / "language-model"), "--input", str(make.ROOTS), "--output", "out"],
         "--input: .*roots has no visible files directly in it; name them, or use a glob",
     ),
+    "a glob that the shell expanded": (
+        ["translate", "--run", ".", "--input", "a.txt", "b.txt", "--output", "out"],
+        "command line: .*unexpected extra argument.*b.txt.*; put a glob in quotes; see",
+    ),
     "a format of a single input": (
         [
             *("translate", "--run", str(make.ROOTS / "translation"), "--input", "x.yaml", "--output", "o.txt"),

@@ -63,6 +63,10 @@ def test_locations_in_arguments_become_absolute_and_other_arguments_are_kept(her
     assert spec.command[0] == "score"
     assert set(spec.command[1:]) == {*locations, "--overwrite", "--set=scoring.unit=stream"}
     assert spec.files == {}
+    several = plan(
+        "translate", "--run", "/r", "--input", "in", "--input", "*.en", "--output", "o", "--format", "txt"
+    ).command
+    assert several[2:] == (f"--input={here}/in", f"--input={here}/*.en", f"--output={here}/o", "--format=txt")
     references = plan("evaluate", "--hypotheses", "s3://b/h.txt", "--references", "a", "--references", "b").command
     assert references[2:] == (f"--references={here}/a", f"--references={here}/b")
     assert plan("generate", "--run", "runs/x", "--prefix", "--the").command[2] == "--prefix=--the"

@@ -15,8 +15,6 @@ def plain_name(name: str) -> str:
 
 def stem(name: str) -> str:
     """Returns the name of a file without the extensions of compression and format; others belong to the name."""
-    name = plain_name(name.removesuffix(".zip"))
-    for extension in (*TABLES, ".txt"):
-        if name.endswith(extension):
-            return name.removesuffix(extension)
-    return name
+    plain = plain_name(name.removesuffix(".zip"))
+    extension = next((each for each in (*TABLES, ".txt") if plain.endswith(each)), "")
+    return plain.removesuffix(extension) or name  # `.txt` is a name, too
