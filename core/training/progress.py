@@ -262,7 +262,8 @@ class State:
 class Progress:
     """Figures shown to the user. The loss, in nats per token, is None before the first row of the run log.
 
-    Another `fencing_number` than before means that the worker group has started again, from its last checkpoint.
+    Another `fencing_number` than before means that the worker group has started again, from its last checkpoint, which
+    is at `first_step`.
     """
 
     step: int
@@ -272,3 +273,4 @@ class Progress:
     loss_nats: float | None
     validation: Validation | None
     fencing_number: int = 0
+    first_step: int = 0

@@ -156,6 +156,7 @@ class _TrainingLoop:
     ) -> None:
         self.run = run
         self.loss_nats: float | None = None
+        self._first_step = run.state.step
         self._job, self._group, self._metrics = job, group, metrics
         self._callbacks, self._validator, self._began_s = callbacks, validator, began_s
         corpora = run.dataset.corpora
@@ -268,7 +269,8 @@ class _TrainingLoop:
         if self._group.rank == 0:
             now = self._training_metrics.progress(is_finished or is_stopped or result is not None)
             if now is not None:
-                self._callbacks.on_progress(dataclasses.replace(now, fencing_number=self.run.fencing_number))
+                number, first_step = self.run.fencing_number, self._first_step
+                self._callbacks.on_progress(dataclasses.replace(now, fencing_number=number, first_step=first_step))
         return is_finished, is_stopped
 
     def _agree_on_requests(self) -> tuple[bool, bool]:

@@ -33,6 +33,7 @@ class _Worker:
     since_s: float
     task: executor.Task | None = None
     is_ready: bool = False
+    where: str = ""  # its process and node, once it is ready
 
 
 class Pool:
@@ -199,12 +200,13 @@ class _Run:
             if task is None:  # the future was that of the worker's start
                 self._policy.started(outcome)
                 worker.is_ready = True
+                worker.where = str(outcome.value) if isinstance(outcome, retries.Done) else ""
             # A task that is no longer open was done by its other attempt, whose result has been yielded.
             elif task.name in self._open and isinstance(outcome, retries.Done):
                 self._close(task, pool.clock() - worker.since_s)
                 yield task, outcome.value
             elif task.name in self._open:
-                self._failed(task, outcome)
+                self._failed(task, outcome, worker)
 
     def _close(self, task: executor.Task, elapsed_s: float) -> None:
         _log.debug("%s: %s done in %.3f s", self._stage, task.name, elapsed_s)
@@ -213,7 +215,7 @@ class _Run:
         self._num_left = None if self._num_left is None else self._num_left - 1
         self._meter.done(elapsed_s, len(self._open) if self._num_left is None else self._num_left)
 
-    def _failed(self, task: executor.Task, outcome: retries.Outcome) -> None:
+    def _failed(self, task: executor.Task, outcome: retries.Outcome, worker: _Worker) -> None:
         """Puts a task at the front of the queue, unless another attempt of it is running.
 
         Raises:
@@ -225,6 +227,11 @@ class _Run:
             self._meter.failed(is_retried=False)
             raise
         self._meter.failed(is_retried=True)
+        # Formatted here: the console shows equal templates once a minute, and every death deserves its line.
+        why = outcome.reason if isinstance(outcome, retries.Lost) else str(getattr(outcome, "error", outcome))
+        num_left = len(self._pool.workers)
+        left = "1 worker is left" if num_left == 1 else f"{num_left} workers are left"
+        _log.warning(f"{self._stage}: worker {worker.where}: {why}; {task.name} is tried again, {left}")
         if not any(worker.task is task for worker in self._pool.workers):
             # First in line, so that a task that cannot be done fails the run early.
             self._waiting.appendleft(task)
@@ -243,7 +250,7 @@ class _Run:
                 self._meter.died()
                 if worker.task.name in self._open:
                     reason = f"no result within cluster.part_timeout_s ({pool.part_timeout_s:g} s)"
-                    self._failed(worker.task, retries.Lost(reason))
+                    self._failed(worker.task, retries.Lost(reason), worker)
         if any(worker.is_ready for worker in pool.workers):
             self._last_ready_s = now_s
         elif now_s - self._last_ready_s > START_TIMEOUT_S:

@@ -17,9 +17,9 @@ class _Host:
         self._run = -1
         self._work: executor.Work[Any] | None = None
 
-    def ping(self) -> tuple[str, int]:
-        """Returns host name and process id, as a sign that the worker is up."""
-        return socket.gethostname(), os.getpid()
+    def ping(self) -> str:
+        """Returns process id and host name in words, as a sign that the worker is up."""
+        return f"{os.getpid()} on {socket.gethostname()}"
 
     def work(self, run: int, factory: executor.Factory[Any], payload: Any) -> Any:
         """Applies the work to a payload; calls the factory for the first payload of a run."""

@@ -6,6 +6,7 @@ ours, and nothing is reported to it, since a report blocks until the next poll (
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -21,7 +22,7 @@ from core.storage import location
 from core.training import callbacks
 from workers.cluster import nodes
 from workers.cluster import session as sessions
-from workers.train import messages
+from workers.train import messages, restarts
 
 if TYPE_CHECKING:  # torch is imported by ranks alone
     from core.training import progress, trainer
@@ -55,6 +56,8 @@ BUGS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupErro
 
 # Words in the errors that torch's backends raise in a rank whose peer is gone.
 PEER_WORDS = ("gloo", "NCCL", "Connection reset", "Connection closed")
+
+_log = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Summary = TypeVar("Summary")
@@ -178,10 +181,13 @@ class _WorkerGroup:
         thread = threading.Thread(target=self._fit, args=(trainer,), name="ray-train", daemon=True)
         thread.start()
         node_monitor = nodes.NodeMonitor() if self._session.joined else None  # nobody drains a cluster of our own
+        restart_monitor = restarts.RestartMonitor(nodes.alive)
         started_s, stop_asked_s = time.monotonic(), float("inf")
         while thread.is_alive():
             thread.join(POLL_S)
             status = self._status()
+            if (restarted := restart_monitor.describe(status)) is not None:
+                _log.warning("%s", restarted)
             if status.progress is not None:
                 on_progress(status.progress)
             now_s = time.monotonic()

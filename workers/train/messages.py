@@ -23,12 +23,14 @@ class GroupStatus:
         has_entered: whether a rank of any start of the group has reached our code.
         nodes: ids of Ray's nodes on which the ranks of the newest start run.
         fatal: an error that no restart of the group will help against.
+        num_ranks: ranks of the newest start.
     """
 
     progress: Any
     has_entered: bool
     nodes: frozenset[str]
     fatal: BaseException | None
+    num_ranks: int = 0
 
 
 class PendingRequests(NamedTuple):
@@ -89,4 +91,4 @@ class MessageBoard:
         progress, self._progress = self._progress, None
         nodes = frozenset(node for _, node in self._workers.values())
         # Not empty again after the first entry: workers are only removed when another one enters.
-        return GroupStatus(progress, bool(self._workers), nodes, self._fatal)
+        return GroupStatus(progress, bool(self._workers), nodes, self._fatal, len(self._workers))

@@ -140,6 +140,18 @@ def test_the_part_of_a_worker_that_dies_is_retried_on_a_new_worker() -> None:
     assert recorded.calls.count((catalog.FANOUT_PARTS.name, 1.0, {"stage": "prepare", "outcome": "done"})) == 4
 
 
+def test_each_death_is_one_line_with_what_was_lost(caplog: pytest.LogCaptureFixture) -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        return (1.0, retries.Lost("node gone")) if name in "ab" and attempt == 1 else succeed(name, attempt)
+
+    run_on(pool_on(Machine(script)), tasks_named("abc"))
+    # The simulated workers are "up", instead of a process on a node.
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "prepare: worker up: node gone; a is tried again, 1 worker is left",
+        "prepare: worker up: node gone; b is tried again, 0 workers are left",
+    ]
+
+
 def test_a_part_that_kills_each_worker_ends_the_run_after_max_failures_retries() -> None:
     machine = Machine(lambda name, attempt: (1.0, retries.Lost("worker was killed")))
     with pytest.raises(errors.ClusterError, match=r"task a: failed 3 times; .* worker was killed"):
