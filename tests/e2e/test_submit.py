@@ -14,6 +14,7 @@ from jobs import paths, train
 from tests import reporters
 from tests.e2e import driving, nodes, runs
 from tests.jobs import conftest
+from workers.cluster import final_errors
 from workers.cluster import session as sessions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
@@ -68,6 +69,33 @@ def test_ray_job_submit_runs_a_verb(server: nodes.Nodes, tmp_path: Path, drive: 
     ended = drive("job", "submit", *reach, "--", sys.executable, "-m", "jobs", *verb, program=nodes.RAY).end()
     assert ended.code == 0, ended.log
     assert '"bleu": 100' in ended.stdout + ended.log
+
+
+@pytest.mark.parametrize(("stops", "status"), [(True, "STOPPED"), (False, "FAILED")])
+def test_an_error_that_no_retry_mends_leaves_the_job_stopped_where_it_is_asked_for(
+    server: nodes.Nodes, drive: driving.Drive, stops: bool, status: str
+) -> None:
+    environment = json.dumps({"env_vars": {final_errors.VARIABLE: server.job_server} if stops else {}})
+    reach = ("--address", server.job_server, "--working-dir", ".", "--runtime-env-json", environment)
+    name = f"final-{status}"
+    drive(
+        *(
+            "job",
+            "submit",
+            "--submission-id",
+            name,
+            *reach,
+            "--",
+            sys.executable,
+            "-m",
+            "jobs",
+            "train",
+            "no-such.yaml",
+        ),
+        program=nodes.RAY,
+    ).end()
+    (job,) = (job for job in json.loads(jobs_of(server)) if job["submission_id"] == name)
+    assert job["status"] == status
 
 
 def test_no_wait_prints_the_submission_id(server: nodes.Nodes, drive: driving.Drive) -> None:

@@ -2,7 +2,7 @@
 
 KubeRay tries a RayJob again, each time in a new cluster, whenever its Ray job has FAILED; the exit code does not matter
 to it. A Ray job that was STOPPED is not tried again. So a driver whose error no retry mends asks the job server to stop
-its own job before it ends, where the manifest says so by an environment variable.
+its own job before it ends, at the server that the manifest names by an environment variable.
 """
 
 import json
@@ -16,8 +16,8 @@ import urllib.request
 from core import errors
 from workers.cluster import addresses, authentication
 
-VARIABLE, STOP = "RAYCURRENT_FINAL_ERRORS", "stop"
-JOB_SERVER = "http://127.0.0.1:8265"  # the driver of a RayJob runs on the head node
+VARIABLE = "RAYCURRENT_STOPS_JOB_AT"
+"""URL of the job server at which the driver stops its own job at an error that no retry mends."""
 REPLY_TIMEOUT_S = 20.0
 SIGNAL_TIMEOUT_S = 30.0  # between the reply and the signal that ends this process
 _log = logging.getLogger(__name__)
@@ -28,15 +28,16 @@ def end_job(exit_code: int) -> None:
 
     Returns after the signal of the stop has arrived: the job is STOPPED only if its process still runs at that moment.
     """
-    if os.environ.get(VARIABLE) != STOP or exit_code not in errors.FINAL_EXIT_CODES:
+    server, name = os.environ.get(VARIABLE, ""), _submission_id()
+    if not server or name is None or exit_code not in errors.FINAL_EXIT_CODES:
         return
-    name = _submission_id()
-    if name is None:
+    if not authentication.is_this_machine(authentication.host_of(server)):  # the token is for no other
+        _log.warning("%s: %s is not on this machine; the job may be retried in vain", VARIABLE, server)
         return
     stopped = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
-        if _request_stop(name):
+        if _request_stop(server, name):
             stopped.wait(SIGNAL_TIMEOUT_S)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -51,12 +52,12 @@ def _submission_id() -> str | None:
         return None
 
 
-def _request_stop(name: str) -> bool:
+def _request_stop(server: str, name: str) -> bool:
     token = authentication.own_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{JOB_SERVER}/api/jobs/{name}/stop", data=b"", headers=headers, method="POST")  # noqa: S310
+    request = urllib.request.Request(f"{server}/api/jobs/{name}/stop", data=b"", headers=headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=REPLY_TIMEOUT_S) as reply:  # noqa: S310 (a constant)
+        with urllib.request.urlopen(request, timeout=REPLY_TIMEOUT_S) as reply:  # noqa: S310 (of this machine)
             return bool(json.load(reply).get("stopped"))
     except (OSError, ValueError, AttributeError) as error:
         _log.warning("the job could not be stopped, and may be retried in vain: %s", error)

@@ -5,6 +5,7 @@ multiprocess mode), so values survive SIGKILL and histogram sums are exact. One 
 Failures are logged and never stop a run.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -139,6 +140,20 @@ def _registry(folder: Path) -> prometheus_client.CollectorRegistry:
     return registry
 
 
+def own_address() -> str:
+    """Returns the address of this machine in its network; its host name if it is in none.
+
+    Nobody resolves the host name of a pod, and that of many machines means the loopback interface.
+    """
+    # Connecting a datagram socket sends nothing: it only chooses the route, here to an address for documentation.
+    for family, peer in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))
+            address = str(probe.getsockname()[0])
+            return f"[{address}]" if family == socket.AF_INET6 else address
+    return socket.gethostname()
+
+
 class NodeExporter:
     """HTTP exporter of the metrics of one node.
 
@@ -146,13 +161,14 @@ class NodeExporter:
         folder: multiprocess folder of the node.
         host: address to listen on.
         port: port to listen on; 0 for a free one.
-        address: address under which other nodes reach this one if `host` is a wildcard; by default the host name.
+        address: address under which other nodes reach this one if `host` is a wildcard; by default that of its route
+            to them.
     """
 
     def __init__(self, folder: str, host: str, port: int, address: str | None = None) -> None:
         self._folder = Path(folder)
         # Nobody can connect to a wildcard address.
-        self._address = (address or socket.gethostname()) if host in WILDCARDS else host
+        self._address = (address or own_address()) if host in WILDCARDS else host
         self._server: metrics_server.MetricsServer | None = None
         try:
             self._server = metrics_server.MetricsServer(host, port, lambda: render(self._folder))

@@ -49,11 +49,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
     """Starts a job server, and sets the environment of a job in a RayJob of ours."""
     with JobServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(final_errors, "JOB_SERVER", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv(final_errors.VARIABLE, f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
         monkeypatch.setenv(addresses.INSIDE_A_JOB, json.dumps({"metadata": {"job_submission_id": "x-1"}}))
-        monkeypatch.setenv(final_errors.VARIABLE, final_errors.STOP)
         yield server
         server.shutdown()
 
@@ -83,6 +82,13 @@ def test_outside_of_such_a_job_nothing_is_asked(server: JobServer, name: str, mo
     assert server.requests == []
 
 
+def test_the_token_goes_to_no_other_machine(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An address for documentation: nobody answers, and nobody is asked.
+    monkeypatch.setenv(final_errors.VARIABLE, "http://198.51.100.7:8265")
+    monkeypatch.setattr(final_errors, "_request_stop", lambda *_: pytest.fail("a request was sent"))
+    final_errors.end_job(2)
+
+
 def test_a_server_that_refuses_leaves_the_exit_code_as_it_is(server: JobServer) -> None:
     server.status = 500
     assert main.main(["train", "/no/such/file.yaml"]) == 2
@@ -100,6 +106,7 @@ def test_a_command_says_its_exit_code_before_its_job_is_stopped(
 def test_every_rayjob_has_the_variable_and_no_cluster_has_it() -> None:
     for job in manifests.of_kind(manifests.rendered("cpu"), "RayJob", "RayCluster"):
         environment = yaml.safe_load(job["spec"].get("runtimeEnvYAML", "{}"))
-        expected = {"env_vars": {final_errors.VARIABLE: final_errors.STOP}} if job["kind"] == "RayJob" else {}
+        # The driver of a RayJob runs on the head, where the job server is.
+        expected = {"env_vars": {final_errors.VARIABLE: "http://127.0.0.1:8265"}} if job["kind"] == "RayJob" else {}
         assert environment == expected
         assert final_errors.VARIABLE not in str(manifests.cluster(job))

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import http.server
+import ipaddress
 import json
 import os
 import shutil
@@ -273,3 +274,25 @@ def test_prometheus_discovers_the_run_and_scrapes_its_metrics(own_folder: Path, 
             process.terminate()
     exporter.close(linger=False)
     assert [(sample["metric"]["run"], sample["value"][1]) for sample in result] == [("demo", "7")]
+
+
+def test_the_target_of_a_wildcard_is_an_address_that_reaches_the_exporter(tmp_path: Path) -> None:
+    exporter = prometheus.NodeExporter(str(tmp_path / "metrics"), "0.0.0.0", 0)
+    try:
+        target = str(exporter.target())
+        host = target.rpartition(":")[0]
+        ipaddress.ip_address(host.strip("[]"))  # Prometheus need not resolve a name that only this machine knows
+        assert host not in prometheus.WILDCARDS
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as reply:
+            assert reply.status == 200
+    finally:
+        exporter.close()
+
+
+def test_without_a_network_the_target_has_the_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoRoute(socket.socket):
+        def connect(self, _: Any) -> None:
+            raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", NoRoute)
+    assert prometheus.own_address() == socket.gethostname()
