@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import pickle
 from typing import Any
 
 import pyarrow as pa
@@ -176,6 +177,32 @@ def test_other_files_settings_or_formats_are_refused_until_overwrite_removes_all
     assert report["lines"] == 4
 
 
+def test_a_replacement_that_died_leaves_no_file_that_nobody_knows(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan, which has the names of the files, is removed after them."""
+    _translate(folder)
+    removed: list[str] = []
+    original = location.Location.remove
+
+    def dying(self: location.Location) -> None:
+        if len(removed) == stop_after:
+            raise KeyboardInterrupt
+        removed.append(self.name)
+        original(self)
+
+    monkeypatch.setattr(location.Location, "remove", dying)
+    (folder / "in" / "b.txt").unlink()
+    for stop_after in (2, 5):  # noqa: B007 (read by `dying`)
+        removed.clear()
+        with pytest.raises(KeyboardInterrupt):
+            _translate(folder, overwrite=True, format="txt")
+        assert removed[0] == "_MANIFEST.json"
+    monkeypatch.undo()
+    _translate(folder, overwrite=True, format="txt")
+    assert sorted(_contents(folder / "out")) == ["a.txt", "c.txt"]
+
+
 def test_a_foreign_file_in_the_folder_is_not_overwritten(folder: pathlib.Path) -> None:
     _write(folder / "out" / "c.jsonl", ["precious"])
     _write(folder / "out" / "notes.md", ["mine"])
@@ -317,6 +344,33 @@ def test_inputs_and_results_may_be_in_an_object_store(folder: pathlib.Path) -> N
     for name in FILES:
         made = location.Location.parse(f"{store}/out/{name}.jsonl").read_bytes()
         assert made == (folder / "out" / f"{name}.jsonl").read_bytes()
+
+
+class TwoWorkers:
+    """Two workers that get their tasks as messages, and finish them from the last to the first."""
+
+    num_workers = 2
+
+    def run(self, stage: str, tasks: Any, factory: Any, on_done: Any, monitor: Any = None) -> None:
+        workers = [factory(), factory()]
+        for number, task in reversed(list(enumerate(tasks))):
+            payload = pickle.loads(pickle.dumps(task.payload))
+            on_done(task, workers[number % 2](payload))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_any_number_of_workers_and_order_of_completion_gives_the_same_files(folder: pathlib.Path, lanes: int) -> None:
+    trained.save(samples.language_model("word"), folder / "run", step=9)
+    scoring: dict[str, Any] = {"unit": "stream", "lanes": lanes}
+    first = _score(folder, **scoring)
+    request = score.Request(
+        location.Location.parse(str(folder / "run")), f"{folder}/in", f"{folder}/pool",
+        inference_settings.ScoringConfig(**{"part_lines": 2, **scoring}), samples.FP32, trained.NONE,
+    )  # fmt: skip
+    second = score.run(request, datasets.Session(TwoWorkers()), reporters.SilentReporter())
+    assert _contents(folder / "pool") == _contents(folder / "out")
+    assert datasets.read_files(folder / "pool" / "_parts") == datasets.read_files(folder / "out" / "_parts")
+    assert [entry["nll_nats"] for entry in second["files"]] == [entry["nll_nats"] for entry in first["files"]]
 
 
 @pytest.mark.ray

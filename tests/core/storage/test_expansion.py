@@ -13,13 +13,13 @@ from core.storage import expansion, location
 FILES = ("a.txt", "b.txt", "c.txt.gz", "[1].txt", ".hidden.txt", "_made.txt", "deep/d.txt", "deep/er/e.txt")
 
 
-@pytest.fixture(params=["local", "memory"])
-def at(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Callable[[str], location.Location]:
+@pytest.fixture
+def at(root: location.Location) -> Callable[[str], location.Location]:
     """A function that returns the location of a name in a folder with `FILES`, of each kind of store."""
-    base = str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}/in"
+    folder = root.join("in")
     for name in FILES:
-        location.Location.parse(f"{base}/{name}").put_if_absent(b"x\n")
-    return lambda name: location.Location.parse(f"{base}/{name}" if name else base)
+        folder.join(name).put_if_absent(b"x\n")
+    return lambda name: folder.join(name) if name else folder
 
 
 def _names(at: Callable[[str], location.Location], *names: str) -> list[str]:
