@@ -80,6 +80,7 @@ def _disk(folder: location.Location) -> dict[str, Any]:
 def _timeouts() -> dict[str, float]:
     cluster = schema.ClusterConfig()
     return {
+        "cluster.start_timeout_s": cluster.start_timeout_s,
         "cluster.part_timeout_s": cluster.part_timeout_s,
         "cluster.collective_timeout_s": cluster.collective_timeout_s,
         "start of a worker": pool.START_TIMEOUT_S,

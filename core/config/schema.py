@@ -42,6 +42,9 @@ class ClusterConfig(section.Section):
     use_gpu: bool = section.operational(False, "one GPU per worker")
     cpus_per_worker: int = section.operational(1, "cores and threads of a worker", ge=1)
     max_failures: int = section.operational(3, "restarts of the training workers; retries of a part", ge=0)
+    start_timeout_s: section.Float = section.operational(
+        300.0, "seconds that a local cluster may take to start, on a busy machine minutes", gt=0, le=86400
+    )
     part_timeout_s: section.Float = section.operational(
         3600.0, "seconds before a part is given to another worker", gt=0
     )

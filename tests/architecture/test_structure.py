@@ -82,7 +82,8 @@ VERBS = {
     *("init", "prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
-BROAD_EXCEPT = {"jobs.execution", "core.storage.location"}  # all others hand on what they did not mean
+# All others hand on what they did not mean; `starting` does so in another thread.
+BROAD_EXCEPT = {"jobs.execution", "core.storage.location", "workers.cluster.starting"}
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
@@ -165,7 +166,7 @@ def test_files_and_functions_are_short(module: source.Module) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
-def test_what_is_caught_broadly_is_handed_on_but_in_two_places(module: source.Module) -> None:
+def test_what_is_caught_broadly_is_handed_on_but_in_three_places(module: source.Module) -> None:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from core import errors
 from core.config import schema
 from core.storage import location
 from core.telemetry import metrics
-from workers.cluster import addresses, authentication, nodes, signals
+from workers.cluster import addresses, authentication, nodes, signals, starting
 from workers.fanout import executor as executors
 from workers.fanout import pool as pools
 from workers.fanout import process_environment, ray_actors
@@ -77,6 +76,7 @@ class Session:
         self._run = run
         self.joined = False
         self._owns_ray = False
+        self._starter: starting.Starter | None = None
         self._pool: tuple[str, pools.Pool] | None = None
         self._exporters: prometheus.Exporters | None = None
         self._closed = threading.Event()
@@ -103,6 +103,8 @@ class Session:
         finally:
             if self._owns_ray:
                 nodes.ray().shutdown()  # ends a local cluster, disconnects from one that was joined
+            if self._starter:
+                self._starter.release()
             self.should_stop.restore()
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -193,6 +195,7 @@ class Session:
 
         Raises:
             ClusterError: the cluster does not respond, or does not start.
+            InterruptedRunError: a signal came while it started.
             UsageError: the cluster requires another token, or its nodes do not share the run's folders.
         """
         if self.ray_started:
@@ -202,22 +205,20 @@ class Session:
         # A Ray that the caller has initialized outlives this session.
         self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
-        for name, value in {**ENVIRONMENT, **({} if self.joined else KEEPALIVE)}.items():
+        local = {} if self.joined else {**KEEPALIVE, **starting.limits(self.cluster.start_timeout_s)}
+        for name, value in {**ENVIRONMENT, **local}.items():
             os.environ.setdefault(name, value)
         if self._owns_ray:
             # Before Ray is imported: it reads its environment once.
             authentication.prepare_token(self.joined, self.folder, address)
+            self._starter = starting.Starter(lambda: self._init(address), self.folder)
             try:
                 with _without(prometheus.FOLDER_VARIABLE):
-                    _init(address, {} if self.joined else self._local_settings())
-                self.should_stop.install()
-            except SystemExit:
-                # During `ray.init` Ray's own signal handler replaces ours, and raises SystemExit.
-                nodes.ray().shutdown()
-                self.should_stop.signal = signal.SIGTERM
-                raise errors.InterruptedRunError(
-                    "cluster: stopped while Ray was starting; run the command again"
-                ) from None
+                    self._starter.run(self.should_stop)
+            except errors.InterruptedRunError:
+                # In the middle of its start Ray cannot be shut down.
+                self._owns_ray = False
+                raise
         self.ray_started = True
         self.should_stop.install()
         nodes.check_shared(self._shared)
@@ -255,6 +256,13 @@ class Session:
     def _check_gpus(self, num_workers: int) -> None:
         if self.cluster.use_gpu:
             self.require(num_workers)
+
+    def _init(self, address: str) -> None:
+        if self.joined:
+            _init(address, {})
+            return
+        with starting.patient(self.cluster.start_timeout_s):
+            _init(address, self._local_settings())
 
     def _local_settings(self) -> dict[str, Any]:
         # Ray counts cores but does not reserve them: with more workers than cores they share the cores.
@@ -313,8 +321,11 @@ def _init(address: str, settings: Mapping[str, Any]) -> None:
         # Ray raises a bare Exception when a node does not start in time; no narrower class catches it.
         expected = (OSError, RuntimeError, ValueError, nodes.ray().exceptions.RayError)
         if type(error) is Exception or isinstance(error, expected):
-            reason = str(error).strip().splitlines()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if address != "local":
+                raise errors.ClusterError(f"cluster.address: {address}: {reason}; is the cluster up?") from error
             raise errors.ClusterError(
-                f"cluster.address: {address}: {reason[0] if reason else type(error).__name__}; is the cluster up?"
+                f"cluster.address: local: Ray did not start ({reason.rstrip('.')}); on a busy machine wait longer with "
+                "cluster.start_timeout_s, or use cluster.address: none to run in this process"
             ) from error
         raise

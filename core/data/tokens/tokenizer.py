@@ -96,7 +96,8 @@ class Tokenizer:
         for start in range(0, len(lines), BATCH_LINES):
             batch = list(lines[start : start + BATCH_LINES])
             # Fast: without offsets, which nothing here needs. The caller adds <bos> and <eos>, if the corpus has them.
-            encodings = self._library.encode_batch_fast(batch, add_special_tokens=False)
+            with tokenizer_file.refusing("tokenizer.json"):
+                encodings = self._library.encode_batch_fast(batch, add_special_tokens=False)
             encoded += [encoding.ids for encoding in encodings]
         # The models of these kinds may know the name of a reserved token as a word of the text.
         if self.kind in ("wordpiece", "loaded"):

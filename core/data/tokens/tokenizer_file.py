@@ -5,8 +5,10 @@ it must reserve our tokens with the first ids, and its ids must have no gap.
 """
 
 import collections
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 # Parallelism is over processes, one for each core: threads of the library would compete with them. It also warns
@@ -17,7 +19,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from core import errors
-from core.data.tokens import vocabulary
+from core.data.tokens import tokenizer_trial, vocabulary
 
 Kind = Literal["char", "word", "bpe", "unigram", "wordpiece", "loaded"]
 NEVER = -1e6
@@ -176,11 +178,23 @@ def _loaded_vocabulary(content: dict[str, Any], text: str, where: str) -> dict[s
     for name in ("truncation", "padding"):
         if content.get(name) is not None:
             raise _damaged(where, f"has {name}, which would change the lines; set it to null")
-    try:
+    problem = tokenizer_trial.problem_of(text)
+    if problem is not None:
+        raise _damaged(where, f"cannot be read by the tokenizers library ({problem})")
+    with refusing(where):
         return tokenizers.Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
-    except Exception as error:
-        if type(error) is Exception:  # the library raises the base class, which no narrower clause catches
-            raise _damaged(where, f"cannot be read by the tokenizers library ({error})") from error
+
+
+@contextlib.contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Turns errors and panics of the library into an IntegrityError."""
+    try:
+        yield
+    except BaseException as error:
+        # The library raises the base class, which no narrower clause catches; a panic of Rust is not even one of it.
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())[:200]
+            raise _damaged(where, f"cannot be used by the tokenizers library ({reason})") from error
         raise
 
 

@@ -155,6 +155,9 @@ MACHINES: dict[str, rows.Effect | rows.Elsewhere] = {
     "cluster.max_failures": rows.Elsewhere(
         "tests/workers/fanout/test_pool.py::test_a_part_that_kills_each_worker_ends_the_run_after_max_failures_retries"
     ),
+    "cluster.start_timeout_s": rows.Elsewhere(
+        "tests/workers/cluster/test_starting.py::test_ray_waits_for_its_node_as_long_as_the_setting_says"
+    ),
     "cluster.part_timeout_s": rows.Elsewhere(
         "tests/workers/fanout/test_pool.py::test_a_worker_that_exceeds_the_part_timeout_is_killed_and_its_part_retried"
     ),

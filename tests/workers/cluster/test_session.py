@@ -117,6 +117,19 @@ def test_a_cluster_that_does_not_start_is_a_one_line_error(
     assert raised.value.exit_code == 8
 
 
+def test_a_local_cluster_that_does_not_start_says_what_to_do(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = Exception("The current node timed out during startup. This could happen because")
+
+    def fail(**_: Any) -> None:
+        raise failure
+
+    ray = types.SimpleNamespace(init=fail, is_initialized=lambda: False, shutdown=lambda: None, exceptions=exceptions)
+    monkeypatch.setattr(nodes, "ray", lambda: ray)
+    refusal = pytest.raises(errors.ClusterError, match=r"local: Ray did not start .*; on a busy .*start_timeout_s")
+    with session_with(address="local", num_workers=2) as session, refusal:
+        session.start_ray()
+
+
 def test_a_bug_is_not_mistaken_for_an_unreachable_cluster(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: Any) -> None:
         raise TypeError("init() got an unexpected keyword argument")
