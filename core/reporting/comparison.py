@@ -20,6 +20,7 @@ _BEST = {
 }
 _OF_TRANSLATIONS = ("BLEU", figures.BLEU_CLEANED, "chrF", "TER")
 _OF_TOKENS = ("held-out perplexity", "held-out perplexity by line", "validation perplexity")
+_OF_SCORED_TEXT = ("held-out perplexity", "held-out perplexity by line", "bits per character")
 _SECONDS = ", seconds"
 _TITLES = ("Loss (nats per token)", "Perplexity", "Next-token accuracy, validation", "BLEU, validation, greedy")
 _OTHERS = ("Gradient norm before clipping", "Learning rate", plots.THROUGHPUT)
@@ -32,9 +33,21 @@ TEMPLATE = """{% extends "frame" %}
 {% block body %}
 <h1>{{ names|length }} runs</h1>
 <p class="quiet">{{ names|join(" · ") }}</p>
+<div class="verdict">
+<div><h3>Which is better</h3>
+<p>{{ verdict }}</p>
 {%- for warning in warnings %}
-<p>{{ warning }}</p>
+<p class="quiet">{{ warning }}</p>
 {%- endfor %}
+</div>
+<div><h3>What would make them better</h3>
+<ul>
+{%- for name, hints in hints %}
+<li><b>{{ name }}</b>: {{ hints|join(" ") if hints else "no rule applies." }}</li>
+{%- endfor %}
+</ul></div>
+</div>
+<h2>Figures</h2>
 <div class="wide"><table class="narrow runs">
 <tr><th></th>{% for name in names %}<th class="number">{{ name }}</th>{% endfor %}</tr>
 {%- for row in figures %}
@@ -120,6 +133,8 @@ def render(reports: Sequence[content.Report], significance: Mapping[str, Any] | 
         TEMPLATE,
         names=names,
         warnings=find_warnings(reports),
+        verdict=describe_best(names, table, significance),
+        hints=[(name, [hint["text"] for hint in report["hints"]]) for name, report in zip(names, reports, strict=True)],
         figures=table,
         significance=None if significance is None else _significance(names, significance),
         with_best=any(cell["best"] for row in table for cell in row["cells"]),
@@ -158,6 +173,7 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
         *(_OF_TRANSLATIONS if _differ(_translated_lines(reports)) or _differ(_signatures(reports)) else ()),
         *((figures.BLEU_CLEANED,) if _differ(_cleanings(reports)) else ()),
         *(_OF_TOKENS if _differ(_vocabulary_sizes(reports)) else ()),
+        *(_OF_SCORED_TEXT if _differ(_scored_characters(reports)) else ()),
     }
     table = []
     # Runs of series have figures for their own columns and horizons.
@@ -178,6 +194,28 @@ def compare_figures(reports: Sequence[content.Report]) -> list[dict[str, Any]]:
         if known:
             table.append({"label": label, "cells": cells})
     return table
+
+
+def describe_best(
+    names: Sequence[str], table: Sequence[Mapping[str, Any]], significance: Mapping[str, Any] | None
+) -> str:
+    """Returns a sentence on the best run by the first figure by which the runs can be ranked."""
+    row = next((row for row in table if any(cell["best"] for cell in row["cells"])), None)
+    if row is None:
+        return "No held-out figure tells the runs apart."
+    values = ", ".join(
+        f"{name} {cell['text']}" for name, cell in zip(names, row["cells"], strict=True) if cell["text"] != "–"
+    )
+    best = [name for name, cell in zip(names, row["cells"], strict=True) if cell["best"]]
+    sentence = f"{' and '.join(best)}, by {row['label']}: {values}."
+    if significance is None or row["label"] != "BLEU":
+        return sentence
+    p_values = [system["p_values"]["bleu"] for system in significance["systems"] if system and system["p_values"]]
+    # Of two runs the only difference; of several each is to the first.
+    if len(names) == len(p_values) + 1 == 2:
+        word = "significant" if p_values[0] < significance["level"] else "not significant"
+        return f"{sentence} The difference is {word} (p = {p_values[0]:.4f})."
+    return f"{sentence} Whether the differences are significant is shown below."
 
 
 def _format(label: str, value: float | None) -> str:
@@ -263,6 +301,8 @@ def find_warnings(reports: Sequence[content.Report]) -> list[str]:
         warnings.append("The vocabularies differ: perplexities per token are not comparable.")
     if labels := _labels_of_different_units(reports):
         warnings.append(f"The runs differ in the unit of {', '.join(labels)}: these are not comparable.")
+    if _differ(_scored_characters(reports)):
+        warnings.append("The runs were scored on different held-out text: its perplexities are not comparable.")
     if _differ(_translated_lines(reports)):
         warnings.append("The runs translated different held-out lines: BLEU, chrF and TER are not comparable.")
     if _differ(_signatures(reports)):
@@ -283,6 +323,12 @@ def _labels_of_different_units(reports: Sequence[content.Report]) -> list[str]:
 
 def _vocabulary_sizes(reports: Sequence[content.Report]) -> list[dict[str, int]]:
     return [report["data"]["vocabulary_sizes"] for report in reports if report["data"]]
+
+
+def _scored_characters(reports: Sequence[content.Report]) -> list[tuple[int, int]]:
+    """Returns lines and characters of the held-out text that each run scored; other numbers are of another text."""
+    scored = (report["scores"] for report in reports)
+    return [(scores.get("lines", 0), scores["characters"]) for scores in scored if scores and scores.get("characters")]
 
 
 def _signatures(reports: Sequence[content.Report]) -> list[dict[str, str]]:

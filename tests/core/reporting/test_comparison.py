@@ -143,3 +143,31 @@ def test_significant_differences_are_shown_in_bold(reports: list[content.Report]
     significance["systems"] = [system(None), system(0.2)]
     assert '<td class="number">0.2000</td>' in comparison.render(reports, significance)
     assert "Significance" not in comparison.render(reports)
+
+
+def test_the_best_run_is_named_with_the_significance_of_its_lead(reports: list[content.Report]) -> None:
+    names, table = ["first", "second"], comparison.compare_figures(reports)
+    assert comparison.describe_best(names, table, None) == "second, by BLEU: first 91.25, second 92.50."
+    systems = [{"p_values": {}}, {"p_values": {"bleu": 0.2}}]
+    sentence = comparison.describe_best(names, table, {"level": 0.05, "systems": systems})
+    assert sentence.endswith("The difference is not significant (p = 0.2000).")
+    same = comparison.compare_figures([reports[0], copy.deepcopy(reports[0])])
+    assert comparison.describe_best(names, same, None) == "No held-out figure tells the runs apart."
+
+
+def test_figures_of_different_held_out_text_are_not_ranked(reports: list[content.Report]) -> None:
+    first, second = copy.deepcopy(reports[0]), copy.deepcopy(reports[1])
+    for report, bits in ((first, 2.5), (second, 1.5)):
+        report["quality"] = None
+        report["scores"] |= {"bits_per_character": bits, "characters": 1000, "lines": 10}
+    assert row([first, second], "bits per character") == [("2.50", False), ("1.50", True)]
+    second["scores"]["characters"] = 999
+    assert row([first, second], "bits per character") == [("2.50", False), ("1.50", False)]
+    (warning,) = comparison.find_warnings([first, second])
+    assert warning.startswith("The runs were scored on different held-out text")
+
+
+def test_the_comparison_has_the_hints_of_each_run(reports: list[content.Report]) -> None:
+    text = comparison.render(reports)
+    assert text.index("Which is better") < text.index("What would make them better") < text.index("<h2>Figures</h2>")
+    assert text.count("BLEU of 2 lines varies by several points by chance") == 2
