@@ -19,7 +19,7 @@ def lines(report: Mapping[str, Any], kind: str) -> list[str]:
         kind: of its corpus.
     """
     reached = ", ".join(_reached(report["stages"]))
-    held_out = f" ({_held_out(report['held_out'], kind)})" if reached and report["held_out"] is not None else ""
+    held_out = f" ({_held_out(report, kind)})" if reached and report["held_out"] is not None else ""
     verb, page = _USES[kind], location.Location.parse(report["root"]).join(root_layout.REPORT_HTML)
     command = f"{console.program()} {verb} --run {shlex.quote(report['root'])} --input FILE --output FILE.jsonl"
     return [
@@ -30,10 +30,13 @@ def lines(report: Mapping[str, Any], kind: str) -> list[str]:
     ]
 
 
-def _held_out(split: str, kind: str) -> str:
-    if split == "valid" and kind != "series":
-        return "validation lines, which chose the checkpoint"
-    return f"{'validation' if split == 'valid' else split} {'rows' if kind == 'series' else 'lines'}"
+def _held_out(report: Mapping[str, Any], kind: str) -> str:
+    split, unit = report["held_out"], "rows" if kind == "series" else "lines"
+    if split != "valid":
+        return f"{split} {unit}"
+    # A counted model, and one of a series, have a single checkpoint.
+    chose = report["stages"].get("train", {}).get("best_validation")
+    return f"validation {unit}, which chose the checkpoint" if chose else f"validation {unit}"
 
 
 def _hints(hints: Sequence[Mapping[str, str]]) -> Iterator[str]:

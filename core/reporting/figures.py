@@ -8,7 +8,6 @@ from core.reporting import page_frame, units
 from core.storage import json_values
 
 BLEU_CLEANED = "BLEU, cleaned references"
-ON_VALIDATION = "validation lines, which chose the checkpoint"
 CHOSE = "chose the checkpoint"
 _OF_TRAINING = ("training MSE", "training loss, nats per token", "target tokens per second, median")
 _OF_VALIDATION = ("validation MSE", "validation perplexity", "unknown validation tokens, %")
@@ -51,7 +50,7 @@ def groups(report: Report) -> list[tuple[str, dict[str, float]]]:
         by_group[group][label] = value
     titles = {
         "held out": f"Measured on held-out {_held_out_lines(report)}",
-        "validation": "Validation, which chose the checkpoint" if best_validation(report) else "Validation",
+        "validation": f"Validation, which {CHOSE}" if chose_by_validation(report) else "Validation",
         "training": "Training: no measure of quality",
     }
     return [(titles[group], values) for group, values in by_group.items() if values]
@@ -65,7 +64,7 @@ def _held_out_lines(report: Report) -> str:
     if held_out is None:
         return "lines"
     if held_out["split"] == "valid":
-        return f"lines: {page_frame.format_count(held_out['lines'])} {ON_VALIDATION}"
+        return f"lines: {page_frame.format_count(held_out['lines'])} {validation_lines(report)}"
     return f"lines: {page_frame.format_count(held_out['lines'])} of the test split"
 
 
@@ -78,19 +77,31 @@ def units_of_figures(report: Report) -> dict[str, str | None]:
         "held-out perplexity": held_out,
         "held-out perplexity by line": by_line,
         "bits per character": held_out,
-        "validation perplexity": "; ".join(filter(None, (validation, CHOSE))) if best_validation(report) else None,
+        "validation perplexity": "; ".join(filter(None, (validation, CHOSE)))
+        if chose_by_validation(report)
+        else validation,
         "training loss, nats per token": units.describe((report["training"] or {}).get("unit") or {}),
     }
     if (report["held_out"] or {}).get("split") != "valid":
         return known
     measured = ("BLEU", "chrF", "TER", BLEU_CLEANED, *list(known)[:3])
-    return known | {label: "; ".join(filter(None, (known.get(label), ON_VALIDATION))) for label in measured}
+    return known | {label: "; ".join(filter(None, (known.get(label), validation_lines(report)))) for label in measured}
 
 
 def best_validation(report: Report) -> dict[str, Any]:
     """Returns the best validation; of an n-gram model the only one."""
     best = (report["training"] or {}).get("best_validation") or (report.get("counted") or {}).get("validation")
     return best or {}
+
+
+def chose_by_validation(report: Report) -> bool:
+    """Returns whether validation chose among checkpoints; a counted model and one without validation have one alone."""
+    return bool((report["training"] or {}).get("best_validation"))
+
+
+def validation_lines(report: Report) -> str:
+    """Returns what held-out lines of the validation split are called."""
+    return f"validation lines, which {CHOSE}" if chose_by_validation(report) else "validation lines"
 
 
 def steps_ahead(row: Mapping[str, Any]) -> str:

@@ -119,16 +119,16 @@ def _of_validation(report: Report) -> Headline | None:
     perplexity = json_values.parse_number(best.get("perplexity"))
     if perplexity is None:
         return None
-    meaning = [
-        f"Validation {figures.CHOSE}, so that this figure flatters it. The pipeline measures the test split, if there "
-        "is one."
-    ]
+    meaning = ["The pipeline measures the test split, if there is one."]
+    if not figures.chose_by_validation(report):
+        return _headline("validation perplexity", perplexity, "validation lines", meaning)
+    meaning.insert(0, f"Validation {figures.CHOSE}, so that this figure flatters it.")
     return _headline("validation perplexity", perplexity, "the best of all validations", meaning)
 
 
 def _held_out(report: Report, lines: int | None) -> str:
     split = (report["held_out"] or {}).get("split")
-    words = {"valid": figures.ON_VALIDATION, "test": "test lines"}.get(split or "", "held-out lines")
+    words = {"valid": figures.validation_lines(report), "test": "test lines"}.get(split or "", "held-out lines")
     return words if lines is None else f"{page_frame.format_count(lines)} {words}"
 
 

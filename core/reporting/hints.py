@@ -64,7 +64,11 @@ class Hint(NamedTuple):
 
 def find(report: Report) -> list[Hint]:
     """Returns the hints that follow from a report, those that question its figures first."""
-    return [hint for rule in _RULES for hint in rule(report)]
+    hints = [hint for rule in _RULES for hint in rule(report)]
+    if not report["settings"]["corpora"]:
+        return hints
+    # Each of several corpora has these settings under its own name.
+    return [Hint(*(part.replace("corpus.", "corpora.NAME.") for part in hint)) for hint in hints]
 
 
 def describe_drop(reason: str) -> tuple[str, str]:
@@ -83,7 +87,7 @@ def _measure(report: Report) -> Iterator[Hint]:
     if not splits:
         yield Hint("measure", "corpus.split.test", "Nothing is held out to measure the model by; set "
                    "corpus.split.valid and corpus.split.test, such as 0.05 each.")  # fmt: skip
-    elif "test" not in splits:
+    elif "test" not in splits and not report["counted"]:
         yield Hint("measure", "corpus.split.test", "There is no test split: the figures are of the validation split, "
                    "by which the checkpoint was chosen, and flatter it; set corpus.split.test.")  # fmt: skip
 

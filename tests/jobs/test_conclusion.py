@@ -42,8 +42,11 @@ def test_the_first_hint_is_said_and_the_others_are_counted() -> None:
 
 
 def test_figures_of_the_validation_split_say_that_it_chose_the_checkpoint() -> None:
-    first = conclusion.lines(_report(held_out="valid"), "pairs")[0]
+    stages = {"evaluate": {"bleu": 31.5}, "train": {"best_validation": {"step": 9}}}
+    first = conclusion.lines(_report(held_out="valid", stages=stages), "pairs")[0]
     assert first == "a: BLEU 31.50 (validation lines, which chose the checkpoint)"
+    counted = conclusion.lines(_report(held_out="valid"), "text")[0]
+    assert counted == "a: BLEU 31.50 (validation lines)", "a counted model has one checkpoint"
 
 
 def test_a_forecast_is_compared_with_the_better_naive_one() -> None:

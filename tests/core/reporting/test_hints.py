@@ -326,3 +326,13 @@ def test_forecasts_that_are_no_better_than_naive_ones_are_named(tmp_path: pathli
         (tmp_path / "run.json").write_text(json.dumps({"stages": stages}))
         report = content.build(location.Location.parse(str(tmp_path)))
         assert [hint["rule"] for hint in report["hints"]] == rules
+
+
+def test_settings_of_several_corpora_are_named_as_theirs(run: Run) -> None:
+    settings = yaml.safe_load((run.folder / "config.yaml").read_text())
+    corpus = settings.pop("corpus")
+    for name in ("a", "b"):
+        settings.setdefault("corpora", {})[name] = {**copy.deepcopy(corpus), "train": {"tsv": [f"{name}.tsv"]}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    run.index(drops={"too_long": 50})
+    assert "longer than corpora.NAME.filters.max_length" in run.text()
