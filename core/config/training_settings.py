@@ -175,7 +175,7 @@ class TrainingConfig(section.Section):
         }
         of_text = {
             "sampling": self.sampling != "sequential",
-            "truncation": self.truncation.kind in ("variable", "random"),
+            "truncation": self.truncation.kind in ("variable", "random", "sliding"),
             "activation_regularization": self.activation_regularization,
             "temporal_activation_regularization": self.temporal_activation_regularization,
         }
@@ -228,6 +228,8 @@ class TrainingConfig(section.Section):
             raise ValueError("clip_value: excludes clip_norm; set clip_norm: null")
         if self.truncation.kind == "variable" and self.sampling == "random":
             raise ValueError("truncation: variable windows need continuous lanes; use sampling: sequential")
+        if self.truncation.kind == "sliding" and self.sampling == "random":
+            raise ValueError("truncation: sliding looks back into the window before; use sampling: sequential")
         if self.truncation.kind == "none" and self.sampling == "random":
             raise ValueError("truncation: none is for whole lanes, and random windows are short; use fixed")
         if self.reloads_best and self.optimizer.kind == "asgd":

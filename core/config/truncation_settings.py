@@ -40,4 +40,19 @@ class RandomConfig(section.Section):
     )
 
 
-TruncationConfig = WindowConfig | RandomConfig
+class SlidingConfig(section.Section):
+    """Gradients of every loss reach the same number of steps back, across the borders of windows.
+
+    Source: Williams and Peng 1990, An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
+    Trajectories, BPTT(h); Zhang et al., Dive into Deep Learning (2021), section 8.7.1.2 "Truncating Time Steps".
+    """
+
+    kind: Literal["sliding"] = section.identity(
+        "sliding",
+        "sliding: the gradient of every loss reaches `lookback` steps back, across the borders of windows, TBPTT(1, "
+        "lookback); the recurrent layers take about `lookback` times as long, and as much memory",
+    )
+    lookback: int = section.identity(35, "steps back from every loss that its gradient reaches", ge=1, le=65536)
+
+
+TruncationConfig = WindowConfig | RandomConfig | SlidingConfig

@@ -4,6 +4,7 @@ The order of the data is that of all ranks together, so a position in it is a nu
 ranks there are, and a run may be resumed with more or fewer of them.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -16,15 +17,20 @@ from core.config import training_settings
 from core.data.batching import buckets, lanes, shuffling
 from core.data.dataset import shards
 from core.data.tokens import bpe_dropout
+from core.training import lookback as lookbacks
 from core.training import progress, truncation
 
 
 class TextContent(NamedTuple):
-    """A window of some lanes; all targets are valid, row after row. `weights_T` are those of random truncation."""
+    """A window of some lanes; all targets are valid, row after row.
+
+    `weights_T` are those of random truncation. With `lookback` the inputs begin with tokens before the window.
+    """
 
     inputs_BT: Tensor
     targets_N: Tensor
     weights_T: Sequence[float] = ()
+    lookback: lookbacks.Lookback | None = None
 
 
 class PairsContent(NamedTuple):
@@ -106,10 +112,16 @@ class SequentialLanes:
             is_variable = training.truncation.kind == "variable"
             return truncation.variable_window(base, seed, epoch, begin) if is_variable else base
 
+        steps = training.truncation.lookback if training.truncation.kind == "sliding" else None
+        num_before_at = functools.partial(lookbacks.num_before, steps or 1)
         # Lengths are drawn by position, not in turn: an epoch that is resumed at `consumed` has the same windows.
         begin = consumed
-        for window in lanes.variable_windows(self._stream, training.num_lanes, self._lanes, size_at, offset, consumed):
+        for window in lanes.variable_windows(
+            self._stream, training.num_lanes, self._lanes, size_at, offset, consumed, num_before_at
+        ):
             batch = text_batch(window, window.stop / length)
+            if steps is not None:
+                batch = _with_lookback(batch, steps, begin)
             # The learning rate follows the length of the window (Merity et al. 2018, section 5), as it was drawn: the
             # last window of an epoch is short for lack of text.
             scale = size_at(begin) / base
@@ -162,6 +174,14 @@ def _with_cut_weights(
     assert isinstance(content, TextContent)
     weights_T = truncation.cut_weights(training, seed, epoch, start, content.inputs_BT.shape[1])
     return batch._replace(content=content._replace(weights_T=weights_T)) if weights_T else batch
+
+
+def _with_lookback(batch: Batch, steps: int, begin: int) -> Batch:
+    """Returns the batch, whose inputs begin with the tokens that its losses look back to, with their number."""
+    content, num_before = batch.content, lookbacks.num_before(steps, begin)
+    assert isinstance(content, TextContent)
+    looked = lookbacks.Lookback(steps, num_before, begins_lane=num_before == begin)
+    return batch._replace(content=content._replace(lookback=looked))
 
 
 class BucketedPairs:
@@ -337,12 +357,12 @@ def make_placeholder(kind: str) -> Content:
 def to_device(content: Content, device: torch.device) -> Content:
     """Copies a batch to the device; on a GPU the copy overlaps with computation.
 
-    Lengths and weights stay on the CPU, where they are read.
+    Lengths, weights and look-backs stay on the CPU, where they are read.
     """
     if device.type == "cpu":
         return content
     # Python code reads them: on a GPU each read would wait for all work before it. Pinned memory is copied beside it.
-    stay = ("source_lengths_B", "weights_T")
+    stay = ("source_lengths_B", "weights_T", "lookback")
     moved = {
         name: value if name in stay else value.pin_memory().to(device, non_blocking=True)
         for name, value in content._asdict().items()
@@ -352,7 +372,7 @@ def to_device(content: Content, device: torch.device) -> Content:
 
 def text_batch(window: lanes.Window, fraction: float) -> Batch:
     """Returns the tensors of a window; a placeholder for a rank without lanes of its own in it."""
-    num_own = window.inputs_BT.size
+    num_own = window.targets_BT.size
     if not num_own:
         return Batch(make_placeholder("text"), window.num_targets, 0, window.stop, fraction)
     content = TextContent(

@@ -3,8 +3,9 @@
 A long stream is trained on in windows. At the border of two windows the hidden state is detached: its values carry
 over, the graph does not, so that gradients stop there. `training.truncation` selects the kind of truncation: fixed
 windows, windows of variable length, random truncation (which also cuts inside a window, unbiased for the gradient of
-the window), or none (a lane is one window). Random decisions follow from (seed, epoch, position) alone: all ranks agree
-on them, and a resumed run repeats those of the uninterrupted one.
+the window), none (a lane is one window), or the same number of steps back from every loss (see `lookback`). Random
+decisions follow from (seed, epoch, position) alone: all ranks agree on them, and a resumed run repeats those of the
+uninterrupted one.
 
 Source: Werbos 1990, Backpropagation Through Time: What It Does and How to Do It; Zhang et al., Dive into Deep Learning
 (2021), section 8.7.1 "Analysis of Gradients in RNNs".

@@ -49,8 +49,9 @@ class ReversedStream:
 class Window(NamedTuple):
     """The next T tokens of some lanes, and as targets the token that follows each of them.
 
-    `num_targets` counts the targets of all lanes on all ranks: the loss of a step is divided by it. `stop` is the
-    number of tokens of each lane served up to the end of this window, the `start` of a resume after it.
+    The inputs may begin with tokens before the window, whose targets are not among the targets. `num_targets` counts
+    the targets of all lanes on all ranks: the loss of a step is divided by it. `stop` is the number of tokens of each
+    lane served up to the end of this window, the `start` of a resume after it.
     """
 
     inputs_BT: Tokens
@@ -117,9 +118,17 @@ def windows(stream: Stream, num_lanes: int, lanes: range, window: int, offset: i
 
 
 def variable_windows(
-    stream: Stream, num_lanes: int, lanes: range, size_at: Callable[[int], int], offset: int, start: int = 0
+    stream: Stream,
+    num_lanes: int,
+    lanes: range,
+    size_at: Callable[[int], int],
+    offset: int,
+    start: int = 0,
+    num_before_at: Callable[[int], int] = lambda _: 0,
 ) -> Iterator[Window]:
     """Yields windows as `windows` does, with `size_at(begin)` tokens in the window that begins at token `begin`.
+
+    The inputs also have the `num_before_at(begin)` tokens before it, at most `begin`.
 
     Raises:
         DataError: the stream is shorter than a token and a target for each lane.
@@ -131,7 +140,8 @@ def variable_windows(
         # By the number of the lane among all: a rank reads the same tokens for a lane, however many ranks there are.
         starts = [offset + lane * length + begin for lane in lanes]
         # Targets of all lanes, not only of this rank's: every rank divides its loss by the same number.
-        yield _window(stream, starts, stop - begin, num_targets=num_lanes * (stop - begin), stop=stop)
+        num_before = num_before_at(begin)
+        yield _window(stream, starts, stop - begin, num_lanes * (stop - begin), stop, num_before)
         begin = stop
 
 
@@ -163,13 +173,13 @@ def random_windows(
         chosen = shuffling.permuted(num_windows, order, first_row, first_row + rows)
         # The lane is the row in the batch of all ranks, so the batch does not depend on their number.
         starts = [offset + window * int(chosen[lane]) for lane in lanes if lane < rows]
-        yield _window(stream, starts, window, num_targets=rows * window, stop=begin + window)
+        yield _window(stream, starts, window, num_targets=rows * window, stop=begin + window, num_before=0)
 
 
-def _window(stream: Stream, starts: list[int], length: int, num_targets: int, stop: int) -> Window:
+def _window(stream: Stream, starts: list[int], length: int, num_targets: int, stop: int, num_before: int) -> Window:
     """Returns the window of rows that begin at `starts`; inputs and targets are views of one array, a token apart."""
     # int64, the type of indices in torch; the stream itself is uint16 or uint32.
-    tokens_BT = np.empty((len(starts), length + 1), dtype=np.int64)
+    tokens_BT = np.empty((len(starts), num_before + length + 1), dtype=np.int64)
     for row, start in enumerate(starts):
-        tokens_BT[row] = stream[start : start + length + 1]
-    return Window(tokens_BT[:, :-1], tokens_BT[:, 1:], num_targets, stop)
+        tokens_BT[row] = stream[start - num_before : start + length + 1]
+    return Window(tokens_BT[:, :-1], tokens_BT[:, num_before + 1 :], num_targets, stop)
