@@ -147,6 +147,8 @@ def _model(config: schema.RunConfig) -> str:
     extras = []
     if model.kind == "seq2seq":
         extras = ["bidirectional"] * model.bidirectional + [f"attention {model.attention}"]
+    elif model.context is not None:
+        extras = [f"context {model.context}"]
     return ", ".join([f"{model.kind}, {model.cell} {widths}", f"embedding {model.embedding_size}", *extras])
 
 

@@ -84,7 +84,7 @@ def _of_model(model: model_settings.LanguageModelConfig | model_settings.Seq2Seq
     else:
         has_embedding = model.input == "embedding"
     for name in ("dropout", "connections") if num_layers == 1 else ():
-        if _is_set(model, name):
+        if _is_set(model, name) and getattr(model, name) != "direct":
             yield name, "has no effect with one layer; use more num_layers, or leave it out"
     if model.locked_dropout and not (
         (model.dropout and num_layers > 1) or model.embedding_dropout or model.output_dropout

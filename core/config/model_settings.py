@@ -13,17 +13,18 @@ Width = Annotated[int, pydantic.Field(ge=1, le=65536)]
 class RecurrentConfig(section.Section):
     """Settings that language models and sequence-to-sequence models share."""
 
-    cell: Literal["rnn", "gru", "lstm", "lstm_peephole", "lstm_coupled", "lstm_no_output", "gru_coupled", "mgu"] = (
-        section.identity(
-            "lstm",
-            "recurrent cell; lstm_peephole: gates see the memory, the output gate the new one, as with use_peepholes "
-            "of TensorFlow, whose forget_bias is 1; lstm_coupled: input gate = 1 - forget gate; lstm_no_output: no "
-            "output gate, the memory is the output, without the tanh of Greff et al. 2017; gru_coupled: reset gate = "
-            "update gate; mgu: minimal gated unit",
-        )
+    cell: Literal[
+        "rnn", "gru", "lstm", "lstm_peephole", "lstm_coupled", "lstm_no_output", "gru_coupled", "mgu", "feedforward"
+    ] = section.identity(
+        "lstm",
+        "recurrent cell; lstm_peephole: gates see the memory, the output gate the new one, as with use_peepholes "
+        "of TensorFlow, whose forget_bias is 1; lstm_coupled: input gate = 1 - forget gate; lstm_no_output: no "
+        "output gate, the memory is the output, without the tanh of Greff et al. 2017; gru_coupled: reset gate = "
+        "update gate; mgu: minimal gated unit; feedforward: no recurrence, a hidden layer over the last `context` "
+        "tokens (Bengio et al. 2003), for language models",
     )
     nonlinearity: Literal["tanh", "relu", "sigmoid", "identity"] = section.identity(
-        "tanh", "activation function of the rnn cell"
+        "tanh", "activation function of the rnn cell, or of the feedforward layer"
     )
     gru_reset: Literal["after", "before"] = section.identity(
         "after",
@@ -37,10 +38,11 @@ class RecurrentConfig(section.Section):
     hidden_size: Width | tuple[Width, ...] = section.identity(
         256, "units of each layer, or a list from the lowest, such as [512, 256]; of an encoder in each direction"
     )
-    connections: Literal["none", "residual", "highway", "dense"] = section.identity(
+    connections: Literal["none", "residual", "highway", "dense", "direct"] = section.identity(
         "none",
         "skip connections. residual: a layer's input is added to its output; highway: a learned gate mixes the two; "
-        "dense: a layer's input is the outputs of all layers below",
+        "dense: a layer's input is the outputs of all layers below; direct, with cell: feedforward: from the "
+        "embeddings to the output layer",
     )
     layer_norm: bool = section.identity(False, "layer normalization of every recurrent layer's output")
     initial_state: Literal["zero", "learned"] = section.identity("zero", "initial hidden state of a text or an encoder")
@@ -106,19 +108,34 @@ class RecurrentConfig(section.Section):
 
     @pydantic.model_validator(mode="after")
     def _check_cell(self) -> Self:
-        if self.cell != "rnn" and self.nonlinearity != "tanh":
+        if self.cell not in ("rnn", "feedforward") and self.nonlinearity != "tanh":
             raise ValueError(f"nonlinearity: has no effect with cell: {self.cell}; use cell: rnn, or remove it")
         if self.cell != "gru" and self.gru_reset != "after":
             raise ValueError(f"gru_reset: has no effect with cell: {self.cell}; use it with cell: gru, or remove it")
         if self.forget_bias is not None and not self.cell.startswith("lstm"):
             raise ValueError(f"forget_bias: cell: {self.cell} has no forget gate; use an lstm cell")
+        if self.connections == "direct" and self.cell != "feedforward":
+            raise ValueError("connections: direct belongs to cell: feedforward; use dense, or another kind")
         return self
 
 
+# Settings of a recurrence, or of several layers of it, that a feed-forward layer does not have.
+_OF_RECURRENCE = (
+    *("num_layers", "biases", "layer_norm", "initial_state", "dropout", "weight_dropout", "recurrent_initialization"),
+)
+
+
 class LanguageModelConfig(RecurrentConfig):
-    """A recurrent language model."""
+    """A recurrent language model, or a feed-forward one of a fixed context."""
 
     kind: Literal["language_model"] = section.identity(..., "language_model")
+    context: int | None = section.identity(
+        None,
+        "tokens that a feedforward model sees, such as 4: the model is that of an n-gram of order context + 1; only "
+        "with cell: feedforward, which needs it",
+        ge=1,
+        le=1024,
+    )
     direction: ngram_settings.Direction = ngram_settings.direction()
     input: Literal["embedding", "one_hot"] = section.identity(
         "embedding", "input of tokens: a learned embedding, or one-hot vectors"
@@ -149,6 +166,30 @@ class LanguageModelConfig(RecurrentConfig):
             raise ValueError("adaptive_cutoffs: must increase, from at least 1")
         if self.tie_embeddings and self.input == "one_hot":
             raise ValueError("tie_embeddings: a one-hot input has no embedding to share; use input: embedding")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_feedforward(self) -> Self:
+        if self.cell != "feedforward":
+            if self.context is not None:
+                raise ValueError(
+                    f"context: has no effect with cell: {self.cell}, which reads the whole text; remove it, or use "
+                    "cell: feedforward"
+                )
+            return self
+        if self.context is None:
+            raise ValueError("context: cell: feedforward sees a fixed number of tokens; set it, such as context: 4")
+        for name in _OF_RECURRENCE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: has no effect with cell: feedforward, one layer without a recurrence; remove it"
+                )
+        if self.connections not in ("none", "direct"):
+            raise ValueError(
+                f"connections: {self.connections} is for several layers, and cell: feedforward has one; use direct"
+            )
+        if self.input == "one_hot":
+            raise ValueError("input: cell: feedforward has embeddings; use input: embedding")
         return self
 
 
@@ -197,6 +238,8 @@ class Seq2SeqConfig(RecurrentConfig):
 
     @pydantic.model_validator(mode="after")
     def _check_encoder_decoder(self) -> Self:
+        if self.cell == "feedforward":
+            raise ValueError("cell: feedforward is for language models; use a recurrent cell")
         if not self.bidirectional and (self.bidirectional_layers or self.backward_hidden_size):
             raise ValueError("bidirectional_layers, backward_hidden_size: belong to bidirectional: true; add it")
         if self.context == "feed" and self.attention == "none":

@@ -200,6 +200,22 @@ class RunConfig(section.Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _check_feedforward(self) -> Self:
+        if not isinstance(self.model, model_settings.LanguageModelConfig) or self.model.cell != "feedforward":
+            return self
+        if self.training.truncation.kind != "fixed":
+            raise ValueError(
+                f"training.truncation: {self.training.truncation.kind} is of recurrences, and model.cell: feedforward "
+                "has none; remove it"
+            )
+        if self.training.temporal_activation_regularization:
+            raise ValueError(
+                "training.temporal_activation_regularization: is of recurrences, and model.cell: feedforward has none; "
+                "remove it"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_sections(self) -> Self:
         kind = self.corpus_kind
         # Checks across sections are here, since a section does not see the others.

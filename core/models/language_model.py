@@ -1,7 +1,7 @@
-"""Recurrent language model.
+"""Neural language model.
 
-The joint probability of a text is factorized by the chain rule, p(x_1 … x_T) = Π_t p(x_t | x_1 … x_{t−1}); a recurrent
-state summarizes the tokens before.
+The joint probability of a text is factorized by the chain rule, p(x_1 … x_T) = Π_t p(x_t | x_1 … x_{t−1}). A recurrent
+state summarizes the tokens before, or a feed-forward network sees the last few of them.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import model_settings
-from core.models import adaptive_softmax, recurrent_stack
+from core.models import adaptive_softmax, feedforward, recurrent_stack
 from core.models import state as states
 
 
@@ -18,12 +18,12 @@ class Outputs(NamedTuple):
     """Outputs of a language model for one window."""
 
     features_BTF: Tensor  # input of the output layer
-    raw_BTH: Tensor  # outputs of the top recurrent layer, before output dropout: for activation regularization
+    raw_BTH: Tensor  # outputs of the top layer, before output dropout: for activation regularization
     state: states.State  # after the last token
 
 
 class LanguageModel(nn.Module):
-    """Embedding or one-hot input, recurrent layers, output layer.
+    """Embedding or one-hot input, recurrent layers or a feed-forward one, output layer.
 
     `forward` returns features, the input of the output layer. A loss is computed from them in slices, with
     `output_weight_VF` and `output_bias_V`, so that the logits (B, T, V) of a whole window are never in memory. With
@@ -40,7 +40,11 @@ class LanguageModel(nn.Module):
         self.vocabulary_size = vocabulary_size
         one_hot = config.input == "one_hot"
         input_size = vocabulary_size if one_hot else config.embedding_size
-        self.stack = recurrent_stack.Stack(recurrent_stack.StackConfig.from_settings(config), input_size)
+        self.stack: recurrent_stack.Stack | feedforward.FeedForward = (
+            feedforward.FeedForward(config)
+            if config.cell == "feedforward"
+            else recurrent_stack.Stack(recurrent_stack.StackConfig.from_settings(config), input_size)
+        )
         self.feature_size = config.embedding_size if config.tie_embeddings else self.stack.output_size
         if self.feature_size != self.stack.output_size:
             # A tied output layer is as wide as the embedding, so that other hidden sizes are mapped to it.
@@ -78,7 +82,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens_B: Tensor, state: states.State) -> tuple[Tensor, states.State]:
         """Returns the features after one more token of each row, (B, F), and the new state."""
-        y_BH, state = self.stack.step(self.stack.layer(0).project(self.embed_input(tokens_B)), state)
+        y_BH, state = self.stack.step(self.stack.project(self.embed_input(tokens_B)), state)
         return self.compute_features(y_BH), state
 
     def embed_input(self, tokens: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ class LanguageModel(nn.Module):
         """Returns the embeddings of tokens, or their one-hot vectors."""
         if self.config.input == "one_hot":
             # The first matrix product with a one-hot row selects a row of the weights, as an embedding would.
-            return F.one_hot(tokens, self.vocabulary_size).to(self.stack.layer(0).weight_ih.dtype)
+            return F.one_hot(tokens, self.vocabulary_size).to(next(self.parameters()).dtype)
         embedded: Tensor = self.embedding(tokens)
         return embedded
 

@@ -173,6 +173,10 @@ class Stack(nn.Module):
         assert isinstance(layer, recurrent_layer.Layer)
         return layer
 
+    def project(self, x_BE: Tensor) -> Tensor:
+        """Returns the input of `step` for the input of the lowest layer: its contribution to all gates."""
+        return self.layer(0).project(x_BE)
+
     def initial_state(self, batch_size: int) -> states.State:
         """Returns the state before the first step."""
         return tuple(layer.initial_state(batch_size) for layer in self._iterate_layers())
@@ -218,7 +222,7 @@ class Stack(nn.Module):
         """Returns the output of the top layer after one step, and the new state.
 
         Args:
-            gates_BG: the input, projected by the lowest layer's `project`.
+            gates_BG: the input after `project`.
             state: before the step.
             dropout: that of the window that the step belongs to; None draws one for this step alone.
         """

@@ -236,7 +236,7 @@ class Seq2Seq(nn.Module):
             *recurrent, (fed_BF,) = state
             state = tuple(recurrent)
             x_BE = torch.cat((x_BE, fed_BF.to(x_BE.dtype)), dim=-1)
-        y_BH, state = self.decoder.step(self.decoder.layer(0).project(x_BE), state)
+        y_BH, state = self.decoder.step(self.decoder.project(x_BE), state)
         if self.has_output_context:
             context_BC, weights_BS, coverage_BS = self._attend(y_BH, memory, beam, coverage_BS)
             y_BH = torch.cat((y_BH, context_BC.to(y_BH.dtype)), dim=-1)

@@ -9,12 +9,15 @@ _PARTS = {
     "source_embedding": "embedding",
     "target_embedding": "embedding",
     "stack": "recurrent layers",
+    "stack.hidden": "feed-forward layer",
     "readout": "output",
     "adaptive": "output",
 }
 
 
-_PARTS_IN_ORDER = ("embedding", "encoder", "bridge", "attention", "decoder", "recurrent layers", "output")
+_PARTS_IN_ORDER = (
+    *("embedding", "encoder", "bridge", "attention", "decoder", "recurrent layers", "feed-forward layer", "output"),
+)
 
 
 def parameters_by_part(model: torch.nn.Module) -> dict[str, int]:
@@ -22,6 +25,7 @@ def parameters_by_part(model: torch.nn.Module) -> dict[str, int]:
     counts = dict.fromkeys(_PARTS_IN_ORDER, 0)
     for name, parameter in bundle.unique_parameters(model).items():
         module = name.partition(".")[0]
-        part = _PARTS.get(module, module)
+        # By the longest prefix: a language model's stack is recurrent, or a feed-forward layer.
+        part = _PARTS.get(name.rpartition(".")[0]) or _PARTS.get(module, module)
         counts[part] = counts.get(part, 0) + parameter.numel()
     return {part: count for part, count in counts.items() if count}

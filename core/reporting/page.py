@@ -165,6 +165,8 @@ def describe(report: content.Report) -> str:
         return f"An autoregressive model of {names}: {model['network']} network on the last {model['lags']} values."
     kind = {"seq2seq": "A translation model", "language_model": "A language model"}[report["kind"]]
     size = f"{model['cell'].upper()}, {model['num_layers']} × {model['hidden_size']} units"
+    if model["cell"] == "feedforward":
+        size = f"feed-forward, context of {model['context']} tokens, {model['hidden_size']} units"
     if report["training"] is None:
         return f"{kind} ({size}), not trained yet."
     return f"{kind} ({size}), trained for {page_frame.format_count(report['training']['steps'])} steps."

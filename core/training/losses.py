@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils import checkpoint
 
 from core.config import training_settings
-from core.models import factory, language_model
+from core.models import factory, language_model, recurrent_stack
 from core.models import state as states
-from core.training import batches, scheduled_sampling, truncation
+from core.training import batches, lookback, scheduled_sampling, truncation
 
 SLICE_ROWS = 256
 """Rows of logits that exist at a time: the fastest of 64, 256 and 1,024 for 5,000 to 18,000 entries on a CPU."""
@@ -119,14 +119,22 @@ class Objective(nn.Module):
 
     def _read_window(self, content: batches.TextContent, state: states.State | None) -> language_model.Outputs:
         """Runs the language model over a window, in segments where random truncation may cut it."""
-        model, inputs_BT = self.model, content.inputs_BT
+        model, inputs_BT, looks_back = self.model, content.inputs_BT, content.lookback
         assert isinstance(model, language_model.LanguageModel)
-        if state is None:
+        # A look-back that reaches the beginning of a lane starts there again, with the gradient of a learned state.
+        if state is None or (looks_back is not None and looks_back.begins_lane):
             state = model.initial_state(inputs_BT.shape[0])
+        if looks_back is not None:
+            assert isinstance(model.stack, recurrent_stack.Stack), "the settings refuse it for a feed-forward layer"
+            raw_BTH, state = lookback.run(
+                model.stack, model.embed_input(inputs_BT), state, looks_back.steps, looks_back.num_before
+            )
+            return language_model.Outputs(model.compute_features(raw_BTH), raw_BTH, state)
         # Without random truncation the whole window is one fused call.
         if not content.weights_T:
             return model.outputs(inputs_BT, state)
         # The masks are drawn once for the window: a cut must not change which units are dropped.
+        assert isinstance(model.stack, recurrent_stack.Stack), "the settings refuse it for a feed-forward layer"
         x_BTE, masks, segments = model.embed_input(inputs_BT), model.stack.draw_dropout(inputs_BT.shape[0]), []
         for begin, end, weight in truncation.segments(content.weights_T, inputs_BT.shape[1]):
             y_BTH, state = model.stack(x_BTE[:, begin:end], truncation.scale_gradient(state, weight), masks)

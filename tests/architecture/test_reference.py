@@ -53,7 +53,7 @@ def test_every_setting_has_one_row() -> None:
     rows = re.findall(row, TEXT, re.MULTILINE)
     several = {name for name in rows if rows.count(name) > 1}
     # each kind of model has its own
-    assert several == {"model.kind", "model.hidden_size", "model.tie_embeddings", "model.direction"}
+    assert several == {"model.kind", "model.hidden_size", "model.tie_embeddings", "model.direction", "model.context"}
     assert {"name", "training.scheduled_sampling.end", "cluster.num_workers.max", "scoring.cache.size"} <= set(rows)
     assert set(rows) == reference.names()
 

@@ -240,7 +240,7 @@ class FusedDecoder:
 
     def step(self, tokens_R: Tensor, memory: Any, state: states.State) -> Predictions:
         """See `Decoder`."""
-        num_layers = len(self._model.stack.layers)
+        num_layers = len(self._model.initial_state(1))
         predictions: Predictions = self._decoder.step(tokens_R, memory, state[num_layers:])
         # The same token for both models, under the id that each of them knows.
         features_RF, model_state = self._model.step(self._ids_V[tokens_R], state[:num_layers])

@@ -129,7 +129,7 @@ def test_a_mistake_is_one_line_with_its_position(addition: str, expected: str) -
         ("root: r\n", "", "root: is missing; add it: folder or URL"),
         ("language_model", "lm", "run.yaml:4: model: 'lm' is not one of language_model, seq2seq"),
         ("kind: language_model", "cell: gru", "model: has no kind; add it"),
-        ("language_model}", "language_model, cell: grru}", "gru_coupled, mgu; did you mean gru?"),
+        ("language_model}", "language_model, cell: grru}", "gru_coupled, mgu, feedforward; did you mean gru?"),
         (
             "language_model}",
             "language_model, attention: dot}",

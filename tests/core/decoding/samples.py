@@ -11,6 +11,8 @@ from core.models import language_model as lm
 from core.models import seq2seq as s2s
 
 WORDS = ["a", "cat", "dog", "sees", "the", "big", "small", "old", "house", "runs", "sleeps", "and", "or", "not"]
+# Longer than some windows and lines of the tests, so that it reaches across them.
+FEEDFORWARD: dict[str, Any] = {"cell": "feedforward", "context": 6, "num_layers": 1}
 FP32 = schema.ComputeConfig(precision="fp32", matmul="default")
 
 

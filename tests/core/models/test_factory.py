@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core import errors
 from core.config import model_settings
-from core.models import factory, recurrent_layer, seq2seq
+from core.models import factory, recurrent_layer, recurrent_stack, seq2seq
 from core.models import language_model as language_models
 
 SIZES = {"text": 40, "source": 40, "target": 30}
@@ -23,6 +23,11 @@ def language_model(initialization: str, **settings: Any) -> language_models.Lang
     model = factory.build(config, SIZES, None)
     assert isinstance(model, language_models.LanguageModel)
     return model
+
+
+def stack(model: language_models.LanguageModel) -> recurrent_stack.Stack:
+    assert isinstance(model.stack, recurrent_stack.Stack)
+    return model.stack
 
 
 def test_normal_initialization_has_std_001_and_zero_biases() -> None:
@@ -77,8 +82,8 @@ def gates(layer: recurrent_layer.Layer) -> list[Tensor]:
 
 @pytest.mark.parametrize("cell", ["lstm", "mgu"])
 def test_orthogonal_and_identity_initialization_by_gate(cell: str) -> None:
-    orthogonal = language_model("orthogonal", cell=cell).stack.layer(0)
-    same = language_model("torch", cell=cell, recurrent_initialization="identity").stack.layer(0)
+    orthogonal = stack(language_model("orthogonal", cell=cell)).layer(0)
+    same = stack(language_model("torch", cell=cell, recurrent_initialization="identity")).layer(0)
     for turned, kept in zip(gates(orthogonal), gates(same), strict=True):
         torch.testing.assert_close(turned @ turned.T, torch.eye(200), atol=1e-5, rtol=0)
         assert not torch.equal(turned, torch.eye(200))
@@ -98,7 +103,7 @@ def test_he_initialization_has_variance_2_over_fan_in() -> None:
     [("lstm", "two", 1), ("lstm", "one", 1), ("lstm_coupled", "two", 0), ("lstm_no_output", "one", 1)],
 )
 def test_forget_bias_is_the_sum_of_the_forget_gates_biases(cell: str, biases: str, gate: int) -> None:
-    layer = language_model("xavier", cell=cell, biases=biases, forget_bias=1.5).stack.layer(0)
+    layer = stack(language_model("xavier", cell=cell, biases=biases, forget_bias=1.5)).layer(0)
     second_G = layer.weights.bias_G
     total_G = layer.bias_ih if second_G is None else layer.bias_ih + second_G
     blocks = torch.split(total_G.detach(), 200)
@@ -107,8 +112,8 @@ def test_forget_bias_is_the_sum_of_the_forget_gates_biases(cell: str, biases: st
 
 def test_initialization_leaves_layer_norm_and_initial_states() -> None:
     model = language_model("normal", layer_norm=True, initial_state="learned")
-    assert not model.stack.layer(0).start.any()
-    weights = dict(model.stack.joints.named_parameters())
+    assert not stack(model).layer(0).start.any()
+    weights = dict(stack(model).joints.named_parameters())
     assert torch.equal(weights["norms.0.weight"], torch.ones(200))
 
 
@@ -121,6 +126,7 @@ def test_initialization_leaves_layer_norm_and_initial_states() -> None:
         ({"num_layers": 3, "hidden_size": (4, 2)}, "2 sizes for 3 layers"),
         ({"num_layers": 2, "hidden_size": (4, 2), "connections": "residual"}, "equal width"),
         ({"adaptive_cutoffs": (5, 5)}, "must increase"),
+        ({"connections": "direct"}, "connections: direct belongs to cell: feedforward"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], complaint: str) -> None:

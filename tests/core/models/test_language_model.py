@@ -52,6 +52,9 @@ WAYS: list[dict[str, Any]] = [
     {"tie_embeddings": True},
     {"num_layers": 2, "cell": "lstm_coupled", "hidden_size": (6, 3), "connections": "dense", "layer_norm": True},
     {"num_layers": 3, "cell": "gru", "gru_reset": "before", "connections": "residual", "initial_state": "learned"},
+    {"cell": "feedforward", "context": 1},
+    {"cell": "feedforward", "context": 4, "connections": "direct"},
+    {"cell": "feedforward", "context": 7, "tie_embeddings": True},  # longer than a window
 ]
 
 

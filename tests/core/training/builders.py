@@ -19,6 +19,9 @@ from core.telemetry import metrics
 from core.training import collective, progress, trainer
 
 TEXT = model_settings.LanguageModelConfig(kind="language_model", cell="lstm", hidden_size=12, embedding_size=8)
+FEEDFORWARD = model_settings.LanguageModelConfig(
+    kind="language_model", cell="feedforward", context=4, hidden_size=12, embedding_size=8
+)
 PAIRS = model_settings.Seq2SeqConfig(
     kind="seq2seq", cell="gru", hidden_size=8, embedding_size=8, bidirectional=True, attention="additive"
 )

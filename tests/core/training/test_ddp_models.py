@@ -39,6 +39,7 @@ PAIRS = model_settings.Seq2SeqConfig(
     coverage_attention=True,
     **SIZES,
 )
+SLIDING = {"kind": "sliding", "lookback": 7}  # longer than a window
 WET: dict[str, Any] = {"dropout": 0.3, "weight_dropout": 0.3, "word_dropout": 0.1, "locked_dropout": True}
 
 
@@ -49,13 +50,15 @@ def test_two_ranks_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         settings: dict[str, Any] = {"log_every_steps": 1, "epochs": 2}
         return [
             (builders.job(tmp_path / name / "text", text, TEXT, **settings), None),
+            (builders.job(tmp_path / name / "feedforward", text, builders.FEEDFORWARD, **settings), None),
+            (builders.job(tmp_path / name / "sliding", text, TEXT, **settings, truncation=SLIDING), None),
             (builders.job(tmp_path / name / "pairs", pairs, PAIRS, **settings), None),
         ]
 
     for job, _ in jobs("one"):
         builders.train(job)
     builders.on_ranks(2, tmp_path, builders.train_rank, jobs("two"))
-    for kind in ("text", "pairs"):
+    for kind in ("text", "feedforward", "sliding", "pairs"):
         losses_of_one, losses_of_two = (
             [
                 row["loss_nats"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core import errors
+from core.config import model_settings
 from core.data.dataset import shards
 from core.models import bundle
 from core.reporting import training_history
@@ -56,7 +57,9 @@ def _steps(root: Path) -> list[dict[str, Any]]:
             "text",
             {"truncation": {"kind": "random", "cut_every": 2}, "temporal_activation_regularization": 1.0, "epochs": 2},
         ),
+        ("text", {"truncation": {"kind": "sliding", "lookback": 7}, "epochs": 2}),
         ("text", RELOADING),
+        ("feedforward", {"window": 3, "activation_regularization": 1.0}),
         ("pairs", {"target_window": 3, "scheduled_sampling": {"start": 0.1, "end": 0.6, "over_steps": 9}, "epochs": 2}),
         ("pairs", {"schedule": {"kind": "inverse_sqrt"}, "label_smoothing": 0.1}),
     ],
@@ -65,8 +68,14 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     tmp_path: Path, text: location.Location, pairs: location.Location, kind: str, settings: dict[str, Any]
 ) -> None:
     """Stops twice in an epoch, in a later one, right after a start, and where epochs meet."""
-    model = (builders.TEXT if kind == "text" else builders.PAIRS).model_copy(update=WET)
-    job = builders.job(tmp_path / "whole", text if kind == "text" else pairs, model, **{"epochs": 3, **settings})
+    models: dict[str, model_settings.NetworkConfig] = {
+        "text": builders.TEXT,
+        "feedforward": builders.FEEDFORWARD,
+        "pairs": builders.PAIRS,
+    }
+    wet = {name: rate for name, rate in WET.items() if kind != "feedforward" or name.endswith("_dropout")}
+    model = models[kind].model_copy(update=wet)
+    job = builders.job(tmp_path / "whole", pairs if kind == "pairs" else text, model, **{"epochs": 3, **settings})
     builders.train(job)
     stopped = dataclasses.replace(job, root=builders.location_of(tmp_path / "stopped"))
     interrupted = [builders.train(stopped, stop_after).is_interrupted for stop_after in (2, 2, 1, 1, 1, 3)]

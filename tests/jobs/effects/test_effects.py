@@ -75,6 +75,23 @@ def test_the_kinds_of_corpus_and_model_must_fit_each_other(base: str, kind: str,
         experiments.config(base, (f"model={{kind: {kind}}}",), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [("context", ("2", "3")), ("connections", ("none", "direct")), ("nonlinearity", ("tanh", "relu"))],
+)
+def test_two_values_of_a_setting_of_a_feedforward_model_give_other_weights(
+    setting: str, values: tuple[str, str]
+) -> None:
+    """The row of `model.context` is that of translation models, in which the name has another meaning."""
+    weights = [
+        experiments.training("text", ("model.cell=feedforward", "model.context=2", f"model.{setting}={value}"))[
+            "weights"
+        ]
+        for value in values
+    ]
+    assert weights[0] != weights[1]
+
+
 def test_a_batch_of_translations_has_at_most_as_many_rows_as_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines times hypotheses: with batch_rows of 6 and beam_size of 3 two lines are searched together."""
     made, lines = samples.seq2seq(), samples.sentences(8)

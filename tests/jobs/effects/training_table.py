@@ -145,6 +145,7 @@ TRAINING: dict[str, rows.Effect | rows.Elsewhere] = {
         "2", "3", "training.truncation.kind=random", "training.truncation.cut_probability=0.9"
     ),
     "training.truncation.cut_probability": rows.text("0.1", "0.9", "training.truncation={kind: random, cut_every: 2}"),
+    "training.truncation.lookback": rows.text("2", "3", "training.truncation.kind=sliding"),
     "training.target_window": rows.pairs("null", "2"),
     "training.optimizer.kind": rows.text("adam", "sgd"),
     "training.optimizer.betas": rows.text("[0.9, 0.999]", "[0.5, 0.9]"),

@@ -1,7 +1,7 @@
 """Stream scoring with a small language model, for tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ def score(
     state: streams.StreamState | None = None,
     training_text: np.ndarray[Any, Any] | None = None,
     bundle: Any = None,
+    model: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[list[results.Score], streams.StreamState]:
     """Scores lines with a newly built model, as another process would."""
     config = inference_settings.ScoringConfig(unit="stream", **_sections(settings))
-    ready = scorer.Scorer(bundle or samples.language_model(), config, samples.FP32, training_text=training_text)
+    made = bundle or samples.language_model(**(model or {}))
+    ready = scorer.Scorer(made, config, samples.FP32, training_text=training_text)
     return ready.score_stream(lines, ready.initial_stream_state() if state is None else state)
 
 

@@ -136,9 +136,11 @@ def test_a_window_is_scored_before_the_weights_learn_from_it() -> None:
     assert stream_scores.nats(learning[-1:]) < 0.7 * stream_scores.nats(plain[-1:])
 
 
-@pytest.mark.parametrize("rule", ["sgd", "rms"])
-def test_a_restart_between_parts_changes_nothing(rule: str) -> None:
+@pytest.mark.parametrize(("rule", "model"), [("sgd", {}), ("rms", {}), ("rms", samples.FEEDFORWARD)])
+def test_a_restart_between_parts_changes_nothing(rule: str, model: dict[str, Any]) -> None:
+    """With a model of its own in each call, as in another process."""
     settings: dict[str, Any] = {"training_text": TEXT, "dynamic": {"rule": rule, "learning_rate": 0.01, "window": 4}}
+    settings["model"] = model
     _, state = stream_scores.score(stream_scores.LINES[:3], **settings)
     uninterrupted, end = stream_scores.score(stream_scores.LINES[3:], state, **settings)
     restored = streams.StreamState.from_bytes(state.to_bytes(), "here")

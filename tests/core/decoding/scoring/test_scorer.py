@@ -87,10 +87,13 @@ def test_batch_tokens_count_padding() -> None:
     assert [list(batch) for batch in scorer._batches(range(6), sizes, max_tokens=10)] == [[0], [1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("model", [{}, samples.FEEDFORWARD])
 @pytest.mark.parametrize("line_end", ["eos", "none", "space"])
 @pytest.mark.parametrize("boundaries", [[], [1], [2, 2, 5]])
-def test_stream_scores_do_not_depend_on_the_division_into_parts(line_end: str, boundaries: list[int]) -> None:
-    made = samples.language_model(line_end=line_end)
+def test_stream_scores_do_not_depend_on_the_division_into_parts(
+    line_end: str, boundaries: list[int], model: dict[str, Any]
+) -> None:
+    made = samples.language_model(line_end=line_end, **model)
     ready = _scorer(made, batch_tokens=5)
     tokenizer = made.codecs["text"].tokenizer
     eos = tokenizer.eos_id or 0
