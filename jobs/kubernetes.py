@@ -82,7 +82,8 @@ def _create(objects: rayjob.Objects, client: kubectl.Client, replace: bool) -> N
             state = _describe(rayjob_state.state_of(before))
             raise errors.LockedError(
                 f"submit: {objects.namespace}/{name} is there already ({state}); follow it with {console.program()} "
-                f"logs {name} --kubernetes --follow, or end it and start anew with --replace"
+                f"logs {name} --kubernetes --namespace {objects.namespace} --follow, "
+                "or end it and start anew with --replace"
             )
         _log.info("%s has no configuration yet: an earlier start was cut short", name)
     else:

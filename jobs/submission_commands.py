@@ -20,6 +20,7 @@ Address = Annotated[
 ]
 Kubernetes = Annotated[bool, typer.Option("--kubernetes", help="RayJobs of KubeRay, by kubectl")]
 Namespace = Annotated[str, typer.Option("--namespace", help="namespace on Kubernetes")]
+OwnNamespace = Annotated[str | None, typer.Option("--namespace", help="namespace of the RayJob; default: raycurrent")]
 Context = Annotated[str | None, typer.Option("--context", help="context of the kubeconfig; default: the current one")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="print the name of the job and return, without following it")]
 NumCpus = Annotated[float | None, typer.Option("--num-cpus", help="CPUs to reserve for the driver, on a Ray cluster")]
@@ -92,7 +93,7 @@ def submit(
     dry_run: DryRun = False,
     replace: Replace = False,
     name: RunName = None,
-    namespace: Namespace = NAMESPACE,
+    namespace: OwnNamespace = None,
     kube_context: Context = None,
     overlay: Overlay = None,
     image: Image = None,
@@ -123,7 +124,7 @@ def submit(
         **{"priority_class": priority_class, "head_memory": head_memory, "worker_memory": worker_memory},
     }
     if not kubernetes:
-        others = {"replace": replace, "name": name, "context": kube_context, **pods}
+        others = {"replace": replace, "name": name, "namespace": namespace, "context": kube_context, **pods}
         _refuse(others, "is for RayJobs; add --kubernetes, or leave it out")
         arguments += ["--dry-run"] if dry_run else []
         return _submit_to_ray(command, arguments, address, python, (num_cpus, num_gpus), no_wait)
@@ -216,7 +217,7 @@ def _submit_to_ray(
 
 
 def _objects(
-    command: Any, arguments: list[str], name: str | None, namespace: str, pods: dict[str, Any]
+    command: Any, arguments: list[str], name: str | None, namespace: str | None, pods: dict[str, Any]
 ) -> "rayjob.Objects":
     """Returns the objects of a command, after checking all that can be checked from here."""
     from jobs import kubernetes as verb_module

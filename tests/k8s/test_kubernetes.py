@@ -120,6 +120,8 @@ def test_a_finished_job_is_replaced_and_a_running_one_if_asked(
     fake.answer(" delete ")
     fake.answer(" create ", recording.rayjob(objects.name), {})
     kubernetes.run(objects, client(), replace=replace, wait=False)
+    # The old driver may be saving a checkpoint: the new one would find its lock.
+    assert all("--cascade=foreground" in call.words for call in fake.calls("delete"))
     assert fake.verbs()[1:] == [
         f"delete rayjobs.ray.io/{objects.name}", "create", f"delete configmap/{objects.name}", "create"
     ]  # fmt: skip
@@ -344,6 +346,7 @@ def test_a_dry_run_prints_the_objects_and_calls_nothing(
     [
         (["submit", "list", "--kubernetes"], "'list' cannot be submitted"),
         (["submit", "train", "CONFIG", "--image", "x:1"], "--image: is for RayJobs; add --kubernetes"),
+        (["submit", "train", "CONFIG", "--namespace", "n"], "--namespace: is for RayJobs; add --kubernetes"),
         (["submit", "train", "CONFIG", "--kubernetes", "--num-cpus", "1"], "--num-cpus: is for Ray's own job server"),
         (["submit", "train", "CONFIG", "--kubernetes", "--node-selector", "x"], "--node-selector: 'x' is not a label"),
         (["submit", "train", "CONFIG", "--kubernetes", "--home", "runs"], "--home: 'runs' is relative"),

@@ -86,6 +86,16 @@ def test_a_submitted_job_is_that_of_the_overlay_but_for_its_names(
     assert objects.rayjob["metadata"]["namespace"] == pattern["metadata"]["namespace"]
 
 
+def test_an_overlay_of_ones_own_keeps_its_namespace_and_its_patches(tmp_path: pathlib.Path) -> None:
+    own = (manifests.KUBERNETES / "rendered" / "gpu.yaml").read_text()
+    own = own.replace("namespace: raycurrent\n", "namespace: team\n").replace("nvidia.com/gpu: 1", "nvidia.com/gpu: 2")
+    (tmp_path / "own.yaml").write_text(own)
+    objects = render("train", configuration(tmp_path), overlay=str(tmp_path / "own.yaml"))
+    assert objects.namespace == "team"
+    worker = manifests.cluster(objects.rayjob)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == 2
+
+
 def test_the_config_map_has_the_file_as_it_is_and_its_owner(tmp_path: pathlib.Path) -> None:
     path = configuration(tmp_path, "# as I wrote it\n")
     config_map = render("train", path, "--set", "training.epochs=3").owned_by("0d1b")

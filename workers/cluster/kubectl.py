@@ -55,8 +55,9 @@ class Client:
         return dict(json.loads(self._run("create", "--filename", "-", "--output", "json", text=json.dumps(document))))
 
     def delete(self, *names: str) -> None:
-        """Deletes objects (kind/name) that may not exist, and waits until they are gone."""
-        self._run("delete", *names, "--ignore-not-found", "--wait", timeout="")
+        """Deletes objects (kind/name) that may not exist; waits until they and all they own are gone."""
+        # A driver that saves its last checkpoint still holds the lock of its root.
+        self._run("delete", *names, "--ignore-not-found", "--wait", "--cascade=foreground", timeout="")
 
     def execute(self, pod: str, container: str, command: Sequence[str]) -> str:
         """Runs a command in a container; returns its output."""
@@ -101,7 +102,7 @@ class Client:
             output, said = process.communicate(text)
         if process.returncode:
             lines = [line for line in said.strip().splitlines() if line.strip()]
-            reason = lines[-1].removeprefix("error: ") if lines else f"ended with {process.returncode}"
+            reason = lines[-1].removeprefix("error: ").rstrip(".?") if lines else f"ended with {process.returncode}"
             if "doesn't have a resource type" in reason or "no matches for kind" in reason:
                 raise errors.UsageError(
                     f"--kubernetes: the cluster does not know RayJobs ({reason}); install the KubeRay operator"
