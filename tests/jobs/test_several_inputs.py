@@ -249,14 +249,15 @@ def test_prefixes_pair_by_name(folder: pathlib.Path) -> None:
 
 
 def test_too_many_bad_lines_of_one_input_end_the_job_and_name_it(folder: pathlib.Path) -> None:
+    decoding = DECODING.model_copy(update={"part_lines": 100})
     (folder / "in" / "c.txt.gz").write_bytes(gzip.compress(b"the cat\n" * 300 + b"a \x00 b\n" * 11))
     (folder / "in" / "a.txt").write_bytes(b"the cat\n" * 300 + b"a \x00 b\n" * 10)
     with pytest.raises(
         errors.DataError, match=r"11 lines of the input of c\.jsonl failed, at most 10 may; .* line 301"
     ):
-        _translate(folder)
+        _translate(folder, decoding=decoding)
     (folder / "in" / "c.txt.gz").write_bytes(gzip.compress(b"the cat\n" * 300 + b"a \x00 b\n" * 10))
-    report = _translate(folder, "other")
+    report = _translate(folder, "other", decoding=decoding)
     assert report["errors"] == 20, "as many as calls with one each would allow"
     assert report["first_errors"][0] == {
         "file": "a.jsonl", "line": 300, "error": f"control_char: {folder}/in/a.txt:301:3"
