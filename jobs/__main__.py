@@ -13,7 +13,7 @@ import typer
 from core import errors
 from core.config import loading, schema
 from core.storage import location, run_lock
-from jobs import console, execution, options, paths, settings, submission_commands
+from jobs import console, execution, options, paths, run_checks, settings, submission_commands
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
@@ -108,7 +108,7 @@ def translate(
             return verb.run(request, session, console.reporter())
 
     job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=files.output == "-")
-    return options.check_files(job, files, "--prefixes", others)
+    return options.check_files(job, files, "--prefixes", others, column)
 
 
 @app.command(cls=options.Command)
@@ -149,9 +149,10 @@ def score(
 
     def check(inference: settings.InferenceSettings) -> None:
         options.check_mixture(inference.scoring, len(runs))
+        run_checks.check_targets(paths.locate(runs[0], "--run"), bool(targets))
 
     job = options.job_from_run(runs[0], set_, print_config, call, "score", files.output == "-", check=check)
-    return options.check_files(job, files, "--targets", others)
+    return options.check_files(job, files, "--targets", others, column)
 
 
 @app.command(cls=options.Command)
@@ -198,6 +199,7 @@ def forecast(
 ) -> options.Job | str:
     """Forecast numeric series, one or several steps ahead, and measure the errors."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
+    run_checks.check_extension(target)
 
     def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import forecast as verb

@@ -16,7 +16,7 @@ from core import errors
 from core.config import evaluation_settings, inference_settings, loading, schema, section
 from core.data.text import characters
 from core.storage import location, root_layout, streams
-from jobs import console, input_names, json_documents, log, paths, run_state, settings
+from jobs import console, input_names, json_documents, log, paths, run_checks, run_state, settings
 
 if TYPE_CHECKING:
     from workers.cluster import session as sessions
@@ -195,6 +195,7 @@ def job_from_run(
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(inference), one_line=True).strip())
     if print_config:
         return loading.dump(inference)
+    run_checks.check_kind(verb, root)
     check(inference)
     return Job(lambda stdout: call(root, inference, stdout), streams, only_prints)
 
@@ -264,7 +265,7 @@ def files(
 
 
 def check_files(
-    job: Job | str, files: input_names.Files, option: str, others: Sequence[location.Location]
+    job: Job | str, files: input_names.Files, option: str, others: Sequence[location.Location], column: str | None
 ) -> Job | str:
     """Returns the job unchanged, after checking its files and further runs, before anything heavy is loaded.
 
@@ -273,7 +274,11 @@ def check_files(
     """
     if isinstance(job, Job):
         check_inputs_exist(job, {"--run": list(map(str, others))})
-        input_names.check_output(input_names.find(files.input, files.aligned, option), files.output, files.format)
+        named = input_names.find(files.input, files.aligned, option)
+        input_names.check_output(named, files.output, files.format)
+        run_checks.check_column(named, column)
+        if not named.are_several:
+            run_checks.check_extension(files.output)
     return job
 
 

@@ -51,7 +51,7 @@ def load_run_settings(
     """
     config = _config(run)
     stored = _stored(run, config)
-    kind = _kind_of_checkpoint(run) if config is None else config.model.kind
+    kind = kind_of(run)
     overrides = old_names.translate_overrides(overrides, kind, has_generation=config is not None)
     _refuse_sections(overrides, verb)
     # An unknown name is reported by the first section, so the one that the model uses comes first.
@@ -145,6 +145,12 @@ def evaluation_of(
     stored = config.evaluation.model_dump()
     corpus = next(iter(config.corpora_by_name.values()))  # all corpora of a run have the same cleaning
     return evaluation_settings.EvaluationConfig.model_validate({**stored, **overrides}), corpus.cleaning
+
+
+def kind_of(run: location.Location) -> str | None:
+    """Returns the kind of the model of a run, or of a checkpoint folder; None if it is not known."""
+    config = _config(run)
+    return _kind_of_checkpoint(run) if config is None else config.model.kind
 
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:

@@ -53,6 +53,12 @@ VERBS = {
     *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
     *("demo", "report", "inspect", "submit"),
 }
+RUNS = {
+    "seq2seq": str(make.ROOTS / "translation"),
+    "language_model": str(make.ROOTS / "language-model"),
+    "ngram": str(make.ROOTS / "ngram"),
+    "autoregressive": str(make.ROOTS / "series"),
+}
 USAGE_ERRORS = {
     "no verb": ([], "command line: Missing command; see python -m jobs --help"),
     "a misspelt verb": (["trian", "x.yaml"], "command line: .*Did you mean 'train'"),
@@ -135,6 +141,38 @@ USAGE_ERRORS = {
     "a device among the references": (
         ["evaluate", "--hypotheses", "x.yaml", "--references", "/dev/null"],
         "--references: '/dev/null' is a device, not",
+    ),
+    "an output without a known extension": (
+        ["translate", "--run", RUNS["seq2seq"], "--input", "x.yaml", "--output", "b.csv"],
+        "--output: 'b.csv' has no known extension; use .txt, ",
+    ),
+    "no targets": (
+        ["score", "--run", RUNS["seq2seq"], "--input", "x.yaml", "--output", "b.txt"],
+        "--targets: a seq2seq scores given translations; name",
+    ),
+    "targets of a language model": (
+        ["score", "--run", RUNS["language_model"], "--input", "x.yaml", "--targets", "x.yaml", "--output", "b.txt"],
+        "--targets: a language_model scores single lines",
+    ),
+    "a column of text": (
+        ["score", "--run", RUNS["ngram"], "--input", "x.yaml", "--output", "b.txt", "--column", "c"],
+        "--input: .* is read as plain text, which has no columns",
+    ),
+    "a language model that should translate": (
+        ["translate", "--run", RUNS["language_model"], "--input", "x.yaml", "--output", "b.txt"],
+        "--run: translate needs a seq2seq; this run is of kind language_model: use score or generate",
+    ),
+    "a seq2seq that should generate": (
+        ["generate", "--run", RUNS["seq2seq"], "--prefix", "a"],
+        "--run: generate needs a language_model; this run is of kind seq2seq: use translate or score",
+    ),
+    "text that should be forecast": (
+        ["forecast", "--run", RUNS["ngram"], "--input", "x.yaml", "--output", "b.txt"],
+        "--run: forecast needs an autoregressive model; this run is of kind ngram: use score or generate",
+    ),
+    "a series that should be scored": (
+        ["score", "--run", RUNS["autoregressive"], "--input", "x.yaml", "--output", "b.txt"],
+        "--run: score needs a model of text; this run is of kind autoregressive: use forecast",
     ),
     "a cluster without a port": (
         ["train", "x.yaml", "--set", "cluster.address=head"],
