@@ -9,6 +9,9 @@ from torch import Tensor
 from core.models import language_model, seq2seq
 from core.models import state as states
 
+# Logits whose normalizers are computed at once: exponentials of more than stay in the cache cost twice as much.
+_LOGITS_AT_ONCE = 1 << 18
+
 
 class Memory(Protocol):
     """Encoded sources, with a row for each line."""
@@ -58,6 +61,14 @@ class Decoder(Protocol[M_contra]):
 
         There may be K times as many rows as the memory has: the first K for its first row, and so on.
         """
+
+
+def log_normalizer(logits_RV: Tensor) -> Tensor:
+    """Returns the logsumexp of each row (R, 1), with the bits of `torch.logsumexp`, some rows at a time on a CPU."""
+    if logits_RV.device.type != "cpu" or logits_RV.numel() <= _LOGITS_AT_ONCE:
+        return logits_RV.logsumexp(1, keepdim=True)
+    rows = max(1, _LOGITS_AT_ONCE // logits_RV.shape[1])
+    return torch.cat([part_RV.logsumexp(1, keepdim=True) for part_RV in torch.split(logits_RV, rows)])
 
 
 class SourceMemory(NamedTuple):
@@ -130,7 +141,7 @@ class SingleDecoder:
             num_lines, size = memory.blocked_NV.shape
             # Rows of a line are adjacent, as `Decoder.step` demands; each keeps to the tokens of its line.
             logits_RV.view(num_lines, -1, size).masked_fill_(memory.blocked_NV[:, None], -torch.inf)
-        return Predictions(logits_RV, logits_RV.logsumexp(1, keepdim=True), state, attention_RS)
+        return Predictions(logits_RV, log_normalizer(logits_RV), state, attention_RS)
 
 
 class EnsembleMemory(NamedTuple):

@@ -207,3 +207,12 @@ def test_a_line_with_nan_scores_has_no_translation_and_leaves_others_unchanged()
     undisturbed = _search(table, [1], beam_size=3)
     table.logits[0] = torch.nan
     assert _search(table, [0, 1], beam_size=3) == [[], undisturbed[0]]
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (300, 4000), (7, 300_000)])
+def test_a_normalizer_has_the_bits_of_torch_whatever_rows_are_beside_it(shape: tuple[int, int]) -> None:
+    logits_RV = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3
+    logits_RV[0, 1] = -torch.inf
+    log_norm_R1 = decoders.log_normalizer(logits_RV)
+    assert torch.equal(log_norm_R1, logits_RV.logsumexp(1, keepdim=True))
+    assert torch.equal(log_norm_R1[-1:], decoders.log_normalizer(logits_RV[-1:]))
