@@ -238,25 +238,29 @@ def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: 
     # Encoded apart from the lines, whose length for the filters does not include it.
     endings = [[*codec.encode(recipe.line_suffix), *([codec.eos_id] * recipe.num_eos)] for codec in tokenizers.values()]
     beginning = [tokenizers["source"].reserved.index(recipe.target_token)] if recipe.target_token else []
-    remaining_tokens, length = task.max_tokens, recipe.truncated_length
+    remaining_tokens, length, reason_to_drop = task.max_tokens, recipe.truncated_length, line_filter(recipe)
     for batch in _read_batches(recipe, task, counters):
         ids_of_sides = [
             codec.encode_lines([line.sides[side] for line in batch]) for side, codec in enumerate(tokenizers.values())
         ]
         kept: dict[str, tuple[list[int], list[Rows]]] = {}
         for line, *sides in zip(batch, *ids_of_sides, strict=True):
-            reason = reason_to_drop(recipe, line, [len(ids) for ids in sides])
+            reason = reason_to_drop(line, [*map(len, sides)])
             # The limit is of the training stream alone: lines of this part that belong to another split are kept.
             if reason is None and line.split == "train" and remaining_tokens == 0:
                 reason = "limit"
             if reason is not None:
                 counters.drops[reason] += 1
                 continue
-            rows = [
-                (ids + ending)[:length] if length else ids + ending for ids, ending in zip(sides, endings, strict=True)
-            ]
             # The target token comes on top of the limits, and an empty source line stays empty.
-            rows[0] = beginning + rows[0] if sides[0] else rows[0]
+            is_begun = bool(beginning and sides[0])
+            for ids, ending in zip(sides, endings, strict=True):
+                ids += ending  # in place: the ids of a line belong to it alone
+                if length:
+                    del ids[length:]
+            rows = sides
+            if is_begun:
+                rows[0] = beginning + rows[0]
             # The last line is cut, so that the stream has exactly `limit.tokens` tokens.
             if remaining_tokens is not None and line.split == "train":
                 rows[0] = rows[0][:remaining_tokens]
@@ -340,14 +344,16 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
                 counters.drops[reason] += 1
                 continue
             usable.append((number, sides))
+        if not usable:
+            yield []
+            continue
+        numbers = [number for number, _ in usable]
         columns = [
             cleaning.clean_lines(column, settings.cleaning) for column in zip(*(s for _, s in usable), strict=True)
         ]
-        yield [
-            # The split is that of the cleaned source side: lines that become equal by cleaning stay in one split.
-            Line(number, cleaned, splitting.assign(number, cleaned[0]), number in duplicate_lines)
-            for (number, _), cleaned in zip(usable, zip(*columns, strict=True), strict=True)
-        ]
+        # The split is that of the cleaned source side: lines that become equal by cleaning stay in one split.
+        splits = map(splitting.assign, numbers, columns[0])
+        yield list(map(Line, numbers, zip(*columns, strict=True), splits, map(duplicate_lines.__contains__, numbers)))
 
 
 def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
@@ -360,11 +366,18 @@ def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
     return frozenset(itertools.chain.from_iterable(numbers))
 
 
-def reason_to_drop(recipe: Recipe, line: Line, lengths: Sequence[int]) -> str | None:
-    """Returns the reason to drop a usable line, or None; `lengths` are those of its sides, without `<eos>`."""
-    reason = selection.reason_to_drop(recipe.corpus.filters, lengths, recipe.num_eos)
-    # Last: a line that a filter drops counts as such, even where it is a duplicate.
-    return reason or ("duplicate" if line.is_duplicate else None)
+def line_filter(recipe: Recipe) -> Callable[[Line, Sequence[int]], str | None]:
+    """Returns the function that returns the reason to drop a usable line, or None.
+
+    The lengths are those of its sides, without `<eos>`.
+    """
+    reason_of_lengths = selection.line_filter(recipe.corpus.filters, recipe.num_eos)
+
+    def reason_to_drop(line: Line, lengths: Sequence[int]) -> str | None:
+        # Last: a line that a filter drops counts as such, even where it is a duplicate.
+        return reason_of_lengths(lengths) or ("duplicate" if line.is_duplicate else None)
+
+    return reason_to_drop
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

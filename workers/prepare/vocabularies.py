@@ -48,7 +48,14 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
     # must be added in the order of the lines.
     buffers: dict[int, list[str]] = collections.defaultdict(list)
     pending = {column: buffers[id(column_counts)] for column, column_counts in counts.items()}
+    # What is the same for all lines is read once: most of the time of this pass goes to what is done for each of them.
     num_eos, num_lines, num_tokens = recipe.num_eos, 0, 0
+    is_text, max_length, reason_to_drop = (
+        recipe.corpus.kind == "text",
+        recipe.truncated_length,
+        line_tasks.line_filter(recipe),
+    )
+    separator = vocabulary.split_units(kind, recipe.line_suffix)
     examined: list[tuple[str, ...]] = []
     for line in line_tasks.lines(recipe, task):
         # Words of held-out lines would leak into the vocabulary.
@@ -56,18 +63,20 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
             continue
         sides = [vocabulary.split_units(kind, side, symbols) for side in line.sides]
         # The same filters as `encode`: words that occur in dropped lines alone get no id.
-        if line_tasks.reason_to_drop(recipe, line, [len(units) for units in sides]):
+        if reason_to_drop(line, [*map(len, sides)]):
             continue
-        if recipe.corpus.kind == "text":
+        if is_text:
             # After the filters, which do not count the separator.
-            sides[0] += vocabulary.split_units(kind, recipe.line_suffix)
+            sides[0] += separator
             remaining = None if task.max_tokens is None else task.max_tokens - num_tokens
             if remaining is not None and remaining <= 0:
                 break
             # As many tokens as `encode` will write for this line, whichever limit cuts it.
-            limits = (len(sides[0]) + num_eos, recipe.truncated_length, remaining)
-            num_tokens += min(limit for limit in limits if limit is not None)
-            sides[0] = sides[0][:remaining]
+            length = len(sides[0]) + num_eos
+            length = length if max_length is None else min(length, max_length)
+            if remaining is not None:
+                length, sides[0] = min(length, remaining), sides[0][:remaining]
+            num_tokens += length
         num_lines += 1
         if num_lines <= _EXAMINED_LINES:
             examined.append(line.sides)

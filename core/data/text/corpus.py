@@ -17,7 +17,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -240,6 +240,9 @@ def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int
     return lazy.LazySequence(len(first.starts_bytes), part)
 
 
+_TEXT = {str}
+
+
 def read_lines(
     part: LineRange, repairs: collections.Counter[str] | None = None
 ) -> Iterator[tuple[int, Sides | BadLine]]:
@@ -253,10 +256,15 @@ def read_lines(
     """
     repairs = collections.Counter() if repairs is None else repairs
     raw_sides = [_raw_lines(part, side) for side in range(len(part.files))]
+    is_whole = part.columns is None
     number = -1
     # Not strict: a file that has lost lines ends early, and the count below reports it by name.
     for number, raw in enumerate(zip(*raw_sides, strict=False)):
-        yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
+        if is_whole and {*map(type, raw)} == _TEXT:
+            # Nearly all lines of nearly all files are text already.
+            yield part.first_line + number, cast(Sides, raw)
+        else:
+            yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
     if number + 1 != part.num_lines:
         raise _changed_error(part.files[0])
 

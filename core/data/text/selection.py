@@ -5,7 +5,7 @@ All are pure functions of one line, so any worker decides the same.
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,23 +104,32 @@ def draw_by_length(lengths: Sequence[int], count: int) -> list[int]:
     )
 
 
-def reason_to_drop(filters: corpus_settings.FiltersConfig, lengths: Sequence[int], num_eos: int) -> str | None:
-    """Returns the reason to drop a line, or None to keep it.
+def line_filter(filters: corpus_settings.FiltersConfig, num_eos: int) -> Callable[[Sequence[int]], str | None]:
+    """Returns the function that returns the reason to drop a line of given lengths, or None to keep it.
+
+    The lengths are the numbers of tokens of each side, without `<eos>`.
 
     Args:
         filters: the limits.
-        lengths: number of tokens of each side, without `<eos>`.
         num_eos: number of `<eos>` tokens at the end of a side, 0 or 1; they count for `max_length` alone.
     """
-    # The order matters: a line is counted under the first reason that holds.
-    shortest, longest = min(lengths), max(lengths)
-    if shortest < filters.min_length:
-        return "empty" if shortest == 0 else "too_short"
-    if filters.max_length is not None and filters.too_long == "drop" and longest + num_eos > filters.max_length:
-        return "too_long"
-    if filters.max_ratio is not None and longest > filters.max_ratio * shortest:
-        return "ratio"
-    return None
+    # Read once: a corpus has many more lines than settings.
+    min_length, max_ratio = filters.min_length, filters.max_ratio
+    drops_longest = filters.max_length is not None and filters.too_long == "drop"
+    max_length = (filters.max_length or 0) - num_eos
+
+    def reason_to_drop(lengths: Sequence[int]) -> str | None:
+        # The order matters: a line is counted under the first reason that holds.
+        shortest, longest = min(lengths), max(lengths)
+        if shortest < min_length:
+            return "empty" if shortest == 0 else "too_short"
+        if drops_longest and longest > max_length:
+            return "too_long"
+        if max_ratio is not None and longest > max_ratio * shortest:
+            return "ratio"
+        return None
+
+    return reason_to_drop
 
 
 def _uniform(text: str, seed: int) -> float:

@@ -22,19 +22,19 @@ def test_reason_to_drop_is_the_first_limit_exceeded(lengths: tuple[int, int], re
     """At most 10 tokens with <eos>, at least 2, and no side more than 3 times the other (2, 9: 4.5 times)."""
     filters = corpus_settings.FiltersConfig(min_length=2, max_length=10, max_ratio=3)
     expected = "ratio" if lengths == (2, 9) else reason
-    assert selection.reason_to_drop(filters, lengths, num_eos=1) == expected
-    assert selection.reason_to_drop(filters, lengths[::-1], num_eos=1) == expected
+    assert selection.line_filter(filters, num_eos=1)(lengths) == expected
+    assert selection.line_filter(filters, num_eos=1)(lengths[::-1]) == expected
 
 
 def test_max_length_drops_nothing_when_long_lines_are_cut() -> None:
     filters = corpus_settings.FiltersConfig(max_length=10, too_long="cut")
-    assert selection.reason_to_drop(filters, (5, 10), num_eos=1) is None
+    assert selection.line_filter(filters, num_eos=1)((5, 10)) is None
 
 
 def test_eos_counts_for_max_length() -> None:
     filters = corpus_settings.FiltersConfig(max_length=10)
-    assert selection.reason_to_drop(filters, (10,), num_eos=0) is None
-    assert selection.reason_to_drop(filters, (10,), num_eos=1) == "too_long"
+    assert selection.line_filter(filters, num_eos=0)((10,)) is None
+    assert selection.line_filter(filters, num_eos=1)((10,)) == "too_long"
 
 
 def corpus(**more: object) -> corpus_settings.CorpusConfig:
