@@ -4,8 +4,12 @@
 PYTHON ?= python3
 # Another index for torch alone, such as https://download.pytorch.org/whl/cpu: pip's torch for Linux brings CUDA.
 TORCH_INDEX ?=
+# LOCKED=1: the wheels of the image alone, each by its SHA-256 (CPython 3.11, linux/amd64), without tools of development.
+LOCKED ?=
+VARIANT ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RAYCURRENT := $(BIN)/python -m jobs
 CONFIG ?= jobs/configs/demo-translation.yaml
 SETTINGS = $(foreach setting,$(SET),--set $(setting))
@@ -26,10 +30,16 @@ setup: $(VENV)/.installed ## create .venv and install everything into it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+ifneq ($(LOCKED),)
+	$(PIP) --no-deps --require-hashes --only-binary :all: \
+	    --requirement k8s/requirements.txt --requirement k8s/requirements-$(VARIANT).txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+else
+	$(PIP) --constraint constraints.txt \
 	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --constraint constraints.txt setuptools
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+endif
 	touch $@
 
 doctor: setup ## describe this machine for a bug report: versions, precision, int8, disks (ARGS=--ray starts Ray, too)

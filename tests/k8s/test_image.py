@@ -1,6 +1,7 @@
 """The container image: copied files exist, dependencies are pinned to the tested versions, it does not run as root."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_base_images_have_a_version_and_pip_requires_hashes() -> None:
     installs = [command for command in arguments("RUN") if "pip install" in command]
     assert all("--no-deps" in command for command in installs)
     assert all("--require-hashes" in command for command in installs if "--requirement" in command)
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_a_locked_setup_installs_by_the_hashes_of_the_image(variant: str) -> None:
+    command = ["make", "--dry-run", "--always-make", "setup", "LOCKED=1", f"VARIANT={variant}"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    installs = [line for line in printed.replace("\\\n", "").splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert all("--no-deps" in line for line in installs)
+    assert "--require-hashes" in installs[0]
+    assert f"--requirement k8s/requirements-{variant}.txt" in installs[0]
+    assert installs[1].endswith("--editable .")
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
