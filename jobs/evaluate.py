@@ -10,7 +10,7 @@ from core import errors
 from core.config import evaluation_settings
 from core.data.text import cleaning, corpus
 from core.decoding.lines import inputs
-from core.evaluation import bleu_tokenizers, error_analysis, quality, significance
+from core.evaluation import bleu_tokenizers, error_analysis, improvement, quality, significance
 from core.storage import location
 from jobs import paths
 from workers.fanout import progress_display
@@ -174,7 +174,12 @@ def _compare_systems(texts: _Texts, request: Request) -> Report:
         _log.info("%s", _describe_system(url, system, compared.systems[0]))
     if len(systems) == 1:
         return {"confidence": systems[0]["confidence"], "confidence_signatures": compared.signatures}
-    return {"systems": systems, "significance": {**compared.describe(), "baseline": urls[0]}}
+    buckets = improvement.by_length(texts.systems, texts.references, request.settings, option)
+    return {
+        "systems": systems,
+        "significance": {**compared.describe(), "baseline": urls[0]},
+        "improvement_by_length": [bucket.to_json() for bucket in buckets],
+    }
 
 
 def _describe_system(url: str, system: significance.System, baseline: significance.System) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import evaluation_settings
 from core.data.dataset import dataset_index, overlap, shards
-from core.evaluation import significance
+from core.evaluation import improvement, significance
 from core.reporting import comparison, content, page, page_frame
 from core.storage import location, root_layout
 from jobs import json_documents
@@ -48,7 +48,8 @@ def run(
         html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports, significant)
         output.replace(html.encode())
         stage.advance()
-    return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output)}
+    compared = {} if significant is None else {"improvement_by_length": significant["improvement_by_length"]}
+    return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output), **compared}
 
 
 class _Translated(NamedTuple):
@@ -76,13 +77,10 @@ def _significance(roots: Sequence[location.Location], reports: Sequence[content.
     if not is_comparable:
         return None
     try:
-        compared = significance.compare(
-            [texts.hypotheses for texts in with_texts],
-            [with_texts[0].references],
-            "bootstrap",
-            evaluation_settings.EvaluationConfig.model_validate(evaluations[0]),
-            "report",
-        )
+        hypotheses, references = [texts.hypotheses for texts in with_texts], [with_texts[0].references]
+        settings = evaluation_settings.EvaluationConfig.model_validate(evaluations[0])
+        compared = significance.compare(hypotheses, references, "bootstrap", settings, "report")
+        buckets = improvement.by_length(hypotheses, references, settings, "report")
     except errors.DataError as error:  # more lines than memory is meant for, or a file that is not complete
         _log.warning("significance: left out: %s", error)
         return None
@@ -91,6 +89,7 @@ def _significance(roots: Sequence[location.Location], reports: Sequence[content.
         "lines": len(with_texts[0].sources),
         **compared.describe(),
         "systems": [None if texts is None else next(systems).to_json() for texts in translated],
+        "improvement_by_length": [bucket.to_json() for bucket in buckets],
     }
 
 

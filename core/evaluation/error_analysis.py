@@ -14,6 +14,14 @@ NUM_EXTREMES = 5
 _LONGEST = (5, 10, 15, 20, 30, 50)  # longest line of each bucket but the last, in words
 
 
+class Lengths(NamedTuple):
+    """Rows whose length is from `shortest` to `longest` words (None: no upper limit)."""
+
+    shortest: int
+    longest: int | None
+    rows: list[int]
+
+
 class Bucket(NamedTuple):
     """Quality of the lines whose first reference has from `shortest` to `longest` words (None: no upper limit)."""
 
@@ -68,27 +76,35 @@ def by_length(
     Source: Bahdanau et al. (2015), "Neural Machine Translation by Jointly Learning to Align and Translate", figure 2,
     which plots BLEU over sentence length.
     """
-    split = bleu_tokenizers.splitter(settings)
     metrics = quality.make_metrics(settings, force=True)
-    rows: dict[int, list[int]] = collections.defaultdict(list)
-    for row, reference in enumerate(references[0]):
-        # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
-        rows[bisect.bisect_left(_LONGEST, len(split(reference)))].append(row)
     buckets = []
-    for index, members in sorted(rows.items()):
-        lines = [hypotheses[row] for row in members]
-        against = [[reference[row] for row in members] for reference in references]
+    for lengths in rows_by_length(references[0], settings):
+        lines = [hypotheses[row] for row in lengths.rows]
+        against = [[reference[row] for row in lengths.rows] for reference in references]
         buckets.append(
             Bucket(
-                shortest=_LONGEST[index - 1] + 1 if index else 0,
-                longest=_LONGEST[index] if index < len(_LONGEST) else None,
-                lines=len(members),
+                shortest=lengths.shortest,
+                longest=lengths.longest,
+                lines=len(lengths.rows),
                 # Of the bucket as a corpus: a mean of sentence scores would not be comparable with the corpus BLEU.
                 bleu=float(metrics["bleu"].corpus_score(lines, against).score),
                 chrf=float(metrics["chrf"].corpus_score(lines, against).score),
             )
         )
     return buckets
+
+
+def rows_by_length(reference: Sequence[str], settings: evaluation_settings.EvaluationConfig) -> list[Lengths]:
+    """Returns the rows of a reference by their number of words, those that BLEU counts; no bucket is empty."""
+    split = bleu_tokenizers.splitter(settings)
+    rows: dict[int, list[int]] = collections.defaultdict(list)
+    for row, line in enumerate(reference):
+        # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
+        rows[bisect.bisect_left(_LONGEST, len(split(line)))].append(row)
+    return [
+        Lengths(_LONGEST[index - 1] + 1 if index else 0, _LONGEST[index] if index < len(_LONGEST) else None, members)
+        for index, members in sorted(rows.items())
+    ]
 
 
 def faults(

@@ -86,6 +86,7 @@ def compare(
     method: Method,
     settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
     where: str = "--significance",
+    names: Sequence[str] = ("bleu", "chrf", "ter"),
 ) -> Comparison:
     """Compares the systems with the first one, the baseline; of a single system, computes the intervals alone.
 
@@ -95,6 +96,7 @@ def compare(
         method: paired bootstrap resampling, or paired approximate randomization.
         settings: tokenizer and case.
         where: option that error messages name.
+        names: metrics.
 
     Raises:
         DataError: there is no line, the numbers of lines differ, or there are more lines than memory is meant for.
@@ -105,7 +107,7 @@ def compare(
     for lines in systems:
         quality.check_lines(lines, references)
     _check_memory(len(systems[0]), method, where)
-    metrics = quality.make_metrics(settings, force=True)
+    metrics = {name: metric for name, metric in quality.make_metrics(settings, force=True).items() if name in names}
     test = significance.PairedTest(
         [(str(number), list(lines)) for number, lines in enumerate(systems)],
         metrics,
@@ -117,12 +119,12 @@ def compare(
     )
     signatures, by_name = test()
     # sacreBLEU names a metric by its parameters (chrF2); the order is that of ours.
-    names = dict(zip(signatures, metrics, strict=True))
-    results = [{ours: by_name[name][number] for name, ours in names.items()} for number in range(len(systems))]
+    by_signature = dict(zip(signatures, metrics, strict=True))
+    results = [{ours: by_name[name][number] for name, ours in by_signature.items()} for number in range(len(systems))]
     return Comparison(
         method,
         [_to_system(row) for row in results],
-        {names[name]: str(signature.format()) for name, signature in signatures.items()},
+        {by_signature[name]: str(signature.format()) for name, signature in signatures.items()},
     )
 
 

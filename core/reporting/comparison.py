@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.reporting import content, figures, page_frame, plots, shown_lines
+from core.reporting import content, figures, page_frame, plots, shown_lines, significance_tables
 
 _LOWEST, _HIGHEST = min, max
 # Figures of which the lowest or highest is the best; the others are not ranked.
@@ -70,6 +70,18 @@ TEMPLATE = """{% extends "frame" %}
 {%- endfor %}
 </table></div>
 {%- endif %}
+{%- if improvement %}
+<h2>Improvement by sentence length</h2>
+<p>{{ improvement.sentence }}</p>
+<div class="wide"><table class="narrow runs">
+<tr><th>words of the reference</th><th class="number">lines</th><th></th>
+{%- for name in improvement.names %}<th class="number">{{ name }}</th>{% endfor %}</tr>
+{%- for row in improvement.rows %}
+<tr><td>{{ row.length }}</td><td class="number">{{ row.lines }}</td><td>{{ row.label }}</td>
+{%- for cell in row.cells %}<td class="number{{ " best" if cell.best }}">{{ cell.text }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table></div>
+{%- endif %}
 {%- if settings %}
 <h2>Settings that differ</h2>
 <div class="wide"><table class="names runs">
@@ -121,7 +133,7 @@ def render(reports: Sequence[content.Report], significance: Mapping[str, Any] | 
     Args:
         reports: of the runs.
         significance: for runs that translated the same lines, "lines", "level", and "systems" as `evaluate` has them,
-            None for a run without translations.
+            None for a run without translations; "improvement_by_length" likewise, of the runs with translations.
     """
     names = label_runs(reports)
     quality = {
@@ -136,7 +148,8 @@ def render(reports: Sequence[content.Report], significance: Mapping[str, Any] | 
         verdict=describe_best(names, table, significance),
         hints=[(name, [hint["text"] for hint in report["hints"]]) for name, report in zip(names, reports, strict=True)],
         figures=table,
-        significance=None if significance is None else _significance(names, significance),
+        significance=None if significance is None else significance_tables.of_runs(names, significance),
+        improvement=None if significance is None else significance_tables.by_length(names, significance),
         with_best=any(cell["best"] for row in table for cell in row["cells"]),
         settings=compare_settings(reports),
         training_plots=_plot_curves(names, reports),
@@ -237,41 +250,6 @@ def _cost(report: content.Report) -> dict[str, float | None]:
         "target tokens trained on": (training.get("last") or {}).get("num_tokens"),
         **{f"{name}{_SECONDS}": elapsed_s.get(name) for name in ("train", "translate", "score")},
     }
-
-
-def _significance(names: Sequence[str], significance: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a table of confidence intervals, and of the probabilities of the differences to the first run."""
-    systems, level = significance["systems"], significance["level"]
-    baseline = next(name for name, system in zip(names, systems, strict=True) if system is not None)
-    rows = []
-    for metric, label in (("bleu", "BLEU"), ("chrf", "chrF"), ("ter", "TER")):
-        intervals = [system and system["confidence"][metric] for system in systems]
-        p_values = [system and system["p_values"].get(metric) for system in systems]
-        rows += [
-            {
-                "label": label,
-                "cells": [
-                    {
-                        "text": f"{interval['mean']:.2f} ± {interval['half_width']:.2f}" if interval else "–",
-                        "best": False,
-                    }
-                    for interval in intervals
-                ],
-            },
-            {
-                "label": f"p of {label}",
-                "cells": [
-                    {"text": "–" if value is None else f"{value:.4f}", "best": value is not None and value < level}
-                    for value in p_values
-                ],
-            },
-        ]
-    sentence = (
-        f"Mean and 95 % confidence interval over bootstrap resamples of the {significance['lines']} lines. "
-        f"p: probability of a difference to {baseline} at least as large by chance, by paired bootstrap resampling; "
-        f"bold: significant, p < {level:g}."
-    )
-    return {"sentence": sentence, "rows": rows}
 
 
 def compare_settings(reports: Sequence[content.Report]) -> list[dict[str, Any]]:

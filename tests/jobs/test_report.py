@@ -96,8 +96,10 @@ def test_runs_that_translated_the_same_lines_are_tested_for_significance(tmp_pat
     same = _translated_run(tmp_path / "a", "first", lines, lines)
     other = _translated_run(tmp_path / "b", "second", worse, lines)
     page = location.Location.parse(str(tmp_path / "page.html"))
-    report.run([same, other], reporters.SilentReporter(), page)
+    written = report.run([same, other], reporters.SilentReporter(), page)
+    assert [bucket["systems"][1]["changes"]["bleu"] < 0 for bucket in written["improvement_by_length"]] == [True]
     text = page.path.read_text()
+    assert "<h2>Improvement by sentence length</h2>" in text
     assert "<h2>Significance</h2>" in text
     assert "100.00 ± 0.00" in text
     assert '<td class="number best">0.00' in text

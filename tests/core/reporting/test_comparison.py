@@ -134,7 +134,12 @@ def test_significant_differences_are_shown_in_bold(reports: list[content.Report]
             "p_values": {} if p_value is None else dict.fromkeys(metrics, p_value),
         }
 
-    significance = {"lines": 1000, "level": 0.05, "systems": [system(None), system(0.0321)]}
+    significance = {
+        "lines": 1000,
+        "level": 0.05,
+        "systems": [system(None), system(0.0321)],
+        "improvement_by_length": [],
+    }
     text = comparison.render(reports, significance)
     assert "30.00 ± 1.50" in text
     assert '<td class="number best">0.0321</td>' in text
@@ -171,3 +176,27 @@ def test_the_comparison_has_the_hints_of_each_run(reports: list[content.Report])
     text = comparison.render(reports)
     assert text.index("Which is better") < text.index("What would make them better") < text.index("<h2>Figures</h2>")
     assert text.count("BLEU of 2 lines varies by several points by chance") == 2
+
+
+def test_improvements_by_length_are_differences_to_the_first_translated_run(reports: list[content.Report]) -> None:
+    interval = {"mean": 30.0, "half_width": 1.5}
+    system = {"confidence": {"bleu": interval, "chrf": interval, "ter": interval}, "p_values": {}}
+    baseline = {"bleu": 20.0, "chrf": 50.0, "changes": {}, "p_values": {}, "significant": {}}
+    tested = {
+        **{"bleu": 23.0, "chrf": 49.0, "changes": {"bleu": 3.0, "chrf": -1.0}},
+        **{"p_values": {"bleu": 0.0123, "chrf": 0.4}, "significant": {"bleu": True, "chrf": False}},
+    }
+    untested = {**tested, "p_values": {}, "significant": {}}
+    buckets = [
+        {"shortest": 0, "longest": 5, "lines": 1200, "systems": [baseline, tested]},
+        {"shortest": 51, "longest": None, "lines": 3, "systems": [baseline, untested]},
+    ]
+    text = comparison.render(
+        reports, {"lines": 1203, "level": 0.05, "systems": [system, system], "improvement_by_length": buckets}
+    )
+    assert "<td>0 to 5</td>" in text
+    assert "<td>51 or more</td>" in text
+    assert '<td class="number best">23.0 (+3.0), p 0.0123</td>' in text
+    assert '<td class="number">49.0 (-1.0), p 0.4000</td>' in text
+    assert '<td class="number">23.0 (+3.0)</td>' in text, "too few lines for a test"
+    assert "Improvement by sentence length" not in comparison.render(reports)
