@@ -337,8 +337,10 @@ def text_argument(text: str | None, option: str) -> str | None:
 
 
 @contextlib.contextmanager
-def open_session(config: schema.RunConfig, root: location.Location | None = None) -> Iterator["sessions.Session"]:
-    """Yields a session for a run, or for several below one root; the metrics are written below that root."""
+def open_session(
+    config: schema.RunConfig, root: location.Location | None = None, *, verb: str = "python"
+) -> Iterator["sessions.Session"]:
+    """Yields a session of a verb for a run, or for several below one root; the metrics are written below that root."""
     from core.evaluation import bleu_tokenizers
     from workers.telemetry import tensorboard
 
@@ -348,7 +350,7 @@ def open_session(config: schema.RunConfig, root: location.Location | None = None
         root, name = location.Location.parse(config.root, "root"), config.name
     else:
         name = root.name
-    with _session(config.cluster, config.telemetry, [root], root.join(root_layout.METRICS), name) as session:
+    with _session(config.cluster, config.telemetry, [root], root.join(root_layout.METRICS), (name, verb)) as session:
         yield session
 
 
@@ -358,9 +360,9 @@ def _session(
     telemetry: schema.TelemetryConfig,
     shared: Sequence[location.Location],
     metrics: location.Location | None,
-    name: str,
+    names: tuple[str, str],
 ) -> Iterator["sessions.Session"]:
-    """Yields a session; an interruption ends with the exit code of the signal that the session received."""
+    """Yields a session of a run and a verb; an interruption ends with the exit code of the signal that it received."""
     from workers.cluster import addresses
 
     # Both before torch and Ray are imported.
@@ -372,7 +374,7 @@ def _session(
         pushgateway.credentials(telemetry.pushgateway_credentials)
     from workers.cluster import session as sessions
 
-    with sessions.Session(cluster, shared, metrics, telemetry, name) as session:
+    with sessions.Session(cluster, shared, metrics, telemetry, *names) as session:
         try:
             yield session
         except errors.InterruptedRunError as error:
@@ -383,18 +385,19 @@ def _session(
 
 @contextlib.contextmanager
 def open_inference_session(
-    inference: settings.InferenceSettings, run: location.Location, output: str
+    inference: settings.InferenceSettings, run: location.Location, output: str, verb: str
 ) -> Iterator["sessions.Session"]:
-    """Yields a session for inference with a run; its metrics are written beside the output.
+    """Yields a session of a verb that uses a run, which is only read.
 
-    The run itself is only read.
+    Its metrics are written beside the output, in `metrics/`, where a port for them was asked for: who asked for a file
+    gets that file, and no folder with it.
     """
-    # With standard output there is no folder for metrics, so none are written.
-    if output == "-":
-        with _session(inference.cluster, inference.telemetry, [run], None, run.name) as session:
-            yield session
-        return
-    folder = location.Location.parse(output, "--output").parent
-    metrics = folder.join(root_layout.METRICS)
-    with _session(inference.cluster, inference.telemetry, [run, folder], metrics, run.name) as session:
+    shared, metrics = [run], None
+    # With standard output there is no folder for metrics.
+    if output != "-":
+        folder = location.Location.parse(output, "--output").parent
+        shared.append(folder)
+        if inference.telemetry.metrics_port:
+            metrics = folder.join(root_layout.METRICS)
+    with _session(inference.cluster, inference.telemetry, shared, metrics, (run.name, verb)) as session:
         yield session

@@ -12,6 +12,7 @@ from core.storage import location
 from jobs import score, translate
 from tests import reporters
 from tests.core.decoding import samples
+from tests.e2e import nodes
 from tests.jobs import trained
 
 PART_LINES = 20
@@ -46,7 +47,8 @@ class _Workload:
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
         """Returns the command line that writes the file of this name and its folder of parts."""
         own_settings = {name: section.model_dump(exclude_unset=True) for name, section in self._sections.items()}
-        settings = {**own_settings, "cluster": cluster}
+        # With a port the metrics are written beside the output.
+        settings = {**own_settings, "cluster": cluster, "telemetry": {"metrics_port": nodes.free_ports(1)[0]}}
         paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}.jsonl"))
         words = [f"{name}.{key}={value}" for name, section in settings.items() for key, value in section.items()]
         return (self._command, *paths, *(word for setting in words for word in ("--set", setting)))

@@ -160,10 +160,6 @@ class _RayExporter:
         snapshot: tuple[str, bytes] | None = self._call(self._handle.snapshot)
         return snapshot
 
-    def push(self, gateway: str, run: str, credentials: str | None) -> None:
-        """See `prometheus.RemoteExporter`."""
-        self._call(self._handle.push, gateway, run, credentials)
-
     def close(self) -> None:
         """See `prometheus.RemoteExporter`."""
         self._call(self._handle.close)

@@ -53,9 +53,10 @@ class Session:
     Args:
         cluster: settings of the cluster.
         shared: folders that must be the same files on every node.
-        metrics_folder: folder of the run's metrics; None: no metrics.
+        metrics_folder: folder of the run's metrics; None: none are written, nor served, unless they are pushed.
         export: settings of the metrics export.
         run: name of the run, a label of its scrape targets.
+        verb: the verb that the driver does, a label of what it pushes.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Session:
         metrics_folder: location.Location | None = None,
         export: schema.TelemetryConfig | None = None,
         run: str = "raycurrent",
+        verb: str = "python",
     ) -> None:
         self.cluster = cluster
         self.should_stop = signals.StopFlag()
@@ -74,6 +76,7 @@ class Session:
         self._metrics_folder = metrics_folder
         self._export = export or schema.TelemetryConfig()
         self._run = run
+        self._verb = verb
         self.joined = False
         self._owns_ray = False
         self._starter: starting.Starter | None = None
@@ -122,9 +125,15 @@ class Session:
 
         Call it only while holding the run lock: a driver that is refused must not touch the files of the holder.
         """
-        if self._metrics_folder is not None and self._exporters is None:
+        wanted = self._metrics_folder is not None or self._export.pushgateway is not None
+        if wanted and self._exporters is None:
             self._exporters = prometheus.Exporters(
-                self.folder / "metrics", self._metrics_folder, self._export, self._run, nodes.start_exporter
+                self.folder / "metrics",
+                self._metrics_folder,
+                self._export,
+                self._run,
+                self._verb,
+                nodes.start_exporter,
             )
 
     @property

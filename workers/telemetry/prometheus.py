@@ -7,18 +7,19 @@ Failures are logged and never stop a run.
 
 import contextlib
 import functools
+import http.client
 import json
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import prometheus_client
-from prometheus_client import exposition, multiprocess, values
+from prometheus_client import exposition, metrics_core, multiprocess, parser, values
 
 from core import errors
 from core.config import schema
@@ -184,31 +185,6 @@ class NodeExporter:
         # The host name becomes part of a file name.
         return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()), render(self._folder)
 
-    def push(self, gateway: str, run: str, credentials: str | None) -> None:
-        """Pushes the metrics to a Pushgateway, for runs that are too short to be scraped.
-
-        Args:
-            gateway: its URL.
-            run: name of the run.
-            credentials: file with user and password, if the environment does not have them.
-
-        Raises:
-            OSError: the gateway does not accept them.
-            UsageError: the credentials cannot be read.
-        """
-        handler = exposition.default_handler
-        if (given := pushgateway.credentials(credentials)) is not None:
-            user, password = given
-            handler = functools.partial(exposition.basic_auth_handler, username=user, password=password)
-        prometheus_client.push_to_gateway(
-            gateway,
-            job="raycurrent",
-            registry=_registry(self._folder),
-            grouping_key={"run": run, "instance": socket.gethostname()},
-            timeout=PUSH_TIMEOUT_S,
-            handler=handler,
-        )
-
     def close(self) -> None:
         """Stops serving."""
         if self._server:
@@ -225,11 +201,64 @@ class RemoteExporter(Protocol):
     def snapshot(self) -> tuple[str, bytes] | None:
         """See `NodeExporter`."""
 
-    def push(self, gateway: str, run: str, credentials: str | None) -> None:
-        """See `NodeExporter`."""
-
     def close(self) -> None:
         """See `NodeExporter`."""
+
+
+class _Snapshots:
+    """The metrics of several nodes as one collector of the library, each sample with its node as `instance`."""
+
+    def __init__(self, snapshots: Iterable[tuple[str, bytes]]) -> None:
+        self._families: dict[str, metrics_core.Metric] = {}
+        for node, text in snapshots:
+            for family in parser.text_string_to_metric_families(text.decode()):
+                merged = self._families.setdefault(
+                    family.name, metrics_core.Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    merged.add_sample(sample.name, {**sample.labels, "instance": node}, sample.value)
+
+    def collect(self) -> Iterable[metrics_core.Metric]:
+        """Returns the families; called by the library."""
+        return self._families.values()
+
+
+def push(
+    gateway: str, run: str, verb: str, snapshots: Iterable[tuple[str, bytes]], credentials: str | None = None
+) -> None:
+    """Pushes the metrics of all nodes to a Pushgateway, for runs that are too short to be scraped.
+
+    The group is that of the run and the verb, so that one verb takes away nothing of another, and is the same on
+    whatever nodes an attempt runs: no group is left behind by a pod. Within the group, POST replaces the metrics
+    that are pushed again and keeps the others.
+
+    Args:
+        gateway: its URL.
+        run: name of the run.
+        verb: the verb that was done.
+        snapshots: name and metrics of each node.
+        credentials: file with user and password, if the environment does not have them.
+
+    Raises:
+        OSError: the gateway does not accept them.
+        UsageError: the credentials cannot be read.
+        ValueError: its address is not one of HTTP.
+        http.client.HTTPException: what listens there does not speak HTTP.
+    """
+    handler = exposition.default_handler
+    if (given := pushgateway.credentials(credentials)) is not None:
+        user, password = given
+        handler = functools.partial(exposition.basic_auth_handler, username=user, password=password)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Snapshots(snapshots))
+    prometheus_client.pushadd_to_gateway(
+        gateway,
+        job="raycurrent",
+        registry=registry,
+        grouping_key={"run": run, "verb": verb},
+        timeout=PUSH_TIMEOUT_S,
+        handler=handler,
+    )
 
 
 class Exporters:
@@ -239,18 +268,20 @@ class Exporters:
 
     Args:
         folder: multiprocess folder, under the same path on every node; fresh for each run.
-        metrics_folder: folder of the run that `targets.json` and `final-<node>.prom` are written to.
+        metrics_folder: folder of the run that `targets.json` and `final-<node>.prom` are written to; None: no files.
         export: telemetry settings.
         run: name of the run, a label of its targets.
+        verb: the verb that this driver does, a label of what it pushes.
         start_remote: starts an exporter on a node, given the node's id and the arguments of `NodeExporter`.
     """
 
     def __init__(
         self,
         folder: Path,
-        metrics_folder: location.Location,
+        metrics_folder: location.Location | None,
         export: schema.TelemetryConfig,
         run: str,
+        verb: str,
         start_remote: Callable[..., RemoteExporter],
     ) -> None:
         self.folder = folder
@@ -258,6 +289,7 @@ class Exporters:
         self._metrics_folder = metrics_folder
         self._export = export
         self._run = run
+        self._verb = verb
         self._start_remote = start_remote
         self._local = NodeExporter(str(folder), export.metrics_host, export.metrics_port)
         self._remote: dict[str, RemoteExporter] = {}
@@ -280,8 +312,7 @@ class Exporters:
 
     def write_snapshots(self) -> None:
         """Writes the metrics of all nodes, as they are now, to the run's folder."""
-        for exporter in self._all():
-            self._write_snapshot(exporter)
+        self._save_snapshots()
 
     def close(self, linger: bool) -> None:
         """Writes the final metrics to the run's folder, pushes them if configured, and stops serving.
@@ -289,10 +320,9 @@ class Exporters:
         Args:
             linger: keep serving for `linger_s` seconds first, so that Prometheus can scrape the final values.
         """
-        for exporter in self._all():
-            self._write_snapshot(exporter)
-            if self._export.pushgateway:
-                self._push(exporter, self._export.pushgateway)
+        snapshots = self._save_snapshots()
+        if self._export.pushgateway:
+            self._push(self._export.pushgateway, snapshots)
         if linger:
             time.sleep(self._export.linger_s)
         # Targets first: Prometheus should not report exporters of a finished run as down.
@@ -304,23 +334,33 @@ class Exporters:
         yield self._local
         yield from self._remote.values()
 
-    def _write_snapshot(self, exporter: NodeExporter | RemoteExporter) -> None:
-        try:
-            snapshot = exporter.snapshot()
-            if snapshot is not None:
-                name, text = snapshot
-                self._metrics_folder.join(f"final-{name}.prom").replace(text)
-        except (errors.RaycurrentError, OSError, ValueError) as error:
-            _log.warning("telemetry: the final metrics of a node are not saved: %s", error)
+    def _save_snapshots(self) -> list[tuple[str, bytes]]:
+        """Writes the metrics of all nodes to the run's folder, and returns those of the nodes that answer."""
+        snapshots = []
+        for exporter in self._all():
+            try:
+                snapshot = exporter.snapshot()
+                if snapshot is not None:
+                    snapshots.append(snapshot)
+                    name, text = snapshot
+                    if self._metrics_folder is not None:
+                        self._metrics_folder.join(f"final-{name}.prom").replace(text)
+            except (errors.RaycurrentError, OSError, ValueError) as error:
+                _log.warning("telemetry: the final metrics of a node are not saved: %s", error)
+        return snapshots
 
-    def _push(self, exporter: NodeExporter | RemoteExporter, gateway: str) -> None:
+    def _push(self, gateway: str, snapshots: Sequence[tuple[str, bytes]]) -> None:
         try:
-            exporter.push(gateway, self._run, self._export.pushgateway_credentials)
-        except (errors.RaycurrentError, OSError, ValueError) as error:
-            _log.warning("telemetry.pushgateway: cannot push metrics to %s: %s", gateway, error)
+            push(gateway, self._run, self._verb, snapshots, self._export.pushgateway_credentials)
+        # Whatever listens there may answer anything: results are committed, and metrics never fail a run.
+        except (errors.RaycurrentError, OSError, ValueError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            _log.warning("telemetry.pushgateway: cannot push metrics to %s: %s; the results are safe", gateway, reason)
 
     def _write_targets(self, targets: list[str]) -> None:
         """Replaces the file that Prometheus' `file_sd_configs` reads."""
+        if self._metrics_folder is None:
+            return
         entry = {"targets": targets, "labels": {"job": "raycurrent", "run": self._run}}
         try:
             self._metrics_folder.join("targets.json").replace(json.dumps([entry]).encode() + b"\n")

@@ -73,12 +73,12 @@ def own_folder(tmp_path: Path) -> Iterator[Path]:
     os.environ.pop(prometheus.FOLDER_VARIABLE, None)
 
 
-def exporters(folder: Path, run: Path, **settings: Any) -> prometheus.Exporters:
+def exporters(folder: Path, run: Path | None, verb: str = "train", **settings: Any) -> prometheus.Exporters:
     def refuse(node: str, *_: Any) -> prometheus.RemoteExporter:
         raise AssertionError(node)
 
-    metrics_folder = location.Location.parse(str(run))
-    return prometheus.Exporters(folder, metrics_folder, schema.TelemetryConfig(**settings), "demo", refuse)
+    metrics_folder = None if run is None else location.Location.parse(str(run))
+    return prometheus.Exporters(folder, metrics_folder, schema.TelemetryConfig(**settings), "demo", verb, refuse)
 
 
 def test_values_of_killed_processes_are_kept_and_summed(tmp_path: Path) -> None:
@@ -217,24 +217,96 @@ def test_exporter_failures_do_not_stop_the_run(own_folder: Path, tmp_path: Path)
         exporter.close(linger=True)
 
 
-def test_a_run_that_ends_pushes_its_metrics_to_the_pushgateway(own_folder: Path, tmp_path: Path) -> None:
-    pushed = []
+class Gateway(http.server.BaseHTTPRequestHandler):
+    """A Pushgateway as its documentation has it: PUT replaces a group, POST the families of the same name."""
 
-    class Gateway(http.server.BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            pushed.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
+    groups: dict[str, dict[str, dict[str, float]]]
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
-        threading.Thread(target=gateway.serve_forever, daemon=True).start()
-        exporter = exporters(own_folder, tmp_path / "run", pushgateway=f"http://127.0.0.1:{gateway.server_port}")
+    def _take(self) -> None:
+        pushed: dict[str, dict[str, float]] = {}
+        for name, value in samples(self.rfile.read(int(self.headers["Content-Length"]))).items():
+            pushed.setdefault(name.partition("{")[0], {})[name] = value
+        before = self.groups.get(self.path, {}) if self.command == "POST" else {}
+        self.groups[self.path] = {**before, **pushed}
+        self.send_response(200)
+        self.end_headers()
+
+    do_PUT = do_POST = _take
+
+    def log_message(self, format: str, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[str, dict[str, dict[str, dict[str, float]]]]]:
+    """Address and content of a Pushgateway: groups, families, samples."""
+    Gateway.groups = {}
+    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", Gateway.groups
+        server.shutdown()
+
+
+def test_a_verb_that_ends_takes_nothing_away_from_what_other_verbs_pushed(
+    tmp_path: Path, gateway: tuple[str, dict[str, dict[str, dict[str, float]]]]
+) -> None:
+    address, groups = gateway
+    for verb, attempt in (("train", "1"), ("score", "1"), ("train", "2")):
+        try:
+            exporter = exporters(tmp_path / verb / attempt, None, verb, pushgateway=address)
+            exporter.metrics.set(catalog.LAST_SUCCESS, float(attempt), stage=verb)
+            if attempt == "1" and verb == "train":
+                exporter.metrics.set(catalog.TRAIN_LOSS, 2.5)  # one that finds its work done measures none
+            exporter.close(linger=True)
+        finally:
+            os.environ.pop(prometheus.FOLDER_VARIABLE, None)
+    host = socket.gethostname()
+    success = "raycurrent_job_last_success_timestamp_seconds"
+    assert groups == {
+        "/metrics/job/raycurrent/run/demo/verb/train": {
+            success: {f'{success}{{instance="{host}",stage="train"}}': 2},
+            "raycurrent_train_loss_nats": {f'raycurrent_train_loss_nats{{instance="{host}"}}': 2.5},
+        },
+        "/metrics/job/raycurrent/run/demo/verb/score": {success: {f'{success}{{instance="{host}",stage="score"}}': 1}},
+    }
+
+
+def test_an_attempt_on_other_nodes_leaves_no_group_behind(
+    own_folder: Path, gateway: tuple[str, dict[str, dict[str, dict[str, float]]]]
+) -> None:
+    metrics = prometheus.PrometheusMetrics(own_folder)
+    metrics.count(catalog.TRAIN_STEPS, 3)
+    metrics.observe(catalog.TRAIN_STEP_SECONDS, 0.1)
+    text = prometheus.render(own_folder)
+    address, groups = gateway
+    for pods in (["pod-a", "pod-b"], ["pod-c"]):
+        prometheus.push(address, "demo", "train", [(pod, text) for pod in pods])
+    (families,) = groups.values()
+    assert families["raycurrent_train_steps_total"] == {'raycurrent_train_steps_total{instance="pod-c",rank="0"}': 3}
+    assert families["raycurrent_train_step_seconds_count"] == {
+        'raycurrent_train_step_seconds_count{instance="pod-c",rank="0"}': 1
+    }
+
+
+@pytest.mark.parametrize(
+    "answer", [b"-ERR unknown command\r\n", b"", b"HTTP/1.1 ", b"\0" * 70_000, b"HTTP/1.1 500 x\r\n\r\n"]
+)
+def test_an_address_that_does_not_answer_as_a_pushgateway_is_one_warning(
+    own_folder: Path, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def serve(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        port = listening.getsockname()[1]
+        exporter = exporters(own_folder, None, pushgateway=f"http://127.0.0.1:{port}")
         exporter.metrics.count(catalog.PREPARE_TOKENS, 7)
         exporter.close(linger=True)
-        gateway.shutdown()
-    ((path, body),) = pushed
-    assert path == f"/metrics/job/raycurrent/instance/{socket.gethostname()}/run/demo"
-    assert samples(body) == {"raycurrent_prepare_tokens_total": 7}
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"telemetry.pushgateway: cannot push metrics to http://127.0.0.1:{port}: ")
 
 
 def free_port() -> int:
