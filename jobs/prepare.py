@@ -95,7 +95,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     started_s = time.monotonic()
     folder = _folder(config)
     if config.corpus_kind == "series":
-        return _prepare_series(config, folder, reporter)
+        return _prepare_series(config, folder, session, reporter)
     warnings = _cleaning_warnings(config)
     store = commit.PartStore(folder, dataset_builder.content(_settings(config)), commit.REMEDY_OF_DATASET)
     content = store.manifest(dataset_index.NAME)
@@ -177,10 +177,15 @@ def _bleu_warnings(config: schema.RunConfig, builder: dataset_builder.DatasetBui
     return sorted(sentence for sentence in sentences if sentence is not None)
 
 
-def _prepare_series(config: schema.RunConfig, folder: location.Location, reporter: progress_display.Reporter) -> Report:
+def _prepare_series(
+    config: schema.RunConfig,
+    folder: location.Location,
+    session: executors.Session,
+    reporter: progress_display.Reporter,
+) -> Report:
     """Makes the dataset of a series, in this process."""
     started_s = time.monotonic()
-    with reporter.stage("prepare: read series", None, "datasets") as stage:
+    with reporter.stage("prepare: read series", None, "datasets") as stage, session.interrupting():
         dataset, already_done = series_dataset.prepare(config.corpora_by_name[""], _settings(config), folder)
         stage.advance()
     return {

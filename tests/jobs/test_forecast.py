@@ -6,8 +6,11 @@ Source: Zhang et al., Dive into Deep Learning (2021), section 8.1 "Sequence Mode
 import datetime
 import json
 import math
+import os
 import pathlib
 import shutil
+import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from pyarrow import parquet
 from core import errors
 from core.config import loading, schema, series_settings
 from core.data.builtin import sine
+from core.data.series import reading
 from core.storage import location
 from jobs import forecast, generate, inspect, paths, pipeline, prepare, score, train
 from tests import reporters
@@ -304,3 +308,18 @@ def _train_dated(config: schema.RunConfig) -> dict[str, Any]:
     with trained.session() as session:
         prepare.run(config, session, reporters.SilentReporter())
         return train.run(config, session, reporters.SilentReporter())
+
+
+def test_a_signal_ends_the_reading_of_a_series_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sine.write(tmp_path / "sine.csv")
+
+    def endless(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.setattr(reading, "read", endless)
+    started_s = time.monotonic()
+    with trained.session() as session, pytest.raises(errors.InterruptedRunError, match="stopped while it was read"):
+        prepare.run(_config(tmp_path), session, reporters.SilentReporter())
+    assert time.monotonic() - started_s < 2
+    assert not (tmp_path / "run" / "dataset").exists()
