@@ -11,6 +11,9 @@ from core.models import language_model, recurrent_layer, seq2seq
 
 Model = language_model.LanguageModel | seq2seq.Seq2Seq
 
+EMBEDDING_BOUND = 0.1
+"""Largest absolute value of an entry of an untied embedding at the start, by default."""
+
 
 def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, int], pad_id: int | None) -> Model:
     """Returns a model with weights initialized from torch's default generator, which the caller seeds.
@@ -36,6 +39,10 @@ def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, in
         built = seq2seq.Seq2Seq(model, source_size, target_size, pad_id)
     if model.initialization != "torch":
         initialize(built, model.initialization)
+    # Of torch's own scheme all is kept but the embeddings.
+    in_embeddings = model.embedding_initialization or ("uniform" if model.initialization == "torch" else None)
+    if in_embeddings is not None:
+        initialize_embeddings(built, in_embeddings)
     # Last: it replaces what the general scheme has given the recurrent matrices.
     initialize_recurrent(built, model.recurrent_initialization, model.forget_bias)
     return built
@@ -53,10 +60,7 @@ def initialize(model: nn.Module, scheme: str) -> None:
     linear neural networks (orthogonal); Zhang et al., Dive into Deep Learning (2021), sections 8.5 (normal) and 9.7
     (`xavier_init_weights`, which leaves embeddings out).
     """
-    # By identity: a tied embedding is the same parameter as the output layer's weight.
-    output_weights = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    untied_embeddings = embeddings - output_weights
+    untied_embeddings = {id(embedding.weight) for embedding in _untied_embeddings(model)}
     norms = {id(module.weight) for module in model.modules() if isinstance(module, nn.LayerNorm)}
     initial_states = {id(module.start) for module in model.modules() if hasattr(module, "start")}
     gate_heights = {id(layer.weight_hh): layer.hidden_size for layer in recurrent_layers(model)}
@@ -73,6 +77,30 @@ def initialize(model: nn.Module, scheme: str) -> None:
         else:
             # A matrix outside the recurrent layers is one block.
             _initialize_matrix(parameter, scheme, gate_heights.get(id(parameter), parameter.shape[0]))
+
+
+def initialize_embeddings(model: nn.Module, scheme: str) -> None:
+    """Initializes in place the embeddings that are not tied to the output layer; that of padding is zero.
+
+    `uniform`: U(−0.1, 0.1), as in the toolkits of the field; `normal`: N(0, 1), as in torch. Beside entries of size 1 a
+    step of Adam is small, and rare words hardly move: the decisions in core/README.md have figures.
+    """
+    for embedding in _untied_embeddings(model):
+        with torch.no_grad():
+            if scheme == "uniform":
+                nn.init.uniform_(embedding.weight, -EMBEDDING_BOUND, EMBEDDING_BOUND)
+            else:
+                nn.init.normal_(embedding.weight)
+            if embedding.padding_idx is not None:
+                embedding.weight[embedding.padding_idx].fill_(0.0)
+
+
+def _untied_embeddings(model: nn.Module) -> list[nn.Embedding]:
+    """Returns the embeddings that are not tied to an output layer."""
+    # By identity: a tied embedding is the same parameter as the output layer's weight.
+    output_weights = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [embedding for embedding in embeddings if id(embedding.weight) not in output_weights]
 
 
 def initialize_recurrent(model: nn.Module, scheme: str, forget_bias: float | None) -> None:

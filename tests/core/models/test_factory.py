@@ -49,6 +49,47 @@ def test_xavier_initialization_fills_its_bounds_with_zero_biases() -> None:
             assert bound * 0.99 < parameter.abs().max().item() <= bound
 
 
+def test_untied_embeddings_fill_their_bounds_with_zero_padding() -> None:
+    torch.manual_seed(1)
+    model = factory.build(model_settings.Seq2SeqConfig(kind="seq2seq"), SIZES, pad_id=1)
+    assert isinstance(model, seq2seq.Seq2Seq)
+    for embedding in (model.source_embedding, model.target_embedding):
+        assert 0.099 < embedding.weight.abs().max().item() <= 0.1
+        assert embedding.weight.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.05)
+        assert not embedding.weight[1].any()
+
+
+@pytest.mark.parametrize(
+    ("initialization", "chosen", "std"),
+    [
+        ("torch", None, 0.1 / math.sqrt(3)),
+        ("torch", "normal", 1.0),
+        ("xavier", None, 1.0),
+        ("xavier", "uniform", 0.1 / math.sqrt(3)),
+        ("normal", None, 0.01),
+    ],
+)
+def test_initialization_of_embeddings_is_a_choice_of_its_own(
+    initialization: str, chosen: str | None, std: float
+) -> None:
+    model = language_model(initialization, embedding_initialization=chosen)
+    other = language_model(initialization, embedding_initialization="normal")
+    embedding = model.get_parameter("embedding.weight")
+    assert embedding.std().item() == pytest.approx(std, rel=0.05)
+    # Nothing else differs.
+    for name, parameter in model.named_parameters():
+        assert name == "embedding.weight" or torch.equal(parameter, other.get_parameter(name))
+
+
+def test_tied_embeddings_keep_the_initialization_of_the_output_layer() -> None:
+    uniform, normal = (
+        language_model("torch", embedding_initialization=chosen, tie_embeddings=True, embedding_size=200)
+        for chosen in ("uniform", "normal")
+    )
+    assert torch.equal(uniform.get_parameter("output.weight"), normal.get_parameter("output.weight"))
+    assert uniform.get_parameter("output.weight").std().item() == pytest.approx(200**-0.5, rel=0.05)
+
+
 def test_equal_seeds_give_equal_weights_and_equal_names() -> None:
     first, second = (language_model("torch").state_dict() for _ in range(2))
     assert list(first) == list(second)
