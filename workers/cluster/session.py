@@ -87,8 +87,7 @@ class Session:
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
-        for name, value in process_environment.thread_variables(self.cluster.cpus_per_worker).items():
-            os.environ.setdefault(name, value)  # stages may run in this process
+        process_environment.apply(self.cluster.cpus_per_worker)  # stages may run in this process
         self.should_stop.install()
         return self
 

@@ -1,4 +1,10 @@
-"""Environment variables of the processes that compute."""
+"""Settings of the processes that compute: environment variables, and what of them a running process can still apply."""
+
+import ctypes
+import os
+
+# Parameters of glibc's mallopt (malloc.h), by the environment variable that sets them at the start of a process.
+_MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_MAX_": -4, "MALLOC_ARENA_MAX": -8}
 
 
 def thread_variables(threads: int) -> dict[str, str]:
@@ -22,3 +28,19 @@ def thread_variables(threads: int) -> dict[str, str]:
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
+
+
+def apply(threads: int) -> None:
+    """Applies `thread_variables` to this process, but for those that the user has set.
+
+    To be called before torch is imported: its libraries read their variables when they are loaded. glibc has read its
+    own before Python began, so that these are passed to `mallopt`; other C libraries go without.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, value in thread_variables(threads).items():
+        if name in os.environ:
+            continue
+        if name not in _MALLOPT:
+            os.environ[name] = value
+        elif mallopt is not None:
+            mallopt(_MALLOPT[name], int(value))

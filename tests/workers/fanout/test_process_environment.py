@@ -1,6 +1,7 @@
-"""Memory of a worker with our environment variables."""
+"""Memory of processes with our settings: what the running process does, not what its environment says."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -34,3 +35,43 @@ def test_memory_of_a_worker_does_not_grow_with_the_number_of_batch_shapes() -> N
         [sys.executable, "-c", MULTIPLY], env=environment, capture_output=True, text=True, check=True, timeout=280
     )
     assert float(done.stdout) < MOST_MIB
+
+
+# Takes and gives back four blocks of 48 MiB, and prints the pages that the kernel had to give for it.
+ALLOCATE = """
+import resource, sys
+import numpy
+from core.config import schema
+from workers.cluster import session
+def use_blocks(times):
+    for _ in range(times):
+        blocks = [numpy.ones(6 << 20) for _ in range(4)]
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with session.Session(schema.ClusterConfig(address="none", num_workers=1)):
+    use_blocks(1)
+    before = page_faults()
+    use_blocks(5)
+    print(page_faults() - before)
+"""
+PAGES_OF_ALL_BLOCKS = 5 * 4 * (48 << 20) // 4096
+
+
+def _page_faults(**variables: str) -> int:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    # Pages of 4 KiB, which are counted one by one.
+    kept["NUMPY_MADVISE_HUGEPAGE"] = "0"
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATE], env={**kept, **variables}, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is configured")
+def test_a_driver_keeps_the_memory_that_its_stages_use_again() -> None:
+    assert _page_faults() < PAGES_OF_ALL_BLOCKS // 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is configured")
+def test_a_users_setting_of_malloc_is_kept() -> None:
+    assert _page_faults(MALLOC_MMAP_MAX_="65536", MALLOC_MMAP_THRESHOLD_="1000000") > PAGES_OF_ALL_BLOCKS // 2
