@@ -1,5 +1,7 @@
 """Choice of precision and matrix library, and its effect on results."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,10 +16,35 @@ INTEL_AMX = compute.Cpu("GenuineIntel", frozenset({"avx512_bf16", "amx_bf16"}))
 INTEL_OLD = compute.Cpu("GenuineIntel", frozenset({"avx512f"}))
 
 
+# Prints how many of 2^20 denormal products of two threads are not zero, forward and backward.
+DENORMALS = """
+import torch
+from core.models import compute
+compute.set_threads(2)
+small = torch.full((1 << 20,), 1e-20, requires_grad=True)
+product = small * 1e-20
+product.backward(torch.full((1 << 20,), 1e-20))
+print(int((product != 0).sum()), int((small.grad != 0).sum()))
+"""
+
+
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    yield
-    compute.use_matmul("default", "fp32")
+    with compute.restored_settings():
+        yield
+
+
+def test_all_threads_take_denormals_as_zero() -> None:
+    done = subprocess.run([sys.executable, "-c", DENORMALS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]
+
+
+def test_a_caller_gets_its_denormals_back() -> None:
+    assert not compute.flushes_denormals()
+    with compute.restored_settings():
+        compute.set_threads(1)
+        assert compute.flushes_denormals()
+    assert not compute.flushes_denormals()
 
 
 @pytest.mark.parametrize(
