@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import errors
+from core.models import token_loss
 
 DIVISOR = 4
 """Vectors of a band are narrower by this factor than those of the band before (torch's `div_value`)."""
-MAX_LOGITS = 1 << 20
-"""With more logits than this the loss is computed in chunks, without all logits in memory."""
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -56,14 +55,14 @@ class AdaptiveSoftmax(nn.Module):
         bias = torch.cat((self.bias_V[:head_size], self.bands.bias))
         # In the head, band b ≥ 1 is entry head_size + b − 1, after the frequent tokens.
         head_targets_N = torch.where(bands_N == 0, targets_N, head_size - 1 + bands_N)
-        total = _cross_entropy(features_NF, weight, bias, head_targets_N)
+        total = token_loss.summed(features_NF, weight, bias, head_targets_N).loss
         for band, projection in enumerate(self.projections, start=1):
             # A band without targets adds a loss of 0 all the same: DDP waits for a gradient of its parameters.
             rows = (bands_N == band).nonzero().squeeze(1)
             start, stop = self.bounds[band], self.bounds[band + 1]
             narrow = projection(features_NF.index_select(0, rows))
             targets = targets_N.index_select(0, rows) - start
-            total = total + _cross_entropy(narrow, self.tables[band], self.bias_V[start:stop], targets)
+            total = total + token_loss.summed(narrow, self.tables[band], self.bias_V[start:stop], targets).loss
         return total
 
     def log_probs(self, features: Tensor) -> Tensor:
@@ -123,16 +122,3 @@ class TiedAdaptiveEmbedding(nn.Module):
         original_order_N = torch.cat(rows_by_band).argsort()
         x = torch.cat(vectors_by_band).index_select(0, original_order_N) * self.scale
         return x.view(*tokens.shape, output.feature_size)
-
-
-def _cross_entropy(features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """Returns the summed cross-entropy in nats, with many logits by torch's chunked kernel."""
-    if features_NF.shape[0] * weight_VF.shape[0] <= MAX_LOGITS:
-        return F.cross_entropy(F.linear(features_NF, weight_VF, bias_V).float(), targets_N, reduction="sum")
-    # The chunked kernel takes arguments of one dtype, which autocast does not ensure.
-    with torch.autocast(features_NF.device.type, enabled=False):
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=256)
-        features_NF = features_NF.to(weight_VF.dtype)
-        return F.linear_cross_entropy(
-            features_NF, weight_VF, targets_N, linear_bias=bias_V, reduction="sum", options=options
-        )

@@ -1,8 +1,8 @@
 """The training objective: cross entropy in nats, summed over valid targets.
 
-The logits of a whole batch never exist at once: with a large vocabulary they would take more memory than the model.
 Padding is left out before the loss, so that it cannot count. Sums are returned instead of means, because they are
-divided by the number of valid targets of all ranks together, which each batch comes with.
+divided by the number of valid targets of all ranks together, which each batch comes with. `token_loss` computes them
+without the logits of a whole batch.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,12 @@ from torch.nn import functional as F
 from torch.utils import checkpoint
 
 from core.config import training_settings
-from core.models import factory, language_model, recurrent_stack
+from core.models import factory, language_model, recurrent_stack, token_loss
 from core.models import state as states
 from core.training import batches, lookback, scheduled_sampling, truncation
 
 SLICE_ROWS = 256
-"""Rows of logits that exist at a time: the fastest of 64, 256 and 1,024 for 5,000 to 18,000 entries on a CPU."""
-FEW_LOGITS = 1 << 20
-"""Up to this number of logits (4 MB) one plain product is up to twice as fast, and its memory does not matter."""
+"""Rows of logits that exist at a time in a validation."""
 
 
 class Sums(NamedTuple):
@@ -115,7 +113,8 @@ class Objective(nn.Module):
             # An adaptive softmax has no single output matrix, and computes its own loss.
             nll = model.adaptive.nll(features_NF, targets_N)
             return nll, nll.detach()
-        return token_losses(features_NF, model.output_weight_VF, model.output_bias_V, targets_N, self.label_smoothing)
+        weight_VF, bias_V = model.output_weight_VF, model.output_bias_V
+        return token_loss.summed(features_NF, weight_VF, bias_V, targets_N, self.label_smoothing)
 
     def _read_window(self, content: batches.TextContent, state: states.State | None) -> language_model.Outputs:
         """Runs the language model over a window, in segments where random truncation may cut it."""
@@ -208,71 +207,3 @@ def temporal_penalty(raw_BTH: Tensor) -> Tensor:
     if length == 1:
         return raw_BTH.new_zeros((), dtype=torch.float32)
     return raw_BTH.float().diff(dim=1).square().mean(dim=-1).sum() * (length / (length - 1))
-
-
-def token_losses(
-    features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Computes the summed loss (with gradient) and negative log-likelihood (without) of N targets, in fp32.
-
-    Label smoothing by ε spreads that share of each target's probability evenly over all V entries. With z the logits,
-    its loss is nll + ε (z_target − mean z): no sum over the vocabulary beyond the one that nll needs.
-
-    Source: Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, section 7.
-    """
-    device = features_NF.device.type
-    is_bf16 = torch.is_autocast_enabled(device)
-    # Autocast is off below, so that softmax and sums are in fp32; the product alone may be in bf16.
-    with torch.autocast(device, enabled=False):
-        features_NF = features_NF.bfloat16() if is_bf16 else features_NF.to(weight_VF.dtype)
-        if features_NF.shape[0] * weight_VF.shape[0] <= FEW_LOGITS:
-            logits_NV = F.linear(features_NF, weight_VF.to(features_NF.dtype)).float() + bias_V
-            nll = F.cross_entropy(logits_NV, targets_N, reduction="sum")
-        elif is_bf16:
-            nll = _SlicedLoss.apply(features_NF, weight_VF, bias_V, targets_N)  # type: ignore[no-untyped-call]
-        else:
-            options = nn.LinearCrossEntropyOptions(batch_chunk_size=SLICE_ROWS)
-            nll = F.linear_cross_entropy(
-                features_NF, weight_VF, targets_N, linear_bias=bias_V, reduction="sum", options=options
-            )
-        loss = nll
-        if label_smoothing:
-            # z is linear in the features, so the mean of the weights gives the mean logit without any logits.
-            away_NF = weight_VF[targets_N] - weight_VF.mean(dim=0)
-            away = (features_NF.float() * away_NF).sum() + bias_V[targets_N].sum() - len(targets_N) * bias_V.mean()
-            loss = nll + label_smoothing * away
-    return loss, nll.detach()
-
-
-class _SlicedLoss(torch.autograd.Function):
-    """Summed cross entropy of bf16 products, a slice of rows at a time; softmax, sums and weight gradients in fp32.
-
-    `F.linear_cross_entropy` computes in fp32 under autocast (1.8 times as long), and given bf16 it sums in bf16.
-    As there, gradients are computed in the forward pass, while a slice's logits exist.
-    """
-
-    @staticmethod
-    def forward(ctx, features_NF, weight_VF, bias_V, targets_N):  # type: ignore[no-untyped-def]
-        """Returns the sum; keeps the gradients for `backward`."""
-        weight = weight_VF.to(features_NF.dtype)
-        total = torch.zeros((), device=features_NF.device)
-        grad_features = torch.empty_like(features_NF)
-        grad_weight, grad_bias = torch.zeros_like(weight_VF), torch.zeros_like(bias_V)
-        for start in range(0, features_NF.shape[0], SLICE_ROWS):
-            features, targets = features_NF[start : start + SLICE_ROWS], targets_N[start : start + SLICE_ROWS, None]
-            log_probs = torch.log_softmax(F.linear(features, weight).float() + bias_V, dim=-1)
-            total -= log_probs.gather(1, targets).sum()
-            # The gradient of cross entropy with respect to the logits: softmax minus one-hot.
-            grad_logits = log_probs.exp_().scatter_add_(1, targets, log_probs.new_full((1, 1), -1.0).expand_as(targets))
-            grad_bias += grad_logits.sum(dim=0)  # before rounding to bf16
-            grad_logits = grad_logits.to(features.dtype)
-            grad_features[start : start + SLICE_ROWS] = grad_logits @ weight
-            grad_weight += grad_logits.t() @ features
-        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
-        return total
-
-    @staticmethod
-    def backward(ctx, scale):  # type: ignore[no-untyped-def]
-        """Returns the gradients of `forward` times the gradient of its sum."""
-        grad_features, grad_weight, grad_bias = ctx.saved_tensors
-        return grad_features * scale, grad_weight * scale, grad_bias * scale, None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core import errors
 from core.config import model_settings
-from core.models import adaptive_softmax, factory, language_model
+from core.models import adaptive_softmax, factory, language_model, token_loss
 
 
 def output_of(cutoffs: tuple[int, ...] = (4, 10)) -> adaptive_softmax.AdaptiveSoftmax:
@@ -41,7 +41,7 @@ def test_probabilities_sum_to_1_and_equal_torchs_adaptive_softmax() -> None:
 def test_nll_equals_log_probs_with_gradients_for_all_parameters(
     num_targets: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptive_softmax, "MAX_LOGITS", at_once)
+    monkeypatch.setattr(token_loss, "FEW_LOGITS", at_once)
     output = output_of().float()
     plain = copy.deepcopy(output)
     features_NF, targets_N = torch.randn(num_targets, 16), torch.randint(0, 30, (num_targets,))

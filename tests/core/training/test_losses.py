@@ -14,50 +14,6 @@ from core.training import batches, gradients, losses, truncation
 from tests.core.training import builders
 
 
-def _problem(num_rows: int, vocabulary_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    chance = torch.Generator().manual_seed(0)
-    features = torch.randn(num_rows, 16, generator=chance, requires_grad=True)
-    weight = torch.randn(vocabulary_size, 16, generator=chance).mul(0.3).requires_grad_()
-    bias = torch.randn(vocabulary_size, generator=chance).mul(0.1).requires_grad_()
-    return features, weight, bias, torch.randint(vocabulary_size, (num_rows,), generator=chance)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(("num_rows", "vocabulary_size"), [(9, 30), (600, 2000)])
-@pytest.mark.parametrize("is_bf16", [False, True])
-def test_loss_and_gradient_match_plain_cross_entropy(
-    num_rows: int, vocabulary_size: int, smoothing: float, is_bf16: bool
-) -> None:
-    features, weight, bias, targets = _problem(num_rows, vocabulary_size)
-    assert (num_rows * vocabulary_size > losses.FEW_LOGITS) == (num_rows == 600)
-    expected = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="sum", label_smoothing=smoothing)
-    wanted = torch.autograd.grad(expected, (features, weight, bias))
-    plain = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="sum")
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-        loss, nll = losses.token_losses(features, weight, bias, targets, smoothing)
-    gradients_of_loss = torch.autograd.grad(loss, (features, weight, bias))
-    tolerance = 0.02 if is_bf16 else 1e-5
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(expected.item(), rel=2e-3 if is_bf16 else 1e-5)
-    assert nll.item() == pytest.approx(plain.item(), rel=2e-3 if is_bf16 else 1e-5)
-    assert not nll.requires_grad
-    for gradient, expected_gradient in zip(gradients_of_loss, wanted, strict=True):
-        assert (gradient - expected_gradient).norm() <= tolerance * expected_gradient.norm()
-
-
-def test_label_smoothing_worked_by_hand() -> None:
-    """Two entries with logits 0 and ln 3: probabilities 1/4 and 3/4; 0.2 of the target's is spread evenly."""
-    weight = torch.tensor([[0.0], [math.log(3)]])
-    loss, nll = losses.token_losses(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([1]), 0.2)
-    assert nll.item() == pytest.approx(-math.log(0.75))
-    assert loss.item() == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
-
-
-def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary_size() -> None:
-    loss, _ = losses.token_losses(torch.randn(5, 3), torch.zeros(7, 3), torch.zeros(7), torch.arange(5))
-    assert loss.item() == pytest.approx(5 * math.log(7))
-
-
 def _pairs(padding: int) -> batches.PairsContent:
     """Two pairs, the second shorter, with some columns of padding more than needed."""
     source = torch.tensor([[4, 5, 3], [6, 3, 1]])
