@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.models import masks
 from core.models import state as states
 
 
@@ -204,4 +205,4 @@ def drop_connect(weights: Weights, rate: float) -> Weights:
     Source: Wan et al. 2013, Regularization of neural networks using DropConnect; on recurrent weights: Merity et al.
     2018, Regularizing and optimizing LSTM language models, section 2.
     """
-    return weights._replace(recurrent_GH=F.dropout(weights.recurrent_GH, rate))
+    return weights._replace(recurrent_GH=masks.drop(weights.recurrent_GH, rate))

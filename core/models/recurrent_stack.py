@@ -15,10 +15,9 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.config import model_settings
-from core.models import cells, recurrent_layer
+from core.models import cells, masks, recurrent_layer
 from core.models import state as states
 
 
@@ -187,9 +186,7 @@ class Stack(nn.Module):
         input_masks: list[Tensor | None] = [None] * len(weights)
         if self.training and self.config.locked_dropout and self.config.dropout > 0:
             for index, size in enumerate(self.input_sizes[1:], start=1):
-                # A mask that is scaled already: dropout of ones has entries 0 and 1 / (1 − rate).
-                ones_BE = weights[0].recurrent_GH.new_ones(batch_size, size)
-                input_masks[index] = F.dropout(ones_BE, self.config.dropout)
+                input_masks[index] = masks.draw(weights[0].recurrent_GH, (batch_size, size), self.config.dropout)
         return WindowDropout(weights, tuple(input_masks))
 
     def forward(
@@ -253,7 +250,7 @@ class Stack(nn.Module):
                     # A step has inputs (B, E), a sequence (B, T, E).
                     x = x * (mask_BE if x.dim() == 2 else mask_BE.unsqueeze(1))
                 elif self.training:
-                    x = F.dropout(x, self.config.dropout)
+                    x = masks.drop(x, self.config.dropout)
             y, after = run_layer(layer, x, before, weights)
             outputs.append(self.joints.combine(index, y, outputs))
             new_state.append(after)
@@ -367,9 +364,9 @@ def drop(x: Tensor, rate: float, is_training: bool, is_locked: bool) -> Tensor:
     if not is_training:
         return x
     if not is_locked or rate == 0 or x.dim() < 3:
-        return F.dropout(x, rate)
-    # Ones at the positions between broadcast the mask over them.
-    return x * F.dropout(x.new_ones(x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]), rate)
+        return masks.drop(x, rate)
+    # Sizes of 1 at the positions between broadcast the mask over them.
+    return x * masks.draw(x, (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]), rate)
 
 
 def drop_words(x: Tensor, tokens: Tensor, vocabulary_size: int, rate: float, is_training: bool) -> Tensor:
@@ -380,7 +377,7 @@ def drop_words(x: Tensor, tokens: Tensor, vocabulary_size: int, rate: float, is_
     """
     if rate == 0 or not is_training:
         return x
-    mask_V = F.dropout(x.new_ones(vocabulary_size), rate)
+    mask_V = masks.draw(x, (vocabulary_size,), rate)
     return x * mask_V[tokens].unsqueeze(-1)
 
 
