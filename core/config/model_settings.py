@@ -69,14 +69,14 @@ class RecurrentConfig(section.Section):
     )
     initialization: Literal["torch", "xavier", "he", "orthogonal", "normal"] = section.identity(
         "torch",
-        "initialization of weights. torch: torch's own, but for untied embeddings from U(-0.1, 0.1); xavier, he: "
-        "uniform, by the size of a matrix; orthogonal: for each gate; normal: N(0, 0.01). All but torch: zero biases; "
-        "xavier, he, orthogonal: untied embeddings N(0, 1)",
+        "initialization of weights. torch: torch's own, but for untied embeddings N(0, 1/E); xavier, he: uniform, by "
+        "the size of a matrix; orthogonal: for each gate; normal: N(0, 0.01). All but torch: zero biases; xavier, he, "
+        "orthogonal: untied embeddings N(0, 1)",
     )
-    embedding_initialization: Literal["uniform", "normal"] | None = section.identity(
+    embedding_initialization: Literal["scaled", "normal"] | None = section.identity(
         None,
-        "initialization of embeddings that are not tied. uniform: U(-0.1, 0.1); normal: N(0, 1), as in torch; null: "
-        "by `initialization`",
+        "initialization of embeddings that are not tied. scaled: N(0, 1/E), E their size; normal: N(0, 1), as in torch; "
+        "null: by `initialization`",
     )
     recurrent_initialization: Literal["same", "orthogonal", "identity"] = section.identity(
         "same", "initialization of the recurrent weights; same: by `initialization`"

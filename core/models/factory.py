@@ -11,9 +11,6 @@ from core.models import language_model, recurrent_layer, seq2seq
 
 Model = language_model.LanguageModel | seq2seq.Seq2Seq
 
-EMBEDDING_BOUND = 0.1
-"""Largest absolute value of an entry of an untied embedding at the start, by default."""
-
 
 def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, int], pad_id: int | None) -> Model:
     """Returns a model with weights initialized from torch's default generator, which the caller seeds.
@@ -40,7 +37,7 @@ def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, in
     if model.initialization != "torch":
         initialize(built, model.initialization)
     # Of torch's own scheme all is kept but the embeddings.
-    in_embeddings = model.embedding_initialization or ("uniform" if model.initialization == "torch" else None)
+    in_embeddings = model.embedding_initialization or ("scaled" if model.initialization == "torch" else None)
     if in_embeddings is not None:
         initialize_embeddings(built, in_embeddings)
     # Last: it replaces what the general scheme has given the recurrent matrices.
@@ -82,15 +79,14 @@ def initialize(model: nn.Module, scheme: str) -> None:
 def initialize_embeddings(model: nn.Module, scheme: str) -> None:
     """Initializes in place the embeddings that are not tied to the output layer; that of padding is zero.
 
-    `uniform`: U(−0.1, 0.1), as in the toolkits of the field; `normal`: N(0, 1), as in torch. Beside entries of size 1 a
-    step of Adam is small, and rare words hardly move: the decisions in core/README.md have figures.
+    `scaled`: N(0, 1/E), so that vectors of any size E have about length 1; at 300 entries that is the deviation of
+    U(−0.1, 0.1), the choice of other toolkits. `normal`: N(0, 1), as in torch. Beside entries of size 1 a step of
+    Adam is small, and rare words hardly move: the decisions in core/README.md have figures.
     """
     for embedding in _untied_embeddings(model):
         with torch.no_grad():
-            if scheme == "uniform":
-                nn.init.uniform_(embedding.weight, -EMBEDDING_BOUND, EMBEDDING_BOUND)
-            else:
-                nn.init.normal_(embedding.weight)
+            std = embedding.embedding_dim**-0.5 if scheme == "scaled" else 1.0
+            nn.init.normal_(embedding.weight, std=std)
             if embedding.padding_idx is not None:
                 embedding.weight[embedding.padding_idx].fill_(0.0)
 

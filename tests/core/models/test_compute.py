@@ -40,11 +40,12 @@ def test_all_threads_take_denormals_as_zero() -> None:
 
 
 def test_a_caller_gets_its_denormals_back() -> None:
-    assert not compute.flushes_denormals()
-    with compute.restored_settings():
-        compute.set_threads(1)
-        assert compute.flushes_denormals()
-    assert not compute.flushes_denormals()
+    for flushes in (False, True):
+        torch.set_flush_denormal(flushes)
+        with compute.restored_settings():
+            compute.set_threads(1)
+            assert compute.flushes_denormals()
+        assert compute.flushes_denormals() == flushes
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ MODEL: dict[str, rows.Effect | rows.Elsewhere] = {
     "model.locked_dropout": rows.text("false", "true", "model.output_dropout=0.5"),
     "model.scale_tied": rows.text("true", "false", "model.tie_embeddings=true"),
     "model.initialization": rows.text("torch", "xavier"),
-    "model.embedding_initialization": rows.text("uniform", "normal"),
+    "model.embedding_initialization": rows.text("scaled", "normal"),
     "model.recurrent_initialization": rows.text("same", "orthogonal"),
     "model.forget_bias": rows.text("null", "1"),
     "model.direction": rows.text("forward", "backward"),

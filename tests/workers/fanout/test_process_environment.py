@@ -37,7 +37,7 @@ def test_memory_of_a_worker_does_not_grow_with_the_number_of_batch_shapes() -> N
     assert float(done.stdout) < MOST_MIB
 
 
-# Takes and gives back four blocks of 48 MiB, and prints the pages that the kernel had to give for it.
+# Takes four blocks of 48 MiB while it still has the last four, and prints the pages that the kernel had to give for it.
 ALLOCATE = """
 import resource, sys
 import numpy
@@ -49,7 +49,7 @@ def use_blocks(times):
 def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 with session.Session(schema.ClusterConfig(address="none", num_workers=1)):
-    use_blocks(1)
+    use_blocks(2)
     before = page_faults()
     use_blocks(5)
     print(page_faults() - before)
