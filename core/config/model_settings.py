@@ -75,7 +75,7 @@ class RecurrentConfig(section.Section):
     )
     embedding_initialization: Literal["scaled", "normal"] | None = section.identity(
         None,
-        "initialization of embeddings that are not tied. scaled: N(0, 1/E), E their size; normal: N(0, 1), as in torch; "
+        "initialization of embeddings that are not tied. scaled: N(0, 1/E), E their size; normal: N(0, 1), as torch; "
         "null: by `initialization`",
     )
     recurrent_initialization: Literal["same", "orthogonal", "identity"] = section.identity(
