@@ -73,9 +73,9 @@ def test_a_wrong_command_is_said_and_changes_nothing(
     capsys.readouterr()
     assert answers("translate", translation, [*commands]) == expected
     said = capsys.readouterr().err.splitlines()
-    assert "num_best: 99 translations cannot come from a beam of 3" in said[0]
+    assert ":n: 99 translations cannot come from a beam of 3" in said[0]
     assert said[1] == ":beam: has no value; write :beam VALUE, or :help"
-    assert "beam_size: expected a whole number" in said[2]
+    assert ":beam: expected a whole number" in said[2]
     assert "did you mean beam_size?" in said[3]
     assert "length_penalty: must be at least 0" in said[4]
 
