@@ -69,9 +69,9 @@ class RecurrentConfig(section.Section):
     )
     initialization: Literal["torch", "xavier", "he", "orthogonal", "normal"] = section.identity(
         "torch",
-        "initialization of weights. torch: torch's own, but for untied embeddings N(0, 1/E); xavier, he: uniform, by "
-        "the size of a matrix; orthogonal: for each gate; normal: N(0, 0.01). All but torch: zero biases; xavier, he, "
-        "orthogonal: untied embeddings N(0, 1)",
+        "initialization of weights. torch: torch's own; xavier, he: uniform, by the size of a matrix; orthogonal: for "
+        "each gate; normal: N(0, 0.01), embeddings included. All but torch: zero biases; all but normal: untied "
+        "embeddings N(0, 1)",
     )
     embedding_initialization: Literal["scaled", "normal"] | None = section.identity(
         None,

@@ -36,10 +36,8 @@ def build(model: model_settings.NetworkConfig, vocabulary_sizes: Mapping[str, in
         built = seq2seq.Seq2Seq(model, source_size, target_size, pad_id)
     if model.initialization != "torch":
         initialize(built, model.initialization)
-    # Of torch's own scheme all is kept but the embeddings.
-    in_embeddings = model.embedding_initialization or ("scaled" if model.initialization == "torch" else None)
-    if in_embeddings is not None:
-        initialize_embeddings(built, in_embeddings)
+    if model.embedding_initialization is not None:
+        initialize_embeddings(built, model.embedding_initialization)
     # Last: it replaces what the general scheme has given the recurrent matrices.
     initialize_recurrent(built, model.recurrent_initialization, model.forget_bias)
     return built
@@ -80,8 +78,8 @@ def initialize_embeddings(model: nn.Module, scheme: str) -> None:
     """Initializes in place the embeddings that are not tied to the output layer; that of padding is zero.
 
     `scaled`: N(0, 1/E), so that vectors of any size E have about length 1; at 300 entries that is the deviation of
-    U(−0.1, 0.1), the choice of other toolkits. `normal`: N(0, 1), as in torch. Beside entries of size 1 a step of
-    Adam is small, and rare words hardly move: the decisions in core/README.md have figures.
+    U(−0.1, 0.1), the choice of other toolkits. `normal`: N(0, 1), as in torch. The decisions in core/README.md have
+    figures of both.
     """
     for embedding in _untied_embeddings(model):
         with torch.no_grad():

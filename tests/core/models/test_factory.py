@@ -49,9 +49,11 @@ def test_xavier_initialization_fills_its_bounds_with_zero_biases() -> None:
             assert bound * 0.99 < parameter.abs().max().item() <= bound
 
 
-def test_untied_embeddings_have_about_length_1_and_zero_padding() -> None:
+def test_scaled_embeddings_have_about_length_1_and_zero_padding() -> None:
     torch.manual_seed(1)
-    model = factory.build(model_settings.Seq2SeqConfig(kind="seq2seq"), SIZES, pad_id=1)
+    model = factory.build(
+        model_settings.Seq2SeqConfig(kind="seq2seq", embedding_initialization="scaled"), SIZES, pad_id=1
+    )
     assert isinstance(model, seq2seq.Seq2Seq)
     for embedding in (model.source_embedding, model.target_embedding):
         lengths_V = embedding.weight.norm(dim=1)
@@ -62,8 +64,8 @@ def test_untied_embeddings_have_about_length_1_and_zero_padding() -> None:
 @pytest.mark.parametrize(
     ("initialization", "chosen", "std"),
     [
-        ("torch", None, 0.1),
-        ("torch", "normal", 1.0),
+        ("torch", None, 1.0),
+        ("torch", "scaled", 0.1),
         ("xavier", None, 1.0),
         ("xavier", "scaled", 0.1),
         ("normal", None, 0.01),
