@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.config import schema
 from workers.cluster import signals, starting
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -21,8 +22,8 @@ ENDLESS = """
 import subprocess, sys, time
 from pathlib import Path
 from core import errors
-from workers.cluster import session as sessions
 from core.config import schema
+from workers.cluster import session as sessions
 
 def init(self, address):
     while True:
@@ -113,11 +114,12 @@ def test_ray_waits_for_its_node_as_long_as_the_setting_says(monkeypatch: pytest.
         asked.append(timeout_s)
 
     monkeypatch.setattr(services, "get_node", get_node)
-    with starting.patient(600.0):
+    settings = schema.ClusterConfig(start_timeout_s=600.0)
+    with starting.patient(settings.start_timeout_s):
         services.get_node("127.0.0.1:1", "node")
     services.get_node("127.0.0.1:1", "node")
     assert asked == [600.0, 30]
-    assert starting.limits(600.0)["RAY_gcs_server_port_wait_time_s"] == "600"
+    assert starting.limits(settings.start_timeout_s)["RAY_gcs_server_port_wait_time_s"] == "600"
 
 
 @pytest.mark.ray
