@@ -46,13 +46,20 @@ def translation(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def by_extreme(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Returns translations by title: those drawn, the worst and the best; a line may be in two of them."""
+    """Returns translations by title: those drawn, the worst and the best.
+
+    A line may be in two of them; its attention map is with the first.
+    """
+
+    def is_of_all_lengths(row: Mapping[str, Any]) -> bool:
+        # Besides the lines that were drawn, those with a map.
+        return bool(row["is_drawn"]) or row["extreme"] is None
 
     def extreme(kind: str) -> list[Mapping[str, Any]]:
-        return sorted((row for row in rows if row["extreme"] == kind), key=lambda row: row["chrf"])
+        chosen = sorted((row for row in rows if row["extreme"] == kind), key=lambda row: row["chrf"])
+        return [{**row, "map": None} if is_of_all_lengths(row) else row for row in chosen]
 
-    # Besides the lines that were drawn, those with a map.
-    of_all_lengths = [row for row in rows if row["is_drawn"] or row["extreme"] is None]
+    of_all_lengths = [row for row in rows if is_of_all_lengths(row)]
     groups = [
         ("", of_all_lengths),
         ("The worst, by chrF of the line", extreme("worst")),
