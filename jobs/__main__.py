@@ -13,7 +13,7 @@ import typer
 from core import errors
 from core.config import loading, schema
 from core.storage import location, run_lock
-from jobs import console, execution, options, paths, run_checks, settings, submission_commands
+from jobs import console, execution, options, paths, run_checks, run_session, settings, submission_commands
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
@@ -33,7 +33,7 @@ def prepare(
         from jobs import prepare as verb
 
         with (
-            options.open_session(resolved, verb="prepare") as session,
+            run_session.open_session(resolved, verb="prepare") as session,
             run_lock.RunLock(location.Location.parse(resolved.root), "prepare"),
         ):
             return verb.run(resolved, session, console.reporter())
@@ -60,7 +60,7 @@ def train(
 
         if dry_run:
             return verb.dry_run(resolved, fresh)
-        with options.open_session(resolved, verb="train") as session:
+        with run_session.open_session(resolved, verb="train") as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
     return options.job_from_config(config, set_, print_config, call)
@@ -90,7 +90,7 @@ def translate(
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import translate as verb
 
-        with options.open_inference_session(inference, root, files.output, "translate") as session:
+        with run_session.open_inference_session(inference, root, files.output, "translate") as session:
             request = verb.Request(
                 run=root,
                 input=files.input,
@@ -130,7 +130,7 @@ def score(
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> options.Report:
         from jobs import score as verb
 
-        with options.open_inference_session(inference, root, files.output, "score") as session:
+        with run_session.open_inference_session(inference, root, files.output, "score") as session:
             request = verb.Request(
                 run=root,
                 input=files.input,
@@ -285,7 +285,7 @@ def pipeline(
     def call(resolved: schema.RunConfig) -> options.Report:
         from jobs import pipeline as verb
 
-        with options.open_session(resolved, verb="pipeline") as session:
+        with run_session.open_session(resolved, verb="pipeline") as session:
             return verb.run(resolved, session, console.reporter())
 
     return options.job_from_config(config, set_, print_config, call)
@@ -302,7 +302,7 @@ def demo(set_: options.Overrides = None, print_config: options.PrintConfig = Fal
     def call(_: int) -> options.Report:
         from jobs import demo as verb
 
-        with options.open_session(configs[0], root, verb="demo") as session:
+        with run_session.open_session(configs[0], root, verb="demo") as session:
             return verb.run(root, configs, session, console.reporter())
 
     return options.Job(call)

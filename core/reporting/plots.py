@@ -106,7 +106,7 @@ def plot_forecast(sample: Mapping[str, Any] | None) -> list[Plot]:
         return []
     rows = sample["rows"]
     has_times = all(row["time"] for row in rows)
-    times = [datetime.datetime.fromisoformat(row["time"]) if has_times else row["line"] for row in rows]
+    times = [_instant(row["time"]) if has_times else row["line"] for row in rows]
     known = [number for number, row in enumerate(rows) if row["actual"] is not None]
     lines = [
         curves.TimeLine("actual", [times[number] for number in known], [rows[number]["actual"] for number in known]),
@@ -115,6 +115,14 @@ def plot_forecast(sample: Mapping[str, Any] | None) -> list[Plot]:
     title = f"{sample['target']}, {figures.steps_ahead(sample)}, {sample['split']} rows"
     svg = curves.plot_times(title, lines, [], "time" if has_times else "row", sample["target"])
     return [Plot(title, _safe(svg))]
+
+
+def _instant(label: str) -> float | datetime.datetime:
+    """Returns the time that a forecast is labelled with: a number, or a date in ISO 8601."""
+    try:
+        return float(label)
+    except ValueError:
+        return datetime.datetime.fromisoformat(label)
 
 
 def plot_gradients(gradients: Mapping[str, Any] | None) -> list[Plot]:

@@ -22,7 +22,7 @@ from core.config import loading
 from core.storage import location
 from core.telemetry import metrics
 from core.training import collective, progress, trainer
-from jobs import console, options, paths
+from jobs import console, paths, run_session
 from jobs import prepare as preparing
 from jobs import train as training
 
@@ -64,7 +64,7 @@ def main() -> None:
     output: Path = arguments.output.resolve()
     own = [f"root={output / 'run'}", "cluster.address=none", "cluster.num_workers=1"]
     config = paths.absolute(loading.load(arguments.config, [*arguments.set, *own]))
-    with options.open_session(config) as session:
+    with run_session.open_session(config) as session:
         preparing.run(config, session, console.reporter())
     activities = [profiler.ProfilerActivity.CPU]
     if config.cluster.use_gpu:

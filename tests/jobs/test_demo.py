@@ -8,7 +8,7 @@ import pytest
 from core import errors
 from core.config import model_settings
 from core.storage import location
-from jobs import options, paths, settings
+from jobs import paths, run_session, settings
 
 
 def test_both_runs_and_their_corpus_are_below_the_root() -> None:
@@ -45,7 +45,7 @@ def test_an_override_of_an_unknown_setting_is_refused() -> None:
 
 def test_both_runs_share_one_scrape_target(tmp_path: pathlib.Path) -> None:
     root, configs = settings.load_demo_configs([f"root={tmp_path}/demo"])
-    with options.open_session(configs[0], location.Location.parse(root)) as session:
+    with run_session.open_session(configs[0], location.Location.parse(root)) as session:
         session.start_metrics()
         (entry,) = json.loads((tmp_path / "demo" / "metrics" / "targets.json").read_text())
     assert entry["labels"]["run"] == "demo"

@@ -25,7 +25,7 @@ from core.data.series import reading
 from core.storage import location
 from jobs import forecast, generate, inspect, paths, pipeline, prepare, score, train
 from tests import reporters
-from tests.jobs import trained
+from tests.jobs import datasets, trained
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "configs" / "sine.yaml"
 
@@ -269,7 +269,7 @@ def test_the_newest_row_first_is_refused_by_prepare_and_forecast(tmp_path: pathl
         _forecast(config, tmp_path, "f.jsonl")
     assert not (tmp_path / "f.jsonl.parts").exists()
     with pytest.raises(errors.DataError, match=match):
-        prepare.run(config, None, reporters.SilentReporter())  # type: ignore[arg-type]
+        prepare.run(config, datasets.Session(), reporters.SilentReporter())
 
 
 def test_gaps_are_refused_or_filled_and_filled_values_have_no_error(tmp_path: pathlib.Path) -> None:
@@ -278,7 +278,7 @@ def test_gaps_are_refused_or_filled_and_filled_values_have_no_error(tmp_path: pa
     path.write_text("".join([*lines[:84], *lines[90:]]))
     overrides = ("corpus.time=date", "corpus.split={test: 0.2}", "forecasting.horizons=[1]")
     with pytest.raises(errors.DataError, match="2024-03-30 after 2024-03-23: 6 rows are missing"):
-        prepare.run(_config(tmp_path, *overrides), None, reporters.SilentReporter())  # type: ignore[arg-type]
+        prepare.run(_config(tmp_path, *overrides), datasets.Session(), reporters.SilentReporter())
     config = _config(tmp_path, *overrides, "corpus.gaps=interpolate")
     made = _train_dated(config)
     assert made["examples"] == 80 - 4

@@ -9,7 +9,7 @@ import pytest
 from core import errors
 from core.config import autoregressive_settings, loading, model_settings, presets, schema
 from core.data.builtin import sentences
-from jobs import init, options, pipeline, prepare
+from jobs import init, pipeline, prepare, run_session
 from tests import reporters
 from tests.jobs import datasets
 
@@ -97,7 +97,7 @@ def test_a_series_has_its_season_in_the_input_and_goes_to_its_page() -> None:
     assert 12 in config.forecasting.horizons
     assert config.corpora_by_name[""].time == "t"
     config = loading.load("run.yaml", [f"root={Path.cwd()}/root", "cluster.address=none", "training.epochs=1"])
-    with options.open_session(config) as session:
+    with run_session.open_session(config) as session:
         report = pipeline.run(config, session, reporters.SilentReporter())
     assert Path(report["stages"]["report"]["html"]).exists()
 
