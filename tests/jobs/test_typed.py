@@ -112,6 +112,8 @@ class Terminal:
         self.pid, self._end = pty.fork()
         if self.pid == 0:
             os.chdir(REPOSITORY)
+            # A shell that runs tests in the background lets its processes ignore Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-m", "jobs", *arguments])
 
     def type(self, text: str) -> None:
