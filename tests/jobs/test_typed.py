@@ -119,6 +119,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
+    def wait_for_prompt(self) -> None:
+        """Waits until a line can be typed.
+
+        A key that comes within microseconds of the prompt is before readline's wait for one, which a signal then does
+        not end; nobody types as fast.
+        """
+        self.wait_for(typed.PROMPT)
+        time.sleep(0.5)
+
     def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
         """Returns what was shown up to a text, which is taken away."""
         until_s = time.monotonic() + timeout_s
@@ -163,19 +172,19 @@ def terminals() -> Iterator[Callable[..., Terminal]]:
 def test_sentences_are_answered_on_a_terminal(terminals: Callable[..., Terminal], translation: api.Model) -> None:
     (row,) = translation.translate(["the old cat"], num_best=1)
     terminal = terminals("translate", "--run", TRANSLATION, "--set", "decoding.num_best=1")
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("the old cat\n")
     terminal.wait_for(row.text)
     # In processor time, since a machine that is busy with other tests takes longer: torch's import is most of it.
     assert terminal.cpu_s() < 8
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("half a sen\x03")
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type(":n 3\n")
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("the old cat\n")
     terminal.wait_for(f"1  {row.score_nats:.2f}  {row.text}")
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("\x04")
     terminal.wait_for("exit=0")
     terminal.wait_for('"lines": 2')
@@ -186,12 +195,12 @@ def test_sentences_are_answered_on_a_terminal(terminals: Callable[..., Terminal]
 def test_typed_prefixes_are_continued_on_a_terminal(terminals: Callable[..., Terminal], language: api.Model) -> None:
     expected = language.generate("the old", num_tokens=12).text.split("\n")
     terminal = terminals("generate", "--run", LANGUAGE)
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type(":tokens 12\n")
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("the old\n")
     terminal.wait_for("\n" + expected[0])
-    terminal.wait_for(typed.PROMPT)
+    terminal.wait_for_prompt()
     os.kill(terminal.pid, signal.SIGTERM)
     terminal.wait_for("exit=143")
     assert terminal.exit_code() == 143
