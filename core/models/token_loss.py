@@ -81,8 +81,9 @@ class _SlicedLoss(torch.autograd.Function):
         products_SV = logits_SV if weight is weight_VF else weight.new_empty(slice_rows, size)
         nll, target_logits = bias_V.new_zeros(()), bias_V.new_zeros(())
         ones_S = weight.new_ones(slice_rows)
-        grad_features = torch.empty_like(features_NF)
-        grad_weight, grad_bias = torch.zeros_like(weight_VF), torch.zeros_like(bias_V)
+        if with_gradient:  # as large as the output layer, and of no use in validation
+            grad_features = torch.empty_like(features_NF)
+            grad_weight, grad_bias = torch.zeros_like(weight_VF), torch.zeros_like(bias_V)
         for start in range(0, num_rows, slice_rows):
             features, targets = features_NF[start : start + slice_rows], targets_N[start : start + slice_rows, None]
             logits, products = logits_SV[: len(features)], products_SV[: len(features)]
@@ -114,10 +115,12 @@ class _SlicedLoss(torch.autograd.Function):
         if label_smoothing:
             mean_weight_F, sum_F = weight_VF.mean(dim=0), features_NF.sum(dim=0, dtype=weight_VF.dtype)
             loss += label_smoothing * (target_logits - sum_F @ mean_weight_F - num_rows * bias_V.mean())
-            grad_features -= (label_smoothing * mean_weight_F).to(grad_features.dtype)
-            grad_weight -= label_smoothing / size * sum_F
-            grad_bias -= label_smoothing * num_rows / size
-        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
+            if with_gradient:
+                grad_features -= (label_smoothing * mean_weight_F).to(grad_features.dtype)
+                grad_weight -= label_smoothing / size * sum_F
+                grad_bias -= label_smoothing * num_rows / size
+        if with_gradient:
+            ctx.save_for_backward(grad_features, grad_weight, grad_bias)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
