@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tests.benchmarks import reproduce
+from tests.benchmarks import commands
 
 NUM_TEST_LINES = 1_000
 PAIRS = (1_000, 3_000, 10_000, 30_000, 100_000)
@@ -114,11 +114,11 @@ def measure(name: str, data: pathlib.Path, runs: pathlib.Path) -> str:
     corpus, _, size = name.rpartition("-")
     cut = CORPORA[corpus][0](data, runs / "cuts", int(size))
     config, root = runs / f"{name}.yaml", runs / name
-    promised = json.loads(reproduce.jobs("init", str(cut.train), "--output", str(config), "--overwrite"))
-    trained = json.loads(reproduce.jobs("pipeline", str(config), f"--set=root={root}"))["stages"]["train"]
+    promised = json.loads(commands.jobs("init", str(cut.train), "--output", str(config), "--overwrite"))
+    trained = json.loads(commands.jobs("pipeline", str(config), f"--set=root={root}"))["stages"]["train"]
     output = ("--output", str(runs / f"{name}.held-out.jsonl"), "--overwrite")
     if cut.references is None:
-        scored = json.loads(reproduce.jobs("score", "--run", str(root), "--input", str(cut.test), *output))
+        scored = json.loads(commands.jobs("score", "--run", str(root), "--input", str(cut.test), *output))
         quality = f"{scored['bits_per_character']:.3f} bits a character"
     else:
         quality = _bleu(cut, root, runs / f"{name}.held-out.txt")
@@ -128,9 +128,9 @@ def measure(name: str, data: pathlib.Path, runs: pathlib.Path) -> str:
 
 def _bleu(cut: Cut, root: pathlib.Path, output: pathlib.Path) -> str:
     """Translates the held-out lines and returns the quality of the translations."""
-    reproduce.jobs("translate", "--run", str(root), "--input", str(cut.test), "--output", str(output), "--overwrite")
+    commands.jobs("translate", "--run", str(root), "--input", str(cut.test), "--output", str(output), "--overwrite")
     arguments = ("evaluate", "--hypotheses", str(output), "--references", str(cut.references))
-    evaluated: dict[str, Any] = json.loads(reproduce.jobs(*arguments))
+    evaluated: dict[str, Any] = json.loads(commands.jobs(*arguments))
     return f"BLEU {evaluated['bleu']:.1f}, chrF {evaluated['chrf']:.1f}"
 
 

@@ -12,16 +12,15 @@ import math
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from core.data.text import cleaning
 from core.evaluation import quality
+from tests.benchmarks import commands
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "jobs" / "configs"
+CONFIGS = commands.REPOSITORY / "jobs" / "configs"
 TIME_MACHINE = {
     "rnn": ("perplexity of the last epoch", "≤ 1.1", ()),
     "gru": ("perplexity of the last epoch", "≤ 1.1", ()),
@@ -99,29 +98,11 @@ class Figure(NamedTuple):
     holds: bool = True
 
 
-def jobs(*arguments: str, stdin: str | None = None) -> str:
-    """Runs a verb and returns its standard output.
-
-    Raises:
-        CalledProcessError: the verb failed; its standard error was shown.
-    """
-    sys.stderr.write(f"$ python -m jobs {' '.join(arguments)}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", *arguments],
-        input=stdin,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=REPOSITORY,
-    )
-    return done.stdout
-
-
 def train(config: str, root: pathlib.Path, settings: list[str]) -> dict[str, Any]:
     """Prepares and trains; returns the report of `train`."""
     arguments = [str(CONFIGS / config), f"--set=root={root}", *(f"--set={setting}" for setting in settings)]
-    jobs("prepare", *arguments)
-    report: dict[str, Any] = json.loads(jobs("train", *arguments))
+    commands.jobs("prepare", *arguments)
+    report: dict[str, Any] = json.loads(commands.jobs("train", *arguments))
     return report
 
 
@@ -142,7 +123,7 @@ def continuations(data: pathlib.Path, name: str, root: pathlib.Path) -> list[Fig
     """Generates from two prefixes, and checks that the continuations are in the book."""
     figures, whole = [], book(data)
     for prefix in ("time traveller", "traveller"):
-        text = json.loads(jobs("generate", "--run", str(root), "--prefix", prefix))["text"]
+        text = json.loads(commands.jobs("generate", "--run", str(root), "--prefix", prefix))["text"]
         holds = text.removeprefix(prefix) in whole
         result = f"“{text}”, {'found' if holds else 'not found'} in the book"
         figures.append(Figure(f"{name}: continuation of “{prefix}”", result, "text of the book", holds))
@@ -205,7 +186,7 @@ def fra_eng(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     root = runs / "fra-eng-first-600"
     report = train("fra-eng-first-600.yaml", root, [f"corpus.train.tsv=[{data / 'fra-eng' / 'fra.txt.xz'}]"])
     figures = [Figure("fra-eng, first 600 pairs: loss, nats per token", f"{report['loss_nats']:.3f}", "≤ 0.23")]
-    translated = jobs(
+    translated = commands.jobs(
         "translate", "--run", str(root), "--input", "-", "--output", "-", stdin="".join(f"{line}\n" for line in PRINTED)
     )
     for (line, printed), text in zip(PRINTED.items(), translated.splitlines(), strict=True):
@@ -228,8 +209,8 @@ def multi30k_quality(data: pathlib.Path, output: pathlib.Path, roots: list[pathl
     source, reference = (str(data / "multi30k" / f"test_2016_flickr.{language}.gz") for language in ("en", "de"))
     models = [argument for root in roots for argument in ("--run", str(root))]
     changes = [f"--set={setting}" for setting in settings]
-    jobs("translate", *models, "--input", source, "--output", str(output), "--overwrite", *changes)
-    return json.loads(jobs("evaluate", "--hypotheses", str(output), "--references", reference))
+    commands.jobs("translate", *models, "--input", source, "--output", str(output), "--overwrite", *changes)
+    return json.loads(commands.jobs("evaluate", "--hypotheses", str(output), "--references", reference))
 
 
 def by_length(name: str, evaluated: dict[str, Any]) -> Figure:
@@ -305,7 +286,7 @@ def multi30k_student(data: pathlib.Path, runs: pathlib.Path, teachers: list[path
     captions, references = (str(data / "multi30k" / f"train.{language}.gz") for language in ("en", "de"))
     ensemble_translations = str(runs / "multi30k-taught.txt")
     models = [argument for root in teachers for argument in ("--run", str(root))]
-    jobs(
+    commands.jobs(
         "translate",
         *models,
         "--input",
@@ -343,7 +324,9 @@ def multi30k_ablation(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
 def fra_eng_all(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     """Trains on all pairs; equal English sentences are in the same split."""
     source = f"--set=corpus.train.tsv=[{data / 'fra-eng' / 'fra.txt.xz'}]"
-    report = json.loads(jobs("pipeline", str(CONFIGS / "fra-eng.yaml"), f"--set=root={runs / 'fra-eng'}", source))
+    report = json.loads(
+        commands.jobs("pipeline", str(CONFIGS / "fra-eng.yaml"), f"--set=root={runs / 'fra-eng'}", source)
+    )
     training, evaluated = report["stages"]["train"], report["stages"]["evaluate"]
     minutes = f"{training['elapsed_s'] / 60:.1f} ({training['precision']})"
     return [
@@ -361,7 +344,7 @@ def wikitext_2(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
     for name, (config, settings, target) in WIKITEXT_2.items():
         sources = [f"corpus.{split}.text=[{file}]" for split, file in files.items()]
         changes = [f"--set={setting}" for setting in (f"root={runs / name}", *sources, *settings)]
-        stages = json.loads(jobs("pipeline", str(CONFIGS / config), *changes))["stages"]
+        stages = json.loads(commands.jobs("pipeline", str(CONFIGS / config), *changes))["stages"]
         training = stages["train"]
         valid = (training.get("best_validation") or training["validation"])[
             "perplexity"
@@ -369,7 +352,9 @@ def wikitext_2(data: pathlib.Path, runs: pathlib.Path) -> list[Figure]:
         result = f"{valid:.2f}, {stages['score']['perplexity']:.2f} ({training['elapsed_s'] / 60:.1f} minutes)"
         figures.append(Figure(f"{name}: validation and test perplexity", result, target))
     output = ("--output", str(runs / "wikitext-2-cached.jsonl"), "--overwrite", "--set=scoring.cache.size=2000")
-    cached = json.loads(jobs("score", "--run", str(runs / "wikitext-2"), "--input", str(files["test"]), *output))
+    cached = json.loads(
+        commands.jobs("score", "--run", str(runs / "wikitext-2"), "--input", str(files["test"]), *output)
+    )
     return [
         *figures,
         Figure("… with a neural cache of 2,000: test perplexity", f"{cached['perplexity']:.2f}", "reported"),

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from core.evaluation import quality
-from tests.benchmarks import reproduce
+from tests.benchmarks import commands, reproduce
 
 pytestmark = [pytest.mark.e2e, pytest.mark.data]
 HERE = "cluster.address=none"
@@ -23,7 +23,7 @@ def test_a_model_memorizes_the_beginning_of_the_time_machine(
     schedule = ["training.epochs=140", f"training.learning_rate={rate}", "training.log_every_steps=7"]
     report = reproduce.train("time-machine.yaml", tmp_path, [source, *smaller, *schedule, f"model.cell={cell}", HERE])
     assert math.exp(report["loss_nats"]) <= 1.3
-    text = json.loads(reproduce.jobs("generate", "--run", str(tmp_path), "--prefix", "time traveller"))["text"]
+    text = json.loads(commands.jobs("generate", "--run", str(tmp_path), "--prefix", "time traveller"))["text"]
     assert text[-20:] in reproduce.book(corpora)
 
 
@@ -32,7 +32,7 @@ def test_a_model_fits_the_first_600_pairs(corpora: pathlib.Path, tmp_path: pathl
     source = f"corpus.train.tsv=[{corpora / 'fra-eng' / 'fra.txt.xz'}]"
     report = reproduce.train("fra-eng-first-600.yaml", tmp_path, [source, "training.epochs=60", HERE])
     assert report["loss_nats"] <= 0.75
-    text = reproduce.jobs("translate", "--run", str(tmp_path), "--input", "-", "--output", "-", stdin="go .\n")
+    text = commands.jobs("translate", "--run", str(tmp_path), "--input", "-", "--output", "-", stdin="go .\n")
     assert quality.d2l_bleu(text.strip(), "va !", 2) == 1.0
 
 

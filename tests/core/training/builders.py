@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from core.config import model_settings, schema, training_settings
 from core.data.dataset import dataset_index, shards
 from core.data.tokens import tokenizer, vocabulary
+from core.reporting import training_history
 from core.storage import commit, location
 from core.telemetry import metrics
 from core.training import collective, progress, trainer
@@ -201,3 +202,8 @@ def train_rank(rank: int, group: collective.Collective, runs: Sequence[tuple[tra
     """Trains several runs one after the other; each is stopped after a number of steps."""
     for job, stop_after in runs:
         trainer.train(job, group, metrics.NullMetrics(), Watch(stop_after))
+
+
+def steps(root: Path) -> list[dict[str, Any]]:
+    """Returns the rows of training steps of a run log, in order."""
+    return [dict(row) for row in training_history.read(location_of(root)) if row["kind"] == "step"]
