@@ -1,9 +1,12 @@
-"""Fixtures: an S3 server (moto) in this process, with injected faults."""
+"""Fixtures: an S3 server (moto) in this process, with recorded requests, injected latency and injected faults."""
 
+import collections
+import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,8 +15,34 @@ from core.storage import location
 BUCKET = "raycurrent-tests"
 
 
+class Request(NamedTuple):
+    """A request to the server: HEAD, GET, PUT, DELETE, POST, or LIST; times of a monotonic clock."""
+
+    kind: str
+    path: str
+    started_s: float
+    ended_s: float
+
+
+class Requests(list[Request]):
+    """The requests of a recording, in the order in which they ended."""
+
+    def by_kind(self) -> collections.Counter[str]:
+        """Returns the number of requests of each kind."""
+        return collections.Counter(request.kind for request in self)
+
+    def in_series(self) -> int:
+        """Returns the largest number of requests of which each began after the one before it had ended."""
+        number, ended_s = 0, float("-inf")
+        # They are in the order of their ends: to take the one that ends first leaves the most room for others.
+        for request in self:
+            if request.started_s >= ended_s:
+                number, ended_s = number + 1, request.ended_s
+        return number
+
+
 class Store:
-    """WSGI application of an S3 server that injects `faults` into the next PUT requests.
+    """WSGI application of an S3 server that counts requests and injects `faults` into the next PUT requests.
 
     `busy` answers 503 and does not apply the request; `lost` applies it, and answers 503 in place of its reply.
     """
@@ -22,8 +51,33 @@ class Store:
         self._app = app
         self.faults: list[str] = []
         self.requests = 0
+        self._recordings: list[Requests] = []
+        self._latency_s = 0.0
+
+    @contextlib.contextmanager
+    def recording(self, latency_s: float = 0.0) -> Iterator[Requests]:
+        """Records the requests of a block, each answered `latency_s` later than the server would."""
+        requests = Requests()
+        self._recordings.append(requests)
+        self._latency_s = latency_s
+        try:
+            yield requests
+        finally:
+            self._latency_s = 0.0
+            self._recordings.remove(requests)
 
     def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
+        started_s = time.monotonic()
+        time.sleep(self._latency_s)
+        try:
+            return self._answer(environment, start)
+        finally:
+            kind = "LIST" if "list-type=" in environment["QUERY_STRING"] else environment["REQUEST_METHOD"]
+            request = Request(kind, environment["PATH_INFO"], started_s, time.monotonic())
+            for requests in self._recordings:
+                requests.append(request)
+
+    def _answer(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
         self.requests += 1
         fault = self.faults.pop(0) if self.faults and environment["REQUEST_METHOD"] == "PUT" else ""
         if fault == "lost":

@@ -12,9 +12,12 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from core import errors
+from core.storage import concurrent
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
+BLOCK_BYTES = 1 << 22  # of the first request for an object, and of those of a reader
+RANGE_BYTES = 1 << 24  # of the further requests for a large object
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 
 
@@ -93,13 +96,42 @@ def download(driver: Any, url: str) -> BinaryIO:
     return cast(BinaryIO, file)
 
 
-class RangeReader(io.RawIOBase):
-    """An object in a store, fetched range by range, so that each range can be retried on its own."""
+def read_whole(fetch: Callable[[int, int], bytes], size_bytes: Callable[[], int]) -> bytes:
+    """Returns an object of a store; one request for each that is shorter than a block, more at a time for a large one.
 
-    def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
+    A driver would ask for the size first, and for a listing if the object is absent. Here the first range, longer than
+    most objects, tells where a short one ends.
+
+    Args:
+        fetch: returns the bytes from a position up to another, or up to the end of the object.
+        size_bytes: returns the size of the object.
+    """
+    beginning = fetch(0, BLOCK_BYTES)
+    if len(beginning) < BLOCK_BYTES:
+        return beginning
+    size = size_bytes()
+    starts = range(BLOCK_BYTES, size, RANGE_BYTES)
+    rest = concurrent.map_in_order(lambda start: fetch(start, min(start + RANGE_BYTES, size)), starts)
+    return b"".join([beginning, *rest])
+
+
+class RangeReader(io.RawIOBase):
+    """An object in a store, fetched range by range, so that each range can be retried on its own.
+
+    The first block is fetched at once: an absent object is an error here, as a file is where it is opened.
+
+    Args:
+        fetch: returns the bytes from a position up to another, or up to the end of the object.
+        size_bytes: returns the size of the object; called only to seek from the end of a large one.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: Callable[[], int]) -> None:
         self._fetch = fetch
         self._size_bytes = size_bytes
         self._position = 0
+        self._beginning = fetch(0, BLOCK_BYTES)
+        # Where the object ends is known from the first range that is shorter than what was asked for.
+        self._end = len(self._beginning) if len(self._beginning) < BLOCK_BYTES else None
 
     def readable(self) -> bool:
         """Returns True."""
@@ -111,14 +143,24 @@ class RangeReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Moves to a position and returns it."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        if whence == io.SEEK_END and self._end is None:
+            self._end = self._size_bytes()
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._end or 0}[whence]
         self._position = max(0, origin + offset)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
         """Fetches the next range."""
-        start, stop = self._position, min(self._position + len(buffer), self._size_bytes)
-        data = self._fetch(start, stop) if start < stop else b""
+        start, stop = self._position, self._position + len(buffer)
+        if start < len(self._beginning):
+            data = self._beginning[start:stop]
+        elif start == stop or (self._end is not None and start >= self._end):
+            data = b""
+        else:
+            data = self._fetch(start, stop)
+            # An empty range may begin behind the end.
+            if 0 < len(data) < stop - start:
+                self._end = start + len(data)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

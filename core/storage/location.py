@@ -25,7 +25,6 @@ from core.storage import filesystems, local_files, urls
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-READ_AHEAD_BYTES = 1 << 22
 # Errors of botocore, by name: the library is an extra, and may not be installed.
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
 # Timeout, conflict of two conditional writes (S3), too early, too many requests. All from 500 on are transient, too.
@@ -109,7 +108,9 @@ class Location:
         if self.is_local:
             with self.open() as file:
                 return self._call(file.read)
-        return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
+        if self.is_web:  # its server need not support ranges
+            return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
+        return filesystems.read_whole(self._fetch, self.size_bytes)
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
@@ -142,8 +143,8 @@ class Location:
         elif self.is_web:
             file = self._call(lambda: filesystems.download(self._remote(), self.url))
         else:
-            reader = filesystems.RangeReader(self._fetch, self.size_bytes())
-            file = cast(BinaryIO, io.BufferedReader(reader, READ_AHEAD_BYTES))
+            reader = filesystems.RangeReader(self._fetch, self.size_bytes)
+            file = cast(BinaryIO, io.BufferedReader(reader, filesystems.BLOCK_BYTES))
         with file:
             yield file
 

@@ -59,6 +59,56 @@ def test_a_range_of_an_object_takes_one_request(s3_root: location.Location, stor
     assert s3_root.join("empty").read_range(0, 4) == b""
 
 
+def test_an_object_takes_one_request_to_read_whether_it_is_there_or_not(s3_root: location.Location, store: Any) -> None:
+    path = s3_root.join("x")
+    path.put_if_absent(b"0123456789")
+    s3_root.join("empty").put_if_absent(b"")
+    with store.recording() as requests:
+        assert path.read_bytes() == b"0123456789"
+        assert s3_root.join("empty").read_bytes() == b""
+        with path.open() as file:
+            assert file.read() == b"0123456789"
+            assert file.seek(-1, os.SEEK_END) == 9
+            assert file.read() == b"9"
+        with pytest.raises(errors.NotFoundError):
+            s3_root.join("absent").read_bytes()
+    assert requests.by_kind() == {"GET": 4}
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 15, 16, 17, 24, 25, 40, 41, 100])
+def test_an_object_of_several_blocks_is_read_whole(
+    s3_root: location.Location, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(filesystems, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(filesystems, "RANGE_BYTES", 16)
+    data = bytes(range(size))
+    path = s3_root.join("x")
+    path.put_if_absent(data)
+    assert path.read_bytes() == data
+    with path.open() as file:
+        assert file.read() == data
+        assert file.read() == b""
+        assert file.seek(-3, os.SEEK_END) == size - 3
+        assert file.read() == data[-3:]
+        assert file.seek(size + 5) == size + 5
+        assert file.read() == b""
+        assert file.seek(-size, os.SEEK_END) == 0
+        assert b"".join(iter(functools.partial(file.read, 3), b"")) == data
+
+
+def test_ranges_of_a_large_object_are_fetched_at_the_same_time(
+    s3_root: location.Location, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystems, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(filesystems, "RANGE_BYTES", 16)
+    path = s3_root.join("x")
+    path.put_if_absent(bytes(8 + 16 * 8))
+    with store.recording(latency_s=0.2) as requests:
+        path.read_bytes()
+    assert requests.by_kind() == {"GET": 9, "HEAD": 1}
+    assert requests.in_series() == 3
+
+
 def test_put_if_absent_succeeds_once_and_replace_overwrites(root: location.Location, tmp_path: Path) -> None:
     source = tmp_path / "source-of-a-copy"
     source.write_bytes(b"copy")
