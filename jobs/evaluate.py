@@ -206,8 +206,7 @@ def _warnings(request: Request, texts: _Texts) -> list[str]:
             if num_empty := _count_empty(lines):
                 warnings.append(f"{option}: {num_empty} of {len(lines)} lines of {path} are empty, and are compared")
     mismatch = bleu_tokenizers.mismatch(texts.references[0], request.settings, request.tokenize_from)
-    if mismatch is not None:
-        warnings.append(mismatch)
+    warnings.extend(filter(None, (mismatch, bleu_tokenizers.ter_mismatch(texts.references[0]))))
     for warning in warnings:
         _log.warning(warning)  # not "%s": equal formats count as repetitions, and only the first would be shown
     return warnings

@@ -50,7 +50,7 @@ def scan(
     target: outputs.Output,
     max_lines: int | None = None,
 ) -> list[Scanned]:
-    """Scans all files; `max_lines` cuts each input after this many lines.
+    """Scans all files; of each input at most `max_lines` are taken, spread over all.
 
     Raises:
         UsageError: an input would be overwritten, or a file has columns and none is named, or the other way round.
@@ -69,7 +69,7 @@ def scan(
         origin = inputs.Origin(target.names[number], number, lines_before) if target.names else None
         parts = inputs.parts(files, origin)
         if max_lines is not None:
-            parts = inputs.first_lines(parts, max_lines)
+            parts = inputs.spread(parts, max_lines)
         scanned.append(Scanned(each.stem, files, parts))
         lines_before += files[0].num_lines
     return scanned

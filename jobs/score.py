@@ -42,7 +42,7 @@ class Request:
         others: further runs, which are mixed with the first.
         overwrite: removes results of other settings first.
         stdout: descriptor of the real standard output.
-        max_lines: scores at most the first lines of a file; None: all.
+        max_lines: lines that are scored at most of a file, spread over it; None: all.
         format: of several inputs: format of the results; None: JSONL.
     """
 
@@ -96,7 +96,7 @@ def plan(
         "matmul": compute.matmul,
         # Gradient statistics of dynamic evaluation are measured on the training text.
         "dataset": None if dataset is None else [record.sha256 for record in dataset.index.splits["train"]],
-        **({"max_lines": request.max_lines} if is_cut else {}),
+        **({"spread_lines": request.max_lines} if is_cut else {}),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import inference_settings, schema, stored_forms
-from core.data.text import corpus
+from core.data.text import corpus, selection
 from core.decoding import device as devices
 from core.decoding.lines import inputs, outputs, results
 from core.decoding.translation import alignments, shortlist, target_tokens, translator
@@ -20,6 +20,8 @@ from jobs import input_names, line_files, paths, settings
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
+
+_MAX_DRAWN_FROM = 100_000  # lines from which those with an attention map are drawn
 
 
 @dataclass(frozen=True)
@@ -243,21 +245,36 @@ def _write_sidecars(
     models: Models,
     request: Request,
 ) -> None:
-    """Writes the alignments of all lines and the attention maps of the first ones, if the settings ask for them."""
+    """Writes the alignments of all lines and the attention maps of some, if the settings ask for them."""
     decoding = request.decoding
     if decoding.alignments:
         target.put_sidecar(outputs.ALIGNMENTS, _pharaoh_lines(target, manifest, parts, models.members[0]))
     # Searched again only if it is missing: a finished output costs nothing.
     if decoding.attention_maps and not target.sidecar(outputs.ATTENTION).exists():
         computing.set_threads(request.cluster.cpus_per_worker)
-        all_lines = itertools.chain.from_iterable(map(inputs.read, parts))
-        first = list(itertools.islice(all_lines, decoding.attention_maps))
-        # A bad line keeps its place: maps have the numbers of lines.
-        lines = [("", "") if isinstance(line, corpus.BadLine) else (line[0], line[-1]) for line in first]
-        prefixes = [prefix for _, prefix in lines] if parts and len(parts[0].sides) == 2 else None
+        lines = _draw_lines(parts, decoding.attention_maps)
+        texts = list(lines.values())
+        prefixes = [text[-1] for text in texts] if parts and len(parts[0].sides) == 2 else None
         made = models.translator(decoding, request.compute, request.cluster.device)
-        maps = made.attention_maps([line for line, _ in lines], prefixes)
-        target.put_sidecar(outputs.ATTENTION, [alignments.to_json(maps)])
+        maps = made.attention_maps([text[0] for text in texts], prefixes)
+        target.put_sidecar(outputs.ATTENTION, [alignments.to_json(dict(zip(lines, maps, strict=True)))])
+
+
+def _draw_lines(parts: Sequence[inputs.Part], count: int) -> dict[int, tuple[str, ...]]:
+    """Returns lines of all lengths by their number, drawn from the first `_MAX_DRAWN_FROM` that have text."""
+
+    def numbered() -> Iterator[tuple[int, tuple[str, ...]]]:
+        lines = itertools.islice(itertools.chain.from_iterable(map(inputs.read, parts)), _MAX_DRAWN_FROM)
+        return (
+            (number, line)
+            for number, line in enumerate(lines)
+            if not isinstance(line, corpus.BadLine) and line[0].strip()
+        )
+
+    # Read twice, so that the text of a hundred thousand lines is never held.
+    sizes = [(number, len(line[0])) for number, line in numbered()]
+    chosen = {sizes[index][0] for index in selection.draw_by_length([size for _, size in sizes], count)}
+    return {number: line for number, line in numbered() if number in chosen}
 
 
 def _pharaoh_lines(

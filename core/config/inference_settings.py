@@ -95,7 +95,7 @@ class DecodingConfig(section.Section):
     )
     alignments: bool = section.operational(False, "alignments in Pharaoh format, in OUTPUT.alignments")
     attention_maps: int = section.operational(
-        0, "first lines whose attention is written to OUTPUT.attention.json", ge=0, le=1000
+        0, "lines, drawn over all lengths, whose attention is written to OUTPUT.attention.json", ge=0, le=1000
     )
 
     @property

@@ -73,6 +73,17 @@ def mismatch(
     )
 
 
+def ter_mismatch(references: Sequence[str]) -> str | None:
+    """Returns a sentence if TER against these references says nothing about the translations; None if it does.
+
+    sacreBLEU has rules to split Chinese and Japanese for TER, and none for other writing systems without spaces.
+    """
+    script = scripts.without_spaces(references)
+    if script is None or script in _FITTING:
+        return None
+    return f"TER: sacreBLEU does not split {script} text, so that a line counts as a word or two; read chrF instead"
+
+
 def mismatch_of_script(
     script: scripts.Script, settings: evaluation_settings.EvaluationConfig, where: str = SETTING
 ) -> str | None:

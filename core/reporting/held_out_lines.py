@@ -72,8 +72,8 @@ def _joined(outputs: location.Location, prefix: str, split: str) -> Iterator[tup
 def sample_translations(root: location.Location, config: schema.RunConfig, quality: Mapping[str, Any]) -> list[Row]:
     """Returns held-out lines of all lengths with their translations, the same number of each corpus.
 
-    Besides the lines that are drawn, the first ones with an attention map are among them, and those that an evaluation
-    found to be the best and the worst.
+    Besides the lines that are drawn, some with an attention map are among them, and those that an evaluation found to
+    be the best and the worst.
 
     Args:
         root: of the run.
@@ -107,7 +107,10 @@ def _translations(
     sources = _lines(outputs.join(f"{prefix}{split}.source.txt"))
     drawn_lines = set(selection.draw_by_length([len(line) for line in sources], count))
     extremes = {row["line"]: (kind, row["chrf"]) for kind in ("best", "worst") for row in quality.get(kind, ())}
-    shown = drawn_lines | set(sorted(maps)[: min(count, MAX_MAPS)]) | set(extremes)
+    numbers = sorted(maps)
+    sizes = [len(maps[number]["source"]) for number in numbers]
+    mapped = {numbers[index] for index in selection.draw_by_length(sizes, min(count, MAX_MAPS))}
+    shown = drawn_lines | mapped | set(extremes)
     rows = itertools.islice(_joined(outputs, prefix, split), max(shown, default=-1) + 1)
     for number, (line, source, reference) in enumerate(rows):
         if number not in shown or line is None:

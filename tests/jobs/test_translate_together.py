@@ -119,7 +119,7 @@ def test_alignments_and_attention_maps_are_written_next_to_the_output(folder: pa
         expected = [f"{source}-{target}" for target, source in enumerate((row.alignment or ())[:-1])]
         assert text.split() == [pair for pair in expected if int(pair.split("-")[0]) < len(line.split())]
     maps = json.loads((folder / "out.txt.attention.json").read_text())
-    assert [attention["line"] for attention in maps] == [0, 2]
+    assert [attention["line"] for attention in maps] == [0, 2, 3]  # line 1 is empty
     assert maps[0]["source"] == ["the", "cat", "sees", "a", "dog", "<eos>"]
     assert len(maps[0]["weights"]) == len(maps[0]["target"])
     # Again: nothing is left to do, so no line is translated; equal files are accepted.
@@ -132,6 +132,19 @@ def test_alignments_and_attention_maps_are_written_next_to_the_output(folder: pa
     _run(folder, alignments=True, overwrite=True)
     assert (folder / "out.txt.html").exists()
     assert _lines(folder, "out.txt.alignments") == pairs
+
+
+def test_attention_maps_are_of_lines_of_all_lengths(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["a", "the", "dog", "big", "cat", "a dog", "the cat", "the big cat sees the old dog", "the dog sees a cat"]
+    (folder / "in.txt").write_text("".join(f"{line}\n" for line in lines))
+    _run(folder, attention_maps=3)
+    numbers = [attention["line"] for attention in json.loads((folder / "out.txt.attention.json").read_text())]
+    short, medium, long = sorted(len(lines[number]) for number in numbers)
+    assert short <= 3 <= medium <= 5 < 7 <= long
+    # Of a long file only the first lines are looked at.
+    monkeypatch.setattr(translate, "_MAX_DRAWN_FROM", 2)
+    _run(folder, "two.txt", attention_maps=3)
+    assert [attention["line"] for attention in json.loads((folder / "two.txt.attention.json").read_text())] == [0, 1]
 
 
 def test_sidecar_files_of_a_folder_output_are_refused(folder: pathlib.Path) -> None:

@@ -20,6 +20,7 @@ from core.data.text import corpus, extensions, sources, tables
 from core.storage import commit, location, streams
 
 _CHECKED_ROWS = 100  # rows of JSONL of which one must have the column
+_SPREAD = 5  # times as many parts as the lines would fill are read in part, so that they come from more places
 
 Form = Literal["text", "jsonl", "parquet"]
 Line = tuple[str, ...] | corpus.BadLine  # the text of each side
@@ -251,14 +252,21 @@ def join(parts_of_files: Sequence[Sequence[Part]]) -> Sequence[Part]:
     return lazy.LazySequence(ends[-1], part)
 
 
-def first_lines(parts: Sequence[Part], num_lines: int) -> Sequence[Part]:
-    """Returns the parts with the first lines of a file, the last one narrowed."""
-    kept = []
-    for part in parts:
-        if part.first_line >= num_lines:
-            break
-        kept.append(part.narrow(0, min(part.num_lines, num_lines - part.first_line)))
-    return kept
+def spread(parts: Sequence[Part], num_lines: int) -> Sequence[Part]:
+    """Returns parts with at most `num_lines` lines, spread over all; without a change if there are not more.
+
+    The first lines are not like the others where a file is sorted, or holds one document after the other.
+    """
+    if not parts or parts[-1].first_line + parts[-1].num_lines <= num_lines:
+        return parts
+    # Parts are read whole or in a few places: single lines from everywhere would cost a part each.
+    count = min(len(parts), num_lines, _SPREAD * -(-num_lines // parts[0].num_lines))
+    bounds = [number * num_lines // count for number in range(count + 1)]
+    chosen = [parts[number * len(parts) // count] for number in range(count)]
+    return [
+        part.narrow(0, min(part.num_lines, stop - start))
+        for part, (start, stop) in zip(chosen, itertools.pairwise(bounds), strict=True)
+    ]
 
 
 def read(part: Part) -> list[Line]:

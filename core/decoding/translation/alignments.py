@@ -1,7 +1,7 @@
 """Alignments and attention maps: attention weights as word alignments, as JSON, and for unknown-word replacement."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,11 +32,11 @@ def attention_weights(
     return rows
 
 
-def to_json(maps: Sequence[AttentionMap | None]) -> str:
-    """Serializes attention maps with the number of their line, from 0; lines without one are left out."""
+def to_json(maps: Mapping[int, AttentionMap | None]) -> str:
+    """Serializes attention maps by the number of their line, from 0; lines without one are left out."""
     content: list[dict[str, Any]] = [
         {"line": line, "source": map_.source, "target": map_.target, "weights": _rounded(map_.weights)}
-        for line, map_ in enumerate(maps)
+        for line, map_ in maps.items()
         if map_ is not None
     ]
     return json.dumps(content, ensure_ascii=False)

@@ -48,6 +48,15 @@ def test_a_tokenizer_that_splits_the_text_is_not_warned_about(lines: list[str], 
     assert bleu_tokenizers.mismatch(lines, _settings(tokenize)) is None
 
 
+@pytest.mark.parametrize(("lines", "is_split"), [(THAI, False), (CHINESE, True), (JAPANESE, True), (["the cat"], True)])
+def test_ter_is_warned_about_where_sacrebleu_splits_no_words(lines: list[str], is_split: bool) -> None:
+    sentence = bleu_tokenizers.ter_mismatch(lines)
+    assert (sentence is None) == is_split
+    # Of two equal lines but for one character: an edit of a whole line costs all.
+    worse = [lines[0][:-1] + "!", *lines[1:]]
+    assert (quality.corpus(worse, [lines], _settings("char")).ter < 100 * len(lines[0]) / 2) or not is_split
+
+
 def test_bleu_of_lines_shorter_than_its_ngrams_is_0_and_said_to_be() -> None:
     lines = ["yes", "no", "thank you", "maybe later"]
     assert quality.corpus(lines, [lines]).bleu == 0

@@ -55,6 +55,27 @@ def test_narrow_selects_lines_of_a_part(form: str, tmp_path: pathlib.Path) -> No
     assert inputs.read(part.narrow(2, 5).narrow(1, 2)) == [(LINES[3],)]
 
 
+@pytest.mark.parametrize("num_lines", [1, 2, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("part_lines", [1, 2, 3, 100])
+def test_lines_are_spread_over_all_parts(part_lines: int, num_lines: int, tmp_path: pathlib.Path) -> None:
+    parts = inputs.parts([_scan(_write(tmp_path, "txt"), part_lines)])
+    spread = inputs.spread(parts, num_lines)
+    numbers = [part.first_line + row for part in spread for row in range(part.num_lines)]
+    # Each part gives its first lines; only a short last part makes them fewer than asked for.
+    assert min(num_lines, 7) - part_lines < len(numbers) <= min(num_lines, 7)
+    assert sorted(set(numbers)) == numbers
+    assert [line for part in spread for line in inputs.read(part)] == [(LINES[number],) for number in numbers]
+    if num_lines >= len(parts):
+        assert [part.name for part in spread] == [part.name for part in parts]
+
+
+def test_lines_of_a_large_input_come_from_its_beginning_middle_and_end(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.txt").write_text("line\n" * 10_000)
+    spread = inputs.spread(inputs.parts([_scan(location.Location.parse(str(tmp_path / "in.txt")), 10)]), 100)
+    # 1,000 parts of 10 lines: 5 times the 10 parts that 100 lines fill, each 200 lines from the next.
+    assert [(part.first_line, part.num_lines) for part in spread] == [(200 * number, 2) for number in range(50)]
+
+
 def test_aligned_files_give_pairs_and_a_bad_side_invalidates_only_its_own_line(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\ntwo\nthree\n")
     (tmp_path / "b.txt").write_bytes(b"un\n\xff\ntrois\n")

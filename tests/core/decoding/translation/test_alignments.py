@@ -74,9 +74,9 @@ def test_pharaoh_format_leaves_out_eos() -> None:
 
 def test_attention_maps_are_written_with_their_line_number() -> None:
     map_ = alignments.AttentionMap(("a", "<eos>"), ("b", "<eos>"), [[0.123456, 0.876544], [0.0, 1.0]])
-    content = json.loads(alignments.to_json([None, map_]))
+    content = json.loads(alignments.to_json({0: None, 7: map_}))
     assert content == [
-        {"line": 1, "source": ["a", "<eos>"], "target": ["b", "<eos>"], "weights": [[0.1235, 0.8765], [0, 1]]}
+        {"line": 7, "source": ["a", "<eos>"], "target": ["b", "<eos>"], "weights": [[0.1235, 0.8765], [0, 1]]}
     ]
 
 
