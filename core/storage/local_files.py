@@ -3,10 +3,13 @@
 A file is written under a temporary name in the same folder, synced, then linked or renamed, and the folder is synced.
 """
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,10 @@ from typing import BinaryIO, Literal
 # Not readable by other users; the umask can only take more away.
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
+# A write takes minutes at most without a byte; clocks of two machines may differ.
+ABANDONED_S = 3600.0
 _TEMPORARY = (".writing-", ".tmp")
+_FOLDER_ATTEMPTS = 3
 # What filesystems without hard links answer, such as FAT and some FUSE mounts. Others of link's errors are real ones.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -23,6 +29,23 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def is_temporary(name: str) -> bool:
     """Returns whether this is the temporary name of a writer that is running or was killed; readers ignore it."""
     return name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])
+
+
+def sweep_temporary(folder: Path, recursive: bool = True) -> None:
+    """Removes the temporary files of killed writers from a folder, and from those below it if `recursive`.
+
+    A file belongs to nobody any more if it is this user's and was not written to for `ABANDONED_S`.
+    """
+    now_s = time.time()
+    for parent, folders, names in os.walk(folder):
+        if not recursive:
+            folders.clear()
+        for name in filter(is_temporary, names):
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):  # its writer is quicker than we are
+                status = path.lstat()
+                if status.st_uid == os.getuid() and now_s - status.st_mtime > ABANDONED_S:
+                    path.unlink()
 
 
 def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> bool:
@@ -34,7 +57,6 @@ def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MOD
     # Only saves writing a copy for nothing: the link below decides.
     if path.exists():
         return False
-    make_folder(path.parent)
     temporary = _write_beside(path, write, mode)
     try:
         try:
@@ -56,7 +78,6 @@ def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MOD
 
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replaces a file, or creates it: a reader sees the old or the new content, never a mixture."""
-    make_folder(path.parent)
     temporary = _write_beside(path, write)
     try:
         # The content is synced already: else a power loss could leave the new name with no content.
@@ -65,6 +86,14 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def move(source: Path, path: Path) -> None:
+    """Moves a file to another name on the same filesystem, replacing a file that has it; durable."""
+    make_folder(path.parent)
+    source.replace(path)
+    sync_folder(path.parent)
+    sync_folder(source.parent)
 
 
 def remove(path: Path) -> None:
@@ -113,14 +142,24 @@ def open_regular(path: Path) -> BinaryIO:
         IrregularFileError: it is a pipe, a device or a socket.
     """
     size_bytes(path)
-    return path.open("rb")
+    # Looked at again when it is open, and opened so that a pipe put there in between would not block.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _refuse_irregular(os.fstat(descriptor).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read(path: Path, start: int, stop: int) -> bytes:
     """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
     with open_regular(path) as file:
+        # Python allocates all that is asked for. The kernel's own files say that their size is 0.
+        size = os.fstat(file.fileno()).st_size or stop
         file.seek(start)
-        return file.read(stop - start)
+        return file.read(max(0, min(stop, size) - start))
 
 
 def size_bytes(path: Path) -> int:
@@ -131,13 +170,17 @@ def size_bytes(path: Path) -> int:
         IrregularFileError: it is a pipe, a device or a socket.
     """
     status = path.stat()
+    _refuse_irregular(status.st_mode)
+    return status.st_size
+
+
+def _refuse_irregular(mode: int) -> None:
     # A folder has a size as well, of its entry, which a caller would take for that of a file.
-    what = _kind(status.st_mode)
+    what = _kind(mode)
     if what == "folder":
         raise IsADirectoryError(errno.EISDIR, "is a folder")
     if what != "file":
         raise IrregularFileError(what)
-    return status.st_size
 
 
 def copy(source: Path, target: BinaryIO) -> None:
@@ -158,12 +201,20 @@ def sync_folder(folder: Path) -> None:
 def _write_beside(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> Path:
     # In the same folder, since a link or rename cannot cross filesystems; unique, so a killed writer blocks no other.
     temporary = path.parent / f"{_TEMPORARY[0]}{uuid.uuid4().hex}{_TEMPORARY[1]}"
-    try:
-        # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
-        _write_new(temporary, write, mode)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    for attempt in itertools.count(1):
+        make_folder(path.parent)
+        try:
+            # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
+            _write_new(temporary, write, mode)
+        except FileNotFoundError:
+            # A driver that finished has just removed the folder, which was empty.
+            if attempt == _FOLDER_ATTEMPTS:
+                raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        else:
+            break
     return temporary
 
 

@@ -5,7 +5,6 @@ with back-off until a deadline (the only layer of retries; those of the drivers 
 """
 
 import contextlib
-import errno
 import glob
 import io
 import json
@@ -20,15 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import filesystems, local_files, urls
+from core.storage import filesystems, local_files, store_errors, urls
 
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-# Errors of botocore, by name: the library is an extra, and may not be installed.
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
-# Timeout, conflict of two conditional writes (S3), too early, too many requests. All from 500 on are transient, too.
-_TRANSIENT_STATUS = (408, 409, 425, 429)
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -217,12 +212,41 @@ class Location:
     def replace(self, data: bytes) -> None:
         """Writes the file, atomically and durably, replacing an existing one."""
         _log.debug("replace %s, %d bytes", self, len(data))
+        self._replace(lambda file: file.write(data), lambda: self._remote().pipe_file(self.url, data))
+
+    def replace_by_file(self, path: Path) -> None:
+        """Copies a local file here, as `replace` does."""
+        _log.debug("replace %s by %s", self, path)
+        self._replace(lambda file: local_files.copy(path, file), lambda: self._remote().put_file(str(path), self.url))
+
+    def take(self, other: "Location") -> None:
+        """Moves a file of the same filesystem here, replacing an existing one: readers see the old or the new content.
+
+        In an object store it is copied and then removed: after a crash it may be at both places.
+
+        Raises:
+            NotFoundError: the other file does not exist.
+        """
+        _log.debug("move %s to %s", other, self)
+        if self.is_local:
+            self._call(lambda: local_files.move(other.path, self.path))
+            return
+        self._replace(lambda _: None, lambda: self._remote().cp_file(other.url, self.url))
+        other.remove()
+
+    def _replace(self, write: Callable[[BinaryIO], object], put: Callable[[], object]) -> None:
         self._refuse_read_only()
         if self.is_local:
-            self._call(lambda: local_files.replace(self.path, lambda file: file.write(data)))
+            self._call(lambda: local_files.replace(self.path, write))
             return
         with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
-            self._call(lambda: self._remote().pipe_file(self.url, data))
+            self._call(put)
+
+    def remove_folder_if_empty(self) -> None:
+        """Deletes the folder, if there is one and nothing is in it; an object store has no folders."""
+        if self.is_local:
+            with contextlib.suppress(OSError):  # not empty, not there, or not ours to remove
+                self.path.rmdir()
 
     def remove(self) -> None:
         """Deletes the file, if it exists."""
@@ -262,7 +286,9 @@ class Location:
             try:
                 return cast(bytes, self._remote().cat_file(self.url, start=start, end=stop))
             except Exception as error:
-                if _status(error) == 416:  # `start` is beyond the end; asking for the size first would cost a request
+                if (
+                    store_errors.status(error) == 416
+                ):  # `start` is beyond the end; asking for the size first would cost a request
                     return b""
                 raise
 
@@ -289,7 +315,7 @@ class Location:
                 put(options)
             except OSError as error:
                 # 412: precondition failed.
-                if isinstance(error, FileExistsError) or _status(error) == 412:
+                if isinstance(error, FileExistsError) or store_errors.status(error) == 412:
                     return False
                 raise
             return True
@@ -309,7 +335,7 @@ class Location:
             except errors.RaycurrentError:
                 raise
             except Exception as error:
-                permanent = _translated(self, error)
+                permanent = store_errors.translated(str(self), self.path if self.is_local else None, error)
                 if permanent is not None:
                     try:
                         raise permanent from error
@@ -320,76 +346,14 @@ class Location:
                 # A pause that would end after the deadline is not begun.
                 if time.monotonic() + pause_s > deadline_s:
                     raise errors.StorageError(
-                        f"{self}: the store failed for {DEADLINE_S:g} s, the last error: {_one_line(error)}; "
-                        "check the network and the store, then run the same command again"
+                        f"{self}: the store failed for {DEADLINE_S:g} s, the last error: "
+                        f"{store_errors.one_line(error)}; check the network and the store, "
+                        "then run the same command again"
                     ) from error
-                _log.warning("%s: %s; retrying", self, _one_line(error))
+                _log.warning("%s: %s; retrying", self, store_errors.one_line(error))
             # Without jitter all workers that one outage stopped would come back at the same moment.
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-def _translated(location: Location, error: Exception) -> errors.RaycurrentError | None:
-    """Translates an error of a store, or returns None if a retry may succeed."""
-    if isinstance(error, FileNotFoundError):
-        return errors.NotFoundError(f"{location}: does not exist; check the name")
-    if isinstance(error, local_files.IrregularFileError):
-        return errors.UsageError(f"{location}: is a {error}, not a regular file; name a file")
-    if isinstance(error, IsADirectoryError):
-        return errors.UsageError(f"{location}: is a folder; name a file")
-    # Put-if-absent handles a taken name itself: here a folder was to be made where there is a file.
-    if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return errors.UsageError(f"{location}: a part of this path is a file; name another folder")
-    if isinstance(error, PermissionError) or _status(error) in (401, 403):
-        who = "the owner and mode of the folder" if location.is_local else "the credentials and their rights"
-        return errors.StorageError(f"{location}: access denied ({_one_line(error)}); check {who}")
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return errors.StorageError(f"{location}: no space left{_free(location)}; free some or use another folder")
-    if number == errno.ENAMETOOLONG:
-        return errors.UsageError(f"{location}: the name is too long; shorten it")
-    if type(error).__name__ in _NO_CREDENTIALS:
-        return errors.StorageError(f"{location}: {_one_line(error)}; set the store's credential variables")
-    status = _status(error)
-    # An error without a status, such as a broken connection or a malformed reply, counts as transient.
-    if location.is_local or _is_our_mistake(error) or (400 <= status < 500 and status not in _TRANSIENT_STATUS):
-        return errors.StorageError(f"{location}: {_one_line(error)}; check the location and its store")
-    return None
-
-
-def _is_our_mistake(error: Exception) -> bool:
-    # Repeating a wrong call does not help; botocore validates names before it sends a request.
-    return isinstance(error, (TypeError, AttributeError, NotImplementedError)) or (
-        type(error).__name__ in ("ParamValidationError", "InvalidURL", "TooManyRedirects")
-    )
-
-
-def _status(error: BaseException) -> int:
-    """Returns the HTTP status in an error of a driver or in its cause, or 0."""
-    # s3fs raises an OSError of its own from that of botocore, which has the status.
-    for candidate in (error, error.__cause__):
-        # A dictionary in botocore; elsewhere the status is an attribute of the error.
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        for name in ("status", "status_code", "code"):
-            value = getattr(candidate, name, None)
-            if isinstance(value, int):
-                return value
-    return 0
-
-
-def _free(location: Location) -> str:
-    if not location.is_local:
-        return ""
-    # The folder may not have been made yet; its disk is that of the nearest parent.
-    folder = next(parent for parent in location.path.parents if parent.exists())
-    return f": {shutil.disk_usage(folder).free} bytes are free"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
-    return text[:200] or type(error).__name__
 
 
 def _refuse_constant(name: str) -> float:
