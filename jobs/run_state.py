@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import errors
 from core.config import inference_settings, loading, old_names, schema
-from core.storage import location, root_layout
+from core.storage import control_files, json_values, location, root_layout
 from jobs import json_documents
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "raycurrent-run", 1
 _PACKAGES = ("raycurrent", "torch", "ray", "pyarrow", "numpy", "tokenizers", "safetensors", "sacrebleu")
+_FORMS: dict[str, type] = {"stages": dict, "changes": list, "faults": list, "starts": int}
 _log = logging.getLogger(__name__)
 
 Content = dict[str, Any]
@@ -97,14 +98,13 @@ def read(root: location.Location) -> Content:
     Raises:
         IntegrityError: the file is of another format.
     """
-    try:
-        content = root.join(root_layout.RUN_STATE).read_json()
-    except errors.NotFoundError:
+    path = root.join(root_layout.RUN_STATE)
+    content = control_files.read_if_there(path)
+    if content is None:
         return {}
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise errors.IntegrityError(
-            f"{root.join(root_layout.RUN_STATE)}: does not have the format {FORMAT}; restore or remove it"
-        )
+    has_forms = [isinstance(content.get(name, kind()), kind) for name, kind in _FORMS.items()]
+    if content.get("format") != FORMAT or not all(has_forms):
+        raise errors.IntegrityError(f"{path}: does not have the format {FORMAT}; restore or remove it")
     return content
 
 
@@ -234,7 +234,7 @@ def _now_unix_s() -> float:
 def _write(root: location.Location, content: Content) -> None:
     path = root.join(root_layout.RUN_STATE)
     updated = {**content, "format": FORMAT, "version": VERSION, "updated_unix_s": _now_unix_s()}
-    path.replace(json_documents.encode(updated).encode())
+    path.replace(control_files.encode(json_values.plain(updated)))
 
 
 def _format(value: object) -> str:

@@ -25,7 +25,7 @@ from core.data.series import preparation
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, skeleton, weights
 from core.models.ngram import ngram_model
-from core.storage import commit, location, root_layout
+from core.storage import commit, control_files, location, root_layout
 
 _log = logging.getLogger(__name__)
 
@@ -344,7 +344,11 @@ def select_checkpoints(run: location.Location, count: int) -> list[SelectedCheck
 
 
 def _manifest(folder: location.Location) -> dict[str, Any]:
-    return commit.read_manifest(folder, CHECKPOINT_MANIFEST, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+    manifest = commit.read_manifest(folder, CHECKPOINT_MANIFEST, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+    # Values that cannot be compared make this checkpoint a damaged one, and leave the others.
+    with control_files.parsing(str(folder.join(CHECKPOINT_MANIFEST))):
+        training_settings.selection_key("bleu", _validation(manifest))
+    return manifest
 
 
 def _verify(folder: location.Location) -> dict[str, Any]:

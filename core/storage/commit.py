@@ -5,17 +5,18 @@ listing, so an incomplete output is invisible. A writer that was killed, that re
 dead and still runs (a zombie) can therefore only add files to which no manifest refers.
 """
 
+import contextlib
 import hashlib
-import io
 import json
+import logging
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from core import errors
-from core.storage import location
+from core.storage import control_files, location
 
 MANIFEST = "_MANIFEST.json"
 PLAN = "_PLAN.json"
@@ -27,6 +28,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 REMEDY_OF_OUTPUT = "use another folder, or --overwrite"
 REMEDY_OF_DATASET = "use another root, or delete this folder to prepare it anew"
 _SHOWN_DIFFERENCES = 5
+_log = logging.getLogger(__name__)
 
 
 def sha256_hex(data: bytes) -> str:
@@ -87,8 +89,8 @@ def put_content(folder: location.Location, stem: str, ending: str, data: bytes) 
     # 64 bits of the hash keep names apart; the whole hash is in the record, for verification.
     record = FileRecord(f"{stem}-{sha256[:16]}{ending}", sha256, len(data))
     path = folder.join(record.name)
-    if not path.put_if_absent(data) and path.size_bytes() != len(data):
-        # A crash on a filesystem without hard links can leave a truncated file; no record refers to it yet.
+    if not path.put_if_absent(data) and sha256_of_file(path) != sha256:
+        # A crash on a filesystem without hard links can leave a truncated file, and a disk a flipped bit.
         path.replace(data)
     return record
 
@@ -97,18 +99,25 @@ def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
     """Verifies files against their records, by SHA-256.
 
     Raises:
-        IntegrityError: a file is missing, or its hash differs; the message holds both hashes.
+        IntegrityError: a file is missing, a pipe, a device or a link out of the folder, or its hash differs; the
+            message holds both hashes.
     """
     for record in records:
-        verify_file(folder.join(record.name), record.sha256)
+        verify_file(folder, record.name, record.sha256)
 
 
-def verify_file(path: location.Location, expected: str) -> None:
+def verify_file(folder: location.Location, name: str, expected: str) -> None:
     """Verifies a file that a manifest lists by its SHA-256; see `verify`."""
+    path = folder.join(name)
+    # Before anything is read: what came from elsewhere could name any file of this machine by a link.
+    if path.is_local and not path.path.resolve().is_relative_to(folder.path.resolve()):
+        raise errors.IntegrityError(f"{path}: is a link out of its folder; replace it by the file itself")
     try:
         sha256 = sha256_of_file(path)
     except errors.NotFoundError as error:
         raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
+    except errors.UsageError as error:  # a folder, a pipe or a device
+        raise errors.IntegrityError(f"{error}; restore it") from error
     if sha256 != expected:
         raise errors.IntegrityError(
             f"{path}: is damaged: expected sha256 {expected}, found {sha256}; restore it or make it again"
@@ -122,9 +131,9 @@ def write_manifest(folder: location.Location, name: str, content: Mapping[str, A
         LockedError: another manifest exists.
     """
     path = folder.join(name)
-    data = encode_json(content)
+    data = control_files.encode(content)
     # An equal manifest is our own, from a request whose reply was lost or from the same command run before.
-    if not path.put_if_absent(data) and path.read_json() != json.loads(data):
+    if not path.put_if_absent(data) and _read_manifest(path) != control_files.parse(data, str(path)):
         raise errors.LockedError(f"{path}: another run has finished here; use another folder")
 
 
@@ -136,8 +145,8 @@ def read_manifest(folder: location.Location, name: str, format_name: str, max_ve
         IntegrityError: it is damaged, has another format, or a version newer than `max_version`.
     """
     path = folder.join(name)
-    content = path.read_json()
-    if not isinstance(content, dict) or content.get("format") != format_name:
+    content = _read_manifest(path)
+    if content.get("format") != format_name:
         raise errors.IntegrityError(f"{path}: is not in the format {format_name}; name another folder")
     version = content.get("version")
     if type(version) is not int or not 1 <= version <= max_version:  # True is an int, too
@@ -147,19 +156,36 @@ def read_manifest(folder: location.Location, name: str, format_name: str, max_ve
     return content
 
 
+def _read_manifest(path: location.Location) -> dict[str, Any]:
+    return control_files.read(path, control_files.MAX_MANIFEST_BYTES)
+
+
 class PartStore:
     """An output folder that any number of workers fill part by part, according to one plan.
 
     The plan holds everything that the content depends on; its fingerprint is in every commit record. A commit record
     may list the shards of its part under `files`, as file records in JSON; `remove` deletes those.
+
+    Attributes:
+        folder: the folder of the shards and the manifest.
+        control: name of the folder below it that the plan and the commit records are in; empty: itself. A second
+            output in one folder, which is to take the place of the first, has its own (`core.storage.replacing`).
     """
 
-    def __init__(self, folder: location.Location, plan: Mapping[str, object], remedy: str = REMEDY_OF_OUTPUT) -> None:
+    def __init__(
+        self,
+        folder: location.Location,
+        plan: Mapping[str, object],
+        remedy: str = REMEDY_OF_OUTPUT,
+        control: str = "",
+    ) -> None:
         self.folder = folder
+        self.control = control
+        self._control = folder.join(control) if control else folder
         self._remedy = remedy
         # Through JSON tuples become lists, as in the stored plan with which this one is compared.
-        self.plan: dict[str, Any] = json.loads(encode_json(plan))
-        self.fingerprint = sha256_hex(encode_json(self.plan))
+        self.plan: dict[str, Any] = json.loads(control_files.encode_plain(plan))
+        self.fingerprint = sha256_hex(control_files.encode_plain(self.plan))
 
     def begin(self) -> None:
         """Writes the plan, unless the same plan is there already.
@@ -168,7 +194,7 @@ class PartStore:
             LockedError: the folder has another plan; the message lists the differences.
         """
         content = {"format": PLAN_FORMAT, "version": PLAN_VERSION, "fingerprint": self.fingerprint, "plan": self.plan}
-        if not self.folder.join(PLAN).put_if_absent(encode_json(content)):
+        if not self._control.join(PLAN).put_if_absent(control_files.encode(content)):
             self._check_plan()
 
     def committed(self, part: str) -> dict[str, Any] | None:
@@ -188,14 +214,21 @@ class PartStore:
         # The attempt makes equal records differ: after a lost reply only the writer itself takes the file for its own.
         content = {"plan": self.fingerprint, "part": part, "attempt": uuid.uuid4().hex, "record": dict(record)}
         path = self._record_path(part)
-        if path.put_if_absent(encode_json(content)):
+        if path.put_if_absent(control_files.encode(content)):
             # Through JSON, so that a first attempt and one that reads the winner's record return equal values.
-            return dict(json.loads(encode_json(record)))
+            return dict(json.loads(control_files.encode_plain(record)))
         # The existing record may still be ours, written by a request whose reply was lost: read who won.
         winner = self._read_record(path)
         if winner is None:
             raise errors.StorageError(f"{path}: disappeared while it was read; let nothing else change this folder")
         return winner
+
+    def is_begun(self) -> bool:
+        """Returns whether the folder has this very plan; False, too, where its plan is damaged."""
+        with contextlib.suppress(errors.IntegrityError):
+            stored = control_files.read_if_there(self._control.join(PLAN)) or {}
+            return bool(stored.get("fingerprint") == self.fingerprint)
+        return False
 
     def finish(self, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
         """Writes the manifest with the plan's fingerprint, which completes the folder.
@@ -212,35 +245,34 @@ class PartStore:
             LockedError: it was completed for another plan.
             IntegrityError: it is damaged.
         """
-        content = read_json_object(self.folder.join(name))
+        content = control_files.read_if_there(self.folder.join(name), control_files.MAX_MANIFEST_BYTES)
         # If the plans differ, the message lists the differences; else the file itself is wrong.
         if content is not None and content.get("plan") != self.fingerprint:
             self._check_plan()
             raise errors.IntegrityError(f"{self.folder.join(name)}: does not belong to the plan beside it; restore it")
         return content
 
-    def remove(self, name: str = MANIFEST) -> None:
+    def remove(self, check: Callable[[], object], name: str = MANIFEST) -> None:
         """Deletes the manifest, the commit records, the plan and then the shards that they list, and nothing else.
 
         In this order no reader ever sees a complete folder with a missing shard. The folder's plan is not compared.
+
+        Args:
+            check: raises an error if this driver is not the one that may remove; called before each step.
+            name: name of the manifest.
         """
-        manifest = self.folder.join(name)
-        # Listed, because an unfinished folder has no manifest. All are read first: nothing else lists the shards.
-        names = [name for name in self.folder.join(RECORDS).list_names() if name.endswith(".json")]
-        records = [self.folder.join(RECORDS, name) for name in names]
-        contents = [read_json_object(path) for path in (manifest, *records)]
-        shards = {shard for content in contents if content for shard in _shards(content, str(self.folder))}
-        for path in (manifest, *records, self.folder.join(PLAN)):
-            path.remove()
-        for shard in sorted(shards):
-            self.folder.join(shard).remove()
+        shards = {*listed(self.folder.join(name)), *shards_of_records(self._control)}
+        check()
+        self.folder.join(name).remove()
+        remove_control(self._control, check)
+        remove_files(self.folder, shards, check)
 
     def _record_path(self, part: str) -> location.Location:
         assert _SEGMENT.fullmatch(part), f"the name of a part must be one path segment, not {part!r}"
-        return self.folder.join(RECORDS, f"{part}.json")
+        return self._control.join(RECORDS, f"{part}.json")
 
     def _read_record(self, path: location.Location) -> dict[str, Any] | None:
-        content = read_json_object(path)
+        content = control_files.read_if_there(path)
         if content is None:
             return None
         if content.get("plan") != self.fingerprint:
@@ -252,47 +284,68 @@ class PartStore:
         return record
 
     def _check_plan(self) -> None:
-        stored = read_manifest(self.folder, PLAN, PLAN_FORMAT, PLAN_VERSION)
-        if stored.get("fingerprint") == self.fingerprint:
+        stored = read_manifest(self._control, PLAN, PLAN_FORMAT, PLAN_VERSION)
+        self.check_plan(stored.get("fingerprint"), stored.get("plan"), str(self.folder))
+
+    def check_plan(self, fingerprint: object, plan: object, where: str) -> None:
+        """Checks that a stored plan is this one.
+
+        Raises:
+            LockedError: it is another one; the message lists the differences.
+        """
+        if fingerprint == self.fingerprint:
             return
-        differences = list(_differences(stored.get("plan"), self.plan, ""))
+        differences = list(_differences(plan, self.plan, ""))
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) or "another plan"
         more = f"; and {len(differences) - _SHOWN_DIFFERENCES} more" if len(differences) > _SHOWN_DIFFERENCES else ""
-        raise errors.LockedError(f"{self.folder}: was begun with other settings ({shown}{more}); {self._remedy}")
+        raise errors.LockedError(f"{where}: was begun with other settings ({shown}{more}); {self._remedy}")
 
 
-def encode_json(content: Mapping[str, Any]) -> bytes:
-    """Returns a JSON document with sorted keys: equal content gives equal bytes."""
-    # Encoded incrementally: `json.dumps` would hold a manifest of many parts in memory several times.
-    # NaN is refused here: no strict JSON reader, ours included, would read it back.
-    encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
-    text = io.BytesIO()
-    text.writelines(chunk.encode() for chunk in encoder.iterencode(content))
-    return text.getvalue() + b"\n"
+def listed(path: location.Location) -> list[str]:
+    """Returns the names of the files that a manifest or a commit record lists; none where it is not there or damaged.
 
-
-def read_json_object(path: location.Location) -> dict[str, Any] | None:
-    """Reads a JSON object, or returns None if the file does not exist.
-
-    Raises:
-        IntegrityError: the file holds something else.
+    For removal alone: what a damaged one lists stays, and is of no harm.
     """
     try:
-        content = path.read_json()
-    except errors.NotFoundError:
-        return None
-    if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{path}: is not a JSON object; restore or remove it")
-    return content
+        content = control_files.read_if_there(path, control_files.MAX_MANIFEST_BYTES) or {}
+        inner = content.get("record")
+        # A manifest has `files` at its top, a commit record inside `record`.
+        holders = (content, inner if isinstance(inner, dict) else {})
+        files = [value for holder in holders for value in holder.get("files") or ()]
+        return [FileRecord.from_json(value, str(path)).name for value in files]
+    except (errors.IntegrityError, TypeError) as error:
+        _log.warning("%s: cannot be read, so that the files that it lists are left: %s", path, error)
+        return []
 
 
-def _shards(content: Mapping[str, Any], where: str) -> Iterator[str]:
-    inner = content.get("record")
-    # A manifest has `files` at its top, a commit record inside `record`.
-    for holder in (content, inner if isinstance(inner, dict) else {}):
-        files = holder.get("files")
-        for value in files if isinstance(files, list) else []:
-            yield FileRecord.from_json(value, where).name
+def record_paths(control: location.Location) -> list[location.Location]:
+    """Returns the commit records that are there, of whatever plan."""
+    # Listed, because an unfinished folder has no manifest.
+    folder = control.join(RECORDS)
+    return [folder.join(name) for name in folder.list_names() if name.endswith(".json")]
+
+
+def shards_of_records(control: location.Location) -> set[str]:
+    """Returns the names of the files that the commit records list."""
+    return {name for path in record_paths(control) for name in listed(path)}
+
+
+def remove_control(control: location.Location, check: Callable[[], object]) -> None:
+    """Deletes the commit records and then the plan, with `check` before each."""
+    for path in (*record_paths(control), control.join(PLAN)):
+        check()
+        path.remove()
+    control.join(RECORDS).remove_folder_if_empty()
+
+
+def remove_files(folder: location.Location, names: Collection[str], check: Callable[[], object]) -> None:
+    """Deletes files of a folder, with `check` before each."""
+    for name in sorted(names):
+        check()
+        folder.join(name).remove()
+        enclosing, slash, _ = name.rpartition("/")
+        if slash:
+            folder.join(enclosing).remove_folder_if_empty()
 
 
 def _differences(old: object, new: object, name: str) -> Iterator[str]:

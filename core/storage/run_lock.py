@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from core import errors
-from core.storage import commit, location, lock_owner
+from core.storage import control_files, location, lock_owner
 
 FOLDER = "_lock"
 # A holder whose store fails for less than the TTL keeps its lock: twenty heartbeats in a row must be missing.
@@ -27,7 +27,8 @@ class RunLock:
     heartbeat file periodically. Another driver takes over when the heartbeat has not changed for `ttl_s` of its own
     monotonic clock (clocks of two machines are never compared), or at once if the holder released the lock, or ran
     on this machine and is dead. The lock keeps cooperating drivers apart; what a zombie still writes is harmless,
-    because its file names are never used again (`core.storage.commit`).
+    because its file names are never used again (`core.storage.commit`), and it calls `check` before it removes or
+    replaces anything.
 
     Raises:
         LockedError: another driver holds the root; the message names it.
@@ -44,6 +45,7 @@ class RunLock:
         self._owner = lock_owner.this_process(stage)
         self._lost = threading.Event()
         self._released = threading.Event()
+        self.is_removed = False
         self._thread = threading.Thread(target=self._heartbeat_loop, name="lock-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -57,24 +59,46 @@ class RunLock:
         self._released.set()
         # Before the release is written: a late heartbeat would overwrite it, and others would wait for the TTL.
         self._thread.join()
-        if not self._lost.is_set():
+        if not self._lost.is_set() and not self.is_removed:
             try:
                 self._write_heartbeat(0, released=True)
             except errors.StorageError as failure:
                 _log.warning("%s: the lock could not be released and will expire: %s", self.root, failure)
 
     def check(self) -> None:
-        """Checks that no other driver has taken over, for example before a manifest is written.
+        """Checks that no other driver has taken over: before a manifest is written, and each step that destroys.
 
         Raises:
             LockedError: the lock expired, because the heartbeat stopped, and another driver took it.
         """
-        # Numbers are taken without gaps, so whoever takes over has the next one.
-        if self._lost.is_set() or self._file("epoch", self.lock_number + 1).exists():
+        # Numbers are taken without gaps, so whoever takes over has the next one. One that has finished may have removed
+        # the lock with its folder, and a third may have begun at 1: then our own file is gone, or that of another.
+        if (
+            self._lost.is_set()
+            or self._file("epoch", self.lock_number + 1).exists()
+            or (_read_or_damaged(self._file("epoch", self.lock_number)) or {}).get("nonce") != self._owner["nonce"]
+        ):
             self._lost.set()
             raise errors.LockedError(
                 f"{self.root}: the lock expired and another driver has taken over; wait for it, or use another root"
             )
+
+    def remove(self) -> None:
+        """Removes the files of the lock, of a folder that its holder has emptied; nothing is locked any more.
+
+        Raises:
+            LockedError: another driver has taken over.
+        """
+        self._released.set()
+        self._thread.join()  # a late heartbeat would make the folder again
+        self.check()
+        self.is_removed = True
+        own = self._file("epoch", self.lock_number)
+        others = [self.root.join(FOLDER, name) for name in self.root.join(FOLDER).list_names() if name != own.name]
+        # The own file last: as long as it is there, others see that the folder is in use.
+        for path in (*others, own):
+            path.remove()
+        self.root.join(FOLDER).remove_folder_if_empty()
 
     def _acquire(self) -> None:
         while True:
@@ -84,17 +108,20 @@ class RunLock:
                 self._wait_until_free(newest)
             lock_file = self._file("epoch", newest + 1)
             # Else another driver took the number in between: it is the next holder to wait for.
-            if lock_file.put_if_absent(commit.encode_json(self._owner)):
+            if lock_file.put_if_absent(control_files.encode(self._owner)):
                 break
         # A probe: a store that ignores the condition overwrites our file here, and would let two drivers in.
         if lock_file.put_if_absent(b"{}"):
+            lock_file.remove()
             raise errors.StorageError(f"{self.root}: the store ignores conditional writes; use another store")
         self.lock_number = newest + 1
         self._write_heartbeat(0)
 
     def _wait_until_free(self, lock_number: int) -> None:
         """Returns once the holder of a lock number has released the lock or is dead."""
-        holder = commit.read_json_object(self._file("epoch", lock_number)) or {}
+        holder = _read_or_damaged(self._file("epoch", lock_number))
+        if holder is None:
+            return  # it has finished, and removed its lock with its folder
         # Compared with this reading, not with a time: the clocks of two machines may differ.
         first, since_s = self._read_heartbeat(lock_number), time.monotonic()
         while True:
@@ -118,8 +145,9 @@ class RunLock:
         while not self._released.wait(self._heartbeat_s):
             beat += 1
             try:
-                self._write_heartbeat(beat)
+                # First: who has lost the lock writes nothing, in a folder that may be gone.
                 self.check()
+                self._write_heartbeat(beat)
             # `check` has noted the loss; the driver's thread raises at its own next `check`.
             except errors.LockedError:
                 return
@@ -129,10 +157,10 @@ class RunLock:
 
     def _write_heartbeat(self, beat: int, released: bool = False) -> None:
         content = {"nonce": self._owner["nonce"], "beat": beat, "left": released}
-        self._file("heartbeat", self.lock_number).replace(commit.encode_json(content))
+        self._file("heartbeat", self.lock_number).replace(control_files.encode(content))
 
     def _read_heartbeat(self, lock_number: int) -> dict[str, Any] | None:
-        return commit.read_json_object(self._file("heartbeat", lock_number))
+        return _read_or_damaged(self._file("heartbeat", lock_number))
 
     def _lock_names(self) -> list[str]:
         return [name for name in self.root.join(FOLDER).list_names() if re.fullmatch(r"epoch-[0-9]{6}\.json", name)]
@@ -140,3 +168,12 @@ class RunLock:
     def _file(self, kind: str, lock_number: int) -> location.Location:
         # The stored kinds are "epoch" (the owner of a lock number) and "heartbeat".
         return self.root.join(FOLDER, f"{kind}-{lock_number:06d}.json")
+
+
+def _read_or_damaged(path: location.Location) -> dict[str, Any] | None:
+    """Reads a file of the lock; a damaged one says nothing, neither of an owner nor that the lock was released."""
+    try:
+        return control_files.read_if_there(path)
+    except errors.IntegrityError as error:
+        _log.warning("%s", error)
+        return {}

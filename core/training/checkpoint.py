@@ -26,7 +26,7 @@ from core import errors
 from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
-from core.storage import commit, location, root_layout
+from core.storage import commit, control_files, location, root_layout
 from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
@@ -111,7 +111,7 @@ def take_fencing_number(root: location.Location, world_size: int) -> int:
         "world_size": world_size,
         "started_unix_s": time.time(),
     }
-    data = json.dumps(content).encode()
+    data = control_files.encode(content)
     while True:
         number = newest_fencing_number(root) + 1
         # Of two groups that try the same number, one finds the file written already, and tries the next.
@@ -169,7 +169,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
         # Before the manifest: a resume from this checkpoint does not repeat these steps, nor write their rows.
         log.flush(state.step)
         # Checked as late as possible, just before the manifest makes the checkpoint visible.
-        _check_not_replaced(root, fencing_number)
+        check_not_replaced(root, fencing_number)
         manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
         commit.write_manifest(folder, MANIFEST, manifest)
     except errors.StorageError:
@@ -180,7 +180,12 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     )
 
 
-def _check_not_replaced(root: location.Location, fencing_number: int) -> None:
+def check_not_replaced(root: location.Location, fencing_number: int) -> None:
+    """Checks that no newer worker group has started: before a checkpoint becomes visible, or is removed.
+
+    Raises:
+        LockedError: one has.
+    """
     newest = newest_fencing_number(root)
     if newest > fencing_number:
         raise errors.LockedError(
@@ -265,14 +270,12 @@ def read(folder: location.Location) -> CheckpointRef:
     """
     content = commit.read_manifest(folder, MANIFEST, FORMAT, VERSION)
     where = str(folder.join(MANIFEST))
-    try:
+    with control_files.parsing(where):
         validation = progress.Validation.from_json(content["validation"]) if content["validation"] else None
         files = tuple(commit.FileRecord.from_json(entry, where) for entry in content["files"])
         step, fencing_number = int(content["step"]), int(content["epoch"])  # stored names
         best_by: training_settings.Metric = "bleu" if content.get("best_by") == "bleu" else "perplexity"
         num_skipped_in_row = int(content.get("num_skipped_in_row", 0))
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.IntegrityError(f"{where}: is not complete ({error}); restore it") from error
     # The name of a folder decides which checkpoint is the newest: the manifest must say the same.
     if not {PROGRESS, OPTIMIZER} <= {file.name for file in files} or _sort_key(folder) != (fencing_number, step):
         raise errors.IntegrityError(f"{where}: is not the manifest of this folder; restore it")
@@ -311,7 +314,8 @@ def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
         IntegrityError: the file is damaged.
     """
     where = str(ref.folder.join(PROGRESS))
-    content = json.loads(_read_verified(ref, PROGRESS))
+    with control_files.parsing(where):
+        content = json.loads(_read_verified(ref, PROGRESS))
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise errors.IntegrityError(f"{where}: is not a progress file; restore it")
     return progress.State.from_json(content.get("state", {}), where), content["settings"]

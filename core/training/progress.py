@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from core import errors
 from core.config import training_settings
 from core.data import score_unit
+from core.storage import control_files
 from core.training import schedules
 
 _LARGEST_EXPONENT = 700.0  # a float overflows at e^709.8
@@ -233,7 +233,7 @@ class State:
         Raises:
             IntegrityError: the content is something else.
         """
-        try:
+        with control_files.parsing(where):
             # Older releases had one corpus, whose position was stored in the state itself, with "epoch" for "passes".
             entries = value["tasks"] if "tasks" in value else [{**value, "passes": value["epoch"]}]
             plateau_start = value.get("plateau_start", {})  # younger than release 0.1, as all below it are
@@ -254,8 +254,6 @@ class State:
                 elapsed_s=float(value.get("elapsed_s", 0.0)),
                 untimed_steps=int(value.get("untimed_steps", 0 if "elapsed_s" in value else value["step"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise errors.IntegrityError(f"{where}: is not a valid training state ({error}); restore it") from error
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from core import errors
 from core.models import bundle
-from core.storage import commit, location
+from core.storage import control_files, location
 from core.training import checkpoint
 
 # For each file of a checkpoint, its manifest, and the rows of the run log: sizes are rounded up to blocks of the disk.
@@ -14,11 +14,14 @@ _RESERVE_PER_FILE_BYTES = 8192
 _log = logging.getLogger(__name__)
 
 
-def retain(root: location.Location, keep: int, spared: Collection[location.Location] = ()) -> None:
-    """Removes all checkpoints but the newest `keep` and the best.
+def retain(root: location.Location, keep: int, fencing_number: int, spared: Collection[location.Location] = ()) -> None:
+    """Removes all checkpoints but the newest `keep` and the best, for the worker group of a fencing number.
 
     Damaged checkpoints are `spared`, that is kept for diagnosis, and not counted. Those after which training diverged
     are not counted either: only the best one is still of use.
+
+    Raises:
+        LockedError: a newer worker group has started, which decides now what is kept.
     """
     readable = [ref for ref in checkpoint.readable(root) if ref.folder not in spared]
     # The best of all: inference uses it, however old it is.
@@ -27,15 +30,21 @@ def retain(root: location.Location, keep: int, spared: Collection[location.Locat
     usable = [ref for ref in readable if ref not in diverged]
     for ref in diverged + usable[keep:] if usable else ():
         if ref is not best:
-            remove(ref)
+            remove(ref, fencing_number)
 
 
 def make_room(
-    root: location.Location, last: checkpoint.CheckpointRef, spared: Collection[location.Location] = ()
+    root: location.Location,
+    last: checkpoint.CheckpointRef,
+    fencing_number: int,
+    spared: Collection[location.Location] = (),
 ) -> None:
     """Removes old checkpoints where the disk has no room for another one of the last one's size.
 
     The oldest go first; the last one and the best stay.
+
+    Raises:
+        LockedError: a newer worker group has started.
     """
     needed_bytes = last.size_bytes + _RESERVE_PER_FILE_BYTES * (len(last.files) + 4)
     if _has_room(root, needed_bytes):
@@ -46,7 +55,7 @@ def make_room(
         if ref.folder == last.folder or ref is best:
             continue
         _log.warning("%s: removed before its time: the disk has no room for the next checkpoint", ref.folder)
-        remove(ref)
+        remove(ref, fencing_number)
         if _has_room(root, needed_bytes):
             return
 
@@ -56,17 +65,20 @@ def _has_room(root: location.Location, needed_bytes: int) -> bool:
     return free_bytes is None or free_bytes >= needed_bytes
 
 
-def remove(ref: checkpoint.CheckpointRef) -> None:
-    """Removes a checkpoint, its manifest first: a partly removed one is ignored."""
-    ref.folder.join(checkpoint.MANIFEST).remove()
-    for file in ref.files:
-        ref.folder.join(file.name).remove()
-    if checkpoint.is_diverged(ref.folder):
-        ref.folder.join(checkpoint.DIVERGED).remove()
-    if ref.folder.is_local:  # an object store has no folders
-        for path in (ref.folder.join(bundle.FOLDER).path, ref.folder.join("training").path, ref.folder.path):
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+def remove(ref: checkpoint.CheckpointRef, fencing_number: int) -> None:
+    """Removes a checkpoint, its manifest first: a partly removed one is ignored.
+
+    Raises:
+        LockedError: a worker group newer than `fencing_number` has started; it may be reading this checkpoint.
+    """
+    root = ref.folder.parent.parent
+    mark = [checkpoint.DIVERGED] if checkpoint.is_diverged(ref.folder) else []
+    for name in (checkpoint.MANIFEST, *(file.name for file in ref.files), *mark):
+        # Before each step: this process may have been stopped in the middle, and be believed dead.
+        checkpoint.check_not_replaced(root, fencing_number)
+        ref.folder.join(name).remove()
+    for folder in (ref.folder.join(bundle.FOLDER), ref.folder.join("training"), ref.folder):
+        folder.remove_folder_if_empty()
 
 
 def pass_over_diverged(root: location.Location, step: int, last_finite_step: int) -> checkpoint.CheckpointRef | None:
@@ -82,7 +94,7 @@ def pass_over_diverged(root: location.Location, step: int, last_finite_step: int
         last_finite_step: the last step that changed the weights.
     """
     readable = [ref for ref in checkpoint.readable(root) if not checkpoint.is_diverged(ref.folder)]
-    mark = commit.encode_json({"format": "raycurrent-diverged", "version": 1, "step": step})
+    mark = control_files.encode({"format": "raycurrent-diverged", "version": 1, "step": step})
     for ref in itertools.takewhile(lambda ref: ref.step >= last_finite_step, readable):
         ref.folder.join(checkpoint.DIVERGED).put_if_absent(mark)
     try:

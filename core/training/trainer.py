@@ -345,7 +345,7 @@ class _TrainingLoop:
                 best_by=self._job.training.best_by,
             )
             if run.newest is not None:
-                retention.make_room(self._job.root, run.newest, run.skipped_folders)
+                retention.make_room(self._job.root, run.newest, run.fencing_number, run.skipped_folders)
             return checkpoint.save(self._job.root, run.fencing_number, snapshot, self._log)
 
         # The others wait: a write that fails must end all ranks with the same error.
@@ -358,9 +358,9 @@ class _TrainingLoop:
 
     def _retain(self) -> None:
         """Removes the checkpoints that `keep_checkpoints` does not keep."""
-        keep, skipped = self._job.training.keep_checkpoints, self.run.skipped_folders
+        keep, number, skipped = self._job.training.keep_checkpoints, self.run.fencing_number, self.run.skipped_folders
         collective.on_rank_0(
-            self._group, "removing old checkpoints", lambda: retention.retain(self._job.root, keep, skipped)
+            self._group, "removing old checkpoints", lambda: retention.retain(self._job.root, keep, number, skipped)
         )
         self._is_retention_due = False
 

@@ -123,7 +123,8 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
     fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
     snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
     saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
-    _clean_up(recipe)  # after the commit: a crash before it finds the counts again
+    # After the commit: a crash before it finds the counts again.
+    _clean_up(recipe, functools.partial(checkpoint.check_not_replaced, job.root, fencing_number))
     return {
         "step": state.step,
         "num_tokens": len(stream),
@@ -210,9 +211,9 @@ def _estimate(
     return smoothing.estimate(config, size, counts, beginning_N, line_end)
 
 
-def _clean_up(recipe: Recipe) -> None:
+def _clean_up(recipe: Recipe, check: Callable[[], object]) -> None:
     """Removes the counts: the model holds all that is in them."""
-    recipe.store.remove()
+    recipe.store.remove(check)
     if recipe.folder.is_local:
         for path in (recipe.folder.join(commit.RECORDS).path, recipe.folder.path):
             # A file without a record may be left in it, of a worker that was killed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from core import errors
-from core.storage import commit
+from core.storage import commit, control_files
 
 FORMAT: Final = "raycurrent-dataset"
 FORMAT_VERSION: Final = 1
@@ -125,12 +125,8 @@ class DatasetIndex:
         Raises:
             IntegrityError: a field is missing or of another type, or the counts are inconsistent.
         """
-        try:
+        with control_files.parsing(where, "restore it, or prepare again"):
             index = _parse(content, where)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise errors.IntegrityError(
-                f"{where}: is not the index of a dataset ({type(error).__name__}: {error}); prepare again"
-            ) from error
         _check_sums(index, where)
         return index
 

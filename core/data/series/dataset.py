@@ -18,7 +18,7 @@ from core import errors
 from core.config import corpus_settings, loading
 from core.data.series import examples, preparation, reading, scaling, times
 from core.data.text import sources as source_files
-from core.storage import commit, location
+from core.storage import commit, control_files, location
 
 FORMAT, VERSION, NAME = "raycurrent-series", 1, "index.json"
 SPLITS = ("train", "valid", "test")
@@ -177,8 +177,8 @@ def _read(corpus: corpus_settings.CorpusConfig) -> dict[str, reading.Table]:
 def is_series(folder: location.Location) -> bool:
     """Returns True if a folder contains a finished dataset of series."""
     index = folder.join(NAME)
-    content = index.read_json() if index.exists() else None
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    content = control_files.read_if_there(index, control_files.MAX_MANIFEST_BYTES)
+    return content is not None and content.get("format") == FORMAT
 
 
 def open_dataset(folder: location.Location) -> Dataset:
@@ -207,7 +207,7 @@ def open_dataset(folder: location.Location) -> Dataset:
         return Dataset(
             folder, inputs, targets, content["settings"], content["fingerprint"], splits, dict(content["sources"])
         )
-    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, pa.ArrowException) as error:
         raise errors.IntegrityError(
             f"{where}: is not the index of a dataset of series ({error}); prepare again"
         ) from error

@@ -13,6 +13,10 @@ from core.storage import commit, location
 PLAN = {"decoding": {"beam_size": 5, "max_length": 7}, "parts": ["00000", "00001"], "precision": "fp32"}
 
 
+def unfenced() -> None:
+    """Nobody else is here."""
+
+
 def put(store: commit.PartStore, part: str, data: bytes) -> dict[str, Any]:
     file = commit.put_content(store.folder, f"part-{part}", ".arrow", data)
     return {"rows": len(data), "files": [file.to_json()]}
@@ -167,10 +171,10 @@ def test_removal_deletes_listed_files_and_nothing_else(root: location.Location) 
     orphan = commit.put_content(root, "part-00000", ".arrow", b"of a killed attempt")
     index = commit.put_content(root, "tokenizer", ".json", b"{}")
     store.finish({"files": [index.to_json()]}, "index.json")
-    commit.PartStore(root, {"another": "plan"}).remove("index.json")
+    commit.PartStore(root, {"another": "plan"}).remove(unfenced, "index.json")
     assert root.list_names() == sorted(["_commits", orphan.name, "theirs.txt"])
     assert root.join("_commits").list_names() == ["notes.txt"]
-    store.remove()
+    store.remove(unfenced)
 
 
 def test_removal_starts_with_the_manifest_and_ends_with_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +192,7 @@ def test_removal_starts_with_the_manifest_and_ends_with_the_shards(monkeypatch: 
         real(self)
 
     monkeypatch.setattr(location.Location, "remove", noting)
-    store.remove()
+    store.remove(unfenced)
     assert removed == ["_MANIFEST.json", "00000.json", "_PLAN.json", shard["files"][0]["name"]]
 
 

@@ -1,6 +1,8 @@
 """Checkpoints are whole or absent, verified, and the last good one is never lost."""
 
 import dataclasses
+import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from core.models import bundle, factory
 from core.models import state as states
 from core.storage import location
 from core.training import checkpoint, progress, retention, run_log
+from tests.core.storage import test_control_files
 from tests.core.training import builders
 
 
@@ -111,7 +114,7 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
     assert taken is not None
     assert taken.step == best
     assert [candidate.step for candidate in bundle.select_checkpoints(root, 6)] == order
-    retention.retain(root, keep=1)
+    retention.retain(root, 1, fencing_number=1)
     assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == sorted({best, 6}, reverse=True)
 
 
@@ -188,7 +191,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path, dataset: s
     root = builders.location_of(tmp_path)
     for step, nll in ((1, 2.0), (2, 1.0), (3, 1.5), (4, None), (5, 1.4), (6, None)):
         _save(root, dataset, step, 1, nll)
-        retention.retain(root, keep=2)
+        retention.retain(root, 2, fencing_number=9)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000002-e1", "step-00000005-e1", "step-00000006-e1"]
 
@@ -214,7 +217,7 @@ def test_an_interrupted_removal_leaves_no_partial_checkpoint(
         with monkeypatch.context() as patch:
             patch.setattr(location.Location, "remove", limited)
             try:
-                retention.retain(root, keep=2)
+                retention.retain(root, 2, fencing_number=9)
             except errors.StorageError:
                 assert allowed < 7
         newest = checkpoint.find_newest(root)
@@ -287,5 +290,75 @@ def test_old_checkpoints_make_room_before_a_save_on_a_full_disk(
 
         with monkeypatch.context() as patch:
             patch.setattr(location.Location, "free_bytes", free_bytes)
-            retention.make_room(root, saved[-1])
+            retention.make_room(root, saved[-1], fencing_number=9)
         assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == steps
+
+
+@pytest.mark.parametrize("is_of_before", [False, True])
+def test_a_damaged_manifest_never_changes_what_is_resumed_or_used(
+    tmp_path: Path, dataset: shards.Dataset, is_of_before: bool
+) -> None:
+    """With it the checkpoint is used as it was; else the one before it is, or there is an error of integrity."""
+    root = builders.location_of(tmp_path)
+    first, second = (_save(root, dataset, step, 1, nll) for step, nll in ((1, 2.5), (2, 1.5)))
+    path = second.folder.join(checkpoint.MANIFEST)
+    data = path.read_bytes()
+    if is_of_before:
+        data = test_control_files.without_hash(data)
+    for damaged in test_control_files.damages(data, count=150):
+        path.replace(damaged)
+        try:
+            resumed, used = checkpoint.find_newest(root).ref, bundle.select_checkpoint(root).checkpoint
+            best = checkpoint.find_best(root)
+        except errors.IntegrityError:
+            continue
+        assert resumed in (first, second) or is_of_before
+        assert used in (first.folder, second.folder)
+        assert best in (first, second) or is_of_before
+
+
+@pytest.mark.parametrize(
+    "value", ["[]", '"x"', "1e999", "{}", '{"nll_nats": 1e999}', '{"tasks": 3, "step": 1}', "1" * 400]
+)
+def test_a_validation_of_another_form_is_damage(tmp_path: Path, dataset: shards.Dataset, value: str) -> None:
+    """Files of before have no hash: whatever is in them, the other checkpoint is found."""
+    root = builders.location_of(tmp_path)
+    first, second = (_save(root, dataset, step, 1, nll) for step, nll in ((1, 2.5), (2, 1.5)))
+    path = second.folder.join(checkpoint.MANIFEST)
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    text = json.dumps({**content, "validation": "PLACE", "num_skipped_in_row": "OTHER"})
+    path.replace(text.replace('"PLACE"', value).replace('"OTHER"', "1e999").encode())
+    assert checkpoint.find_newest(root).ref == first
+    assert bundle.select_checkpoint(root).checkpoint in (first.folder, second.folder)
+
+
+def test_a_group_that_was_replaced_removes_no_checkpoint(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = builders.location_of(tmp_path)
+    number = checkpoint.take_fencing_number(root, world_size=1)
+    saved = [_save(root, dataset, step, number) for step in (1, 2, 3)]
+    checkpoint.take_fencing_number(root, world_size=1)
+    with pytest.raises(errors.LockedError, match="newer worker group"):
+        retention.retain(root, 1, number)
+    assert checkpoint.readable(root) == saved[::-1]
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "link"])
+def test_weights_that_are_not_a_file_of_the_checkpoint_are_not_read(
+    tmp_path: Path, dataset: shards.Dataset, kind: str
+) -> None:
+    """A link to an equal file outside is refused, too; the checkpoint before it is used."""
+    root = builders.location_of(tmp_path / "run")
+    first, second = (_save(root, dataset, step, 1, 3.0 - step) for step in (1, 2))
+    weights = second.bundle.join(bundle.WEIGHTS_FILE).path
+    weights.rename(tmp_path / "outside")
+    if kind == "pipe":
+        os.mkfifo(weights)
+    elif kind == "folder":
+        weights.mkdir()
+    else:
+        weights.symlink_to("/dev/zero" if kind == "device" else tmp_path / "outside")
+    assert bundle.select_checkpoint(root).checkpoint == first.folder
+    assert checkpoint.find_newest(root).ref == first
+    with pytest.raises(errors.IntegrityError, match=r"model\.safetensors: is a"):
+        bundle.select_checkpoint(second.folder)
