@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from core import errors
@@ -10,7 +11,7 @@ from core.data.series import dataset as series_dataset
 from core.data.series import reading, splits
 from core.data.text import sources
 from core.decoding.generation import forecast_errors, forecaster
-from core.decoding.lines import outputs, results
+from core.decoding.lines import output_writer, outputs, results
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.reporting import forecast_page
@@ -62,6 +63,7 @@ def run(
     cluster: schema.ClusterConfig,
     reporter: progress_display.Reporter,
     overwrite: bool = False,
+    keeps_parts: bool = False,
 ) -> dict[str, Any]:
     """Forecasts every row of a series from the rows before it, and the values after its last row; returns the report.
 
@@ -73,7 +75,8 @@ def run(
         forecasting: method and horizons.
         cluster: threads of an operation.
         reporter: shows progress.
-        overwrite: removes results of other settings first.
+        overwrite: replaces results of other settings.
+        keeps_parts: keeps the folder of parts beside an output file.
 
     Raises:
         UsageError: the model does not forecast series, or not as far ahead as a horizon asks.
@@ -88,31 +91,45 @@ def run(
     opened = driver.open_run("forecast", run)
     model = forecaster.Forecaster(opened.bundle, forecasting)
     source = paths.locate(input, "--input")
-    target = outputs.Output.at("forecasts", paths.writable(output, "--output"), output.endswith("/"), "--output")
+    path = paths.writable(output, "--output")
+    target = outputs.Output.at("forecasts", path, output.endswith("/"), "--output", keeps_parts)
     target.refuse_inputs([source])
     prepared = opened.bundle.series.of_forecasts(forecasting)
     table = reading.read([sources.File(source)], model.columns, prepared, "--input")
-    with target.lock("forecast"), reporter.stage("forecast", len(table), "rows") as stage:
-        store = target.begin(plan(opened.bundle, table, forecasting), overwrite)
-        manifest = target.finished(store)
+    settings_of_output = plan(opened.bundle, table, forecasting)
+    with (
+        output_writer.open_output(target, "forecast", settings_of_output, overwrite) as opened_output,
+        reporter.stage("forecast", len(table), "rows") as stage,
+    ):
+        manifest = opened_output.manifest
         already_done = manifest is not None
         if manifest is None:
             made = _forecast(model, table, driver.open_series(run, model.columns), forecasting)
-            # Before the manifest: a complete output has its page.
-            if target.file is not None:
-                target.put_sidecar(outputs.PICTURES, _page(made, forecasting.method, run, source).splitlines())
-            manifest = _finish(target, store, made, forecasting.method)
+            page = None if target.file is None else _page(made, forecasting.method, run, source)
+            manifest = _finish(opened_output, made, forecasting.method, page)
         stage.advance(len(table))
     _log_headline(manifest["summary"])
+    elapsed_s = round(time.monotonic() - started_s, 3)
+    return _report(opened, source, target, forecasting.method, manifest) | {
+        "already_done": already_done,
+        "elapsed_s": elapsed_s,
+    }
+
+
+def _report(
+    opened: driver.OpenedRun,
+    source: location.Location,
+    target: outputs.Output,
+    method: str,
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
     return {
         **opened.report,
         "input": str(source),
         "output": str(target.file or target.folder),
-        "pictures": None if target.file is None else str(target.sidecar(outputs.PICTURES)),
-        "method": forecasting.method,
+        "pictures": None if target.file is None else str(outputs.beside(target.file, outputs.PICTURES)),
+        "method": method,
         **manifest["summary"],
-        "already_done": already_done,
-        "elapsed_s": round(time.monotonic() - started_s, 3),
     }
 
 
@@ -153,13 +170,19 @@ def _forecast(
     return _Forecasts(table, labels_T, forecasts, naive, summary)
 
 
-def _finish(target: outputs.Output, store: commit.PartStore, made: _Forecasts, method: str) -> dict[str, Any]:
-    """Writes the rows and, last, the manifest; returns the manifest."""
+def _finish(output: output_writer.OpenedOutput, made: _Forecasts, method: str, page: str | None) -> dict[str, Any]:
+    """Writes the rows, the page beside an output file and, last, the manifest; returns the manifest."""
     columns = forecaster.to_columns(made.forecasts, method, made.table.axis, made.labels_T)
     data = results.encode(results.forecast_table(columns))
-    shard = commit.put_content(store.folder, PART, ".arrow", data).to_json()
-    record = store.commit(PART, {"shard": shard, "files": [shard]})
-    return target.finish(store, [record], {"summary": made.summary})
+    shard = commit.put_content(output.store.folder, PART, ".arrow", data).to_json()
+    record = output.store.commit(PART, {"shard": shard, "files": [shard]})
+
+    def write_page() -> None:
+        for file in output.files:
+            if page is not None:
+                file.put_sidecar(outputs.PICTURES, page.splitlines())
+
+    return output.finish([record], {"summary": made.summary}, write_page)
 
 
 def _log_headline(summary: dict[str, Any]) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 from core import errors
 from core.data.dataset import dataset_index, shards
 from core.data.series import dataset as series_dataset
+from core.decoding.lines import outputs
 from core.decoding.translation import shortlist
 from core.models import bundle
-from core.storage import commit, location, root_layout
+from core.storage import commit, control_files, location, root_layout
 from workers.fanout import progress_display
 
 Description = dict[str, Any]
-
-_OUTPUT_PARTS = ".parts"
 
 
 def run(path: location.Location, reporter: progress_display.Reporter) -> Description:
@@ -41,8 +40,10 @@ def _inspect(path: location.Location, stage: progress_display.Stage) -> Descript
         description = _describe_output(path)
     elif path.join(root_layout.SETTINGS).exists() or path.join(root_layout.CHECKPOINTS).exists():
         return _describe_run(path, stage)
-    elif path.parent.join(path.name + _OUTPUT_PARTS).exists():
-        description = _describe_output(path.parent.join(path.name + _OUTPUT_PARTS))
+    elif path.parent.join(path.name + outputs.MANIFEST).exists():
+        description = _describe_file(path)
+    elif path.parent.join(path.name + outputs.PARTS).exists():
+        description = _describe_output(path.parent.join(path.name + outputs.PARTS))
     elif path.exists():
         raise errors.UsageError(f"{path}: not a dataset, checkpoint, run or output of Raycurrent; check the path")
     else:
@@ -113,21 +114,31 @@ def _describe_output(folder: location.Location) -> Description:
     if not folder.join(commit.MANIFEST).exists():
         done = [name for name in folder.join(commit.RECORDS).list_names() if name.endswith(".json")]
         return {"kind": "unfinished", "complete": False, "parts_done": len(done)}
-    content = folder.join(commit.MANIFEST).read_json()
-    if not isinstance(content, dict):
-        raise errors.IntegrityError(f"{folder.join(commit.MANIFEST)}: not a manifest; restore it")
+    content = control_files.read(folder.join(commit.MANIFEST), control_files.MAX_MANIFEST_BYTES)
     records = _records(content, folder.join(commit.MANIFEST))
     commit.verify(folder, records)
     # Users name these files, so that their names may have any characters. The file of a single input is not in the
     # folder of its parts, but beside it.
     match content.get("merged"):
         case {"name": str(name), "sha256": str(sha256)}:
-            commit.verify_file(folder.parent.join(name), sha256)
+            commit.verify_file(folder.parent, name, sha256)
         case [*entries]:
             for entry in entries:
-                commit.verify_file(folder.join(entry["name"]), entry["sha256"])
+                commit.verify_file(folder, entry["name"], entry["sha256"])
     summary = {name: value for name, value in content.items() if name not in ("files", "shards", "plan")}
     return {"kind": "output", "complete": True, "shards": len(records), "manifest": summary}
+
+
+def _describe_file(file: location.Location) -> Description:
+    """Describes a merged file whose parts were not kept."""
+    where = file.parent.join(file.name + outputs.MANIFEST)
+    content = commit.read_manifest(file.parent, where.name, outputs.FORMAT, outputs.VERSION)
+    with control_files.parsing(str(where)):
+        # Users name these files, so that their names may have any characters.
+        for entry in (content["merged"], *(content.get("sidecars") or ())):
+            commit.verify_file(file.parent, entry["name"], entry["sha256"])
+    summary = {name: value for name, value in content.items() if name not in ("plan", "settings")}
+    return {"kind": "output", "complete": True, "manifest": summary}
 
 
 def _describe_run(root: location.Location, stage: progress_display.Stage) -> Description:

@@ -28,9 +28,13 @@ class Scanned(NamedTuple):
 
 
 def output(
-    kind: results.Kind, named: input_names.Named, text: str, format_: input_names.Format | None
+    kind: results.Kind,
+    named: input_names.Named,
+    text: str,
+    format_: input_names.Format | None,
+    keeps_parts: bool = False,
 ) -> outputs.Output:
-    """Returns the output that `--output` names.
+    """Returns the output that `--output` names; `keeps_parts` keeps the folder of parts beside a single file.
 
     Raises:
         UsageError: inputs, output and format do not fit together.
@@ -38,7 +42,7 @@ def output(
     input_names.check_output(named, text, format_)
     path = paths.writable(text, "--output")
     if not named.are_several:
-        return outputs.Output.at(kind, path, text.endswith("/"), "--output")
+        return outputs.Output.at(kind, path, text.endswith("/"), "--output", keeps_parts)
     names = tuple(f"{each.stem}.{format_ or 'jsonl'}" for each in named.inputs)
     return outputs.Output(kind, path, None, names)
 

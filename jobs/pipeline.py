@@ -140,6 +140,7 @@ class _Pipeline:
                 config.cluster,
                 self._reporter,
                 overwrite=is_outdated,
+                keeps_parts=True,
             ),
         )
 
@@ -188,6 +189,7 @@ class _Pipeline:
                     compute=config.compute,
                     cluster=config.cluster,
                     overwrite=is_outdated,
+                    keeps_parts=True,
                 ),
                 self._session,
                 self._reporter,
@@ -216,6 +218,7 @@ class _Pipeline:
             compute=self._config.compute,
             cluster=self._config.cluster,
             targets=None if target is None else str(target),
+            keeps_parts=True,
         )
         self._score_stage(stage, self._score_fingerprint(checkpoints, texts, settings), request)
         if settings.unit == "stream":
@@ -279,10 +282,7 @@ class _Pipeline:
             cleaning=self._config.corpora_by_name[corpus].cleaning,
         )
 
-        def work(_: bool) -> Report:
-            return evaluate.run(request, self._reporter)
-
-        self._stage(_stage_name("evaluate", corpus), fingerprint, work, None)
+        self._stage(_stage_name("evaluate", corpus), fingerprint, lambda _: evaluate.run(request, self._reporter), None)
 
     def _generate(self, best_checkpoint: str, texts: held_out.HeldOut | None) -> None:
         """Generates continuations of held-out prefixes; with a backward model, text before held-out endings.

@@ -13,7 +13,7 @@ from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
 from core.data.dataset import shards
 from core.decoding import device as devices
-from core.decoding.lines import inputs, outputs, results, stream_lanes
+from core.decoding.lines import inputs, output_writer, outputs, results, stream_lanes
 from core.decoding.scoring import ranking, scorer
 from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
@@ -40,7 +40,8 @@ class Request:
             one file for each, of its name.
         column: text column of JSONL and Parquet.
         others: further runs, which are mixed with the first.
-        overwrite: removes results of other settings first.
+        overwrite: replaces results of other settings.
+        keeps_parts: keeps the folder of parts beside an output file.
         stdout: descriptor of the real standard output.
         max_lines: lines that are scored at most of a file, spread over it; None: all.
         format: of several inputs: format of the results; None: JSONL.
@@ -56,6 +57,7 @@ class Request:
     column: str | None = None
     others: Sequence[location.Location] = ()
     overwrite: bool = False
+    keeps_parts: bool = False
     stdout: int = 1
     max_lines: int | None = None
     format: input_names.Format | None = None
@@ -129,18 +131,18 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         figures = {**score_mixture.report(scoring.mixture, len(runs)), **summarize(totals, unit, kind)}
         done = {"already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**opened, "input": request.input, "output": request.output, **figures, **done}
-    target = line_files.output(kind, named, request.output, request.format)
+    target = line_files.output(kind, named, request.output, request.format, request.keeps_parts)
     with session.interrupting():
         files = line_files.scan(named, request.column, scoring.part_lines, target, request.max_lines)
         fit_on = score_mixture.scan_fit_on(scoring, request.column, target.copies)
     spec = _spec(runs, request, target, plan(members, request, files, target, dataset, fit_on), dataset)
-    with target.lock(spec.stage):
+    with output_writer.open_output(target, spec.stage, spec.plan, request.overwrite) as output:
         num_done = 0
-        store = target.begin(spec.plan, request.overwrite)
-        manifest = target.finished(store)
+        manifest = output.manifest
         already_done = manifest is not None
         if manifest is None:
-            spec, mixture = score_mixture.with_weights(spec, store, fit_on, session, reporter)
+            spec = replace(spec, control=output.store.control)
+            spec, mixture = score_mixture.with_weights(spec, output.store, fit_on, session, reporter)
             parts = [file.parts for file in files]
             backward = model_settings.reads_backward(members[0].config)
             waves, num_lanes = _waves(spec, parts, backward, session, reporter)
@@ -154,7 +156,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
                 stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, waves, session, stage.advance)
                 figures = {**mixture, **line_files.summary(target, records, figures_of)}
-                manifest = target.finish(store, records, {"summary": figures})
+                manifest = output.finish(records, {"summary": figures})
     report = {**opened, **line_files.report(named, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 

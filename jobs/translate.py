@@ -11,7 +11,7 @@ from core import errors
 from core.config import inference_settings, schema, stored_forms
 from core.data.text import corpus, selection
 from core.decoding import device as devices
-from core.decoding.lines import inputs, outputs, results
+from core.decoding.lines import inputs, output_writer, outputs, results
 from core.decoding.translation import alignments, shortlist, target_tokens, translator
 from core.models import bundle as bundles
 from core.models import compute as computing
@@ -38,7 +38,8 @@ class Request:
         column: text column of JSONL and Parquet.
         prefixes: text file with the beginning of each line's translation; of several inputs, one for each, of its name.
         others: further members of an ensemble.
-        overwrite: removes results of other settings first.
+        overwrite: replaces results of other settings.
+        keeps_parts: keeps the folder of parts beside an output file.
         stdout: descriptor of the real standard output.
         format: of several inputs: format of the results; None: JSONL.
     """
@@ -53,6 +54,7 @@ class Request:
     prefixes: input_names.Names | None = None
     others: Sequence[location.Location] = ()
     overwrite: bool = False
+    keeps_parts: bool = False
     stdout: int = 1
     format: input_names.Format | None = None
 
@@ -140,26 +142,30 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             )
         figures = {**summarize(totals), "already_done": False, **driver.throughput(totals.lines, started_s)}
         return {**models.report, "input": request.input, "output": request.output, **figures}
-    target = line_files.output("translations", named, request.output, request.format)
+    target = line_files.output("translations", named, request.output, request.format, request.keeps_parts)
     with session.interrupting():
         files = line_files.scan(named, request.column, decoding.part_lines, target)
     spec = _spec(models, request, line_files.plan_entries(files, target, "prefixes"), target)
     parts = inputs.join([file.parts for file in files])
     num_done = 0
-    with target.lock(spec.stage):
-        store = target.begin(spec.plan, request.overwrite)
-        manifest = target.finished(store)
+    with output_writer.open_output(target, spec.stage, spec.plan, request.overwrite) as output:
+
+        def write_sidecars() -> None:
+            with session.interrupting():
+                for scanned, merged in zip(files, output.files, strict=False):  # a folder of shards has none
+                    _write_sidecars(merged, scanned.parts, models, request)
+
+        manifest = output.manifest
         already_done = manifest is not None
         if manifest is None:
+            spec = replace(spec, control=output.store.control)
             with reporter.stage(spec.stage, sum(file.files[0].num_lines for file in files), "lines") as stage:
                 stage.wait_for("starting workers")
                 records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
                 figures = line_files.summary(target, records, lambda totals, _: summarize(totals))
-                manifest = target.finish(store, records, {"summary": figures})
-        # At every call: after a crash behind the manifest the next call writes those that are missing.
-        with session.interrupting():
-            for file, (own, own_manifest) in zip(files, target.each(manifest), strict=False):
-                _write_sidecars(own, own_manifest, file.parts, models, request)
+                manifest = output.finish(records, {"summary": figures}, write_sidecars)
+        else:
+            write_sidecars()  # of settings that came later, which the results do not depend on
     report = {**models.report, **line_files.report(named, target, manifest["summary"])}
     return {**report, "already_done": already_done, **driver.throughput(num_done, started_s)}
 
@@ -239,25 +245,34 @@ def _spec(models: Models, request: Request, files: Mapping[str, Any], target: ou
 
 
 def _write_sidecars(
-    target: outputs.Output,
-    manifest: Mapping[str, Any],
+    file: output_writer.MergedFile,
     parts: Sequence[inputs.Part],
     models: Models,
     request: Request,
 ) -> None:
-    """Writes the alignments of all lines and the attention maps of some, if the settings ask for them."""
+    """Writes the alignments of all lines and the attention maps of some, if the settings ask for them.
+
+    Raises:
+        UsageError: the output is complete without alignments, and its parts, which have them, were not kept.
+    """
     decoding = request.decoding
-    if decoding.alignments:
-        target.put_sidecar(outputs.ALIGNMENTS, _pharaoh_lines(target, manifest, parts, models.members[0]))
-    # Searched again only if it is missing: a finished output costs nothing.
-    if decoding.attention_maps and not target.sidecar(outputs.ATTENTION).exists():
+    # Those of a complete output only if they are missing: it costs nothing.
+    if decoding.alignments and not file.has_sidecar(outputs.ALIGNMENTS):
+        rows = file.tables()
+        if rows is None:
+            raise errors.UsageError(
+                f"decoding.alignments: {file.path} was made without them, and its parts were not kept; "
+                "add --overwrite to translate again"
+            )
+        file.put_sidecar(outputs.ALIGNMENTS, _pharaoh_lines(rows, parts, models.members[0]))
+    if decoding.attention_maps and not file.has_sidecar(outputs.ATTENTION):
         computing.set_threads(request.cluster.cpus_per_worker)
         lines = _draw_lines(parts, decoding.attention_maps)
         texts = list(lines.values())
         prefixes = [text[-1] for text in texts] if parts and len(parts[0].sides) == 2 else None
         made = models.translator(decoding, request.compute, request.cluster.device)
         maps = made.attention_maps([text[0] for text in texts], prefixes)
-        target.put_sidecar(outputs.ATTENTION, [alignments.to_json(dict(zip(lines, maps, strict=True)))])
+        file.put_sidecar(outputs.ATTENTION, [alignments.to_json(dict(zip(lines, maps, strict=True)))])
 
 
 def _draw_lines(parts: Sequence[inputs.Part], count: int) -> dict[int, tuple[str, ...]]:
@@ -277,11 +292,9 @@ def _draw_lines(parts: Sequence[inputs.Part], count: int) -> dict[int, tuple[str
     return {number: line for number, line in numbered() if number in chosen}
 
 
-def _pharaoh_lines(
-    target: outputs.Output, manifest: Mapping[str, Any], parts: Sequence[inputs.Part], member: bundles.Bundle
-) -> Iterator[str]:
+def _pharaoh_lines(tables: Iterator[Any], parts: Sequence[inputs.Part], member: bundles.Bundle) -> Iterator[str]:
     """Yields the alignment of each line in Pharaoh format; source positions are those of the tokens."""
-    for part, table in zip(parts, target.tables(manifest), strict=True):
+    for part, table in zip(parts, tables, strict=True):
         lines = ["" if isinstance(line, corpus.BadLine) else line[0] for line in inputs.read(part)]
         # Encoded again: the output has positions, and `to_pharaoh` needs the number of tokens.
         tokens = member.codecs["source"].encode_lines(lines)

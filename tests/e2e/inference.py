@@ -45,11 +45,11 @@ class _Workload:
         (folder / "in.txt").write_bytes(text)
 
     def arguments(self, name: str, **cluster: Any) -> tuple[str, ...]:
-        """Returns the command line that writes the file of this name and its folder of parts."""
+        """Returns the command line that writes the folder of this name, whose parts stay."""
         own_settings = {name: section.model_dump(exclude_unset=True) for name, section in self._sections.items()}
         # With a port the metrics are written beside the output.
         settings = {**own_settings, "cluster": cluster, "telemetry": {"metrics_port": nodes.free_ports(1)[0]}}
-        paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}.jsonl"))
+        paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}/"))
         words = [f"{name}.{key}={value}" for name, section in settings.items() for key, value in section.items()]
         return (self._command, *paths, *(word for setting in words for word in ("--set", setting)))
 
@@ -58,19 +58,18 @@ class _Workload:
 
     def parts(self, name: str) -> dict[str, int]:
         """Returns the files of committed parts, with their modification times in nanoseconds."""
-        folder = self.folder / f"{name}.jsonl.parts"
+        folder = self.folder / name
         files = [*folder.glob("_commits/*.json"), *folder.glob("*.arrow"), *folder.glob("*.safetensors")]
         return {path.name: path.stat().st_mtime_ns for path in files}
 
     def committed(self, name: str) -> int:
         """Returns the number of committed parts."""
-        return len(list((self.folder / f"{name}.jsonl.parts").glob("_commits/*.json")))
+        return len(list((self.folder / name).glob("_commits/*.json")))
 
     def outcome(self, name: str) -> tuple[bytes, dict[str, Any]]:
-        """Returns the merged file and the manifest, which no interruption may change."""
-        manifest: dict[str, Any] = json.loads((self.folder / f"{name}.jsonl.parts" / "_MANIFEST.json").read_text())
-        manifest["merged"].pop("name")
-        return (self.folder / f"{name}.jsonl").read_bytes(), manifest
+        """Returns the shards, in order, and the manifest, which no interruption may change."""
+        manifest: dict[str, Any] = json.loads((self.folder / name / "_MANIFEST.json").read_text())
+        return b"".join((self.folder / name / shard).read_bytes() for shard in manifest["shards"]), manifest
 
 
 class TranslationWorkload(_Workload):
@@ -86,7 +85,7 @@ class TranslationWorkload(_Workload):
                 translate.Request(
                     location.Location.parse(self._path("run")),
                     self._path("in.txt"),
-                    self._path(f"{name}.jsonl"),
+                    self._path(f"{name}/"),
                     DECODING,
                     samples.FP32,
                     trained.NONE,
@@ -115,7 +114,7 @@ class ScoringWorkload(_Workload):
                 score.Request(
                     location.Location.parse(self._path("run")),
                     self._path("in.txt"),
-                    self._path(f"{name}.jsonl"),
+                    self._path(f"{name}/"),
                     self.scoring.model_copy(update=scoring),
                     samples.FP32,
                     trained.NONE,

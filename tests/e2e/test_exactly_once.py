@@ -65,7 +65,7 @@ def test_the_same_command_finishes_a_translation_whose_driver_was_killed(
     driving.check_refused(drive(*command).end(), "translate")
     first.kill()
     before = workspace.parts("again")
-    assert not (workspace.folder / "again.jsonl").exists()
+    assert not (workspace.folder / "again" / "_MANIFEST.json").exists()
     drive(*command).end().document()
     after = workspace.parts("again")
     assert {name: after[name] for name in before} == before

@@ -15,7 +15,7 @@ from core.data.batching import buckets
 from core.data.builtin import sentences
 from core.data.dataset import duplicates, shards, statistics
 from core.data.text import corpus, sources
-from core.decoding.lines import inputs, outputs
+from core.decoding.lines import inputs, output_writer, outputs
 from core.storage import commit, location
 from core.telemetry import metrics
 from jobs import held_out, prepare
@@ -145,15 +145,15 @@ def test_the_driver_of_inference_keeps_a_short_record_for_each_part(tmp_path: pa
             device="cpu",
             threads=1,
         )
-        store = target.begin(spec.plan, overwrite=False)
-        peak_bytes()
-        before = tracemalloc.get_traced_memory()[0]
-        scanned = inputs.scan(location.Location.parse(str(file)), None, 1, folder, "--input")
-        session = datasets.Session(Committing(store))
-        session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
-        records, _ = driver.run_parts(spec, [inputs.parts([scanned])], session, lambda lines: None)
-        assert driver.Totals.of(records).tokens == 99 * num_parts
-        target.finish(store, records, {})
+        with output_writer.open_output(target, "score", spec.plan, overwrite=False) as opened:
+            peak_bytes()
+            before = tracemalloc.get_traced_memory()[0]
+            scanned = inputs.scan(location.Location.parse(str(file)), None, 1, folder, "--input")
+            session = datasets.Session(Committing(opened.store))
+            session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
+            records, _ = driver.run_parts(spec, [inputs.parts([scanned])], session, lambda lines: None)
+            assert driver.Totals.of(records).tokens == 99 * num_parts
+            opened.finish(records, {})
         in_store = sum(
             len(folder.join(commit.RECORDS, name).read_bytes()) for name in folder.join(commit.RECORDS).list_names()
         )

@@ -57,7 +57,11 @@ def run(
     session: Any = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    options = {name: settings.pop(name) for name in ("input", "stdout", "overwrite", "targets") if name in settings}
+    options = {
+        name: settings.pop(name)
+        for name in ("input", "stdout", "overwrite", "targets", "keeps_parts")
+        if name in settings
+    }
     first, *others = (location.Location.parse(str(folder / name)) for name in runs)
     scoring = inference_settings.ScoringConfig(
         **{"part_lines": 2, "mixture": mixture or mixture_settings.LinearConfig(), **settings}
@@ -173,7 +177,7 @@ def test_fitted_weights_are_better_than_others_on_the_held_out_text(
 
 
 def test_fitted_weights_are_committed_and_used_again_by_a_resume(folder: pathlib.Path) -> None:
-    first = run(folder, mixture=fit_on(folder))
+    first = run(folder, mixture=fit_on(folder), keeps_parts=True)
     parts = folder / "out.jsonl.parts"
     record = json.loads((parts / "_commits" / "mixture-weights.json").read_text())
     assert record["record"]["weights"] == first["mixture_weights"]
@@ -181,7 +185,7 @@ def test_fitted_weights_are_committed_and_used_again_by_a_resume(folder: pathlib
     for name in ("_MANIFEST.json", "_commits/part-000001.json"):
         (parts / name).unlink(missing_ok=True)
     committed = sorted(path.name for path in (parts / "_commits").iterdir())
-    again = run(folder, mixture=fit_on(folder))
+    again = run(folder, mixture=fit_on(folder), keeps_parts=True)
     assert again["mixture_weights"] == first["mixture_weights"]
     assert figures(again) == figures(first)
     assert len(committed) >= 2
@@ -200,7 +204,7 @@ def test_a_mixture_that_is_done_is_not_scored_again_and_its_plan_holds_all_bundl
     assert again["already_done"]
     of_call = {"already_done": None, "lines_per_s": None, "elapsed_s": None}
     assert {**again, **of_call} == {**first, **of_call}
-    plan = json.loads((folder / "out.jsonl.parts" / "_PLAN.json").read_text())["plan"]
+    plan = json.loads((folder / "out.jsonl.manifest.json").read_text())["settings"]
     assert plan["bundle"] == [
         bundles.load(bundles.find_folder(location.Location.parse(str(folder / name)))).fingerprint for name in RUNS
     ]
@@ -210,12 +214,12 @@ def test_a_mixture_that_is_done_is_not_scored_again_and_its_plan_holds_all_bundl
         run(folder, mixture=mixture_settings.LinearConfig(weights=(0.4, 0.6)))
     assert run(folder, overwrite=True, mixture=fit_on(folder))["mixture_fit"]["iterations"] >= 1
     assert run(folder, overwrite=True)["mixture_weights"] == [0.5, 0.5]
-    assert not (folder / "out.jsonl.parts" / "_commits" / "mixture-weights.json").exists()
+    assert not (folder / "out.jsonl.parts").exists()
 
 
 def test_the_plan_of_a_single_run_says_nothing_of_mixtures(folder: pathlib.Path) -> None:
     report = run(folder, ("lstm",))
-    plan = json.loads((folder / "out.jsonl.parts" / "_PLAN.json").read_text())["plan"]
+    plan = json.loads((folder / "out.jsonl.manifest.json").read_text())["settings"]
     assert "mixture" not in plan["scoring"]
     assert isinstance(plan["bundle"], str)
     assert not {"members", "mixture_kind", "mixture_weights"} & report.keys()

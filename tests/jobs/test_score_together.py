@@ -137,20 +137,20 @@ def test_forced_decoding_with_averaged_checkpoints_gives_the_score_of_the_transl
 
 
 def test_parts_of_other_weights_are_not_resumed(folder: pathlib.Path) -> None:
-    first = _run(folder, average_checkpoints=2)
+    first = _run(folder, average_checkpoints=2, keeps_parts=True)
     with pytest.raises(errors.LockedError, match="bundle"):
         _run(folder, average_checkpoints=1)
     (folder / "out.jsonl.parts" / "_MANIFEST.json").unlink()  # as if it had been interrupted
     with pytest.raises(errors.LockedError, match="bundle"):
         _run(folder, average_checkpoints=1)
-    again = _run(folder, average_checkpoints=2)
+    again = _run(folder, average_checkpoints=2, keeps_parts=True)
     assert again["nll_nats"] == first["nll_nats"]
     assert again["lines_per_s"] == 0
 
 
 def test_the_plan_contains_the_weights_and_not_average_checkpoints(folder: pathlib.Path) -> None:
     _run(folder)  # so that outputs of versions without this setting stay valid
-    plan = json.loads((folder / "out.jsonl.parts" / "_PLAN.json").read_text())["plan"]
+    plan = json.loads((folder / "out.jsonl.manifest.json").read_text())["settings"]
     assert plan["bundle"] == bundles.load(bundles.find_folder(location.Location.parse(str(folder / "run")))).fingerprint
     assert "average_checkpoints" not in plan["scoring"]
 

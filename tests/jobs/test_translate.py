@@ -1,5 +1,6 @@
 """Laws of `translate`: one output line for each input line, computed once, and no foreign file overwritten."""
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -117,11 +118,38 @@ def test_an_interrupted_translation_resumes_with_the_parts_that_are_missing(
 
 
 def test_a_deleted_merged_file_is_merged_again(folder: pathlib.Path) -> None:
+    _run(folder, keeps_parts=True)
+    before = (folder / "out.txt").read_bytes()
+    (folder / "out.txt").unlink()
+    assert _run(folder, keeps_parts=True)["already_done"]
+    assert (folder / "out.txt").read_bytes() == before
+
+
+def test_a_deleted_file_whose_parts_were_not_kept_is_translated_again(folder: pathlib.Path) -> None:
     _run(folder)
     before = (folder / "out.txt").read_bytes()
     (folder / "out.txt").unlink()
-    _run(folder)
+    assert not _run(folder)["already_done"]
     assert (folder / "out.txt").read_bytes() == before
+
+
+def test_a_finished_file_leaves_itself_and_its_manifest(folder: pathlib.Path) -> None:
+    there = {path.name for path in folder.iterdir()}
+    _run(folder)
+    assert {path.name for path in folder.iterdir()} - there == {"out.txt", "out.txt.manifest.json"}
+    manifest = json.loads((folder / "out.txt.manifest.json").read_text())
+    assert manifest["merged"]["sha256"] == hashlib.sha256((folder / "out.txt").read_bytes()).hexdigest()
+    assert manifest["summary"]["lines"] == 5
+    assert _run(folder)["already_done"]
+    _run(folder, decoding=inference_settings.DecodingConfig(beam_size=1, max_length=6, part_lines=2), overwrite=True)
+    assert {path.name for path in folder.iterdir()} - there == {"out.txt", "out.txt.manifest.json"}
+
+
+def test_a_file_that_is_named_like_the_manifest_is_not_overwritten(folder: pathlib.Path) -> None:
+    (folder / "out.txt.manifest.json").write_text('{"mine": 1}')
+    with pytest.raises(errors.LockedError, match="is not a manifest of Raycurrent"):
+        _run(folder)
+    assert not (folder / "out.txt").exists()
 
 
 def test_a_foreign_file_is_not_overwritten_without_the_option(folder: pathlib.Path) -> None:
@@ -151,7 +179,7 @@ def test_an_empty_input_gives_an_empty_committed_output(folder: pathlib.Path) ->
     (folder / "in.txt").write_bytes(b"")
     assert _run(folder)["lines"] == 0
     assert (folder / "out.txt").read_bytes() == b""
-    assert (folder / "out.txt.parts" / "_MANIFEST.json").exists()
+    assert (folder / "out.txt.manifest.json").exists()
 
 
 def test_standard_input_goes_to_standard_output(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,12 +209,14 @@ def test_a_language_model_does_not_translate(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_damaged_part_is_an_error(folder: pathlib.Path) -> None:
-    _run(folder)
+    _run(folder, keeps_parts=True)
     (folder / "out.txt").unlink()
     shard = next((folder / "out.txt.parts").glob("part-000001-*.arrow"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     with pytest.raises(errors.IntegrityError, match=r"part-000001.*damaged"):
-        _run(folder)
+        _run(folder, keeps_parts=True)
+    assert _run(folder, keeps_parts=True, overwrite=True)["lines"] == 5
+    assert (folder / "out.txt").exists()
 
 
 def test_two_drivers_do_not_share_an_output(folder: pathlib.Path) -> None:
@@ -202,7 +232,7 @@ def test_two_drivers_do_not_share_an_output(folder: pathlib.Path) -> None:
 @pytest.mark.ray
 def test_a_pool_of_workers_writes_the_same_bytes(folder: pathlib.Path) -> None:
     """Compares a pool of two workers with this process; a stage of several parts uses the pool."""
-    _run(folder)
+    _run(folder, keeps_parts=True)
     pool = schema.ClusterConfig(address="local", num_workers=2)
     with trained.session(pool) as session:
         translate.run(
@@ -213,6 +243,7 @@ def test_a_pool_of_workers_writes_the_same_bytes(folder: pathlib.Path) -> None:
                 DECODING,
                 samples.FP32,
                 pool,
+                keeps_parts=True,
             ),
             session,
             reporters.SilentReporter(),

@@ -132,6 +132,10 @@ def test_alignments_and_attention_maps_are_written_next_to_the_output(folder: pa
     _run(folder, alignments=True, overwrite=True)
     assert (folder / "out.txt.html").exists()
     assert _lines(folder, "out.txt.alignments") == pairs
+    _run(folder, overwrite=True)
+    assert not (folder / "out.txt.alignments").exists()  # of the output that was replaced
+    with pytest.raises(errors.UsageError, match="was made without them"):
+        _run(folder, alignments=True)
 
 
 def test_attention_maps_are_of_lines_of_all_lengths(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +167,7 @@ def test_the_plan_of_fusion_names_the_language_model_by_its_content(folder: path
     fusion_model = samples.language_model("word", text=" ".join(word[::-1] for word in samples.WORDS))
     trained.save(fusion_model, folder / "lm")
     _run(folder, fusion={"run": str(folder / "lm"), "weight": 0.8})
-    plan = json.loads((folder / "out.txt.parts" / "_PLAN.json").read_text())
+    plan = json.loads((folder / "out.txt.manifest.json").read_text())["settings"]
     assert str(folder) not in json.dumps(plan)  # models are named by their fingerprints
     with pytest.raises(errors.UsageError, match="needs a language_model"):
         _run(folder, "other.txt", fusion={"run": str(folder / "b")})

@@ -24,7 +24,7 @@ from core.data.text import corpus, sources
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
-from core.storage import commit, location, root_layout, streams
+from core.storage import commit, control_files, location, root_layout, streams
 from core.telemetry import catalog, metrics
 from workers.fanout import executor as executors
 from workers.infer import part_worker
@@ -56,21 +56,22 @@ class Totals:
         made_by: list[dict[str, Any]] = []
         first_errors: list[dict[str, Any]] = []
         sums = dict.fromkeys(("lines", "errors", "tokens", "unk", "infinite", "characters"), 0)
-        # Parsed one at a time: the sequence is lazy.
-        for record in records:
-            for name in sums:
-                sums[name] += record.get(name, 0)
-            own = {"file": record["file"]} if "file" in record else {}
-            shown = record["first_errors"][: part_worker.SHOWN_ERRORS - len(first_errors)]
-            first_errors += [{**own, **error} for error in shown]
-            if record["made_by"] not in made_by:
-                made_by.append(record["made_by"])
-        # `float` also reads "inf", the sum of a part with an impossible line.
-        nats = math.fsum(float(record["nats"]) for record in records)
-        # Not every scoring method ranks the tokens.
-        correct = [record.get("correct") for record in records]
-        num_correct = None if None in correct else sum(number or 0 for number in correct)
-        return cls(first_errors=tuple(first_errors), nats=nats, correct=num_correct, made_by=tuple(made_by), **sums)
+        with control_files.parsing("commit records", "run again with --overwrite"):
+            # Parsed one at a time: the sequence is lazy.
+            for record in records:
+                for name in sums:
+                    sums[name] += record.get(name, 0)
+                own = {"file": record["file"]} if "file" in record else {}
+                shown = record["first_errors"][: part_worker.SHOWN_ERRORS - len(first_errors)]
+                first_errors += [{**own, **error} for error in shown]
+                if record["made_by"] not in made_by:
+                    made_by.append(record["made_by"])
+            # `float` also reads "inf", the sum of a part with an impossible line.
+            nats = math.fsum(float(record["nats"]) for record in records)
+            # Not every scoring method ranks the tokens.
+            correct = [record.get("correct") for record in records]
+            num_correct = None if None in correct else sum(number or 0 for number in correct)
+            return cls(first_errors=tuple(first_errors), nats=nats, correct=num_correct, made_by=tuple(made_by), **sums)
 
     def problems(self) -> dict[str, Any]:
         """Returns the entries of a report on lines that failed, and on parts computed under different circumstances."""
@@ -235,7 +236,7 @@ def run_parts(
         DataError: more lines of an input fail than max(10, 0.1 %); committed parts stay, but the output is not
             finished.
     """
-    store = commit.PartStore(location.Location(spec.folder), spec.plan)
+    store = spec.store
     num_lines: collections.Counter[inputs.Origin | None] = collections.Counter()
     for part in itertools.chain.from_iterable(waves):
         num_lines[part.origin] += part.num_lines

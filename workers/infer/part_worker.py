@@ -41,6 +41,7 @@ class Spec:
         compute: numerical settings.
         folder: URL of the output folder.
         plan: plan of the output folder.
+        control: folder of the plan and the commit records below it; see `commit.PartStore`.
         device: `cpu` or `cuda`.
         threads: threads of an operation.
         dataset: URL of the dataset whose training text dynamic evaluation measures gradients on, if it does.
@@ -63,6 +64,12 @@ class Spec:
     members: tuple[tuple[str, ...], ...] = ()
     fusion_model: str | None = None
     shortlist_table: str | None = None
+    control: str = ""
+
+    @property
+    def store(self) -> commit.PartStore:
+        """The store of the parts."""
+        return commit.PartStore(location.Location(self.folder), self.plan, control=self.control)
 
     @property
     def stage(self) -> str:
@@ -85,7 +92,7 @@ class PartWorker(abc.ABC):
         computing.set_threads(spec.threads)
         self.spec = spec
         self.folder = location.Location(spec.folder)
-        self.store = commit.PartStore(self.folder, spec.plan)
+        self.store = spec.store
 
     def __call__(self, part: inputs.Part) -> dict[str, Any]:
         """Processes a part and returns its commit record; if another attempt was faster, the record of that one."""
