@@ -5,14 +5,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from core import errors
 from core.config import corpus_settings, loading, presets, schema, yaml_writer
 from core.data.series import recognition as series_recognition
 from core.data.text import extensions, recognition, sources, survey
 from core.decoding.generation import forecast_errors
-from core.evaluation import bleu_tokenizers
+from core.evaluation import bleu_tokenizers, expected_quality
 from core.storage import location
 from core.training import step_timing
 from jobs import init_comments
@@ -35,9 +35,6 @@ MAX_TOKENS = 250  # filters.max_length at most: longer pairs cost memory, and re
 Report = dict[str, Any]
 
 
-Kind = Literal["pairs", "text", "series"]
-
-
 class Draft(NamedTuple):
     """A configuration being chosen.
 
@@ -56,34 +53,10 @@ class Draft(NamedTuple):
     batches: int
 
 
-class Plan(NamedTuple):
-    """A configuration, chosen.
-
-    Attributes:
-        kind: kind of the corpus.
-        num_lines: lines, pairs or rows.
-        notes: sentences on how the files are read.
-        usage: command that uses the trained model.
-        seen: all sentences about the files.
-        settings: content of the YAML file.
-        why: the reason for a setting, by its dotted name.
-        minutes: estimated time.
-    """
-
-    kind: Kind
-    num_lines: int
-    notes: list[str]
-    usage: str
-    seen: list[str]
-    settings: dict[str, Any]
-    why: dict[str, str]
-    minutes: float
-
-
 def run(
     files: Sequence[str],
     output: str,
-    kind: Kind | None,
+    kind: init_comments.Kind | None,
     minutes: float | None,
     overwrite: bool,
     reporter: progress_display.Reporter,
@@ -112,10 +85,7 @@ def run(
             with tempfile.TemporaryDirectory(prefix="raycurrent-init-") as scratch:
                 plan = _plan_lines(files, kind, minutes, location.Location.parse(scratch))
         stage.advance()
-        text = init_comments.render(
-            files, output, plan.usage, plan.seen, plan.settings, plan.why, plan.minutes, minutes
-        )
-        target.write_text(text, encoding="utf-8")
+        target.write_text(init_comments.render(files, output, plan, minutes), encoding="utf-8")
         loading.load(output, [])  # what is written passes the checks of every verb
         stage.advance()
     return {
@@ -124,6 +94,7 @@ def run(
         "kind": plan.kind,
         "lines": plan.num_lines,
         "minutes": round(plan.minutes, 1),
+        "expected": plan.expected,
         "notes": plan.notes,
     }
 
@@ -134,13 +105,14 @@ def _is_csv(file: str) -> bool:
 
 def _plan_lines(
     files: Sequence[str], kind: recognition.Kind | None, minutes: float | None, scratch: location.Location
-) -> Plan:
+) -> init_comments.Plan:
     """Returns the plan for text or pairs."""
     recognized = recognition.recognize(files, kind, scratch)
     figures = survey.survey(recognized.groups, recognized.columns)
     is_pairs = recognized.kind == "pairs"
     rows = presets.PAIRS if is_pairs else presets.TEXT
-    for row in _presets(recognized, figures):
+    candidates = _presets(recognized, figures)
+    for row in candidates:
         draft = (_draft_pairs if is_pairs else _draft_text)(recognized, figures, row, files[0])
         step_s = step_timing.seconds_per_step(_config(draft.settings), draft.vocabulary_sizes, draft.lengths)
         sharing = SIDE_BY_SIDE if draft.settings["cluster"]["num_workers"] > 1 else 1.0
@@ -150,7 +122,7 @@ def _plan_lines(
             break
     draft.settings["training"]["epochs"] = epochs
     root = draft.settings["root"]
-    return Plan(
+    return init_comments.Plan(
         kind=recognized.kind,
         num_lines=figures.num_lines,
         notes=recognized.notes,
@@ -158,11 +130,12 @@ def _plan_lines(
         seen=list(init_comments.seen(recognized, figures)),
         settings=draft.settings,
         why=draft.why,
+        expected=_expected_quality(recognized, figures, is_shortened=epochs < rows[row].epochs or row < candidates[0]),
         minutes=START_MINUTES + epochs * epoch_minutes,
     )
 
 
-def _plan_series(files: Sequence[str]) -> Plan:
+def _plan_series(files: Sequence[str]) -> init_comments.Plan:
     """Returns the plan for a series."""
     source = corpus_settings.SourceConfig(csv=tuple(files))
     recognized = series_recognition.recognize([group[0] for group in sources.resolve(source, "FILE", {})])
@@ -188,7 +161,7 @@ def _plan_series(files: Sequence[str]) -> Plan:
     config = _config(settings)
     epoch_s = step_timing.seconds_per_series_epoch(config, values_TC[:num_training])
     shown = [f"{num_rows:,} rows of {len(names)} {'column' if len(names) == 1 else 'columns'}."]
-    return Plan(
+    return init_comments.Plan(
         kind="series",
         num_lines=num_rows,
         notes=recognized.notes,
@@ -196,6 +169,7 @@ def _plan_series(files: Sequence[str]) -> Plan:
         seen=[*recognized.notes, *shown],
         settings=settings,
         why=init_comments.reasons_for_series(period, num_rows),
+        expected=None,
         minutes=config.training.epochs * epoch_s / 60,
     )
 
@@ -212,6 +186,17 @@ def _presets(recognized: recognition.Recognized, figures: survey.Survey) -> list
     # Never characters for want of time: a pass over them takes longer than one over words.
     kind = presets.TEXT[first].tokenizer
     return [row for row in range(first, -1, -1) if presets.TEXT[row].tokenizer == kind]
+
+
+def _expected_quality(recognized: recognition.Recognized, figures: survey.Survey, is_shortened: bool) -> str | None:
+    """Returns a sentence on the quality to expect; None for text without spaces, of which none was measured."""
+    if any(side.script is not None for side in figures.sides):
+        return None
+    if recognized.kind == "pairs":
+        sentence = expected_quality.sentence("pairs", figures.num_lines)
+    else:
+        sentence = expected_quality.sentence("text", round(figures.sides[0].num_words * figures.scale))
+    return f"{sentence} The budget allows fewer epochs or a smaller model: expect less." if is_shortened else sentence
 
 
 def _epochs(preset: int, epoch_minutes: float, budget_minutes: float | None) -> int:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from core.config import presets, yaml_writer
 from core.data.text import recognition, survey
@@ -12,41 +12,59 @@ _REASON_COLUMN = 60
 _SHOWN_CHARACTERS = 100  # of an example
 
 
-def render(
-    files: Sequence[str],
-    output: str,
-    usage: str,
-    seen: Iterable[str],
-    settings: Mapping[str, Any],
-    why: Mapping[str, str],
-    minutes: float,
-    budget_minutes: float | None,
-) -> str:
+Kind = Literal["pairs", "text", "series"]
+
+
+class Plan(NamedTuple):
+    """A configuration, chosen.
+
+    Attributes:
+        kind: kind of the corpus.
+        num_lines: lines, pairs or rows.
+        notes: sentences on how the files are read.
+        usage: command that uses the trained model.
+        seen: all sentences about the files.
+        settings: content of the YAML file.
+        why: the reason for a setting, by its dotted name.
+        expected: sentence on the quality to expect; None where none was measured.
+        minutes: estimate of the pipeline's time on this machine.
+    """
+
+    kind: Kind
+    num_lines: int
+    notes: list[str]
+    usage: str
+    seen: list[str]
+    settings: dict[str, Any]
+    why: dict[str, str]
+    expected: str | None
+    minutes: float
+
+
+def render(files: Sequence[str], output: str, plan: Plan, budget_minutes: float | None) -> str:
     """Returns the YAML text.
 
     Args:
         files: the files as the user named them.
         output: name of the YAML file.
-        usage: command that uses the trained model.
-        seen: sentences about the files.
-        settings: content of the file.
-        why: reasons by the dotted name of a setting.
-        minutes: estimate of the pipeline's time on this machine.
+        plan: what was chosen, and why.
         budget_minutes: what the user asked for, if anything.
     """
     lines = [
         f"# Written by `init` for {', '.join(files)}. Train, measure and make a report, then use the model:",
         f"#   python -m jobs pipeline {output}",
-        f"#   {usage}",
+        f"#   {plan.usage}",
         "# All settings: jobs/configs/README.md",
         "#",
         "# Seen:",
-        *_wrapped(seen),
-        f"# Time: about {_duration(minutes)} on this machine (a step was timed)"
+        *_wrapped(plan.seen),
+        f"# Time: about {_duration(plan.minutes)} on this machine (a step was timed)"
         + (f", for a budget of {budget_minutes:g} minutes." if budget_minutes else "."),
     ]
-    for section, value in settings.items():
-        lines += _section(section, value, why)
+    if plan.expected:
+        lines += textwrap.wrap(plan.expected, WIDTH, initial_indent="# ", subsequent_indent="#   ")
+    for section, value in plan.settings.items():
+        lines += _section(section, value, plan.why)
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ lines say that validation chose the checkpoint.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from core.evaluation import expected_quality
 from core.reporting import figures, hints, page_frame
 from core.storage import json_values
 
@@ -16,6 +17,8 @@ _MEANING_OF_BLEU = (
     "are understandable from 30 on, good and fluent from 50 on. Comparable on the same lines alone."
 )
 _MEANING_OF_CHRF = "0 to 100, by short runs of characters in common with the reference. Comparable on the same lines."
+
+_WORD_CHARACTERS = 5.2  # of a word and its space, in WikiText-2
 
 _VISIBLE = 0.1  # difference of BLEU that is worth a sentence
 
@@ -57,6 +60,9 @@ def _of_translations(report: Report) -> Headline | None:
     if quality.get("warnings"):
         # BLEU says nothing of these translations, as the warning says.
         return _headline("chrF", quality["chrf"], _held_out(report, lines), [*quality["warnings"], _MEANING_OF_CHRF])
+    if report["settings"]["evaluation"]["tokenize"] == "13a":
+        num_pairs = _num_training(report)
+        means += [expected_quality.sentence("pairs", num_pairs)] if num_pairs else []
     return _headline("BLEU", quality["bleu"], _held_out(report, lines), means)
 
 
@@ -83,6 +89,10 @@ def _meaning_of_perplexity(report: Report, perplexity: float, scores: Mapping[st
     parts += [f"{100 * accuracy:.0f} % of the {token}s are its first guess"] if accuracy is not None else []
     if parts:
         yield f"{', '.join(parts)}.".capitalize()
+    characters = {"word": _WORD_CHARACTERS, "char": 1.0}.get(report["settings"]["tokenizer"]["kind"])
+    if bits is not None and characters:
+        num_words = round(_num_training(report, "text") * characters / _WORD_CHARACTERS)
+        yield from [expected_quality.sentence("text", num_words)] if num_words else []
 
 
 def _of_forecasts(report: Report) -> Headline | None:
@@ -124,6 +134,12 @@ def _of_validation(report: Report) -> Headline | None:
         return _headline("validation perplexity", perplexity, "validation lines", meaning)
     meaning.insert(0, f"Validation {figures.CHOSE}, so that this figure flatters it.")
     return _headline("validation perplexity", perplexity, "the best of all validations", meaning)
+
+
+def _num_training(report: Report, tokens: str | None = None) -> int:
+    """Returns the number of training lines, or of their tokens in a column; 0 where it is not known."""
+    split = ((report["data"] or {}).get("splits") or {}).get("train") or {}
+    return int(split.get("tokens", {}).get(tokens, 0) if tokens else split.get("lines", 0))
 
 
 def _held_out(report: Report, lines: int | None) -> str:

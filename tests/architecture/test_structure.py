@@ -46,7 +46,13 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
     "core.decoding.generation": (LINES, TORCH),
     "core.evaluation": ({"core.errors", "core.config", "core.storage", "core.data.text"}, {"sacrebleu"}),
     "core.reporting": (
-        INNER | {"core.data.text", "core.data.dataset.statistics", "core.training.run_log"},
+        INNER
+        | {
+            "core.data.text",
+            "core.data.dataset.statistics",
+            "core.evaluation.expected_quality",
+            "core.training.run_log",
+        },
         {"jinja2", "markupsafe", "matplotlib"},
     ),
     "workers.fanout": (INNER, set()),

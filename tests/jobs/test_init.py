@@ -39,6 +39,7 @@ def test_the_configuration_of_pairs_passes_prepare_as_it_is() -> None:
     assert report["splits"]["train"]["lines"] > 400
     text = Path("run.yaml").read_text()
     assert "600 pairs." in text
+    assert "models that `init` configured reached BLEU less than " in text, "600 pairs are fewer than were measured"
     assert "python -m jobs pipeline run.yaml" in text
 
 
@@ -58,6 +59,7 @@ def test_text_without_spaces_is_modelled_in_characters() -> None:
     config = _init("text.txt")
     assert config.tokenizer.kind == "char"
     assert "Chinese without spaces" in Path("run.yaml").read_text()
+    assert "reached" not in Path("run.yaml").read_text(), "no text without spaces was measured"
     rows = Path("text.txt").read_text().splitlines()
     Path("pairs.tsv").write_text("".join(f"word number {number}\t{row}\n" for number, row in enumerate(rows)))
     assert _init("pairs.tsv").evaluation.tokenize == "zh"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from core import errors
+from core.evaluation import expected_quality
 from core.reporting import content, held_out_lines
 from core.storage import location
 from tests.core.reporting import run_folders
@@ -234,6 +235,16 @@ def test_the_headline_says_on_which_lines_it_was_measured(root: location.Locatio
     headline = content.build(root)["headline"]
     assert (headline["label"], headline["value"]) == ("BLEU", 91.25)
     assert words in headline["measured_on"]
+
+
+def test_the_headline_stands_beside_what_other_corpora_of_the_size_gave(root: location.Location) -> None:
+    run_folders.complete(root.path)
+    report = content.build(root)
+    num_pairs = report["data"]["splits"]["train"]["lines"]
+    assert expected_quality.sentence("pairs", num_pairs) in report["headline"]["meaning"]
+    # Measured with 13a: BLEU by another tokenizer is not comparable.
+    (root.path / "config.yaml").open("a").write("evaluation: {tokenize: intl}\n")
+    assert not any("more varied text" in sentence for sentence in content.build(root)["headline"]["meaning"])
 
 
 def test_no_figure_of_training_lines_is_a_headline(root: location.Location) -> None:
