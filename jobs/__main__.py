@@ -14,6 +14,7 @@ from core import errors
 from core.config import loading, schema
 from core.storage import location, run_lock
 from jobs import console, execution, options, paths, run_checks, run_session, settings, submission_commands
+from jobs import sweep as sweeps
 
 app = typer.Typer(
     help="Distributed training and batch inference for recurrent sequence models.",
@@ -289,6 +290,18 @@ def pipeline(
             return verb.run(resolved, session, console.reporter())
 
     return options.job_from_config(config, set_, print_config, call)
+
+
+@app.command(cls=options.Command)
+def sweep(
+    config: options.Config,
+    grid: sweeps.Grid,
+    set_: options.Overrides = None,
+    parallel: sweeps.Parallel = 1,
+    dry_run: sweeps.DryRun = False,
+) -> options.Job:
+    """Run the pipeline for every combination of some settings, and compare the runs."""
+    return sweeps.job(config, grid, set_ or [], parallel, dry_run)
 
 
 @app.command(cls=options.Command)

@@ -51,7 +51,7 @@ def write_config(folder: pathlib.Path, text: str = CONFIG) -> str:
 
 VERBS = {
     *("prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
-    *("demo", "report", "inspect", "submit"),
+    *("demo", "report", "inspect", "submit", "sweep"),
 }
 RUNS = {
     "seq2seq": str(make.ROOTS / "translation"),

@@ -55,6 +55,20 @@ def test_the_submitted_settings_are_resolved_with_overrides(here: pathlib.Path) 
     assert config.corpora_by_name[""].train.text == (f"{here}/book.txt",)
 
 
+def test_a_sweep_is_one_job_with_its_grid(here: pathlib.Path) -> None:
+    spec = plan("sweep", "x.yaml", "--grid", "seed=1,2", "--grid", "model.cell=gru,lstm", "--set", "training.epochs=7")
+    assert spec.command == (
+        "sweep",
+        "--grid=seed=1,2",
+        "--grid=model.cell=gru,lstm",
+        "--parallel=1",
+        "--",
+        "submitted.yaml",
+    )
+    config = loading.parse(spec.files["submitted.yaml"], "submitted.yaml")
+    assert (config.training.epochs, config.root) == (7, f"{here}/runs/x")
+
+
 def test_locations_in_arguments_become_absolute_and_other_arguments_are_kept(here: pathlib.Path) -> None:
     spec = plan(
         "score", "--run", "runs/x", "--input=a b.txt", "--output", "out/", "--set", "scoring.unit=stream", "--overwrite"
