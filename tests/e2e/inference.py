@@ -49,7 +49,7 @@ class _Workload:
         own_settings = {name: section.model_dump(exclude_unset=True) for name, section in self._sections.items()}
         # With a port the metrics are written beside the output.
         settings = {**own_settings, "cluster": cluster, "telemetry": {"metrics_port": nodes.free_ports(1)[0]}}
-        paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", self._path(f"{name}/"))
+        paths = ("--run", self._path("run"), "--input", self._path("in.txt"), "--output", f"{self._path(name)}/")
         words = [f"{name}.{key}={value}" for name, section in settings.items() for key, value in section.items()]
         return (self._command, *paths, *(word for setting in words for word in ("--set", setting)))
 
@@ -85,7 +85,7 @@ class TranslationWorkload(_Workload):
                 translate.Request(
                     location.Location.parse(self._path("run")),
                     self._path("in.txt"),
-                    self._path(f"{name}/"),
+                    f"{self._path(name)}/",
                     DECODING,
                     samples.FP32,
                     trained.NONE,
@@ -114,7 +114,7 @@ class ScoringWorkload(_Workload):
                 score.Request(
                     location.Location.parse(self._path("run")),
                     self._path("in.txt"),
-                    self._path(f"{name}/"),
+                    f"{self._path(name)}/",
                     self.scoring.model_copy(update=scoring),
                     samples.FP32,
                     trained.NONE,
