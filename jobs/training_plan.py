@@ -83,7 +83,8 @@ def describe_series(config: schema.RunConfig, dataset: series_dataset.Dataset) -
 def _describe(config: schema.RunConfig) -> Plan:
     # N-grams are counted, and series fitted, in the process of the driver.
     in_steps = config.model.kind in ("language_model", "seq2seq")
-    workers = config.cluster.workers if in_steps else range(1, 2)
+    # Without Ray there is one rank, in this process.
+    workers = config.cluster.workers if in_steps and config.cluster.address != "none" else range(1, 2)
     is_elastic = len(workers) > 1
     return {
         "name": config.name,

@@ -197,6 +197,12 @@ def test_systems_are_compared_with_the_first(tmp_path: pathlib.Path) -> None:
     assert third["significant"] == {"bleu": False, "chrf": False, "ter": False}
     assert report["significance"]["baseline"] == hypotheses[0]
     assert "bs:1000" in report["significance"]["signatures"]["bleu"]
+    # All references are of six words: one row, in which each system has its own difference.
+    (bucket,) = report["improvement_by_length"]
+    assert bucket["lines"] == 36
+    baseline, *others = (row["changes"] for row in bucket["systems"])
+    assert baseline == {}
+    assert [changes["bleu"] < 0 for changes in others] == [True, True]
 
 
 def test_a_single_system_has_confidence_intervals_but_no_test(tmp_path: pathlib.Path) -> None:

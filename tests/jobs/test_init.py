@@ -39,7 +39,7 @@ def test_the_configuration_of_pairs_passes_prepare_as_it_is() -> None:
     assert report["splits"]["train"]["lines"] > 400
     text = Path("run.yaml").read_text()
     assert "600 pairs." in text
-    assert "models that `init` configured reached BLEU less than " in text, "600 pairs are fewer than were measured"
+    assert "models that init configured reached BLEU less than " in text, "600 pairs are fewer than were measured"
     assert "python -m jobs pipeline run.yaml" in text
 
 

@@ -31,7 +31,8 @@ def test_a_dry_run_says_what_is_trained_and_writes_nothing(
     # The one epoch of the run, of batches of 32 lines, is done.
     steps = -(-report["lines"] // 32)
     assert (report["batches_per_epoch"], report["steps"], report["step"]) == (steps, 3 * steps, steps)
-    assert (report["device"], report["workers"], report["precision"]) == ("cpu", 2, "fp32")
+    # Without Ray one rank trains, whatever cluster.num_workers is.
+    assert (report["device"], report["workers"], report["precision"]) == ("cpu", 1, "fp32")
     said = capsys.readouterr().err
     # Other tests of this process may have set up the log, whose line on the changed setting comes first.
     assert "train: tiny-translation\n  model       seq2seq, gru 1×8, embedding 8, attention dot\n" in said
