@@ -18,7 +18,7 @@ def test_a_state_survives_json_to_the_bit() -> None:
     assert progress.State.from_json(json.loads(json.dumps(state.to_json())), "x") == state
     broken: dict[str, Any]
     for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}):
-        with pytest.raises(errors.IntegrityError, match="not a valid training state"):
+        with pytest.raises(errors.IntegrityError, match="is not complete or not valid"):
             progress.State.from_json(broken, "progress.json")
 
 
