@@ -17,16 +17,25 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub("…@", text)
 
 
+def _one_line(text: str) -> str:
+    """Returns text with spaces for line breaks, and escapes for what else cannot be printed, as terminals obey it."""
+    if text.isprintable():
+        return text
+    text = re.sub(r"[ \t]*[\r\n]\s*", " ", text).strip()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class RaycurrentError(Exception):
     """Base class of errors that the user can act on; printed as one line, without a traceback.
 
-    Its message never has the password of a URL, wherever the text was quoted from.
+    Its message never has the password of a URL, nor a line break or another control character, wherever the text was
+    quoted from.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(without_credentials(message))
+        super().__init__(_one_line(without_credentials(message)))
 
 
 class UsageError(RaycurrentError):

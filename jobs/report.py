@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from core import errors
@@ -10,7 +11,7 @@ from core.config import evaluation_settings
 from core.data.dataset import dataset_index, overlap, shards
 from core.evaluation import improvement, significance
 from core.reporting import comparison, content, page, page_frame
-from core.storage import location, root_layout
+from core.storage import control_files, location, root_layout
 from jobs import json_documents
 from workers.fanout import progress_display
 
@@ -41,12 +42,16 @@ def run(
     with reporter.stage("report", len(roots) + 2, "steps") as stage:
         reports = []
         for root in roots:
-            reports.append(content.build(root, _overlap(root)))
+            with _reading(root):
+                reports.append(content.build(root, _overlap(root)))
             stage.advance()
-        significant = _significance(roots, reports)
+        with _reading(*roots):
+            significant = _significance(roots, reports)
         stage.advance()
-        html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports, significant)
-        output.replace(html.encode())
+        with _reading(*roots):
+            html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports, significant)
+            data = html.encode()
+        output.replace(data)
         stage.advance()
     compared = {} if significant is None else {"improvement_by_length": significant["improvement_by_length"]}
     return {"verb": "report", "runs": [str(root) for root in roots], "html": str(output), **compared}
@@ -103,6 +108,12 @@ def _read_translations(root: location.Location) -> _Translated | None:
     return _Translated(sources, references, [json.loads(row)["text"] for row in _read_lines(translations)])
 
 
+def _reading(*roots: location.Location) -> AbstractContextManager[None]:
+    """Reports files of a run that hold other figures than a run writes; a run's own files have no hash but shards."""
+    where = ", ".join(map(str, roots))
+    return control_files.parsing(where, "restore run.json and the files in dataset/, metrics/ and outputs/ from a copy")
+
+
 def _read_lines(path: location.Location) -> list[str]:
     with path.open() as file:
         return [line.decode("utf-8", "replace").rstrip("\n") for line in file]
@@ -111,11 +122,13 @@ def _read_lines(path: location.Location) -> list[str]:
 def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:
     json_file, html_file = root.join(root_layout.REPORT_JSON), root.join(root_layout.REPORT_HTML)
     with reporter.stage("report", 2, "files") as stage:
-        report = content.build(root, _overlap(root))
+        with _reading(root):
+            report = content.build(root, _overlap(root))
+            html = page.render(report).encode()
         json_file.replace(json_documents.encode(report).encode())
         stage.advance()
         # Last: where this file exists, the pipeline takes the report as written.
-        html_file.replace(page.render(report).encode())
+        html_file.replace(html)
         stage.advance()
     return {"verb": "report", "json": str(json_file), "html": str(html_file)}
 

@@ -179,7 +179,9 @@ def decode(data: bytes, order: int, where: str) -> Counts:
     """
     try:
         table = pa.ipc.open_file(data).read_all()
-        if not table.schema.field("ngram").type.equals(pa.list_(pa.uint32(), order)):
+        table.validate(full=True)  # a length that leaves its buffer would read foreign memory
+        kinds = (table.schema.field("ngram").type, table.schema.field("count").type)
+        if kinds != (pa.list_(pa.uint32(), order), pa.int64()) or any(column.null_count for column in table.columns):
             raise errors.IntegrityError(
                 f"{where}: does not contain n-grams of order {order}; remove it and train again"
             )

@@ -25,7 +25,7 @@ from core.data.series import preparation
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, skeleton, weights
 from core.models.ngram import ngram_model
-from core.storage import commit, control_files, location, root_layout
+from core.storage import commit, control_files, json_values, location, root_layout
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ def load(folder: location.Location) -> Bundle:
     """
     settings = _read_settings(folder)
     where = str(folder.join(SETTINGS_FILE))
-    try:
+    # Settings are data until they are validated.
+    with control_files.parsing(where, "restore the file from a copy"):
         config = _CONFIGS[settings["kind"]].model_validate_json(json.dumps(settings["config"]))
         codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
         line_end, precision = settings["line_end"], settings["precision"]
@@ -137,11 +138,6 @@ def load(folder: location.Location) -> Bundle:
         if "series" in settings:
             prepared = preparation.Preparation.from_json(settings["series"])
         columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
-    # Any of these is a file that does not fit, not a bug: settings are data until they are validated.
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise errors.IntegrityError(
-            f"{where}: is incomplete or invalid: {error}; restore the file from a copy"
-        ) from error
     if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
         _fail(where, f"has the invalid line_end {line_end!r} or precision {precision!r}")
     model = _read_model(folder, settings, config, codecs, columns)
@@ -167,10 +163,7 @@ def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
 def _read_settings(folder: location.Location) -> dict[str, Any]:
     """Returns the content of `model.json`, after a check of its format, version and hash."""
     where = str(folder.join(SETTINGS_FILE))
-    try:
-        settings = json.loads(_read(folder, SETTINGS_FILE))
-    except (ValueError, RecursionError) as error:
-        raise errors.IntegrityError(f"{where}: is not valid JSON ({error}); restore the file from a copy") from error
+    settings = json_values.parse(_read(folder, SETTINGS_FILE), where, "restore the file from a copy")
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         _fail(where, f"is not in the format {FORMAT}")
     version = settings.get("version")
@@ -228,7 +221,8 @@ def _read_model(
 
 def _read_checked(folder: location.Location, settings: dict[str, Any], name: str) -> bytes:
     data = _read(folder, name)
-    expected, actual = settings["files"][name], commit.sha256_hex(data)
+    with control_files.parsing(str(folder.join(SETTINGS_FILE)), "restore the file from a copy"):
+        expected, actual = settings["files"][name], commit.sha256_hex(data)
     if actual != expected:
         _fail(str(folder.join(name)), f"has the SHA-256 {actual[:16]}… instead of {str(expected)[:16]}…")
     return data

@@ -1,6 +1,5 @@
 """Pretrained embeddings from a file of word vectors, in the text format of word2vec, GloVe and fastText."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -47,7 +46,7 @@ def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role:
             if word in ids and word not in loaded:
                 loaded.add(word)
                 # Parsed only here: a file has many more words than a vocabulary.
-                embedding.weight[ids[word]] = torch.tensor(_parse(file, word, numbers)) / scale
+                embedding.weight[ids[word]] = _parse(file, word, numbers) / scale
     return len(loaded)
 
 
@@ -71,13 +70,14 @@ def _read_vectors(file: location.Location, size: int) -> Iterator[tuple[str, lis
             yield word, numbers
 
 
-def _parse(file: location.Location, word: str, numbers: list[str]) -> list[float]:
+def _parse(file: location.Location, word: str, numbers: list[str]) -> torch.Tensor:
     try:
-        vector = [float(number) for number in numbers]
+        vector = torch.tensor([float(number) for number in numbers], dtype=torch.float32)
     except ValueError as error:
         raise errors.DataError(
             f"{file}: the vector of {word!r} has an entry that is not a number; correct the file"
         ) from error
-    if not all(map(math.isfinite, vector)):
+    # As stored: a number may be finite in the text, and too large for a weight.
+    if not bool(vector.isfinite().all()):
         raise errors.DataError(f"{file}: the vector of {word!r} has an entry that is not finite; correct the file")
     return vector

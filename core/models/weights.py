@@ -110,9 +110,10 @@ def _entry(name: str, value: Any, where: str) -> Entry:
     # `type`, not isinstance, for which `true` is an int. Python's integers do not overflow in products of these.
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, *offsets)):
         _fail(where, f"the header gives {name!r} an impossible shape or offset")
-    if value.get("dtype") not in _DTYPES:
-        _fail(where, f"{name!r} has the unsupported dtype {value.get('dtype')!r}")
-    return _DTYPES[value["dtype"]], tuple(shape), offsets[0], offsets[1]
+    dtype = value.get("dtype")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        _fail(where, f"{name!r} has the unsupported dtype {str(dtype)[:40]!r}")
+    return _DTYPES[dtype], tuple(shape), offsets[0], offsets[1]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -152,7 +152,11 @@ _PARTS = """
 
 
 def render(template: str, **content: object) -> str:
-    """Renders a page whose template extends `frame`; all texts are escaped."""
+    """Renders a page whose template extends `frame`; all texts are escaped.
+
+    Raises:
+        LookupError: the content lacks what the template shows.
+    """
     sources = {"frame": _FRAME, "style": _STYLE, "parts": _PARTS, "page": template}
     # Strict: a misspelled name in a template is an error, not an empty text.
     environment = jinja2.Environment(
@@ -160,7 +164,10 @@ def render(template: str, **content: object) -> str:
     )
     environment.filters["thousands"] = format_count
     environment.filters["setting"] = format_setting
-    return environment.get_template("page").render(generator=GENERATOR, **content)
+    try:
+        return environment.get_template("page").render(generator=GENERATOR, **content)
+    except jinja2.UndefinedError as error:
+        raise LookupError(str(error)) from error
 
 
 def format_setting(value: Any) -> str:

@@ -4,13 +4,12 @@ The run log is a folder of segments, `metrics/e<fencing number>-<step>.jsonl`, o
 from an older checkpoint has written some steps twice; the rows of the newest start count.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from core import errors
-from core.storage import location, root_layout
+from core.storage import json_values, location, root_layout
 from core.training import run_log
 
 Row = Mapping[str, Any]
@@ -77,10 +76,7 @@ def finite_points(rows: Iterable[Row], name: str) -> tuple[list[float], list[flo
 def _rows(segment: location.Location) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(segment.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise errors.IntegrityError(f"{segment}:{number}: is not valid JSON; remove the file") from error
+        row = json_values.parse(line, f"{segment}:{number}", "remove the file")
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise errors.IntegrityError(f"{segment}:{number}: is not a row of a run log; remove the file")
         rows.append(row)

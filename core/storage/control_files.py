@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core import errors
-from core.storage import location
+from core.storage import json_values, location
 
 SHA256 = "sha256"
 # Far above what we write: a few kilobytes, and a manifest of 100 million lines, with 300 bytes a part.
@@ -46,10 +46,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it is damaged, or no JSON object.
     """
-    try:
-        content = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise errors.IntegrityError(f"{where}: is not valid JSON ({error}); restore or remove it") from error
+    content = json_values.parse(data, where)
     if not isinstance(content, dict):
         raise errors.IntegrityError(f"{where}: is not a JSON object; restore or remove it")
     sha256 = content.pop(SHA256, None)
@@ -110,8 +107,3 @@ def parsing(where: str, remedy: str = "restore it") -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise errors.IntegrityError(f"{where}: is not complete or not valid ({what}); {remedy}") from error
-
-
-def _refuse_constant(name: str) -> float:
-    # Python's reader accepts NaN and Infinity, which JSON does not have.
-    raise ValueError(f"{name} is not a JSON number")

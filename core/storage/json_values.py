@@ -1,12 +1,41 @@
-"""JSON values: numbers that JSON cannot represent are written as words.
+"""JSON values: reading of stored documents, and numbers that JSON cannot represent, which are written as words.
 
 JSON has no infinities and no NaN. They are written as the strings `inf`, `-inf` and `nan`, which `float` parses.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from core import errors
+
+
+def parse(data: bytes | str, where: str, remedy: str = "restore or remove it") -> Any:
+    """Returns a stored JSON document, all of whose numbers are finite; `where` names it in error messages.
+
+    Raises:
+        IntegrityError: it is not valid JSON.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+    # Deeply nested brackets exceed the recursion limit of Python's reader.
+    except (ValueError, RecursionError) as error:
+        raise errors.IntegrityError(f"{where}: is not valid JSON ({error}); {remedy}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    # Python's reader accepts NaN and Infinity, which JSON does not have.
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    # Python reads 1e400 as an infinity.
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is out of the range of numbers")
+    return number
 
 
 def number(value: float) -> float | str:

@@ -7,7 +7,6 @@ with back-off until a deadline (the only layer of retries; those of the drivers 
 import contextlib
 import glob
 import io
-import json
 import logging
 import random
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import filesystems, local_files, store_errors, urls
+from core.storage import filesystems, json_values, local_files, store_errors, urls
 
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
@@ -149,10 +148,7 @@ class Location:
         Raises:
             IntegrityError: the file is not valid JSON.
         """
-        try:
-            return json.loads(self.read_bytes(), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise errors.IntegrityError(f"{self}: is not valid JSON ({error}); restore or remove it") from error
+        return json_values.parse(self.read_bytes(), str(self))
 
     def exists(self) -> bool:
         """Returns whether there is a file or folder. Not atomic: use `put_if_absent` to decide who may write."""
@@ -354,8 +350,3 @@ class Location:
             # Without jitter all workers that one outage stopped would come back at the same moment.
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-def _refuse_constant(name: str) -> float:
-    # Python's reader accepts NaN and Infinity, which JSON does not have.
-    raise ValueError(f"{name} is not a JSON number")

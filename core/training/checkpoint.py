@@ -26,7 +26,7 @@ from core import errors
 from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
-from core.storage import commit, control_files, location, root_layout
+from core.storage import commit, control_files, json_values, location, root_layout
 from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
@@ -314,8 +314,7 @@ def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
         IntegrityError: the file is damaged.
     """
     where = str(ref.folder.join(PROGRESS))
-    with control_files.parsing(where):
-        content = json.loads(_read_verified(ref, PROGRESS))
+    content = json_values.parse(_read_verified(ref, PROGRESS), where)
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise errors.IntegrityError(f"{where}: is not a progress file; restore it")
     return progress.State.from_json(content.get("state", {}), where), content["settings"]

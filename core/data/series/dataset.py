@@ -193,13 +193,13 @@ def open_dataset(folder: location.Location) -> Dataset:
         content = commit.read_manifest(folder, NAME, FORMAT, VERSION)
     except errors.NotFoundError as error:
         raise errors.UsageError(f"{folder}: contains no finished dataset; run prepare first") from error
-    try:
+    with control_files.parsing(where, "prepare again"):
         inputs, targets = tuple(content["inputs"]), tuple(content["targets"])
         names, axes, splits = examples.columns(inputs, targets), content.get("times", {}), {}
         for split, record in content["splits"].items():
             file = commit.FileRecord.from_json(record, where)
             commit.verify(folder, [file])
-            table = pa.ipc.open_file(folder.join(file.name).read_bytes()).read_all()
+            table = _read_table(folder.join(file.name))
             axis = times.Axis.from_json(axes[split]) if split in axes else None
             splits[split] = reading.Table(*_columns(table, names), axis)
             if len(splits[split]) != record["rows"]:
@@ -207,10 +207,6 @@ def open_dataset(folder: location.Location) -> Dataset:
         return Dataset(
             folder, inputs, targets, content["settings"], content["fingerprint"], splits, dict(content["sources"])
         )
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, pa.ArrowException) as error:
-        raise errors.IntegrityError(
-            f"{where}: is not the index of a dataset of series ({error}); prepare again"
-        ) from error
 
 
 def _split(tables: dict[str, reading.Table], shares: corpus_settings.SplitConfig) -> dict[str, reading.Table]:
@@ -245,6 +241,17 @@ def _write(folder: location.Location, split: str, names: Sequence[str], rows: re
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return commit.put_content(folder, f"{split}/series", ".arrow", bytes(sink.getvalue()))
+
+
+def _read_table(file: location.Location) -> pa.Table:
+    data = file.read_bytes()
+    try:
+        table = pa.ipc.open_file(data).read_all()
+        table.validate(full=True)  # offsets that leave a buffer would read foreign memory
+    except (pa.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split())[:120]
+        raise errors.IntegrityError(f"{file}: is not a readable Arrow IPC file ({problem}); prepare again") from error
+    return table
 
 
 def _columns(table: pa.Table, names: Sequence[str]) -> tuple[Array, reading.Mask]:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gzip
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -49,9 +50,8 @@ def unpack(file: location.Location, member: str, opened: BinaryIO) -> Iterator[t
         stack.enter_context(_translate_damage(file, name, opened))
         # Many archives have another extension (.docx, .npz): a named member says that the file is one.
         if name.endswith(".zip") or member:
-            archive = stack.enter_context(zipfile.ZipFile(opened))
-            info = _find_member(file, archive, member)
-            name, packed = info.filename, cast(BinaryIO, stack.enter_context(archive.open(info)))
+            info, opened_member = _open_member(file, member, opened, stack)
+            name, packed = info.filename, opened_member
             # The ratio is that of the member: the archive may be large because of others.
             read_bytes = functools.partial(int, info.compress_size)
         buffers = _decompress(name, packed)
@@ -68,6 +68,20 @@ def _limit(file: location.Location, buffers: Iterator[bytes], read_bytes: Callab
                 f"{file}: exceeds the decompression limit, {MAX_RATIO} times its size; decompress it yourself"
             )
         yield buffer
+
+
+def _open_member(
+    file: location.Location, member: str, opened: BinaryIO, stack: contextlib.ExitStack
+) -> tuple[zipfile.ZipInfo, BinaryIO]:
+    """Opens the member of this name, or the only one."""
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(opened))
+        info = _find_member(file, archive, member)
+        return info, cast(BinaryIO, stack.enter_context(archive.open(info)))
+    # What the library raises for a damaged directory, besides its own error: negative offsets, names that are not in
+    # their encoding or empty, fields that are cut short.
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
+        raise zipfile.BadZipFile(" ".join(str(error).split())[:120]) from error
 
 
 def _find_member(file: location.Location, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:

@@ -126,7 +126,9 @@ def _recognize_tabs(files: Sequence[str], plain: Sequence[location.Location], li
         raise errors.DataError(
             f"{plain[0]}: is tab-separated, but has {len(columns)} columns of text; two are needed, source and target"
         )
-    header = [field.strip().lower() for field in rows[0]]
+    # The first line may have fewer columns than others.
+    first = [*map(str.strip, rows[0]), *[""] * (num_columns - len(rows[0]))]
+    header = [field.lower() for field in first]
     has_header = sum(name in _HEADER_NAMES for name in header) >= 2
     source, target = columns[:2]
     notes = [f"Tab-separated, {num_columns} columns: column {source} is the source side, column {target} the target."]
@@ -135,8 +137,8 @@ def _recognize_tabs(files: Sequence[str], plain: Sequence[location.Location], li
         if by_name is not None:
             source, target = columns[by_name[0]], columns[by_name[1]]
         notes = [
-            f"Tab-separated with a header: {rows[0][source].strip()} (column {source}) is the source side, "
-            f"{rows[0][target].strip()} (column {target}) the target.",
+            f"Tab-separated with a header: {first[source]} (column {source}) is the source side, "
+            f"{first[target]} (column {target}) the target.",
             "The header is read as a pair, too; remove the first line.",
         ]
     if others := [str(column) for column in range(num_columns) if column not in (source, target)]:

@@ -148,7 +148,12 @@ def read(file: location.Location) -> translation_table.Table:
     tensors = weights.from_bytes(data, str(file))
     if not file.name.endswith(f"-{commit.sha256_hex(data)[:16]}.safetensors") or set(tensors) != set(_NAMES):
         raise errors.IntegrityError(f"{file}: the shortlist table is damaged; remove it to have it made again")
-    return translation_table.Table(*(tensors[name].numpy() for name in _NAMES))
+    table = translation_table.Table(*(tensors[name].numpy() for name in _NAMES))
+    # An id beyond the target tokens would fail at its first use, without the name of the file.
+    is_of_form = {array.dtype for array in table} == {np.dtype(np.int32)} and [array.ndim for array in table] == [2, 1]
+    if not is_of_form or any(array.size and not -1 <= array.min() <= array.max() < len(table[1]) for array in table):
+        raise errors.IntegrityError(f"{file}: is not a shortlist table; remove it to have it made again")
+    return table
 
 
 def load(file: location.Location, bundle: bundles.Bundle) -> translation_table.Table:
