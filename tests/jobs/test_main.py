@@ -223,7 +223,7 @@ def test_an_error_of_a_running_job_is_one_line_and_its_exit_code(kind: str) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == getattr(errors, kind).exit_code
-    assert done.stderr.splitlines() == ["chatter", "root: what is wrong; what to\\ndo", f"exit={done.returncode}"]
+    assert done.stderr.splitlines() == ["chatter", "root: what is wrong; what to do", f"exit={done.returncode}"]
     assert done.stdout == ""
 
 
