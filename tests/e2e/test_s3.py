@@ -121,6 +121,7 @@ def lasting(root: location.Location) -> dict[str, bytes]:
         if "/_commits/" in name or name == "dataset/index.json":
             content = json.loads(files[name])
             content.pop("attempt", None)
+            content.pop("sha256")  # of the content, with what is left out here
             for source in content.get("sources", ()):
                 del source["files"]
             files[name] = json.dumps(content, sort_keys=True).encode()
