@@ -21,17 +21,7 @@ from core.storage import control_files, location
 from jobs import paths, sweep
 from tests.jobs import conftest
 
-CONFIG = """
-name: tiny
-root: {folder}/sweep
-corpus: {{kind: text, train: {{text: [{folder}/english.txt]}}, split: {{valid: 0.1, test: 0.1}}}}
-tokenizer: {{kind: char}}
-model: {{kind: language_model, cell: lstm, hidden_size: 8, embedding_size: 8}}
-training: {{epochs: 1, num_lanes: 16, window: 32}}
-generation: {{method: greedy, num_tokens: 5}}
-cluster: {{address: none}}
-compute: {{precision: fp32, matmul: default}}
-"""
+CONFIG = conftest.LANGUAGE.replace("tiny-language", "tiny").replace("{folder}/language", "{folder}/sweep")
 
 
 @pytest.fixture
