@@ -10,6 +10,7 @@ from tests.e2e import driving, inference, nodes, runs
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 NOTICE_S = 15  # clouds give at least 30 s
+LONG_NOTICE_S = 120  # the end must come from the notice, not from the loss of the node
 
 
 def test_training_continues_with_fewer_ranks_when_a_node_dies(tmp_path: Path, drive: driving.Drive) -> None:
@@ -44,6 +45,28 @@ def test_draining_a_node_saves_a_checkpoint_first(tmp_path: Path, drive: driving
         driver.until(run.beyond(1, 2), "a checkpoint of start 2", runs.GONE_S)
         print("seconds from the end of the node to the next checkpoint:", time.monotonic() - gone_s)
         report = driver.end().document()
+    runs.check_went_on(run, report, saved)
+
+
+def test_a_run_whose_head_is_drained_is_saved_and_ends_at_once(tmp_path: Path, drive: driving.Drive) -> None:
+    """The same command goes on from the very step in another cluster, as KubeRay lets it."""
+    run = runs.Workspace(tmp_path).run("text", "run")
+    settings = ("training.checkpoint_every_steps=100000", "training.window=4", "training.epochs=1")
+    longer = [word for setting in settings for word in ("--set", setting)]
+    command = ("submit", "train", run.config, *longer)
+    with nodes.started(drive, 3) as cluster:
+        driver = drive(*command, "--address", cluster.job_server)
+        driver.until(lambda: "tokens/s" in driver.log(), "the first step")
+        notified_s = time.monotonic()
+        cluster.drain_node(0, LONG_NOTICE_S, drive)
+        ended = driver.end(LONG_NOTICE_S)
+        print("seconds from the notice to the end of the run:", time.monotonic() - notified_s)
+    assert ended.code == 143, ended.log
+    assert "the driver's node or the head leaves in " in ended.log
+    saved = run.newest_step()
+    assert f"train: stopped at step {saved}, saved in " in ended.log
+    with nodes.started(drive, 3) as cluster:
+        report = drive(*command, "--address", cluster.job_server).end().document()
     runs.check_went_on(run, report, saved)
 
 

@@ -12,6 +12,7 @@ from workers.telemetry import prometheus
 
 PROBE_TIMEOUT_S = 60.0
 CHECK_INTERVAL_S = 1.0  # between two checks of the nodes while a run trains
+HEAD_RESOURCE = "node:__internal_head__"  # Ray gives it to the head alone
 LAST_SAVE_S = 10.0  # before a node is drained: time for a step and a checkpoint
 
 
@@ -34,6 +35,19 @@ def draining() -> dict[str, float]:
     deadlines_ms: dict[str, int] = state.state.get_draining_nodes()
     # Ray has 0 where there is no deadline.
     return {node: deadline_ms / 1000 or float("inf") for node, deadline_ms in deadlines_ms.items()}
+
+
+def departure_s(own: str) -> float | None:
+    """Returns when the driver's node or the head leaves, in seconds since 1970; None if neither is being drained.
+
+    With the node the driver ends, and with the head the cluster.
+
+    Args:
+        own: id of the driver's node.
+    """
+    leaving = draining()
+    heads = (node["NodeID"] for node in ray().nodes() if HEAD_RESOURCE in node["Resources"]) if leaving else ()
+    return min((leaving[node] for node in {own, *heads} if node in leaving), default=None)
 
 
 def recount() -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +45,8 @@ KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "15000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
+
+_log = logging.getLogger(__name__)
 
 
 class Session:
@@ -83,7 +85,7 @@ class Session:
         self._pool: tuple[str, pools.Pool] | None = None
         self._exporters: prometheus.Exporters | None = None
         self._closed = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watchers: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
@@ -97,8 +99,8 @@ class Session:
         try:
             self.release()
             self._closed.set()
-            if self._watcher:
-                self._watcher.join(timeout=5)
+            for watcher in self._watchers:
+                watcher.join(timeout=5)
             if self._exporters:
                 # While Ray is up: the exporters of other nodes are actors.
                 self._exporters.close(linger=kind is None)
@@ -230,10 +232,11 @@ class Session:
         self.ray_started = True
         self.should_stop.install()
         nodes.check_shared(self._shared)
-        # A cluster of our own has one node, which the driver exports for.
-        if self.joined and self._exporters:
-            self._watcher = threading.Thread(target=self._watch_nodes, name="new-nodes", daemon=True)
-            self._watcher.start()
+        # A cluster of our own has one node, which nobody drains and which the driver exports for.
+        if self.joined:
+            self._watch(self._watch_departure)
+            if self._exporters:
+                self._watch(self._watch_nodes)
 
     def require(self, num_workers: int) -> None:
         """Waits until the cluster has the total resources for `num_workers` workers.
@@ -281,6 +284,27 @@ class Session:
             "object_store_memory": OBJECT_STORE_BYTES,
             "_temp_dir": str(self.folder / "r"),
         }
+
+    def _watch(self, function: Callable[[], None]) -> None:
+        watcher = threading.Thread(target=function, name=function.__name__.strip("_"), daemon=True)
+        self._watchers.append(watcher)
+        watcher.start()
+
+    def _watch_departure(self) -> None:
+        """Requests the stop of the run when the driver's node, or the head, is drained.
+
+        Otherwise the run would work until it is cut off, lose what it did since its last checkpoint, and keep the
+        other nodes waiting.
+        """
+        own_node = nodes.ray().get_runtime_context().get_node_id()
+        while not self._closed.wait(nodes.CHECK_INTERVAL_S):
+            with contextlib.suppress(nodes.ray().exceptions.RayError):  # the head does not respond: try again
+                if (gone_s := nodes.departure_s(own_node)) is not None:
+                    left_s = gone_s - time.time()
+                    in_time = f" in {max(left_s, 0):.0f} s" if left_s < float("inf") else ""
+                    _log.warning("cluster: the driver's node or the head leaves%s; the run is saved and ends", in_time)
+                    self.should_stop.request()
+                    return
 
     def _watch_nodes(self) -> None:
         while not self._closed.wait(NEW_NODES_INTERVAL_S):

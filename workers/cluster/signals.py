@@ -18,6 +18,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received = False
         self._before: dict[int, Any] = {}
         self._interrupts = False
 
@@ -28,6 +29,10 @@ class StopFlag:
         for number in SIGNALS:
             before = signal.signal(number, self._receive)
             self._before.setdefault(number, before)
+
+    def request(self) -> None:
+        """Sets the flag as SIGTERM does; a signal that comes after it counts as the first."""
+        self.signal = self.signal or signal.SIGTERM
 
     def restore(self) -> None:
         """Restores the previous handlers."""
@@ -55,8 +60,9 @@ class StopFlag:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         # Set a flag only: an exception raised here inside a call of Ray would surface as another error.
-        if self.signal is not None:
+        if self._received:
             os._exit(128 + number)
+        self._received = True
         self.signal = number
         if self._interrupts:
             raise self._interruption()

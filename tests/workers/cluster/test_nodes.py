@@ -1,5 +1,6 @@
 """Checkpoint requests when nodes drain, and recounts of the resources when nodes come or go."""
 
+import types
 from typing import Any
 
 import pytest
@@ -65,3 +66,24 @@ def test_a_lost_or_new_node_triggers_one_recount(cluster: dict[str, Any]) -> Non
         node_monitor.needs_checkpoint(frozenset())
         recounts.append(cluster["recounts"])
     assert recounts == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("draining", "expected"),
+    [
+        ({}, None),
+        ({"other": 5.0}, None),
+        ({"other": 5.0, "own": 40.0}, 40.0),
+        ({"head": 30.0}, 30.0),
+        ({"own": 40.0, "head": 30.0}, 30.0),
+        ({"own": float("inf")}, float("inf")),
+    ],
+)
+def test_the_run_departs_with_the_node_of_its_driver_and_with_the_head(
+    monkeypatch: pytest.MonkeyPatch, draining: dict[str, float], expected: float | None
+) -> None:
+    resources = {"own": {"CPU": 1.0}, "other": {"CPU": 1.0}, "head": {nodes.HEAD_RESOURCE: 1.0}}
+    listed = [{"NodeID": node, "Resources": amounts} for node, amounts in resources.items()]
+    monkeypatch.setattr(nodes, "draining", lambda: draining)
+    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(nodes=lambda: listed))
+    assert nodes.departure_s("own") == expected

@@ -90,6 +90,19 @@ def test_the_first_signal_sets_the_stop_flag() -> None:
         flag.restore()
 
 
+def test_a_signal_after_a_request_to_stop_counts_as_the_first() -> None:
+    flag = signals.StopFlag()
+    flag.install()
+    try:
+        flag.request()
+        assert flag()
+        assert flag.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)  # a second one would end this process
+        assert flag.signal == signal.SIGINT
+    finally:
+        flag.restore()
+
+
 def test_the_second_signal_ends_the_process_at_once() -> None:
     script = (
         "import os, signal, time; from workers.cluster import signals; flag = signals.StopFlag(); flag.install()\n"
