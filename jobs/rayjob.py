@@ -4,6 +4,7 @@ Nothing here describes a pod. The pattern is the job of the same verb in a rende
 it is written below, field by field.
 """
 
+import copy
 import hashlib
 import itertools
 import json
@@ -27,10 +28,13 @@ SETTINGS_KEY = "run.yaml"
 OVERLAYS = ("cpu", "gpu", "kueue", "s3", "local")
 APPLICATION = {"app.kubernetes.io/name": "raycurrent"}
 RUN_LABEL = "raycurrent.io/run"
+IDLE_TIMEOUT_S = 60  # an idle worker is then taken away
 NAME, OUTPUT, COMMAND, CONTENT = (f"raycurrent.io/{name}" for name in ("name", "output", "command", "content"))
 _VERB = "app.kubernetes.io/component"
 _HOME = "RAYCURRENT_HOME"
 _QUEUE = "kueue.x-k8s.io/queue-name"
+_GPUS = "num-gpus"
+_GPU_RESOURCE = "nvidia.com/gpu"
 _PATTERN_OF_OTHERS = "translate"  # verbs without a job in the overlays run for a day at most, as it does
 _RENDERED = Path(__file__).resolve().parents[1] / "k8s" / "rendered"
 
@@ -78,6 +82,7 @@ class Options(NamedTuple):
         priority_class: priority class of all pods.
         head_memory: memory of the head, such as 4Gi.
         worker_memory: memory of each worker.
+        autoscaling: whether KubeRay's autoscaler adds workers when a stage asks for them, and takes idle ones away.
     """
 
     overlay: str = "cpu"
@@ -93,6 +98,7 @@ class Options(NamedTuple):
     priority_class: str | None = None
     head_memory: str | None = None
     worker_memory: str | None = None
+    autoscaling: bool = False
 
 
 class Objects(NamedTuple):
@@ -158,6 +164,8 @@ def render(work: Work, options: Options) -> Objects:
     }
     job["spec"]["entrypoint"] = entry_point
     _set_sizes(job, work, options)
+    if options.autoscaling:
+        _add_autoscaler(job)
     for role, pod in _pods(job):
         pod["metadata"]["labels"][_VERB] = work.verb
         _place(pod["spec"], role, name, options)
@@ -262,7 +270,7 @@ def _set_sizes(job: Document, work: Work, options: Options) -> None:
             f"cluster.address: a RayJob has a Ray cluster of its own, not {work.cluster.address!r}; "
             "add --set cluster.address=auto"
         )
-    has_gpus = "num-gpus" in group["rayStartParams"]
+    has_gpus = _GPUS in group["rayStartParams"]
     if "use_gpu" in named and work.cluster.use_gpu != has_gpus:
         has = "has GPUs" if has_gpus else "has no GPUs"
         raise errors.UsageError(f"cluster.use_gpu: the overlay {options.overlay} {has}; choose another with --overlay")
@@ -279,6 +287,41 @@ def _set_sizes(job: Document, work: Work, options: Options) -> None:
     for chosen, memory in ((head, options.head_memory), (container, options.worker_memory)):
         if memory is not None:
             chosen["resources"]["requests"]["memory"] = chosen["resources"]["limits"]["memory"] = memory
+
+
+def _add_autoscaler(job: Document) -> None:
+    """Lets the operator's autoscaler change the number of workers, from none to what the group has.
+
+    A group with GPUs gets one without beside it: the stages that run no model then start no GPU node.
+    """
+    if _QUEUE in job["metadata"]["labels"]:
+        raise errors.UsageError("--autoscaling: Kueue admits jobs of a fixed size; leave it out, or use no queue")
+    cluster = job["spec"]["rayClusterSpec"]
+    cluster["enableInTreeAutoscaling"] = True
+    cluster["autoscalerOptions"] = {
+        "version": "v2",
+        "idleTimeoutSeconds": IDLE_TIMEOUT_S,
+        # What the namespace demands of all containers. The operator, not the pattern, describes this one.
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    # The autoscaler, a container of the head, asks the API server for pods; the operator gives the account that right.
+    cluster["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] = True
+    group = _group(job)
+    group["replicas"] = group["minReplicas"] = 0
+    if _GPUS in group["rayStartParams"]:
+        cluster["workerGroupSpecs"].append(_without_gpus(group))
+
+
+def _without_gpus(group: Document) -> Document:
+    """Returns a group of the same workers without GPUs, on nodes without GPUs."""
+    beside = copy.deepcopy(group)
+    beside["groupName"] = "cpu-workers"
+    del beside["rayStartParams"][_GPUS]
+    pod = beside["template"]["spec"]
+    for amounts in pod["containers"][0]["resources"].values():
+        amounts.pop(_GPU_RESOURCE, None)
+    pod["tolerations"] = [each for each in pod.get("tolerations", []) if each.get("key") != _GPU_RESOURCE]
+    return beside
 
 
 def _pods(job: Document) -> Iterator[tuple[str, Document]]:

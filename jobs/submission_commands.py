@@ -75,6 +75,12 @@ HeadMemory = Annotated[str | None, typer.Option("--head-memory", metavar="SIZE",
 WorkerMemory = Annotated[
     str | None, typer.Option("--worker-memory", metavar="SIZE", help="memory of each worker, as 16Gi")
 ]
+Autoscaling = Annotated[
+    bool,
+    typer.Option(
+        "--autoscaling", help="start workers when a stage asks for them, at most cluster.num_workers; end idle ones"
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="name of the job, as `list` shows it")]
 Follow = Annotated[
     bool, typer.Option("--follow", help="follow the job until it ends, and end with its report and its exit code")
@@ -107,6 +113,7 @@ def submit(
     priority_class: PriorityClass = None,
     head_memory: HeadMemory = None,
     worker_memory: WorkerMemory = None,
+    autoscaling: Autoscaling = False,
 ) -> options.Job | str:
     """Run another verb as a Ray job, or as a RayJob on Kubernetes: follow its log, return its report and exit code."""
     command, arguments = _verb(context, verb), list(context.args)
@@ -122,6 +129,7 @@ def submit(
         },
         **{"env_secret": env_secret, "node_selector": node_selector, "toleration": toleration},
         **{"priority_class": priority_class, "head_memory": head_memory, "worker_memory": worker_memory},
+        "autoscaling": autoscaling,
     }
     if not kubernetes:
         others = {"replace": replace, "name": name, "namespace": namespace, "context": kube_context, **pods}

@@ -82,7 +82,7 @@ class Session:
     def interrupting(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
+    def executor(self, stage: str, num_tasks: int | None = None, runs_model: bool = False) -> executors.Executor:
         self.requested.append(num_tasks)
         return self._executor
 

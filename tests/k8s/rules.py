@@ -90,7 +90,7 @@ def queue_is_possible(document: manifests.Document) -> Violations:
 
 
 def pods_are_restricted(document: manifests.Document) -> Violations:
-    """Checks the Pod Security Standards profile "restricted", and that no API server token is mounted."""
+    """Checks the Pod Security Standards profile "restricted", and that only an autoscaler has an API server token."""
     for pod in manifests.pods(document):
         spec = pod.template["spec"]
         context = spec.get("securityContext", {})
@@ -102,8 +102,9 @@ def pods_are_restricted(document: manifests.Document) -> Violations:
             yield f"{pod.role}: must not use a host namespace"
         if any(set(volume) - {"name"} - RESTRICTED_VOLUMES for volume in spec.get("volumes", [])):
             yield f"{pod.role}: has a volume type that is not allowed"
-        if spec.get("automountServiceAccountToken") is not False:
-            yield f"{pod.role}: automountServiceAccountToken must be false"
+        has_token = pod.role == "head" and manifests.cluster(document).get("enableInTreeAutoscaling", False)
+        if spec.get("automountServiceAccountToken") is not has_token:
+            yield f"{pod.role}: automountServiceAccountToken must be {str(has_token).lower()}"
         for container in manifests.containers(pod):
             yield from _container_is_restricted(pod.role, container)
 

@@ -208,6 +208,37 @@ def test_all_options_have_their_place_in_the_pods(tmp_path: pathlib.Path) -> Non
     assert list(yaml.safe_load_all(objects.to_yaml())) == [objects.rayjob, objects.config_map]
 
 
+@pytest.mark.parametrize(("settings", "most"), [((), 2), (("cluster.num_workers={min: 1, max: 5}",), 5)])
+def test_an_autoscaler_adds_workers_up_to_those_of_the_settings(
+    settings: tuple[str, ...], most: int, tmp_path: pathlib.Path
+) -> None:
+    words = [configuration(tmp_path), *(word for setting in settings for word in ("--set", setting))]
+    objects = render("train", *words, autoscaling=True)
+    assert violations(objects) == []
+    cluster = manifests.cluster(objects.rayjob)
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    (group,) = cluster["workerGroupSpecs"]
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 0, most)
+    assert group["template"]["spec"]["automountServiceAccountToken"] is False
+    # Version 2 of the autoscaler replaces pods itself.
+    assert all("restartPolicy" not in group["template"]["spec"] for group in (cluster["headGroupSpec"], group))
+    assert render("train", *words).rayjob["metadata"]["name"] == objects.name
+
+
+def test_with_an_autoscaler_stages_without_a_model_start_no_gpu_node(tmp_path: pathlib.Path) -> None:
+    toleration = {"key": "spot", "operator": "Exists"}
+    options: dict[str, Any] = {"overlay": "gpu", "autoscaling": True, "toleration": (toleration,)}
+    objects = render("pipeline", configuration(tmp_path), **options)
+    assert violations(objects) == []
+    with_gpu, without = manifests.cluster(objects.rayjob)["workerGroupSpecs"]
+    assert with_gpu["rayStartParams"] == {**without["rayStartParams"], "num-gpus": "1"}
+    assert "nvidia" not in str(without)
+    assert without["template"]["spec"]["tolerations"] == [toleration]
+    assert with_gpu["groupName"] != without["groupName"]
+    assert (without["minReplicas"], without["maxReplicas"]) == (0, with_gpu["maxReplicas"])
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "report", "demo"])
 def test_verbs_without_a_job_in_the_overlays_run_too(verb: str) -> None:
     words = {"evaluate": ["--hypotheses", "h.txt", "--references", "/data/r.txt"], "report": ["runs/x"], "demo": []}
@@ -235,11 +266,18 @@ def test_verbs_without_a_job_in_the_overlays_run_too(verb: str) -> None:
         ("train", "CONFIG --set cluster.use_gpu=true", {}, "cluster.use_gpu: the overlay cpu has no GPUs"),
         ("train", "CONFIG --set corpus.train.text=[~/x]", {}, "corpus.*is relative to this machine"),
         ("train", "CONFIG", {"overlay": "s3", "claim": "x"}, "--claim: the overlay s3 has no shared volume"),
+        (
+            "train",
+            "CONFIG",
+            {"overlay": "kueue", "autoscaling": True},
+            "--autoscaling: Kueue admits jobs of a fixed size",
+        ),
+        ("train", "CONFIG", {"queue": "q", "autoscaling": True}, "--autoscaling: Kueue admits jobs of a fixed size"),
         ("train", "CONFIG", {"overlay": "k8s/nowhere.yaml"}, "--overlay: k8s/nowhere.yaml cannot be read"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_created(
-    verb: str, words: str, options: dict[str, str], message: str, tmp_path: pathlib.Path
+    verb: str, words: str, options: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     arguments = [configuration(tmp_path) if word == "CONFIG" else word for word in words.split()]
     with pytest.raises(errors.UsageError, match=message):

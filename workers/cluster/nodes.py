@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ def recount() -> None:
         ray().get_actor(name, namespace=name).get_reserved_resources.remote("", recompute=True)
     except (ValueError, AttributeError):
         return  # no elastic group has requested resources yet, or this version of Ray has no coordinator
+
+
+def request_resources(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Asks Ray's autoscaler, if the cluster has one, for room for all bundles at once, in place of earlier requests."""
+    from ray.autoscaler import sdk
+
+    sdk.request_resources(bundles=[dict(bundle) for bundle in bundles])
 
 
 class NodeMonitor:

@@ -29,6 +29,7 @@ from workers.telemetry import prometheus, tensorboard
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only commit records and settings pass through it
 RESOURCES_TIMEOUT_S = 300.0  # time for an autoscaling cluster to add nodes
+REQUEST_INTERVAL_S = 10.0  # another driver of the cluster may have replaced a request
 NEW_NODES_INTERVAL_S = 10.0  # between two looks for new nodes in a cluster that we joined
 
 # Set before `ray` is imported, unless the user has set them.
@@ -174,19 +175,26 @@ class Session:
         has_one_worker = self.cluster.workers.stop - 1 == 1 and not self.cluster.use_gpu
         return not (has_one_worker and addresses.resolve(self.cluster.address) == "local")
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> executors.Executor:
-        """Returns the executor of a stage. Its pool is kept until another stage asks, or until `release`."""
+    def executor(self, stage: str, num_tasks: int | None = None, runs_model: bool = False) -> executors.Executor:
+        """Returns the executor of a stage. Its pool is kept until another stage asks, or until `release`.
+
+        Args:
+            stage: name of the stage.
+            num_tasks: number of its tasks; None: unknown.
+            runs_model: whether each worker needs a GPU if the run uses them.
+        """
         if not self.uses_ray(num_tasks):
             return executors.InProcess(self.cluster.cpus_per_worker)
         self.start_ray()
         if self._pool is None or self._pool[0] != stage:
             self.release()
-            # An error now, rather than workers that can never start.
-            self._check_gpus(1)
+            use_gpu = self.cluster.use_gpu and runs_model
+            if use_gpu:
+                self.require(1)  # an error now, rather than workers that can never start
             pool = ray_actors.RayPool(
                 num_workers=self.cluster.workers.stop - 1,
                 cpus_per_worker=self.cluster.cpus_per_worker,
-                use_gpu=self.cluster.use_gpu,
+                use_gpu=use_gpu,
                 max_failures=self.cluster.max_failures,
                 part_timeout_s=self.cluster.part_timeout_s,
                 env_vars=self.worker_env,
@@ -239,20 +247,26 @@ class Session:
                 self._watch(self._watch_nodes)
 
     def require(self, num_workers: int) -> None:
-        """Waits until the cluster has the total resources for `num_workers` workers.
+        """Waits until the cluster has the total resources for `num_workers` workers; an autoscaler is asked for them.
 
         Raises:
             ClusterError: it does not have them; the message compares required and available amounts.
             InterruptedRunError: the run was stopped while it waited.
         """
-        required = {"CPU": float(num_workers * self.cluster.cpus_per_worker)}
-        if self.cluster.use_gpu:
-            required["GPU"] = float(num_workers)
-        deadline_s = time.monotonic() + (RESOURCES_TIMEOUT_S if self.joined else 0)
+        worker = {"CPU": float(self.cluster.cpus_per_worker), **({"GPU": 1.0} if self.cluster.use_gpu else {})}
+        required = {name: num_workers * amount for name, amount in worker.items()}
+        began_s, requested_s = time.monotonic(), float("-inf")
+        deadline_s = began_s + (RESOURCES_TIMEOUT_S if self.joined else 0)
         while True:
             available: Mapping[str, float] = nodes.ray().cluster_resources()
             if all(available.get(name, 0.0) >= amount for name, amount in required.items()):
+                if requested_s > began_s:
+                    # What runs on them keeps them from now on.
+                    nodes.request_resources([])
                 return
+            if self.joined and time.monotonic() - requested_s > REQUEST_INTERVAL_S:
+                requested_s = time.monotonic()
+                nodes.request_resources([worker] * num_workers)
             if self.should_stop():
                 raise errors.InterruptedRunError("cluster: stopped while waiting for resources; run the command again")
             if time.monotonic() >= deadline_s:
@@ -263,10 +277,6 @@ class Session:
                     "fewer workers, or less for each with cluster.cpus_per_worker and cluster.use_gpu"
                 )
             time.sleep(0.3)
-
-    def _check_gpus(self, num_workers: int) -> None:
-        if self.cluster.use_gpu:
-            self.require(num_workers)
 
     def _init(self, address: str) -> None:
         if self.joined:

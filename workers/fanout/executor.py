@@ -154,5 +154,8 @@ class Session(Protocol):
     def interrupting(self) -> contextlib.AbstractContextManager[None]:
         """Lets a signal end work in this process at once, where it reads an input and calls no Ray."""
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> Executor:
-        """Returns the executor for a stage of `num_tasks` tasks; None if their number is unknown."""
+    def executor(self, stage: str, num_tasks: int | None = None, runs_model: bool = False) -> Executor:
+        """Returns the executor for a stage of `num_tasks` tasks; None if their number is unknown.
+
+        The workers of a stage that runs a model have GPUs if the run uses them.
+        """

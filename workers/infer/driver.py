@@ -248,7 +248,9 @@ def run_parts(
         tasks = _pending_tasks(wave, store, records, progress)
         if tasks:
             factory = functools.partial(part_worker.make, spec)
-            session.executor(spec.stage, widest).run(spec.stage, tasks, factory, records.on_done, monitor)
+            session.executor(spec.stage, widest, runs_model=True).run(
+                spec.stage, tasks, factory, records.on_done, monitor
+            )
     # Wall-clock time, as Prometheus compares it with its own.
     session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=spec.stage)
     return records.in_order(), records.num_lines_done
@@ -311,7 +313,7 @@ def count_tokens(
     tasks = lazy.LazySequence(len(parts), task)
     factory = functools.partial(part_worker.CountWorker, spec)
     monitor = executors.Monitor(session.metrics, progress, session.should_stop)
-    session.executor(spec.stage, len(tasks)).run(spec.stage, tasks, factory, on_done, monitor)
+    session.executor(spec.stage, len(tasks), runs_model=True).run(spec.stage, tasks, factory, on_done, monitor)
     return counts
 
 

@@ -70,7 +70,7 @@ def fit(
     tasks = lazy.LazySequence(len(groups), task)
     factory = functools.partial(FitWorker, spec)
     monitor = executors.Monitor(session.metrics, progress, session.should_stop)
-    session.executor(spec.stage, len(tasks)).run(spec.stage, tasks, factory, on_done, monitor)
+    session.executor(spec.stage, len(tasks), runs_model=True).run(spec.stage, tasks, factory, on_done, monitor)
     # By number: tasks are done in any order, and sums of floating-point numbers depend on it.
     return mixture_weights.fit([by_task[number] for number in range(len(groups))], max_iterations)
 

@@ -152,6 +152,24 @@ def test_a_bug_is_not_mistaken_for_an_unreachable_cluster(outside: Path, monkeyp
         sessions._init("head:6379", {})
 
 
+def test_an_autoscaler_is_asked_for_what_is_missing_and_released_once_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[Any] = []
+
+    def total() -> dict[str, float]:
+        return {"CPU": 4.0, "GPU": 2.0} if requests else {"CPU": 1.0}
+
+    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(cluster_resources=total))
+    monkeypatch.setattr(nodes, "request_resources", requests.append)
+    session = session_with(address="head:6379", num_workers=2, cpus_per_worker=2, use_gpu=True)
+    session.joined = True
+    session.require(2)
+    assert requests == [[{"CPU": 2.0, "GPU": 1.0}] * 2, []]
+    session.require(2)
+    assert len(requests) == 2, "nothing was missing"
+
+
 @pytest.mark.ray
 def test_missing_resources_are_reported_at_once(ray_session: sessions.Session) -> None:
     started_s = time.monotonic()
@@ -159,7 +177,8 @@ def test_missing_resources_are_reported_at_once(ray_session: sessions.Session) -
         ray_session.require(1000)
     no_gpu = pytest.raises(errors.ClusterError, match="1 workers need 1 CPU, 1 GPU, the cluster has 3 CPU, 0 GPU")
     with session_with(address="local", num_workers=1, use_gpu=True) as session, no_gpu:
-        session.executor("translate", 5)
+        session.executor("prepare", 5)  # runs no model, so it needs no GPU
+        session.executor("translate", 5, runs_model=True)
     assert time.monotonic() - started_s < 10
 
 

@@ -72,7 +72,7 @@ class Session:
     def interrupting(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def executor(self, stage: str, num_tasks: int | None = None) -> Any:
+    def executor(self, stage: str, num_tasks: int | None = None, runs_model: bool = False) -> Any:
         return self._executor
 
 
