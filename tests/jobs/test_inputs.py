@@ -277,7 +277,7 @@ def test_result_lines_that_cannot_be_written_are_no_success(tmp_path: pathlib.Pa
     assert done.returncode == 0
     assert re_warning(done.stderr)
     assert (tmp_path / "out.txt").exists()
-    done = jobs("inspect", str(tmp_path / "out.txt.parts"), stdout=full)
+    done = jobs("inspect", str(tmp_path / "out.txt"), stdout=full)
     assert done.returncode == 5
     os.close(full)
 
