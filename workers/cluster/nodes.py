@@ -1,5 +1,7 @@
 """Cluster nodes: liveness and draining, shared-folder checks, and a metrics exporter on each node."""
 
+import functools
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,7 @@ from workers.telemetry import prometheus
 PROBE_TIMEOUT_S = 60.0
 CHECK_INTERVAL_S = 1.0  # between two checks of the nodes while a run trains
 HEAD_RESOURCE = "node:__internal_head__"  # Ray gives it to the head alone
+RAYLET_LOG = re.compile(r"\s*Last \d+ lines of the Raylet logs:")
 LAST_SAVE_S = 10.0  # before a node is drained: time for a step and a checkpoint
 
 
@@ -48,6 +51,21 @@ def departure_s(own: str) -> float | None:
     leaving = draining()
     heads = (node["NodeID"] for node in ray().nodes() if HEAD_RESOURCE in node["Resources"]) if leaving else ()
     return min((leaving[node] for node in {own, *heads} if node in leaving), default=None)
+
+
+@functools.cache
+def shorten_raylet_errors() -> None:
+    """Leaves the last lines of a raylet's log, mostly of its state, out of what Ray prints when a node is lost."""
+    from ray._private import worker
+
+    module: Any = worker
+    show = module.print_to_stdstream
+
+    def show_shortened(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        lines = [RAYLET_LOG.split(line)[0] for line in data["lines"]] if data.get("pid") == "raylet" else data["lines"]
+        show({**data, "lines": lines}, ignore_prefix)
+
+    module.print_to_stdstream = show_shortened
 
 
 def recount() -> None:

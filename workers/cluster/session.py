@@ -238,6 +238,7 @@ class Session:
                 self._owns_ray = False
                 raise
         self.ray_started = True
+        nodes.shorten_raylet_errors()
         self.should_stop.install()
         nodes.check_shared(self._shared)
         # A cluster of our own has one node, which nobody drains and which the driver exports for.

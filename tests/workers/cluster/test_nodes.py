@@ -1,5 +1,6 @@
 """Checkpoint requests when nodes drain, and recounts of the resources when nodes come or go."""
 
+import pathlib
 import types
 from typing import Any
 
@@ -87,3 +88,24 @@ def test_the_run_departs_with_the_node_of_its_driver_and_with_the_head(
     monkeypatch.setattr(nodes, "draining", lambda: draining)
     monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(nodes=lambda: listed))
     assert nodes.departure_s("own") == expected
+
+
+def test_a_lost_node_prints_one_line_without_the_log_of_its_raylet(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import process_watcher, worker
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    nodes.shorten_raylet_errors.cache_clear()
+    nodes.shorten_raylet_errors()
+    published: list[str] = []
+    monkeypatch.setattr("ray._private.utils.publish_error_to_driver", lambda _, text, **__: published.append(text))
+    (tmp_path / "raylet.out").write_text("[state-dump] NodeManager:\n" * 30)
+    process_watcher.report_raylet_error_logs(str(tmp_path), None)
+    assert len(published[0].splitlines()) > 20
+    worker.print_to_stdstream({"lines": published, "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    worker.print_to_stdstream({"lines": ["of a worker"], "pid": 7, "ip": "x", "is_err": False}, ignore_prefix=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert "Raylet is terminated. Termination is unexpected" in printed[0]
+    assert "of a worker" in printed[1]
