@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from core import errors
 from core.config import schema
-from core.storage import location
+from core.storage import location, private_folders
 from core.telemetry import metrics
 from workers.cluster import addresses, authentication, nodes, signals, starting
 from workers.fanout import executor as executors
@@ -334,10 +334,10 @@ def private_folder() -> Path:
     """Creates a private temporary folder for the processes of a run.
 
     Its path is short, because the path of a Unix socket has at most 107 characters; it is accessible to the user
-    alone, because Ray's files in it are readable by everybody.
+    alone, because Ray's files in it are readable by everybody. Those that killed runs left are removed first.
     """
-    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 (mkdtemp makes it private)
-    return Path(tempfile.mkdtemp(prefix="rc-", dir=base))
+    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 (it is private)
+    return private_folders.create(Path(base), "rc-")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from prometheus_client import exposition, metrics_core, multiprocess, parser, va
 
 from core import errors
 from core.config import schema
-from core.storage import location
+from core.storage import location, private_folders
 from core.telemetry import catalog, metrics
 from workers.telemetry import metrics_server, pushgateway
 
@@ -44,7 +44,7 @@ class PrometheusMetrics:
     """
 
     def __init__(self, folder: Path, rank: str = "0") -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folders.make(folder)
         if os.environ.get(FOLDER_VARIABLE) != str(folder) or not getattr(values.ValueClass, "_multiprocess", False):
             # The library chooses between shared files and plain memory when it is first imported. If something else
             # imported it before the variable was set, it chose plain memory: choose again.
@@ -131,7 +131,7 @@ def worker_metrics(rank: str = "0") -> metrics.Metrics:
 def render(folder: Path) -> bytes:
     """Returns the metrics of all processes of this node in Prometheus' text format."""
     # The library refuses a folder that does not exist, and there may be no measurement yet.
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folders.make(folder)
     return prometheus_client.generate_latest(_registry(folder))
 
 
