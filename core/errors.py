@@ -17,12 +17,20 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub("…@", text)
 
 
-def _one_line(text: str) -> str:
-    """Returns text with spaces for line breaks, and escapes for what else cannot be printed, as terminals obey it."""
+def escaped(text: str) -> str:
+    """Returns text with escapes for what cannot be printed.
+
+    Terminals and pages obey control characters, line breaks and bidirectional controls, so that text from elsewhere
+    could imitate ours, or show a name in another order than it has.
+    """
     if text.isprintable():
         return text
-    text = re.sub(r"[ \t]*[\r\n]\s*", " ", text).strip()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _one_line(text: str) -> str:
+    """Returns text with spaces for line breaks, and escapes for what else cannot be printed."""
+    return escaped(text if text.isprintable() else re.sub(r"[ \t]*[\r\n]\s*", " ", text).strip())
 
 
 class RaycurrentError(Exception):

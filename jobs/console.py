@@ -39,9 +39,7 @@ def program() -> str:
 
 def sanitize(text: str, limit: int = 200) -> str:
     """Returns untrusted text as one printable line; at most `limit` characters of it are kept, before escaping."""
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    # Line breaks, escape sequences and bidirectional controls are not printable.
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    return errors.escaped(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def reporter() -> progress_display.Reporter:
@@ -322,9 +320,9 @@ def _format_number(value: float) -> str:
 
 
 def note(line: str) -> None:
-    """Writes a line for people to stderr; not with `--quiet`."""
+    """Writes a line for people to stderr; not with `--quiet`. Names of files in it may have any characters."""
     if shows_notes():
-        write_line(line)
+        write_line(errors.escaped(line))
 
 
 def shows_notes() -> bool:

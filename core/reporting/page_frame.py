@@ -5,12 +5,18 @@ scheme and fits wide and narrow screens.
 """
 
 import json
+import re
 from typing import Any
 
 import jinja2
 
+from core import errors
+
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 GENERATOR = "raycurrent report"
+# Control characters but tabs and line ends, and what orders text against its direction: a name could look like another.
+# Marks of direction (U+200E, U+200F) and joiners stay: text in some scripts needs them, and they reorder no letters.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 _FRAME = """<!doctype html>
 <html lang="en">
@@ -152,7 +158,7 @@ _PARTS = """
 
 
 def render(template: str, **content: object) -> str:
-    """Renders a page whose template extends `frame`; all texts are escaped.
+    """Renders a page whose template extends `frame`; all texts are escaped, and control characters are shown.
 
     Raises:
         LookupError: the content lacks what the template shows.
@@ -165,7 +171,9 @@ def render(template: str, **content: object) -> str:
     environment.filters["thousands"] = format_count
     environment.filters["setting"] = format_setting
     try:
-        return environment.get_template("page").render(generator=GENERATOR, **content)
+        html = environment.get_template("page").render(generator=GENERATOR, **content)
+        # At the end, so that no text of a page, a title or a picture is left out; our own templates have none.
+        return _UNSEEN.sub(lambda match: errors.escaped(match[0]), html)
     except jinja2.UndefinedError as error:
         raise LookupError(str(error)) from error
 

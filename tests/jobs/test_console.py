@@ -9,6 +9,7 @@ import time
 import pytest
 import rich.console
 
+from core import errors
 from jobs import console, log
 
 
@@ -163,6 +164,14 @@ def test_the_last_line_of_a_bar_has_the_outcome() -> None:
 def test_untrusted_text_becomes_one_printable_line_of_200_characters() -> None:
     assert console.sanitize("a\nb\x1b[31m\udcff") == "a\\nb\\x1b[31m\\udcff"
     assert console.sanitize("é" * 300) == "é" * 199 + "…"
+
+
+def test_notes_errors_and_lines_of_the_log_escape_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "r\u202etxt.jsonl"
+    console.note(f"page: {name}")
+    console.print_error(f"{name}: wrong")
+    assert capsys.readouterr().err == "page: r\\u202etxt.jsonl\nr\\u202etxt.jsonl: wrong\n"
+    assert str(errors.DataError(f"{name}: wrong")) == console.sanitize(f"{name}: wrong")
 
 
 def test_equal_warnings_pass_once_a_minute_and_the_next_has_their_number() -> None:

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from core.reporting import content, figures, page, shown_lines
+from core.reporting import comparison, content, figures, page, shown_lines
 from core.storage import location
 from tests.core.reporting import run_folders
 
@@ -81,6 +81,24 @@ def test_the_page_has_the_figures_and_escapes_text(read: Reader) -> None:
     ):
         assert figure in read.text, figure
     assert "1970-01-02 00:00 UTC" in read.text
+
+
+def test_names_that_would_be_shown_in_another_order_are_escaped_on_every_kind_of_page(tmp_path: pathlib.Path) -> None:
+    run_folders.complete(tmp_path)
+    report = content.build(location.Location.parse(str(tmp_path)))
+    report["name"] = "r\u202etxt.exe\u2067"
+    for text in (page.render(report), comparison.render([report, {**report, "name": "b"}], None)):
+        assert r"r\u202etxt.exe\u2067" in Reader(text).text
+        assert report["name"] not in text
+    report["name"] = "a\x1b[2J"
+    assert r"a\x1b[2J" in Reader(page.render(report)).text
+
+
+def test_joiners_and_marks_of_direction_stay(tmp_path: pathlib.Path) -> None:
+    run_folders.complete(tmp_path)
+    report = content.build(location.Location.parse(str(tmp_path)))
+    report["name"] = "\u05d0\u200f \U0001f469\u200d\U0001f52c"
+    assert report["name"] in page.render(report)
 
 
 def test_the_first_screen_has_the_headline_the_hints_and_the_worth_of_each_figure(read: Reader) -> None:
