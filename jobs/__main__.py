@@ -226,6 +226,8 @@ def init(
     overwrite: options.Overwrite = False,
 ) -> options.Job:
     """Look at files, and write a commented configuration for them."""
+    if paths.writable(output, "--output").path.exists() and not overwrite:
+        raise run_checks.taken_error(output)
 
     def call(_: int) -> options.Report:
         from jobs import init as verb

@@ -1,9 +1,7 @@
 """Demo: a translation model and a language model, trained and evaluated on text of the built-in grammar."""
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.console
@@ -12,7 +10,7 @@ import rich.table
 from core.config import schema
 from core.data.builtin import sentences
 from core.reporting import units
-from core.storage import location, root_layout
+from core.storage import location, private_folders, root_layout
 from jobs import console, pipeline, run_state
 from workers.cluster import session as sessions
 from workers.fanout import progress_display
@@ -49,8 +47,8 @@ def run(
             target = root.join("corpus", name)
             # The text follows from the seed: a file of an earlier call is the same.
             if not target.exists():
-                with tempfile.TemporaryDirectory(prefix="rc-demo-") as folder:
-                    path = Path(folder, name)
+                with private_folders.scratch() as folder:
+                    path = folder / name
                     write(path, SEED, 0, NUM_PAIRS)
                     target.put_file_if_absent(path)
             stage.advance()

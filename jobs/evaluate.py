@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from core.config import evaluation_settings
 from core.data.text import cleaning, corpus
 from core.decoding.lines import inputs
 from core.evaluation import bleu_tokenizers, error_analysis, improvement, quality, significance
-from core.storage import location
+from core.storage import location, private_folders
 from jobs import paths
 from workers.fanout import progress_display
 
@@ -250,8 +249,8 @@ def ngram_order(d2l_bleu_k: int | None, documents_k: int | None) -> int:
 def _read(text: str, where: str) -> list[str]:
     path = paths.locate(text, where)
     column = None if inputs.form_of(path) == "text" else _TEXT_COLUMN
-    with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-        scanned = inputs.scan(path, column, _PART_LINES, location.Location.parse(scratch), where)
+    with private_folders.scratch() as scratch:
+        scanned = inputs.scan(path, column, _PART_LINES, location.Location.parse(str(scratch)), where)
         lines: list[str] = []
         for part in inputs.parts([scanned]):
             for row in inputs.read(part):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from core.config import corpus_settings, schema
 from core.data.dataset import dataset_index, shards
 from core.data.series import dataset as series_dataset
 from core.data.text import archives, corpus, scripts, selection, sources
-from core.storage import location, root_layout, streams
+from core.storage import location, private_folders, root_layout, streams
 
 _PART_LINES = 1 << 16
 _PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 4  # of a held-out line, as the prompt of a sample
@@ -94,9 +93,9 @@ def _write_split(
     files = {side: root.join(root_layout.OUTPUTS, f"{prefix}{split}.{side}.txt") for side in sides}
     # Written once: outputs are bound to the hash of these files.
     if not all(file.exists() for file in files.values()):
-        with tempfile.TemporaryDirectory(prefix="rc-held-out-") as scratch:
-            lines = _read_held_out(config, corpus_name, dataset, split, Path(scratch))
-            _write_sides(lines, list(files.values()), Path(scratch))
+        with private_folders.scratch() as scratch:
+            lines = _read_held_out(config, corpus_name, dataset, split, scratch)
+            _write_sides(lines, list(files.values()), scratch)
     with next(iter(files.values())).open() as file:
         num_lines = sum(1 for _ in file)
     return HeldOut(split, num_lines, files)

@@ -2,20 +2,17 @@
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from core import errors
 from core.config import corpus_settings, loading, presets, schema, yaml_writer
 from core.data.series import recognition as series_recognition
 from core.data.text import extensions, recognition, sources, survey
 from core.decoding.generation import forecast_errors
 from core.evaluation import bleu_tokenizers, expected_quality
-from core.storage import location
+from core.storage import location, private_folders
 from core.training import step_timing
-from jobs import init_comments
+from jobs import init_comments, paths, run_checks
 from workers.fanout import progress_display
 
 MAX_WORKERS = 4
@@ -74,23 +71,27 @@ def run(
     Raises:
         DataError: no corpus can be read from the files.
         LockedError: the output exists.
+        StorageError: it cannot be written.
     """
-    target = Path(output)
-    if target.exists() and not overwrite:
-        raise errors.LockedError(f"--output: {output} exists; name another file, or add --overwrite")
+    target = paths.writable(output, "--output")
     with reporter.stage("init", 2, "steps") as stage:
         if kind == "series" or (kind is None and all(map(_is_csv, files))):
             plan = _plan_series(files)
         else:
-            with tempfile.TemporaryDirectory(prefix="raycurrent-init-") as scratch:
-                plan = _plan_lines(files, kind, minutes, location.Location.parse(scratch))
+            with private_folders.scratch() as scratch:
+                plan = _plan_lines(files, kind, minutes, location.Location.parse(str(scratch)))
         stage.advance()
-        target.write_text(init_comments.render(files, output, plan, minutes), encoding="utf-8")
-        loading.load(output, [])  # what is written passes the checks of every verb
+        data = init_comments.render(files, output, plan, minutes).encode()
+        target.parent.sweep(recursive=False)
+        if overwrite:
+            target.replace(data)
+        elif not target.put_if_absent(data):
+            raise run_checks.taken_error(output)
+        loading.load(str(target), [])  # what is written passes the checks of every verb
         stage.advance()
     return {
         "verb": "init",
-        "config": str(target.absolute()),
+        "config": str(target),
         "kind": plan.kind,
         "lines": plan.num_lines,
         "minutes": round(plan.minutes, 1),

@@ -5,14 +5,13 @@ import importlib.util
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from core.config import schema
 from core.models import machine
-from core.storage import location, run_lock
+from core.storage import location, private_folders, run_lock
 from jobs import console, run_state
 from workers.cluster import nodes
 from workers.cluster import session as sessions
@@ -39,7 +38,10 @@ def run(root: location.Location, starts_ray: bool) -> dict[str, Any]:
         "platform": {"system": platform.platform(), "machine": platform.machine(), "cores": _num_cores()},
         **machine.describe(),
         "ray": _ray(starts_ray),
-        "disks": {"root": _disk(root), "temporary": _disk(location.Location.parse(tempfile.gettempdir()))},
+        "disks": {
+            "root": _disk(root),
+            "temporary": _disk(location.Location.parse(str(private_folders.temporary_folder()))),
+        },
         "timeouts_s": _timeouts(),
         "libraries": {**run_state.versions(), **dict(_versions())},
     }

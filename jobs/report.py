@@ -51,6 +51,7 @@ def run(
         with _reading(*roots):
             html = page.render(reports[0]) if len(reports) == 1 else comparison.render(reports, significant)
             data = html.encode()
+        output.parent.sweep(recursive=False)
         output.replace(data)
         stage.advance()
     compared = {} if significant is None else {"improvement_by_length": significant["improvement_by_length"]}
@@ -125,6 +126,7 @@ def _write_to_root(root: location.Location, reporter: progress_display.Reporter)
         with _reading(root):
             report = content.build(root, _overlap(root))
             html = page.render(report).encode()
+        root.sweep(recursive=False)
         json_file.replace(json_documents.encode(report).encode())
         stage.advance()
         # Last: where this file exists, the pipeline takes the report as written.

@@ -47,6 +47,11 @@ def check_targets(run: location.Location, is_given: bool) -> None:
         raise errors.UsageError(f"--targets: a {kind} scores single lines, not translations; leave it out")
 
 
+def taken_error(output: str) -> errors.LockedError:
+    """Returns the error of an output that exists, and is not to be replaced."""
+    return errors.LockedError(f"--output: {output} exists; name another file, or add --overwrite")
+
+
 def check_extension(output: str) -> None:
     """Checks that the name of a single output file gives its format.
 

@@ -12,7 +12,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import typer
 
 from core import errors
 from core.config import loading, schema, service_url
+from core.storage import private_folders
 from jobs import console, following, options, paths, rayjob, settings
 from workers.cluster import authentication, signals, submission
 
@@ -260,12 +260,12 @@ def run(spec: JobSpec, address: str, python: str, resources: Mapping[str, float 
     authentication.prepare_client(address)
     server = submission.Server(address)
     name = f"raycurrent-{spec.verb}-{secrets.token_hex(6)}"
-    with tempfile.TemporaryDirectory(prefix="rc-submit-") as text:
-        size = pack(spec, Path(text))
+    with private_folders.scratch() as folder:
+        size = pack(spec, folder)
         server.submit(
             # `exec`, so that signals reach the driver and not a shell around it.
             entrypoint=f"exec {shlex.join([python, '-m', 'jobs', *spec.command])}",
-            folder=Path(text),
+            folder=folder,
             name=name,
             env_vars={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
             metadata={"verb": spec.verb},

@@ -3,49 +3,23 @@
 A file is written under a temporary name in the same folder, synced, then linked or renamed, and the folder is synced.
 """
 
-import contextlib
 import errno
 import itertools
 import os
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from core.storage import temporary
+
 # Not readable by other users; the umask can only take more away.
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
-# A write takes minutes at most without a byte; clocks of two machines may differ.
-ABANDONED_S = 3600.0
-_TEMPORARY = (".writing-", ".tmp")
 _FOLDER_ATTEMPTS = 3
 # What filesystems without hard links answer, such as FAT and some FUSE mounts. Others of link's errors are real ones.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-
-
-def is_temporary(name: str) -> bool:
-    """Returns whether this is the temporary name of a writer that is running or was killed; readers ignore it."""
-    return name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])
-
-
-def sweep_temporary(folder: Path, recursive: bool = True) -> None:
-    """Removes the temporary files of killed writers from a folder, and from those below it if `recursive`.
-
-    A file belongs to nobody any more if it is this user's and was not written to for `ABANDONED_S`.
-    """
-    now_s = time.time()
-    for parent, folders, names in os.walk(folder):
-        if not recursive:
-            folders.clear()
-        for name in filter(is_temporary, names):
-            path = Path(parent, name)
-            with contextlib.suppress(OSError):  # its writer is quicker than we are
-                status = path.lstat()
-                if status.st_uid == os.getuid() and now_s - status.st_mtime > ABANDONED_S:
-                    path.unlink()
 
 
 def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> bool:
@@ -57,33 +31,33 @@ def create(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MOD
     # Only saves writing a copy for nothing: the link below decides.
     if path.exists():
         return False
-    temporary = _write_beside(path, write, mode)
+    beside = _write_beside(path, write, mode)
     try:
         try:
             # A rename would replace the file of another writer; a link fails where the name is taken.
-            os.link(temporary, path)
+            os.link(beside, path)
         except FileExistsError:
             # NFS may repeat a link request whose reply was lost: a second link to our file means that it was ours.
-            if temporary.stat().st_nlink < 2:
+            if beside.stat().st_nlink < 2:
                 return False
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             return _create_without_links(path, write, mode)
     finally:
-        temporary.unlink()
+        beside.unlink()
     sync_folder(path.parent)
     return True
 
 
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replaces a file, or creates it: a reader sees the old or the new content, never a mixture."""
-    temporary = _write_beside(path, write)
+    beside = _write_beside(path, write)
     try:
         # The content is synced already: else a power loss could leave the new name with no content.
-        temporary.replace(path)
+        beside.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -199,23 +173,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_beside(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> Path:
-    # In the same folder, since a link or rename cannot cross filesystems; unique, so a killed writer blocks no other.
-    temporary = path.parent / f"{_TEMPORARY[0]}{uuid.uuid4().hex}{_TEMPORARY[1]}"
+    beside = temporary.file_beside(path)
     for attempt in itertools.count(1):
         make_folder(path.parent)
         try:
             # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
-            _write_new(temporary, write, mode)
+            _write_new(beside, write, mode)
         except FileNotFoundError:
             # A driver that finished has just removed the folder, which was empty.
             if attempt == _FOLDER_ATTEMPTS:
                 raise
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
             raise
         else:
             break
-    return temporary
+    return beside
 
 
 def _write_new(path: Path, write: Callable[[BinaryIO], object], mode: int) -> None:

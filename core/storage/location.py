@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import filesystems, json_values, local_files, store_errors, urls
+from core.storage import filesystems, json_values, local_files, store_errors, temporary, urls
 
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
@@ -168,7 +168,12 @@ class Location:
         except errors.NotFoundError:
             return []
         # Sorted, because stores list in different orders, and results must not depend on them.
-        return sorted(name for name in names if name and not local_files.is_temporary(name))
+        return sorted(name for name in names if name and not temporary.is_temporary(name))
+
+    def sweep(self, recursive: bool = True) -> None:
+        """Removes what killed writers left in this folder; object stores show nothing before it is whole."""
+        if self.is_local:
+            temporary.sweep(self.path, recursive)
 
     def glob(self) -> list["Location"]:
         """Returns the files that match this URL, sorted. Wildcards are expanded unless a file has exactly this name."""

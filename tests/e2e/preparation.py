@@ -5,7 +5,7 @@ from typing import Any
 
 from core.config import loading
 from core.data.builtin import sentences
-from core.storage import local_files
+from core.storage import temporary
 from jobs import paths, prepare
 from tests import reporters
 from tests.jobs import datasets
@@ -58,5 +58,5 @@ class Workspace:
         assert {path: now[path] for path in shards} == shards
         files = datasets.read_files(self.dataset(name))
         # A killed writer leaves its temporary file, under a name that readers ignore.
-        files = {path: data for path, data in files.items() if not local_files.is_temporary(Path(path).name)}
+        files = {path: data for path, data in files.items() if not temporary.is_temporary(Path(path).name)}
         assert files == datasets.read_files(self.dataset(whole))

@@ -133,6 +133,15 @@ def test_a_stopped_run_resumes_without_repeating_committed_tasks(
     assert datasets.read_files(folder) == datasets.read_files(tmp_path / "whole" / "dataset")
 
 
+def test_a_copy_that_a_killed_worker_left_behind_does_not_end_the_next_start(
+    tmp_path: Path, pairs: dict[str, Any]
+) -> None:
+    left = tmp_path / "run" / "dataset" / ".staging" / ".staging-k3_2x9ab"
+    left.mkdir(parents=True)
+    (left / "raw").write_bytes(b"half")
+    assert datasets.run(datasets.config(tmp_path / "run", pairs))["splits"]["train"]["lines"] > 0
+
+
 def test_a_source_that_changed_between_two_starts_is_an_error(tmp_path: Path, pairs: dict[str, Any]) -> None:
     settings = datasets.config(tmp_path / "run", pairs)
     with pytest.raises(errors.InterruptedRunError):

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +73,7 @@ class Session:
         self.cluster = cluster
         self.should_stop = signals.StopFlag()
         self.ray_started = False
-        self.folder = Path(tempfile.gettempdir())
+        self.folder = private_folders.temporary_folder()
         self._shared = tuple(shared)
         self._metrics_folder = metrics_folder
         self._export = export or schema.TelemetryConfig()
@@ -90,6 +89,8 @@ class Session:
 
     def __enter__(self) -> Self:
         self.folder = private_folder()
+        # Open until the end, so that no other run takes the folder for one that was left behind.
+        self._open_folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         process_environment.apply(self.cluster.cpus_per_worker)  # stages may run in this process
         self.should_stop.install()
         return self
@@ -111,6 +112,7 @@ class Session:
             if self._starter:
                 self._starter.release()
             self.should_stop.restore()
+            os.close(self._open_folder)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def interrupting(self) -> contextlib.AbstractContextManager[None]:
@@ -336,8 +338,8 @@ def private_folder() -> Path:
     Its path is short, because the path of a Unix socket has at most 107 characters; it is accessible to the user
     alone, because Ray's files in it are readable by everybody. Those that killed runs left are removed first.
     """
-    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 (it is private)
-    return private_folders.create(Path(base), "rc-")
+    shared = Path("/tmp")  # noqa: S108 (the folder is private)
+    return private_folders.create(shared if os.access(shared, os.W_OK) else private_folders.temporary_folder())
 
 
 @contextlib.contextmanager

@@ -5,21 +5,22 @@ of each row in the source. The value buffer of a list column is the token stream
 is accepted: no other types, nulls, metadata or compression.
 """
 
+import functools
 import hashlib
 import os
+import shutil
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
-from core.storage import local_files, location
+from core.storage import local_files, location, private_folders, temporary
 
 LINE = "line"
 _MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
@@ -208,7 +209,7 @@ def _field(data: bytes, table: int, number: int) -> int | None:
 
 def _local_copy(file: location.Location, expected: Expected) -> Path:
     """Returns this machine's copy of a file in an object store, fetched once and named by its hash."""
-    folder = Path(tempfile.gettempdir()) / f"raycurrent-{os.getuid()}"
+    folder = private_folders.temporary_folder() / f"raycurrent-{os.getuid()}"
     # Private: corpora may be confidential.
     folder.mkdir(mode=0o700, exist_ok=True)
     # In a shared /tmp another user may have made the folder first, and could replace the copies.
@@ -218,18 +219,29 @@ def _local_copy(file: location.Location, expected: Expected) -> Path:
     # Named by its hash, which is compared when it is copied; `verify` compares it again.
     if path.exists() and path.stat().st_size == expected.size_bytes:
         return path
-    # Several ranks of a node may copy at the same time: each renames a complete file, and all are equal.
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    temporary = Path(name)
-    try:
+    _sweep_once(folder)
+
+    def copy(opened: BinaryIO) -> None:
         digest = hashlib.sha256()
-        with os.fdopen(descriptor, "wb") as copy, file.open() as reader:
+        with file.open() as reader:
             while block := reader.read(_COPY_BYTES):
                 digest.update(block)
-                copy.write(block)
+                opened.write(block)
         if digest.hexdigest() != expected.sha256:
             raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {digest.hexdigest()}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    try:
+        # Several ranks of a node may copy at the same time: each renames a complete file, and all are equal.
+        local_files.replace(path, copy)
+    except OSError as error:
+        raise errors.StorageError(
+            f"{path}: the copy of {expected.where} cannot be written ({error.strerror}, "
+            f"{shutil.disk_usage(folder).free} bytes are free); set TMPDIR to a folder with free space"
+        ) from error
     return path
+
+
+@functools.lru_cache(maxsize=1)
+def _sweep_once(folder: Path) -> None:
+    # Once a process: the folder may hold thousands of copies.
+    temporary.sweep(folder, recursive=False)

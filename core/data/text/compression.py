@@ -5,6 +5,7 @@ Damaged data is a `DataError`; an error of the filesystem while reading is a `St
 
 import bz2
 import contextlib
+import errno
 import functools
 import gzip
 import lzma
@@ -171,6 +172,8 @@ def _translate_damage(file: location.Location, name: str, opened: BinaryIO) -> I
             f"{file}: is not valid {kind} ({error}); download it again or correct its extension"
         ) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the caller, who writes a copy
+            raise
         # bz2 and zstd raise bare OSErrors for damaged data; only those of the filesystem have an error number.
         if error.errno is not None:
             raise errors.StorageError(f"{file}: {error}; check the disks") from error

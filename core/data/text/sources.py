@@ -8,8 +8,7 @@ import collections
 import contextlib
 import hashlib
 import io
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -17,7 +16,7 @@ from typing import IO, BinaryIO
 from core import errors
 from core.config import corpus_settings
 from core.data.text import archives, compression, corpus, extensions, tables
-from core.storage import expansion, location, streams
+from core.storage import expansion, location, private_folders, streams
 
 SAMPLE_BYTES = 1 << 20
 # More than that is rather another encoding than damage.
@@ -258,19 +257,16 @@ def stage(file: File, folder: location.Location, sha256: str | None = None, stri
             with file.origin.open() as opened:
                 _check_sha256(file, _copy(opened, None), sha256)
         return file.origin
-    if folder.is_local:
-        with _translate_write_errors(folder):
-            folder.path.mkdir(parents=True, exist_ok=True)
     # Next to the destination, because the disk of temporary files may be small. An object store has no local folder.
     # A killed task leaves at most this folder: the copy gets its final name when it is complete.
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder.path if folder.is_local else None) as scratch:
-        raw, plain, table = (Path(scratch) / name for name in ("raw", "plain", "table"))
+    with private_folders.staging(folder.path) if folder.is_local else private_folders.scratch() as scratch:
+        raw, plain, table = (scratch / name for name in ("raw", "plain", "table"))
         with contextlib.ExitStack() as stack:
             is_stream = file.is_stream
             opened = stack.enter_context(_open(file))
             if file.is_web or is_stream or sha256 is not None:
                 # The checksum is verified before a byte is decompressed.
-                with _translate_write_errors(folder), raw.open("wb") as copy:
+                with raw.open("wb") as copy:
                     _check_sha256(file, _copy(opened, copy), sha256)
                 opened = stack.enter_context(raw.open("rb"))
             with plain.open("wb") as copy, compression.unpack(file.origin, file.member, opened) as (name, buffers):
@@ -304,16 +300,6 @@ def stage_streams(
         )
         for group in groups
     ]
-
-
-@contextlib.contextmanager
-def _translate_write_errors(folder: location.Location) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise errors.StorageError(
-            f"{folder}: a copy of the input cannot be written there ({error.strerror}); check its rights and free space"
-        ) from error
 
 
 def _check_sha256(file: File, actual: str, expected: str | None) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from core import errors
-from core.storage import commit, control_files, local_files, location, replacing, run_lock
+from core.storage import commit, control_files, location, replacing, run_lock
 
 # Shards, states of streams, and copies of inputs, named by the beginning of the hash of their content.
 _CONTENT = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{16}\.(arrow|safetensors|txt)")
@@ -51,9 +51,7 @@ def remove_copies(folder: location.Location, check: Callable[[], object]) -> Non
 
 def sweep(folder: location.Location, check: Callable[[], object]) -> None:
     """Removes temporary files that writers which were killed left in a folder, below it, and beside it."""
-    if not folder.is_local:
-        return
     check()
-    local_files.sweep_temporary(folder.path)
+    folder.sweep()
     # The merged file is written there, among files of the user, which are not ours to look through.
-    local_files.sweep_temporary(folder.parent.path, recursive=False)
+    folder.parent.sweep(recursive=False)

@@ -10,13 +10,12 @@ between leaves a list, by which the next one that opens the folder goes on (`cor
 
 import contextlib
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from core import errors
 from core.decoding.lines import leftovers, outputs, results
-from core.storage import commit, control_files, location, replacing, run_lock
+from core.storage import commit, control_files, location, private_folders, replacing, run_lock
 
 
 @contextlib.contextmanager
@@ -255,8 +254,8 @@ class MergedFile:
             LockedError: the file exists with other content, and is not to be replaced.
         """
         name = f"{self.name}{extension}"
-        with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-            path = pathlib.Path(scratch, "sidecar")
+        with private_folders.scratch() as scratch:
+            path = scratch / "sidecar"
             with path.open("w", encoding="utf-8", newline="\n") as text:
                 text.writelines(f"{line}\n" for line in lines)
             placed = self._output.place(path, outputs.beside(self.path, extension), name, _other_content_error)
@@ -312,8 +311,8 @@ def _merged(
 ) -> Iterator[pathlib.Path]:
     """Yields a local file with the rows of parts, to be put in place whole: no reader sees a part of it."""
     extension = results.extension_of(file.name, "--output")
-    with tempfile.TemporaryDirectory(prefix="raycurrent-") as scratch:
-        path = pathlib.Path(scratch, f"merged{extension}")
+    with private_folders.scratch() as scratch:
+        path = scratch / f"merged{extension}"
         results.write_file(target.kind, _tables(target, records), extension, path)
         yield path
 

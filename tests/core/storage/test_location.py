@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from core import errors
-from core.storage import filesystems, local_files, location
+from core.storage import filesystems, local_files, location, temporary
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_failure_at_any_step_of_a_local_write_leaves_old_or_new_content(
         while _fails_at(failing, number, monkeypatch, lambda w=write, p=path: getattr(p, w)(b"new"), expected):
             assert not path.exists() or path.read_bytes() in (b"old", b"new")
             assert path.exists() or write == "put_if_absent"
-            assert [name for name in names_in(tmp_path) if local_files.is_temporary(name)] == []
+            assert [name for name in names_in(tmp_path) if temporary.is_temporary(name)] == []
             path.remove()
             path.replace(b"old") if write == "replace" else None
             failing += 1

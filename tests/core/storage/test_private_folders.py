@@ -41,7 +41,7 @@ def test_folders_of_killed_runs_are_removed_by_the_next_one(tmp_path: Path, monk
         return os.stat_result((*status[:4], os.getuid() + 1, *status[5:])) if self == foreign else status
 
     monkeypatch.setattr(Path, "lstat", of_another_user)
-    made = private_folders.create(tmp_path, "rc-")
+    made = private_folders.create(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"rc-recent", "rc-foreign", "theirs", "rc-link", made.name}
     assert made.stat().st_mode & 0o777 == 0o700
 
@@ -70,9 +70,9 @@ def test_a_folder_that_a_living_process_uses_stays(tmp_path: Path, how: str) -> 
         process.stdin.flush()
         assert process.stdout.readline() == "ready\n"
         make_old(folder)
-        private_folders.sweep(tmp_path, "rc-")
+        private_folders.sweep(tmp_path)
         assert folder.exists()
         process.stdin.write("\n")
         process.stdin.close()
-    private_folders.sweep(tmp_path, "rc-")
+    private_folders.sweep(tmp_path)
     assert not folder.exists()

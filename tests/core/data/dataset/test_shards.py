@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -225,3 +226,20 @@ def test_shard_in_an_object_store_is_copied_once_and_verified(tmp_path: Path, mo
     file.put_if_absent(data)
     with pytest.raises(errors.IntegrityError, match="expected SHA-256 0000"):
         arrow_file.open_shard(file, other, verify=True)
+
+
+def test_a_copy_of_a_killed_process_is_removed_by_the_next_one_that_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = tmp_path / f"raycurrent-{os.getuid()}"
+    own.mkdir(mode=0o700)
+    for name in (".writing-0.tmp", "other.arrow"):
+        (own / name).write_bytes(b"half")
+        os.utime(own / name, (1, 1))
+    data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
+    record = commit.put_content(location.Location.parse("memory://bucket/left"), "part", ".arrow", data)
+    file = location.Location.parse("memory://bucket/left").join(record.name)
+    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
+    arrow_file.open_shard(file, expected, verify=True)
+    assert {path.name for path in own.iterdir()} == {f"{record.sha256}.arrow", "other.arrow"}

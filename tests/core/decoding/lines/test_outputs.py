@@ -14,7 +14,7 @@ import pytest
 
 from core import errors
 from core.decoding.lines import inputs, output_writer, outputs, results
-from core.storage import commit, control_files, local_files, location, lock_owner, run_lock
+from core.storage import commit, control_files, location, lock_owner, run_lock, temporary
 
 FORMS = ("file", "file with parts", "folder", "several inputs")
 PARTS = ("part-000000", "part-000001")
@@ -136,7 +136,7 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever held a lock is dead; and what was being written is nobody's."""
     monkeypatch.setattr(lock_owner, "is_dead", lambda owner: True)
-    monkeypatch.setattr(local_files, "ABANDONED_S", -1.0)
+    monkeypatch.setattr(temporary, "_writer_has_ended", lambda name: True)
 
 
 def killed_at(step: int, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> bool:
