@@ -9,6 +9,8 @@ from core import errors
 from core.models import recurrent_stack
 from core.storage import location
 
+MAX_LINE_BYTES = 1 << 20  # a word and some tens of thousands of numbers
+
 
 def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role: str) -> int:
     """Copies the vectors of the words in a file into the embedding; other tokens keep their initial vectors.
@@ -42,7 +44,7 @@ def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role:
     scale = embedding.scale if isinstance(embedding, recurrent_stack.TiedEmbedding) else 1.0
     loaded: set[str] = set()
     with torch.no_grad():
-        for word, numbers in _read_vectors(file, embedding.embedding_dim):
+        for word, numbers in read_vectors(file, embedding.embedding_dim):
             if word in ids and word not in loaded:
                 loaded.add(word)
                 # Parsed only here: a file has many more words than a vocabulary.
@@ -50,11 +52,16 @@ def load(file: location.Location, tokens: Sequence[str], model: nn.Module, role:
     return len(loaded)
 
 
-def _read_vectors(file: location.Location, size: int) -> Iterator[tuple[str, list[str]]]:
+def read_vectors(file: location.Location, size: int) -> Iterator[tuple[str, list[str]]]:
     """Yields each word of a file with its numbers, not yet parsed; the first word determines how many there are."""
     with file.open() as lines:
         width = None
-        for number, raw in enumerate(lines, start=1):
+        # Bounded: what has no line feed would be read into memory as a whole.
+        for number, raw in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(raw) > MAX_LINE_BYTES:
+                raise errors.DataError(
+                    f"{file}: line {number} is longer than {MAX_LINE_BYTES} bytes; name a text file of word vectors"
+                )
             # A word of invalid UTF-8 matches no token; its line still counts in error messages.
             line = raw.decode("utf-8", errors="replace").rstrip()
             if number == 1 and len(line.split()) == 2 and line.replace(" ", "").isdigit():  # word2vec, fastText

@@ -9,7 +9,7 @@ import matplotlib.ticker
 from core import errors
 from core.data.dataset import statistics
 from core.reporting import curves
-from core.storage import location
+from core.storage import commit, control_files, json_values, location
 
 SHOWN_NGRAMS = 10
 _ORDERS = {1: "unigrams", 2: "bigrams", 3: "trigrams"}
@@ -23,13 +23,13 @@ def read(dataset: location.Location, index: Mapping[str, Any]) -> dict[str, Any]
     """Reads the statistics file that a dataset index names; None if it names none.
 
     Raises:
-        IntegrityError: the file is not in the format that this version reads.
+        IntegrityError: the file is damaged, or not in the format that this version reads.
     """
-    record = index.get("statistics")
-    if not record:
+    if not index.get("statistics"):
         return None
-    path = dataset.join(record["name"])
-    content = path.read_json()
+    record = commit.FileRecord.from_json(index["statistics"], str(dataset))
+    path = dataset.join(record.name)
+    content = json_values.parse(commit.read_file(dataset, record, control_files.MAX_BYTES), str(path))
     known = (statistics.FORMAT, statistics.FORMAT_VERSION)
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != known:
         raise errors.IntegrityError(f"{path}: is not in the format {known[0]} {known[1]}; prepare the dataset again")

@@ -95,6 +95,35 @@ def put_content(folder: location.Location, stem: str, ending: str, data: bytes) 
     return record
 
 
+def read_content(folder: location.Location, name: str) -> bytes:
+    """Reads a file that `put_content` wrote, and verifies the very bytes that it returns by its name.
+
+    Raises:
+        NotFoundError: it does not exist.
+        IntegrityError: it is damaged.
+    """
+    data, expected = folder.join(name).read_bytes(), name.rpartition(".")[0][-16:]
+    if (sha256 := sha256_hex(data))[:16] != expected:
+        raise _damaged_error(folder.join(name), f"{expected}…", sha256)
+    return data
+
+
+def read_file(folder: location.Location, record: FileRecord, max_bytes: int) -> bytes:
+    """Reads a file that a manifest lists, of `max_bytes` at most, and verifies the very bytes that it returns.
+
+    Raises:
+        IntegrityError: it is missing, larger, damaged, or no regular file.
+    """
+    path = folder.join(record.name)
+    try:
+        data = control_files.read_bounded(path, max_bytes)
+    except errors.NotFoundError as error:
+        raise _missing_error(path) from error
+    if (sha256 := sha256_hex(data)) != record.sha256:
+        raise _damaged_error(path, record.sha256, sha256)
+    return data
+
+
 def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
     """Verifies files against their records, by SHA-256.
 
@@ -115,13 +144,21 @@ def verify_file(folder: location.Location, name: str, expected: str) -> None:
     try:
         sha256 = sha256_of_file(path)
     except errors.NotFoundError as error:
-        raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
+        raise _missing_error(path) from error
     except errors.UsageError as error:  # a folder, a pipe or a device
         raise errors.IntegrityError(f"{error}; restore it") from error
     if sha256 != expected:
-        raise errors.IntegrityError(
-            f"{path}: is damaged: expected sha256 {expected}, found {sha256}; restore it or make it again"
-        )
+        raise _damaged_error(path, expected, sha256)
+
+
+def _missing_error(path: location.Location) -> errors.IntegrityError:
+    return errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it")
+
+
+def _damaged_error(path: location.Location, expected: str, actual: str) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{path}: is damaged: expected sha256 {expected}, found {actual}; restore it or make it again"
+    )
 
 
 def write_manifest(folder: location.Location, name: str, content: Mapping[str, Any]) -> None:

@@ -133,6 +133,20 @@ def test_a_stopped_run_resumes_without_repeating_committed_tasks(
     assert datasets.read_files(folder) == datasets.read_files(tmp_path / "whole" / "dataset")
 
 
+def test_word_counts_of_an_earlier_start_are_verified_before_they_become_a_vocabulary(
+    tmp_path: Path, pairs: dict[str, Any]
+) -> None:
+    settings = datasets.config(tmp_path / "run", pairs)
+    with pytest.raises(errors.InterruptedRunError):
+        datasets.run(settings, datasets.ShufflingExecutor(0, stop_after=22))
+    file = min((tmp_path / "run" / "dataset" / ".staging").glob("count-train-*.bin"))
+    counts = file.read_bytes()
+    position = counts.rindex(b"1")
+    file.write_bytes(counts[:position] + b"3" + counts[position + 1 :])  # one bit, and a count as valid as before
+    with pytest.raises(errors.IntegrityError, match=r"count-train-00000-.*\.bin: is damaged: expected sha256"):
+        datasets.run(settings)
+
+
 def test_a_copy_that_a_killed_worker_left_behind_does_not_end_the_next_start(
     tmp_path: Path, pairs: dict[str, Any]
 ) -> None:

@@ -19,7 +19,7 @@ from core.config import corpus_settings
 from core.data.dataset import dataset_index, duplicates, shards
 from core.data.text import cleaning, corpus, selection, sources
 from core.data.tokens import tokenizer
-from core.storage import commit, location
+from core.storage import commit, json_values, location
 
 STAGING = ".staging"
 BATCH_LINES = 1024
@@ -383,6 +383,11 @@ def line_filter(recipe: Recipe) -> Callable[[Line, Sequence[int]], str | None]:
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Returns compact JSON."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def read_json(recipe: Recipe, name: str) -> Any:
+    """Reads an intermediate JSON file of an earlier pass, and verifies it: a flipped bit would be another dataset."""
+    return json_values.parse(commit.read_content(recipe.dataset, name), str(recipe.dataset.join(name)))
 
 
 def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, Any] | None = None) -> Record:

@@ -16,6 +16,7 @@ from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
 from workers.prepare import line_tasks
 
+MAX_TOKENIZER_BYTES = 1 << 26  # those of 250,000 entries have 20 MB or less
 _EXAMINED_LINES = 1000  # of each part, to see whether its text has spaces between words
 
 
@@ -131,10 +132,14 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
     if "source" in task.columns:
         reserved += recipe.target_tokens
     if task.pretrained_file is not None:
+        loaded = task.pretrained_file
+        data = loaded.read_range(0, MAX_TOKENIZER_BYTES + 1)
+        if len(data) > MAX_TOKENIZER_BYTES:
+            raise errors.DataError(
+                f"tokenizer.load: {loaded} is larger than {MAX_TOKENIZER_BYTES} bytes; name a tokenizer.json"
+            )
         # Invalid UTF-8 is replaced, so that the check of the content reports the file by its name.
-        made = tokenizer.load(
-            task.pretrained_file.read_bytes().decode("utf-8", "replace"), str(task.pretrained_file), reserved
-        )
+        made = tokenizer.load(data.decode("utf-8", "replace"), str(loaded), reserved)
     elif settings.kind != "char" and settings.kind != "word":
         assert settings.max_size is not None
         sample = _read_sample(recipe, task)
@@ -149,7 +154,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
     else:
         counts = vocabulary.Counts()
         for file in task.files:
-            content = recipe.dataset.join(file).read_json()
+            content = line_tasks.read_json(recipe, file)
             # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
             counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
         coverage = statistics.coverage(counts)
@@ -165,7 +170,7 @@ def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[st
     """Yields the sampled lines of all parts, up to `tokenizer.sample_bytes` of each column."""
     remaining_bytes = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
     for file in task.files:
-        content = recipe.dataset.join(file).read_json()
+        content = line_tasks.read_json(recipe, file)
         for column in task.columns:
             for line in content[column]:
                 # A random sample may be larger than asked for: the rest is not used.

@@ -60,7 +60,7 @@ def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record
     """Merges the counts of all shards, one after the other to save memory, and writes the statistics file."""
     totals: dict[str, statistics.Counts] = {}
     for file in task.files:
-        counts = statistics.unpack(recipe.dataset.join(file).read_bytes(), recipe.columns)
+        counts = statistics.unpack(commit.read_content(recipe.dataset, file), recipe.columns)
         for column, shard_counts in counts.items():
             totals[column] = statistics.merge(totals[column], shard_counts) if column in totals else shard_counts
     tokenizers = line_tasks.load_tokenizers(recipe)

@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -127,8 +127,23 @@ def _rows(data: bytes, dialect: series_settings.CsvConfig, where: str) -> Iterat
         raise errors.DataError(f"{where}: the header line is not UTF-8; convert the file to UTF-8")
     if "\0" in text:
         raise errors.DataError(f"{where}: contains NUL bytes, so it is not CSV; name a CSV or Parquet file")
+    return split(io.StringIO(text, newline=""), dialect.delimiter, where)
+
+
+def split(lines: Iterable[str], delimiter: str, where: str) -> Iterator[list[str]]:
+    """Yields the cells of each row.
+
+    Raises:
+        DataError: a cell is longer than a mebibyte: mostly what follows a quote without a second one.
+    """
     csv.field_size_limit(_MOST_CELL_CHARACTERS)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, skipinitialspace=True)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise errors.DataError(
+            f"{where}: is not CSV from line {rows.line_num} on ({error}); is a closing quote missing?"
+        ) from error
 
 
 def _index(header: Sequence[str], name: str, dialect: series_settings.CsvConfig, where: str, setting: str) -> int:

@@ -1,6 +1,5 @@
 """Recognition of a series' files: the dialect of a CSV file, its time column, and its columns of numbers."""
 
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -134,8 +133,8 @@ def _dialect(data: bytes, where: str) -> tuple[series_settings.CsvConfig, Mappin
     lines = [line for line in itertools.islice(text.splitlines(), SAMPLE_LINES) if line.strip()]
     if len(lines) < 2:
         raise errors.DataError(f"{where}: has no row below the header line; name a file with values")
-    delimiter = max(_DELIMITERS, key=lambda mark: _width(lines, mark))
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    delimiter = max(_DELIMITERS, key=lambda mark: _width(lines, mark, where))
+    rows = list(csv_file.split(lines, delimiter, where))
     header = [name.strip() for name in rows[0]]
     whole = [row for row in rows[1:] if len(row) == len(header)]
     texts = {name: [row[index].strip() for row in whole] for index, name in enumerate(header)}
@@ -147,9 +146,9 @@ def _dialect(data: bytes, where: str) -> tuple[series_settings.CsvConfig, Mappin
     return max(candidates, key=lambda dialect: len(_numeric(texts, dialect))), texts
 
 
-def _width(lines: Sequence[str], delimiter: str) -> int:
+def _width(lines: Sequence[str], delimiter: str, where: str) -> int:
     """Returns the number of columns with a delimiter, if most lines have as many as the header."""
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    rows = list(csv_file.split(lines, delimiter, where))
     width = len(rows[0])
     return width if sum(len(row) == width for row in rows) >= SAME_WIDTH * len(rows) else 0
 

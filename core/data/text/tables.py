@@ -16,6 +16,7 @@ from core.data.text import extensions
 BAD_ROW = b"\0"
 REASONS = ("invalid_json", "no_text", "invalid_utf8")
 _BATCH_ROWS = 4096
+MAX_ROW_BYTES = 1 << 24  # of JSONL, with columns that are not read; without a bound a file could be one row
 # A row must stay one line, and a tab would begin another column.
 _BREAKS = bytes.maketrans(b"\n\r\t", b"   ")
 
@@ -94,8 +95,12 @@ def parse_json_row(raw: bytes, columns: Sequence[str]) -> Row | BadRow:
 def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
     # As bytes: in text mode a lone carriage return would end a row, too.
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if raw.strip():  # blank lines are usual at the end of JSONL files
+        for number, raw in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
+            if len(raw) > MAX_ROW_BYTES:
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_ROW_BYTES)  # the rest of the row
+                yield number, BadRow("invalid_json", f"is longer than {MAX_ROW_BYTES} bytes")
+            elif raw.strip():  # blank lines are usual at the end of JSONL files
                 yield number, parse_json_row(raw, columns)
 
 

@@ -63,3 +63,11 @@ def test_invalid_word_vectors_are_refused(tmp_path: Path, text: str, complaint: 
 def test_pretrained_vectors_need_a_full_embedding(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(errors.UsageError, match="no embedding with a row"):
         pretrained_embeddings.load(written(tmp_path, VECTORS), TOKENS, build(**settings), "text")
+
+
+def test_a_file_without_line_ends_is_refused_at_the_limit_of_a_line(tmp_path: Path) -> None:
+    with (tmp_path / "vectors.txt").open("wb") as file:
+        file.truncate(1 << 40)  # a terabyte of nothing
+    vectors = location.Location.parse(str(tmp_path / "vectors.txt"))
+    with pytest.raises(errors.DataError, match="line 1 is longer than 1048576 bytes"):
+        pretrained_embeddings.load(vectors, TOKENS, build(), "text")

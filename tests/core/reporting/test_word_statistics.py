@@ -8,7 +8,7 @@ import pytest
 
 from core import errors
 from core.reporting import word_statistics
-from core.storage import location
+from core.storage import commit, location
 
 
 def column(units: list[str]) -> dict[str, Any]:
@@ -72,6 +72,10 @@ def test_tables_have_orders_side_by_side_and_quote_spaces() -> None:
 def test_missing_statistics_are_none_and_those_of_another_version_an_error(tmp_path: pathlib.Path) -> None:
     folder = location.Location.parse(str(tmp_path))
     assert word_statistics.read(folder, {}) is None
-    (tmp_path / "s.json").write_text('{"format": "raycurrent-statistics", "version": 99}')
-    with pytest.raises(errors.IntegrityError, match=r"s\.json: is not in the format raycurrent-statistics 1"):
-        word_statistics.read(folder, {"statistics": {"name": "s.json"}})
+    record = commit.put_content(folder, "s", ".json", b'{"format": "raycurrent-statistics", "version": 99}')
+    index = {"statistics": record.to_json()}
+    with pytest.raises(errors.IntegrityError, match=r"s-.*\.json: is not in the format raycurrent-statistics 1"):
+        word_statistics.read(folder, index)
+    (tmp_path / record.name).write_bytes(b'{"format": "raycurrent-statistics", "version": 1}')
+    with pytest.raises(errors.IntegrityError, match=r"s-.*\.json: is damaged: expected sha256 .*, found .*; restore"):
+        word_statistics.read(folder, index)

@@ -90,6 +90,7 @@ def test_files_of_many_dialects_are_read(
         (b"x,Gr\xf6\xdfe\n1,2\n", {}, "the header line is not UTF-8"),
         (gzip.compress(b"x\n1\n", mtime=0), {}, "is not text but gzip; give it the extension .gz"),
         (b"x\n1\0\n", {}, "NUL"),
+        (b'x\n1\n"' + b"2\n" * (1 << 20), {}, "is not CSV from line .*is a closing quote missing"),
         ("t,x\n3,1\n2,2\n1,3\n", {"time": "t"}, "row 2 below the header has the time 2 after 3; sort the rows"),
         ("t,x\n1,1\n2,2\n2,3\n", {"time": "t", "gaps": "forward"}, "row 3 below the header repeats the time 2"),
         ("t,x\n1,1\n2,2\n5,5\n", {"time": "t"}, "row 3 below the header has the time 5 after 2: 2 rows are missing"),

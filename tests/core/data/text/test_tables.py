@@ -126,3 +126,16 @@ def test_invalid_json_and_invalid_utf8_are_different_reasons(tmp_path: pathlib.P
         b"\0invalid_json\n",
         b"\xed\xa0\xbd\n",  # half a surrogate pair, which the reader of the line finds to be invalid UTF-8
     ]
+
+
+def test_a_row_over_the_limit_is_a_bad_row_and_the_next_one_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_ROW_BYTES", 40)
+    rows = [json.dumps({"x": text}) for text in ("a", "b" * 30, "c" * 31, "d" * 400, "e")]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join([*rows, ""]))
+    bad = b"\0invalid_json\n"
+    assert lines(path, "x") == [b"a\n", b"b" * 30 + b"\n", bad, bad, b"e\n"]
+    path.write_text("\n".join([rows[0], rows[3]]))
+    assert lines(path, "x") == [b"a\n", bad], "at the end of the file"
