@@ -108,7 +108,10 @@ def translate(
             )
             return verb.run(request, session, console.reporter())
 
-    job = options.job_from_run(runs[0], set_, print_config, call, "translate", streams=files.output == "-")
+    def check(inference: settings.InferenceSettings) -> None:
+        run_checks.check_translate(others, inference.decoding, files)
+
+    job = options.job_from_run(runs[0], set_, print_config, call, "translate", files.output == "-", check=check)
     return options.check_files(job, files, "--prefixes", others, column)
 
 
@@ -149,8 +152,8 @@ def score(
             return verb.run(request, session, console.reporter())
 
     def check(inference: settings.InferenceSettings) -> None:
-        options.check_mixture(inference.scoring, len(runs))
-        run_checks.check_targets(paths.locate(runs[0], "--run"), bool(targets))
+        all_runs = [paths.locate(runs[0], "--run"), *others]
+        run_checks.check_score(all_runs, inference.scoring, inference.compute, files)
 
     job = options.job_from_run(runs[0], set_, print_config, call, "score", files.output == "-", check=check)
     return options.check_files(job, files, "--targets", others, column)
@@ -184,7 +187,10 @@ def generate(
             root, prefix, inference.generation, inference.compute, inference.cluster, settings.seed_of(root), ending
         )
 
-    return options.job_from_run(run, set_, print_config, call, "generate", only_prints=True)
+    def check(_: settings.InferenceSettings) -> None:
+        run_checks.check_prompt(paths.locate(run, "--run"), prefix, ending)
+
+    return options.job_from_run(run, set_, print_config, call, "generate", only_prints=True, check=check)
 
 
 @app.command(cls=options.Command)
@@ -200,7 +206,7 @@ def forecast(
 ) -> options.Job | str:
     """Forecast numeric series, one or several steps ahead, and measure the errors."""
     source, target = options.absolute(input_, "--input"), options.absolute(output, "--output")
-    run_checks.check_extension(target)
+    run_checks.check_forecast(source, target)
 
     def call(root: location.Location, inference: settings.InferenceSettings, _: int) -> options.Report:
         from jobs import forecast as verb
@@ -259,6 +265,8 @@ def evaluate(
     reference_files = [str(paths.locate(text, "--references")) for text in references]
     root = None if run is None else paths.locate(run, "--run")
     chosen, cleaning = settings.evaluation_of(root, tokenize, lowercase)
+    run_checks.check_significance(len(hypotheses), significance, confidence)
+    ngram_order = run_checks.ngram_order(d2l_bleu_k, documents_k)
 
     def call(_: int) -> options.Report:
         from jobs import evaluate as verb
@@ -268,7 +276,7 @@ def evaluate(
             references=reference_files,
             settings=chosen,
             cleaning=cleaning,
-            d2l_bleu_k=verb.ngram_order(d2l_bleu_k, documents_k),
+            d2l_bleu_k=ngram_order or verb.D2L_BLEU_K,
             test=significance,
             confidence=confidence,
             tokenize_from="--tokenize",
@@ -335,6 +343,7 @@ def report(
     target = None if output is None else paths.writable(output, "--output")
     # Without --output the report is written into the run itself.
     roots = [paths.locate(run, "RUN") if target else paths.writable(run, "RUN") for run in runs]
+    run_checks.check_report(roots, target)
 
     def call(_: int) -> options.Report:
         from jobs import report as verb

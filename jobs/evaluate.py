@@ -11,7 +11,7 @@ from core.data.text import cleaning, corpus
 from core.decoding.lines import inputs
 from core.evaluation import bleu_tokenizers, error_analysis, improvement, quality, significance
 from core.storage import location, private_folders
-from jobs import paths
+from jobs import paths, run_checks
 from workers.fanout import progress_display
 
 _PART_LINES = 4096
@@ -105,10 +105,7 @@ def check(request: Request) -> None:
     Raises:
         UsageError: a test of differences is asked for a single system, or the tokenizer is not installed.
     """
-    if request.test is not None and len(request.hypotheses) == 1 and not request.confidence:
-        raise errors.UsageError(
-            "--significance: compares several systems; repeat --hypotheses, or use --confidence for a single one"
-        )
+    run_checks.check_significance(len(request.hypotheses), request.test, request.confidence)
     bleu_tokenizers.check_installed(request.settings, request.tokenize_from)
 
 
@@ -230,20 +227,6 @@ def _read_all(request: Request, reporter: progress_display.Reporter) -> _Texts:
                 lines.append(_read(file, option))
                 stage.advance()
     return texts
-
-
-def ngram_order(d2l_bleu_k: int | None, documents_k: int | None) -> int:
-    """Returns the value of `--d2l-bleu-k`, or of `--documents-k`, its deprecated name.
-
-    Raises:
-        UsageError: both are given.
-    """
-    if documents_k is None:
-        return d2l_bleu_k or D2L_BLEU_K
-    if d2l_bleu_k is not None:
-        raise errors.UsageError("--documents-k: --d2l-bleu-k is given, too; keep --d2l-bleu-k")
-    _log.warning("--documents-k: is deprecated; use --d2l-bleu-k")
-    return documents_k
 
 
 def _read(text: str, where: str) -> list[str]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from core import errors
 from core.config import inference_settings, schema, stored_forms
 from core.data.series import dataset as series_dataset
 from core.data.series import reading, splits
@@ -16,7 +15,7 @@ from core.models import bundle as bundles
 from core.models import compute as computing
 from core.reporting import forecast_page
 from core.storage import commit, location
-from jobs import paths, settings
+from jobs import paths, run_checks, settings
 from workers.fanout import progress_display
 from workers.infer import driver
 
@@ -84,8 +83,7 @@ def run(
         LockedError: the output belongs to another plan, or was not written by this command.
     """
     started_s = time.monotonic()
-    if "-" in (input, output):
-        raise errors.UsageError("--input, --output: a series is read as a whole; name files, not -")
+    run_checks.check_forecast(input, output)
     # In this process, with the threads of a worker: models of series are small.
     computing.set_threads(cluster.cpus_per_worker)
     opened = driver.open_run("forecast", run)

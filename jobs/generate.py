@@ -7,6 +7,7 @@ from core.config import inference_settings, model_settings, schema
 from core.decoding.generation import generator
 from core.models import compute as computing
 from core.storage import location
+from jobs import run_checks
 from workers.infer import driver
 
 
@@ -35,10 +36,7 @@ def run(
     Raises:
         UsageError: the model is not a language model, or the other one of prefix and ending is needed.
     """
-    if (prefix is None) == (ending is None):
-        raise errors.UsageError(
-            "--prefix, --ending: give exactly one: the beginning of the text, or its end to a model that reads backward"
-        )
+    run_checks.check_prompt(run, prefix, ending)
     # Else the seed of the run: equal calls give equal text without naming one.
     if generation.seed is not None:
         seed = generation.seed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from core import errors
-from core.config import evaluation_settings, inference_settings, loading, schema, section
+from core.config import evaluation_settings, loading, schema, section
 from core.data.text import characters
 from core.storage import location, streams
 from jobs import input_names, json_documents, log, paths, run_checks, settings
@@ -275,23 +275,12 @@ def check_files(
         check_inputs_exist(job, {"--run": list(map(str, others))})
         named = input_names.find(files.input, files.aligned, option)
         input_names.check_output(named, files.output, files.format)
+        run_checks.check_standard_streams(not named.inputs, files.output, column)
         run_checks.check_column(named, column)
+        run_checks.check_output_is_no_input(files.output, [path for each in named.inputs for path in each.files])
         if not named.are_several:
             run_checks.check_extension(files.output)
     return job
-
-
-def check_mixture(scoring: inference_settings.ScoringConfig, num_runs: int) -> None:
-    """Refuses settings of a mixture that do not fit the number of runs, or whose held-out file does not exist.
-
-    Raises:
-        UsageError: names the setting.
-    """
-    inference_settings.check_mixture(scoring, num_runs)
-    if scoring.mixture.kind == "linear" and scoring.mixture.fit_on is not None:
-        where = "scoring.mixture.fit_on"
-        held_out = str(paths.locate(scoring.mixture.fit_on, where))
-        check_inputs_exist(Job(lambda _: {}), {where: held_out})
 
 
 def is_terminal() -> bool:

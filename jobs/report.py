@@ -12,7 +12,7 @@ from core.data.dataset import dataset_index, overlap, shards
 from core.evaluation import improvement, significance
 from core.reporting import comparison, content, page, page_frame
 from core.storage import control_files, location, root_layout
-from jobs import json_documents
+from jobs import json_documents, run_checks
 from workers.fanout import progress_display
 
 _HEAD_BYTES = 1024
@@ -35,7 +35,7 @@ def run(
         LockedError: the output exists and is not a page of ours.
         IntegrityError: a file of a run is damaged.
     """
-    _check(len(roots), output)
+    run_checks.check_page(len(roots), output)
     if output is None:
         return _write_to_root(roots[0], reporter)
     _refuse_foreign_page(output)
@@ -155,14 +155,6 @@ def _overlap(root: location.Location) -> dict[str, Any] | None:
     split = next((split for split in ("test", "valid") if dataset.index.shards(split)), None)
     counted = None if split is None else overlap.count(dataset, split)
     return None if counted is None else counted._asdict()
-
-
-def _check(num_runs: int, output: location.Location | None) -> None:
-    """Checks that the output fits the number of runs."""
-    if output is None and num_runs > 1:
-        raise errors.UsageError("RUN: several runs are compared on one page; name the page with --output PAGE.html")
-    if output is not None and not output.name.endswith((".html", ".htm")):
-        raise errors.UsageError(f"--output: {output} must end in .html; rename it")
 
 
 def _refuse_foreign_page(output: location.Location) -> None:

@@ -19,7 +19,7 @@ from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import json_values, location
-from jobs import input_names, line_files, score_mixture
+from jobs import input_names, line_files, run_checks, score_mixture
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
@@ -112,7 +112,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     """
     started_s = time.monotonic()
     named = input_names.find(request.input, request.targets, "--targets")
-    driver.check_standard_streams(not named.inputs, request.output, request.column)
+    run_checks.check_standard_streams(not named.inputs, request.output, request.column)
     runs = _open(request)
     members = [each.bundle for each in runs]
     # Here, not in each worker after it has started. Called for its error.
@@ -175,7 +175,7 @@ def _score_stdin(members: Sequence[bundles.Bundle], request: Request) -> driver.
     # As in a worker, since sums depend on the number of threads.
     computing.set_threads(request.cluster.cpus_per_worker)
     scoring, device = request.scoring, request.cluster.device
-    score_mixture.refuse_fit(scoring.mixture)
+    run_checks.refuse_fit(scoring.mixture)
     kind = score_mixture.rows_kind(scoring, len(members))
     compute: Callable[[list[str]], Sequence[results.Result]]
     if kind == "rankings":
@@ -274,8 +274,7 @@ def _check(bundle: bundles.Bundle, request: Request) -> None:
         raise errors.UsageError("--targets: a seq2seq scores given translations; name their file")
     if not is_seq2seq and request.targets is not None:
         raise errors.UsageError(f"--targets: a {kind} scores single lines, not translations; leave it out")
-    if request.input == "-" and (is_seq2seq or scoring.unit == "stream"):
-        raise errors.UsageError("--input: only single lines are scored from standard input; write it to a file first")
+    run_checks.check_scored_input(kind, scoring, request.input)
 
 
 def check_settings(
@@ -295,17 +294,7 @@ def check_settings(
         raise errors.UsageError("--run: an autoregressive model does not score text; use forecast")
     # Called for its error.
     target_tokens.with_target_token(bundle, scoring.target_token, "scoring.target_token")
-    for name in ("cache", "dynamic"):
-        if kind == "ngram" and getattr(scoring, name) is not None:
-            raise errors.UsageError(f"scoring.{name}: an n-gram model has no hidden states; leave it out")
-    if scoring.dynamic is not None and compute.precision == "int8":
-        raise errors.UsageError(
-            "scoring.dynamic: quantized weights cannot be updated; use compute.precision: fp32 or bf16"
-        )
-    if kind == "seq2seq" and scoring.unit == "stream":
-        raise errors.UsageError("scoring.unit: translations are scored line by line; use line")
-    if scoring.unit_or_line == "line" and scoring.lanes > 1:
-        raise errors.UsageError("scoring.lanes: only a stream has lanes; use unit: stream")
+    run_checks.check_scoring(kind, scoring, compute)
 
 
 def _waves(

@@ -61,19 +61,6 @@ def plan_entry(scoring: inference_settings.ScoringConfig, fit_on: inputs.Input |
     return entry if fit_on is None else {**entry, "fit_on": fit_on.identity()}
 
 
-def refuse_fit(mixture: mixture_settings.MixtureConfig) -> None:
-    """Refuses a fit where there is no output folder that would hold the fitted weights.
-
-    Raises:
-        UsageError: the weights would have to be fitted.
-    """
-    if mixture.kind == "linear" and mixture.fit_on is not None:
-        raise errors.UsageError(
-            "scoring.mixture.fit_on: weights are fitted for an output file; score one, and give its mixture_weights as "
-            "scoring.mixture.weights for standard input"
-        )
-
-
 def with_weights(
     spec: part_worker.Spec,
     store: commit.PartStore,

@@ -5,7 +5,15 @@ import json
 from collections.abc import Sequence
 
 from core import errors
-from core.config import evaluation_settings, inference_settings, loading, old_names, schema, section
+from core.config import (
+    evaluation_settings,
+    inference_settings,
+    loading,
+    model_settings,
+    old_names,
+    schema,
+    section,
+)
 from core.storage import location, root_layout
 
 
@@ -110,6 +118,11 @@ def _stored(run: location.Location, config: schema.RunConfig | None) -> Inferenc
     return InferenceSettings()
 
 
+def no_run_error(run: location.Location, where: str) -> errors.UsageError:
+    """Returns the error of a location at which there is no run."""
+    return errors.UsageError(f"{where}: {run} holds no run (there is no config.yaml); name the root of a run")
+
+
 def seed_of(run: location.Location) -> int:
     """Returns the seed that a run was started with; 1 for a checkpoint that was copied out of its run."""
     config = _config(run)
@@ -141,7 +154,7 @@ def evaluation_of(
         return evaluation_settings.EvaluationConfig.model_validate(overrides), ()
     config = _config(run)
     if config is None:
-        raise errors.UsageError(f"--run: {run} holds no run (there is no config.yaml); name the root of a run")
+        raise no_run_error(run, "--run")
     stored = config.evaluation.model_dump()
     corpus = next(iter(config.corpora_by_name.values()))  # all corpora of a run have the same cleaning
     return evaluation_settings.EvaluationConfig.model_validate({**stored, **overrides}), corpus.cleaning
@@ -151,6 +164,12 @@ def kind_of(run: location.Location) -> str | None:
     """Returns the kind of the model of a run, or of a checkpoint folder; None if it is not known."""
     config = _config(run)
     return _kind_of_checkpoint(run) if config is None else config.model.kind
+
+
+def reads_backward(run: location.Location) -> bool | None:
+    """Returns whether the model of a run reads text from its end to its beginning; None if it is not known."""
+    config = _config(run)
+    return None if config is None else model_settings.reads_backward(config.model)
 
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:

@@ -16,7 +16,7 @@ from core.decoding.translation import alignments, shortlist, target_tokens, tran
 from core.models import bundle as bundles
 from core.models import compute as computing
 from core.storage import json_values, location
-from jobs import input_names, line_files, paths, settings
+from jobs import input_names, line_files, paths, run_checks, settings
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.infer import driver, part_worker
@@ -123,8 +123,9 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     """
     started_s = time.monotonic()
     named = input_names.find(request.input, request.prefixes, "--prefixes")
-    driver.check_standard_streams(not named.inputs, request.output, request.column)
-    _check_output(request, named)
+    run_checks.check_standard_streams(not named.inputs, request.output, request.column)
+    is_folder = request.output.endswith("/") and not named.are_several
+    run_checks.check_sidecars(request.decoding, request.output, is_folder, request.prefixes is not None)
     # Before the plan is made, of which the seed is a part.
     request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
@@ -174,16 +175,6 @@ def summarize(totals: driver.Totals) -> dict[str, Any]:
     """Returns the figures of the corpus."""
     nats = json_values.number(totals.nats)
     return {"lines": totals.lines, **totals.problems(), "tokens": totals.tokens, "score_nats": nats}
-
-
-def _check_output(request: Request, named: input_names.Named) -> None:
-    """Refuses settings that the form of the output does not allow."""
-    is_folder = request.output.endswith("/") and not named.are_several
-    if request.output == "-" and request.prefixes is not None:
-        raise errors.UsageError("--prefixes: requires an input file, not standard input; name one with --input")
-    for name in ("alignments", "attention_maps"):
-        if getattr(request.decoding, name) and (request.output == "-" or is_folder):
-            raise errors.UsageError(f"decoding.{name}: is written next to an output file; name one with --output")
 
 
 def with_seed(decoding: inference_settings.DecodingConfig, run: location.Location) -> inference_settings.DecodingConfig:

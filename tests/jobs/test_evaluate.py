@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from core import errors
 from core.config import evaluation_settings
 from jobs import __main__ as main
-from jobs import evaluate
+from jobs import evaluate, run_checks
 from tests import reporters
 
 LINES = ["the cat sat on the mat", "a dog barks at the door", "un \u2028 deux trois quatre"]
@@ -61,10 +61,10 @@ def test_d2l_bleu_counts_ngrams_of_up_to_k_tokens(tmp_path: pathlib.Path, option
 
 
 def test_the_deprecated_option_documents_k_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert evaluate.ngram_order(None, 3) == 3
+    assert run_checks.ngram_order(None, 3) == 3
     assert [record.getMessage() for record in caplog.records] == ["--documents-k: is deprecated; use --d2l-bleu-k"]
     with pytest.raises(errors.UsageError, match="--documents-k: --d2l-bleu-k is given, too"):
-        evaluate.ngram_order(2, 3)
+        run_checks.ngram_order(2, 3)
 
 
 def test_the_deprecated_option_documents_k_is_not_in_the_help(tmp_path: pathlib.Path) -> None:

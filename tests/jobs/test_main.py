@@ -174,6 +174,86 @@ USAGE_ERRORS = {
         ["score", "--run", RUNS["autoregressive"], "--input", "x.yaml", "--output", "b.txt"],
         "--run: score needs a model of text; this run is of kind autoregressive: use forecast",
     ),
+    "an output that is also an input": (
+        ["translate", "--run", RUNS["seq2seq"], "--input", "x.txt", "--output", "./x.txt", "--overwrite"],
+        "--output: .*x.txt is also an input; write to another path",
+    ),
+    "forecasts into the series": (
+        ["forecast", "--run", RUNS["autoregressive"], "--input", "x.txt", "--output", "x.txt"],
+        "--output: .*x.txt is also an input; write to another path",
+    ),
+    "a series from standard input": (
+        ["forecast", "--run", RUNS["autoregressive"], "--input", "-", "--output", "y.jsonl"],
+        "--input, --output: a series is read as a whole; name files",
+    ),
+    "standard input into a file": (
+        ["translate", "--run", RUNS["seq2seq"], "--input", "-", "--output", "y.jsonl"],
+        "--input, --output: standard input requires standard output; set both",
+    ),
+    "prefixes of standard input": (
+        ["translate", "--run", RUNS["seq2seq"], "--input", "-", "--output", "-", "--prefixes", "x.txt"],
+        "--prefixes: requires an input file, not standard input",
+    ),
+    "alignments without a file": (
+        [
+            *("translate", "--run", RUNS["seq2seq"], "--input", "x.txt", "--output", "out/"),
+            *("--set", "decoding.alignments=true"),
+        ],
+        "decoding.alignments: is written next to an output file",
+    ),
+    "an ensemble with a language model": (
+        [
+            *("translate", "--run", RUNS["seq2seq"], "--run", RUNS["language_model"]),
+            *("--input", "x.txt", "--output", "y.txt"),
+        ],
+        "--run: translate needs a seq2seq; .*language-model is of kind language_model",
+    ),
+    "a mixture with a seq2seq": (
+        [
+            *("score", "--run", RUNS["ngram"], "--run", RUNS["seq2seq"]),
+            *("--input", "x.txt", "--output", "y.txt", "--set", "scoring.cache=null"),
+        ],
+        "--run: .*translation is a seq2seq, and only language models are mixed",
+    ),
+    "a cache of an n-gram model": (
+        [
+            *("score", "--run", RUNS["ngram"], "--input", "x.txt", "--output", "y.txt"),
+            *("--set", "scoring.cache={size: 10}"),
+        ],
+        "scoring.cache: an n-gram model has no hidden states",
+    ),
+    "a stream from standard input": (
+        [
+            *("score", "--run", RUNS["language_model"], "--input", "-", "--output", "-"),
+            *("--set", "scoring.unit=stream"),
+        ],
+        "--input: only single lines are scored from standard input",
+    ),
+    "an ending of a model that reads forward": (
+        ["generate", "--run", RUNS["language_model"], "--ending", "a"],
+        "--ending: this run's model reads forward; give it a --prefix",
+    ),
+    "both ends of a text": (
+        ["generate", "--run", RUNS["language_model"], "--prefix", "a", "--ending", "b"],
+        "--prefix, --ending: give exactly one",
+    ),
+    "a comparison without a page": (
+        ["report", RUNS["seq2seq"], RUNS["ngram"]],
+        "RUN: several runs are compared on one page; name the page",
+    ),
+    "a page that is not HTML": (["report", RUNS["ngram"], "--output", "p.pdf"], "--output: .*p.pdf must end in .html"),
+    "a report on no run": (["report", "."], "RUN: .* holds no run"),
+    "a test of a single system": (
+        ["evaluate", "--hypotheses", "x.txt", "--references", "x.txt", "--significance", "bootstrap"],
+        "--significance: compares several systems",
+    ),
+    "both names of an option": (
+        [
+            *("evaluate", "--hypotheses", "x.txt", "--references", "x.txt"),
+            *("--d2l-bleu-k", "2", "--documents-k", "2"),
+        ],
+        "--documents-k: --d2l-bleu-k is given, too",
+    ),
     "a cluster without a port": (
         ["train", "x.yaml", "--set", "cluster.address=head"],
         ".*cluster.address: 'head' is not auto, local",
@@ -185,6 +265,8 @@ USAGE_ERRORS = {
 def test_a_usage_error_is_one_line_with_exit_code_2_before_torch_is_loaded(name: str, tmp_path: pathlib.Path) -> None:
     arguments, message = USAGE_ERRORS[name]
     write_config(tmp_path)
+    (tmp_path / "x.txt").write_text("a line\n")
+    before = sorted(tmp_path.iterdir())
     started_s = time.monotonic()
     done = jobs(*arguments, cwd=tmp_path)
     elapsed_s = time.monotonic() - started_s
@@ -195,7 +277,12 @@ def test_a_usage_error_is_one_line_with_exit_code_2_before_torch_is_loaded(name:
     assert done.stdout == ""
     # Users wait less than two seconds; a machine that is busy with other tests may take longer.
     assert elapsed_s < 6
-    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_init_refuses_an_output_that_exists_before_torch_is_loaded(tmp_path: pathlib.Path) -> None:
+    done = jobs("init", write_config(tmp_path), "--output", "x.yaml", cwd=tmp_path)
+    assert done.stderr.splitlines() == ["--output: x.yaml exists; name another file, or add --overwrite", "exit=6", ""]
 
 
 def test_exit_codes_of_errors_are_those_of_the_readme() -> None:

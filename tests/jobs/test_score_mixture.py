@@ -15,7 +15,7 @@ from core import errors
 from core.config import inference_settings, mixture_settings
 from core.models import bundle as bundles
 from core.storage import location
-from jobs import options, score
+from jobs import run_checks, score
 from tests import reporters
 from tests.core.decoding import samples
 from tests.core.models import counted
@@ -308,10 +308,11 @@ def test_a_fit_has_at_most_as_many_iterations_as_set(folder: pathlib.Path) -> No
 
 def test_a_held_out_file_that_does_not_exist_is_refused_before_models_are_loaded(folder: pathlib.Path) -> None:
     scoring = inference_settings.ScoringConfig(mixture=fit_on(folder))
-    options.check_mixture(scoring, num_runs=2)
+    runs = [location.Location.parse(str(folder / name)) for name in ("a", "b")]
+    run_checks.check_mixture(scoring, runs, str(folder / "in.txt"))
     (folder / "held-out.txt").unlink()
     with pytest.raises(errors.UsageError, match=r"scoring\.mixture\.fit_on: .*held-out.txt does not exist"):
-        options.check_mixture(scoring, num_runs=2)
+        run_checks.check_mixture(scoring, runs, str(folder / "in.txt"))
 
 
 def test_a_held_out_file_without_tokens_is_refused(folder: pathlib.Path) -> None:

@@ -317,20 +317,6 @@ def count_tokens(
     return counts
 
 
-def check_standard_streams(from_stdin: bool, output: str, column: str | None) -> None:
-    """Checks that standard input, if it is read, goes to standard output, as plain text.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if not from_stdin and output != "-":
-        return
-    if not from_stdin or output != "-":
-        raise errors.UsageError("--input, --output: standard input requires standard output; set both to -, or neither")
-    if column is not None:
-        raise errors.UsageError("--column: standard input is plain text; leave it out")
-
-
 def process_stdin(
     kind: results.Kind,
     source: BinaryIO,
