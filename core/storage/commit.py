@@ -5,30 +5,31 @@ listing, so an incomplete output is invisible. A writer that was killed, that re
 dead and still runs (a zombie) can therefore only add files to which no manifest refers.
 """
 
+import collections
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from core import errors
-from core.storage import control_files, location
+from core.storage import concurrent, control_files, location, plan_differences
 
 MANIFEST = "_MANIFEST.json"
 PLAN = "_PLAN.json"
 RECORDS = "_commits"
 PLAN_FORMAT, PLAN_VERSION = "raycurrent-plan", 1
-_READ_BYTES = 1 << 22
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 # What to do about a folder that belongs to another plan.
 REMEDY_OF_OUTPUT = "use another folder, or --overwrite"
 REMEDY_OF_DATASET = "use another root, or delete this folder to prepare it anew"
-_SHOWN_DIFFERENCES = 5
 _log = logging.getLogger(__name__)
+_Read = TypeVar("_Read", str, bytes)
 
 
 def sha256_hex(data: bytes) -> str:
@@ -39,9 +40,8 @@ def sha256_hex(data: bytes) -> str:
 def sha256_of_file(path: location.Location) -> str:
     """Returns the SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()
-    with path.open() as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
+    for block in path.read_blocks():
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -108,22 +108,6 @@ def read_content(folder: location.Location, name: str) -> bytes:
     return data
 
 
-def read_file(folder: location.Location, record: FileRecord, max_bytes: int) -> bytes:
-    """Reads a file that a manifest lists, of `max_bytes` at most, and verifies the very bytes that it returns.
-
-    Raises:
-        IntegrityError: it is missing, larger, damaged, or no regular file.
-    """
-    path = folder.join(record.name)
-    try:
-        data = control_files.read_bounded(path, max_bytes)
-    except errors.NotFoundError as error:
-        raise _missing_error(path) from error
-    if (sha256 := sha256_hex(data)) != record.sha256:
-        raise _damaged_error(path, record.sha256, sha256)
-    return data
-
-
 def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
     """Verifies files against their records, by SHA-256.
 
@@ -137,22 +121,37 @@ def verify(folder: location.Location, records: Iterable[FileRecord]) -> None:
 
 def verify_file(folder: location.Location, name: str, expected: str) -> None:
     """Verifies a file that a manifest lists by its SHA-256; see `verify`."""
+    _verified(folder, name, expected, sha256_of_file)
+
+
+def read_file(folder: location.Location, record: FileRecord, max_bytes: int | None = None) -> bytes:
+    """Reads a file that a manifest lists, of `max_bytes` at most, and verifies the very bytes that it returns.
+
+    Raises:
+        IntegrityError: it is missing, larger, damaged, a link out of the folder, or no regular file.
+    """
+    read = location.Location.read_bytes
+    if max_bytes is not None:
+        read = functools.partial(control_files.read_bounded, max_bytes=max_bytes)
+    return _verified(folder, record.name, record.sha256, read)
+
+
+def _verified(folder: location.Location, name: str, expected: str, read: Callable[[location.Location], _Read]) -> _Read:
+    """Returns what `read` returns of a file: its hash, or its content, of which the hash is taken here."""
     path = folder.join(name)
     # Before anything is read: what came from elsewhere could name any file of this machine by a link.
     if path.is_local and not path.path.resolve().is_relative_to(folder.path.resolve()):
         raise errors.IntegrityError(f"{path}: is a link out of its folder; replace it by the file itself")
     try:
-        sha256 = sha256_of_file(path)
+        result = read(path)
     except errors.NotFoundError as error:
-        raise _missing_error(path) from error
+        raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
     except errors.UsageError as error:  # a folder, a pipe or a device
         raise errors.IntegrityError(f"{error}; restore it") from error
+    sha256 = sha256_hex(result) if isinstance(result, bytes) else result
     if sha256 != expected:
         raise _damaged_error(path, expected, sha256)
-
-
-def _missing_error(path: location.Location) -> errors.IntegrityError:
-    return errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it")
+    return result
 
 
 def _damaged_error(path: location.Location, expected: str, actual: str) -> errors.IntegrityError:
@@ -224,15 +223,28 @@ class PartStore:
         self.plan: dict[str, Any] = json.loads(control_files.encode_plain(plan))
         self.fingerprint = sha256_hex(control_files.encode_plain(self.plan))
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         """Writes the plan, unless the same plan is there already.
+
+        Returns:
+            Whether this call wrote it: then no part is committed yet, and `committed_names` need not be asked.
 
         Raises:
             LockedError: the folder has another plan; the message lists the differences.
         """
         content = {"format": PLAN_FORMAT, "version": PLAN_VERSION, "fingerprint": self.fingerprint, "plan": self.plan}
-        if not self._control.join(PLAN).put_if_absent(control_files.encode(content)):
-            self._check_plan()
+        if self._control.join(PLAN).put_if_absent(control_files.encode(content)):
+            return True
+        self._check_plan()
+        return False
+
+    def committed_names(self) -> frozenset[str]:
+        """Returns the names of the parts that have a commit record: by a listing, 1,000 names a request.
+
+        It tells which records are worth reading, and no more: `committed` says whether a part is done, and `commit` of
+        one that was missing here finds the record that counts. So a listing that lags behind costs work, never a line.
+        """
+        return frozenset(path.name.removesuffix(".json") for path in record_paths(self._control))
 
     def committed(self, part: str) -> dict[str, Any] | None:
         """Returns the commit record of a part, or None if the part is not committed.
@@ -332,10 +344,8 @@ class PartStore:
         """
         if fingerprint == self.fingerprint:
             return
-        differences = list(_differences(plan, self.plan, ""))
-        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) or "another plan"
-        more = f"; and {len(differences) - _SHOWN_DIFFERENCES} more" if len(differences) > _SHOWN_DIFFERENCES else ""
-        raise errors.LockedError(f"{where}: was begun with other settings ({shown}{more}); {self._remedy}")
+        differences = plan_differences.describe(plan, self.plan)
+        raise errors.LockedError(f"{where}: was begun with other settings ({differences}); {self._remedy}")
 
 
 def listed(path: location.Location) -> list[str]:
@@ -364,35 +374,30 @@ def record_paths(control: location.Location) -> list[location.Location]:
 
 def shards_of_records(control: location.Location) -> set[str]:
     """Returns the names of the files that the commit records list."""
-    return {name for path in record_paths(control) for name in listed(path)}
+    return {name for names in concurrent.map_in_order(listed, record_paths(control)) for name in names}
 
 
 def remove_control(control: location.Location, check: Callable[[], object]) -> None:
     """Deletes the commit records and then the plan, with `check` before each."""
-    for path in (*record_paths(control), control.join(PLAN)):
-        check()
-        path.remove()
+    remove_paths(record_paths(control), check)
+    remove_paths([control.join(PLAN)], check)
     control.join(RECORDS).remove_folder_if_empty()
 
 
 def remove_files(folder: location.Location, names: Collection[str], check: Callable[[], object]) -> None:
     """Deletes files of a folder, with `check` before each."""
-    for name in sorted(names):
+    remove_paths([folder.join(name) for name in sorted(names)], check)
+    for enclosing in sorted({name.rpartition("/")[0] for name in names} - {""}):
+        folder.join(enclosing).remove_folder_if_empty()
+
+
+def remove_paths(paths: Sequence[location.Location], check: Callable[[], object]) -> None:
+    """Deletes files, several at a time in an object store, with `check` before each; returns when all are gone."""
+
+    def remove(path: location.Location) -> None:
         check()
-        folder.join(name).remove()
-        enclosing, slash, _ = name.rpartition("/")
-        if slash:
-            folder.join(enclosing).remove_folder_if_empty()
+        path.remove()
 
-
-def _differences(old: object, new: object, name: str) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield f"{name}: was {_short(old)}, now {_short(new)}"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    # A local filesystem answers at once.
+    run = map if paths and paths[0].is_local else concurrent.map_in_order
+    collections.deque(run(remove, paths), maxlen=0)

@@ -10,6 +10,7 @@ from typing import TypeVar
 NUM_REQUESTS = 10
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Other = TypeVar("_Other")
 
 
 def map_in_order(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -33,3 +34,10 @@ def map_in_order(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
         finally:
             for future in pending:
                 future.cancel()
+
+
+def pair(first: Callable[[], _Result], second: Callable[[], _Other]) -> tuple[_Result, _Other]:
+    """Calls two functions at the same time and returns both results; an error of the first one is raised first."""
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
+        other = pool.submit(second)
+        return first(), other.result()

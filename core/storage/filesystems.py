@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -96,8 +96,8 @@ def download(driver: Any, url: str) -> BinaryIO:
     return cast(BinaryIO, file)
 
 
-def read_whole(fetch: Callable[[int, int], bytes], size_bytes: Callable[[], int]) -> bytes:
-    """Returns an object of a store; one request for each that is shorter than a block, more at a time for a large one.
+def read_blocks(fetch: Callable[[int, int], bytes], size_bytes: Callable[[], int], block_bytes: int) -> Iterator[bytes]:
+    """Yields an object of a store in blocks; one request if it is shorter than a block, else several at a time.
 
     A driver would ask for the size first, and for a listing if the object is absent. Here the first range, longer than
     most objects, tells where a short one ends.
@@ -105,14 +105,15 @@ def read_whole(fetch: Callable[[int, int], bytes], size_bytes: Callable[[], int]
     Args:
         fetch: returns the bytes from a position up to another, or up to the end of the object.
         size_bytes: returns the size of the object.
+        block_bytes: size of the blocks behind the first one.
     """
     beginning = fetch(0, BLOCK_BYTES)
+    yield beginning
     if len(beginning) < BLOCK_BYTES:
-        return beginning
+        return
     size = size_bytes()
-    starts = range(BLOCK_BYTES, size, RANGE_BYTES)
-    rest = concurrent.map_in_order(lambda start: fetch(start, min(start + RANGE_BYTES, size)), starts)
-    return b"".join([beginning, *rest])
+    starts = range(BLOCK_BYTES, size, block_bytes)
+    yield from concurrent.map_in_order(lambda start: fetch(start, min(start + block_bytes, size)), starts)
 
 
 class RangeReader(io.RawIOBase):

@@ -5,6 +5,7 @@ with back-off until a deadline (the only layer of retries; those of the drivers 
 """
 
 import contextlib
+import functools
 import glob
 import io
 import logging
@@ -12,7 +13,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -23,6 +24,7 @@ from core.storage import filesystems, json_values, local_files, store_errors, te
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+_NAMES_OF_REQUEST = 1000  # that one request deletes
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -104,7 +106,20 @@ class Location:
                 return self._call(file.read)
         if self.is_web:  # its server need not support ranges
             return self._call(lambda: cast(bytes, self._remote().cat_file(self.url)))
-        return filesystems.read_whole(self._fetch, self.size_bytes)
+        return b"".join(filesystems.read_blocks(self._fetch, self.size_bytes, filesystems.RANGE_BYTES))
+
+    def read_blocks(self, size_bytes: int | None = None) -> Iterator[bytes]:
+        """Yields the content in blocks; several requests for an object are under way at a time.
+
+        Args:
+            size_bytes: the size of the file, if it is known.
+        """
+        if self.is_local or self.is_web:
+            with self.open() as file:
+                yield from iter(lambda: self._call(lambda: file.read(filesystems.BLOCK_BYTES)), b"")
+            return
+        size = self.size_bytes if size_bytes is None else lambda: size_bytes
+        yield from filesystems.read_blocks(self._fetch, size, filesystems.BLOCK_BYTES)
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Reads the bytes from `start` up to `stop`, or up to the end of the file."""
@@ -155,6 +170,16 @@ class Location:
         if self.is_local:
             return self._call(self.path.exists)
         return self._call(lambda: bool(self._remote().exists(self.url)))
+
+    def is_file(self) -> bool:
+        """Returns whether there is a file, by one request; `exists` asks a store for a listing, too, where none is."""
+        if self.is_local:
+            return self._call(self.path.is_file)
+        try:
+            self._fetch(0, 1)
+        except errors.NotFoundError:
+            return False
+        return True
 
     def list_names(self, folders: bool = True) -> list[str]:
         """Returns the sorted names in this folder, with or without those of folders; none if it does not exist."""
@@ -260,6 +285,23 @@ class Location:
                 self._call(lambda: self._remote().rm_file(self.url))
         except errors.NotFoundError:
             return
+
+    def remove_names(self, names: Sequence[str]) -> None:
+        """Deletes files of this folder; those of an object store a thousand by one request.
+
+        For what nobody else may be using: between a question to a lock and such a request lies more than one file.
+        """
+        left: Sequence[str] = names
+        # A driver takes a name with a wildcard for a pattern.
+        if not (self.is_local or self._is_memory or glob.has_magic(self.url)):
+            for start in range(0, len(names), _NAMES_OF_REQUEST):
+                urls_of_request = [self.join(name).url for name in names[start : start + _NAMES_OF_REQUEST]]
+                with contextlib.suppress(errors.NotFoundError):
+                    self._call(functools.partial(self._remote().rm, urls_of_request))
+            # Drivers do not report each file that could not be deleted.
+            left = sorted(set(names).intersection(self.list_names())) if names else ()
+        for name in left:
+            self.join(name).remove()
 
     def free_bytes(self) -> int | None:
         """Returns the free space of the disk that this path is on; None for an object store."""

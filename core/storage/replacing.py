@@ -8,13 +8,14 @@ and shards are removed, and the new plan takes the place of the old one. A drive
 list of what is to be done, `_REPLACED.json`, for the next one.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from core import errors
-from core.storage import commit, control_files, location
+from core.storage import commit, concurrent, control_files, location
 
 _NEXT = re.compile(r"_next-[0-9a-f]{16}")
 _STAGED = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
@@ -84,15 +85,21 @@ def settle(folder: location.Location, check: Callable[[], object], keep: str | N
 
 def drop_damaged(store: commit.PartStore, check: Callable[[], object]) -> None:
     """Removes the commit records of a store whose files do not verify, so that their parts are done again."""
-    for path in commit.record_paths(store.folder.join(store.control) if store.control else store.folder):
-        try:
-            record = store.committed(path.name.removesuffix(".json"))
-            files = (record or {}).get("files") or ()
-            with control_files.parsing(str(path)):
-                commit.verify(store.folder, [commit.FileRecord.from_json(file, str(path)) for file in files])
-        except errors.IntegrityError:
-            check()
-            path.remove()
+    paths = commit.record_paths(store.folder.join(store.control) if store.control else store.folder)
+    is_damaged = concurrent.map_in_order(functools.partial(_is_damaged, store), paths)
+    commit.remove_paths([path for path, damaged in zip(paths, is_damaged, strict=True) if damaged], check)
+
+
+def _is_damaged(store: commit.PartStore, path: location.Location) -> bool:
+    """Returns whether a commit record, or one of the files that it lists, does not verify."""
+    try:
+        record = store.committed(path.name.removesuffix(".json"))
+        files = (record or {}).get("files") or ()
+        with control_files.parsing(str(path)):
+            commit.verify(store.folder, [commit.FileRecord.from_json(file, str(path)) for file in files])
+    except errors.IntegrityError:
+        return True
+    return False
 
 
 def _is_swapped(folder: location.Location, name: str) -> bool:
@@ -115,9 +122,7 @@ def _complete(folder: location.Location, name: str, check: Callable[[], object])
             check()
             folder.join(final).take(control.join(staged))
     kept = {*commit.listed(folder.join(commit.MANIFEST)), *moves.values()}
-    for path in commit.record_paths(folder):
-        check()
-        path.remove()
+    commit.remove_paths(commit.record_paths(folder), check)
     commit.remove_files(folder, [old for old in names if old not in kept], check)
     plan = control.join(commit.PLAN)
     if plan.exists():

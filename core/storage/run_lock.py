@@ -77,7 +77,7 @@ class RunLock:
         # the lock with its folder, and a third may have begun at 1: then our own file is gone, or that of another.
         if (
             self._lost.is_set()
-            or self._file("epoch", self.lock_number + 1).exists()
+            or self._file("epoch", self.lock_number + 1).is_file()
             or (_read_or_damaged(self._file("epoch", self.lock_number)) or {}).get("nonce") != self._owner["nonce"]
         ):
             self._lost.set()

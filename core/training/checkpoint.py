@@ -9,6 +9,8 @@ Source: Kleppmann 2017, Designing Data-Intensive Applications, chapter 8, "Fenci
 """
 
 import contextlib
+import functools
+import itertools
 import json
 import logging
 import os
@@ -16,7 +18,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from core import errors
 from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
-from core.storage import commit, control_files, json_values, location, root_layout
+from core.storage import commit, concurrent, control_files, json_values, location, root_layout
 from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
@@ -121,10 +123,8 @@ def take_fencing_number(root: location.Location, world_size: int) -> int:
 
 
 def _sweep(root: location.Location, fencing_number: int) -> None:
-    parent = root.join(root_layout.CHECKPOINTS)
-    for name in parent.list_names():
-        match, folder = bundle.CHECKPOINT_NAME.fullmatch(name), parent.join(name)
-        if match and int(match[2]) < fencing_number and not folder.join(MANIFEST).exists():
+    for folder in set(folders(root)).difference(committed(root)):
+        if _sort_key(folder)[0] < fencing_number:
             _log.info("%s: removed, a save that did not end", folder)
             remove_incomplete(folder)
 
@@ -165,9 +165,14 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
         about["num_skipped_in_row"] = state.num_skipped_in_row
     content[PROGRESS] = _to_json({**about, "state": state.to_json(), "settings": dict(snapshot.settings)})
     try:
-        files = tuple(_put(folder, name, data) for name, data in sorted(content.items()))
+        writes: list[Callable[[], commit.FileRecord | None]] = [
+            functools.partial(_put, folder, name, data) for name, data in sorted(content.items())
+        ]
         # Before the manifest: a resume from this checkpoint does not repeat these steps, nor write their rows.
-        log.flush(state.step)
+        writes.append(functools.partial(log.flush, state.step))
+        # At the same time: all ranks wait for the slowest of these requests, not for their sum.
+        written = concurrent.map_in_order(lambda write: write(), writes)
+        files = tuple(record for record in written if record is not None)
         # Checked as late as possible, just before the manifest makes the checkpoint visible.
         check_not_replaced(root, fencing_number)
         manifest = {"format": FORMAT, "version": VERSION, **about, "files": [file.to_json() for file in files]}
@@ -175,9 +180,8 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     except errors.StorageError:
         remove_incomplete(folder)  # on a full disk it would take the room of the next one
         raise
-    return CheckpointRef(
-        folder, state.step, fencing_number, validation, snapshot.best_by, files, state.num_skipped_in_row
-    )
+    skipped = state.num_skipped_in_row
+    return CheckpointRef(folder, state.step, fencing_number, validation, snapshot.best_by, files, skipped)
 
 
 def check_not_replaced(root: location.Location, fencing_number: int) -> None:
@@ -198,7 +202,7 @@ def remove_incomplete(folder: location.Location) -> None:
     """Removes the files of a save that was not committed; what cannot be removed is left to the next start."""
     with contextlib.suppress(errors.StorageError):
         # A manifest whose reply was lost has committed the checkpoint.
-        if folder.join(MANIFEST).exists():
+        if _is_committed(folder):
             return
         if folder.is_local:  # with temporary files, which no listing shows
             shutil.rmtree(folder.path, ignore_errors=True)
@@ -237,12 +241,20 @@ def find_newest(root: location.Location) -> NewestCheckpoint:
 
 
 def committed(root: location.Location) -> list[location.Location]:
-    """Returns the folders of complete checkpoints, newest first."""
+    """Returns the folders of complete checkpoints, newest first; one without a manifest is being written, or torn."""
+    every = folders(root)
+    return list(itertools.compress(every, concurrent.map_in_order(_is_committed, every)))
+
+
+def folders(root: location.Location) -> list[location.Location]:
+    """Returns the folders of all checkpoints, complete or not, newest first."""
     parent = root.join(root_layout.CHECKPOINTS)
-    folders = [parent.join(name) for name in parent.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
-    folders.sort(key=_sort_key, reverse=True)
-    # Without a manifest a folder is still being written, or was left by a crash.
-    return [folder for folder in folders if folder.join(MANIFEST).exists()]
+    named = [parent.join(name) for name in parent.list_names() if bundle.CHECKPOINT_NAME.fullmatch(name)]
+    return sorted(named, key=_sort_key, reverse=True)
+
+
+def _is_committed(folder: location.Location) -> bool:
+    return folder.join(MANIFEST).is_file()
 
 
 def find_best(root: location.Location) -> CheckpointRef | None:
@@ -296,13 +308,13 @@ def load(ref: CheckpointRef) -> Restored:
     Raises:
         IntegrityError: a file is damaged.
     """
-    where = str(ref.folder.join(PROGRESS))
     state, _ = load_state(ref)
     optimizer = weights.from_bytes(_read_verified(ref, OPTIMIZER), str(ref.folder.join(OPTIMIZER)))
     hidden = None
     if any(file.name == HIDDEN for file in ref.files):
         hidden = states.from_named(weights.from_bytes(_read_verified(ref, HIDDEN), str(ref.folder.join(HIDDEN))))
     if state.step != ref.step:
+        where = ref.folder.join(PROGRESS)
         raise errors.IntegrityError(f"{where}: belongs to step {state.step}, not to {ref.step}; restore it")
     return Restored(optimizer, hidden, state)
 
@@ -322,18 +334,23 @@ def load_state(ref: CheckpointRef) -> tuple[progress.State, dict[str, Any]]:
 
 def readable(root: location.Location) -> list[CheckpointRef]:
     """Returns the checkpoints whose manifests can be read, newest first."""
-    readable = []
-    for folder in committed(root):
-        try:
-            readable.append(read(folder))
-        except errors.IntegrityError as error:
-            _log.warning("skipping damaged checkpoint: %s", error)
-    return readable
+    return [ref for ref in concurrent.map_in_order(_read_if_readable, folders(root)) if ref is not None]
+
+
+def _read_if_readable(folder: location.Location) -> CheckpointRef | None:
+    """Reads a checkpoint's manifest; None if it was not committed, or if its manifest is damaged."""
+    try:
+        return read(folder)
+    except errors.NotFoundError:
+        return None
+    except errors.IntegrityError as error:
+        _log.warning("skipping damaged checkpoint: %s", error)
+        return None
 
 
 def is_diverged(folder: location.Location) -> bool:
     """Returns whether training diverged after a checkpoint, so that a resume passes over it."""
-    return folder.join(DIVERGED).exists()
+    return folder.join(DIVERGED).is_file()
 
 
 def _sort_key(folder: location.Location) -> tuple[int, int]:
@@ -364,16 +381,7 @@ def _put(folder: location.Location, name: str, data: bytes) -> commit.FileRecord
 
 
 def _read_verified(ref: CheckpointRef, name: str) -> bytes:
-    file = ref.folder.join(name)
-    expected = next(record.sha256 for record in ref.files if record.name == name)
-    try:
-        data = file.read_bytes()
-    except errors.NotFoundError as error:
-        raise errors.IntegrityError(f"{file}: is missing, but its manifest names it; restore it") from error
-    # The very bytes that are used: an earlier check says nothing about what this read returned.
-    if (actual := commit.sha256_hex(data)) != expected:
-        raise errors.IntegrityError(f"{file}: is damaged: expected sha256 {expected}, found {actual}; restore it")
-    return data
+    return commit.read_file(ref.folder, next(record for record in ref.files if record.name == name))
 
 
 def _check_finite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:

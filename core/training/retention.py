@@ -1,12 +1,13 @@
 """Checkpoints that a run keeps, and those that a resume passes over."""
 
+import functools
 import itertools
 import logging
 from collections.abc import Collection
 
 from core import errors
 from core.models import bundle
-from core.storage import control_files, location
+from core.storage import commit, concurrent, control_files, location
 from core.training import checkpoint
 
 # For each file of a checkpoint, its manifest, and the rows of the run log: sizes are rounded up to blocks of the disk.
@@ -23,14 +24,21 @@ def retain(root: location.Location, keep: int, fencing_number: int, spared: Coll
     Raises:
         LockedError: a newer worker group has started, which decides now what is kept.
     """
-    readable = [ref for ref in checkpoint.readable(root) if ref.folder not in spared]
+    all_readable, marked = concurrent.pair(lambda: checkpoint.readable(root), lambda: _marked(root))
+    readable = [ref for ref in all_readable if ref.folder not in spared]
     # The best of all: inference uses it, however old it is.
     best = next(iter(checkpoint.best_first(readable)), None)
-    diverged = [ref for ref in readable if checkpoint.is_diverged(ref.folder)]
+    diverged = [ref for ref in readable if ref.folder in marked]
     usable = [ref for ref in readable if ref not in diverged]
     for ref in diverged + usable[keep:] if usable else ():
         if ref is not best:
-            remove(ref, fencing_number)
+            _remove(ref, fencing_number, is_marked=ref in diverged)
+
+
+def _marked(root: location.Location) -> set[location.Location]:
+    """Returns the checkpoints after which training diverged."""
+    folders = checkpoint.folders(root)
+    return set(itertools.compress(folders, concurrent.map_in_order(checkpoint.is_diverged, folders)))
 
 
 def make_room(
@@ -55,7 +63,7 @@ def make_room(
         if ref.folder == last.folder or ref is best:
             continue
         _log.warning("%s: removed before its time: the disk has no room for the next checkpoint", ref.folder)
-        remove(ref, fencing_number)
+        _remove(ref, fencing_number, is_marked=checkpoint.is_diverged(ref.folder))
         if _has_room(root, needed_bytes):
             return
 
@@ -65,18 +73,17 @@ def _has_room(root: location.Location, needed_bytes: int) -> bool:
     return free_bytes is None or free_bytes >= needed_bytes
 
 
-def remove(ref: checkpoint.CheckpointRef, fencing_number: int) -> None:
-    """Removes a checkpoint, its manifest first: a partly removed one is ignored.
+def _remove(ref: checkpoint.CheckpointRef, fencing_number: int, is_marked: bool) -> None:
+    """Removes a checkpoint, with its mark of divergence; its manifest first: a partly removed one is ignored.
 
     Raises:
         LockedError: a worker group newer than `fencing_number` has started; it may be reading this checkpoint.
     """
-    root = ref.folder.parent.parent
-    mark = [checkpoint.DIVERGED] if checkpoint.is_diverged(ref.folder) else []
-    for name in (checkpoint.MANIFEST, *(file.name for file in ref.files), *mark):
-        # Before each step: this process may have been stopped in the middle, and be believed dead.
-        checkpoint.check_not_replaced(root, fencing_number)
-        ref.folder.join(name).remove()
+    mark = [checkpoint.DIVERGED] if is_marked else []
+    # Before each step: this process may have been stopped in the middle, and be believed dead.
+    check = functools.partial(checkpoint.check_not_replaced, ref.folder.parent.parent, fencing_number)
+    commit.remove_paths([ref.folder.join(checkpoint.MANIFEST)], check)
+    commit.remove_paths([ref.folder.join(name) for name in (*(file.name for file in ref.files), *mark)], check)
     for folder in (ref.folder.join(bundle.FOLDER), ref.folder.join("training"), ref.folder):
         folder.remove_folder_if_empty()
 

@@ -44,3 +44,15 @@ def test_the_first_error_in_the_order_of_the_items_is_raised() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match=r"^3$"):
         next(results)
+
+
+def test_two_calls_overlap_and_both_results_are_returned() -> None:
+    barrier = threading.Barrier(2, timeout=30)
+
+    def second() -> str:
+        barrier.wait()
+        return "second"
+
+    assert concurrent.pair(lambda: barrier.wait() in (0, 1), second) == (True, "second")
+    with pytest.raises(ZeroDivisionError):
+        concurrent.pair(lambda: None, lambda: 1 / 0)

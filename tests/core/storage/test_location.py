@@ -395,3 +395,45 @@ def test_the_web_is_read_only_and_public(web: str, monkeypatch: pytest.MonkeyPat
 def test_addresses_of_this_network_are_refused(host: str) -> None:
     with pytest.raises(errors.UsageError, match="public"):
         filesystems.refuse_private_host(host)
+
+
+def test_many_names_of_a_folder_are_deleted_and_nothing_else(root: location.Location) -> None:
+    for name in ("a", "b", "c"):
+        root.join("folder", name).put_if_absent(b"x")
+    root.join("folder").remove_names(["a", "c", "absent"])
+    assert root.join("folder").list_names() == ["b"]
+    root.join("folder").remove_names([])
+    # A bracket in the name of the folder is no pattern.
+    root.join("folder[ab]", "a").put_if_absent(b"x")
+    root.join("folder[ab]").remove_names(["a"])
+    assert root.join("folder[ab]").list_names() == []
+    assert root.join("folder").list_names() == ["b"]
+
+
+def test_a_thousand_names_are_deleted_by_one_request(s3_root: location.Location, store: Any) -> None:
+    names = [f"{number}" for number in range(12)]
+    for name in names:
+        s3_root.join(name).put_if_absent(b"x")
+    with store.recording() as requests:
+        s3_root.remove_names(names)
+    # Deleted, then listed: an empty folder is listed twice.
+    assert requests.by_kind() == {"POST": 1, "LIST": 2}
+
+
+def test_blocks_of_a_file_are_its_content(root: location.Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "BLOCK_BYTES", 8)
+    for size in (0, 7, 8, 9, 40):
+        path = root.join(f"blocks-{size}")
+        path.put_if_absent(bytes(range(size)))
+        assert b"".join(path.read_blocks()) == b"".join(path.read_blocks(size)) == bytes(range(size))
+
+
+def test_whether_there_is_a_file_takes_one_request(s3_root: location.Location, store: Any, tmp_path: Path) -> None:
+    s3_root.join("folder/x").put_if_absent(b"")
+    with store.recording() as requests:
+        assert s3_root.join("folder/x").is_file()
+        assert not s3_root.join("folder").is_file()
+        assert not s3_root.join("y").is_file()
+    assert requests.by_kind() == {"GET": 3}
+    (tmp_path / "folder").mkdir()
+    assert not location.Location.parse(str(tmp_path / "folder")).is_file()

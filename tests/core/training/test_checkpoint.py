@@ -16,6 +16,7 @@ from core.models import bundle, factory
 from core.models import state as states
 from core.storage import location
 from core.training import checkpoint, progress, retention, run_log
+from tests import s3
 from tests.core.storage import test_control_files
 from tests.core.training import builders
 
@@ -362,3 +363,30 @@ def test_weights_that_are_not_a_file_of_the_checkpoint_are_not_read(
     assert checkpoint.find_newest(root).ref == first
     with pytest.raises(errors.IntegrityError, match=r"model\.safetensors: is a"):
         bundle.select_checkpoint(second.folder)
+
+
+def test_a_checkpoint_is_written_and_an_old_one_removed_in_a_few_requests_in_series(
+    s3_root: location.Location, store: s3.Store, dataset: shards.Dataset
+) -> None:
+    """All ranks wait for these requests: the files of a checkpoint go at the same time, the manifest after them."""
+    log = run_log.RunLog(s3_root, checkpoint.take_fencing_number(s3_root, world_size=1))
+    for step in (1, 2, 3):
+        checkpoint.save(s3_root, 1, _snapshot(dataset, step, nll=1 / step), log)
+    log.add({"kind": "step", "step": 4})
+    with store.recording(latency_s=0.2) as saving:
+        saved = checkpoint.save(s3_root, 1, _snapshot(dataset, 4, nll=0.1), log)
+    # The files, a segment of the run log, and the manifest; the question whether another group has started.
+    assert saving.by_kind() == {"PUT": len(saved.files) + 2, "LIST": 1}
+    # Three; more on a busy machine, where requests of the same time begin one after the other.
+    assert saving.in_series() <= 5
+    assert saving[-1].path.endswith(checkpoint.MANIFEST)
+    assert saving[-2].kind == "LIST"
+    with store.recording(latency_s=0.2) as removing:
+        retention.retain(s3_root, 3, fencing_number=1)
+    assert [ref.step for ref in checkpoint.readable(s3_root)] == [4, 3, 2]
+    assert removing.in_series() <= 8
+    # Before each file of the one that goes, whether another group has started; the manifest before the others.
+    deleted = [request.path for request in removing if request.kind == "DELETE"]
+    assert len(deleted) == len(saved.files) + 1
+    assert deleted[0].endswith(checkpoint.MANIFEST)
+    assert removing.by_kind()["LIST"] == 2 + len(deleted)
