@@ -1,15 +1,13 @@
-"""The driver of inference: opens models, plans waves of parts, runs them, and sums up their commit records.
+"""The driver of inference: opens models, plans waves of parts, and sums up their commit records.
 
 The parts of a *wave* do not depend on each other. Independent lines are one wave; a stream in lanes has one wave for
 each position in the lanes, because a part starts from the state that the part before it in its lane committed.
 """
 
-import array
 import collections
 import functools
 import io
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +18,15 @@ from core import errors
 from core.data import lazy
 from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
+from core.data.text import buffers as text_buffers
 from core.data.text import corpus, sources
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
-from core.storage import commit, control_files, location, root_layout, streams
-from core.telemetry import catalog, metrics
+from core.storage import control_files, location, root_layout, streams
 from workers.fanout import executor as executors
 from workers.infer import part_worker
 
-# A job fails if more lines fail than the larger of these.
-ERRORS_ALLOWED = 10
-ERROR_SHARE_ALLOWED = 0.001
 MAX_LINE_BYTES = 1 << 20  # of a line of standard input, as of one of a file
 
 
@@ -156,127 +151,6 @@ def open_series(run: location.Location, columns: Sequence[str]) -> series_datase
     return dataset if dataset.columns == list(columns) else None
 
 
-class _PartRecords:
-    """The commit records of parts, with a limit on the number of lines of an input that failed.
-
-    A record is kept in the encoding of its file, which takes a sixth of the memory of the parsed object.
-
-    Args:
-        stage: name of the stage.
-        num_lines: number of lines of each input, by the origin of its parts.
-        metrics: receives the measurements.
-    """
-
-    def __init__(self, stage: str, num_lines: Mapping[inputs.Origin | None, int], metrics: metrics.Metrics) -> None:
-        self._encoded: dict[int, bytes] = {}  # by the position of the part
-        self._first_errors: dict[inputs.Origin | None, dict[str, Any]] = {}
-        self._stage = stage
-        self._metrics = metrics
-        self._num_lines = num_lines
-        self._num_errors: collections.Counter[inputs.Origin | None] = collections.Counter()
-        self.num_lines_done = 0
-
-    def add(self, part: inputs.Part, record: dict[str, Any]) -> None:
-        """Adds the record of a part.
-
-        Raises:
-            DataError: too many lines of its input failed.
-        """
-        self._encoded[part.position] = json.dumps(record, separators=(",", ":")).encode()
-        if not record["errors"]:
-            return
-        origin = part.origin
-        self._num_errors[origin] += record["errors"]
-        # Of the first part that completed with an error, which need not be the first in the input.
-        first = self._first_errors.setdefault(origin, record["first_errors"][0])
-        max_errors = max(ERRORS_ALLOWED, ERROR_SHARE_ALLOWED * self._num_lines[origin])
-        # At once, not at the end: an input in a wrong encoding must not cost a whole run.
-        if self._num_errors[origin] > max_errors:
-            lines = "lines" if origin is None else f"lines of the input of {origin.file}"
-            raise errors.DataError(
-                f"{self._stage}: {self._num_errors[origin]} {lines} failed, at most {max_errors:g} may; "
-                f"the first is line {first['line'] + 1}: {first['error']}; correct the input"
-            )
-
-    def on_done(self, task: executors.Task, record: dict[str, Any]) -> None:
-        """Adds the record of a part that was just computed, and measures it."""
-        count = functools.partial(self._metrics.count, catalog.INFERENCE_LINES, stage=self._stage)
-        count(record["lines"] - record["errors"], outcome="done")
-        count(record["errors"], outcome="failed")
-        self._metrics.count(catalog.INFERENCE_TOKENS, record["tokens"], stage=self._stage)
-        self.num_lines_done += record["lines"]
-        # After the metrics, since it may raise, and the lines are computed in any case.
-        self.add(task.payload, record)
-
-    def in_order(self) -> Sequence[dict[str, Any]]:
-        """Returns the records in the order of their lines, each parsed on access."""
-        # By position: parts are done in any order, and of a backward model even planned from the end.
-        order = array.array("q", sorted(self._encoded))
-        return lazy.LazySequence(len(order), lambda number: dict(json.loads(self._encoded[order[number]])))
-
-
-def run_parts(
-    spec: part_worker.Spec,
-    waves: Sequence[Sequence[inputs.Part]],
-    session: executors.Session,
-    progress: Callable[[int], None],
-) -> tuple[Sequence[dict[str, Any]], int]:
-    """Computes the parts that are not committed yet, wave after wave.
-
-    Args:
-        spec: specification of the workers.
-        waves: the parts; those of one wave depend only on parts of earlier waves.
-        session: provides the executor, metrics and the stop request.
-        progress: called with the number of lines of each part, new or committed before.
-
-    Returns:
-        All commit records in the order of their inputs and lines, and the number of lines computed in this call.
-
-    Raises:
-        DataError: more lines of an input fail than max(10, 0.1 %); committed parts stay, but the output is not
-            finished.
-    """
-    store = spec.store
-    num_lines: collections.Counter[inputs.Origin | None] = collections.Counter()
-    for part in itertools.chain.from_iterable(waves):
-        num_lines[part.origin] += part.num_lines
-    records = _PartRecords(spec.stage, num_lines, session.metrics)
-    # All waves use one pool, sized for the widest: a last wave of one part must not be run in the driver instead.
-    widest = max(map(len, waves), default=0)
-    monitor = executors.Monitor(session.metrics, progress, session.should_stop)
-    for wave in waves:
-        tasks = _pending_tasks(wave, store, records, progress)
-        if tasks:
-            factory = functools.partial(part_worker.make, spec)
-            session.executor(spec.stage, widest, runs_model=True).run(
-                spec.stage, tasks, factory, records.on_done, monitor
-            )
-    # Wall-clock time, as Prometheus compares it with its own.
-    session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=spec.stage)
-    return records.in_order(), records.num_lines_done
-
-
-def _pending_tasks(
-    parts: Sequence[inputs.Part], store: commit.PartStore, records: _PartRecords, progress: Callable[[int], None]
-) -> Sequence[executors.Task]:
-    """Adds the records of committed parts and returns tasks for the others."""
-    # Indices alone: tasks of millions of lines are made when a worker is free for them.
-    pending = array.array("q")
-    for number, part in enumerate(parts):
-        record = store.committed(part.name)
-        if record is None:
-            pending.append(number)
-        else:
-            records.add(part, record)
-            progress(part.num_lines)
-
-    def task(index: int) -> executors.Task:
-        part = parts[pending[index]]
-        return executors.Task(part.name, part, part.num_lines)
-
-    return lazy.LazySequence(len(pending), task)
-
-
 def waves_of_lanes(lanes: Sequence[Sequence[inputs.Part]]) -> Sequence[Sequence[inputs.Part]]:
     """Returns the waves of a stream in lanes: wave n has the n-th part of each lane, named by lane and position."""
 
@@ -368,7 +242,7 @@ def _stdin_lines(source: BinaryIO) -> Iterator[str | corpus.BadLine]:
             yield buffer
         sources.check_line_ends("--input: standard input", beginning)
 
-    for number, line in enumerate(corpus.split(buffers(), MAX_LINE_BYTES)):
+    for number, line in enumerate(text_buffers.split(buffers(), MAX_LINE_BYTES)):
         yield line if isinstance(line, str) else corpus.decode(line, number == 0, repairs)
 
 

@@ -19,7 +19,7 @@ from core.config import corpus_settings
 from core.data.dataset import dataset_index, duplicates, shards
 from core.data.text import cleaning, corpus, selection, sources
 from core.data.tokens import tokenizer
-from core.storage import commit, json_values, location
+from core.storage import commit, concurrent, json_values, location
 
 STAGING = ".staging"
 BATCH_LINES = 1024
@@ -193,9 +193,8 @@ def load_tokenizers(recipe: Recipe) -> dict[str, tokenizer.Tokenizer]:
     """Reads and verifies the tokenizer of each column."""
     tokenizers: dict[str, tokenizer.Tokenizer] = {}
     for column, record in recipe.tokenizers.items():
-        commit.verify(recipe.dataset, [record])
-        file = recipe.dataset.join(record.name)
-        tokenizers[column] = tokenizer.Tokenizer.from_json(file.read_bytes().decode(), str(file))
+        data = commit.read_file(recipe.dataset, record)
+        tokenizers[column] = tokenizer.Tokenizer.from_json(data.decode(), str(recipe.dataset.join(record.name)))
     return tokenizers
 
 
@@ -223,9 +222,11 @@ def hash_lines(recipe: Recipe, task: PartTask) -> Record:
 
 def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
     """Writes the numbers of the lines of one partition that are duplicates of an earlier line."""
-    hashes = [
-        duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions) for file in task.files
-    ]
+
+    def read(file: str) -> duplicates.Hashes:
+        return duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions)
+
+    hashes = [*concurrent.map_in_order(read, task.files)]
     return commit_file(
         recipe, task.name, duplicates.pack_duplicates(duplicates.find_duplicates(hashes), task.part_starts)
     )
@@ -281,31 +282,16 @@ def _commit_shards(
     encoded: Mapping[str, Sequence[Encoded]],
     counters: _Counters,
 ) -> Record:
-    sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
-    files, shard_records = [], {}
-    num_unk: dict[str, dict[str, int]] = {}
-    for split in dataset_index.SPLITS:
-        if split not in encoded:
-            continue
-        line_numbers = [number for numbers, _ in encoded[split] for number in numbers]
-        columns = {
-            column: shards.join([sides[side] for _, sides in encoded[split]])
-            for side, column in enumerate(recipe.columns)
-        }
-        data = shards.encode_shard(columns, line_numbers, sizes)
-        file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
-        files.append(file.to_json())
-        tokens = {column: len(side.values) for column, side in columns.items()}
-        num_unk[split] = {
-            column: int((side.values == tokenizers[column].unk_id).sum()) for column, side in columns.items()
-        }
-        # Stored as "task", the former name of one of several corpora.
-        shard_records[split] = {
-            **file.to_json(),
-            "rows": len(line_numbers),
-            "tokens": tokens,
-            "task": recipe.corpus_name,
-        }
+    splits = [split for split in dataset_index.SPLITS if split in encoded]
+    put = functools.partial(_put_shard, recipe, tokenizers, task)
+    written = list(concurrent.map_in_order(lambda split: put(split, encoded[split]), splits))
+    files = [file.to_json() for file, _, _ in written]
+    # Stored as "task", the former name of one of several corpora.
+    shard_records = {
+        split: {**file.to_json(), **counts, "task": recipe.corpus_name}
+        for split, (file, counts, _) in zip(splits, written, strict=True)
+    }
+    num_unk = {split: unk for split, (_, _, unk) in zip(splits, written, strict=True)}
     num_kept = sum(shard["rows"] for shard in shard_records.values())
     num_dropped = sum(counters.drops.values())
     # The index is refused if these do not sum up; here the error still names the part.
@@ -319,6 +305,24 @@ def _commit_shards(
         "repairs": dict(sorted(counters.repairs.items())),
     }
     return recipe.store.commit(task.name, record)
+
+
+def _put_shard(
+    recipe: Recipe,
+    tokenizers: Mapping[str, tokenizer.Tokenizer],
+    task: PartTask,
+    split: str,
+    encoded: Sequence[Encoded],
+) -> tuple[commit.FileRecord, dict[str, Any], dict[str, int]]:
+    """Writes a shard; returns its file, its numbers of rows and tokens, and its unknown tokens by column."""
+    sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
+    line_numbers = [number for numbers, _ in encoded for number in numbers]
+    columns = {column: shards.join([sides[side] for _, sides in encoded]) for side, column in enumerate(recipe.columns)}
+    data = shards.encode_shard(columns, line_numbers, sizes)
+    file = commit.put_content(recipe.dataset, f"{split}/{recipe.prefix}part-{task.number:05d}", ".arrow", data)
+    tokens = {column: len(side.values) for column, side in columns.items()}
+    unk = {column: int((side.values == tokenizers[column].unk_id).sum()) for column, side in columns.items()}
+    return file, {"rows": len(line_numbers), "tokens": tokens}, unk
 
 
 def lines(recipe: Recipe, task: PartTask) -> Iterator[Line]:
@@ -358,12 +362,13 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
 
 def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
     """Reads the numbers of the duplicate lines of a part."""
-    numbers = [
+
+    def read(file: str) -> duplicates.Lines:
         # A line may be in any partition, by its hash: every partition's file has a group for this part.
-        duplicates.read_duplicates(recipe.dataset.join(file), task.number, recipe.num_parts[task.source]).tolist()
-        for file in recipe.duplicates.get(task.source, ())
-    ]
-    return frozenset(itertools.chain.from_iterable(numbers))
+        return duplicates.read_duplicates(recipe.dataset.join(file), task.number, recipe.num_parts[task.source])
+
+    files = recipe.duplicates.get(task.source, ())
+    return frozenset(number for lines in concurrent.map_in_order(read, files) for number in lines.tolist())
 
 
 def line_filter(recipe: Recipe) -> Callable[[Line, Sequence[int]], str | None]:

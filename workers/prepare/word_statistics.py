@@ -1,10 +1,12 @@
 """Word statistics of a dataset: one task counts each training shard, and a last task merges the counts."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.data.dataset import arrow_file, dataset_index, statistics
-from core.storage import commit
+from core.data.tokens import tokenizer
+from core.storage import commit, concurrent
 from workers.prepare import line_tasks
 
 
@@ -40,9 +42,15 @@ class SummaryTask:
     weight: int = 1
 
 
-def count(recipe: line_tasks.Recipe, task: CountTask) -> line_tasks.Record:
+def make_counter(recipe: line_tasks.Recipe) -> Callable[[CountTask], line_tasks.Record]:
+    """Returns the callable that counts a shard; loads the tokenizers once for each worker."""
+    return functools.partial(_count, recipe, line_tasks.load_tokenizers(recipe))
+
+
+def _count(
+    recipe: line_tasks.Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: CountTask
+) -> line_tasks.Record:
     """Writes the counts of one shard."""
-    tokenizers = line_tasks.load_tokenizers(recipe)
     sizes = {column: codec.vocabulary_size for column, codec in tokenizers.items()}
     file, record = recipe.dataset.join(task.shard.name), task.shard
     expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
@@ -59,8 +67,8 @@ def count(recipe: line_tasks.Recipe, task: CountTask) -> line_tasks.Record:
 def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record:
     """Merges the counts of all shards, one after the other to save memory, and writes the statistics file."""
     totals: dict[str, statistics.Counts] = {}
-    for file in task.files:
-        counts = statistics.unpack(commit.read_content(recipe.dataset, file), recipe.columns)
+    for data in concurrent.map_in_order(functools.partial(commit.read_content, recipe.dataset), task.files):
+        counts = statistics.unpack(data, recipe.columns)
         for column, shard_counts in counts.items():
             totals[column] = statistics.merge(totals[column], shard_counts) if column in totals else shard_counts
     tokenizers = line_tasks.load_tokenizers(recipe)
@@ -69,8 +77,8 @@ def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record
         for column in recipe.columns
     }
     # One task merges all, in the order of the shards: the file is the same for any number of workers.
-    data = line_tasks.json_bytes(statistics.document(columns, task.ngram_tokens))
-    file_record = commit.put_content(recipe.dataset, statistics.STEM, ".json", data)
+    document = line_tasks.json_bytes(statistics.document(columns, task.ngram_tokens))
+    file_record = commit.put_content(recipe.dataset, statistics.STEM, ".json", document)
     return recipe.store.commit(task.name, {"files": [file_record.to_json()]})
 
 

@@ -26,7 +26,6 @@ LINE = "line"
 _MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
 _COMPRESSION_FIELD = 3  # of the table RecordBatch in Arrow's Message.fbs
 _HEADER_FIELD = 2  # of the table Message
-_COPY_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -223,10 +222,9 @@ def _local_copy(file: location.Location, expected: Expected) -> Path:
 
     def copy(opened: BinaryIO) -> None:
         digest = hashlib.sha256()
-        with file.open() as reader:
-            while block := reader.read(_COPY_BYTES):
-                digest.update(block)
-                opened.write(block)
+        for block in file.read_blocks():
+            digest.update(block)
+            opened.write(block)
         if digest.hexdigest() != expected.sha256:
             raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {digest.hexdigest()}")
 

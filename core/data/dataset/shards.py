@@ -289,9 +289,8 @@ def _codecs(folder: location.Location, index: dataset_index.DatasetIndex) -> dic
     """Returns the codec of each column, its tokenizer verified against the index."""
     codecs = {}
     for column, record in index.tokenizers.items():
-        commit.verify(folder, [record.file])
         file = folder.join(record.file.name)
-        loaded = tokenizer.Tokenizer.from_json(file.read_bytes().decode(), str(file))
+        loaded = tokenizer.Tokenizer.from_json(commit.read_file(folder, record.file).decode(), str(file))
         # Datasets and models are matched by this fingerprint: it must be that of the file itself.
         if (loaded.fingerprint, loaded.vocabulary_size) != (record.fingerprint, record.vocabulary_size):
             raise errors.IntegrityError(

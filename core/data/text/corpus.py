@@ -12,6 +12,7 @@ of the first file, and locates the same lines in the second file; `cut_by_lines`
 
 import array
 import collections
+import functools
 import hashlib
 import itertools
 from bisect import bisect_right
@@ -23,13 +24,13 @@ import numpy as np
 
 from core import errors
 from core.data import lazy
-from core.data.text import tables
-from core.storage import location
+from core.data.text import buffers, tables
+from core.storage import concurrent, location
 
 Group = tuple[location.Location, ...]
 BUFFER_BYTES = 1 << 20
+_MARGIN_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
-_MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class LineRange:
         sizes_bytes: size of each file when its lines were counted.
         columns: of tab-separated lines: the columns of source and target.
         max_line_bytes: limit beyond which a line is a bad line.
+        stop_bytes: about where the lines end in each file, to fetch them by one request; empty: not known.
     """
 
     files: tuple[str, ...]
@@ -57,6 +59,7 @@ class LineRange:
     sizes_bytes: tuple[int, ...]
     columns: tuple[int, int] | None = None
     max_line_bytes: int = 1 << 20
+    stop_bytes: tuple[int, ...] = ()
 
 
 class BadLine(NamedTuple):
@@ -99,7 +102,7 @@ def count_block(file: location.Location, start: int, stop: int) -> BlockCount:
     digest = hashlib.sha256()
     # A line begins after a line feed, so the byte before the block is read too, and the block's last one not counted.
     first_offset = max(start - 1, 0)
-    for offset, buffer in _buffers(file, first_offset, stop):
+    for offset, buffer in buffers.read_block(file, first_offset, stop, BUFFER_BYTES):
         num_lines += buffer.count(b"\n", 0, stop - 1 - offset)
         # Without the byte before, so that the hashes of all blocks cover each byte once.
         digest.update(buffer[1:] if offset == first_offset < start else buffer)
@@ -152,6 +155,10 @@ def cut_by_blocks(
                     sizes_bytes=sizes_bytes,
                     columns=columns,
                     max_line_bytes=max_line_bytes,
+                    stop_bytes=tuple(
+                        _estimate_stop(starts, file, line + block.num_lines)
+                        for starts, file in zip(block_starts, counts_of_files, strict=True)
+                    ),
                 )
             )
         first_line += totals[0]
@@ -167,6 +174,7 @@ def narrow(part: LineRange, start: int, stop: int) -> LineRange:
         start_line=part.start_line + start,
         num_lines=stop - start,
         skip_lines=tuple(skip + start for skip in part.skip_lines),
+        stop_bytes=part.stop_bytes if stop == part.num_lines else (),
     )
 
 
@@ -195,7 +203,7 @@ def index_lines(file: location.Location, part_lines: int) -> LineIndex:
     # 8 bytes for each part, where a list would take 40.
     starts = array.array("q", [0] if size_bytes else [])
     num_feeds = 0  # before this buffer
-    for offset, buffer in _buffers(file, 0, size_bytes):
+    for offset, buffer in buffers.read_whole(file, size_bytes, BUFFER_BYTES):
         num_new = buffer.count(b"\n")
         # Offsets are computed only for a buffer that contains the beginning of a part.
         if (num_feeds + num_new) // part_lines > num_feeds // part_lines:
@@ -235,6 +243,10 @@ def cut_by_lines(files: Group, indexes: Sequence[LineIndex], max_line_bytes: int
             skip_lines=skip_lines,
             sizes_bytes=sizes_bytes,
             max_line_bytes=max_line_bytes,
+            stop_bytes=tuple(
+                index.starts_bytes[number + 1] if number + 1 < len(index.starts_bytes) else index.size_bytes
+                for index in indexes
+            ),
         )
 
     return lazy.LazySequence(len(first.starts_bytes), part)
@@ -255,7 +267,8 @@ def read_lines(
         DataError: a file has changed since its lines were counted.
     """
     repairs = collections.Counter() if repairs is None else repairs
-    raw_sides = [_raw_lines(part, side) for side in range(len(part.files))]
+    # At the same time: a store answers for both files after one latency.
+    raw_sides = [*concurrent.map_in_order(functools.partial(_raw_lines, part), range(len(part.files)))]
     is_whole = part.columns is None
     number = -1
     # Not strict: a file that has lost lines ends early, and the count below reports it by name.
@@ -266,7 +279,7 @@ def read_lines(
         else:
             yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
     if number + 1 != part.num_lines:
-        raise _changed_error(part.files[0])
+        raise buffers.changed_error(location.Location(part.files[0]))
 
 
 def _decode_sides(
@@ -311,66 +324,18 @@ def decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[st
 
 
 def _raw_lines(part: LineRange, side: int) -> Iterator[str | bytes | None]:
-    """Yields the lines of one file of a part without their line feeds.
+    """Returns the lines of one file of a part without their line feeds, after a check of its size.
 
-    See `split`.
+    See `buffers.split`.
     """
     file = location.Location(part.files[side])
-    size_bytes = part.sizes_bytes[side]
-    # Offsets are those of the counted file: in another one they would point into the middle of lines.
-    if file.size_bytes() != size_bytes:
-        raise _changed_error(file.url)
-    lines = split((buffer for _, buffer in _buffers(file, part.start_bytes[side], size_bytes)), part.max_line_bytes)
+    size_bytes, start = part.sizes_bytes[side], part.start_bytes[side]
+    stop = part.stop_bytes[side] if part.stop_bytes else start + BUFFER_BYTES
+    beginning = buffers.read_beginning(file, size_bytes, start, stop)
+    pieces = buffers.read(file, start, size_bytes, BUFFER_BYTES, beginning)
+    lines = buffers.split((piece for _, piece in pieces), part.max_line_bytes)
     skip = part.skip_lines[side]
     return itertools.islice(lines, skip, skip + part.num_lines)
-
-
-def split(buffers: Iterable[bytes], max_line_bytes: int) -> Iterator[str | bytes | None]:
-    """Splits consecutive buffers at line feeds.
-
-    A line is text, bytes that `decode` must check and repair, or None if it exceeds `max_line_bytes`. Such a line is
-    discarded as soon as it exceeds the limit, so memory does not grow with its length.
-    """
-    tail: bytes | None = b""  # the line that continues in the next buffer; None once it exceeds the limit
-    for buffer in buffers:
-        # Between the two are complete lines, decoded in one call; only the ends need joining.
-        first, last = buffer.find(b"\n"), buffer.rfind(b"\n")
-        if first >= 0:
-            yield None if tail is None else _limit(tail + buffer[:first], max_line_bytes)
-            tail = b""
-            if first < last:
-                yield from _split_lines(buffer[first + 1 : last], max_line_bytes)
-        tail = None if tail is None else _limit(tail + buffer[last + 1 :], max_line_bytes)
-    if tail != b"":  # the last line of the file, without a line feed
-        yield tail
-
-
-def _split_lines(buffer: bytes, max_line_bytes: int) -> Iterator[str | bytes | None]:
-    """Splits complete lines: decoded at once if none needs a check or repair, else as bytes."""
-    if b"\0" not in buffer and b"\r" not in buffer:
-        try:
-            lines = buffer.decode().split("\n")
-        except UnicodeDecodeError:
-            lines = []
-        if lines and (len(buffer) <= max_line_bytes or _MAX_CHARACTER_BYTES * max(map(len, lines)) <= max_line_bytes):
-            yield from lines
-            return
-    for line in buffer.split(b"\n"):
-        yield _limit(line, max_line_bytes)
-
-
-def _limit(line: bytes | None, max_line_bytes: int) -> bytes | None:
-    return line if line is None or len(line) <= max_line_bytes else None
-
-
-def _buffers(file: location.Location, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """Yields the bytes [start, stop) of a file as (offset, buffer)."""
-    for offset in range(start, stop, BUFFER_BYTES):
-        end = min(offset + BUFFER_BYTES, stop)
-        buffer = file.read_range(offset, end)
-        if len(buffer) != end - offset:
-            raise _changed_error(file.url)
-        yield offset, buffer
 
 
 def _locate(block_starts: Sequence[int], counts: Sequence[BlockCount], line: int) -> tuple[int, int]:
@@ -384,15 +349,19 @@ def _locate(block_starts: Sequence[int], counts: Sequence[BlockCount], line: int
     return (0, lines_before) if block.start == 0 else (block.start - 1, lines_before + 1)
 
 
+def _estimate_stop(block_starts: Sequence[int], counts: Sequence[BlockCount], line: int) -> int:
+    """Returns about where a line of a file begins: its lines are taken to be evenly long, and a bit is added."""
+    number = bisect_right(block_starts, line) - 1
+    if number == len(counts):
+        return counts[-1].stop
+    block = counts[number]
+    share = (line - block_starts[number]) / block.num_lines
+    return block.start + int(share * (block.stop - block.start)) + _MARGIN_BYTES
+
+
 def _check_aligned(files: Group, totals: Sequence[int]) -> None:
     if len(set(totals)) > 1:
         raise errors.DataError(
             f"{files[1]}: source {totals[0]} lines, target {totals[1]} (source is {files[0]}); "
             "align the two files line by line"
         )
-
-
-def _changed_error(url: str) -> errors.DataError:
-    return errors.DataError(
-        f"{location.Location(url)}: changed while it was being read; run the command again when nothing writes to it"
-    )

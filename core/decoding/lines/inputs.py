@@ -17,7 +17,7 @@ from pyarrow import parquet
 from core import errors
 from core.data import lazy
 from core.data.text import corpus, extensions, sources, tables
-from core.storage import commit, location, streams
+from core.storage import commit, concurrent, location, streams
 
 _CHECKED_ROWS = 100  # rows of JSONL of which one must have the column
 _SPREAD = 5  # times as many parts as the lines would fill are read in part, so that they come from more places
@@ -276,7 +276,8 @@ def read(part: Part) -> list[Line]:
         DataError: a file changed since it was scanned.
     """
     rows = []
-    for sides in zip(*(_read_side(side) for side in part.sides), strict=True):
+    # At the same time: a store answers for all files after one latency.
+    for sides in zip(*concurrent.map_in_order(_read_side, part.sides), strict=True):
         # The bad line keeps its row, or all rows after it would belong to other line numbers.
         bad = next((side for side in sides if isinstance(side, corpus.BadLine)), None)
         rows.append(bad if bad is not None else tuple(side for side in sides if isinstance(side, str)))
