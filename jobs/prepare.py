@@ -107,8 +107,8 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         check_tokenizer(config)
         with session.interrupting():
             planned = plan(config)
-        builder = dataset_builder.DatasetBuilder(planned, session, reporter)
-        store.begin()  # after the plan: a missing source must not leave a folder behind
+        is_new = store.begin()  # after the plan: a missing source must not leave a folder behind
+        builder = dataset_builder.DatasetBuilder(planned, session, reporter, is_new)
         index = builder.run(config.sharding)
         store.finish(index.to_json(), dataset_index.NAME)
         warnings += [*builder.warnings, *_bleu_warnings(config, builder)]
@@ -263,8 +263,7 @@ def _clean_up(folder: location.Location) -> None:
     # Records first: a record whose file is gone would make the next run skip a task and then miss its file.
     for name in (commit.RECORDS, line_tasks.STAGING):
         subfolder = folder.join(name)
-        for child in subfolder.list_names():
-            subfolder.join(child).remove()
+        subfolder.remove_names(subfolder.list_names())
         if subfolder.is_local:
             with contextlib.suppress(OSError):
                 subfolder.path.rmdir()

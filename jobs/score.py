@@ -22,7 +22,7 @@ from core.storage import json_values, location
 from jobs import input_names, line_files, run_checks, score_mixture
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.infer import driver, part_worker
+from workers.infer import driver, part_runner, part_worker
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             num_lines = sum(part.num_lines for part in inputs.join(parts))
             with reporter.stage(spec.stage, num_lines, "lines") as stage:
                 stage.wait_for("starting workers")
-                records, num_done = driver.run_parts(spec, waves, session, stage.advance)
+                records, num_done = part_runner.run_parts(spec, waves, session, stage.advance, output.is_new)
                 figures = {**mixture, **line_files.summary(target, records, figures_of)}
                 manifest = output.finish(records, {"summary": figures})
     report = {**opened, **line_files.report(named, target, manifest["summary"])}

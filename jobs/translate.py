@@ -19,7 +19,7 @@ from core.storage import json_values, location
 from jobs import input_names, line_files, paths, run_checks, settings
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.infer import driver, part_worker
+from workers.infer import driver, part_runner, part_worker
 
 _MAX_DRAWN_FROM = 100_000  # lines from which those with an attention map are drawn
 
@@ -162,7 +162,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
             spec = replace(spec, control=output.store.control)
             with reporter.stage(spec.stage, sum(file.files[0].num_lines for file in files), "lines") as stage:
                 stage.wait_for("starting workers")
-                records, num_done = driver.run_parts(spec, [parts], session, stage.advance)
+                records, num_done = part_runner.run_parts(spec, [parts], session, stage.advance, output.is_new)
                 figures = line_files.summary(target, records, lambda totals, _: summarize(totals))
                 manifest = output.finish(records, {"summary": figures}, write_sidecars)
         else:

@@ -22,7 +22,7 @@ from jobs import held_out, prepare
 from tests import reporters
 from tests.jobs import datasets
 from workers.fanout import executor as executors
-from workers.infer import driver, part_worker
+from workers.infer import driver, part_runner, part_worker
 
 pytestmark = pytest.mark.e2e
 
@@ -151,7 +151,9 @@ def test_the_driver_of_inference_keeps_a_short_record_for_each_part(tmp_path: pa
             scanned = inputs.scan(location.Location.parse(str(file)), None, 1, folder, "--input")
             session = datasets.Session(Committing(opened.store))
             session.metrics = metrics.NullMetrics()  # type: ignore[assignment]
-            records, _ = driver.run_parts(spec, [inputs.parts([scanned])], session, lambda lines: None)
+            records, _ = part_runner.run_parts(
+                spec, [inputs.parts([scanned])], session, lambda lines: None, opened.is_new
+            )
             assert driver.Totals.of(records).tokens == 99 * num_parts
             opened.finish(records, {})
         in_store = sum(

@@ -197,9 +197,8 @@ class ScoreWorker(PartWorker):
         record = self.store.committed(part)
         assert record is not None, f"{part} must be committed before its successor starts"
         state = commit.FileRecord.from_json(record["state"], part)
-        commit.verify(self.folder, [state])
-        path = self.folder.join(state.name)
-        return streams.StreamState.from_bytes(path.read_bytes(), str(path))
+        data = commit.read_verified(self.folder, state)
+        return streams.StreamState.from_bytes(data, str(self.folder.join(state.name)))
 
     def precision(self) -> str:
         """See `PartWorker`."""

@@ -5,6 +5,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,15 +55,23 @@ def content(settings: dict[str, Any]) -> dict[str, Any]:
 class DatasetBuilder:
     """Builds the dataset of a run; committed tasks are not repeated.
 
+    Args:
+        plan: the dataset to make.
+        session: provides the executor, metrics and the stop request.
+        reporter: shows progress.
+        is_new: whether the plan of the dataset was just written, so that no task is committed yet.
+
     Attributes:
         warnings: after `run`, sentences on a tokenizer that does not fit the text.
         scripts: after `run`, by corpus and column the writing system of text without spaces, else None.
     """
 
-    def __init__(self, plan: Plan, session: executors.Session, reporter: progress_display.Reporter) -> None:
+    def __init__(
+        self, plan: Plan, session: executors.Session, reporter: progress_display.Reporter, is_new: bool = False
+    ) -> None:
         self._plan = plan
         self._store = commit.PartStore(plan.folder, content(plan.settings))
-        self._runner = pass_runner.PassRunner(self._store, session, reporter)
+        self._runner = pass_runner.PassRunner(self._store, session, reporter, is_new)
         self._coverage: dict[str, list[dict[str, float]]] = {}
         self.warnings: list[str] = []
         self.scripts: dict[str, Mapping[str, scripts.Script | None]] = {}
@@ -168,7 +177,7 @@ class DatasetBuilder:
             word_statistics.CountTask(f"describe-{number:05d}", shard, counts_ngrams)
             for number, (shard, counts_ngrams) in enumerate(zip(shards, with_ngrams, strict=True))
         ]
-        count = corpus_passes.worker_factory(word_statistics.count, recipe)
+        count = functools.partial(word_statistics.make_counter, recipe)
         records = self._runner.fan_out("prepare: statistics", "lines", tasks, count)
         files = tuple(corpus_passes.file_name(records[task.name]) for task in tasks)
         # Of the longer side, by which `choose_ngram_shards` limits the sample.

@@ -1,12 +1,13 @@
 """Pass runner: fans out the tasks of one pass of prepare, except those that have a commit record."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from core.storage import commit
 from core.telemetry import catalog
+from workers.fanout import earlier_records, progress_display
 from workers.fanout import executor as executors
-from workers.fanout import progress_display
 from workers.prepare import line_tasks
 
 STAGE = "prepare"
@@ -28,33 +29,54 @@ class PassTask(Protocol):
 
 
 class PassRunner:
-    """Runs one pass after the other."""
+    """Runs one pass after the other.
+
+    Args:
+        store: the commit records of the tasks.
+        session: provides the executor, metrics and the stop request.
+        reporter: shows progress.
+        is_new: whether the plan of the dataset was just written, so that no task is committed yet.
+    """
 
     def __init__(
-        self, store: commit.PartStore, session: executors.Session, reporter: progress_display.Reporter
+        self,
+        store: commit.PartStore,
+        session: executors.Session,
+        reporter: progress_display.Reporter,
+        is_new: bool,
     ) -> None:
+        self._is_new = is_new
         self._store = store
         self._session = session
         self._reporter = reporter
 
+    @functools.cached_property
+    def _committed(self) -> Collection[str]:
+        """The tasks that were committed before this driver began; those of later passes are its own."""
+        return frozenset() if self._is_new else self._store.committed_names()
+
     def fan_out(self, title: str, unit: str, tasks: Sequence[PassTask], factory: Factory) -> Records:
         """Runs the tasks that are not committed yet, and returns the commit records of all, by name."""
         records: Records = {}
-        uncommitted = []
-        for task in tasks:
-            # Asked by name, never by listing: a listing may lag behind, or show what a killed writer left.
-            record = self._store.committed(task.name)
-            if record is None:
-                uncommitted.append(executors.Task(task.name, task, task.weight))
-            else:
+        earlier = [task.name for task in tasks if task.name in self._committed]
+        uncommitted = [
+            executors.Task(task.name, task, task.weight) for task in tasks if task.name not in self._committed
+        ]
+
+        def add_earlier(number: int, record: line_tasks.Record) -> None:
+            records[earlier[number]] = record
+
+        with earlier_records.reading_along(
+            self._store, earlier, add_earlier, self._session.should_stop
+        ) as check_earlier:
+
+            def on_done(task: executors.Task, record: line_tasks.Record) -> None:
                 records[task.name] = record
+                if "shards" in record:  # lines are counted once, in the encoding pass
+                    self._count_lines(record)
+                check_earlier()
 
-        def on_done(task: executors.Task, record: line_tasks.Record) -> None:
-            records[task.name] = record
-            if "shards" in record:  # lines are counted once, in the encoding pass
-                self._count_lines(record)
-
-        self.execute(title, unit, uncommitted, factory, on_done)
+            self.execute(title, unit, uncommitted, factory, on_done)
         return records
 
     def execute(

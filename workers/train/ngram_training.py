@@ -23,7 +23,7 @@ from core.data.dataset import shards
 from core.data.tokens import vocabulary
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
-from core.storage import commit, json_values, location
+from core.storage import commit, concurrent, json_values, location
 from core.training import checkpoint, progress, run_log
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -164,13 +164,14 @@ def _count(
     recipe: Recipe, num_tokens: int, session: executors.Session, reporter: progress_display.Reporter, part_tokens: int
 ) -> list[ngram_counts.Counts]:
     """Counts the parts that have no commit record yet, and reads the counts of all parts."""
-    recipe.store.begin()
+    store = recipe.store
+    committed = frozenset() if store.begin() else store.committed_names()
     tasks = [
         executors.Task(name, TokenRange(name, start, stop), stop - start)
         for number, start in enumerate(range(0, num_tokens, part_tokens))
         for name, stop in [(f"part-{number:05d}", min(start + part_tokens, num_tokens))]
     ]
-    todo = [task for task in tasks if recipe.store.committed(task.name) is None]
+    todo = [task for task in tasks if task.name not in committed]
     if todo:
         with reporter.stage("train: count", float(sum(task.weight for task in todo)), "tokens") as shown:
             shown.wait_for("starting workers")
@@ -182,7 +183,7 @@ def _count(
                 executors.Monitor(session.metrics, shown.advance, session.should_stop),
             )
     # In the order of parts, whatever the order in which workers were done.
-    return [_read(recipe, task.name) for task in tasks]
+    return [*concurrent.map_in_order(functools.partial(_read, recipe), (task.name for task in tasks))]
 
 
 def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
@@ -190,9 +191,8 @@ def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
     assert record is not None, f"{name} was just done"
     file = commit.FileRecord.from_json(record["files"][0], name)
     # Arrow files have no checksum of their own.
-    commit.verify(recipe.folder, [file])
-    counts_file = recipe.folder.join(file.name)
-    return ngram_counts.decode(counts_file.read_bytes(), recipe.order, str(counts_file))
+    data = commit.read_verified(recipe.folder, file)
+    return ngram_counts.decode(data, recipe.order, str(recipe.folder.join(file.name)))
 
 
 def _estimate(

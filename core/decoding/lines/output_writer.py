@@ -15,7 +15,7 @@ from typing import Any
 
 from core import errors
 from core.decoding.lines import leftovers, outputs, results
-from core.storage import commit, control_files, location, private_folders, replacing, run_lock
+from core.storage import commit, concurrent, control_files, location, private_folders, replacing, run_lock
 
 
 @contextlib.contextmanager
@@ -39,9 +39,9 @@ def open_output(
         return
     with run_lock.RunLock(target.folder, stage) as lock:
         leftovers.sweep(target.folder, lock.check)
-        store = _begin(target, store, overwrite, lock)
+        store, is_new = _begin(target, store, overwrite, lock)
         manifest = None if overwrite else _complete_folder(target, store)
-        opened = OpenedOutput(target, store, lock, manifest, overwrite)
+        opened = OpenedOutput(target, store, lock, manifest, overwrite, is_new)
         yield opened
         if opened.is_complete and not lock.is_removed:
             # Every call makes them anew: it has to read a compressed input to know it.
@@ -63,7 +63,8 @@ def _complete_file(target: outputs.Output, store: commit.PartStore) -> dict[str,
 
 def _begin(
     target: outputs.Output, store: commit.PartStore, overwrite: bool, lock: run_lock.RunLock
-) -> commit.PartStore:
+) -> tuple[commit.PartStore, bool]:
+    """Returns the store of the output, its plan written, and whether it was written now."""
     beside = replacing.store_beside(store)
     replacing.settle(target.folder, lock.check, keep=beside.control if overwrite else None)
     if not overwrite:
@@ -72,8 +73,7 @@ def _begin(
             for file in target.files:
                 if file.exists():
                     raise _foreign_file_error(file)
-        store.begin()
-        return store
+        return store, store.begin()
     if target.folder.join(commit.MANIFEST).exists():
         store = beside
     elif not store.is_begun():
@@ -81,9 +81,10 @@ def _begin(
         commit.remove_files(target.folder, target.names_of_stored_plan(), lock.check)
         store.remove(lock.check)
     # A driver that was killed while it replaced goes on here; what is damaged is done again.
-    store.begin()
-    replacing.drop_damaged(store, lock.check)
-    return store
+    is_new = store.begin()
+    if not is_new:
+        replacing.drop_damaged(store, lock.check)
+    return store, is_new
 
 
 def _complete_folder(target: outputs.Output, store: commit.PartStore) -> dict[str, Any] | None:
@@ -108,6 +109,7 @@ class OpenedOutput:
         store: its parts.
         manifest: of a complete output; None of one that is to be made.
         files: its merged files; none of a folder of shards.
+        is_new: whether its plan was just written, so that no part is committed yet.
     """
 
     def __init__(
@@ -117,10 +119,12 @@ class OpenedOutput:
         lock: run_lock.RunLock | None,
         manifest: dict[str, Any] | None,
         replaces: bool = False,
+        is_new: bool = False,
     ) -> None:
         self.target = target
         self.store = store
         self.manifest = manifest
+        self.is_new = is_new
         self.files = [MergedFile(self, file, name) for file, name in zip(target.files, _names(target), strict=True)]
         self.is_complete = manifest is not None
         self._lock = lock
@@ -318,12 +322,15 @@ def _merged(
 
 
 def _tables(target: outputs.Output, records: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    for record in records:
+    def read(record: Mapping[str, Any]) -> tuple[location.Location, bytes]:
         shard = target.folder.join(record["shard"]["name"])
         # Hashed when it is read: Arrow files have no checksum, and a flipped bit would be read back silently.
         data = shard.read_bytes()
         if commit.sha256_hex(data) != record["shard"]["sha256"]:
             raise errors.IntegrityError(f"{shard}: is damaged; run again with --overwrite")
+        return shard, data
+
+    for shard, data in concurrent.map_in_order(read, records):
         yield results.decode(target.kind, data, str(shard))
 
 

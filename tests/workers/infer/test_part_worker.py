@@ -18,7 +18,7 @@ from tests.core.decoding import samples
 from tests.core.decoding.lines import rows
 from tests.jobs import trained
 from workers.fanout import executor as executors
-from workers.infer import driver, part_worker
+from workers.infer import driver, part_runner, part_worker
 
 
 def _spec(tmp_path: pathlib.Path, model: Any = None, **scoring: Any) -> part_worker.Spec:
@@ -78,7 +78,7 @@ class Session:
 
 def _run(spec: part_worker.Spec, waves: Sequence[Sequence[inputs.Part]], executor: Any = None) -> list[dict[str, Any]]:
     session = Session(executor or executors.InProcess())
-    records, _ = driver.run_parts(spec, waves, session, lambda _: None)
+    records, _ = part_runner.run_parts(spec, waves, session, lambda _: None, is_new=False)
     return [*records]
 
 
