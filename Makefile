@@ -19,7 +19,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz bench profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz bench scale profile reproduce clean \
         k8s-render k8s-check k8s-setup k8s-run k8s-files monitoring
 
 help: ## list the targets
@@ -85,6 +85,9 @@ fuzz: setup ## search for inputs that break a reader, a minute for each (Linux; 
 
 bench: setup ## speed ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks
+
+scale: setup ## the driver at a million parts: requests, time to the first part, memory; renews tests/scale/README.md (an hour)
+	$(BIN)/python -m tests.scale
 
 PROFILE ?= reports/profile
 

@@ -7,7 +7,6 @@ dead and still runs (a zombie) can therefore only add files to which no manifest
 
 import collections
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -130,9 +129,10 @@ def read_file(folder: location.Location, record: FileRecord, max_bytes: int | No
     Raises:
         IntegrityError: it is missing, larger, damaged, a link out of the folder, or no regular file.
     """
-    read = location.Location.read_bytes
-    if max_bytes is not None:
-        read = functools.partial(control_files.read_bounded, max_bytes=max_bytes)
+
+    def read(path: location.Location) -> bytes:
+        return path.read_bytes() if max_bytes is None else control_files.read_bounded(path, max_bytes)
+
     return _verified(folder, record.name, record.sha256, read)
 
 
@@ -148,8 +148,7 @@ def _verified(folder: location.Location, name: str, expected: str, read: Callabl
         raise errors.IntegrityError(f"{path}: is missing, but its manifest lists it; restore it") from error
     except errors.UsageError as error:  # a folder, a pipe or a device
         raise errors.IntegrityError(f"{error}; restore it") from error
-    sha256 = sha256_hex(result) if isinstance(result, bytes) else result
-    if sha256 != expected:
+    if (sha256 := sha256_hex(result) if isinstance(result, bytes) else result) != expected:
         raise _damaged_error(path, expected, sha256)
     return result
 
@@ -241,8 +240,7 @@ class PartStore:
     def committed_names(self) -> frozenset[str]:
         """Returns the names of the parts that have a commit record: by a listing, 1,000 names a request.
 
-        It tells which records are worth reading, and no more: `committed` says whether a part is done, and `commit` of
-        one that was missing here finds the record that counts. So a listing that lags behind costs work, never a line.
+        A hint: `committed` says whether a part is done, and `commit` of one that a listing missed finds its record.
         """
         return frozenset(path.name.removesuffix(".json") for path in record_paths(self._control))
 
@@ -398,6 +396,5 @@ def remove_paths(paths: Sequence[location.Location], check: Callable[[], object]
         check()
         path.remove()
 
-    # A local filesystem answers at once.
-    run = map if paths and paths[0].is_local else concurrent.map_in_order
+    run = map if paths and paths[0].is_local else concurrent.map_in_order  # a local filesystem answers at once
     collections.deque(run(remove, paths), maxlen=0)

@@ -226,10 +226,8 @@ def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
     def read(file: str) -> duplicates.Hashes:
         return duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions)
 
-    hashes = [*concurrent.map_in_order(read, task.files)]
-    return commit_file(
-        recipe, task.name, duplicates.pack_duplicates(duplicates.find_duplicates(hashes), task.part_starts)
-    )
+    lines_found = duplicates.find_duplicates([*concurrent.map_in_order(read, task.files)])
+    return commit_file(recipe, task.name, duplicates.pack_duplicates(lines_found, task.part_starts))
 
 
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:

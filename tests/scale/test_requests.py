@@ -1,0 +1,113 @@
+"""Requests of the driver and of workers, by part: a request more a part is a failed test."""
+
+import time
+
+import pytest
+
+from core.decoding.lines import inputs
+from tests.jobs import datasets
+from tests.scale import fake_store, simulation
+
+_PART_BYTES = 1 << 13
+
+
+def _total(measured: simulation.Measured) -> int:
+    return measured.store.num() - measured.store.num(stage="lock")
+
+
+def test_a_new_output_takes_the_same_requests_of_the_driver_for_any_number_of_parts() -> None:
+    few, many = simulation.translate(10, 0), simulation.translate(500, 0)
+    assert (few.num_computed, many.num_computed) == (10, 500)
+    assert _total(many) == _total(few) <= 20
+
+
+def test_a_resumed_output_takes_a_listing_for_each_thousand_parts_and_a_request_for_each_committed_one() -> None:
+    few, many = simulation.translate(10, 5), simulation.translate(1300, 1100)
+    assert (few.num_computed, many.num_computed) == (5, 200)
+    assert _total(many) - _total(few) == 1 + 1100 - 5, "a second page, and the records"
+
+
+@pytest.mark.parametrize("num_committed", [0, 1500])
+def test_the_first_part_does_not_wait_for_a_request_a_part(num_committed: int) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(simulation.FirstPartError):
+        simulation.translate(2000, num_committed, latency_s=0.05, stop_at_first=True)
+    # 2,000 requests would take 100 s, and 1,500 of them ten at a time 7 s.
+    assert time.monotonic() - started_s < 5
+
+
+def test_a_new_dataset_takes_the_same_requests_of_the_driver_for_any_number_of_parts() -> None:
+    few, many = simulation.prepare(3 << 24), simulation.prepare(300 << 24)
+    assert many.num_computed - few.num_computed == 4 * 297, "count lines, count words, encode, statistics"
+    assert _total(many) == _total(few) <= 10
+
+
+def test_a_dataset_is_opened_with_the_same_requests_for_any_number_of_shards() -> None:
+    few, many = simulation.open_dataset(2), simulation.open_dataset(500)
+    assert _total(many) == _total(few) <= 3
+
+
+def test_the_store_counts_as_the_real_client_does() -> None:
+    store = fake_store.FakeStore()
+    with store.installed() as root:
+        assert root.list_names() == []
+        assert root.join("x").put_if_absent(b"abc")
+        assert not root.join("x").put_if_absent(b"abd")
+        assert root.join("x").read_bytes() == b"abc"
+        assert root.join("x").exists()
+        assert not root.join("y").exists()
+        assert root.list_names() == ["x"]
+        root.join("x").remove()
+    assert {kind: store.num(kind) for kind in ("PUT", "GET", "HEAD", "LIST", "DELETE")} == {
+        "PUT": 2, "GET": 1, "HEAD": 2, "LIST": 3, "DELETE": 1,
+    }  # fmt: skip
+
+
+def _prepare(kind: str, num_parts: int) -> int:
+    """Runs `prepare` with a worker in this process and returns the number of requests."""
+    store = fake_store.FakeStore()
+    text = "".join(f"{line}\n" for line in datasets.sentences(400 * num_parts))[: _PART_BYTES * num_parts]
+    with store.installed() as root:
+        names = [root.join("a.txt"), root.join("b.txt")]
+        for file in names:
+            file.put_if_absent(text.rpartition("\n")[0].encode() + b"\n")
+        source, target = (file.url for file in names)
+        train = {"text": [source]} if kind == "text" else {"source": [source], "target": [target]}
+        settings = datasets.config(
+            root.url,
+            {"kind": kind, "train": train, "split": {"valid": 0.1, "test": 0.1}},
+            sharding={"part_size_bytes": _PART_BYTES},
+        )
+        store.requests.clear()
+        datasets.run(settings)
+    return store.num()
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        # Read for each pass (count lines, count words, encode), in two of them with its size; a file and a record of
+        # three passes (count words, encode, statistics), and each of the three files read once more.
+        ("text", 3 + 2 + 6 + 3),
+        # A file more to read, two shards more to write, and the words of both sides in one file, read for each.
+        ("pairs", 6 + 4 + 8 + 4),
+    ],
+)
+def test_the_workers_of_prepare_take_so_many_requests_a_part(kind: str, most: int) -> None:
+    assert (_prepare(kind, 8) - _prepare(kind, 4)) / 4 <= most
+
+
+def test_a_part_of_an_input_is_read_at_once_whatever_its_size() -> None:
+    store = fake_store.FakeStore(latency_s=0.05)
+    line = b"x" * 1023 + b"\n"
+    with store.installed() as root:
+        sides = []
+        for name in ("a.txt", "b.txt"):
+            root.join(name).put_if_absent(line * 8192)
+            sides.append(inputs.scan(root.join(name), None, 4096, root, "--input"))
+        store.requests.clear()
+        store.in_series.clear()
+        assert len(inputs.read(inputs.parts(sides)[0])) == 4096
+    # 4 MiB of each file: its range, and its size, to see that it has not changed.
+    assert (store.num("GET"), store.num("HEAD"), store.num()) == (2, 2, 4)
+    assert store.in_series.in_series() == 1
