@@ -19,7 +19,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz bench scale profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz guards bench scale profile reproduce clean \
         k8s-render k8s-check k8s-setup k8s-run k8s-files monitoring
 
 help: ## list the targets
@@ -82,6 +82,9 @@ isa: setup ## tests of models, training and decoding as on older CPUs, by instru
 fuzz: setup ## search for inputs that break a reader, a minute for each (Linux; ARGS="--seconds 600 NAME")
 	$(PIP) atheris==3.0.0
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+guards: setup ## take each guard away in a copy of the tree: its test must fail (a quarter of an hour; ARGS="--jobs 2 WORD")
+	$(BIN)/python -m tests.guards $(ARGS)
 
 bench: setup ## speed ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks

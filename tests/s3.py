@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import random
 import threading
 import time
 import uuid
@@ -44,7 +45,8 @@ class Requests(list[Request]):
 class Store:
     """WSGI application of an S3 server that counts requests and injects `faults` into the next PUT requests.
 
-    `busy` answers 503 and does not apply the request; `lost` applies it, and answers 503 in place of its reply.
+    `busy` answers 503 and does not apply the request; `lost` applies it, and answers 503 in place of its reply;
+    `denied` answers 403.
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
@@ -53,6 +55,7 @@ class Store:
         self.requests = 0
         self._recordings: list[Requests] = []
         self._latency_s = 0.0
+        self._draw: Callable[[], str] = lambda: ""
 
     @contextlib.contextmanager
     def recording(self, latency_s: float = 0.0) -> Iterator[Requests]:
@@ -65,6 +68,15 @@ class Store:
         finally:
             self._latency_s = 0.0
             self._recordings.remove(requests)
+
+    @contextlib.contextmanager
+    def failing(self, share: float, chance: random.Random) -> Iterator[None]:
+        """Injects `busy` and `lost`, at random, into a share of the requests of any kind during a block."""
+        self._draw = lambda: chance.choice(("busy", "lost")) if chance.random() < share else ""
+        try:
+            yield
+        finally:
+            self._draw = lambda: ""
 
     def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
         started_s = time.monotonic()
@@ -79,13 +91,15 @@ class Store:
 
     def _answer(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
         self.requests += 1
-        fault = self.faults.pop(0) if self.faults and environment["REQUEST_METHOD"] == "PUT" else ""
+        fault = self.faults.pop(0) if self.faults and environment["REQUEST_METHOD"] == "PUT" else self._draw()
         if fault == "lost":
             list(self._app(environment, lambda *_, **__: None))
         if fault:
-            environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0) if fault == "busy" else 0)
-            start("503 Slow Down", [("Content-Type", "application/xml"), ("Connection", "close")])
-            return [b"<Error><Code>SlowDown</Code></Error>"]
+            environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0) if fault != "lost" else 0)
+            status, code = ("403 Forbidden", b"AccessDenied") if fault == "denied" else ("503 Slow Down", b"SlowDown")
+            start(status, [("Content-Type", "application/xml"), ("Connection", "close")])
+            # A reply to HEAD has no body.
+            return [] if environment["REQUEST_METHOD"] == "HEAD" else [b"<Error><Code>%s</Code></Error>" % code]
         return self._app(environment, start)
 
 

@@ -1,7 +1,7 @@
 """Generated tables of the documentation: `make reference` writes them, a test holds them up to date.
 
-Settings come from the schema in `core.config`, metrics from `core.telemetry.catalog`. Each table is between two
-comments, `<!-- reference: NAME -->` and `<!-- end -->`; the text between them is replaced.
+Settings come from the schema in `core.config`, metrics from `core.telemetry.catalog`, guards from `tests.guards`. Each
+table is between two comments, `<!-- reference: NAME -->` and `<!-- end -->`; the text between them is replaced.
 """
 
 import json
@@ -16,10 +16,12 @@ from pydantic.fields import FieldInfo
 from core.config import autoregressive_settings, corpus_settings, model_settings, ngram_settings, schema, section
 from core.telemetry import catalog
 from tests.architecture import source
+from tests.guards import catalog as guard_catalog
 
 PAGES = {
     "settings": source.REPOSITORY / "jobs" / "configs" / "README.md",
     "metrics": source.REPOSITORY / "core" / "telemetry" / "README.md",
+    "guards": source.REPOSITORY / "tests" / "guards" / "README.md",
 }
 BLOCK = re.compile(r"(?<=<!-- reference: )(?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -115,9 +117,18 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+def guards() -> str:
+    """A table for each file that has guards."""
+    by_file: dict[str, list[str]] = {}
+    for guard in guard_catalog.load():
+        by_file.setdefault(guard.file, []).append(f"| {_cell(guard.what)} | `{guard.test}` |")
+    head = "| without this guard | this test fails |\n| --- | --- |\n"
+    return "\n".join(f"**`{file}`**\n\n{head}" + "\n".join(rows) + "\n" for file, rows in by_file.items())
+
+
 def regenerate(text: str) -> str:
     """Returns the text of a page with its tables as the code has them."""
-    tables = {"settings": settings, "metrics": metrics}
+    tables = {"settings": settings, "metrics": metrics, "guards": guards}
     return BLOCK.sub(lambda match: f"{match['name']} -->\n\n{tables[match['name']]()}\n<!-- end -->", text)
 
 

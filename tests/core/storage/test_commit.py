@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,30 @@ def test_removal_starts_with_the_manifest_and_ends_with_the_shards(monkeypatch: 
     monkeypatch.setattr(location.Location, "remove", noting)
     store.remove(unfenced)
     assert removed == ["_MANIFEST.json", "00000.json", "_PLAN.json", shard["files"][0]["name"]]
+
+
+def test_every_removal_asks_first_whether_another_driver_has_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a local filesystem files are removed one after the other.
+    root = location.Location.parse(str(tmp_path))
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    shards = [put(store, part, part.encode()) for part in ("00000", "00001")]
+    for part, shard in zip(("00000", "00001"), shards, strict=True):
+        store.commit(part, shard)
+    store.finish({"files": [file for shard in shards for file in shard["files"]]})
+    steps: list[str] = []
+    real = location.Location.remove
+
+    def noting(self: location.Location) -> None:
+        steps.append("remove")
+        real(self)
+
+    monkeypatch.setattr(location.Location, "remove", noting)
+    store.remove(lambda: steps.append("check"))
+    # The manifest, two records, the plan and two shards.
+    assert steps == ["check", "remove"] * 6
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"record": {"files": ["../../x"]}}'])

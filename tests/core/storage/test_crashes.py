@@ -17,6 +17,8 @@ import pytest
 from core import errors
 from core.storage import commit, local_files, location
 
+_GONE = -1  # in the place of an inode: the name was removed
+
 
 class Operation(NamedTuple):
     """One step of a writer; `file` is an inode, `name` a path below the folder."""
@@ -63,7 +65,8 @@ class Recording:
 
         def replaced(source: Path, target: Path) -> Path:
             self.content.setdefault(source.stat().st_ino, source.read_bytes())
-            self.operations.append(Operation("move", f"{source.name}>{target.name}", source.stat().st_ino))
+            moved = f"{os.path.relpath(source, self.folder)}>{os.path.relpath(target, self.folder)}"
+            self.operations.append(Operation("move", moved, source.stat().st_ino))
             return real_replace(source, target)
 
         def unlinked(path: Path, missing_ok: bool = False) -> None:
@@ -94,10 +97,10 @@ class Recording:
         changes, certain = [], []
         for position, operation in enumerate(happened):
             if operation.kind in ("enter", "leave", "move"):
-                folder = str(Path(operation.name.rpartition(">")[2]).parent)
-                later = happened[position + 1 :]
+                later = {later.name for later in happened[position + 1 :] if later.kind == "sync folder"}
                 changes.append(operation)
-                certain.append(any(operation.kind == "sync folder" and operation.name == folder for operation in later))
+                # A move within a filesystem is one step, of both folders.
+                certain.append({str(Path(name).parent) for name in operation.name.split(">")} <= later)
         for chosen in itertools.product(*((True,) if sure else (True, False) for sure in certain)):
             names: dict[str, int] = {}
             for operation, takes_place in zip(changes, chosen, strict=True):
@@ -113,6 +116,9 @@ class Recording:
             share = dict(zip(unsure, lengths, strict=True))
             state: dict[str, bytes | None] = dict(before)
             for name, file in names.items():
+                if file == _GONE:
+                    state.pop(name, None)
+                    continue
                 data = self.content.get(file)
                 state[name] = None if data is None else data[: int(len(data) * share.get(file, 1.0))]
             yield state
@@ -123,9 +129,9 @@ def _apply(operation: Operation, names: dict[str, int]) -> None:
     if operation.kind == "enter":
         names[operation.name] = operation.file
     elif operation.kind == "leave":
-        names.pop(operation.name, None)
+        names[operation.name] = _GONE
     elif moved:
-        names.pop(source, None)
+        names[source] = _GONE
         names[target] = operation.file
 
 
@@ -144,6 +150,39 @@ def test_a_created_file_is_absent_or_whole(tmp_path: Path, monkeypatch: pytest.M
     states = list(recording.states({}))
     assert {state.get("x") for _, state in states} == {None, b"new!"}
     assert {state.get("x") for done, state in states if done} == {b"new!"}
+
+
+def test_a_file_in_a_new_folder_is_absent_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(tmp_path)
+    recording.run(lambda: local_files.create(tmp_path / "a/b/x", lambda file: file.write(b"new!")), monkeypatch)
+    states = list(recording.states({}))
+    # Without its folder a file cannot be reached.
+    reached = [(done, state.get("a/b/x") if {"a", "a/b"} <= state.keys() else None) for done, state in states]
+    assert {content for _, content in reached} == {None, b"new!"}
+    assert {content for done, content in reached if done} == {b"new!"}
+
+
+def test_a_removed_file_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(b"old!")
+    recording = Recording(tmp_path)
+    recording.run(lambda: local_files.remove(tmp_path / "x"), monkeypatch)
+    states = list(recording.states({"x": b"old!"}))
+    assert {state.get("x") for _, state in states} == {b"old!", None}
+    assert [state for done, state in states if done] == [{}]
+
+
+def test_a_moved_file_is_at_one_of_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(b"old!")
+    recording = Recording(tmp_path)
+
+    def write() -> None:
+        local_files.create(tmp_path / "new/x", lambda file: file.write(b"new!"))
+        local_files.move(tmp_path / "new/x", tmp_path / "x")
+
+    recording.run(write, monkeypatch)
+    states = [(done, (state.get("new/x"), state.get("x"))) for done, state in recording.states({"x": b"old!"})]
+    assert {both for _, both in states} == {(None, b"old!"), (b"new!", b"old!"), (None, b"new!")}
+    assert {both for done, both in states if done} == {(None, b"new!")}
 
 
 def test_the_crash_model_detects_a_missing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ def test_names_are_listed_without_caches_and_patterns_expanded(root: location.Lo
     assert folder.exists()
 
 
-@pytest.mark.parametrize("text", ["{", "", '{"a": NaN}', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["{", "", '{"a": NaN}', '{"a": 1e400}', "[" * 100_000, "\xff"])
 def test_invalid_json_is_an_integrity_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="latin-1")
     with pytest.raises(errors.IntegrityError, match=r"x\.json: is not valid JSON"):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,9 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path, dataset:
     newest = checkpoint.find_newest(root)
     assert newest.ref is not None
     assert (newest.ref.step, newest.skipped_checkpoints) == (1, ())
+    # A copy under the name of a later step verifies, and is not what its name says.
+    shutil.copytree(newest.ref.folder.path, tmp_path / "checkpoints" / "step-00000009-e1")
+    assert checkpoint.find_newest(root).ref == newest.ref
 
 
 def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Path, dataset: shards.Dataset) -> None:
@@ -258,6 +262,39 @@ def test_a_failed_write_leaves_the_checkpoint_before(
         # Its own files are gone, so that the next save has their room.
         assert len(list((tmp_path / str(allowed) / "checkpoints").iterdir())) == newest.step
     assert not failed
+
+
+def test_a_checkpoint_whose_commit_had_no_reply_stays(
+    tmp_path: Path, dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = builders.location_of(tmp_path)
+    put = location.Location.put_if_absent
+
+    def fails_after_the_manifest(self: location.Location, data: bytes) -> bool:
+        done = put(self, data)
+        if self.name == checkpoint.MANIFEST:
+            raise errors.StorageError("no reply")
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(location.Location, "put_if_absent", fails_after_the_manifest)
+        with pytest.raises(errors.StorageError, match="no reply"):
+            _save(root, dataset, 3, 1)
+    assert [checkpoint.read(folder).step for folder in checkpoint.committed(root)] == [3]
+
+
+def test_training_state_damaged_after_the_check_is_not_used(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = builders.location_of(tmp_path)
+    _save(root, dataset, 1, 1)
+    newest = checkpoint.readable(root)[0]
+    for name in (checkpoint.OPTIMIZER, checkpoint.HIDDEN, checkpoint.PROGRESS):
+        path = newest.folder.join(name).path
+        data = path.read_bytes()
+        place = data.rindex(b"0") if name == checkpoint.PROGRESS else len(data) - 4
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(errors.IntegrityError, match=f"{path.name}: is damaged"):
+            checkpoint.load(newest)
+        path.write_bytes(data)
 
 
 def test_a_start_removes_what_dead_starts_left_of_a_save(tmp_path: Path, dataset: shards.Dataset) -> None:

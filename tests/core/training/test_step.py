@@ -67,3 +67,23 @@ def test_accumulated_pairs_of_unequal_length_are_one_large_batch() -> None:
     )
     assert result.gradient_norm == pytest.approx(expected_result.gradient_norm, rel=1e-5)
     torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_skipped_step_leaves_weights_and_starts_from_the_zero_state(value: float) -> None:
+    learned = losses.Objective(factory.build(builders.TEXT, {"text": 9}, 1))
+    training = builders.job(Path("/x"), builders.location_of(Path("/x"))).training
+    optimizer = optimizers.build(learned.model, training)
+    learner = step.Learner(learned, learned, optimizer, torch.device("cpu"), "fp32", gradients.limits(training))
+    rows = torch.arange(24).remainder(7).view(4, 6)
+    micro = [batches.Batch(batches.TextContent(rows, rows.flatten() + 1), 24, 24, 0, 0.0)]
+    first = learner.train_step(micro, [None], carries_state=True)
+    assert first.is_applied
+    assert first.states[0] is not None
+    before = {name: tensor.clone() for name, tensor in learned.model.state_dict().items()}
+    state = tuple(tuple(part * value for part in layer) for layer in first.states[0])
+    outcome = learner.train_step(micro, [state], carries_state=True)
+    assert not outcome.is_applied
+    assert outcome.states == (None,)
+    for name, tensor in learned.model.state_dict().items():
+        assert torch.equal(tensor, before[name])

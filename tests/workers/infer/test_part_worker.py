@@ -193,6 +193,18 @@ def test_an_interrupted_stream_with_dynamic_evaluation_resumes_with_equal_bytes(
     assert [record["state"]["sha256"] for record in again] == [record["state"]["sha256"] for record in uninterrupted]
 
 
+def test_a_damaged_state_of_a_stream_is_not_continued_from(tmp_path: pathlib.Path) -> None:
+    spec = _spec(tmp_path, samples.language_model("char"), unit="stream")
+    waves = driver.waves_of_lanes([_parts(tmp_path, STREAM, 10)])
+    (record,) = _run(spec, waves[:1])
+    path = location.Location(spec.folder).join(record["state"]["name"]).path
+    data = path.read_bytes()
+    # The lowest bits of the last number: the file stays valid.
+    path.write_bytes(data[:-4] + bytes([data[-4] ^ 1]) + data[-3:])
+    with pytest.raises(errors.IntegrityError, match="is damaged"):
+        _run(spec, waves)
+
+
 @pytest.mark.parametrize("num_lanes", [1, 2, 3, 7])
 def test_lanes_are_cut_at_line_ends_and_have_nearly_equal_numbers_of_tokens(
     tmp_path: pathlib.Path, num_lanes: int

@@ -182,6 +182,18 @@ def test_half_open_connections_block_others_only_until_their_timeout(server: met
         assert get(server.port, "/metrics") == (200, b"up 1\n")
 
 
+def test_connections_beyond_the_limit_are_closed_at_once(server: metrics_server.MetricsServer) -> None:
+    started_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for _ in range(metrics_server.MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        get_one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        with contextlib.suppress(ConnectionResetError):
+            assert get_one.recv(100) == b""
+        # Before the others have timed out.
+        assert time.monotonic() - started_s < HEADER_TIMEOUT_S
+
+
 def test_a_header_that_is_too_long_is_disconnected(server: metrics_server.MetricsServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"A" * 100_000)

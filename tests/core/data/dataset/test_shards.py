@@ -243,3 +243,18 @@ def test_a_copy_of_a_killed_process_is_removed_by_the_next_one_that_copies(
     expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
     arrow_file.open_shard(file, expected, verify=True)
     assert {path.name for path in own.iterdir()} == {f"{record.sha256}.arrow", "other.arrow"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_object_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """Even a reader that does not verify, since the copy was, gets none of its bytes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
+    folder = location.Location.parse(f"memory://{damage}/dataset")
+    record = commit.put_content(folder, "part", ".arrow", data)
+    file = folder.join(record.name)
+    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
+    file.replace(data[:-1] if damage == "cut" else data.replace(b"\x2c\x01", b"\x2b\x01"))
+    with pytest.raises(errors.IntegrityError, match=f"expected SHA-256 {record.sha256}"):
+        arrow_file.open_shard(file, expected, verify=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

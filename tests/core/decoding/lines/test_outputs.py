@@ -253,6 +253,24 @@ def test_what_others_keep_in_the_folder_stays(tmp_path: Path, form: str) -> None
     assert read(target) == [2.0, 7.0]
 
 
+def test_a_foreign_file_that_appears_during_the_work_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = output(tmp_path, "file")
+    assert target.file is not None
+    foreign = target.file
+    real = commit.PartStore.commit
+
+    def committing(self: commit.PartStore, part: str, record: Any) -> Any:
+        foreign.put_if_absent(b"precious")
+        return real(self, part, record)
+
+    monkeypatch.setattr(commit.PartStore, "commit", committing)
+    with pytest.raises(errors.LockedError, match="was not written by this run"):
+        write(target, 1.0)
+    assert foreign.read_bytes() == b"precious"
+
+
 def test_an_interrupted_overwrite_is_resumed_with_its_committed_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,14 @@ def test_damaged_parts_and_parts_of_another_kind_are_refused() -> None:
         results.decode("translations", data, "here")
 
 
+def test_rows_of_invalid_text_are_refused() -> None:
+    """Arrow reads back any bytes as text, unless it is asked to look."""
+    data = results.encode(results.to_table("translations", 0, [results.Translation("le chat", -1.25, 3)]))
+    assert data.count(b"le chat") == 1
+    with pytest.raises(errors.IntegrityError, match="cannot be read"):
+        results.decode("translations", data.replace(b"le chat", b"le\xffchat"), "here")
+
+
 def test_an_unknown_ending_is_refused_with_the_known_ones() -> None:
     with pytest.raises(errors.UsageError, match=r"\.txt, \.jsonl, \.parquet, \.arrow"):
         results.extension_of("out.csv", "--output")
