@@ -27,6 +27,9 @@ PHRASES = [
 ]
 # Names that say nothing about what they hold.
 NAMES = {"found", "place", "places", "one", "held", "wish", "wishes", "drawn", "judged", "joints", "told", "of_what"}
+# Characters that are not seen, or change the order in which others are: a line could do what nobody reads in it.
+# Source: Boucher and Anderson, Trojan Source: Invisible Vulnerabilities (2021).
+HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 COMMANDS = ("jobs.__main__", "jobs.submission_commands")
 TEXTS = sorted(
     path
@@ -89,3 +92,10 @@ def test_phrases_that_explain_nothing_do_not_occur(phrase: str) -> None:
 def test_names_say_what_they_hold(module: source.Module) -> None:
     vague = sorted({(line, name) for line, name in bound_names(module) if name.lstrip("_") in NAMES})
     assert vague == [], f"{module.path}: {vague}"
+
+
+@by_module
+def test_no_character_hides_what_a_line_says(module: source.Module) -> None:
+    """Tests that need such characters write their escapes."""
+    lines = module.path.read_text().splitlines()
+    assert [number for number, line in enumerate(lines, 1) if HIDDEN.search(line)] == []

@@ -1,6 +1,7 @@
 """The documentation is true: generated tables are up to date, and named commands, files, tests and settings exist."""
 
 import ast
+import functools
 import pathlib
 import re
 from typing import Any
@@ -16,6 +17,10 @@ PAGES = {
     path: path.read_text()
     for folder in (".", "core", "core/telemetry", "workers", "jobs", "jobs/configs", "k8s", "tests", "tests/benchmarks")
     for path in [source.REPOSITORY / folder / "README.md"]
+} | {
+    path: path.read_text()
+    for name in ("SECURITY.md", "tests/PROMISES.md", "tests/guards/README.md")
+    for path in [source.REPOSITORY / name]
 }
 TEXT = "\n".join(PAGES.values())
 FEATURES = re.findall(r"^\| (?P<row>[A-E]\d+) \| [^|]+ \| (?P<keys>[^|]+) \| (?P<tests>[^|]+) \|$", TEXT, re.MULTILINE)
@@ -58,13 +63,44 @@ def test_every_setting_has_one_row() -> None:
     assert set(rows) == reference.names()
 
 
+@functools.cache
+def names_in(path: str) -> set[str]:
+    """Returns the names of the tests in a file."""
+    tree = ast.parse((source.REPOSITORY / path).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def check_tests_exist(text: str) -> None:
+    """Checks that each test that a row names exists, and that it names one."""
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", text)
+    assert named, text
+    assert [f"{path}::{name}" for path, name in named if name not in names_in(path)] == []
+
+
+def promises() -> dict[str, str]:
+    """Returns the rows of promises by their ids, those of security with them."""
+    texts = [PAGES[source.REPOSITORY / "tests/PROMISES.md"].split("\n## Cannot be measured")[0]]
+    texts.append(PAGES[source.REPOSITORY / "SECURITY.md"])
+    rows = re.findall(r"^\| (P\d\d|SEC-\d\d) \| (.+) \|$", "\n".join(texts), re.MULTILINE)
+    assert len(dict(rows)) == len(rows), "a promise has two rows"
+    return dict(rows)
+
+
+def test_every_promise_has_a_row() -> None:
+    expected = {f"P{number:02}" for number in range(1, 43)} | {f"SEC-{number:02}" for number in range(1, 21)}
+    assert set(promises()) == expected
+
+
+@pytest.mark.parametrize("number", promises())
+def test_a_promise_has_what_was_measured_and_names_existing_tests(number: str) -> None:
+    cells = promises()[number].split(" | ")
+    assert all(cells[:3]), "a promise, a figure, and what was measured"
+    check_tests_exist(promises()[number])
+
+
 @pytest.mark.parametrize(("row", "keys", "tests"), FEATURES, ids=[row[0] for row in FEATURES])
 def test_a_feature_names_existing_tests_and_settings(row: str, keys: str, tests: str) -> None:
-    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", tests)
-    assert named
-    for path, name in named:
-        tree = ast.parse((source.REPOSITORY / path).read_text())
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
+    check_tests_exist(tests)
     known = reference.names()
     for key in re.findall(r"`([a-z_]+\.[A-Za-z_.]+)(?:: [^`]+)?`", keys):
         if key.split(".")[0] in schema.RunConfig.model_fields:

@@ -51,6 +51,13 @@ def test_running_a_finished_pipeline_again_changes_no_file_and_says_what_was_rea
     assert "report" not in report["stages"]
 
 
+@pytest.mark.parametrize("name", ["translation", "language"])
+def test_no_file_of_a_run_is_readable_by_other_users(runs: pathlib.Path, name: str) -> None:
+    modes = {str(path.relative_to(runs)): path.stat().st_mode for path in (runs / name).rglob("*")}
+    assert len(modes) > 20
+    assert {path: oct(mode) for path, mode in modes.items() if mode & 0o007} == {}
+
+
 def test_run_json_has_the_report_of_each_stage(runs: pathlib.Path) -> None:
     stages = json.loads((runs / "translation" / "run.json").read_text())["stages"]
     assert set(stages) == {"prepare", "train", "translate", "score", "evaluate"}
