@@ -89,7 +89,7 @@ guards: setup ## take each guard away in a copy of the tree: its test must fail 
 bench: setup ## speed ratios against plain torch (half an hour)
 	$(BIN)/python -m tests.benchmarks
 
-scale: setup ## the driver at a million parts: requests, time to the first part, memory; renews tests/scale/README.md (an hour)
+scale: setup ## the driver at a million parts: requests, time to the first part, memory; renews tests/scale/README.md (some minutes)
 	$(BIN)/python -m tests.scale
 
 PROFILE ?= reports/profile

@@ -37,7 +37,11 @@ _SHA256 = "0" * 64
 
 
 class FirstPartError(Exception):
-    """Ends a simulation at the first part that a worker is given."""
+    """Ends a simulation at the first part that a worker is given, after `elapsed_s`."""
+
+    def __init__(self, elapsed_s: float) -> None:
+        super().__init__(f"{elapsed_s:.1f} s")
+        self.elapsed_s = elapsed_s
 
 
 class Machine:
@@ -51,6 +55,7 @@ class Machine:
     def __init__(self, answer: Callable[[Any, Any], Any], stop_at_first: bool = False) -> None:
         self.now_s = 0.0
         self.num_submitted = 0
+        self.started_s = 0.0
         self._answer = answer
         self._stop_at_first = stop_at_first
         self._due: dict[int, tuple[float, retries.Outcome]] = {}
@@ -63,7 +68,7 @@ class Machine:
     def submit(self, handle: Any, run: int, factory: Any, payload: Any) -> int:
         """See `retries.Backend`."""
         if self._stop_at_first:
-            raise FirstPartError
+            raise FirstPartError(time.monotonic() - self.started_s)
         self.num_submitted += 1
         # Spread, so that results come a few at a time, as real ones do.
         duration_s = _TASK_S - 2 + self.num_submitted * 7919 % 5
@@ -152,6 +157,8 @@ class Measured:
 def measuring(store: fake_store.FakeStore, machine: Machine | None = None) -> Iterator[list[Measured]]:
     """Measures a block; the result is in the list afterwards."""
     measured: list[Measured] = []
+    if machine is not None:
+        machine.started_s = time.monotonic()
     before_bytes, started_s = _peak_bytes(), time.process_time()
     yield measured
     cpu_s = time.process_time() - started_s
