@@ -107,7 +107,16 @@ def use_matmul(
 
 def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
     """Returns the autocast context of this precision for matrix products; weights and state stay fp32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    kind = torch.device(device).type
+    if precision == "fp32" and not torch.amp.is_autocast_available(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+
+
+def is_autocast(device: str) -> bool:
+    """Returns whether products on this device are computed in a lower precision here."""
+    kind = torch.device(device).type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import rnn as packing
 
 from core.models import cells, compute
 from core.models import state as states
+
+_HOLD = 1e30  # beyond every input of a gate; e to the minus of it is 0 in all precisions
 
 
 class Layer(nn.Module):
@@ -70,14 +71,14 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def encode(
-        self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
+        self, x_BSE: Tensor, lengths_B: Tensor, exact_memory: bool, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
         """Runs padded rows from the initial state; returns their outputs, and the state of each after its last token.
 
         Args:
             x_BSE: the inputs.
             lengths_B: valid steps of each row, each at least 1; outputs after them are undefined.
-            packed_lengths_B: the same on the CPU, if the memory cells of a fused LSTM must be exact too.
+            exact_memory: whether the memory cells of a fused LSTM must be exact too; else only `h` is.
             weights: of the recurrent product.
         """
         raise NotImplementedError
@@ -146,48 +147,53 @@ class FusedLayer(Layer):
         self, x_BTE: Tensor, state: states.LayerState, weights: cells.Weights | None = None
     ) -> tuple[Tensor, states.LayerState]:
         """See `Layer.forward`."""
-        return self._run(x_BTE, state, weights or self.weights)
+        return self._run(x_BTE, state, weights or self.weights, self.weight_ih)
 
     def encode(
-        self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
+        self, x_BSE: Tensor, lengths_B: Tensor, exact_memory: bool, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
         """See `Layer.encode`.
 
-        The kernel returns memory cells after the last column only, so exact ones need packed rows, which are slower;
-        without them `h` is taken from the outputs.
+        The kernel returns the memory cells after the last column only. For exact ones a cell is held after the last
+        token of its row: see `_held_at_padding`.
         """
-        state = self.initial_state(x_BSE.shape[0])
-        if packed_lengths_B is None:
-            y_BSH, after = self._run(x_BSE, state, weights)
-            # The output at a row's last token is its final hidden state.
-            last_B1H = (lengths_B - 1)[:, None, None].expand(-1, 1, y_BSH.shape[-1])
-            return y_BSH, (y_BSH.gather(1, last_B1H).squeeze(1).to(self.weight_hh.dtype), *after[1:])
-        packed = packing.pack_padded_sequence(x_BSE, packed_lengths_B, batch_first=True, enforce_sorted=False)
-        assert packed.unsorted_indices is not None
-        # All rows start from the same state, so it needs no sorting into the order of the packed rows.
-        y, after = self._run(packed.data, state, weights, packed.batch_sizes)
-        # `total_length`: the longest row may be shorter than the padded input.
-        y_BSH, _ = packing.pad_packed_sequence(packed._replace(data=y), batch_first=True, total_length=x_BSE.shape[1])
-        return y_BSH, states.select((after,), packed.unsorted_indices)[0]
+        weight_ih = self.weight_ih
+        if exact_memory:
+            x_BSE, weight_ih = _held_at_padding(x_BSE, lengths_B, weight_ih)
+        y_BSH, after = self._run(x_BSE, self.initial_state(x_BSE.shape[0]), weights, weight_ih)
+        # The output at a row's last token is its final hidden state.
+        last_B1H = (lengths_B - 1)[:, None, None].expand(-1, 1, y_BSH.shape[-1])
+        return y_BSH, (y_BSH.gather(1, last_B1H).squeeze(1).to(self.weight_hh.dtype), *after[1:])
 
     def _run(
-        self, x: Tensor, state: states.LayerState, weights: cells.Weights, batch_sizes: Tensor | None = None
+        self, x_BTE: Tensor, state: states.LayerState, weights: cells.Weights, weight_ih: Tensor
     ) -> tuple[Tensor, states.LayerState]:
-        """Calls the kernel as torch's own module does, on padded or packed rows."""
-        flat = [self.weight_ih, weights.recurrent_GH, self.bias_ih, self.bias_hh]
+        """Calls the kernel as torch's own module does."""
+        flat = [weight_ih, weights.recurrent_GH, self.bias_ih, self.bias_hh]
         kernel = _KERNELS[self.fused.mode]
         parts = tuple(part.unsqueeze(0) for part in state)  # the kernels have a dimension of layers
         initial = parts if len(parts) > 1 else parts[0]
-        with compute.native_lstm_if_needed(x) if self.fused.mode == "LSTM" else contextlib.nullcontext():
-            # Positions: biases, layers, dropout, training, bidirectional, batch first. Dropout between layers is ours:
-            # cuDNN's own cannot be resumed.
-            if batch_sizes is None:
-                y, *after = kernel(x, initial, flat, True, 1, 0.0, self.training, False, True)
-            else:
-                y, *after = kernel(x, batch_sizes, initial, flat, True, 1, 0.0, self.training, False)
+        with compute.native_lstm_if_needed(x_BTE) if self.fused.mode == "LSTM" else contextlib.nullcontext():
+            # Biases, layers, dropout, training, bidirectional, batch first. Dropout between layers is ours: cuDNN's own
+            # cannot be resumed.
+            y, *after = kernel(x_BTE, initial, flat, True, 1, 0.0, self.training, False, True)
         # Under autocast the kernels return bf16; the state keeps the precision of the weights, so that rounding errors
         # do not add up from window to window.
         return y, tuple(part.squeeze(0).to(self.weight_hh.dtype) for part in after)
+
+
+def _held_at_padding(x_BSE: Tensor, lengths_B: Tensor, weight_ih: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns inputs and input weights of an LSTM with one column more, which holds its memory cells at padding.
+
+    The column is 1 at padding. Its weights close the input gate and open the forget gate: sigmoid is exactly 0 and 1
+    there, so that the cell after the last column is that after the last token, and so are its gradients. Packed rows,
+    as torch has them for this, leave the fused kernel.
+    """
+    positions_S = torch.arange(x_BSE.shape[1], device=x_BSE.device)
+    is_padding_BS1 = (positions_S >= lengths_B[:, None]).unsqueeze(-1).to(x_BSE.dtype)
+    hold_GH = weight_ih.new_zeros(4, weight_ih.shape[0] // 4)  # input, forget, candidate, output
+    hold_GH[0], hold_GH[1] = -_HOLD, _HOLD
+    return torch.cat((x_BSE, is_padding_BS1), dim=-1), torch.cat((weight_ih, hold_GH.view(-1, 1)), dim=1)
 
 
 # By the `mode` of torch's modules.
@@ -248,10 +254,10 @@ class LoopLayer(Layer):
         return self._loop(x_BTE, state, weights or self.weights, None)
 
     def encode(
-        self, x_BSE: Tensor, lengths_B: Tensor, packed_lengths_B: Tensor | None, weights: cells.Weights
+        self, x_BSE: Tensor, lengths_B: Tensor, exact_memory: bool, weights: cells.Weights
     ) -> tuple[Tensor, states.LayerState]:
-        """See `Layer.encode`; a row that has ended keeps its state, which is exact without packing."""
-        del packed_lengths_B
+        """See `Layer.encode`; a row that has ended keeps its state, so that all of it is exact."""
+        del exact_memory
         return self._loop(x_BSE, self.initial_state(x_BSE.shape[0]), weights, lengths_B)
 
     def _loop(

@@ -320,9 +320,7 @@ class Encoder(nn.Module):
         Args:
             x_BSE: the embedded tokens.
             lengths_B: valid tokens of each row.
-            exact_state: the memory cells of an LSTM are needed too. Torch's kernel returns them after the last column
-                only, so that rows of unequal length must be packed, which is slower; else only `h` is valid in the
-                state, taken from the outputs.
+            exact_state: the memory cells of an LSTM are needed too; else only `h` is valid in the state.
         """
         positions_S = torch.arange(x_BSE.shape[1], device=x_BSE.device)
         lengths_B = lengths_B.clamp(min=1)
@@ -331,13 +329,13 @@ class Encoder(nn.Module):
         # Position s of the reversed row: the tokens mirrored, the padding where it was.
         mirror_BS = torch.where(padding_BS1.squeeze(-1), positions_S, lengths_on_device_B[:, None] - 1 - positions_S)
         has_memory = cells.CELLS[self.config.cell].num_parts > 1
-        # Rows of full length need no packing: their last column is their last token.
-        pack = exact_state and has_memory and not bool((lengths_B == x_BSE.shape[1]).all())
-        packed_lengths_B = lengths_B.cpu() if pack else None
+        # Lengths that are on the CPU are read there: where all rows are full, their last column is their last token.
+        is_ragged = lengths_B.device.type != "cpu" or not bool((lengths_B == x_BSE.shape[1]).all())
+        exact_memory = exact_state and has_memory and is_ragged
 
         def run_layer(layer: nn.Module, x: Tensor) -> _LayerResult:
             assert isinstance(layer, recurrent_layer.Layer)
-            return layer.encode(x, lengths_on_device_B, packed_lengths_B, _recurrent_weights(layer, self.config))
+            return layer.encode(x, lengths_on_device_B, exact_memory, _recurrent_weights(layer, self.config))
 
         state: list[states.LayerState] = []
         outputs: list[Tensor] = []

@@ -166,7 +166,7 @@ class Seq2Seq(nn.Module):
         positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
         mask_BS = positions_S < source_lengths_B.to(source_BS.device)[:, None]
         x_BSE = self._embed(self.source_embedding, source_BS)
-        # Only the final bridge uses the memory cells; exact ones are slower (see `Encoder.forward`).
+        # Only the final bridge uses the memory cells.
         encoded = self.encoder(x_BSE, source_lengths_B, exact_state=self.config.bridge == "final")
         if self.has_attention:
             keys_BSQ = self.attention.keys(encoded.outputs_BSC)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.models import compute
+
 SLICE_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows of logits that exist at a time, by device: the fastest of 128 to 1,024 for 5,000 to 33,000 entries on a CPU."""
 FEW_LOGITS = 1 << 20
@@ -37,9 +39,9 @@ def summed(
     Source: Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, section 7.
     """
     device = features_NF.device.type
-    is_bf16 = torch.is_autocast_enabled(device)
+    is_bf16 = compute.is_autocast(device)
     # Autocast is off below, so that softmax and sums are in fp32; the products alone may be in bf16.
-    with torch.autocast(device, enabled=False):
+    with compute.autocast(device, "fp32"):
         features_NF = features_NF.bfloat16() if is_bf16 else features_NF.to(weight_VF.dtype)
         if features_NF.shape[0] * weight_VF.shape[0] <= FEW_LOGITS:
             return _plain(features_NF, weight_VF, bias_V, targets_N, label_smoothing)

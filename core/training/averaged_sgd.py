@@ -30,17 +30,20 @@ class AveragedSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Takes a step of SGD, and adds the new weights to the mean."""
+        """Takes a step of SGD, and adds the new weights to the mean; does neither where `found_inf` is 1."""
         loss = super().step(closure)
         if self.is_averaging:
+            found_inf = getattr(self, "found_inf", None)
+            num_added = 1.0 if found_inf is None else 1.0 - found_inf
             for parameter in self._parameters():
                 state = self.state[parameter]
                 if _SHADOW not in state:
                     state[_SHADOW] = torch.zeros_like(parameter)
                     # A tensor, as checkpoints store no other state of an optimizer.
                     state[_COUNT] = torch.zeros((), device=parameter.device)
-                state[_COUNT] += 1
-                state[_SHADOW].lerp_(parameter, 1.0 / state[_COUNT])  # mean ← mean + (weights − mean) / count
+                state[_COUNT] += num_added
+                # mean ← mean + (weights − mean) / count; the first step may have been skipped, and the count be 0.
+                state[_SHADOW].lerp_(parameter, num_added / state[_COUNT].clamp(min=1.0))
         return loss
 
     @property

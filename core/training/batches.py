@@ -361,13 +361,12 @@ def to_device(content: Content, device: torch.device) -> Content:
     """
     if device.type == "cpu":
         return content
-    # Python code reads them: on a GPU each read would wait for all work before it. Pinned memory is copied beside it.
+    # Python code reads them: on a GPU each read would wait for all work before it.
     stay = ("source_lengths_B", "weights_T", "lookback")
-    moved = {
-        name: value if name in stay else value.pin_memory().to(device, non_blocking=True)
-        for name, value in content._asdict().items()
-    }
-    return content._replace(**moved)
+    moved = {name: value for name, value in content._asdict().items() if name not in stay}
+    if device.type == "cuda":
+        moved = {name: value.pin_memory() for name, value in moved.items()}  # pinned memory is copied beside it
+    return content._replace(**{name: value.to(device, non_blocking=True) for name, value in moved.items()})
 
 
 def text_batch(window: lanes.Window, fraction: float) -> Batch:

@@ -30,6 +30,19 @@ def build(model: nn.Module, training: training_settings.TrainingConfig) -> torch
     return sgd(parameters, lr=learning_rate, momentum=settings.momentum, weight_decay=decay, fused=True)
 
 
+def step_where(optimizer: torch.optim.Optimizer, is_applied: torch.Tensor) -> None:
+    """Takes a step if a flag on the device is true, without reading it there; else leaves weights and state alone."""
+    for group in optimizer.param_groups:
+        if group.get("momentum"):
+            # A skipped first step would leave the velocity as torch allocates it: without values.
+            for parameter in group["params"]:
+                if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    # The name under which the fused kernels look for the flag of a gradient scaler.
+    optimizer.found_inf = (~is_applied).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:

@@ -284,7 +284,7 @@ def _restore(
     restored = reload(learner, newest)
     if restored.hidden is None:
         return [None] * len(num_lanes)
-    # A corpus between two epochs is saved without lanes: its state is zero (see `trainer._gather_lanes`).
+    # A corpus between two epochs is saved without lanes: its state is zero (see `gather_lanes`).
     saved_lanes = [
         count if corpus.consumed else 0 for count, corpus in zip(num_lanes, restored.state.corpora, strict=True)
     ]
@@ -301,6 +301,28 @@ def _restore(
         selected = states.select(restored.hidden, rows) if count else None
         hidden.append(selected and tuple(tuple(part.to(learner.device) for part in layer) for layer in selected))
     return hidden
+
+
+def gather_lanes(hidden: Sequence[states.State | None], group: collective.Collective) -> states.State | None:
+    """Returns the hidden state of all ranks' lanes on rank 0, in order, one corpus after the other.
+
+    Lanes of a corpus that start from the zero state are left out; None where there are no others.
+    """
+    gathered = [_gather_lanes_of_corpus(own, group) for own in hidden if own is not None]
+    by_corpus = [lanes for lanes in gathered if lanes is not None]
+    return _concatenate(by_corpus) if by_corpus else None
+
+
+def _gather_lanes_of_corpus(own: states.State, group: collective.Collective) -> states.State | None:
+    # gloo gathers objects; tensors on a GPU would be restored on the sender's device.
+    on_cpu = tuple(tuple(part.cpu() for part in layer) for layer in own)
+    by_rank = group.gather(on_cpu, "the state of the lanes")
+    return None if by_rank is None else _concatenate(by_rank)
+
+
+def _concatenate(parts: Sequence[states.State]) -> states.State:
+    """Returns the rows of several states as one."""
+    return tuple(tuple(torch.cat(rows) for rows in zip(*layers, strict=True)) for layers in zip(*parts, strict=True))
 
 
 def reload(learner: step.Learner, ref: checkpoint.CheckpointRef) -> checkpoint.Restored:

@@ -10,27 +10,28 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.models import compute
+from core.models import compute, language_model
 from core.models import state as states
-from core.training import batches, collective, gradients, losses, multitask
+from core.training import batches, collective, gradients, losses, multitask, optimizers
 
 
 class StepResult(NamedTuple):
-    """Results of a step; the sums are this rank's and stay on the device.
+    """Results of a step. They stay on the device, so that nothing here waits for it; the sums are this rank's.
 
     Attributes:
-        sums_K2: by corpus, the loss that is minimized and the negative log-likelihood.
+        sums_K3: by corpus, the loss that is minimized, the negative log-likelihood, and the number of targets; zero for
+            a step that was skipped.
         gradient_norm: of the gradient of all ranks before clipping.
         is_applied: whether the weights were updated. A step whose norm is not finite is skipped: all ranks have the
-            same sum, so all skip it together, and the hidden states start from zero again.
+            same sum, so all skip it together, and the hidden states start from the initial ones again.
         states: the hidden state after the step, by corpus.
         layer_norms: of the gradient of each layer before clipping, if they are recorded.
         cosines: between the gradients of corpora, by pairs of their numbers, if they are recorded.
     """
 
-    sums_K2: Tensor
-    gradient_norm: float
-    is_applied: bool
+    sums_K3: Tensor
+    gradient_norm: Tensor
+    is_applied: Tensor
     states: tuple[states.State | None, ...]
     layer_norms: Mapping[str, float]
     cosines: Mapping[tuple[int, int], float]
@@ -72,8 +73,8 @@ class Learner:
         """
         # Of all ranks and micro-batches: so the gradient does not depend on how a batch is spread over them.
         num_targets = max(1, sum(batch.num_targets for batch in micro_batches))
-        # On the device, to be read at the next row of the run log; in fp64, since many steps are added up.
-        sums_K2 = torch.zeros((len(before), 2), dtype=torch.float64, device=self.device)
+        # To be read at the next row of the run log; in fp64, since many steps are added up.
+        sums_K3 = torch.zeros((len(before), 3), dtype=torch.float64, device=self.device)
         after = list(before)
         by_corpus = sorted(micro_batches, key=lambda batch: batch.corpus)  # stable: in order within a corpus
         corpus_gradients: list[multitask.Gradient] = []
@@ -92,20 +93,22 @@ class Learner:
                 # A rank without targets of its own computes a placeholder: DDP needs its backward pass all the same.
                 placeholder_factor = 1.0 if batch.num_own else 0.0
                 (loss * (placeholder_factor / num_targets)).backward()
-                sums_K2[corpus] += placeholder_factor * torch.stack((loss.detach(), nll))
+                sums_K3[corpus, :2] += placeholder_factor * torch.stack((loss.detach(), nll))
+                sums_K3[corpus, 2] += batch.num_own
             if self.surgery and ends_corpus:
                 corpus_gradients.append(multitask.pop_gradient(self.objective.model, self.surgery.detached[corpus]))
         cosines = self._combine(corpus_gradients, step) if self.surgery else {}
         layer_norms = gradients.layer_norms(self.objective.model) if self.records_norms else {}
-        # The one place where the CPU waits for the GPU (multitask's inner products and recorded norms apart).
-        gradient_norm = float(gradients.clip_to_limits(self.objective.model, self.limits))
-        is_applied = abs(gradient_norm) < float("inf")  # False for nan, too
-        if is_applied:
-            self.optimizer.step()
+        # Not read here: the CPU would wait for the GPU (as it does for multitask's inner products and recorded norms).
+        gradient_norm = gradients.clip_to_limits(self.objective.model, self.limits)
+        is_applied = gradient_norm.isfinite()
+        optimizers.step_where(self.optimizer, is_applied)
         self.optimizer.zero_grad(set_to_none=True)
+        # The loss of a skipped step is not finite, and would make all sums so.
+        sums_K3 = torch.where(is_applied, sums_K3, 0.0)
         # A state that overflowed would make the next gradient infinite too.
-        states_after = tuple(after) if is_applied else (None,) * len(before)
-        return StepResult(sums_K2, gradient_norm, is_applied, states_after, layer_norms, cosines)
+        states_after = tuple(None if state is None else self._reset_unless(is_applied, state) for state in after)
+        return StepResult(sums_K3, gradient_norm, is_applied, states_after, layer_norms, cosines)
 
     def warm_up(self, content: batches.Content) -> None:
         """Runs a forward and a backward pass without effect.
@@ -117,6 +120,16 @@ class Learner:
             loss, _, _ = self.replica(batches.to_device(content, self.device), None)
         (loss * 0.0).backward()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _reset_unless(self, is_applied: Tensor, state: states.State) -> states.State:
+        """Returns the state, or after a skipped step the initial one."""
+        model = self.objective.model
+        assert isinstance(model, language_model.LanguageModel), "other models carry no state"
+        initial = states.detach(model.initial_state(state[0][0].shape[0]))
+        return tuple(
+            tuple(torch.where(is_applied, *pair) for pair in zip(layer, start, strict=True))
+            for layer, start in zip(state, initial, strict=True)
+        )
 
     def _combine(self, corpus_gradients: Sequence[multitask.Gradient], step: int) -> Mapping[tuple[int, int], float]:
         """Puts the combined gradient of all corpora into the model; returns the cosines that are recorded."""

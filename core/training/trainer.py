@@ -4,17 +4,13 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from core import errors
 from core.config import model_settings, schedule_settings
 from core.data import score_unit
 from core.data.dataset import shards
-from core.models import state as states
 from core.telemetry import catalog, metrics
 from core.training import (
     averaged_sgd,
@@ -31,6 +27,7 @@ from core.training import (
     run_log,
     scheduled_sampling,
     schedules,
+    skipped_steps,
     training_metrics,
     validation,
 )
@@ -163,6 +160,7 @@ class _TrainingLoop:
         self._training_metrics = training_metrics.TrainingMetrics(
             run.state, group, metrics, run.learner.device, self._training_unit(), corpora
         )
+        self._skipped_steps = skipped_steps.SkippedSteps(run.state, run.learner.device)
         self._log = run_log.RunLog(job.root, run.fencing_number)
         # Older checkpoints are removed once a step from a new one was finite: until then nobody knows if it is good.
         self._is_retention_due = run.newest is not None
@@ -208,8 +206,7 @@ class _TrainingLoop:
         state.step += 1
         state.num_tokens += sum(batch.num_targets for batch in micro_batches)
         # A skipped step counts as a step: its batch is gone, and the schedule advances.
-        state.num_skipped += not result.is_applied
-        state.num_skipped_in_row = 0 if result.is_applied else state.num_skipped_in_row + 1
+        self._skipped_steps.add(result.is_applied)
         for batch in micro_batches:
             corpus = state.corpora[batch.corpus]
             corpus.epoch, corpus.consumed, corpus.fraction = batch.epoch, batch.consumed, batch.fraction
@@ -236,21 +233,22 @@ class _TrainingLoop:
     def _after_step(self, ends_epoch: bool) -> tuple[bool, bool]:
         """Logs, validates and saves what is due; returns whether the run is finished, and whether to stop."""
         state, training = self.run.state, self._job.training
-        if state.num_skipped_in_row >= MAX_SKIPPED_IN_ROW:
-            raise self._diverged(f"loss or gradient is not finite ({state.num_skipped_in_row} steps in a row)")
         # Every rank reaches the collective operations below in the same order: all decisions follow from equal state.
-        if self._is_retention_due and not state.num_skipped_in_row:
-            self._retain()
         save_now, is_stopped = self._agree_on_requests()
         is_last = resume.is_finished(state, training)
-        if state.step % training.log_every_steps == 0 or is_last:
+        is_logged = state.step % training.log_every_steps == 0 or is_last
+        every = training.validate_every_steps
+        state.is_validation_due |= ends_epoch if every is None else state.step % every == 0
+        state.is_save_due |= save_now or state.step % training.checkpoint_every_steps == 0
+        # On a CPU there is nothing to wait for, and a diverged run ends at once.
+        is_cpu = self.run.learner.device.type == "cpu"
+        if is_cpu or is_logged or is_stopped or state.is_validation_due or state.is_save_due:
+            self._read_skipped_steps()
+        if is_logged:
             row = self._training_metrics.make_row()
             if self._group.rank == 0:
                 self._log.add(row)
             self.loss_nats = row["loss_nats"]
-        every = training.validate_every_steps
-        state.is_validation_due |= ends_epoch if every is None else state.step % every == 0
-        state.is_save_due |= save_now or state.step % training.checkpoint_every_steps == 0
         # Between skipped steps nobody knows whether the weights are usable: what is due waits for a finite one.
         is_open = is_last or not state.num_skipped_in_row
         result = None
@@ -272,6 +270,16 @@ class _TrainingLoop:
                 number, first_step = self.run.fencing_number, self._first_step
                 self._callbacks.on_progress(dataclasses.replace(now, fencing_number=number, first_step=first_step))
         return is_finished, is_stopped
+
+    def _read_skipped_steps(self) -> None:
+        """Reads from the device which steps were skipped; ends a run that has diverged."""
+        self._training_metrics.count_skipped(self._skipped_steps.read())
+        num_in_row = self._skipped_steps.longest_in_row
+        if num_in_row >= MAX_SKIPPED_IN_ROW:
+            what = f"loss or gradient is not finite ({num_in_row} steps in a row)"
+            raise self._diverged(what, self._skipped_steps.last_finite_step)
+        if self._is_retention_due and not self.run.state.num_skipped_in_row:
+            self._retain()
 
     def _agree_on_requests(self) -> tuple[bool, bool]:
         """Returns whether to save now, and whether to stop too; rank 0 asks, and all agree in one reduction.
@@ -319,7 +327,8 @@ class _TrainingLoop:
         )
         # Not saved: the checkpoint before is the last good one.
         if not math.isfinite(result.nll_nats):
-            raise self._diverged("the validation loss is not finite")
+            last_finite_step = run.state.step - run.state.num_skipped_in_row
+            raise self._diverged("the validation loss is not finite", last_finite_step)
         decoded = self._validator.decode(run.bundle(self._job), run.dataset, corpus, group, run.learner.device)
         run.learner.objective.train()  # decoding leaves the model in evaluation mode
         unit = validation.unit_of(run.dataset, self._job.training)
@@ -332,7 +341,7 @@ class _TrainingLoop:
         run.state.is_save_due, run.state.elapsed_s = False, started_s - self._began_s
         self._training_metrics.reduce()  # the sums are in the state, which the checkpoint holds
         # A collective operation: all ranks reach it, and rank 0 alone writes below.
-        hidden = _gather_lanes(run.hidden, self._group)
+        hidden = resume.gather_lanes(run.hidden, self._group)
 
         def write() -> checkpoint.CheckpointRef:
             snapshot = checkpoint.Snapshot(
@@ -364,10 +373,9 @@ class _TrainingLoop:
         )
         self._is_retention_due = False
 
-    def _diverged(self, what: str) -> errors.DivergedError:
+    def _diverged(self, what: str, last_finite_step: int) -> errors.DivergedError:
         """Returns the error of a diverged run, which names the checkpoint that a resume takes; all ranks together."""
         state = self.run.state
-        last_finite_step = state.step - state.num_skipped_in_row
         find = functools.partial(retention.pass_over_diverged, self._job.root, state.step, last_finite_step)
         good = collective.on_rank_0(self._group, "the last good checkpoint", find)
         kept = f"the last good checkpoint is {good.folder}" if good else "there is no good checkpoint"
@@ -375,25 +383,3 @@ class _TrainingLoop:
         return errors.DivergedError(
             f"step {state.step}: {what}; {kept}, the same command {start}; use a lower learning_rate or clip_norm"
         )
-
-
-def _gather_lanes(hidden: Sequence[states.State | None], group: collective.Collective) -> states.State | None:
-    """Returns the hidden state of all ranks' lanes on rank 0, in order, one corpus after the other.
-
-    Lanes of a corpus that start from the zero state are left out; None where there are no others.
-    """
-    gathered = [_gather_lanes_of_corpus(own, group) for own in hidden if own is not None]
-    by_corpus = [lanes for lanes in gathered if lanes is not None]
-    return _concatenate(by_corpus) if by_corpus else None
-
-
-def _gather_lanes_of_corpus(own: states.State, group: collective.Collective) -> states.State | None:
-    # gloo gathers objects; tensors on a GPU would be restored on the sender's device.
-    on_cpu = tuple(tuple(part.cpu() for part in layer) for layer in own)
-    by_rank = group.gather(on_cpu, "the state of the lanes")
-    return None if by_rank is None else _concatenate(by_rank)
-
-
-def _concatenate(parts: Sequence[states.State]) -> states.State:
-    """Returns the rows of several states as one."""
-    return tuple(tuple(torch.cat(rows) for rows in zip(*layers, strict=True)) for layers in zip(*parts, strict=True))

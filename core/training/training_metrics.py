@@ -30,11 +30,11 @@ class TrainingMetrics:
         self._rank = str(group.rank)
         self._corpora = corpora
         self._unit = unit.to_json()  # of the training loss, for the rows of the run log
-        self._sums_K2 = torch.zeros((len(corpora), 2), dtype=torch.float64, device=device)
+        self._sums_K3 = torch.zeros((len(corpora), 3), dtype=torch.float64, device=device)
         self._durations_s: list[float] = []
         self._num_tokens = self._num_own = self._num_applied = 0
         self._row: dict[str, Any] = {}
-        self._rate, self._gradient_norm = 0.0, math.nan
+        self._rate, self._gradient_norm = 0.0, torch.tensor(math.nan)
         self._layer_norms: Mapping[str, float] = {}
         self._cosines: Mapping[str, float] = {}
         self._shown_s = -math.inf
@@ -54,28 +54,30 @@ class TrainingMetrics:
         self._cosines = multitask.name_cosines(result.cosines, self._corpora)
         self._num_tokens += sum(batch.num_targets for batch in micro_batches)
         self._num_own += sum(batch.num_own for batch in micro_batches)
-        # The loss of a skipped step is not finite, and would make that of the whole row so.
-        if result.is_applied:
-            self._num_applied += 1
-            for batch in micro_batches:
-                self._state.corpora[batch.corpus].num_unlogged_targets += batch.num_targets
-            self._sums_K2 += result.sums_K2
-        elif self._group.rank == 0:
-            self._metrics.count(catalog.TRAIN_NONFINITE)
+        self._num_applied += 1
+        self._sums_K3 += result.sums_K3
+
+    def count_skipped(self, num_skipped: int) -> None:
+        """Counts some of the steps that were added as skipped, once it is known."""
+        self._num_applied -= num_skipped
+        if num_skipped and self._group.rank == 0:
+            self._metrics.count(catalog.TRAIN_NONFINITE, num_skipped)
 
     def reduce(self) -> None:
         """Adds the sums of all ranks to the state, as a checkpoint stores them; all ranks together."""
-        self._group.sum_(self._sums_K2, "the training loss")
-        for corpus, (loss, nll) in zip(self._state.corpora, self._sums_K2.tolist(), strict=True):
+        self._group.sum_(self._sums_K3, "the training loss")
+        for corpus, (loss, nll, num_targets) in zip(self._state.corpora, self._sums_K3.tolist(), strict=True):
             self._state.loss_sum += loss
             corpus.nll_sum += nll
-        self._sums_K2.zero_()  # they are in the state from now on, and must not be added twice
+            corpus.num_unlogged_targets += int(num_targets)
+        self._sums_K3.zero_()  # they are in the state from now on, and must not be added twice
 
     def make_row(self) -> dict[str, Any]:
         """Returns the row of the steps since the last one, and exports its metrics; all ranks together."""
         self.reduce()
         # The time of steps alone: validations and checkpoints do not lower the speed.
         state, elapsed_s = self._state, sum(self._durations_s)
+        gradient_norm = float(self._gradient_norm)
         count = sum(corpus.num_unlogged_targets for corpus in state.corpora)
         nll_sum = sum(corpus.nll_sum for corpus in state.corpora)
         self._row = {
@@ -86,7 +88,7 @@ class TrainingMetrics:
             "loss_nats": state.loss_sum / count if count else None,
             "perplexity": progress.perplexity(nll_sum / count) if count else None,
             # None rather than NaN, which JSON lacks.
-            "gradient_norm": self._gradient_norm if math.isfinite(self._gradient_norm) else None,
+            "gradient_norm": gradient_norm if math.isfinite(gradient_norm) else None,
             "learning_rate": self._rate,
             "tokens_per_s": self._num_tokens / elapsed_s if elapsed_s > 0 else None,
             "num_tokens": state.num_tokens,
