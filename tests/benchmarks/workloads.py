@@ -31,18 +31,12 @@ RESERVED = 4
 PAD, BOS, EOS = 1, 2, 3
 
 
-class Pairs:
-    """Pairs in memory, with the lengths of image captions in subwords: 15 ± 5 tokens, both sides alike."""
+class PairsInMemory:
+    """Token ids of pairs, by column; lines end with `<eos>`."""
 
-    def __init__(self, num_lines: int, vocabulary_size: int) -> None:
-        rng = np.random.default_rng(1)
-        sources = np.clip(rng.gamma(9.0, 1.6, num_lines) + 1, 4, 48).astype(np.int64)
-        targets = np.clip(sources + rng.normal(0.0, 2.0, num_lines), 3, 50).astype(np.int64)
-        self.columns = {
-            name: [np.append(rng.integers(RESERVED, vocabulary_size, length), EOS) for length in lengths]
-            for name, lengths in (("source", sources), ("target", targets))
-        }
-        self.num_lines = num_lines
+    def __init__(self, columns: Mapping[str, list[npt.NDArray[np.int64]]]) -> None:
+        self.columns = columns
+        self.num_lines = len(columns["source"])
 
     def lengths(self, start: int, stop: int) -> Mapping[str, npt.NDArray[np.int32]]:
         """Returns the number of tokens of each line in a range, by column."""
@@ -55,8 +49,25 @@ class Pairs:
         return [self.columns[column][index] for index in indices.tolist()]
 
 
-class _PairBatches:
-    def __init__(self, pairs: Pairs, training: training_settings.TrainingConfig) -> None:
+class Pairs(PairsInMemory):
+    """Random pairs with the lengths of image captions in subwords: 15 ± 5 tokens, both sides alike."""
+
+    def __init__(self, num_lines: int, vocabulary_size: int) -> None:
+        rng = np.random.default_rng(1)
+        sources = np.clip(rng.gamma(9.0, 1.6, num_lines) + 1, 4, 48).astype(np.int64)
+        targets = np.clip(sources + rng.normal(0.0, 2.0, num_lines), 3, 50).astype(np.int64)
+        super().__init__(
+            {
+                name: [np.append(rng.integers(RESERVED, vocabulary_size, length), EOS) for length in lengths]
+                for name, lengths in (("source", sources), ("target", targets))
+            }
+        )
+
+
+class PairBatches:
+    """Batches of pairs like those of training, without end."""
+
+    def __init__(self, pairs: PairsInMemory, training: training_settings.TrainingConfig) -> None:
         self._batch_stream = batches.BucketedPairs(pairs, training, batches.PairsIds(PAD, BOS), 1, 0, 1)
 
     def __iter__(self) -> Iterator[batches.Batch]:
@@ -81,7 +92,7 @@ def seq2seq_training(precision: computing.Precision) -> Variants:
         kind="seq2seq", cell="gru", num_layers=2, attention="additive", context="input", hidden_size=256
     )
     ours = learner(factory.build(config, {"source": 5000, "target": 5000}, PAD), training, precision)
-    stream = iter(_PairBatches(pairs, training))
+    stream = iter(PairBatches(pairs, training))
 
     def run_ours() -> harness.Done:
         computing.use_matmul("auto", precision)
