@@ -94,8 +94,12 @@ def test_names_say_what_they_hold(module: source.Module) -> None:
     assert vague == [], f"{module.path}: {vague}"
 
 
-@by_module
-def test_no_character_hides_what_a_line_says(module: source.Module) -> None:
-    """Tests that need such characters write their escapes."""
-    lines = module.path.read_text().splitlines()
-    assert [number for number, line in enumerate(lines, 1) if HIDDEN.search(line)] == []
+def test_no_character_hides_what_a_line_says() -> None:
+    """Of any source file: tests that need such characters write their escapes."""
+    endings = {".py", ".md", ".yaml", ".toml", ".json", ".txt", ".ini"}
+    folders = (*source.PACKAGES, "tests", "k8s")
+    paths = [path for folder in folders for path in (source.REPOSITORY / folder).rglob("*") if path.suffix in endings]
+    paths += [path for path in source.REPOSITORY.glob("*") if path.suffix in endings or path.name == "Makefile"]
+    assert len(paths) > 700, "this is not the whole repository"
+    hidden = [str(path) for path in paths if HIDDEN.search(path.read_text(encoding="utf-8", errors="replace"))]
+    assert hidden == []
