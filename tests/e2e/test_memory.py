@@ -16,7 +16,7 @@ from core.data.builtin import sentences
 from core.data.dataset import duplicates, shards, statistics
 from core.data.text import corpus, sources
 from core.decoding.lines import inputs, output_writer, outputs
-from core.storage import commit, location
+from core.storage import commit, filesystems, location
 from core.telemetry import metrics
 from jobs import held_out, prepare
 from tests import reporters
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_corpus(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
     monkeypatch.setattr(corpus, "BUFFER_BYTES", 8192)
-    monkeypatch.setattr(commit, "_READ_BYTES", 8192)
+    monkeypatch.setattr(filesystems, "BLOCK_BYTES", 8192)
     monkeypatch.setattr(duplicates, "PARTITION_BYTES", 16_384)
     monkeypatch.setattr(sources, "SAMPLE_BYTES", 65_536)
     monkeypatch.setattr(buckets, "SHUFFLE_LINES", 1024)

@@ -388,9 +388,19 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def read_json(recipe: Recipe, name: str) -> Any:
-    """Reads an intermediate JSON file of an earlier pass, and verifies it: a flipped bit would be another dataset."""
-    return json_values.parse(commit.read_content(recipe.dataset, name), str(recipe.dataset.join(name)))
+def read_contents(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yields names and contents of files of an earlier pass, verified: a flipped bit would be another dataset.
+
+    Of a local disk one at a time, since several would only take memory.
+    """
+    run = map if recipe.dataset.is_local else concurrent.map_in_order
+    return zip(names, run(functools.partial(commit.read_content, recipe.dataset), names), strict=True)
+
+
+def read_json(recipe: Recipe, names: Sequence[str]) -> Iterator[Any]:
+    """Yields the JSON of files of an earlier pass; see `read_contents`."""
+    for name, data in read_contents(recipe, names):
+        yield json_values.parse(data, str(recipe.dataset.join(name)))
 
 
 def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, Any] | None = None) -> Record:

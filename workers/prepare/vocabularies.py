@@ -5,17 +5,15 @@ task, and its result depends on them alone.
 """
 
 import collections
-import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from core import errors
 from core.data.dataset import statistics
 from core.data.text import scripts, selection
 from core.data.tokens import tokenizer, vocabulary
-from core.storage import commit, concurrent, location
+from core.storage import commit, location
 from workers.prepare import line_tasks
 
 MAX_TOKENIZER_BYTES = 1 << 26  # those of 250,000 entries have 20 MB or less
@@ -155,7 +153,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
         made = tokenizer.train_subwords(settings.kind, lines, settings.max_size, reserved, symbols)
     else:
         counts = vocabulary.Counts()
-        for content in _read_files(recipe, task):
+        for content in line_tasks.read_json(recipe, task.files):
             # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
             counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
         coverage = statistics.coverage(counts)
@@ -167,15 +165,10 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
     return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
 
 
-def _read_files(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[Any]:
-    """Yields what the passes before have written for each part."""
-    return concurrent.map_in_order(functools.partial(line_tasks.read_json, recipe), task.files)
-
-
 def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[str]:
     """Yields the sampled lines of all parts, up to `tokenizer.sample_bytes` of each column."""
     remaining_bytes = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
-    for content in _read_files(recipe, task):
+    for content in line_tasks.read_json(recipe, task.files):
         for column in task.columns:
             for line in content[column]:
                 # A random sample may be larger than asked for: the rest is not used.
