@@ -19,7 +19,7 @@ from core.config import corpus_settings
 from core.data.dataset import dataset_index, duplicates, shards
 from core.data.text import cleaning, corpus, selection, sources
 from core.data.tokens import tokenizer
-from core.storage import commit, concurrent, json_values, location
+from core.storage import commit, concurrent, location
 
 STAGING = ".staging"
 BATCH_LINES = 1024
@@ -386,21 +386,6 @@ def line_filter(recipe: Recipe) -> Callable[[Line, Sequence[int]], str | None]:
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Returns compact JSON."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def read_contents(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yields names and contents of files of an earlier pass, verified: a flipped bit would be another dataset.
-
-    Of a local disk one at a time, since several would only take memory.
-    """
-    run = map if recipe.dataset.is_local else concurrent.map_in_order
-    return zip(names, run(functools.partial(commit.read_content, recipe.dataset), names), strict=True)
-
-
-def read_json(recipe: Recipe, names: Sequence[str]) -> Iterator[Any]:
-    """Yields the JSON of files of an earlier pass; see `read_contents`."""
-    for name, data in read_contents(recipe, names):
-        yield json_values.parse(data, str(recipe.dataset.join(name)))
 
 
 def commit_file(recipe: Recipe, name: str, data: bytes, values: Mapping[str, Any] | None = None) -> Record:

@@ -14,7 +14,7 @@ from core.data.dataset import statistics
 from core.data.text import scripts, selection
 from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
-from workers.prepare import line_tasks
+from workers.prepare import intermediate_files, line_tasks
 
 MAX_TOKENIZER_BYTES = 1 << 26  # those of 250,000 entries have 20 MB or less
 _EXAMINED_LINES = 1000  # of each part, to see whether its text has spaces between words
@@ -153,7 +153,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
         made = tokenizer.train_subwords(settings.kind, lines, settings.max_size, reserved, symbols)
     else:
         counts = vocabulary.Counts()
-        for content in line_tasks.read_json(recipe, task.files):
+        for content in intermediate_files.read_json(recipe, task.files):
             # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
             counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
         coverage = statistics.coverage(counts)
@@ -168,7 +168,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
 def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[str]:
     """Yields the sampled lines of all parts, up to `tokenizer.sample_bytes` of each column."""
     remaining_bytes = dict.fromkeys(task.columns, recipe.tokenizer.sample_bytes)
-    for content in line_tasks.read_json(recipe, task.files):
+    for content in intermediate_files.read_json(recipe, task.files):
         for column in task.columns:
             for line in content[column]:
                 # A random sample may be larger than asked for: the rest is not used.

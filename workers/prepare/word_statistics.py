@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core.data.dataset import arrow_file, dataset_index, statistics
 from core.data.tokens import tokenizer
 from core.storage import commit
-from workers.prepare import line_tasks
+from workers.prepare import intermediate_files, line_tasks
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _count(
 def summarize(recipe: line_tasks.Recipe, task: SummaryTask) -> line_tasks.Record:
     """Merges the counts of all shards, one after the other to save memory, and writes the statistics file."""
     totals: dict[str, statistics.Counts] = {}
-    for _, data in line_tasks.read_contents(recipe, task.files):
+    for _, data in intermediate_files.read_contents(recipe, task.files):
         counts = statistics.unpack(data, recipe.columns)
         for column, shard_counts in counts.items():
             totals[column] = statistics.merge(totals[column], shard_counts) if column in totals else shard_counts
