@@ -258,25 +258,31 @@ class Session:
         """
         worker = {"CPU": float(self.cluster.cpus_per_worker), **({"GPU": 1.0} if self.cluster.use_gpu else {})}
         required = {name: num_workers * amount for name, amount in worker.items()}
-        began_s, requested_s = time.monotonic(), float("-inf")
-        deadline_s = began_s + (RESOURCES_TIMEOUT_S if self.joined else 0)
-        while True:
-            available: Mapping[str, float] = nodes.ray().cluster_resources()
-            if all(available.get(name, 0.0) >= amount for name, amount in required.items()):
-                if requested_s > began_s:
-                    # What runs on them keeps them from now on.
+        if _has(required):
+            return
+        try:
+            self._wait_for(required, [worker] * num_workers)
+        finally:
+            if self.joined:
+                # A request outlives its driver: what runs on the nodes keeps them, and a run that ends needs none.
+                with contextlib.suppress(nodes.ray().exceptions.RayError):
                     nodes.request_resources([])
-                return
+
+    def _wait_for(self, required: Mapping[str, float], workers: Sequence[Mapping[str, float]]) -> None:
+        deadline_s = time.monotonic() + (RESOURCES_TIMEOUT_S if self.joined else 0)
+        requested_s = float("-inf")
+        while not _has(required):
             if self.joined and time.monotonic() - requested_s > REQUEST_INTERVAL_S:
                 requested_s = time.monotonic()
-                nodes.request_resources([worker] * num_workers)
+                nodes.request_resources(workers)
             if self.should_stop():
                 raise errors.InterruptedRunError("cluster: stopped while waiting for resources; run the command again")
             if time.monotonic() >= deadline_s:
+                available = nodes.ray().cluster_resources()
                 needs = ", ".join(f"{amount:g} {name}" for name, amount in required.items())
                 has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in required)
                 raise errors.ClusterError(
-                    f"cluster.num_workers: {num_workers} workers need {needs}, the cluster has {has}; use "
+                    f"cluster.num_workers: {len(workers)} workers need {needs}, the cluster has {has}; use "
                     "fewer workers, or less for each with cluster.cpus_per_worker and cluster.use_gpu"
                 )
             time.sleep(0.3)
@@ -340,6 +346,12 @@ def private_folder() -> Path:
     """
     shared = Path("/tmp")  # noqa: S108 (the folder is private)
     return private_folders.create(shared if os.access(shared, os.W_OK) else private_folders.temporary_folder())
+
+
+def _has(required: Mapping[str, float]) -> bool:
+    """Returns whether the cluster has these resources in total."""
+    available: Mapping[str, float] = nodes.ray().cluster_resources()
+    return all(available.get(name, 0.0) >= amount for name, amount in required.items())
 
 
 @contextlib.contextmanager

@@ -160,7 +160,7 @@ def test_an_autoscaler_is_asked_for_what_is_missing_and_released_once_it_is_ther
     def total() -> dict[str, float]:
         return {"CPU": 4.0, "GPU": 2.0} if requests else {"CPU": 1.0}
 
-    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(cluster_resources=total))
+    monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(cluster_resources=total, exceptions=exceptions))
     monkeypatch.setattr(nodes, "request_resources", requests.append)
     session = session_with(address="head:6379", num_workers=2, cpus_per_worker=2, use_gpu=True)
     session.joined = True
@@ -168,6 +168,21 @@ def test_an_autoscaler_is_asked_for_what_is_missing_and_released_once_it_is_ther
     assert requests == [[{"CPU": 2.0, "GPU": 1.0}] * 2, []]
     session.require(2)
     assert len(requests) == 2, "nothing was missing"
+
+
+def test_a_run_that_is_stopped_while_it_waits_leaves_no_request_to_the_autoscaler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[Any] = []
+    ray = types.SimpleNamespace(cluster_resources=lambda: {"CPU": 1.0}, exceptions=exceptions)
+    monkeypatch.setattr(nodes, "ray", lambda: ray)
+    monkeypatch.setattr(nodes, "request_resources", requests.append)
+    session = session_with(address="head:6379", num_workers=2)
+    session.joined = True
+    session.should_stop.request()
+    with pytest.raises(errors.InterruptedRunError):
+        session.require(2)
+    assert requests == [[{"CPU": 1.0}] * 2, []]
 
 
 @pytest.mark.ray
