@@ -69,7 +69,10 @@ FOLDERS: dict[str, tuple[set[str], set[str]]] = {
         {"typer", "rich"},
     ),
 }
-RAY = ("cluster.session", "cluster.nodes", "cluster.submission", "fanout.ray_actors", "train.launch")
+RAY = (
+    *("cluster.session", "cluster.nodes", "cluster.submission", "fanout.ray_actors"),
+    *("train.launch", "train.ranks", "train.actor_group", "train.ray_train"),
+)
 ONLY_IN = {
     "ray": {f"workers.{name}" for name in RAY},
     "prometheus_client": {"workers.telemetry.prometheus"},

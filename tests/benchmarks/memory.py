@@ -26,7 +26,7 @@ SAMPLE_S = 0.2
 SAMPLES_PER_SCAN = 10  # samples between two scans for new processes
 MAX_GROWTH = 1.15
 TRANSLATED_SHARE, SCORED_SHARE = 0.002, 0.02
-WORKERS = ("ray::_Host", "ray::RayTrainWorker")
+WORKERS = ("ray::_Host", "ray::TrainingRank", "ray::RayTrainWorker")
 CONFIG: dict[str, dict[str, Any]] = {
     "corpus": {"kind": "pairs", "split": {"valid": 0.0005}},
     "tokenizer": {"kind": "word", "max_size": 20_000},
@@ -62,10 +62,10 @@ class MemorySampler(threading.Thread):
             if self._done.wait(SAMPLE_S):
                 return
             if number % SAMPLES_PER_SCAN == 0:
-                roles = {pid: "driver" if pid == self._driver else _role(pid) for pid in _family(self._driver)}
+                roles = {pid: "driver" if pid == self._driver else _role(pid) for pid in family(self._driver)}
                 watched = {pid: role for pid, role in roles.items() if role}
             for pid, role in watched.items():
-                now = _memory(pid)
+                now = sample(pid)
                 if now is not None:
                     before = self.peaks[role].get(pid, Peak())
                     self.peaks[role][pid] = Peak(*map(max, before, now))
@@ -77,7 +77,7 @@ class MemorySampler(threading.Thread):
         return {role: Peak(*map(max, *peaks.values(), Peak())) for role, peaks in self.peaks.items()}
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Returns a process and all its descendants."""
     children = defaultdict(list)
     for entry in pathlib.Path("/proc").iterdir():
@@ -101,7 +101,8 @@ def _role(pid: int) -> str:
     return "worker" if name.startswith(WORKERS) else ""
 
 
-def _memory(pid: int) -> Peak | None:
+def sample(pid: int) -> Peak | None:
+    """Returns the memory of a process now; None if it is gone."""
     try:
         lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:

@@ -16,7 +16,7 @@ from workers.cluster import session as sessions
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-OURS = ("RayTrainWorker", "TrainController", "Board", "_Host")
+OURS = ("RayTrainWorker", "TrainController", "TrainingRank", "MessageBoard", "_Host")
 
 
 @pytest.fixture

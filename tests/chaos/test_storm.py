@@ -64,7 +64,7 @@ def _run_with_deaths(command: tuple[str, ...], drive: driving.Drive, chance: ran
     while True:
         driver = drive(*command)
         while driver.runs_for(chance.expovariate(1 / MEAN_S)):
-            workers = driver.workers("RayTrainWorker") + driver.workers("_Host")
+            workers = driver.ranks() + driver.workers("_Host")
             if chance.random() < DRIVER_SHARE:
                 break
             if workers:

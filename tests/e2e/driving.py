@@ -142,6 +142,10 @@ class Driver:
         workers = [process for process in self.family() if process.title().startswith(f"ray::{title}")]
         return sorted(workers, key=lambda process: int(process.born))
 
+    def ranks(self) -> list[Process]:
+        """Returns the living ranks of training, oldest first."""
+        return self.workers("TrainingRank") or self.workers("RayTrainWorker")
+
     def kill_at_work(self, title: str, chance: random.Random) -> None:
         """Waits for a worker whose title begins with `title`, which names its task, and kills it during that task."""
 

@@ -181,7 +181,7 @@ def signal_a_rank(
 ) -> None:
     """Sends a signal to a rank of one start: number 0 is rank 0, the others are in no order."""
     first = json.loads((run.root / "epochs" / f"{start:08d}.json").read_text())["pid"]
-    ranks = driver.workers("RayTrainWorker")[-world_size:]
+    ranks = driver.ranks()[-world_size:]
     assert first in {process.pid for process in ranks}, "these are not the ranks of this start"
     ranks.sort(key=lambda process: process.pid != first)
     ranks[number].signal(what)

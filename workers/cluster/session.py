@@ -38,10 +38,12 @@ ENVIRONMENT = {
     "RAY_task_oom_retries": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-# For clusters that we start: detect an unreachable node within seconds; by default a call to it hangs for up to
-# 300 + 120 s. All processes of a cluster must agree: a process that pings more often than its peers expect is
+# For clusters that we start. The keepalive detects an unreachable node within seconds; by default a call to it hangs for
+# up to 300 + 120 s. All processes of a cluster must agree: a process that pings more often than its peers expect is
 # disconnected ("too_many_pings") once a call lasts longer than three pings. A cluster that we join keeps its values.
-KEEPALIVE = {
+OWN_CLUSTER = {
+    # Our actors have an environment of their own, so that no worker which Ray starts in advance can serve one.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_grpc_client_keepalive_time_ms": "15000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
@@ -225,7 +227,7 @@ class Session:
         # A Ray that the caller has initialized outlives this session.
         self._owns_ray = not ("ray" in sys.modules and nodes.ray().is_initialized())
         self.joined = address != "local"
-        local = {} if self.joined else {**KEEPALIVE, **starting.limits(self.cluster.start_timeout_s)}
+        local = {} if self.joined else {**OWN_CLUSTER, **starting.limits(self.cluster.start_timeout_s)}
         for name, value in {**ENVIRONMENT, **local}.items():
             os.environ.setdefault(name, value)
         if self._owns_ray:

@@ -4,7 +4,7 @@ The number of tasks in flight is bounded by the number of workers; the death of 
 `max_failures`. Two attempts of a task may run at the same time (a straggler, or a worker that only seemed dead). That
 is safe because a task's output is committed by put-if-absent (`core.storage.commit`): the first commit wins.
 
-Ranks of a training run are not workers of a pool: when one dies, Ray Train restarts the group from the newest
+Ranks of a training run are not workers of a pool: when one dies, the whole group restarts from the newest
 checkpoint (`workers.train.launch`).
 """
 

@@ -13,7 +13,7 @@ from core.config import schema
 from core.storage import location
 from tests.workers.train import rank_functions
 from workers.cluster import session as sessions
-from workers.train import launch, messages
+from workers.train import launch, messages, ranks
 
 
 def starts(marks: Path, rank: int) -> int:
@@ -83,17 +83,15 @@ def test_a_save_request_is_returned_once_and_the_status_has_the_nodes() -> None:
 
 
 def test_the_rank_that_failed_first_is_named() -> None:
-    class GroupError(RuntimeError):
-        def __init__(self, worker_failures: dict[int, Exception]) -> None:
-            super().__init__("training failed")
-            self.worker_failures = worker_failures
+    def explained(failures: dict[int, BaseException]) -> str:
+        return str(launch._explain(ranks.RanksFailedError("training failed", failures), max_failures=2))
 
     victims = [errors.ClusterError("collective operation failed"), RuntimeError("gloo: Connection reset by peer")]
     culprit = exceptions.ActorDiedError("")
-    text = str(launch._explain(GroupError({0: victims[0], 1: victims[1], 2: culprit}), max_failures=2))
+    text = explained({0: victims[0], 1: victims[1], 2: culprit})
     assert text.startswith("train: rank 2: ActorDiedError: The actor died")
     assert "cluster.max_failures: 2" in text
-    text = str(launch._explain(GroupError({0: victims[0], 1: OSError("no such disk")}), max_failures=2))
+    text = explained({0: victims[0], 1: OSError("no such disk")})
     assert text.startswith("train: rank 1: OSError: no such disk; ")
 
 
