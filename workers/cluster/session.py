@@ -38,12 +38,13 @@ ENVIRONMENT = {
     "RAY_task_oom_retries": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-# For clusters that we start. The keepalive detects an unreachable node within seconds; by default a call to it hangs for
-# up to 300 + 120 s. All processes of a cluster must agree: a process that pings more often than its peers expect is
-# disconnected ("too_many_pings") once a call lasts longer than three pings. A cluster that we join keeps its values.
+# For clusters that we start; a cluster that we join keeps its values.
 OWN_CLUSTER = {
     # Our actors have an environment of their own, so that no worker which Ray starts in advance can serve one.
     "RAY_prestart_worker_first_driver": "0",
+    # Detect an unreachable node within seconds; by default a call to it hangs for up to 300 + 120 s. All processes of
+    # a cluster must agree: one that pings more often than its peers expect is disconnected ("too_many_pings") once a
+    # call lasts longer than three pings.
     "RAY_grpc_client_keepalive_time_ms": "15000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
