@@ -19,7 +19,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz guards bench bench-peers scale profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz guards bench bench-gpu bench-peers scale profile reproduce clean \
         k8s-render k8s-check k8s-setup k8s-run k8s-files monitoring
 
 help: ## list the targets
@@ -94,6 +94,10 @@ scale: setup ## the driver at a million parts: requests, time to the first part,
 
 bench-peers: setup ## speed ratios against OpenNMT-py, KenLM and others, in environments of their own (an hour; DATA=folder, ONLY="beam …")
 	$(BIN)/python -m tests.benchmarks.peers $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+bench-gpu: setup ## on a machine with a GPU: the tests marked gpu, then speed ratios against bare loops over cuDNN (minutes)
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python -m tests.benchmarks.gpu
 
 PROFILE ?= reports/profile
 
