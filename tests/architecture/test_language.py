@@ -29,6 +29,7 @@ PHRASES = [
 NAMES = {"found", "place", "places", "one", "held", "wish", "wishes", "drawn", "judged", "joints", "told", "of_what"}
 # Characters that are not seen, or change the order in which others are: a line could do what nobody reads in it.
 # Source: Boucher and Anderson, Trojan Source: Invisible Vulnerabilities (2021).
+CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 COMMANDS = ("jobs.__main__", "jobs.submission_commands")
 TEXTS = sorted(
@@ -94,12 +95,21 @@ def test_names_say_what_they_hold(module: source.Module) -> None:
     assert vague == [], f"{module.path}: {vague}"
 
 
-def test_no_character_hides_what_a_line_says() -> None:
-    """Of any source file: tests that need such characters write their escapes."""
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    """The text of every source file and document."""
     endings = {".py", ".md", ".yaml", ".toml", ".json", ".txt", ".ini"}
     folders = (*source.PACKAGES, "tests", "k8s")
     paths = [path for folder in folders for path in (source.REPOSITORY / folder).rglob("*") if path.suffix in endings]
     paths += [path for path in source.REPOSITORY.glob("*") if path.suffix in endings or path.name == "Makefile"]
     assert len(paths) > 700, "this is not the whole repository"
-    hidden = [str(path) for path in paths if HIDDEN.search(path.read_text(encoding="utf-8", errors="replace"))]
-    assert hidden == []
+    return {str(path): path.read_text(encoding="utf-8", errors="replace") for path in paths}
+
+
+def test_no_character_hides_what_a_line_says(texts: dict[str, str]) -> None:
+    """Tests that need such characters write their escapes."""
+    assert [path for path, text in texts.items() if HIDDEN.search(text)] == []
+
+
+def test_no_merge_left_its_marks(texts: dict[str, str]) -> None:
+    assert [path for path, text in texts.items() if CONFLICT.search(text)] == []
