@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from core import errors
-from core.config import schema
+from core.config import node_labels, schema
 
 Document = dict[str, Any]
 
@@ -274,6 +274,10 @@ def _set_sizes(job: Document, work: Work, options: Options) -> None:
     if "use_gpu" in named and work.cluster.use_gpu != has_gpus:
         has = "has GPUs" if has_gpus else "has no GPUs"
         raise errors.UsageError(f"cluster.use_gpu: the overlay {options.overlay} {has}; choose another with --overlay")
+    # Labels of Ray's nodes, of which it sets those with its own prefix by itself; `--node-selector` chooses machines.
+    chosen_labels = node_labels.required_values(work.cluster.label_selector)
+    if labels := {key: value for key, value in chosen_labels.items() if not key.startswith("ray.io/")}:
+        group["labels"] = labels
     if "num_workers" in named:
         # Of an elastic number the largest: training begins with as many as have started.
         group["replicas"] = group["minReplicas"] = group["maxReplicas"] = work.cluster.workers.stop - 1

@@ -11,6 +11,7 @@ from core.config import (
     inference_settings,
     mixture_settings,
     model_settings,
+    node_labels,
     section,
     service_url,
     training_settings,
@@ -41,6 +42,11 @@ class ClusterConfig(section.Section):
     num_workers: int | WorkerRange = section.operational(2, "workers of a stage; {min, max} for elastic training")
     use_gpu: bool = section.operational(False, "one GPU per worker")
     cpus_per_worker: int = section.operational(1, "cores and threads of a worker", ge=1)
+    label_selector: node_labels.LabelSelector = section.operational(
+        {},
+        "labels of the nodes on which workers train or run a model, such as {ray.io/accelerator-type: A100}; a "
+        "condition may also be !A100, in(A100, H100) or !in(A100, H100)",
+    )
     max_failures: int = section.operational(3, "restarts of the training workers; retries of a part", ge=0)
     start_timeout_s: section.Float = section.operational(
         300.0, "seconds that a local cluster may take to start, on a busy machine minutes", gt=0, le=86400
@@ -72,6 +78,14 @@ class ClusterConfig(section.Section):
             raise ValueError("address: holds credentials; write host:port, and point RAY_AUTH_TOKEN_PATH to the token")
         if self.address not in ("auto", "local", "none") and not has_port:
             raise ValueError(f"address: {self.address!r} is not auto, local, none or host:port; use one of these")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_label_selector(self) -> Self:
+        if self.label_selector and self.address in ("local", "none"):
+            raise ValueError(
+                f"label_selector: has no effect with address: {self.address}, whose one node has no labels; remove it"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

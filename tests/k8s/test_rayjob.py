@@ -167,6 +167,14 @@ def test_workers_and_cores_are_those_of_the_settings(
     assert resolved.telemetry.metrics_port == 8081
 
 
+def test_worker_nodes_have_the_labels_that_the_settings_select(tmp_path: pathlib.Path) -> None:
+    selector = "cluster: {label_selector: {kind: big, ray.io/accelerator-type: A100, zone: '!a'}}"
+    objects = render("train", configuration(tmp_path, selector))
+    assert violations(objects) == []
+    # Ray gives its own labels, and a node without a label fulfils the negative condition.
+    assert manifests.cluster(objects.rayjob)["workerGroupSpecs"][0]["labels"] == {"kind": "big"}
+
+
 def test_all_options_have_their_place_in_the_pods(tmp_path: pathlib.Path) -> None:
     objects = render(
         "train",

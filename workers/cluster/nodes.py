@@ -1,5 +1,6 @@
 """Cluster nodes: liveness and draining, shared-folder checks, and a metrics exporter on each node."""
 
+import collections
 import functools
 import re
 import secrets
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core import errors
+from core.config import node_labels
 from core.storage import location
 from workers.telemetry import prometheus
 
@@ -80,11 +82,29 @@ def recount() -> None:
         return  # no elastic group has requested resources yet, or this version of Ray has no coordinator
 
 
-def request_resources(bundles: Sequence[Mapping[str, float]]) -> None:
-    """Asks Ray's autoscaler, if the cluster has one, for room for all bundles at once, in place of earlier requests."""
+def resources(selector: Mapping[str, str]) -> Mapping[str, float]:
+    """Returns the resources of all live nodes whose labels match, in total."""
+    if not selector:
+        total: Mapping[str, float] = ray().cluster_resources()
+        return total
+    counted: collections.Counter[str] = collections.Counter()
+    for node in ray().nodes():
+        if node["Alive"] and node_labels.matches(selector, node["Labels"]):
+            counted.update(node["Resources"])
+    return counted
+
+
+def request_resources(bundles: Sequence[Mapping[str, float]], selector: Mapping[str, str]) -> None:
+    """Asks Ray's autoscaler, if the cluster has one, for room for all bundles at once, in place of earlier requests.
+
+    Args:
+        bundles: resources of each worker; none: withdraws the request.
+        selector: labels of their nodes.
+    """
     from ray.autoscaler import sdk
 
-    sdk.request_resources(bundles=[dict(bundle) for bundle in bundles])
+    selectors = [dict(selector)] * len(bundles) if selector else None
+    sdk.request_resources(bundles=[dict(bundle) for bundle in bundles], bundle_label_selectors=selectors)
 
 
 class NodeMonitor:

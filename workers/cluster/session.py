@@ -91,6 +91,11 @@ class Session:
         self._watchers: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
+        if self.cluster.label_selector and addresses.resolve(self.cluster.address) == "local":
+            raise errors.UsageError(
+                "cluster.label_selector: the local cluster has one node without labels; name the address of another in "
+                "cluster.address, or leave it out"
+            )
         self.folder = private_folder()
         # Open until the end, so that no other run takes the folder for one that was left behind.
         self._open_folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -186,7 +191,8 @@ class Session:
         Args:
             stage: name of the stage.
             num_tasks: number of its tasks; None: unknown.
-            runs_model: whether each worker needs a GPU if the run uses them.
+            runs_model: whether each worker needs a GPU if the run uses them, and a node that `cluster.label_selector`
+                selects.
         """
         if not self.uses_ray(num_tasks):
             return executors.InProcess(self.cluster.cpus_per_worker)
@@ -194,7 +200,8 @@ class Session:
         if self._pool is None or self._pool[0] != stage:
             self.release()
             use_gpu = self.cluster.use_gpu and runs_model
-            if use_gpu:
+            label_selector = self.cluster.label_selector if runs_model else {}
+            if use_gpu or label_selector:
                 self.require(1)  # an error now, rather than workers that can never start
             pool = ray_actors.RayPool(
                 num_workers=self.cluster.workers.stop - 1,
@@ -203,6 +210,7 @@ class Session:
                 max_failures=self.cluster.max_failures,
                 part_timeout_s=self.cluster.part_timeout_s,
                 env_vars=self.worker_env,
+                label_selector=label_selector,
             )
             self._pool = (stage, pool)
         return self._pool[1]
@@ -261,7 +269,7 @@ class Session:
         """
         worker = {"CPU": float(self.cluster.cpus_per_worker), **({"GPU": 1.0} if self.cluster.use_gpu else {})}
         required = {name: num_workers * amount for name, amount in worker.items()}
-        if _has(required):
+        if self._has(required):
             return
         try:
             self._wait_for(required, [worker] * num_workers)
@@ -269,26 +277,33 @@ class Session:
             if self.joined:
                 # A request outlives its driver: what runs on the nodes keeps them, and a run that ends needs none.
                 with contextlib.suppress(nodes.ray().exceptions.RayError):
-                    nodes.request_resources([])
+                    nodes.request_resources([], {})
 
     def _wait_for(self, required: Mapping[str, float], workers: Sequence[Mapping[str, float]]) -> None:
         deadline_s = time.monotonic() + (RESOURCES_TIMEOUT_S if self.joined else 0)
         requested_s = float("-inf")
-        while not _has(required):
+        while not self._has(required):
             if self.joined and time.monotonic() - requested_s > REQUEST_INTERVAL_S:
                 requested_s = time.monotonic()
-                nodes.request_resources(workers)
+                nodes.request_resources(workers, self.cluster.label_selector)
             if self.should_stop():
                 raise errors.InterruptedRunError("cluster: stopped while waiting for resources; run the command again")
             if time.monotonic() >= deadline_s:
-                available = nodes.ray().cluster_resources()
+                selector = self.cluster.label_selector
+                available = nodes.resources(selector)
+                where = f"the nodes with {selector} have" if selector else "the cluster has"
                 needs = ", ".join(f"{amount:g} {name}" for name, amount in required.items())
                 has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in required)
                 raise errors.ClusterError(
-                    f"cluster.num_workers: {len(workers)} workers need {needs}, the cluster has {has}; use "
+                    f"cluster.num_workers: {len(workers)} workers need {needs}, {where} {has}; use "
                     "fewer workers, or less for each with cluster.cpus_per_worker and cluster.use_gpu"
                 )
             time.sleep(0.3)
+
+    def _has(self, required: Mapping[str, float]) -> bool:
+        """Returns whether the nodes that may run workers have these resources in total."""
+        available = nodes.resources(self.cluster.label_selector)
+        return all(available.get(name, 0.0) >= amount for name, amount in required.items())
 
     def _init(self, address: str) -> None:
         if self.joined:
@@ -349,12 +364,6 @@ def private_folder() -> Path:
     """
     shared = Path("/tmp")  # noqa: S108 (the folder is private)
     return private_folders.create(shared if os.access(shared, os.W_OK) else private_folders.temporary_folder())
-
-
-def _has(required: Mapping[str, float]) -> bool:
-    """Returns whether the cluster has these resources in total."""
-    available: Mapping[str, float] = nodes.ray().cluster_resources()
-    return all(available.get(name, 0.0) >= amount for name, amount in required.items())
 
 
 @contextlib.contextmanager

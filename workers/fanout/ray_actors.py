@@ -36,9 +36,12 @@ class RayActors:
         cpus_per_worker: CPUs that Ray reserves for each actor.
         use_gpu: reserves a GPU for each actor, too.
         env_vars: environment variables of the actors' processes.
+        label_selector: labels of the nodes that may run them.
     """
 
-    def __init__(self, cpus_per_worker: int, use_gpu: bool, env_vars: Mapping[str, str]) -> None:
+    def __init__(
+        self, cpus_per_worker: int, use_gpu: bool, env_vars: Mapping[str, str], label_selector: Mapping[str, str]
+    ) -> None:
         import ray
 
         self._ray: Any = ray
@@ -52,6 +55,7 @@ class RayActors:
             # By default Ray fills one node after the other, whose memory the workers would share.
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": dict(env_vars)},
+            label_selector=dict(label_selector),
         )
         self._factory: tuple[int, Any] = (-1, None)  # run number and object reference: stored once for all actors
 
@@ -104,6 +108,7 @@ class RayPool(pool.Pool):
         max_failures: retries of a task, and failed starts in a row, before the run fails.
         part_timeout_s: longest time of one attempt.
         env_vars: further environment variables of the actors' processes.
+        label_selector: labels of the nodes that may run them; none: all nodes.
     """
 
     def __init__(
@@ -114,7 +119,8 @@ class RayPool(pool.Pool):
         max_failures: int = 3,
         part_timeout_s: float = 3600.0,
         env_vars: Mapping[str, str] | None = None,
+        label_selector: Mapping[str, str] | None = None,
     ) -> None:
         own = process_environment.thread_variables(cpus_per_worker)
-        backend = RayActors(cpus_per_worker, use_gpu, {**own, **(env_vars or {})})
+        backend = RayActors(cpus_per_worker, use_gpu, {**own, **(env_vars or {})}, label_selector or {})
         super().__init__(backend, num_workers, max_failures, part_timeout_s)

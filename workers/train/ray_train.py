@@ -94,6 +94,7 @@ class RayTrainGroup:
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": float(self._cluster.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})},
                 elastic_resize_monitor_interval_s=RESIZE_S,
+                label_selector=dict(self._cluster.label_selector) or None,
             ),
             run_config=train.RunConfig(
                 name=f"group-{secrets.token_hex(8)}",  # Ray Train silently continues a run whose name it knows

@@ -152,6 +152,9 @@ MACHINES: dict[str, rows.Effect | rows.Elsewhere] = {
     "cluster.cpus_per_worker": rows.Elsewhere(
         "tests/workers/cluster/test_session.py::test_an_in_process_stage_uses_the_threads_of_one_worker"
     ),
+    "cluster.label_selector": rows.Elsewhere(
+        "tests/workers/cluster/test_session.py::test_workers_that_run_a_model_are_on_the_nodes_that_are_selected"
+    ),
     "cluster.max_failures": rows.Elsewhere(
         "tests/workers/fanout/test_pool.py::test_a_part_that_kills_each_worker_ends_the_run_after_max_failures_retries"
     ),

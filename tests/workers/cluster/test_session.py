@@ -161,11 +161,11 @@ def test_an_autoscaler_is_asked_for_what_is_missing_and_released_once_it_is_ther
         return {"CPU": 4.0, "GPU": 2.0} if requests else {"CPU": 1.0}
 
     monkeypatch.setattr(nodes, "ray", lambda: types.SimpleNamespace(cluster_resources=total, exceptions=exceptions))
-    monkeypatch.setattr(nodes, "request_resources", requests.append)
+    monkeypatch.setattr(nodes, "request_resources", lambda *request: requests.append(request))
     session = session_with(address="head:6379", num_workers=2, cpus_per_worker=2, use_gpu=True)
     session.joined = True
     session.require(2)
-    assert requests == [[{"CPU": 2.0, "GPU": 1.0}] * 2, []]
+    assert requests == [([{"CPU": 2.0, "GPU": 1.0}] * 2, {}), ([], {})]
     session.require(2)
     assert len(requests) == 2, "nothing was missing"
 
@@ -176,13 +176,41 @@ def test_a_run_that_is_stopped_while_it_waits_leaves_no_request_to_the_autoscale
     requests: list[Any] = []
     ray = types.SimpleNamespace(cluster_resources=lambda: {"CPU": 1.0}, exceptions=exceptions)
     monkeypatch.setattr(nodes, "ray", lambda: ray)
-    monkeypatch.setattr(nodes, "request_resources", requests.append)
+    monkeypatch.setattr(nodes, "request_resources", lambda *request: requests.append(request))
     session = session_with(address="head:6379", num_workers=2)
     session.joined = True
     session.should_stop.request()
     with pytest.raises(errors.InterruptedRunError):
         session.require(2)
-    assert requests == [[{"CPU": 1.0}] * 2, []]
+    assert requests == [([{"CPU": 1.0}] * 2, {}), ([], {})]
+
+
+def test_only_nodes_with_the_labels_count_and_an_autoscaler_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {"CPU": 8.0}
+    machines = [
+        {"Alive": True, "Labels": {"kind": "small"}, "Resources": cores},
+        {"Alive": False, "Labels": {"kind": "big"}, "Resources": cores},
+    ]
+    requests: list[Any] = []
+
+    def ask(bundles: list[Any], selector: dict[str, str]) -> None:
+        requests.append((bundles, selector))
+        machines.append({"Alive": True, "Labels": {"kind": "big"}, "Resources": {"CPU": 2.0}})
+
+    ray = types.SimpleNamespace(nodes=lambda: machines, exceptions=exceptions)
+    monkeypatch.setattr(nodes, "ray", lambda: ray)
+    monkeypatch.setattr(nodes, "request_resources", ask)
+    session = session_with(address="head:6379", num_workers=2, label_selector={"kind": "big"})
+    session.joined = True
+    session.require(2)
+    assert requests == [([{"CPU": 1.0}] * 2, {"kind": "big"}), ([], {})]
+
+
+def test_a_local_cluster_has_no_nodes_to_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    refused = pytest.raises(errors.UsageError, match=r"cluster.label_selector: the local cluster has one node")
+    with refused, session_with(address="auto", num_workers=2, label_selector={"kind": "big"}):
+        pass
 
 
 @pytest.mark.ray
@@ -236,8 +264,60 @@ print("left", sorted(path.name.split("-")[0] for path in Path(sys.argv[1]).iterd
 """
 
 
+LABELLED = """
+import functools, sys
+import ray
+from ray.cluster_utils import Cluster
+from core.config import schema
+from core.storage import location
+from workers.cluster import session as sessions
+from workers.fanout import executor
+from workers.train import launch
+
+machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=4, include_dashboard=False))
+machines.add_node(num_cpus=2, labels={"kind": "big"})
+
+def labels():
+    here = ray.get_runtime_context().get_node_id()
+    return next(node["Labels"].get("kind") for node in ray.nodes() if node["NodeID"] == here)
+
+def run_rank(job, context, callbacks):
+    return labels()
+
+try:
+    settings = schema.ClusterConfig(address=machines.address, num_workers=2, label_selector={"kind": "big"})
+    with sessions.Session(settings) as session:
+        session.start_ray()
+        pool = session.executor("translate", 6, runs_model=True)
+        tasks = [executor.Task(str(number), number) for number in range(6)]
+        found = set()
+        pool.run("translate", tasks, lambda: lambda _: labels(), lambda _, kind: found.add(kind), executor.Monitor())
+        print("translated on", *found)
+        root = location.Location.parse(sys.argv[1])
+        print("trained on", launch.launch("job", run_rank, root, session, print))
+finally:
+    machines.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_workers_that_run_a_model_are_on_the_nodes_that_are_selected(outside: Path) -> None:
+    done = _run_with_machines(LABELLED, outside)
+    assert "translated on big\n" in done.stdout, done.stderr
+    assert "trained on big\n" in done.stdout, done.stderr
+
+
 @pytest.mark.ray
 def test_two_nodes_are_probed_for_shared_folders_and_both_export(outside: Path) -> None:
+    done = _run_with_machines(TWO_NODES, outside)
+    lines = done.stdout.splitlines()
+    assert "targets 2" in lines, done.stderr
+    assert any("does not see this folder; use one that all nodes share" in line for line in lines), done.stdout
+    assert "left ['metrics']" in lines
+
+
+def _run_with_machines(program: str, outside: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a program that starts several nodes, with a folder for its run."""
     short = sessions.private_folder()
     environment = {
         **os.environ,
@@ -247,12 +327,8 @@ def test_two_nodes_are_probed_for_shared_folders_and_both_export(outside: Path) 
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [sys.executable, "-c", TWO_NODES, str(outside / "run")]
+    command = [sys.executable, "-c", program, str(outside / "run")]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
     finally:
         shutil.rmtree(short, ignore_errors=True)
-    lines = done.stdout.splitlines()
-    assert "targets 2" in lines, done.stderr
-    assert any("does not see this folder; use one that all nodes share" in line for line in lines), done.stdout
-    assert "left ['metrics']" in lines
