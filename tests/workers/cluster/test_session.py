@@ -1,6 +1,7 @@
 """Ray sessions: start and connection, authentication, signals, and errors of a cluster without free resources."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -305,6 +306,59 @@ def test_workers_that_run_a_model_are_on_the_nodes_that_are_selected(outside: Pa
     done = _run_with_machines(LABELLED, outside)
     assert "translated on big\n" in done.stdout, done.stderr
     assert "trained on big\n" in done.stdout, done.stderr
+
+
+GROWING = """
+import functools, time
+import ray
+from ray.cluster_utils import Cluster
+from core.config import schema
+from workers.cluster import session as sessions
+from workers.fanout import executor
+
+machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+more = []
+
+def work(_):
+    time.sleep(0.2)
+    return ray.get_runtime_context().get_node_id()
+
+try:
+    with sessions.Session(schema.ClusterConfig(address=machines.address, num_workers=3)) as session:
+        session.start_ray()
+        head = ray.get_runtime_context().get_node_id()
+        done = []
+
+        def count(task, node):
+            done.append(node)
+            others = len(done) - done.count(head)
+            if len(done) == 5:
+                assert others == 0
+                more.append(machines.add_node(num_cpus=2, wait=False))
+            if others == 10 and len(more) == 1:
+                more.append(None)
+                machines.remove_node(more[0], allow_graceful=False)
+
+        pool = session.executor("translate", 2000)
+        is_over = lambda: len(more) == 2 and done[-20:] == [head] * 20  # a node came, worked and left
+        tasks = [executor.Task(str(number), number) for number in range(2000)]
+        try:
+            pool.run("translate", tasks, lambda: work, count, executor.Monitor(should_stop=is_over))
+        except Exception as error:
+            print(type(error).__name__)
+        print("parts", len(done), "on the node that came and left", len(done) - done.count(head))
+finally:
+    machines.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_workers_join_with_a_node_that_comes_and_leave_with_it(outside: Path) -> None:
+    done = _run_with_machines(GROWING, outside)
+    assert "InterruptedRunError\n" in done.stdout, done.stderr  # not a part that was given up
+    joined = re.search(r"on the node that came and left (\d+)", done.stdout)
+    assert joined
+    assert int(joined[1]) >= 10
 
 
 @pytest.mark.ray
