@@ -101,7 +101,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
     content = store.manifest(dataset_index.NAME)
     if content is not None:
         # Finished: only its sources are compared, since a dataset is written once.
-        index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+        index = dataset_index.DatasetIndex.from_json(content, folder)
         _check_sources(config, index, session, reporter)
     else:
         check_tokenizer(config)
@@ -110,7 +110,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         is_new = store.begin()  # after the plan: a missing source must not leave a folder behind
         builder = dataset_builder.DatasetBuilder(planned, session, reporter, is_new)
         index = builder.run(config.sharding)
-        store.finish(index.to_json(), dataset_index.NAME)
+        store.finish(index.write_table(folder), dataset_index.NAME)
         warnings += [*builder.warnings, *_bleu_warnings(config, builder)]
         session.metrics.set(catalog.LAST_SUCCESS, time.time(), stage=pass_runner.STAGE)
     _clean_up(folder)

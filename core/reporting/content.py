@@ -191,7 +191,9 @@ def _data(index: Mapping[str, Any]) -> dict[str, Any]:
         for shard in shards:
             for column, count in shard["tokens"].items():
                 tokens[column] = tokens.get(column, 0) + count
-        splits[name] = {"lines": sum(shard["rows"] for shard in shards), "shards": len(shards), "tokens": tokens}
+        # Since version 2 an entry has the totals of a corpus.
+        num_shards = sum(shard.get("shards", 1) for shard in shards)
+        splits[name] = {"lines": sum(shard["rows"] for shard in shards), "shards": num_shards, "tokens": tokens}
     sizes = {column: tokenizer["vocabulary_size"] for column, tokenizer in index["tokenizers"].items()}
     drops = {reason: count for reason, count in index.get("drops", {}).items() if count}
     return {

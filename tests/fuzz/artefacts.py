@@ -91,7 +91,7 @@ def dataset_index(data: bytes) -> object:
     folder = root("language-model", "index") / "dataset"
     (folder / "index.json").write_bytes(data)
     opened = shards.Dataset.open(place(folder), verify=False)
-    return [opened.corpora, opened.split("train"), opened.index.to_json()]
+    return [opened.corpora, opened.split("train"), opened.index.by_corpus()]
 
 
 def series_index(data: bytes) -> object:

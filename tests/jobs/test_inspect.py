@@ -46,7 +46,8 @@ def test_a_run_is_described_with_its_checkpoints_and_outputs(runs: pathlib.Path)
 DAMAGED = (
     "dataset/index.json",
     "dataset/tokenizer*.json",
-    "dataset/train/*.arrow",
+    "dataset/shards-*.arrow",
+    "dataset/train/part-*.arrow",
     "checkpoints/*/MANIFEST.json",
     "checkpoints/*/bundle/model.safetensors",
     "checkpoints/*/training/progress.json",

@@ -17,7 +17,7 @@ from tests.jobs import datasets
 
 
 def statistics_of(dataset: shards.Dataset) -> dict[str, Any]:
-    content = word_statistics.read(dataset.folder, dataset.index.to_json())
+    content = word_statistics.read(dataset.folder, dataset.folder.join("index.json").read_json())
     assert content is not None
     columns: dict[str, Any] = content["columns"]
     return columns

@@ -83,7 +83,7 @@ class FakeStore:
         data = self._find(path)
         if data is None:
             raise FileNotFoundError(path)
-        return data[start:end]
+        return bytes(memoryview(data)[start:end])  # a copy, as a client makes
 
     def size(self, path: str) -> int:
         """Returns a size: one HEAD."""

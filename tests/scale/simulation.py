@@ -6,17 +6,22 @@ processor time and memory are those of the real planner, pool, ledger and manife
 
 import array
 import contextlib
+import gc
 import hashlib
 import json
 import resource
+import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from core.config import corpus_settings, inference_settings, loading, schema
 from core.data import lazy
-from core.data.dataset import dataset_index, shards
+from core.data.dataset import dataset_index, shard_table, shards
 from core.data.text import corpus, sources
 from core.data.tokens import tokenizer, vocabulary
 from core.decoding.lines import inputs, output_writer, outputs
@@ -280,7 +285,7 @@ def prepare(size_bytes: int, latency_s: float = 0.0, stop_at_first: bool = False
             is_new = parts.begin()
             builder = dataset_builder.DatasetBuilder(plan, Session(machine), Reporter(store), is_new)
             index = builder.run(settings.sharding)
-            parts.finish(index.to_json(), dataset_index.NAME)
+            parts.finish(index.write_table(plan.folder), dataset_index.NAME)
     return measured[0]
 
 
@@ -300,8 +305,9 @@ def _prepared(factory: Any, payload: Any) -> Any:
             return {
                 "files": [_file("tokenizer", name)], "fingerprint": _SHA256, "vocabulary_size": 10_000, "coverage": [],
             }  # fmt: skip
-        case word_statistics.CountTask(name=name) | word_statistics.SummaryTask(name=name):
-            return {"files": [_file(name, name)]}
+        case word_statistics.ShardsTask(name=name) | word_statistics.SummaryTask(name=name):
+            file = _file(name, name)
+            return {"files": [file], "counts": file}
     raise AssertionError(payload)
 
 
@@ -341,18 +347,36 @@ def open_dataset(num_shards: int) -> Measured:
     return measured[0]
 
 
+def hold_dataset(num_shards: int) -> tuple[int, int]:
+    """Returns the objects of Python and the bytes, at their peak, that a dataset of text of so many shards takes."""
+    store = fake_store.FakeStore()
+    with store.installed() as root:
+        _write_dataset(root, num_shards)
+        shards.Dataset.open(root)  # what is loaded by the first one alone
+        gc.collect()
+        tracemalloc.start()
+        blocks, arrow_bytes = sys.getallocatedblocks(), pa.total_allocated_bytes()
+        dataset = shards.Dataset.open(root)
+        train = dataset.split("train")
+        num_blocks = sys.getallocatedblocks() - blocks
+        num_bytes = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow_bytes
+        tracemalloc.stop()
+        assert train is not None
+    return num_blocks, num_bytes
+
+
 def _write_dataset(root: location.Location, num_shards: int) -> None:
     counts = vocabulary.Counts()
     counts.add(["a", "b"])
     made = tokenizer.from_counts("word", counts, 1, None, vocabulary.reserved_for("text", "eos"), ())
     file = commit.put_content(root, "tokenizer", ".json", made.to_json().encode())
-    records = tuple(
-        dataset_index.ShardRecord(**_file(f"train/part-{number:05d}", str(number)), rows=1000, tokens={"text": 9000})
+    records = (
+        shard_table.ShardRecord(**_file(f"train/part-{number:05d}", str(number)), rows=1000, tokens={"text": 9000})
         for number in range(num_shards)
     )
     index = dataset_index.DatasetIndex(
         kind="text",
-        splits={"train": records},
+        splits={"train": shard_table.ShardTable.of(records, ("text",))},
         lines_read=1000 * num_shards,
         drops={},
         sources=(),
@@ -362,4 +386,4 @@ def _write_dataset(root: location.Location, num_shards: int) -> None:
         settings={},
         fingerprint="0",
     )
-    commit.write_manifest(root, dataset_index.NAME, index.to_json())
+    commit.write_manifest(root, dataset_index.NAME, index.write_table(root))

@@ -35,13 +35,20 @@ def test_the_first_part_does_not_wait_for_a_request_a_part(num_committed: int) -
 
 def test_a_new_dataset_takes_the_same_requests_of_the_driver_for_any_number_of_parts() -> None:
     few, many = simulation.prepare(3 << 24), simulation.prepare(300 << 24)
-    assert many.num_computed - few.num_computed == 4 * 297, "count lines, count words, encode, statistics"
+    assert many.num_computed - few.num_computed == 3 * 297 + 150 - 2, "count lines, count words, encode; read shards"
     assert _total(many) == _total(few) <= 10
 
 
 def test_a_dataset_is_opened_with_the_same_requests_for_any_number_of_shards() -> None:
     few, many = simulation.open_dataset(2), simulation.open_dataset(500)
-    assert _total(many) == _total(few) <= 3
+    assert _total(many) == _total(few) == 3, "the index, its table, and the tokenizer"
+
+
+def test_a_dataset_is_opened_without_an_object_for_each_shard() -> None:
+    (few_objects, few_bytes), (many_objects, many_bytes) = simulation.hold_dataset(2), simulation.hold_dataset(20_000)
+    assert many_objects - few_objects < 500
+    # Name, hash and four numbers, held once, and where rows and tokens start: 10 MiB of 100,000 shards.
+    assert many_bytes - few_bytes < 20_000 * 160
 
 
 def test_the_store_counts_as_the_real_client_does() -> None:

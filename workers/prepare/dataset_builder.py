@@ -6,18 +6,19 @@
 import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core import errors
 from core.config import corpus_settings, loading
-from core.data.dataset import dataset_index
+from core.data.dataset import dataset_index, shard_table
 from core.data.text import scripts, sources, tables
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import corpus_passes, line_tasks, pass_runner, tokenizer_fit, vocabularies, word_statistics
+from workers.prepare import corpus_passes, groups, line_tasks, pass_runner, tokenizer_fit, vocabularies, word_statistics
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,7 @@ class DatasetBuilder:
             )
             self.scripts[name] = corpus.scripts
         tokenizer_fit.log_sizes(self._plan.tokenizer, tokenizers)
-        if settings.statistics:
-            # After the index, which lists the training shards.
-            recipe = dataclasses.replace(self._recipe, tokenizers=files)
-            index = dataclasses.replace(index, statistics=self._statistics(recipe, index.splits["train"]))
-        return index
+        return self._read_shards(index, files, settings.statistics)
 
     def hash_sources(self, settings: corpus_settings.ShardingConfig) -> dict[str, dict[str, str]]:
         """Returns the current hash of the text of each source, by corpus and split, as `run` puts it into the index."""
@@ -170,23 +167,59 @@ class DatasetBuilder:
             self._coverage |= dict.fromkeys(task.columns, coverage)
         return tokenizers
 
-    def _statistics(self, recipe: line_tasks.Recipe, shards: Sequence[dataset_index.ShardRecord]) -> commit.FileRecord:
-        """Counts words and their n-grams in the training shards; returns the record of the statistics file."""
-        with_ngrams = word_statistics.choose_ngram_shards(shards)
-        tasks = [
-            word_statistics.CountTask(f"describe-{number:05d}", shard, counts_ngrams)
-            for number, (shard, counts_ngrams) in enumerate(zip(shards, with_ngrams, strict=True))
-        ]
-        count = functools.partial(word_statistics.make_counter, recipe)
-        records = self._runner.fan_out("prepare: statistics", "lines", tasks, count)
-        files = tuple(corpus_passes.file_name(records[task.name]) for task in tasks)
-        # Of the longer side, by which `choose_ngram_shards` limits the sample.
-        tokens = sum(max(task.shard.tokens.values()) for task in tasks if task.with_ngrams)
+    def _read_shards(
+        self, index: dataset_index.DatasetIndex, tokenizers: Mapping[str, commit.FileRecord], with_statistics: bool
+    ) -> dataset_index.DatasetIndex:
+        """Reads the shards once more, and returns the index with the lengths of pairs and the statistics file."""
+        recipe = dataclasses.replace(self._recipe, tokenizers=tokenizers)
+        tasks = self._shards_tasks(index, with_statistics)
+        read_shards = functools.partial(word_statistics.make_reader, recipe)
+        all_tasks = [task for tasks_of_split in tasks.values() for task, _ in tasks_of_split]
+        records = self._runner.fan_out("prepare: read shards", "lines", all_tasks, read_shards)
+        lengths = {
+            split: tuple(
+                dataset_index.LengthsRecord(
+                    commit.FileRecord.from_json(records[task.name]["lengths"], task.name), task.weight, corpus
+                )
+                for task, corpus in tasks_of_split
+                if task.lengths
+            )
+            for split, tasks_of_split in tasks.items()
+        }
+        index = dataclasses.replace(index, lengths={split: files for split, files in lengths.items() if files})
+        if not with_statistics:
+            return index
+        counted = [task for task in all_tasks if task.counts_ngrams]
+        files = tuple(str(records[task.name]["counts"]["name"]) for task in counted)
         coverage = {column: self._coverage[column] for column in recipe.columns}
-        summary = word_statistics.SummaryTask("statistics", files, tokens, coverage)
+        num_tokens = sum(task.ngram_tokens for task in counted)
+        summary = word_statistics.SummaryTask("statistics", files, num_tokens, coverage)
         summarize = corpus_passes.worker_factory(word_statistics.summarize, recipe)
         summaries = self._runner.fan_out("prepare: statistics", "files", [summary], summarize)
-        return commit.FileRecord.from_json(summaries[summary.name]["files"][0], summary.name)
+        file = commit.FileRecord.from_json(summaries[summary.name]["files"][0], summary.name)
+        return dataclasses.replace(index, statistics=file)
+
+    def _shards_tasks(
+        self, index: dataset_index.DatasetIndex, with_statistics: bool
+    ) -> dict[str, list[tuple[word_statistics.ShardsTask, str]]]:
+        """Returns by split the tasks that read its shards, each with the name of its corpus."""
+        tasks: dict[str, list[tuple[word_statistics.ShardsTask, str]]] = {}
+        for split, table in index.splits.items():
+            # Words are those of the training text, and pairs are planned by length in every split.
+            is_counted = with_statistics and split == "train"
+            if not is_counted and index.kind != "pairs":
+                continue
+            ngrams = iter(word_statistics.choose_ngram_shards(table))
+            tasks[split] = []
+            for corpus in table.named_corpora:
+                prefix = f"{corpus}." if corpus else ""
+                for number, group in enumerate(groups.of(table.of_corpus(corpus))):
+                    flags = tuple(itertools.islice(ngrams, len(group)))
+                    stem = f"{split}/{prefix}lengths-{number:05d}" if index.kind == "pairs" else ""
+                    name = f"shards-{prefix}{split}-{number:05d}"
+                    task = word_statistics.ShardsTask(name, group, flags if is_counted else (), stem)
+                    tasks[split].append((task, corpus))
+        return tasks
 
     def _index(
         self,
@@ -194,7 +227,7 @@ class DatasetBuilder:
         tokenizers: dict[str, dataset_index.TokenizerRecord],
         hashes: Mapping[str, Mapping[str, str]],
     ) -> dataset_index.DatasetIndex:
-        splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
+        splits: dict[str, list[shard_table.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
         drops: collections.Counter[str] = collections.Counter()
         repairs: collections.Counter[str] = collections.Counter()
         # In the order of settings and parts, not of completion: equal datasets have equal indexes.
@@ -207,7 +240,11 @@ class DatasetBuilder:
         settings, first = self._plan.settings, self._recipe.corpus
         return dataset_index.DatasetIndex(
             kind=first.kind,
-            splits={split: tuple(shards) for split, shards in splits.items() if shards},
+            splits={
+                split: shard_table.ShardTable.of(shards, self._recipe.columns)
+                for split, shards in splits.items()
+                if shards
+            },
             lines_read=sum(record["lines"] for records_of_corpus in records.values() for record in records_of_corpus),
             drops=dict(sorted(drops.items())),
             repairs=dict(sorted(repairs.items())),
@@ -223,19 +260,19 @@ class DatasetBuilder:
             fingerprint=loading.fingerprint({"settings": settings, "sources": _flatten(hashes)}),
         )
 
-    def _shards(self, name: str, records: Sequence[line_tasks.Record]) -> dict[str, list[dataset_index.ShardRecord]]:
+    def _shards(self, name: str, records: Sequence[line_tasks.Record]) -> dict[str, list[shard_table.ShardRecord]]:
         """Returns the shards of a corpus by split.
 
         Raises:
             DataError: a split that the settings ask for has no line or no token to score, or too many lines are bad.
         """
         corpus, setting = self._plan.corpora[name], self._passes[name].setting
-        splits: dict[str, list[dataset_index.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
+        splits: dict[str, list[shard_table.ShardRecord]] = {name: [] for name in dataset_index.SPLITS}
         drops: collections.Counter[str] = collections.Counter()
         for record in records:
             drops.update(record["drops"])
             for split, shard in record["shards"].items():
-                splits[split].append(dataset_index.ShardRecord.from_commit(shard))
+                splits[split].append(shard_table.ShardRecord.from_commit(shard))
         num_lines = sum(record["lines"] for record in records)
         for split, shards in splits.items():
             # A share may round to no line, and a split without lines would fail hours later, in training.

@@ -138,7 +138,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
 
 def counter(recipe: Recipe) -> Callable[[TokenRange], dict[str, Any]]:
     """Opens the dataset, once for each worker, and returns the function that counts a part."""
-    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward)
+    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward, check_files=False)
     stream = _counted(recipe, _stream(dataset, "train"))
     return functools.partial(_count_part, recipe, stream, _vocabulary_size(dataset))
 

@@ -5,27 +5,26 @@ of each row in the source. The value buffer of a list column is the token stream
 is accepted: no other types, nulls, metadata or compression.
 """
 
-import functools
-import hashlib
-import os
-import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from core import errors
-from core.storage import local_files, location, private_folders, temporary
+from core.data.dataset import mapped_file, node_cache
+from core.storage import location
 
 LINE = "line"
 _MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
 _COMPRESSION_FIELD = 3  # of the table RecordBatch in Arrow's Message.fbs
 _HEADER_FIELD = 2  # of the table Message
+
+
+class FormatError(Exception):
+    """A file that is not one that we wrote; the message says what differs."""
 
 
 @dataclass(frozen=True)
@@ -88,88 +87,119 @@ def write(sides: Mapping[str, Side], lines: npt.NDArray[np.int64], vocabulary_si
     return bytes(sink.getvalue())
 
 
-def open_shard(file: location.Location, expected: Expected, verify: bool) -> Shard:
-    """Maps a shard and verifies it against the index; one in an object store is copied to this machine first.
+def open_shard(
+    file: location.Location, expected: Expected, verify: bool, cache: node_cache.NodeCache | None = None
+) -> Shard:
+    """Maps a shard and verifies it against the index; of one in an object store the copy on this node.
 
     Args:
         file: the file.
         expected: its properties in the index.
         verify: also checks its SHA-256 and the range of every id, which reads all of it.
+        cache: the copies on this node.
 
     Raises:
         IntegrityError: it does not match the index; the message has the expected and the actual value.
         StorageError: it cannot be read.
     """
-    path = file.path if file.is_local else _local_copy(file, expected)
-    try:
-        local_files.size_bytes(path)  # refuses what is not a regular file: opening a pipe would wait for a writer
-        # Closed at once: the buffer keeps the mapping, and no file descriptor stays open for each shard.
-        with pa.memory_map(str(path)) as mapped:
-            buffer = mapped.read_buffer()
-    except FileNotFoundError as error:
-        raise errors.IntegrityError(
-            f"{expected.where}: is missing; restore it, or remove the dataset and prepare again"
-        ) from error
-    except OSError as error:
-        raise errors.StorageError(f"{expected.where}: cannot be mapped ({error}); check the file") from error
+    buffer = map_file(file, expected.where, expected.sha256, expected.size_bytes, verify, cache)
+    return _parse(buffer, expected, verify)
+
+
+def read_shard(file: location.Location, expected: Expected) -> Shard:
+    """Reads and verifies a shard that is needed once; one in an object store by one request, without a copy on disk.
+
+    Raises:
+        IntegrityError: it does not match the index.
+        StorageError: it cannot be read.
+    """
+    if file.is_local:
+        return open_shard(file, expected, verify=True)
+    buffer = pa.py_buffer(file.read_range(0, expected.size_bytes))
     # Before Arrow parses anything: it has no checksums, and most flipped bits read back as wrong values.
-    _check_bytes(buffer, expected, verify)
+    mapped_file.check(buffer, expected.where, expected.size_bytes, expected.sha256)
+    return _parse(buffer, expected, verify=True)
+
+
+def map_file(
+    file: location.Location,
+    where: str,
+    sha256: str,
+    size_bytes: int,
+    verify: bool,
+    cache: node_cache.NodeCache | None = None,
+) -> pa.Buffer:
+    """Maps a file of a dataset, and verifies its size, and its hash if asked to `verify`.
+
+    Of one in an object store the copy on this node is mapped, whose hash was compared when it was made.
+
+    Raises:
+        IntegrityError: it does not match the index.
+        StorageError: it cannot be read.
+    """
+    if not file.is_local:
+        return (cache or node_cache.NodeCache()).open(file, sha256, size_bytes)
+    buffer = mapped_file.open_file(file.path, where)
+    # Before Arrow parses anything: it has no checksums, and most flipped bits read back as wrong values.
+    mapped_file.check(buffer, where, size_bytes, sha256 if verify else None)
+    return buffer
+
+
+def _parse(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
     try:
         return _read(buffer, expected, verify)
-    except (pa.ArrowException, OSError, struct.error) as error:
-        raise _damaged(expected, f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
-
-
-def _damaged(expected: Expected, what: str) -> errors.IntegrityError:
-    return errors.IntegrityError(f"{expected.where}: {what}; restore it, or remove the dataset and prepare again")
-
-
-def _check_bytes(buffer: pa.Buffer, expected: Expected, verify: bool) -> None:
-    """Checks the size of a file, and its hash if asked to `verify`."""
-    if buffer.size != expected.size_bytes:
-        raise _damaged(expected, f"expected {expected.size_bytes} bytes, found {buffer.size}")
-    if verify:
-        sha256 = hashlib.sha256(memoryview(buffer)).hexdigest()
-        if sha256 != expected.sha256:
-            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {sha256}")
+    except FormatError as error:
+        raise mapped_file.damaged(expected.where, str(error)) from error
 
 
 def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
     """Returns the columns of a file, after a check of its schema, batches, rows and offsets."""
-    reader = pa.ipc.open_file(buffer)
-    shape = schema(expected.vocabulary_sizes)
     # Also refuses ids of another width: a uint32 file with a uint16 vocabulary is not one that we wrote.
-    if not reader.schema.equals(shape, check_metadata=True):
-        raise _damaged(expected, f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
-    # Of several batches the value buffers would not be one stream.
-    if reader.num_record_batches != 1:
-        raise _damaged(expected, f"expected one record batch, found {reader.num_record_batches}")
-    if _is_compressed(buffer):
-        raise _damaged(expected, "expected uncompressed buffers, found compressed ones")
-    batch = reader.get_batch(0)
+    batch = read_batch(buffer, schema(expected.vocabulary_sizes))
     if batch.num_rows != expected.rows:
-        raise _damaged(expected, f"expected {expected.rows} rows, found {batch.num_rows}")
-    batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
+        raise FormatError(f"expected {expected.rows} rows, found {batch.num_rows}")
     sides = {name: _read_side(batch.column(name), name, expected, verify) for name in expected.vocabulary_sizes}
-    lines = batch.column(LINE)
-    if lines.null_count:
-        raise _damaged(expected, "expected no nulls, found some")
-    return Shard(sides, lines.to_numpy(zero_copy_only=True))
+    return Shard(sides, batch.column(LINE).to_numpy(zero_copy_only=True))
+
+
+def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
+    """Returns the only record batch of an Arrow IPC file, which is uncompressed, so that its columns are views of it.
+
+    Raises:
+        FormatError: the file has another schema, several batches, compressed buffers, or nulls; or is none.
+    """
+    try:
+        reader = pa.ipc.open_file(buffer)
+        if not reader.schema.equals(shape, check_metadata=True):
+            raise FormatError(f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
+        # Of several batches the value buffers would not be one stream.
+        if reader.num_record_batches != 1:
+            raise FormatError(f"expected one record batch, found {reader.num_record_batches}")
+        if _is_compressed(buffer):
+            raise FormatError("expected uncompressed buffers, found compressed ones")
+        batch = reader.get_batch(0)
+        batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
+    except (pa.ArrowException, OSError, struct.error) as error:
+        raise FormatError(f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
+    for name, column in zip(shape.names, batch.columns, strict=True):
+        if column.null_count:
+            raise FormatError(f"column {name}: expected no nulls, found some")
+    return batch
 
 
 def _read_side(column: pa.LargeListArray, name: str, expected: Expected, verify: bool) -> Side:
     """Returns a column of ids, after a check of its token count and, if asked to `verify`, of the range of ids."""
-    if column.null_count or column.values.null_count:
-        raise _damaged(expected, f"column {name}: expected no nulls, found some")
+    if column.values.null_count:
+        raise FormatError(f"column {name}: expected no nulls, found some")
     values: npt.NDArray[Any] = column.values.to_numpy(zero_copy_only=True)
     offsets: npt.NDArray[np.int64] = column.offsets.to_numpy(zero_copy_only=True)
     # Ids before the first or after the last offset would be in the stream, but in no row.
     if len(values) != expected.tokens[name] or offsets[0] != 0 or offsets[-1] != len(values):
-        raise _damaged(expected, f"column {name}: expected {expected.tokens[name]} tokens, found {len(values)}")
+        raise FormatError(f"column {name}: expected {expected.tokens[name]} tokens, found {len(values)}")
     size = expected.vocabulary_sizes[name]
     # An id beyond the vocabulary fails in the embedding, on a GPU by an assertion that names no line.
     if verify and len(values) and int(values.max()) >= size:
-        raise _damaged(expected, f"column {name}: expected ids below {size}, found {int(values.max())}")
+        raise FormatError(f"column {name}: expected ids below {size}, found {int(values.max())}")
     return Side(values, offsets)
 
 
@@ -204,42 +234,3 @@ def _field(data: bytes, table: int, number: int) -> int | None:
         return None
     offset = struct.unpack_from("<H", data, vtable + entry)[0]
     return table + offset if offset else None
-
-
-def _local_copy(file: location.Location, expected: Expected) -> Path:
-    """Returns this machine's copy of a file in an object store, fetched once and named by its hash."""
-    folder = private_folders.temporary_folder() / f"raycurrent-{os.getuid()}"
-    # Private: corpora may be confidential.
-    folder.mkdir(mode=0o700, exist_ok=True)
-    # In a shared /tmp another user may have made the folder first, and could replace the copies.
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise errors.StorageError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-    path = folder / f"{expected.sha256}.arrow"
-    # Named by its hash, which is compared when it is copied; `verify` compares it again.
-    if path.exists() and path.stat().st_size == expected.size_bytes:
-        return path
-    _sweep_once(folder)
-
-    def copy(opened: BinaryIO) -> None:
-        digest = hashlib.sha256()
-        for block in file.read_blocks():
-            digest.update(block)
-            opened.write(block)
-        if digest.hexdigest() != expected.sha256:
-            raise _damaged(expected, f"expected SHA-256 {expected.sha256}, found {digest.hexdigest()}")
-
-    try:
-        # Several ranks of a node may copy at the same time: each renames a complete file, and all are equal.
-        local_files.replace(path, copy)
-    except OSError as error:
-        raise errors.StorageError(
-            f"{path}: the copy of {expected.where} cannot be written ({error.strerror}, "
-            f"{shutil.disk_usage(folder).free} bytes are free); set TMPDIR to a folder with free space"
-        ) from error
-    return path
-
-
-@functools.lru_cache(maxsize=1)
-def _sweep_once(folder: Path) -> None:
-    # Once a process: the folder may hold thousands of copies.
-    temporary.sweep(folder, recursive=False)

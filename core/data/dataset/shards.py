@@ -5,6 +5,7 @@ written last: a folder without it is not a dataset. Shards are memory-mapped, no
 index when it is first used.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ import numpy.typing as npt
 
 from core import errors
 from core.data.batching import lanes
-from core.data.dataset import arrow_file, dataset_index
+from core.data.dataset import arrow_file, dataset_index, lengths_file, node_cache, open_shards, shard_table
 from core.data.tokens import tokenizer
 from core.storage import commit, location
+
+_CACHE = node_cache.NodeCache()
 
 Array = npt.NDArray[np.int64]
 
@@ -71,23 +74,42 @@ def encode_shard(
 
 
 class Split:
-    """The rows of one split over all its shards, each of which is mapped and verified when it is first used."""
+    """The rows of one split over all its shards, each of which is mapped and verified when it is first used.
+
+    Args:
+        folder: of the dataset.
+        table: the shards.
+        vocabulary_sizes: by column.
+        verify: compares the hash of each shard when it is first used.
+        backward: reverses its stream.
+        lengths: files with the lengths of all rows; without them they are read from the shards.
+        opened: the mapped shards of the dataset.
+        cache: the copies on this node of files in an object store.
+    """
 
     def __init__(
         self,
-        files: Sequence[location.Location],
-        expected: Sequence[arrow_file.Expected],
+        folder: location.Location,
+        table: shard_table.ShardTable,
+        vocabulary_sizes: Mapping[str, int],
         verify: bool,
         backward: bool = False,
+        lengths: Sequence[dataset_index.LengthsRecord] = (),
+        opened: open_shards.OpenShards | None = None,
+        cache: node_cache.NodeCache | None = None,
     ) -> None:
-        self._files = files
-        self._expected = expected
+        self._folder = folder
+        self._table = table
+        self._sizes = vocabulary_sizes
         self._verify = verify
         self._backward = backward
         # Mappings, not contents: the page cache decides what is in memory.
-        self._opened: dict[int, arrow_file.Shard] = {}
-        self._row_starts = np.cumsum([0, *(shard.rows for shard in expected)])
-        self._columns = tuple(expected[0].vocabulary_sizes) if expected else ()
+        self._opened = open_shards.OpenShards() if opened is None else opened
+        self._cache = cache
+        self._key = object()  # of this split among the others
+        self._is_verified = np.zeros(len(table), bool)
+        self._row_starts = _starts(table.rows)
+        self._lengths = self._open_lengths(lengths) if lengths else None
 
     @property
     def num_lines(self) -> int:
@@ -96,7 +118,7 @@ class Split:
 
     def num_tokens(self, column: str) -> int:
         """Returns the number of tokens of a column, `<eos>` included."""
-        return sum(shard.tokens[column] for shard in self._expected)
+        return int(self._table.tokens[column].sum())
 
     def shard(self, number: int) -> arrow_file.Shard:
         """Returns a shard by its position in the index.
@@ -104,23 +126,28 @@ class Split:
         Raises:
             IntegrityError: it does not match the index.
         """
-        if number not in self._opened:
-            self._opened[number] = arrow_file.open_shard(self._files[number], self._expected[number], self._verify)
-        return self._opened[number]
+        return self._opened.get(
+            (self._key, number), int(self._table.size_bytes[number]), functools.partial(self._open_shard, number)
+        )
 
-    def open_all(self) -> None:
-        """Opens and verifies every shard.
+    def verify(self) -> None:
+        """Opens and verifies every shard and every file of lengths.
 
         Raises:
             IntegrityError: one does not match the index.
         """
-        for number in range(len(self._files)):
+        for number in range(len(self._table)):
             self.shard(number)
+        if self._lengths is not None:
+            self._lengths.read(0, self.num_lines, self._table.columns)
 
     def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
         """Returns the number of tokens of each row in a range, by column, `<eos>` included."""
-        lengths: dict[str, list[npt.NDArray[np.int32]]] = {column: [] for column in self._columns}
-        for number, begin, end in _slices(self._row_starts, start, stop):
+        columns = self._table.columns
+        if self._lengths is not None:
+            return self._lengths.read(start, stop, columns)
+        lengths: dict[str, list[npt.NDArray[np.int32]]] = {column: [] for column in columns}
+        for number, begin, end in lengths_file.slices(self._row_starts, start, stop):
             for column, side in self.shard(number).sides.items():
                 # The offsets are in the shard's own numbering, like `begin` and `end`; n rows have n + 1 offsets.
                 lengths[column].append(np.diff(side.offsets[begin : end + 1]).astype(np.int32))
@@ -146,7 +173,33 @@ class Split:
 
     def token_starts(self, column: str) -> Array:
         """Returns the position of each shard's first token in the stream of a column, and the end of the last."""
-        return np.cumsum([0, *(shard.tokens[column] for shard in self._expected)])
+        return _starts(self._table.tokens[column])
+
+    def _open_shard(self, number: int) -> arrow_file.Shard:
+        record = self._table[number]
+        file = self._folder.join(record.name)
+        expected = arrow_file.Expected(
+            str(file), record.size_bytes, record.sha256, record.rows, record.tokens, self._sizes
+        )
+        # Once: a shard that was closed in between is the same file.
+        shard = arrow_file.open_shard(file, expected, self._verify and not self._is_verified[number], self._cache)
+        self._is_verified[number] = True
+        return shard
+
+    def _open_lengths(self, records: Sequence[dataset_index.LengthsRecord]) -> lengths_file.RowLengths:
+        row_starts = _starts(np.array([record.rows for record in records]))
+        # Files begin where shards do: so the tokens of their rows are those of some shards.
+        numbers = np.searchsorted(self._row_starts, row_starts)
+        tokens = {column: np.diff(self.token_starts(column)[numbers]) for column in self._table.columns}
+
+        def open_file(number: int) -> dict[str, npt.NDArray[Any]]:
+            record, file = records[number].file, self._folder.join(records[number].file.name)
+            data = arrow_file.map_file(file, str(file), record.sha256, record.size_bytes, self._verify, self._cache)
+            sums = {column: int(counts[number]) for column, counts in tokens.items()}
+            expected = lengths_file.Expected(str(file), records[number].rows, sums)
+            return lengths_file.read(data, self._table.columns, expected)
+
+        return lengths_file.RowLengths(row_starts, open_file)
 
 
 class Stream:
@@ -165,7 +218,7 @@ class Stream:
         assert step == 1, "streams have no steps"
         arrays = [
             self._split.shard(number).sides["text"].values[begin:end]
-            for number, begin, end in _slices(self._starts, start, stop)
+            for number, begin, end in lengths_file.slices(self._starts, start, stop)
         ]
         if len(arrays) == 1:
             return arrays[0]  # the usual case: a view of the mapping
@@ -173,15 +226,9 @@ class Stream:
         return np.concatenate(arrays) if arrays else np.empty(0, np.uint16)
 
 
-def _slices(starts: Array, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (shard, start, stop) of the slices of shards that a range covers, without empty ones."""
-    number = int(np.searchsorted(starts, start, side="right")) - 1
-    while start < stop and number + 1 < len(starts):
-        end = min(stop, int(starts[number + 1]))
-        # An empty shard in the middle covers nothing, but must not end the loop.
-        if end > start:
-            yield number, start - int(starts[number]), end - int(starts[number])
-        start, number = max(start, end), number + 1
+def _starts(sizes: Array) -> Array:
+    """Returns where each of some consecutive ranges starts, and the end of the last."""
+    return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
 
 
 class Dataset:
@@ -194,21 +241,35 @@ class Dataset:
         codecs: dict[str, tokenizer.Codec],
         verify: bool,
         backward: bool = False,
+        cache: node_cache.NodeCache = _CACHE,
     ) -> None:
         self.folder = folder
         self.index = index
         self.codecs = codecs
         self._verify = verify
         self._backward = backward
+        self._cache = cache
+        # Copies that are mapped keep their space on the disk, even after they made room for others.
+        self._opened = open_shards.OpenShards(most_bytes=None if folder.is_local else cache.size_bytes // 4)
 
     @classmethod
-    def open(cls, folder: location.Location, verify: bool = True, backward: bool = False) -> "Dataset":
+    def open(
+        cls,
+        folder: location.Location,
+        verify: bool = True,
+        backward: bool = False,
+        check_files: bool = True,
+        cache: node_cache.NodeCache = _CACHE,
+    ) -> "Dataset":
         """Opens a dataset: verifies its index, its tokenizers and the sizes of local shards.
 
         Args:
             folder: the dataset.
             verify: compares the hash of each shard when it is first used.
             backward: reverses its streams, for backward language models; its rows stay as they are.
+            check_files: asks for the size of each local shard; False in a rank, whose driver has asked: of thousands of
+                shards on a network filesystem each costs a request.
+            cache: the copies on this node of files in an object store.
 
         Raises:
             UsageError: the folder holds none.
@@ -220,11 +281,11 @@ class Dataset:
             )
         except errors.NotFoundError as error:
             raise errors.UsageError(f"{folder}: has no finished dataset; run prepare first") from error
-        index = dataset_index.DatasetIndex.from_json(content, str(folder.join(dataset_index.NAME)))
+        index = dataset_index.DatasetIndex.from_json(content, folder)
         # An object store would take a request for each shard; there a missing one fails at its first use.
-        if folder.is_local:
+        if folder.is_local and check_files:
             _check_local(folder, index)
-        return cls(folder, index, _codecs(folder, index), verify, backward)
+        return cls(folder, index, _codecs(folder, index), verify, backward, cache)
 
     @property
     def kind(self) -> str:
@@ -244,16 +305,12 @@ class Dataset:
 
     def split(self, name: str, corpus: str | None = None) -> Split | None:
         """Returns a split, of one corpus or of all; None if the dataset has no such lines."""
-        records = self.index.shards(name, corpus)
-        if not records:
+        table = self.index.shards(name, corpus)
+        if not len(table):
             return None
         sizes = {column: self.index.tokenizers[column].vocabulary_size for column in dataset_index.COLUMNS[self.kind]}
-        files = [self.folder.join(record.name) for record in records]
-        expected = [
-            arrow_file.Expected(str(file), record.size_bytes, record.sha256, record.rows, record.tokens, sizes)
-            for file, record in zip(files, records, strict=True)
-        ]
-        return Split(files, expected, self._verify, self._backward)
+        lengths = self.index.lengths_of(name, corpus)
+        return Split(self.folder, table, sizes, self._verify, self._backward, lengths, self._opened, self._cache)
 
     def verify(self) -> None:
         """Verifies all files of the dataset, which reads all of them.
@@ -265,24 +322,54 @@ class Dataset:
             commit.verify(self.folder, [self.index.statistics])
         for name in self.index.splits:
             if (split := self.split(name)) is not None:
-                split.open_all()
+                split.verify()
 
 
 def _check_local(folder: location.Location, index: dataset_index.DatasetIndex) -> None:
-    """Checks that all shards are in the folder with their sizes, before any work and without reading them."""
+    """Checks that all files are in the folder with their sizes, before any work and without reading them."""
     home = os.path.realpath(folder.path)
-    for record in itertools.chain.from_iterable(index.splits.values()):
-        path = folder.join(record.name).path
-        if not path.is_file():
-            raise errors.IntegrityError(f"{path}: is missing; restore it, or remove the dataset and prepare again")
-        # A dataset from elsewhere could name any readable file by a link.
-        if not Path(os.path.realpath(path)).is_relative_to(home):
-            raise errors.IntegrityError(f"{path}: is a link out of the dataset; replace it by the file itself")
-        if (size_bytes := path.stat().st_size) != record.size_bytes:
-            raise errors.IntegrityError(
-                f"{path}: expected {record.size_bytes} bytes, found {size_bytes}; "
-                "restore it, or remove the dataset and prepare again"
-            )
+    for split, table in index.splits.items():
+        # One listing in place of several questions for each shard; its entries say which of them are links.
+        sizes_bytes, links = _list_files(folder, split)
+        records = index.lengths.get(split, ())
+        names = itertools.chain(
+            (table.name(row) for row in range(len(table))), (record.file.name for record in records)
+        )
+        expected = itertools.chain(table.size_bytes.tolist(), (record.file.size_bytes for record in records))
+        for name, expected_bytes in zip(names, expected, strict=True):
+            size_bytes = sizes_bytes.get(name)
+            if size_bytes is None:
+                raise errors.IntegrityError(
+                    f"{folder.join(name).path}: is missing; restore it, or remove the dataset and prepare again"
+                )
+            # A dataset from elsewhere could name any readable file by a link.
+            if name in links and not Path(os.path.realpath(folder.join(name).path)).is_relative_to(home):
+                raise errors.IntegrityError(
+                    f"{folder.join(name).path}: is a link out of the dataset; replace it by the file itself"
+                )
+            if size_bytes != expected_bytes:
+                raise errors.IntegrityError(
+                    f"{folder.join(name).path}: expected {expected_bytes} bytes, found {size_bytes}; "
+                    "restore it, or remove the dataset and prepare again"
+                )
+
+
+def _list_files(folder: location.Location, split: str) -> tuple[dict[str, int], set[str]]:
+    """Returns the sizes of the files of a split by their names in the dataset, and which of these names are links."""
+    sizes_bytes: dict[str, int] = {}
+    links: set[str] = set()
+    own = folder.join(split).path
+    if not own.is_dir():
+        return sizes_bytes, links
+    is_link = own.is_symlink()
+    with os.scandir(own) as entries:
+        for entry in entries:
+            name = f"{split}/{entry.name}"
+            if is_link or entry.is_symlink():
+                links.add(name)
+            if entry.is_file():
+                sizes_bytes[name] = entry.stat().st_size
+    return sizes_bytes, links
 
 
 def _codecs(folder: location.Location, index: dataset_index.DatasetIndex) -> dict[str, tokenizer.Codec]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from core.config import model_settings, schema, training_settings
-from core.data.dataset import dataset_index, shards
+from core.data.dataset import dataset_index, shard_table, shards
 from core.data.tokens import tokenizer, vocabulary
 from core.reporting import training_history
 from core.storage import commit, location
@@ -86,7 +86,7 @@ def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
 def several(folder: Path, **corpora: location.Location) -> location.Location:
     """Joins several datasets with the same tokenizers into one of several corpora."""
     root = location_of(folder)
-    splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
+    splits: dict[str, list[shard_table.ShardRecord]] = {}
     indices = {name: shards.Dataset.open(dataset).index for name, dataset in corpora.items()}
     for name, index in indices.items():
         for split, records in index.splits.items():
@@ -94,13 +94,14 @@ def several(folder: Path, **corpora: location.Location) -> location.Location:
                 data = corpora[name].join(record.name).read_bytes()
                 copied = commit.put_content(root, f"{split}/{name}", ".arrow", data)
                 own = dataclasses.replace(record, name=copied.name, corpus=name)
-                splits[split] = (*splits.get(split, ()), own)
+                splits.setdefault(split, []).append(own)
     for made in index.tokenizers.values():
         commit.put_content(root, "tokenizer", ".json", corpora[name].join(made.file.name).read_bytes())
     lines_read = sum(index.lines_read for index in indices.values())
     fingerprint = hashlib.sha256("".join(index.fingerprint for index in indices.values()).encode()).hexdigest()
-    joined = dataclasses.replace(index, splits=splits, lines_read=lines_read, fingerprint=fingerprint)
-    commit.write_manifest(root, dataset_index.NAME, joined.to_json())
+    tables = {split: shard_table.ShardTable.of(own, index.tokenizers) for split, own in splits.items()}
+    joined = dataclasses.replace(index, splits=tables, lines_read=lines_read, fingerprint=fingerprint)
+    commit.write_manifest(root, dataset_index.NAME, joined.write_table(root))
     return root
 
 
@@ -113,13 +114,14 @@ def _write(
 ) -> location.Location:
     root = location_of(folder)
     sizes = {column: made.vocabulary_size for column, made in tokenizers.items()}
-    splits: dict[str, tuple[dataset_index.ShardRecord, ...]] = {}
+    splits: dict[str, shard_table.ShardTable] = {}
     for split, columns in rows.items():
         num_rows = len(next(iter(columns.values())))
         data = shards.encode_shard(columns, range(num_rows), sizes)
         record = commit.put_content(root, f"{split}/part-00000", ".arrow", data)
         tokens = {column: sum(map(len, lines)) for column, lines in columns.items()}
-        splits[split] = (dataset_index.ShardRecord(record.name, num_rows, tokens, record.size_bytes, record.sha256),)
+        shard = shard_table.ShardRecord(record.name, num_rows, tokens, record.size_bytes, record.sha256)
+        splits[split] = shard_table.ShardTable.of([shard], tuple(columns))
     records = {}
     for column, made in tokenizers.items():
         file = commit.put_content(root, "tokenizer", ".json", made.to_json().encode())
@@ -129,7 +131,7 @@ def _write(
     index = dataset_index.DatasetIndex(
         kind, splits, lines_read, {}, (), records, line_end, (), {"of": kind}, fingerprint
     )
-    commit.write_manifest(root, dataset_index.NAME, index.to_json())
+    commit.write_manifest(root, dataset_index.NAME, index.write_table(root))
     return root
 
 

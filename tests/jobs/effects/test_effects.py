@@ -63,7 +63,7 @@ def test_the_root_is_where_a_run_is_and_nothing_more(tmp_path: Path) -> None:
     for name in ("first", "second"):
         prepare.run(experiments.config("text", (), tmp_path / name), datasets.Session(), reporters.SilentReporter())
         index = location.Location.parse(str(tmp_path / name / "dataset" / "index.json")).read_json()
-        files.append((index["splits"], index["fingerprint"]))
+        files.append((index["splits"], index["shards"], index["fingerprint"]))
     assert files[0] == files[1]
 
 

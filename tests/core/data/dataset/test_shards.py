@@ -1,8 +1,6 @@
 """Shards: round trips without a copy, and detection of damage before use."""
 
-import dataclasses
 import gc
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from core import errors
 from core.data.batching import lanes
-from core.data.dataset import arrow_file, shards
+from core.data.dataset import arrow_file, shard_table, shards
 from core.storage import commit, location
 
 ROWS = [[5, 6, 7], [], [300], [1, 2]]
@@ -30,14 +28,17 @@ def put(
 
 def text_split(folder: Path, parts: Sequence[list[list[int]]], size: int = 301) -> shards.Split:
     first = 0
-    files, expected = [], []
+    records = []
     for rows in parts:
         data = shards.encode_shard({"text": rows}, range(first, first + len(rows)), {"text": size})
-        file, expectation = put(folder, data, len(rows), {"text": sum(map(len, rows))}, {"text": size})
-        files.append(file)
-        expected.append(expectation)
+        file, expected = put(folder, data, len(rows), {"text": sum(map(len, rows))}, {"text": size})
+        name = f"train/{file.name}"
+        records.append(
+            shard_table.ShardRecord(name, len(rows), dict(expected.tokens), expected.size_bytes, expected.sha256)
+        )
         first += len(rows)
-    return shards.Split(files, expected, verify=True)
+    table = shard_table.ShardTable.of(records, ("text",))
+    return shards.Split(location.Location.parse(str(folder)), table, {"text": size}, verify=True)
 
 
 @pytest.mark.parametrize(("size", "width"), [(301, np.uint16), (1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
@@ -89,7 +90,7 @@ def test_open_shards_have_no_file_descriptors(tmp_path: Path) -> None:
     split = text_split(tmp_path, [[[number]] for number in range(50)])
     gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    split.open_all()
+    split.verify()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -210,51 +211,3 @@ def test_missing_shard_is_reported_by_name(good: Good) -> None:
     file.remove()
     with pytest.raises(errors.IntegrityError, match=r"part-00000-.*: is missing; restore it"):
         arrow_file.open_shard(file, expected, verify=True)
-
-
-def test_shard_in_an_object_store_is_copied_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
-    folder = location.Location.parse("memory://bucket/dataset")
-    record = commit.put_content(folder, "part", ".arrow", data)
-    file = folder.join(record.name)
-    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
-    assert arrow_file.open_shard(file, expected, verify=True).sides["text"].values.tolist() == [5, 6, 7, 300, 1, 2]
-    file.remove()
-    assert len(arrow_file.open_shard(file, expected, verify=True).lines) == 4
-    other = dataclasses.replace(expected, sha256="0" * 64)
-    file.put_if_absent(data)
-    with pytest.raises(errors.IntegrityError, match="expected SHA-256 0000"):
-        arrow_file.open_shard(file, other, verify=True)
-
-
-def test_a_copy_of_a_killed_process_is_removed_by_the_next_one_that_copies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    own = tmp_path / f"raycurrent-{os.getuid()}"
-    own.mkdir(mode=0o700)
-    for name in (".writing-0.tmp", "other.arrow"):
-        (own / name).write_bytes(b"half")
-        os.utime(own / name, (1, 1))
-    data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
-    record = commit.put_content(location.Location.parse("memory://bucket/left"), "part", ".arrow", data)
-    file = location.Location.parse("memory://bucket/left").join(record.name)
-    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
-    arrow_file.open_shard(file, expected, verify=True)
-    assert {path.name for path in own.iterdir()} == {f"{record.sha256}.arrow", "other.arrow"}
-
-
-@pytest.mark.parametrize("damage", ["flipped", "cut"])
-def test_a_damaged_object_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    """Even a reader that does not verify, since the copy was, gets none of its bytes."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    data = shards.encode_shard({"text": ROWS}, range(4), SIZES)
-    folder = location.Location.parse(f"memory://{damage}/dataset")
-    record = commit.put_content(folder, "part", ".arrow", data)
-    file = folder.join(record.name)
-    expected = arrow_file.Expected(str(file), record.size_bytes, record.sha256, 4, {"text": 6}, SIZES)
-    file.replace(data[:-1] if damage == "cut" else data.replace(b"\x2c\x01", b"\x2b\x01"))
-    with pytest.raises(errors.IntegrityError, match=f"expected SHA-256 {record.sha256}"):
-        arrow_file.open_shard(file, expected, verify=False)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
