@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast, overload
 
 from core import errors
 from core.config import inference_settings, loading, model_settings, section
+from core.data.dataset import node_cache
 from core.data.series import reading, splits
 from core.data.text import corpus
 from core.decoding import device as devices
@@ -178,7 +179,12 @@ class Model:
         chosen = translate.with_seed(chosen, self._root)
 
         def prepare() -> translator.Translator:
-            models = translate.combine([self._open(chosen.average_checkpoints)], self._root, chosen)
+            models = translate.combine(
+                [self._open(chosen.average_checkpoints)],
+                self._root,
+                chosen,
+                node_cache.NodeCache(self._settings.cluster.cache_size_bytes),
+            )
             return models.translator(chosen, self._settings.compute, self.device)
 
         def compute(part: Sequence[tuple[str, ...]]) -> Sequence[results.Translation]:
@@ -313,9 +319,10 @@ class Model:
     def _scorer(self, chosen: inference_settings.ScoringConfig) -> scorer.Scorer:
         bundle = self._open(chosen.average_checkpoints).bundle
         score.check_settings(bundle, chosen, self._settings.compute)
-        dataset = score.open_dataset(self._root, bundle, chosen)
+        cache = node_cache.NodeCache(self._settings.cluster.cache_size_bytes)
+        dataset = score.open_dataset(self._root, bundle, chosen, cache)
         url = None if dataset is None else dataset.folder.url
-        text = part_worker.training_text(url, model_settings.reads_backward(bundle.config))
+        text = part_worker.training_text(url, model_settings.reads_backward(bundle.config), cache)
         if chosen.dynamic is not None:
             # Dynamic evaluation changes the weights, which later calls need as they were trained.
             bundle = dataclasses.replace(bundle, model=copy.deepcopy(bundle.model))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data.dataset import dataset_index, shards
+from core.data.dataset import dataset_index, node_cache, shards
 from core.data.series import dataset as series_dataset
 from core.data.text import archives, corpus, scripts, selection, sources
 from core.storage import location, private_folders, root_layout, streams
@@ -59,7 +59,9 @@ def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
         DataError: the corpus does not exist any more, or has fewer lines than when it was prepared.
     """
     root = location.Location.parse(config.root, "root")
-    dataset = shards.Dataset.open(root.join(root_layout.DATASET))
+    dataset = shards.Dataset.open(
+        root.join(root_layout.DATASET), cache=node_cache.NodeCache(config.cluster.cache_size_bytes)
+    )
     for split in ("test", "valid"):
         if (
             dataset.split(split, corpus_name) is not None

@@ -11,7 +11,7 @@ from typing import Any
 from core import errors
 from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.decoding import device as devices
 from core.decoding.lines import inputs, output_writer, outputs, results, stream_lanes
 from core.decoding.scoring import ranking, scorer
@@ -124,7 +124,8 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         request = replace(request, compute=request.compute.model_copy(update={"precision": precision}))
     scoring = request.scoring
     kind = score_mixture.rows_kind(scoring, len(runs))
-    dataset = open_dataset(request.run, members[0], scoring)
+    cache = node_cache.NodeCache(request.cluster.cache_size_bytes)
+    dataset = open_dataset(request.run, members[0], scoring, cache)
     if not named.inputs:
         with session.interrupting():
             totals, unit = _score_stdin(members, request), _unit(members[0], scoring, None)
@@ -206,6 +207,7 @@ def _spec(
         threads=request.cluster.cpus_per_worker,
         members=tuple(each.urls for each in runs),
         dataset=None if dataset is None else dataset.folder.url,
+        cache=node_cache.NodeCache(request.cluster.cache_size_bytes),
     )
 
 
@@ -238,7 +240,10 @@ def summarize(totals: driver.Totals, unit: score_unit.ScoreUnit, kind: results.K
 
 
 def open_dataset(
-    run: location.Location, bundle: bundles.Bundle, scoring: inference_settings.ScoringConfig
+    run: location.Location,
+    bundle: bundles.Bundle,
+    scoring: inference_settings.ScoringConfig,
+    cache: node_cache.NodeCache,
 ) -> shards.Dataset | None:
     """Opens the run's dataset if dynamic evaluation measures gradients on its training text; else returns None.
 
@@ -248,7 +253,7 @@ def open_dataset(
     if scoring.dynamic is None or scoring.dynamic.rule != "rms":
         return None
     reason = "scoring.dynamic.rule: rms measures gradients on training text"
-    return driver.open_dataset(run, bundle, reason, "use rule: sgd")
+    return driver.open_dataset(run, bundle, reason, "use rule: sgd", cache)
 
 
 def _unit(

@@ -7,7 +7,7 @@ from typing import Any
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.data.series import dataset as series_dataset
 from core.data.text import sources
 from core.data.tokens import bpe_dropout
@@ -40,6 +40,7 @@ def plan(config: schema.RunConfig, fresh: bool = False) -> trainer.TrainingJob:
         dataset=root.join(root_layout.DATASET),
         weights={name: corpus.weight for name, corpus in config.corpora.items()},
         device=config.cluster.device,
+        cache=node_cache.NodeCache(config.cluster.cache_size_bytes),
         fresh=fresh,
     )
 
@@ -126,7 +127,7 @@ def _describe(
     else:
         state, saved = (progress.State(), {}) if newest.ref is None else checkpoint.load_state(newest.ref)
         # Lengths alone are read: hashing the shards is left to those that read all of them.
-        unverified = shards.Dataset.open(dataset.folder, verify=False)
+        unverified = shards.Dataset.open(dataset.folder, verify=False, cache=dataset.cache)
         described = training_plan.describe_steps(config, plan(config), unverified, state, saved)
     for line in training_plan.to_lines(described, config):
         console.note(line)
@@ -151,7 +152,8 @@ def _open(config: schema.RunConfig) -> shards.Dataset | series_dataset.Dataset:
     folder = location.Location.parse(config.root, "root").join(root_layout.DATASET)
     if config.corpus_kind == "series":
         return series_dataset.open_dataset(folder)
-    return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model))
+    cache = node_cache.NodeCache(config.cluster.cache_size_bytes)
+    return shards.Dataset.open(folder, backward=model_settings.reads_backward(config.model), cache=cache)
 
 
 def _train_without_resume(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import inference_settings, schema, stored_forms
+from core.data.dataset import node_cache
 from core.data.text import corpus, selection
 from core.decoding import device as devices
 from core.decoding.lines import inputs, output_writer, outputs, results
@@ -130,7 +131,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
     runs = [driver.open_run("translate", run, decoding.average_checkpoints) for run in (request.run, *request.others)]
-    models = combine(runs, request.run, decoding)
+    models = combine(runs, request.run, decoding, node_cache.NodeCache(request.cluster.cache_size_bytes))
     # Here, not in each worker after it has started. Called for its error.
     devices.precision_of(models.members[0], request.compute, request.cluster.device)
     if not named.inputs:
@@ -185,7 +186,10 @@ def with_seed(decoding: inference_settings.DecodingConfig, run: location.Locatio
 
 
 def combine(
-    runs: Sequence[driver.OpenedRun], root: location.Location, decoding: inference_settings.DecodingConfig
+    runs: Sequence[driver.OpenedRun],
+    root: location.Location,
+    decoding: inference_settings.DecodingConfig,
+    cache: node_cache.NodeCache,
 ) -> Models:
     """Loads what the settings add to the opened runs, and checks that all of it can be combined.
 
@@ -193,6 +197,7 @@ def combine(
         runs: the members of the ensemble.
         root: the run of the first, whose training data a shortlist is made from.
         decoding: settings of translation.
+        cache: copies on this node of a dataset in an object store.
 
     Raises:
         UsageError: the runs do not form an ensemble, or do not allow these settings.
@@ -211,7 +216,7 @@ def combine(
     table = None
     if decoding.shortlist is not None:
         reason = "decoding.shortlist: is made from the training data"
-        dataset = driver.open_dataset(root, members[0], reason, "leave it out")
+        dataset = driver.open_dataset(root, members[0], reason, "leave it out", cache)
         table = shortlist.prepare(root, dataset, decoding.shortlist.candidates)
     urls = tuple(run.urls for run in runs)
     return Models(members, urls, fusion_model, None if fusion_bundle is None else fusion_bundle.url, report, table)

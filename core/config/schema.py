@@ -51,6 +51,12 @@ class ClusterConfig(section.Section):
     start_timeout_s: section.Float = section.operational(
         300.0, "seconds that a local cluster may take to start, on a busy machine minutes", gt=0, le=86400
     )
+    cache_size_bytes: int = section.operational(
+        1 << 35,
+        "most bytes of a node's copies of a dataset in an object store, which its workers share; in the folder that "
+        "RAYCURRENT_CACHE names there, else TMPDIR",
+        ge=1 << 26,
+    )
     part_timeout_s: section.Float = section.operational(
         3600.0, "seconds before a part is given to another worker", gt=0
     )

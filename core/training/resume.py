@@ -11,7 +11,7 @@ import torch
 from core import errors
 from core.config import evaluation_settings, model_settings, schema, section, training_settings
 from core.data.batching import lanes
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.models import bundle, compute, factory, pretrained_embeddings
 from core.models import state as states
 from core.storage import location
@@ -48,6 +48,7 @@ class TrainingJob:
         dataset: folder of the dataset.
         device: of the rank, as torch names it.
         weights: of the dataset's corpora by name, 1 where none is given.
+        cache: copies of a dataset in an object store on this node.
         fresh: refuses a root that holds a checkpoint of another attempt.
         attempt: names one call of the driver, so that a worker group that it starts again resumes from the checkpoints
             of this call in spite of `fresh`.
@@ -63,6 +64,7 @@ class TrainingJob:
     device: str = "cpu"
     evaluation: evaluation_settings.EvaluationConfig = field(default_factory=evaluation_settings.EvaluationConfig)
     weights: Mapping[str, float] = field(default_factory=dict)
+    cache: node_cache.NodeCache = field(default_factory=node_cache.NodeCache)
     fresh: bool = False
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 

@@ -105,7 +105,9 @@ def train(
         ClusterError: another rank is gone.
     """
     started_s = time.monotonic()
-    dataset = shards.Dataset.open(job.dataset, backward=model_settings.reads_backward(job.model), check_files=False)
+    dataset = shards.Dataset.open(
+        job.dataset, backward=model_settings.reads_backward(job.model), check_files=False, cache=job.cache
+    )
     # Rank 0 finds the checkpoint for all: listing the store on each rank could give different results.
     claimed = collective.on_rank_0(group, "the newest checkpoint", lambda: resume.claim(job, dataset, group.world_size))
     if group.rank == 0:

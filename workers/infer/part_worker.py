@@ -8,14 +8,14 @@ import abc
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from core.config import inference_settings, model_settings, schema
 from core.data.batching import lanes
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.data.text import corpus
 from core.decoding.lines import inputs, outputs, results
 from core.decoding.scoring import ranking, scorer
@@ -49,6 +49,7 @@ class Spec:
             `bundle` alone.
         fusion_model: URL of the bundle of the language model that is fused with the translation model.
         shortlist_table: URL of the file from which shortlists of target tokens are made.
+        cache: copies of a dataset in an object store on this node.
     """
 
     bundle: str
@@ -65,6 +66,7 @@ class Spec:
     fusion_model: str | None = None
     shortlist_table: str | None = None
     control: str = ""
+    cache: node_cache.NodeCache = field(default_factory=node_cache.NodeCache)
 
     @property
     def store(self) -> commit.PartStore:
@@ -174,7 +176,7 @@ class ScoreWorker(PartWorker):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         bundle, *others = load_members(spec)
-        text = training_text(spec.dataset, model_settings.reads_backward(bundle.config))
+        text = training_text(spec.dataset, model_settings.reads_backward(bundle.config), spec.cache)
         self.scorer = scorer.Scorer(bundle, spec.scoring, spec.compute, spec.device, text, others)
 
     def compute(
@@ -248,11 +250,11 @@ def load_members(spec: Spec) -> list[bundles.Bundle]:
     return [checkpoint_averaging.load([location.Location(url) for url in urls]) for urls in members]
 
 
-def training_text(dataset: str | None, backward: bool) -> lanes.Stream | None:
+def training_text(dataset: str | None, backward: bool, cache: node_cache.NodeCache) -> lanes.Stream | None:
     """Opens the training text of the dataset at a URL in the reading direction of the model; None without a dataset."""
     if dataset is None:
         return None
-    train = shards.Dataset.open(location.Location(dataset), backward=backward).split("train")
+    train = shards.Dataset.open(location.Location(dataset), backward=backward, cache=cache).split("train")
     return None if train is None else train.stream()
 
 

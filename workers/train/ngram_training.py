@@ -19,7 +19,7 @@ from core import errors
 from core.config import model_settings, ngram_settings
 from core.data import ngram_counts, score_unit
 from core.data.batching import lanes
-from core.data.dataset import shards
+from core.data.dataset import node_cache, shards
 from core.data.tokens import vocabulary
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
@@ -58,7 +58,8 @@ class NgramJob:
 class Recipe:
     """Everything that the counts of all parts depend on: dataset, order, direction, and the folder that they go to.
 
-    `line_end` is the id of the token between lines, for counts by line; None for those of a stream.
+    `line_end` is the id of the token between lines, for counts by line; None for those of a stream. `cache` has
+    copies of the dataset on this node.
     """
 
     dataset: location.Location
@@ -67,6 +68,7 @@ class Recipe:
     line_end: int | None
     folder: location.Location
     plan: dict[str, Any]
+    cache: node_cache.NodeCache
 
     @property
     def store(self) -> commit.PartStore:
@@ -113,6 +115,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
         dataset.codecs["text"].tokenizer.eos_id if config.unit == "line" else None,
         job.root.join(FOLDER),
         plan,
+        dataset.cache,
     )
     counts = _count(recipe, len(_counted(recipe, stream)), session, reporter, job.part_tokens)
     estimate = _estimate(config, dataset, stream, counts, recipe.line_end)
@@ -138,7 +141,7 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
 
 def counter(recipe: Recipe) -> Callable[[TokenRange], dict[str, Any]]:
     """Opens the dataset, once for each worker, and returns the function that counts a part."""
-    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward, check_files=False)
+    dataset = shards.Dataset.open(recipe.dataset, backward=recipe.backward, check_files=False, cache=recipe.cache)
     stream = _counted(recipe, _stream(dataset, "train"))
     return functools.partial(_count_part, recipe, stream, _vocabulary_size(dataset))
 

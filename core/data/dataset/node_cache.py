@@ -22,7 +22,6 @@ from core.data.dataset import mapped_file
 from core.storage import local_files, location, private_folders, temporary
 
 FOLDER_VARIABLE: Final = "RAYCURRENT_CACHE"
-DEFAULT_BYTES: Final = 1 << 35
 _ENDING = ".arrow"
 _SETTING = "cluster.cache_size_bytes"
 
@@ -31,7 +30,7 @@ _SETTING = "cluster.cache_size_bytes"
 class NodeCache:
     """The copies on this node; at most `size_bytes` of them, those that are being fetched included."""
 
-    size_bytes: int = DEFAULT_BYTES
+    size_bytes: int = 1 << 35
 
     def open(self, file: location.Location, sha256: str, size_bytes: int) -> pa.Buffer:
         """Maps the copy of a file, which is fetched and verified where it is not here.
@@ -60,7 +59,9 @@ class NodeCache:
             try:
                 self._reserve(beside, size_bytes)
                 _copy(file, beside, sha256, size_bytes)
-                beside.replace(path)
+                # Under the lock, so that whoever counts the files meets this one by one of its names.
+                with _locked(path.parent / "lock"):
+                    beside.replace(path)
             except OSError as error:
                 raise errors.StorageError(
                     f"{path}: the copy of {file} cannot be written ({error.strerror}, "
@@ -84,19 +85,29 @@ class NodeCache:
         with _locked(folder / "lock"):
             # What killed processes left counts until it is removed.
             temporary.sweep(folder, recursive=False)
-            stats = [(entry, entry.stat()) for entry in os.scandir(folder) if not entry.name.startswith("lock")]
+            stats = _list_files(folder)
             used_bytes = sum(stat.st_size for _, stat in stats)
             # The disk may be smaller than the limit. Files that are being fetched count as if they were complete.
             pending_bytes = sum(max(0, stat.st_size - 512 * stat.st_blocks) for _, stat in stats)
             most_bytes = min(self.size_bytes, used_bytes + shutil.disk_usage(folder).free - pending_bytes)
-            for entry, stat in sorted(stats, key=lambda pair: pair[1].st_mtime_ns):
+            for path, stat in sorted(stats, key=lambda pair: pair[1].st_mtime_ns):
                 if used_bytes + size_bytes <= most_bytes:
                     break
-                if entry.name.endswith(_ENDING):
-                    Path(entry.path).unlink(missing_ok=True)
+                if path.name.endswith(_ENDING):
+                    path.unlink(missing_ok=True)
                     used_bytes -= stat.st_size
             with beside.open("xb") as opened:
                 opened.truncate(size_bytes)
+
+
+def _list_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    files = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # of a fetch that failed
+                if not entry.name.startswith("lock"):
+                    files.append((Path(entry.path), entry.stat()))
+    return files
 
 
 def _copy(file: location.Location, path: Path, sha256: str, size_bytes: int) -> None:

@@ -137,7 +137,10 @@ class Split:
             IntegrityError: one does not match the index.
         """
         for number in range(len(self._table)):
-            self.shard(number)
+            if self._folder.is_local:
+                self.shard(number)
+            else:  # read once, of which a copy would only take the place of others
+                arrow_file.read_shard(*self._expected(number))
         if self._lengths is not None:
             self._lengths.read(0, self.num_lines, self._table.columns)
 
@@ -176,15 +179,19 @@ class Split:
         return _starts(self._table.tokens[column])
 
     def _open_shard(self, number: int) -> arrow_file.Shard:
+        file, expected = self._expected(number)
+        # Once: a shard that was closed in between is the same file.
+        shard = arrow_file.open_shard(file, expected, self._verify and not self._is_verified[number], self._cache)
+        self._is_verified[number] = True
+        return shard
+
+    def _expected(self, number: int) -> tuple[location.Location, arrow_file.Expected]:
         record = self._table[number]
         file = self._folder.join(record.name)
         expected = arrow_file.Expected(
             str(file), record.size_bytes, record.sha256, record.rows, record.tokens, self._sizes
         )
-        # Once: a shard that was closed in between is the same file.
-        shard = arrow_file.open_shard(file, expected, self._verify and not self._is_verified[number], self._cache)
-        self._is_verified[number] = True
-        return shard
+        return file, expected
 
     def _open_lengths(self, records: Sequence[dataset_index.LengthsRecord]) -> lengths_file.RowLengths:
         row_starts = _starts(np.array([record.rows for record in records]))
@@ -248,7 +255,7 @@ class Dataset:
         self.codecs = codecs
         self._verify = verify
         self._backward = backward
-        self._cache = cache
+        self.cache = cache
         # Copies that are mapped keep their space on the disk, even after they made room for others.
         self._opened = open_shards.OpenShards(most_bytes=None if folder.is_local else cache.size_bytes // 4)
 
@@ -310,7 +317,7 @@ class Dataset:
             return None
         sizes = {column: self.index.tokenizers[column].vocabulary_size for column in dataset_index.COLUMNS[self.kind]}
         lengths = self.index.lengths_of(name, corpus)
-        return Split(self.folder, table, sizes, self._verify, self._backward, lengths, self._opened, self._cache)
+        return Split(self.folder, table, sizes, self._verify, self._backward, lengths, self._opened, self.cache)
 
     def verify(self) -> None:
         """Verifies all files of the dataset, which reads all of them.

@@ -1,5 +1,6 @@
 """Copies on a node: fetched and verified once, shared by its processes, and bounded whatever happens."""
 
+import contextlib
 import dataclasses
 import hashlib
 import multiprocessing
@@ -33,6 +34,15 @@ def put(bucket: str, number: int, size_bytes: int = FILE_BYTES) -> tuple[locatio
 
 def copies(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir() if not path.name.startswith("lock")}
+
+
+def taken_bytes(folder: Path) -> int:
+    """The size of all files, while other threads rename and remove them."""
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += 0 if path.name.startswith("lock") else path.stat().st_size
+    return total
 
 
 def shard(bucket: str) -> tuple[location.Location, arrow_file.Expected]:
@@ -88,8 +98,7 @@ def test_the_copies_never_take_more_than_the_limit_whoever_fetches_them(folder: 
     def fetch(numbers: range) -> None:
         for number in numbers:
             assert bytes(cache.open(*files[number], FILE_BYTES)) == bytes([number]) * FILE_BYTES
-            listed = [path for path in folder.iterdir() if not path.name.startswith("lock")]
-            sizes.append(sum(path.stat().st_size for path in listed if path.exists()))
+            sizes.append(taken_bytes(folder))
 
     threads = [threading.Thread(target=fetch, args=(range(start, 40, 4),)) for start in range(4)]
     for thread in threads:
