@@ -61,6 +61,10 @@ def restored(kind: str, folder: Path) -> Path:
 
 # Verbs with --run write metrics beside an output only where a port for them is set.
 NOT_ASKED_FOR = ("outputs/metrics/targets.json",)
+# Version 2 of the index of a dataset has these of each shard in a table beside it (`core.data.dataset.shard_table`).
+IN_TABLE = tuple(
+    f"splits.{split}.{field}" for split in ("train", "valid", "test") for field in ("name", "sha256", "size_bytes")
+)
 
 
 def check_same(actual: Any, stored: Any, where: str = "") -> None:
@@ -206,5 +210,6 @@ def test_every_stored_field_is_still_written(kind: str, tmp_path: Path) -> None:
         for name, old in named.items()
         if name not in NOT_ASKED_FOR
         for key in sorted(set(old) - set(actual[part].get(name, [])))
+        if not (kind != "series" and name == "dataset/index.json" and key in IN_TABLE)
     ]
     assert not missing

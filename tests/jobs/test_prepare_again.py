@@ -140,11 +140,11 @@ def test_word_counts_of_an_earlier_start_are_verified_before_they_become_a_vocab
     settings = datasets.config(tmp_path / "run", pairs)
     with pytest.raises(errors.InterruptedRunError):
         datasets.run(settings, datasets.ShufflingExecutor(0, stop_after=22))
-    file = min((tmp_path / "run" / "dataset" / ".staging").glob("count-train-*.bin"))
+    file = min((tmp_path / "run" / "dataset" / ".staging").glob("words-train-*.bin"))
     counts = file.read_bytes()
     position = counts.rindex(b"1")
     file.write_bytes(counts[:position] + b"3" + counts[position + 1 :])  # one bit, and a count as valid as before
-    with pytest.raises(errors.IntegrityError, match=r"count-train-00000-.*\.bin: is damaged: expected sha256"):
+    with pytest.raises(errors.IntegrityError, match=r"words-train-00000-.*\.bin: is damaged: expected sha256"):
         datasets.run(settings)
 
 

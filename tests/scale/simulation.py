@@ -32,7 +32,7 @@ from workers.fanout import executor as executors
 from workers.fanout import pool as pools
 from workers.fanout import retries
 from workers.infer import part_runner, part_worker
-from workers.prepare import dataset_builder, line_tasks, vocabularies, word_statistics
+from workers.prepare import dataset_builder, line_tasks, part_groups, vocabularies, word_statistics
 
 NUM_WORKERS = 200
 PART_LINES = 512
@@ -296,9 +296,9 @@ def _prepared(factory: Any, payload: Any) -> Any:
         case line_tasks.BlockTask(start=start, stop=stop):
             # Different, as shards are that hold the numbers of their lines.
             return corpus.BlockCount(start, stop, BLOCK_BYTES // 60, hashlib.sha256(str(start).encode()).hexdigest())
-        case line_tasks.PartTask(name=name) if name.startswith("count"):
-            values = {"lines": payload.part.num_lines, "tokens": 3_000_000, "scripts": {"text": None}}
-            return {"files": [_file(f"{line_tasks.STAGING}/{name}", name)], **values}
+        case part_groups.PartsTask(name=name, parts=parts):
+            counts = [{"lines": part.part.num_lines, "tokens": 3_000_000, "scripts": {"text": None}} for part in parts]
+            return {"files": [_file(f"{line_tasks.STAGING}/{name}", name)], "parts": counts}
         case line_tasks.PartTask(name=name):
             return _encoded(payload, name)
         case vocabularies.VocabularyTask(name=name):

@@ -1,10 +1,14 @@
 """Requests of the driver and of workers, by part: a request more a part is a failed test."""
 
+from typing import Any
+
 import pytest
 
+from core import errors
 from core.decoding.lines import inputs
 from tests.jobs import datasets
 from tests.scale import fake_store, simulation
+from workers.prepare import line_tasks, part_groups
 
 _PART_BYTES = 1 << 13
 
@@ -35,7 +39,9 @@ def test_the_first_part_does_not_wait_for_a_request_a_part(num_committed: int) -
 
 def test_a_new_dataset_takes_the_same_requests_of_the_driver_for_any_number_of_parts() -> None:
     few, many = simulation.prepare(3 << 24), simulation.prepare(300 << 24)
-    assert many.num_computed - few.num_computed == 3 * 297 + 150 - 2, "count lines, count words, encode; read shards"
+    assert many.num_computed - few.num_computed == 2 * 297 + 2 * (150 - 3) + 1, (
+        "count lines, encode; count words, shards"
+    )
     assert _total(many) == _total(few) <= 10
 
 
@@ -90,14 +96,17 @@ def _prepare(kind: str, num_parts: int) -> int:
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        # Read for each pass (count lines, count words, encode), in two of them with its size; a file and a record of
-        # three passes (count words, encode, statistics), and each of the three files read once more.
-        ("text", 3 + 2 + 6 + 3),
-        # A file more to read, two shards more to write, and the words of both sides in one file, read for each.
-        ("pairs", 6 + 4 + 8 + 4),
+        # Read for each pass (count lines, count words, encode); its shard and its record, and its shard read once more.
+        ("text", 3 + 2 + 1),
+        # A file more to read, and two shards more to write, which are read once more, too.
+        ("pairs", 6 + 4 + 3),
     ],
 )
-def test_the_workers_of_prepare_take_so_many_requests_a_part(kind: str, most: int) -> None:
+def test_the_workers_of_prepare_take_so_many_requests_a_part(
+    kind: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where there are many: a file and a record for 64 of them, which count 5 / 64 more.
+    monkeypatch.setattr(part_groups, "LEAST_TASKS", 1)
     assert (_prepare(kind, 8) - _prepare(kind, 4)) / 4 <= most
 
 
@@ -115,3 +124,21 @@ def test_a_part_of_an_input_is_read_at_once_whatever_its_size() -> None:
     # 4 MiB of each file: its range, and its size, to see that it has not changed.
     assert (store.num("GET"), store.num("HEAD"), store.num()) == (2, 2, 4)
     assert store.in_series.in_series() == 1
+
+
+def test_a_source_in_a_store_that_changes_while_it_is_encoded_ends_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_shards = line_tasks._commit_shards
+
+    with fake_store.FakeStore().installed() as root:
+        file = root.join("a.txt")
+        file.put_if_absent("".join(f"{line}\n" for line in datasets.sentences(400)).encode())
+
+        def change_first(*arguments: Any) -> line_tasks.Record:
+            file.replace(file.read_bytes() + b"and a line more\n")
+            return commit_shards(*arguments)
+
+        monkeypatch.setattr(line_tasks, "_commit_shards", change_first)
+        settings = datasets.config(root.url, {"kind": "text", "train": {"text": [file.url]}})
+        with pytest.raises(errors.DataError, match=r"a\.txt: changed while it was being read"):
+            datasets.run(settings)
+        assert not root.join("dataset", "index.json").exists()

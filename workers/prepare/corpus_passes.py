@@ -17,7 +17,7 @@ from core.data.dataset import duplicates
 from core.data.text import corpus, scripts, selection, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
-from workers.prepare import line_tasks, pass_runner, vocabularies
+from workers.prepare import line_tasks, part_groups, pass_runner, vocabularies
 
 Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
 Counts = dict[str, list[list[list[corpus.BlockCount]]]]  # by split, group and file, the blocks
@@ -132,6 +132,8 @@ class CorpusPasses:
                 tasks.append(dataclasses.replace(task, max_tokens=limit))
         make_encoder = functools.partial(line_tasks.make_encoder, recipe)
         records = skipped | self._fan_out("encode", "lines", tasks, make_encoder)
+        # Once for each file, in place of a request for each part.
+        corpus.check_sizes(itertools.chain.from_iterable(plan.parts.values()))
         return [records[task.name] for task in all_tasks]
 
     def _stage(self) -> dict[str, list[corpus.Group]]:
@@ -240,39 +242,41 @@ class CorpusPasses:
             share = self._sample_bytes / (line_bytes * _num_lines(vocabulary_parts))
             # A share for each line, so that parts need not know of each other; the reader cuts at the exact size.
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
-            prefix, title, function = "sample", "sample lines", vocabularies.sample_lines
+            prefix, title, function = "lines", "sample lines", vocabularies.sample_lines
         else:
-            prefix, title, function = "count", "count words", vocabularies.count_words
-        tasks = self._part_tasks(prefix, "train", vocabulary_parts)
-        records_by_name = self._fan_out(title, "lines", tasks, worker_factory(function, recipe))
-        records = [records_by_name[task.name] for task in tasks]
-        if not sum(record["lines"] for record in records):
+            prefix, title, function = "words", "count words", vocabularies.count_words
+        part_tasks = self._part_tasks(prefix, "train", vocabulary_parts)
+        tasks = self._parts_tasks(prefix, part_tasks)
+        records = self._fan_out(title, "lines", tasks, worker_factory(function, recipe))
+        counts = [count for task in tasks for count in records[task.name]["parts"]]
+        if not sum(count["lines"] for count in counts):
             raise errors.DataError(
                 f"{self.setting}.train: 0 usable lines of {_num_lines(vocabulary_parts)}; "
                 f"check {self.setting}.filters and {self.setting}.split"
             )
         for column in recipe.columns:
-            # Absent from records of an older release. Parts of a text may differ, so the most frequent one counts.
-            by_part = collections.Counter(record.get("scripts", {}).get(column) for record in records)
+            # Parts of a text may differ, so the most frequent one counts.
+            by_part = collections.Counter(count["scripts"].get(column) for count in counts)
             self.scripts[column] = by_part.most_common(1)[0][0]
-        files = [file_name(record) for record in records]
+        files = [file_name(records[task.name]) for task in tasks]
         limit = self._corpus.limit
         if limit.tokens is None:
             return [None] * len(used_parts), files
         # Each part gets what the parts before it leave of the limit, so no part waits for another.
-        tokens_before = itertools.accumulate((record["tokens"] for record in records), initial=0)
+        tokens_before = itertools.accumulate((count["tokens"] for count in counts), initial=0)
         token_limits: list[int | None] = [
             max(0, limit.tokens - tokens) for tokens in itertools.islice(tokens_before, len(used_parts))
         ]
         if limit.vocabulary == "after":
             # Which words the limit leaves is known only now, so those of the parts within it are counted again.
-            recount = [
-                # Another name: the record of the first count is committed, and counts the whole part.
-                dataclasses.replace(task, name=f"re{task.name}", max_tokens=max_tokens)
-                for task, max_tokens in zip(tasks, token_limits, strict=True)
+            within_limit = [
+                dataclasses.replace(task, max_tokens=max_tokens)
+                for task, max_tokens in zip(part_tasks, token_limits, strict=True)
                 # Parts beyond the limit (0) contribute nothing.
                 if max_tokens
             ]
+            # Another name: the record of the first count is committed, and counts whole parts.
+            recount = self._parts_tasks(f"re{prefix}", within_limit)
             recounted = self._fan_out(title, "lines", recount, worker_factory(vocabularies.count_words, recipe))
             files = [file_name(recounted[task.name]) for task in recount]
         return token_limits, files
@@ -285,6 +289,12 @@ class CorpusPasses:
     def _title(self, action: str) -> str:
         name = self._recipe.corpus_name
         return f"prepare: {action} of {name}" if name else f"prepare: {action}"
+
+    def _parts_tasks(self, prefix: str, parts: Sequence[line_tasks.PartTask]) -> list[part_groups.PartsTask]:
+        return [
+            part_groups.PartsTask(f"{prefix}-{self._recipe.prefix}train-{number:05d}", group)
+            for number, group in enumerate(part_groups.of(parts))
+        ]
 
     def _part_tasks(self, prefix: str, source: str, parts: Sequence[corpus.LineRange]) -> list[line_tasks.PartTask]:
         return [

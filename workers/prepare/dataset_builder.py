@@ -18,7 +18,15 @@ from core.data.text import scripts, sources, tables
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
-from workers.prepare import corpus_passes, groups, line_tasks, pass_runner, tokenizer_fit, vocabularies, word_statistics
+from workers.prepare import (
+    corpus_passes,
+    line_tasks,
+    part_groups,
+    pass_runner,
+    tokenizer_fit,
+    vocabularies,
+    word_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ class DatasetBuilder:
             tasks[split] = []
             for corpus in table.named_corpora:
                 prefix = f"{corpus}." if corpus else ""
-                for number, group in enumerate(groups.of(table.of_corpus(corpus))):
+                for number, group in enumerate(part_groups.of_shards(table.of_corpus(corpus))):
                     flags = tuple(itertools.islice(ngrams, len(group)))
                     stem = f"{split}/{prefix}lengths-{number:05d}" if index.kind == "pairs" else ""
                     name = f"shards-{prefix}{split}-{number:05d}"

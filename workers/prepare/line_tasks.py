@@ -332,7 +332,7 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
     """Yields the usable lines of a part, cleaned, in batches; counts bad lines and repairs."""
     settings, splitting = recipe.corpus, recipe.splittings[task.source]
     duplicate_lines = _read_duplicates(recipe, task)
-    all_lines = corpus.read_lines(task.part, counters.repairs)
+    all_lines = corpus.read_lines(task.part, counters.repairs, check_sizes=False)
     # Bad lines are left out before cleaning, so a batch may shrink, even to nothing.
     while batch := list(itertools.islice(all_lines, BATCH_LINES)):
         usable: list[tuple[int, corpus.Sides]] = []

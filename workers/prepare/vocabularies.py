@@ -8,13 +8,14 @@ import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core import errors
 from core.data.dataset import statistics
 from core.data.text import scripts, selection
 from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
-from workers.prepare import intermediate_files, line_tasks
+from workers.prepare import intermediate_files, line_tasks, part_groups
 
 MAX_TOKENIZER_BYTES = 1 << 26  # those of 250,000 entries have 20 MB or less
 _EXAMINED_LINES = 1000  # of each part, to see whether its text has spaces between words
@@ -27,7 +28,7 @@ class VocabularyTask:
     Attributes:
         name: of its commit record.
         columns: one, or all columns that share the tokenizer.
-        files: word counts or samples of all parts, in order.
+        files: word counts or samples of all groups of parts, in order.
         pretrained_file: a tokenizer file to load instead.
     """
 
@@ -38,13 +39,25 @@ class VocabularyTask:
     weight: int = 1
 
 
-def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_tasks.Record:
-    """Counts the words or characters in the training lines of a part that `line_tasks.encode` will keep."""
-    kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
-    assert kind in ("char", "word"), kind
+def count_words(recipe: line_tasks.Recipe, task: part_groups.PartsTask) -> line_tasks.Record:
+    """Counts the words or characters in the training lines of some parts that `line_tasks.encode` will keep."""
     counts = {column: vocabulary.Counts() for column in recipe.columns}
     if recipe.tokenizer.shared:
         counts = dict.fromkeys(recipe.columns, vocabulary.Counts())
+    values = [_count_part(recipe, part, counts) for part in task.parts]
+    # Shared counts are one object: they are stored once, under the first column.
+    columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
+    # Pairs, because a JSON object has no order, and that of first occurrence matters.
+    content = {column: list(counts[column].by_unit.items()) for column in columns}
+    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), {"parts": values})
+
+
+def _count_part(
+    recipe: line_tasks.Recipe, task: line_tasks.PartTask, counts: Mapping[str, vocabulary.Counts]
+) -> dict[str, Any]:
+    """Adds the units of a part to the counts; returns its numbers of lines and tokens, and its writing systems."""
+    kind, symbols = recipe.tokenizer.kind, recipe.tokenizer.symbols
+    assert kind in ("char", "word"), kind
     # Columns that share their counts also share the buffer: ties of frequency are broken by first occurrence, so units
     # must be added in the order of the lines.
     buffers: dict[int, list[str]] = collections.defaultdict(list)
@@ -86,12 +99,7 @@ def count_words(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_ta
         if num_lines % line_tasks.BATCH_LINES == 0:
             _flush(counts, pending)
     _flush(counts, pending)
-    # Shared counts are one object: they are stored once, under the first column.
-    columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
-    # Pairs, because a JSON object has no order, and that of first occurrence matters.
-    content = {column: list(counts[column].by_unit.items()) for column in columns}
-    values = {"lines": num_lines, "tokens": num_tokens, "scripts": _find_scripts(recipe, examined)}
-    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
+    return {"lines": num_lines, "tokens": num_tokens, "scripts": _find_scripts(recipe, examined)}
 
 
 def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[str]]) -> None:
@@ -101,19 +109,21 @@ def _flush(counts: Mapping[str, vocabulary.Counts], pending: Mapping[str, list[s
         units.clear()
 
 
-def sample_lines(recipe: line_tasks.Recipe, task: line_tasks.PartTask) -> line_tasks.Record:
-    """Writes a seeded sample of the training lines of a part."""
-    lines = (line for line in line_tasks.lines(recipe, task) if line.split == "train")
-    # Filters by length do not apply: they count tokens, and there is no tokenizer yet.
-    usable = [line for line in lines if not line.is_duplicate and any(line.sides)]
-    sample = [line for line in usable if selection.is_sampled(line.number, recipe.sample_share, recipe.seed)]
-    content = {column: [line.sides[side] for line in sample] for side, column in enumerate(recipe.columns)}
-    values = {
-        "lines": len(usable),
-        "tokens": 0,
-        "scripts": _find_scripts(recipe, [line.sides for line in usable[:_EXAMINED_LINES]]),
-    }
-    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), values)
+def sample_lines(recipe: line_tasks.Recipe, task: part_groups.PartsTask) -> line_tasks.Record:
+    """Writes a seeded sample of the training lines of some parts."""
+    content: dict[str, list[str]] = {column: [] for column in recipe.columns}
+    values = []
+    for part in task.parts:
+        lines = (line for line in line_tasks.lines(recipe, part) if line.split == "train")
+        # Filters by length do not apply: they count tokens, and there is no tokenizer yet.
+        usable = [line for line in lines if not line.is_duplicate and any(line.sides)]
+        for line in usable:
+            if selection.is_sampled(line.number, recipe.sample_share, recipe.seed):
+                for column, side in zip(recipe.columns, line.sides, strict=True):
+                    content[column].append(side)
+        examined = [line.sides for line in usable[:_EXAMINED_LINES]]
+        values.append({"lines": len(usable), "tokens": 0, "scripts": _find_scripts(recipe, examined)})
+    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), {"parts": values})
 
 
 def _find_scripts(recipe: line_tasks.Recipe, lines: Sequence[tuple[str, ...]]) -> dict[str, scripts.Script | None]:

@@ -12,10 +12,11 @@ AHEAD_BYTES = 1 << 25  # most that one request fetches before it is asked for
 _MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
-def read_beginning(file: location.Location, size_bytes: int, start: int, stop: int) -> bytes:
+def read_beginning(file: location.Location, size_bytes: int, start: int, stop: int, check_size: bool = True) -> bytes:
     """Checks that a file still has its size, and fetches the bytes from `start` up to about `stop`.
 
-    Of an object both requests are sent at the same time. Of a local file nothing is read ahead.
+    Of an object both requests are sent at the same time; without `check_size` the first is left out. Of a local file
+    nothing is read ahead.
 
     Raises:
         DataError: the file has another size.
@@ -24,6 +25,8 @@ def read_beginning(file: location.Location, size_bytes: int, start: int, stop: i
         found_bytes, beginning = file.size_bytes(), b""
     else:
         end = min(stop, start + AHEAD_BYTES, size_bytes)
+        if not check_size:
+            return file.read_range(start, end)
         found_bytes, beginning = concurrent.pair(file.size_bytes, lambda: file.read_range(start, end))
     # Offsets are those of the counted file: in another one they would point into the middle of lines.
     if found_bytes != size_bytes:

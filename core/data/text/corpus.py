@@ -256,19 +256,20 @@ _TEXT = {str}
 
 
 def read_lines(
-    part: LineRange, repairs: collections.Counter[str] | None = None
+    part: LineRange, repairs: collections.Counter[str] | None = None, check_sizes: bool = True
 ) -> Iterator[tuple[int, Sides | BadLine]]:
     """Yields each line of a part: its number in the source, and its sides (one, or source and target).
 
     A byte order mark at the beginning of a file and a carriage return at the end of a line are removed, and counted
-    in `repairs` as `bom` and `crlf`. A pair with a bad side is a bad line.
+    in `repairs` as `bom` and `crlf`. A pair with a bad side is a bad line. Without `check_sizes` an object in a store
+    is not asked for its size: of many parts that is left to their driver, once for each file (`check_sizes`).
 
     Raises:
         DataError: a file has changed since its lines were counted.
     """
     repairs = collections.Counter() if repairs is None else repairs
     # At the same time: a store answers for both files after one latency.
-    raw_sides = [*concurrent.map_in_order(functools.partial(_raw_lines, part), range(len(part.files)))]
+    raw_sides = [*concurrent.map_in_order(functools.partial(_raw_lines, part, check_sizes), range(len(part.files)))]
     is_whole = part.columns is None
     number = -1
     # Not strict: a file that has lost lines ends early, and the count below reports it by name.
@@ -280,6 +281,19 @@ def read_lines(
             yield part.first_line + number, _decode_sides(part, part.start_line + number, raw, repairs)
     if number + 1 != part.num_lines:
         raise buffers.changed_error(location.Location(part.files[0]))
+
+
+def check_sizes(parts: Iterable[LineRange]) -> None:
+    """Checks that the files of some parts still have the sizes with which their lines were counted.
+
+    Raises:
+        DataError: one has another size.
+    """
+    sizes_bytes = {url: size for part in parts for url, size in zip(part.files, part.sizes_bytes, strict=True)}
+    files = [location.Location(url) for url in sizes_bytes]
+    for file, size_bytes in zip(files, concurrent.map_in_order(location.Location.size_bytes, files), strict=True):
+        if size_bytes != sizes_bytes[file.url]:
+            raise buffers.changed_error(file)
 
 
 def _decode_sides(
@@ -323,15 +337,15 @@ def decode(raw: bytes | None, begins_file: bool, repairs: collections.Counter[st
         return BadLine("invalid_utf8", f":{error.start + 1}")
 
 
-def _raw_lines(part: LineRange, side: int) -> Iterator[str | bytes | None]:
-    """Returns the lines of one file of a part without their line feeds, after a check of its size.
+def _raw_lines(part: LineRange, check_size: bool, side: int) -> Iterator[str | bytes | None]:
+    """Returns the lines of one file of a part without their line feeds, after a check of its size if asked for.
 
     See `buffers.split`.
     """
     file = location.Location(part.files[side])
     size_bytes, start = part.sizes_bytes[side], part.start_bytes[side]
     stop = part.stop_bytes[side] if part.stop_bytes else start + BUFFER_BYTES
-    beginning = buffers.read_beginning(file, size_bytes, start, stop)
+    beginning = buffers.read_beginning(file, size_bytes, start, stop, check_size)
     pieces = buffers.read(file, start, size_bytes, BUFFER_BYTES, beginning)
     lines = buffers.split((piece for _, piece in pieces), part.max_line_bytes)
     skip = part.skip_lines[side]
