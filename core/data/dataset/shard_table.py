@@ -7,6 +7,7 @@ shared by the ranks of a node.
 
 import itertools
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, overload
@@ -14,15 +15,16 @@ from typing import Any, Final, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core import errors
 from core.data.dataset import arrow_file
 
 _TOKENS: Final = "tokens_"
 _SHA256_BYTES: Final = 32
-# No dot at the beginning of the file name: neither `..` nor a hidden file.
-_SHARD_NAME: Final = r"^{split}/[A-Za-z0-9_-][A-Za-z0-9._-]*\.arrow$"
+_NAME_BYTES: Final = (string.ascii_letters + string.digits + "._-").encode()
+_WORD_BYTES: Final = 8
+_MULTIPLIER: Final = np.uint64(6364136223846793005)  # of Knuth's MMIX
+_SHIFT: Final = np.uint64(32)
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 Array = npt.NDArray[np.int64]
@@ -135,6 +137,9 @@ class ShardTable(Sequence[ShardRecord]):
         if corpus is None or self.corpora == (corpus,):
             return self
         number = self.corpora.index(corpus) if corpus in self.corpora else -1
+        rows = np.flatnonzero(self._corpus == number)
+        if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1:
+            return self._with(self.batch.slice(int(rows[0]), len(rows)))  # as `prepare` writes them
         return self._with(self.batch.filter(pa.array(self._corpus == number)))
 
     def num_rows(self) -> int:
@@ -158,14 +163,14 @@ class ShardTable(Sequence[ShardRecord]):
         if int(self._corpus.min(initial=0)) < 0 or int(self._corpus.max(initial=0)) >= max(1, len(self.corpora)):
             raise errors.IntegrityError(f"{where}: {split} has a shard of an unknown corpus; restore the index")
         # Names are restricted, so that a forged index cannot lead out of the dataset's folder.
-        is_name = pc.match_substring_regex(self.names, _SHARD_NAME.format(split=split))
-        if not pc.all(is_name).as_py():
-            name = self.names[pc.index(is_name, False).as_py()].as_py()
+        bad = np.flatnonzero(~_are_names(self.names, split))
+        if len(bad):
+            name = self.names[int(bad[0])].as_py()
             raise errors.IntegrityError(f"{where}: {name!r} is not a shard name of {split}; restore the index")
         # Shards hold line numbers, so no two of a corpus are equal: a copy of one would count its lines twice.
         contents = [self.of_corpus(corpus).batch.column("sha256") for corpus in self.corpora]
-        for same, values in (("name", [self.names]), ("content", contents)):
-            if any(pc.count_distinct(column).as_py() < len(column) for column in values):
+        for same, columns in (("name", [self.names]), ("content", contents)):
+            if any(map(_has_duplicates, columns)):
                 raise errors.IntegrityError(f"{where}: {split} lists a shard twice (same {same}); restore the index")
 
     def _with(self, batch: pa.RecordBatch) -> "ShardTable":
@@ -233,6 +238,70 @@ def read(
     return {
         split: whole[start : start + size] for (split, size), start in zip(num_shards.items(), starts, strict=False)
     }
+
+
+def _are_names(names: pa.StringArray, split: str) -> npt.NDArray[np.bool_]:
+    """Returns for each name whether it is one of a shard: the split, a plain file name, and its ending.
+
+    On the bytes of all names at once. Arrow's regular expressions would do, but loading its functions takes each rank
+    longer, and more memory, than all else of a dataset.
+    """
+    starts, values = _bytes_of(names)
+    prefix, ending = f"{split}/".encode(), b".arrow"
+    is_allowed = np.zeros(256, bool)
+    is_allowed[np.frombuffer(_NAME_BYTES, np.uint8)] = True
+    # At least one character between the two.
+    are_names = np.diff(starts) > len(prefix) + len(ending)
+    begins, ends = starts[:-1][are_names], starts[1:][are_names]
+    is_name = np.ones(len(begins), bool)
+    for index, byte in enumerate(prefix):
+        is_name &= values[begins + index] == byte
+    for index, byte in enumerate(reversed(ending), 1):
+        is_name &= values[ends - index] == byte
+    # No dot at the beginning of the file name: neither `..` nor a hidden file.
+    is_name &= values[begins + len(prefix)] != ord(".")
+    # One byte of a name is none of a file name: the slash after the split.
+    others = np.flatnonzero(~is_allowed[values[starts[0] : starts[-1]]]) + starts[0]
+    num_others = np.bincount(np.searchsorted(starts, others, side="right") - 1, minlength=len(names))
+    is_name &= num_others[are_names] == 1
+    are_names[are_names] = is_name
+    return are_names
+
+
+def _has_duplicates(column: pa.Array) -> bool:
+    """Returns whether two values are equal: their hashes are compared, and the values only where two of them are."""
+    starts, values = _bytes_of(column)
+    lengths = np.diff(starts)
+    if not len(lengths) or int(lengths.min()) < _WORD_BYTES:
+        return len(set(column.to_pylist())) < len(column)
+    # The eight bytes from each on: values are hashed by words, the last of which may overlap the one before.
+    words = np.ndarray(len(values) - _WORD_BYTES + 1, np.uint64, values.data, strides=(1,))
+    hashes = _mix(lengths.astype(np.uint64), words[starts[1:] - _WORD_BYTES])
+    for begin in range(0, int(lengths.max()) - _WORD_BYTES + 1, _WORD_BYTES):
+        has_word = lengths >= begin + _WORD_BYTES
+        hashes[has_word] = _mix(hashes[has_word], words[starts[:-1][has_word] + begin])
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
+        return False
+    return len(set(column.to_pylist())) < len(column)
+
+
+def _mix(hashes: npt.NDArray[np.uint64], words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    # Wraps around at 2^64, as a hash may; the shift brings the upper bits down, where a product loses nothing of them.
+    mixed: npt.NDArray[np.uint64] = (hashes ^ words) * _MULTIPLIER
+    mixed ^= mixed >> _SHIFT
+    return mixed
+
+
+def _bytes_of(column: pa.Array) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Returns where each value of a column of text or bytes starts, the end of the last one, and the bytes of all."""
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        starts = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * width
+        return starts, np.frombuffer(column.buffers()[1] or b"", np.uint8)
+    _, offsets, values = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    return starts, np.frombuffer(values or b"", np.uint8)
 
 
 def is_sha256(text: str) -> bool:

@@ -11,7 +11,7 @@ from core import errors
 from core.config import corpus_settings
 from core.data.text import corpus, selection
 from core.storage import commit, location
-from workers.prepare import line_tasks, vocabularies
+from workers.prepare import line_tasks, part_groups, vocabularies
 
 
 def recipe(folder: Path, kind: str = "word", **more: Any) -> line_tasks.Recipe:
@@ -38,6 +38,12 @@ def task(folder: Path, name: str, text: str, max_tokens: int | None = None) -> l
     return line_tasks.PartTask(name, "train", 0, part, max_tokens)
 
 
+def count(made: line_tasks.Recipe, *parts: line_tasks.PartTask) -> dict[str, Any]:
+    """Counts the words of some parts; the record, with the numbers of the last part."""
+    record = vocabularies.count_words(made, part_groups.PartsTask(parts[-1].name, parts))
+    return {**record, **record["parts"][-1]}
+
+
 def with_tokenizer(made: line_tasks.Recipe, counted: dict[str, Any]) -> line_tasks.Recipe:
     files = (counted["files"][0]["name"],)
     record = vocabularies.make_tokenizer(made, vocabularies.VocabularyTask("tokenizer-text", ("text",), files))
@@ -47,14 +53,32 @@ def with_tokenizer(made: line_tasks.Recipe, counted: dict[str, Any]) -> line_tas
 
 def test_a_repeated_task_commits_once_and_returns_the_first_record(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
-    assert counted == vocabularies.count_words(made, task(tmp_path, "count", "a b\nb\n"))
+    counted = count(made, task(tmp_path, "count", "a b\nb\n"))
+    assert counted == count(made, task(tmp_path, "count", "a b\nb\n"))
     assert (counted["lines"], counted["tokens"]) == (2, 5)
     ready = with_tokenizer(made, counted)
     work = task(tmp_path, "encode", "a b\nb\n")
     first = line_tasks.make_encoder(ready)(work)
     assert line_tasks.make_encoder(ready)(work) == first == ready.store.committed("encode")
     assert len(list((tmp_path / "dataset" / "train").iterdir())) == 1
+
+
+def test_words_of_several_parts_are_counted_as_those_of_each(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    whole = task(tmp_path, "whole", "c b\na b\nb\nd a\n")
+    halves = tuple(
+        dataclasses.replace(whole, name="halves", number=number, part=corpus.narrow(whole.part, start, start + 2))
+        for number, start in enumerate((0, 2))
+    )
+    made = dataclasses.replace(made, num_parts={"train": 2})
+    together = count(made, *halves)
+    assert together["parts"] == [
+        {"lines": 2, "tokens": 6, "scripts": {"text": None}},
+        {"lines": 2, "tokens": 5, "scripts": {"text": None}},
+    ]
+    files = [count(made, dataclasses.replace(whole, name="alone")), together]
+    alone, in_groups = (commit.read_content(made.dataset, record["files"][0]["name"]) for record in files)
+    assert in_groups == alone == b'{"text":[["c",1],["b",3],["a",2],["d",1]]}'
 
 
 @pytest.mark.parametrize("line_end", ["none", "space", "eos"])
@@ -68,7 +92,7 @@ def test_count_words_counts_the_tokens_that_encode_writes(
     filters = {"max_length": max_length, "too_long": "cut"}
     made = recipe(tmp_path, kind, line_end=line_end, filters=filters)
     text = "one two  three\n\nfour\nfive six seven eight nine\n"
-    counted = vocabularies.count_words(made, task(tmp_path, "count", text, max_tokens))
+    counted = count(made, task(tmp_path, "count", text, max_tokens))
     ready = with_tokenizer(made, counted)
     record = line_tasks.make_encoder(ready)(task(tmp_path, "encode", text, max_tokens))
     assert record["shards"]["train"]["tokens"]["text"] == counted["tokens"]
@@ -80,15 +104,16 @@ def test_a_sample_is_limited_to_sample_bytes_per_column(tmp_path: Path) -> None:
     made = recipe(tmp_path, "bpe")
     settings = made.tokenizer.model_copy(update={"sample_bytes": 10})
     made = dataclasses.replace(made, tokenizer=settings)
-    record = vocabularies.sample_lines(made, task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n"))
-    assert record["lines"] == 3
+    part = task(tmp_path, "sample", "abcd\nabcd\n\nabcd\n")
+    record = vocabularies.sample_lines(made, part_groups.PartsTask("sample", (part,)))
+    assert [values["lines"] for values in record["parts"]] == [3]
     vocabulary = vocabularies.VocabularyTask("tokenizer-text", ("text",), (record["files"][0]["name"],))
     assert list(vocabularies._read_sample(made, vocabulary)) == ["abcd", "abcd"]
 
 
 def test_too_many_tokens_and_too_many_bytes_are_different_reasons_to_drop(tmp_path: Path) -> None:
     made = recipe(tmp_path, filters={"max_length": 3})
-    counted = vocabularies.count_words(made, task(tmp_path, "count", "a b\n"))
+    counted = count(made, task(tmp_path, "count", "a b\n"))
     file = tmp_path / "text.txt"
     work = task(tmp_path, "encode", "a b\na b c d\n" + "x" * 40 + "\n")
     work = dataclasses.replace(work, part=dataclasses.replace(work.part, max_line_bytes=20))
@@ -100,7 +125,7 @@ def test_too_many_tokens_and_too_many_bytes_are_different_reasons_to_drop(tmp_pa
 
 def test_a_damaged_tokenizer_is_an_error_when_a_worker_starts(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    ready = with_tokenizer(made, vocabularies.count_words(made, task(tmp_path, "count", "a\n")))
+    ready = with_tokenizer(made, count(made, task(tmp_path, "count", "a\n")))
     file = tmp_path / "dataset" / ready.tokenizers["text"].name
     file.write_bytes(file.read_bytes().replace(b'"a"', b'"b"'))
     with pytest.raises(errors.IntegrityError, match="is damaged"):
