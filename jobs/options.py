@@ -3,7 +3,6 @@
 Nothing here imports torch or Ray; a job does, when it is called.
 """
 
-import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -195,6 +194,7 @@ def job_from_run(
     if print_config:
         return loading.dump(inference)
     run_checks.check_kind(verb, root)
+    run_checks.check_trained(root)
     check(inference)
     return Job(lambda stdout: call(root, inference, stdout), streams, only_prints)
 
@@ -205,11 +205,8 @@ def typed_job(
     """Returns the job that answers lines typed on a terminal; see `job_from_run`."""
 
     def call(root: location.Location, inference: settings.InferenceSettings, stdout: int) -> Report:
-        # Somebody waits: what libraries create while they are imported stays, and need not be searched for garbage.
-        gc.disable()
         from jobs import typed
 
-        gc.enable()
         return typed.run(verb, root, inference, stdout)
 
     return job_from_run(run, overrides, print_config, call, verb, streams=True)

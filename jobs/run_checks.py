@@ -39,6 +39,16 @@ def check_kind(verb: str, run: location.Location, is_first: bool = True) -> None
         raise errors.UsageError(f"--run: {verb} needs {_NAMES[verb]}; {which} is of kind {kind}: use {used}")
 
 
+def check_trained(run: location.Location) -> None:
+    """Checks that the root of a run has checkpoints; whether they verify, whoever opens one says.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if run.join(root_layout.SETTINGS).exists() and not run.join(root_layout.CHECKPOINTS).list_names():
+        raise errors.UsageError(f"{run}: has no checkpoint; train first, or name the root of a trained run")
+
+
 def check_prompt(run: location.Location, prefix: str | None, ending: str | None) -> None:
     """Checks that a prompt is the one that the model of a run needs: a prefix, or an ending if it reads backward.
 

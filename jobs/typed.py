@@ -1,15 +1,21 @@
 """Sentences typed on a terminal: each is translated, or continued, as soon as it is entered, by a model loaded once."""
 
 import contextlib
+import gc
+import importlib
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from core import errors
 from core.config import yaml_reader
 from core.storage import location
-from jobs import api, console, settings
+from jobs import console, settings
+
+if TYPE_CHECKING:  # it loads torch, which takes seconds
+    from jobs import api
 
 Verb = Literal["translate", "generate"]
 PROMPT = "> "
@@ -51,12 +57,32 @@ def run(verb: Verb, root: location.Location, inference: settings.InferenceSettin
         os.dup2(stdout, 1)
     with contextlib.suppress(ImportError):  # line editing and history, where the platform has them
         import readline  # noqa: F401
-    model = api.Model(root, inference, inference.cluster.device)
-    dialogue = Dialogue(verb, model, os.fdopen(os.dup(stdout), "w", encoding="utf-8"), is_shown=os.isatty(stdout))
-    console.note(f"{model.run}, step {model.step}: type a line; :help for help, Ctrl-D to end")
+    # torch takes seconds to import: meanwhile the first line is typed.
+    importing = threading.Thread(target=_import_api)
+    importing.start()
+
+    def load() -> "api.Model":
+        importing.join()
+        from jobs import api
+
+        return api.Model(root, inference, inference.cluster.device)
+
+    dialogue = Dialogue(verb, load, os.fdopen(os.dup(stdout), "w", encoding="utf-8"), is_shown=os.isatty(stdout))
+    console.note(f"{root}: type a line; :help for help, Ctrl-D to end")
     dialogue.run(lambda: input(PROMPT))
-    report = {"verb": verb, "run": model.run, "checkpoint": model.checkpoint, "step": model.step}
+    report: dict[str, Any] = {"verb": verb, "run": str(root)}
+    if dialogue.model is not None:
+        report |= {"checkpoint": dialogue.model.checkpoint, "step": dialogue.model.step}
     return {**report, "lines": dialogue.num_answers, "elapsed_s": round(time.monotonic() - started_s, 3)}
+
+
+def _import_api() -> None:
+    # What libraries create while they are imported stays, and need not be searched for garbage.
+    gc.disable()
+    try:
+        importlib.import_module("jobs.api")
+    finally:
+        gc.enable()
 
 
 class Dialogue:
@@ -64,42 +90,53 @@ class Dialogue:
 
     Args:
         verb: what is done with a line.
-        model: the model that does it.
+        load: loads the model that does it; called once there is a line.
         out: takes the answers; all else is written to stderr.
         is_shown: whether `out` is a terminal, so that control characters in answers are escaped.
     """
 
-    def __init__(self, verb: Verb, model: api.Model, out: TextIO, is_shown: bool) -> None:
+    def __init__(self, verb: Verb, load: "Callable[[], api.Model]", out: TextIO, is_shown: bool) -> None:
         self.num_answers = 0
+        self.model: api.Model | None = None
         self._verb: Verb = verb
-        self._model = model
+        self._load = load
         self._out = out
         self._is_shown = is_shown
         self._chosen: dict[str, Any] = {}  # settings that commands have changed
-        self._model.settings_of(_SECTIONS[verb], {})
 
     def run(self, read: Callable[[], str]) -> None:
-        """Answers what `read` returns until it raises an EOFError; a KeyboardInterrupt drops the line."""
+        """Answers what `read` returns until it raises an EOFError; a KeyboardInterrupt drops the line.
+
+        Raises:
+            RaycurrentError: the model cannot be loaded.
+        """
         while True:
             try:
                 line = read()
-                if line.startswith(":"):
-                    self._obey(line[1:])
-                elif line.strip():
-                    self._answer(line)
             except EOFError:
                 console.write_line("")
                 return
             except KeyboardInterrupt as interrupt:
-                if interrupt.args:  # a signal that ends the process
-                    raise
-                console.write_line("")
+                _drop_line(interrupt)
+                continue
             except UnicodeDecodeError:
                 console.write_line("line: is not valid UTF-8; type it again")
+                continue
+            if not line.strip():
+                continue
+            if self.model is None:
+                self.model = self._load()
+            try:
+                if line.startswith(":"):
+                    self._obey(self.model, line[1:])
+                else:
+                    self._answer(self.model, line)
+            except KeyboardInterrupt as interrupt:
+                _drop_line(interrupt)
             except (errors.UsageError, errors.DivergedError) as error:
                 console.print_error(str(error))
 
-    def _obey(self, command: str) -> None:
+    def _obey(self, model: "api.Model", command: str) -> None:
         """Changes a setting, or prints the help.
 
         Raises:
@@ -114,20 +151,20 @@ class Dialogue:
             raise errors.UsageError(f":{name}: has no value; write :{name} VALUE, or :help")
         chosen = {**self._chosen, setting: yaml_reader.read_override(f"{setting}={value}").data}
         try:
-            self._model.settings_of(_SECTIONS[self._verb], chosen)
+            model.settings_of(_SECTIONS[self._verb], chosen)
         except errors.UsageError as error:
             # Its beginning is the option that a command line would have.
             message = str(error).partition(f"{_SECTIONS[self._verb]}.{setting}: ")[2] or str(error)
             raise errors.UsageError(f":{name}: {message}") from error
         self._chosen = chosen
 
-    def _answer(self, line: str) -> None:
+    def _answer(self, model: "api.Model", line: str) -> None:
         row: api.Translation | api.Generation
         if self._verb == "translate":
-            (row,) = self._model.translate([line], **self._chosen)
+            (row,) = model.translate([line], **self._chosen)
             texts = _ranked(row)
         else:
-            row = self._model.generate(line, **self._chosen)
+            row = model.generate(line, **self._chosen)
             texts = row.text.split("\n")
         if row.error is not None:
             console.print_error(f"{self._verb}: {row.error}")
@@ -138,7 +175,14 @@ class Dialogue:
         self.num_answers += 1
 
 
-def _ranked(row: api.Translation) -> list[str]:
+def _drop_line(interrupt: KeyboardInterrupt) -> None:
+    """Ends a line that Ctrl-C dropped; a signal that ends the process is raised again."""
+    if interrupt.args:
+        raise interrupt
+    console.write_line("")
+
+
+def _ranked(row: "api.Translation") -> list[str]:
     """Returns a translation as it is; of several, each with its rank and log-probability."""
     if not row.alternatives:
         return [row.text]

@@ -282,6 +282,27 @@ def test_a_checkpoint_folder_or_a_url_can_be_loaded(tmp_path: pathlib.Path) -> N
     assert copied.translate(["the cat"]) == api.load(tmp_path).translate(["the cat"])
 
 
+def test_importing_it_loads_little_besides_torch() -> None:
+    code = (
+        "import sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import jobs.api\n"
+        "sys.stdout.write(','.join(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=make.HERE.parents[1]
+    )
+    modules = done.stdout.split(",")
+    packages = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    of_settings = {"pydantic", "pydantic_core", "typing_inspection", "typing_extensions", "annotated_types", "yaml"}
+    of_files = {"fsspec", "numpy", "pyarrow", "safetensors", "tokenizers"}
+    built_in_extensions = {name for name in packages if name.startswith("_")} | {"cython_runtime"}
+    assert packages - built_in_extensions <= {"core", "workers", "jobs"} | of_settings | of_files
+    # Its optional parts, such as torch.distributed.fsdp or torch._inductor, take longer than all of ours.
+    assert [name for name in modules if name.startswith("torch.")] == []
+    assert len(modules) < 350
+
+
 def test_ray_is_not_imported_and_nothing_is_printed_on_stdout() -> None:
     code = (
         "import sys\n"

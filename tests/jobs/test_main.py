@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -278,6 +279,16 @@ def test_a_usage_error_is_one_line_with_exit_code_2_before_torch_is_loaded(name:
     # Users wait less than two seconds; a machine that is busy with other tests may take longer.
     assert elapsed_s < 6
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("verb", ["translate", "score"])
+def test_a_run_that_is_not_trained_is_refused_before_torch_is_loaded(verb: str, tmp_path: pathlib.Path) -> None:
+    shutil.copy(pathlib.Path(RUNS["seq2seq"]) / "config.yaml", tmp_path)
+    (tmp_path / "x.txt").write_text("a line\n")
+    files = [*("--input", "x.txt"), *(("--targets", "x.txt") if verb == "score" else ()), *("--output", "y.txt")]
+    done = jobs(verb, "--run", ".", *files, cwd=tmp_path)
+    message = f"{tmp_path}: has no checkpoint; train first, or name the root of a trained run"
+    assert done.stderr.splitlines() == [message, "exit=2", ""]
 
 
 def test_init_refuses_an_output_that_exists_before_torch_is_loaded(tmp_path: pathlib.Path) -> None:

@@ -7,12 +7,14 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from core import errors
 from jobs import api, typed
 from tests.golden import make
 
@@ -32,7 +34,7 @@ def answers(verb: typed.Verb, model: api.Model, lines: list[str | BaseException]
         return line
 
     out = io.StringIO()
-    typed.Dialogue(verb, model, out, is_shown).run(read)
+    typed.Dialogue(verb, lambda: model, out, is_shown).run(read)
     return out.getvalue().splitlines()
 
 
@@ -97,6 +99,40 @@ def test_a_line_that_cannot_be_done_is_said_and_the_next_is_answered(
         "translate: invalid_utf8: lines[0]",
         "line: is not valid UTF-8; type it again",
     ]
+
+
+def test_the_model_is_loaded_for_the_first_line_and_not_for_the_prompt(translation: api.Model) -> None:
+    loaded: list[api.Model] = []
+
+    def load() -> api.Model:
+        loaded.append(translation)
+        return translation
+
+    typed_lines = iter(["", "  ", "the old cat", "a dog"])
+    loaded_before: list[int] = []
+
+    def read() -> str:
+        loaded_before.append(len(loaded))
+        try:
+            return next(typed_lines)
+        except StopIteration:
+            raise EOFError from None
+
+    typed.Dialogue("translate", load, io.StringIO(), is_shown=False).run(read)
+    assert loaded_before == [0, 0, 0, 1, 1]
+
+
+def test_torch_is_not_loaded_before_the_prompt() -> None:
+    code = "import sys\nfrom jobs import typed\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_dialogue() -> None:
+    def load() -> api.Model:
+        raise errors.UsageError("run: has no checkpoint; train first")
+
+    with pytest.raises(errors.UsageError, match="has no checkpoint"):
+        typed.Dialogue("translate", load, io.StringIO(), is_shown=False).run(lambda: "a line")
 
 
 def test_help_names_the_commands(translation: api.Model, capsys: pytest.CaptureFixture[str]) -> None:
