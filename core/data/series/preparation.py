@@ -49,10 +49,13 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the stored form."""
+        csv = self.csv.model_dump(mode="json")
+        if self.csv.time_format is None:
+            del csv["time_format"]  # younger than release 0.1, whose bundles have the same bytes
         return {
             "time": self.time,
             "gaps": self.gaps,
-            "csv": self.csv.model_dump(mode="json"),
+            "csv": csv,
             "axis": None if self.axis is None else self.axis.to_json(),
             "scaling": self.scaling.to_json(),
         }

@@ -209,7 +209,7 @@ def _parse_times(texts: dict[str, list[str]], prepared: preparation.Preparation,
         return None
     own = texts[prepared.time]
     try:
-        return times.parse(own, *csv_file.convert(own, prepared.csv))
+        return times.parse(own, *csv_file.convert(own, prepared.csv), prepared.csv.time_format)
     except times.IrregularError as error:
         raise errors.DataError(f"{where}: row {error.row + 1} below the header {error.reason}") from error
 

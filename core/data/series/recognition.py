@@ -16,6 +16,7 @@ from core.data.text import sources
 SAMPLE_LINES = 1000
 SAME_WIDTH = 0.9
 """Share of lines with as many values as the header, from which on a character is taken for the delimiter."""
+_MOST_SHOWN = 40  # characters of a header or of a value in a message
 MAX_COLUMNS = 16  # a small model forecasts few columns well
 _DELIMITERS = (",", ";", "\t", "|")
 # Decimal mark and mark of thousands; of equally good ones the first is chosen.
@@ -28,6 +29,10 @@ _MARKS: tuple[tuple[Any, Any], ...] = (
     (",", " "),
     (".", "'"),
 )
+# Dates besides those of ISO 8601, each also with a time of day; of those that fit, the first in which all rows rise.
+_DATE_FORMS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%m/%d/%y")
+_NAMED_MONTHS = ("%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%b %Y", "%B %Y")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _MISSING = ("-", "--", "?", ".", "#N/A", "none", "missing", "-999", "-9999")
 _TIME_NAMES = ("t", "time", "times", "date", "datetime", "timestamp", "year", "month", "day", "hour", "step", "index")
 
@@ -56,16 +61,21 @@ def recognize(files: Sequence[sources.File]) -> Recognized:
     """
     name, data = sources.read(files[0])
     where = str(files[0])
+    texts: Mapping[str, Sequence[str]] = {}
+    unused: dict[str, str] = {}
     if name.endswith(".parquet"):
         dialect = series_settings.CsvConfig()
         numeric, time = _parquet_columns(data, where)
     else:
         sources.refuse_signature(data, where)
         dialect, texts = _dialect(data, where)
-        numeric, time = _csv_columns(texts, dialect)
+        numeric, time, dialect = _csv_columns(texts, dialect)
+        unused = {name: column[0] for name, column in texts.items() if name not in numeric and name != time and column}
     if not numeric:
+        header = f" below its header line, {_shortened(', '.join(texts))}" if texts else ""
         raise errors.DataError(
-            f"{where}: has no column of numbers; text is read from lines, tab-separated pairs, JSONL or Parquet"
+            f"{where}: has no column of numbers{header}; remove lines above the header; "
+            "text is read from lines, tab-separated pairs, JSONL or Parquet"
         )
     settings: dict[str, Any] = (
         {"csv": changed} if (changed := dialect.model_dump(mode="json", exclude_defaults=True)) else {}
@@ -73,6 +83,9 @@ def recognize(files: Sequence[sources.File]) -> Recognized:
     notes = [f"{_described(name, dialect)}, columns of numbers: {', '.join(numeric[:MAX_COLUMNS])}."]
     if len(numeric) > MAX_COLUMNS:
         notes.append(f"{len(numeric) - MAX_COLUMNS} more columns of numbers are not used.")
+    if unused:
+        shown = ", ".join(f"{name} ({_shortened(value)!r})" for name, value in unused.items())
+        notes.append(f"Columns of neither numbers nor times, which are not used: {shown}.")
     if time is not None:
         settings["time"] = time
     columns = numeric[:MAX_COLUMNS]
@@ -85,7 +98,8 @@ def recognize(files: Sequence[sources.File]) -> Recognized:
     else:
         axis = table.axis
         notes.append(
-            f"Times in column {time}: {axis.label(0)} to {axis.label(len(table) - 1)}, {axis.describe_step()}."
+            f"Times in column {time}: {axis.label(0)} to {axis.label(len(table) - 1)}, {axis.describe_step()}"
+            + (f"; read as {dialect.time_format} (corpus.csv.time_format)." if dialect.time_format else ".")
         )
     constant = [name for index, name in enumerate(columns) if np.ptp(table.values_TC[:, index]) == 0]
     if constant:
@@ -177,22 +191,43 @@ def _numeric(texts: Mapping[str, Sequence[str]], dialect: series_settings.CsvCon
 
 def _csv_columns(
     texts: Mapping[str, Sequence[str]], dialect: series_settings.CsvConfig
-) -> tuple[list[str], str | None]:
-    """Returns the columns of numbers, and that of times: dates, or numbers that rise under a usual name."""
+) -> tuple[list[str], str | None, series_settings.CsvConfig]:
+    """Returns the columns of numbers, that of times (dates, or numbers that rise under a usual name), and the dialect.
+
+    The dialect has the form of the dates, if it is not that of ISO 8601.
+    """
     numeric = _numeric(texts, dialect)
     for name, column in texts.items():
-        if name not in numeric and _are_times(column):
-            return numeric, name
+        if name not in numeric and column and _parsed(column, None) is not None:
+            return numeric, name, dialect
+    for name, column in texts.items():
+        # 31.12.2026 is a date also where the point marks thousands; 01.2026 is a number.
+        if name not in numeric and (form := _form_of(column)) is not None:
+            return numeric, name, dialect.model_copy(update={"time_format": form})
     for name in numeric:
         numbers_T, _ = csv_file.convert(texts[name], dialect)
         if name.lower() in _TIME_NAMES and len(numeric) > 1 and bool((np.diff(numbers_T) > 0).all()):
-            return [other for other in numeric if other != name], name
-    return numeric, None
+            return [other for other in numeric if other != name], name, dialect
+    return numeric, None, dialect
 
 
-def _are_times(column: Sequence[str]) -> bool:
+def _form_of(column: Sequence[str]) -> str | None:
+    """Returns the form of dates and times in which a column rises, else the first that fits; None if none does."""
+    fitting = {}
+    for form in (date + clock for date in (*_DATE_FORMS, *_NAMED_MONTHS) for clock in _CLOCKS):
+        # Most forms do not fit the first value.
+        if column and _parsed(column[:1], form) is not None and (parsed := _parsed(column, form)) is not None:
+            fitting[form] = parsed
+    rising = [form for form, parsed in fitting.items() if bool((np.diff(parsed.values_T) > 0).all())]
+    return next(iter([*rising, *fitting]), None)
+
+
+def _parsed(column: Sequence[str], time_format: str | None) -> times.Times | None:
     try:
-        times.parse(column)
+        return times.parse(column, time_format=time_format)
     except times.IrregularError:
-        return False
-    return True
+        return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -139,20 +139,26 @@ class IrregularError(ValueError):
         self.row, self.reason = row, reason
 
 
-def parse(texts: Sequence[str], numbers_T: npt.NDArray[np.float64] | None = None, wrong: int | None = None) -> Times:
+def parse(
+    texts: Sequence[str],
+    numbers_T: npt.NDArray[np.float64] | None = None,
+    wrong: int | None = None,
+    time_format: str | None = None,
+) -> Times:
     """Parses the times of a text file.
 
     Args:
         texts: ISO 8601 dates and times (2026-01-31, 20260131, 2026-01-31 13:00, 2026-01), or numbers.
         numbers_T: the numbers that the texts mean, up to the first that is none.
         wrong: the row of the first text that is not a number, if there is one.
+        time_format: another form of dates and times, as strptime has it; then no text is a number.
 
     Raises:
         IrregularError: a text is not a time, or some have an offset from UTC and others none.
     """
     if "" in texts:
         raise IrregularError(texts.index(""), "has no time")
-    if numbers_T is not None and wrong != 0 and not all(map(_DATE_DIGITS.fullmatch, texts)):
+    if time_format is None and numbers_T is not None and wrong != 0 and not all(map(_DATE_DIGITS.fullmatch, texts)):
         if wrong is not None:
             raise IrregularError(wrong, f"has the time {texts[wrong]!r}, which is not a number as those before")
         if np.isnan(numbers_T).any():
@@ -161,10 +167,15 @@ def parse(texts: Sequence[str], numbers_T: npt.NDArray[np.float64] | None = None
     values_T, offsets = np.empty(len(texts), dtype=np.int64), set()
     for row, text in enumerate(texts):
         try:
-            time = datetime.datetime.fromisoformat(f"{text}-01" if _MONTH.fullmatch(text) else text)
+            if time_format is not None:
+                time = datetime.datetime.strptime(text, time_format)
+            else:
+                time = datetime.datetime.fromisoformat(f"{text}-01" if _MONTH.fullmatch(text) else text)
         except ValueError as error:
-            reason = f"has the time {text!r}; write times as 2026-01-31, 2026-01-31 13:00, or as numbers"
-            raise IrregularError(row, reason) from error
+            remedy = "write times as 2026-01-31, 2026-01-31 13:00, or as numbers, or set csv.time_format"
+            if time_format is not None:
+                remedy = f"it is not of the form csv.time_format, {time_format!r}; correct one of them"
+            raise IrregularError(row, f"has the time {text!r}; {remedy}") from error
         offsets.add(time.tzinfo is not None)
         if len(offsets) > 1:
             raise IrregularError(row, f"has the time {text!r}, only some have an offset from UTC; give it to all")

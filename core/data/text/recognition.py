@@ -122,9 +122,13 @@ def _recognize_tabs(files: Sequence[str], plain: Sequence[location.Location], li
     num_columns = max(len(row) for row in rows)
     values = [[row[column].strip() for row in rows if column < len(row)] for column in range(num_columns)]
     columns = [column for column in range(num_columns) if _is_text(values[column])]
+    if num_columns == 2 and columns:
+        columns = [0, 1]  # both are meant, also where one holds dates, numbers or labels
     if len(columns) < 2:
+        which = f"only column {columns[0]} has text" if columns else "none has text"
         raise errors.DataError(
-            f"{plain[0]}: is tab-separated, but has {len(columns)} columns of text; two are needed, source and target"
+            f"{plain[0]}: is tab-separated, but of its {num_columns} columns {which}; "
+            "keep the two that are source and target"
         )
     # The first line may have fewer columns than others.
     first = [*map(str.strip, rows[0]), *[""] * (num_columns - len(rows[0]))]

@@ -116,6 +116,9 @@ INFERENCE: dict[str, rows.Effect | rows.Elsewhere] = {
     "forecasting.csv.thousands": rows.Elsewhere(
         "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
     ),
+    "forecasting.csv.time_format": rows.Elsewhere(
+        "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
+    ),
     "forecasting.csv.missing": rows.Elsewhere(
         "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
     ),

@@ -52,6 +52,9 @@ CORPUS: dict[str, rows.Effect | rows.Elsewhere] = {
     "corpus.csv.thousands": rows.Elsewhere(
         "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
     ),
+    "corpus.csv.time_format": rows.Elsewhere(
+        "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
+    ),
     "corpus.csv.missing": rows.Elsewhere(
         "tests/core/data/series/test_reading.py::test_files_of_many_dialects_are_read"
     ),

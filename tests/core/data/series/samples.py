@@ -15,7 +15,9 @@ def file(path: pathlib.Path) -> sources.File:
 def read(*paths: pathlib.Path, names: tuple[str, ...] = ("x",), **settings: object) -> reading.Table:
     """Reads columns of files; settings of `csv` are given with those of the preparation."""
     dialect = {
-        name: settings.pop(name) for name in ("delimiter", "decimal", "thousands", "missing") if name in settings
+        name: settings.pop(name)
+        for name in ("delimiter", "decimal", "thousands", "missing", "time_format")
+        if name in settings
     }
     csv = series_settings.CsvConfig(**dialect)  # type: ignore[arg-type]
     prepared = preparation.Preparation(csv=csv, **settings)  # type: ignore[arg-type]

@@ -53,6 +53,11 @@ def test_parquet_and_csv_give_the_same_rows(tmp_path: pathlib.Path) -> None:
         ("x\n1\nna\n3\n\n", {"gaps": "forward"}, [1, 1, 3, 3]),
         ("t,x\n1,1\n2,2\n5,5\n", {"time": "t", "gaps": "interpolate"}, [1, 2, 3, 4, 5]),
         ("t,x\n1,1\n2,2\n5,5\n", {"time": "t", "gaps": "forward"}, [1, 2, 2, 2, 5]),
+        (
+            "t,x\n30.01.2026,1\n31.01.2026,2\n02.02.2026,4\n",
+            {"time": "t", "gaps": "interpolate", "time_format": "%d.%m.%Y"},
+            [1, 2, 3, 4],
+        ),
     ],
 )
 def test_files_of_many_dialects_are_read(

@@ -39,6 +39,41 @@ def test_semicolons_decimal_commas_dates_and_missing_values_are_recognized(tmp_p
     np.testing.assert_allclose(recognized.table.values_TC[:, 1], [10, 20, 30, 40])
 
 
+@pytest.mark.parametrize(
+    ("dates", "form"),
+    [
+        (["30.01.2026", "31.01.2026", "01.02.2026"], "%d.%m.%Y"),
+        (["1/30/2026", "1/31/2026", "2/1/2026"], "%m/%d/%Y"),
+        # Days before months fit, too, but do not rise.
+        (["01/11/2026", "01/12/2026", "02/01/2026", "02/02/2026"], "%m/%d/%Y"),
+        (["30-Jan-26", "31-Jan-26", "01-Feb-26"], "%d-%b-%y"),
+        (["31.01.2026 22:00", "31.01.2026 23:00", "01.02.2026 00:00"], "%d.%m.%Y %H:%M"),
+    ],
+)
+def test_dates_of_other_forms_than_iso_8601_are_recognized(tmp_path: Path, dates: list[str], form: str) -> None:
+    lines = [f"{date};{number},5" for number, date in enumerate(dates)]
+    recognized = _recognize(_write(tmp_path / "a.csv", ["Datum;Wert", *lines]))
+    assert (recognized.columns, recognized.settings["time"]) == (["Wert"], "Datum")
+    assert recognized.settings["csv"]["time_format"] == form
+    assert any(f"read as {form}" in note for note in recognized.notes)
+
+
+def test_dates_of_another_form_that_fall_are_refused(tmp_path: Path) -> None:
+    lines = ["Date,Open", "19-Sep-03,29.76", "18-Sep-03,28.49", "17-Sep-03,28.76"]
+    with pytest.raises(errors.DataError, match="2003-09-18 after 2003-09-19; sort the rows, the oldest first"):
+        _recognize(_write(tmp_path / "a.csv", lines))
+
+
+def test_a_column_that_is_not_used_is_named_with_a_value(tmp_path: Path) -> None:
+    recognized = _recognize(_write(tmp_path / "a.csv", ["week,x", "W1 2026,1", "W2 2026,2"]))
+    assert any("not used: week ('W1 2026')" in note for note in recognized.notes)
+
+
+def test_a_line_above_the_header_is_said(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataError, match=r"below its header line, # Data of station 7; remove lines above"):
+        _recognize(_write(tmp_path / "a.csv", ["# Data of station 7", "t,x", "1,2", "2,5"]))
+
+
 def test_marks_of_thousands_are_told_from_decimal_marks(tmp_path: Path) -> None:
     english = _recognize(_write(tmp_path / "a.csv", ["x", '"1,234.5"', '"2,000.0"', "7.25"]))
     assert english.settings["csv"]["thousands"] == ","

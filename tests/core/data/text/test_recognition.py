@@ -36,6 +36,12 @@ def test_lines_with_tabs_are_pairs_of_the_first_two_columns_of_text(tmp_path: Pa
     assert any("not used: 0, 1, 3, 4" in note for note in recognized.notes)
 
 
+@pytest.mark.parametrize("target", ["2026-01-31", "1,250", "yes"])
+def test_both_columns_of_two_are_sides_also_without_letters_or_with_few_labels(tmp_path: Path, target: str) -> None:
+    rows = [f"the {number}th of something\t{target}" for number in range(100)]
+    assert _recognize(tmp_path, _write(tmp_path / "a.tsv", rows)).columns == (0, 1)
+
+
 def test_a_header_names_the_sides_and_may_swap_them(tmp_path: Path) -> None:
     rows = ["target\tsource", *(f"{b}{n}\t{a}{n}" for n, (a, b) in enumerate(PAIRS))]
     recognized = _recognize(tmp_path, _write(tmp_path / "a.txt", rows))
@@ -89,7 +95,7 @@ def test_files_of_no_use_are_refused_with_the_reason(tmp_path: Path) -> None:
     text = _write(tmp_path / "a.txt", ["one", "two"])
     for files, message in [
         ((empty,), "is empty"),
-        ((numbers,), "0 columns of text"),
+        ((numbers,), "of its 2 columns none has text"),
         ((nested,), "object in column 'translation'"),
         ((nested, text), "mixed"),
         ((tmp_path / "missing.txt",), "matches no file"),
