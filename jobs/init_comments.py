@@ -27,7 +27,7 @@ class Plan(NamedTuple):
         settings: content of the YAML file.
         why: the reason for a setting, by its dotted name.
         expected: sentence on the quality to expect; None where none was measured.
-        minutes: estimate of the pipeline's time on this machine.
+        minutes: estimate of the pipeline's time on this machine if nothing else computes on it.
     """
 
     kind: Kind
@@ -58,7 +58,7 @@ def render(files: Sequence[str], output: str, plan: Plan, budget_minutes: float 
         "#",
         "# Seen:",
         *_wrapped(plan.seen),
-        f"# Time: about {_duration(plan.minutes)} on this machine (a step was timed)"
+        f"# Time: about {_duration(plan.minutes)} on this machine if it is idle (a step was timed)"
         + (f", for a budget of {budget_minutes:g} minutes." if budget_minutes else "."),
     ]
     if plan.expected:

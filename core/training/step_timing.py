@@ -1,4 +1,8 @@
-"""Timing of a training step on random tokens: an estimate of a run's time before its data is prepared."""
+"""Timing of a training step on random tokens: an estimate of a run's time before its data is prepared.
+
+In processor time, so that what else computes on the machine at that moment does not count: measured beside it, steps
+took two to four times as long as in the run.
+"""
 
 import itertools
 import statistics
@@ -23,7 +27,7 @@ _FIRST_ID = 4  # after the reserved ones, whose padding would be left out
 def seconds_per_step(
     config: schema.RunConfig, vocabulary_sizes: Mapping[str, int], lengths: tuple[int, int], seconds: float = 2.0
 ) -> float:
-    """Returns the median time of a step of one worker, with its share of a batch, on this machine's CPU.
+    """Returns the median time of a step of one worker, with its share of a batch, on this machine's CPU if it is idle.
 
     Args:
         config: settings of a language model or of a seq2seq model.
@@ -47,14 +51,15 @@ def seconds_per_step(
     before: tuple[states.State | None, ...] = (None,)
     begin_s = time.perf_counter()
     while len(elapsed_s) < MIN_STEPS or (time.perf_counter() - begin_s < seconds):
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         before = learner.train_step([batch], before, carries_state).states
-        elapsed_s.append(time.perf_counter() - started_s)
-    return statistics.median(elapsed_s[2:])
+        elapsed_s.append(time.process_time() - started_s)
+    # All threads of a worker compute at the same time.
+    return statistics.median(elapsed_s[2:]) / config.cluster.cpus_per_worker
 
 
 def seconds_per_series_epoch(config: schema.RunConfig, values_TC: npt.NDArray[np.float64]) -> float:
-    """Returns the time of an epoch over a series whose columns are all inputs and targets, on this machine's CPU."""
+    """Returns the time of an epoch over a series whose columns are inputs and targets, on this CPU if it is idle."""
     assert isinstance(config.model, autoregressive_settings.AutoregressiveConfig)
     compute.set_threads(config.cluster.cpus_per_worker)
     num_columns = values_TC.shape[1]
@@ -67,11 +72,12 @@ def seconds_per_series_epoch(config: schema.RunConfig, values_TC: npt.NDArray[np
     instants_s: list[float] = []
 
     def record(_: regression.FitResult) -> None:
-        instants_s.append(time.perf_counter())
+        instants_s.append(time.process_time())
 
     regression.fit(model, made, none, np.ones(num_columns), three_epochs, config.seed, record, lambda: False)
     # The first epoch loads kernels.
-    return min(after - before for before, after in itertools.pairwise(instants_s))
+    epoch_s = min(after - before for before, after in itertools.pairwise(instants_s))
+    return epoch_s / config.cluster.cpus_per_worker
 
 
 def make_batch(

@@ -43,6 +43,13 @@ def test_the_configuration_of_pairs_passes_prepare_as_it_is() -> None:
     assert "python -m jobs pipeline run.yaml" in text
 
 
+def test_no_quality_is_promised_where_a_side_is_no_sentence() -> None:
+    rows = [f"the {number}th day of the year {1900 + number}\t{1900 + number}-01-01" for number in range(300)]
+    Path("dates.tsv").write_text("\n".join(rows) + "\n")
+    report = init.run(["dates.tsv"], "run.yaml", None, None, True, reporters.SilentReporter())
+    assert (report["kind"], report["expected"]) == ("pairs", None)
+
+
 def test_a_text_gets_a_language_model_of_characters_or_words_by_its_size() -> None:
     words = [f"w{number}" for number in range(500)]
     generator = random.Random(1)

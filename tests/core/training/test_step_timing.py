@@ -1,9 +1,12 @@
 """Timing of a training step."""
 
+import time
+from typing import Any
+
 import pytest
 
 from core.config import loading, schema
-from core.training import step_timing
+from core.training import step, step_timing
 
 TEXT = (
     "name: x\nroot: x\ncorpus: {kind: text, train: {text: [a]}}\n"
@@ -30,3 +33,14 @@ def test_the_timed_batch_is_a_workers_share() -> None:
         step_timing.make_batch(_config(PAIRS, f"cluster.num_workers={workers}"), sizes, (10, 8)) for workers in (1, 2)
     ]
     assert [batch.num_own for batch in batches] == [20 * 8, 10 * 8]
+
+
+def test_time_in_which_other_processes_compute_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_step = step.Learner.train_step
+
+    def interrupted(*arguments: Any) -> step.StepResult:
+        time.sleep(0.3)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(step.Learner, "train_step", interrupted)
+    assert 0 < step_timing.seconds_per_step(_config(TEXT), {"text": 50}, (7, 9), seconds=0.0) < 0.3
