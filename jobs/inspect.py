@@ -25,9 +25,22 @@ def run(path: location.Location, reporter: progress_display.Reporter) -> Descrip
         UsageError: the path does not exist, or is not an artefact of Raycurrent.
         IntegrityError: a file is missing, damaged, or inconsistent with the others; the message names it.
     """
+    path = _described_by(path)
     with reporter.stage("inspect", None, "artefacts") as stage:
         description = _inspect(path, stage)
     return {"path": str(path), "verified": True, **description}
+
+
+def _described_by(path: location.Location) -> location.Location:
+    """Returns the artefact of which a path is the manifest, index, plan or settings; else the path itself."""
+    if path.name in (
+        *(dataset_index.NAME, bundle.CHECKPOINT_MANIFEST, commit.PLAN, commit.MANIFEST),
+        *(root_layout.SETTINGS, root_layout.RUN_STATE),
+    ):
+        return path.parent
+    if path.name.endswith(outputs.MANIFEST):
+        return path.parent.join(path.name.removesuffix(outputs.MANIFEST))
+    return path
 
 
 def _inspect(path: location.Location, stage: progress_display.Stage) -> Description:

@@ -329,10 +329,11 @@ def _forecasts(report: Report) -> Iterator[Hint]:
     for row in headline["errors"]:
         name, naive = best_naive(row)
         if naive is not None and row["rmse"] > BARELY * naive:
+            lags, period = report["settings"]["model"]["lags"], row.get("period") or 1
+            remedy = f"raise model.lags ({lags})" + (f" to a season, {period}" if period > lags else "")
             yield Hint("naive_forecasts", "model.lags", f"{row['target']}, {row['horizon']} ahead: RMSE "
-                       f"{row['rmse']:.4g} is not better than that of the {name} forecast, {naive:.4g}; raise "
-                       f"model.lags ({report['settings']['model']['lags']}) to at least a season, or "
-                       "model.hidden_size.")  # fmt: skip
+                       f"{row['rmse']:.4g} is not better than that of the {name} forecast, {naive:.4g}; {remedy}, "
+                       "or model.hidden_size.")  # fmt: skip
             return  # one is enough: others have the same remedy
 
 

@@ -1,6 +1,7 @@
 """Plots on the pages of one run and of several."""
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,8 +40,9 @@ class Plot(NamedTuple):
 
 
 def to_series(name: str, points: Points) -> curves.Series:
-    """Converts (step, value) points to a series."""
-    return curves.Series(name, [point[0] for point in points], [point[1] for point in points])
+    """Converts (step, value) points to a series; infinite values, which have no place on an axis, are left out."""
+    finite = [point for point in points if math.isfinite(point[1])]
+    return curves.Series(name, [point[0] for point in finite], [point[1] for point in finite])
 
 
 def plot_lines(

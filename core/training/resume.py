@@ -190,8 +190,9 @@ def build(job: TrainingJob, claimed: Claim, dataset: shards.Dataset, group: coll
     elif job.training.init_from is not None:
         _load_weights(learner, _read_other_run(job, dataset, job.training.init_from))
     _log.info(
-        "worker group with fencing number %d: step %d, %d ranks, %s on %s, matmul %s",
-        claimed.fencing_number, claimed.state.step, group.world_size, precision, device, matmul,
+        "worker group with fencing number %d: step %d, %d %s, %s on %s, matmul %s",
+        claimed.fencing_number, claimed.state.step, group.world_size, "rank" if group.world_size == 1 else "ranks",
+        precision, device, matmul,
     )  # fmt: skip
     return TrainingRun(
         learner=learner,

@@ -91,6 +91,21 @@ def test_a_merged_output_file_selects_its_folder_of_parts(runs: pathlib.Path) ->
     assert describe(runs / "translation" / "outputs" / "translations.jsonl")["complete"] is True
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["dataset/index.json", "checkpoints/*/MANIFEST.json", "outputs/*.parts/_MANIFEST.json", "config.yaml", "run.json"],
+)
+def test_a_manifest_stands_for_what_it_describes(runs: pathlib.Path, pattern: str) -> None:
+    file = sorted((runs / "translation").glob(pattern))[0]
+    assert describe(file) == describe(file.parent)
+
+
+def test_the_manifest_beside_a_file_stands_for_the_file(copy: pathlib.Path) -> None:
+    merged = copy / "outputs" / "translations.jsonl"
+    beside = merged.with_name("translations.jsonl.manifest.json")
+    assert describe(beside) == describe(merged)
+
+
 def test_an_unfinished_output_has_the_number_of_committed_parts(copy: pathlib.Path) -> None:
     parts = copy / "outputs" / "scores.jsonl.parts"
     (parts / "_MANIFEST.json").unlink()

@@ -1,11 +1,12 @@
 """SVG plots: deterministic, self-contained, in colours of the page."""
 
+import math
 import re
 import xml.etree.ElementTree
 
 import pytest
 
-from core.reporting import curves
+from core.reporting import curves, plots
 
 FALLING = curves.Series("training", list(range(1, 1001)), [5 / step for step in range(1, 1001)])
 VALID = curves.Series("validation", [500, 1000], [0.5, 0.25])
@@ -48,3 +49,11 @@ def test_a_series_without_values_is_omitted_and_the_others_keep_their_colours() 
 def test_restarts_are_marked() -> None:
     assert "stroke-opacity: 0.35" in curves.plot_lines("Loss", [VALID], restarts=[750])
     assert "stroke-opacity" not in curves.plot_lines("Loss", [VALID])
+
+
+def test_infinite_values_are_left_out_of_a_plot(recwarn: pytest.WarningsRecorder) -> None:
+    series = plots.to_series("a", [(1, math.inf), (2, 30.0), (3, 20.0)])
+    assert list(series.values) == [30.0, 20.0]
+    assert plots.plot_lines("Perplexity", [series]) is not None
+    assert plots.plot_lines("Perplexity", [plots.to_series("b", [(1, math.inf)])]) is None
+    assert not recwarn.list

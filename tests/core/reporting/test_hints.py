@@ -328,6 +328,24 @@ def test_forecasts_that_are_no_better_than_naive_ones_are_named(tmp_path: pathli
         assert [hint["rule"] for hint in report["hints"]] == rules
 
 
+@pytest.mark.parametrize(
+    ("period", "remedy"), [(7, "raise model.lags (4) to a season, 7,"), (3, "raise model.lags (4), or model.hidden")]
+)
+def test_lags_of_a_season_are_not_asked_for_where_they_are_set(
+    tmp_path: pathlib.Path, period: int, remedy: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "name: a\nroot: r\ncorpus: {kind: series, train: {csv: [a]}, inputs: [x], targets: [x],"
+        " split: {valid: 0.1, test: 0.2}}\nmodel: {kind: autoregressive, lags: 4}\ntraining: {batch_lines: 4}\n"
+    )
+    row = {"target": "x", "horizon": 1, "count": 9, "rmse": 1.0, "persistence_rmse": 1.0, "period": period}
+    forecasts = {"headline": {"split": "test", "errors": [row]}, "errors_by_split": {}}
+    stages = {"forecast": {"outcome": "done", "elapsed_s": 1.0, "report": forecasts}}
+    (tmp_path / "run.json").write_text(json.dumps({"stages": stages}))
+    (hint,) = content.build(location.Location.parse(str(tmp_path)))["hints"]
+    assert remedy in hint["text"]
+
+
 def test_settings_of_several_corpora_are_named_as_theirs(run: Run) -> None:
     settings = yaml.safe_load((run.folder / "config.yaml").read_text())
     corpus = settings.pop("corpus")
