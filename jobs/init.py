@@ -193,7 +193,7 @@ def _presets(recognized: recognition.Recognized, figures: survey.Survey) -> list
 def _expected_quality(recognized: recognition.Recognized, figures: survey.Survey, is_shortened: bool) -> str | None:
     """Returns a sentence on the quality to expect; None for text that is unlike all that was measured.
 
-    That is text without spaces, and pairs of which a side is no sentence, such as a date: 6,000 of these had BLEU 98.
+    That is text without spaces, and pairs with a side of one or two words, such as a date: 6,000 of these had BLEU 98.
     """
     is_unlike = any(side.script is not None for side in figures.sides)
     if recognized.kind == "pairs":
