@@ -20,6 +20,7 @@ MIN_EPOCHS_SHARE = 0.4
 """Within a time budget, epochs are reduced to this share of the preset's before the model becomes smaller."""
 SIDE_BY_SIDE = 1.2  # factor of a step's time: two workers on two cores do the work of about 1.65 (DDP over gloo)
 START_MINUTES = 0.7  # allowance for preparation, start of the workers and held-out outputs of a small corpus
+SERIES_START_MINUTES = 0.2  # the same for a series, which needs no workers
 MAX_HELD_OUT = 1000  # lines of the validation and of the test split
 SHARED_LETTERS = 0.5  # share of one side's characters that the other has, from which on they share a vocabulary
 SERIES_SPLIT = {"valid": 0.1, "test": 0.2}
@@ -172,7 +173,7 @@ def _plan_series(files: Sequence[str]) -> init_comments.Plan:
         settings=settings,
         why=init_comments.reasons_for_series(period, num_rows),
         expected=None,
-        minutes=config.training.epochs * epoch_s / 60,
+        minutes=SERIES_START_MINUTES + config.training.epochs * epoch_s / 60,
     )
 
 
