@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import filesystems, json_values, local_files, store_errors, temporary, urls
+from core.storage import filesystems, json_values, local_files, store_errors, temporary, uploads, urls
 
 DEADLINE_S = 60.0
 FIRST_PAUSE_S = 0.1
@@ -134,8 +134,7 @@ class Location:
         if self.is_local:
             return self._call(lambda: local_files.size_bytes(self.path))
         size = self._call(lambda: self._remote().size(self.url))
-        # A web server may send no length.
-        if size is None:
+        if size is None:  # a web server may send no length
             raise errors.StorageError(f"{self}: the server does not report its size; download the file first")
         return int(size)
 
@@ -175,11 +174,10 @@ class Location:
         """Returns whether there is a file, by one request; `exists` asks a store for a listing, too, where none is."""
         if self.is_local:
             return self._call(self.path.is_file)
-        try:
+        with contextlib.suppress(errors.NotFoundError):
             self._fetch(0, 1)
-        except errors.NotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def list_names(self, folders: bool = True) -> list[str]:
         """Returns the sorted names in this folder, with or without those of folders; none if it does not exist."""
@@ -199,6 +197,13 @@ class Location:
         """Removes what killed writers left in this folder; object stores show nothing before it is whole."""
         if self.is_local:
             temporary.sweep(self.path, recursive)
+
+    def abort_uploads(self) -> None:
+        """Aborts what killed writers were uploading to this object, or below this folder, if the store allows it."""
+        if self.url.startswith("s3://"):
+            _, bucket, key = urls.split(self.url)
+            with contextlib.suppress(errors.StorageError):  # to list them takes a right that nothing else needs
+                self._call(lambda: uploads.abort_abandoned(self._remote(), bucket, key.strip("/")))
 
     def glob(self) -> list["Location"]:
         """Returns the files that match this URL, sorted. Wildcards are expanded unless a file has exactly this name."""
@@ -278,13 +283,11 @@ class Location:
         """Deletes the file, if it exists."""
         _log.debug("remove %s", self)
         self._refuse_read_only()
-        try:
+        with contextlib.suppress(errors.NotFoundError):
             if self.is_local:
                 self._call(lambda: local_files.remove(self.path))
             else:
                 self._call(lambda: self._remote().rm_file(self.url))
-        except errors.NotFoundError:
-            return
 
     def remove_names(self, names: Sequence[str]) -> None:
         """Deletes files of this folder; those of an object store a thousand by one request.
@@ -329,9 +332,8 @@ class Location:
             try:
                 return cast(bytes, self._remote().cat_file(self.url, start=start, end=stop))
             except Exception as error:
-                if (
-                    store_errors.status(error) == 416
-                ):  # `start` is beyond the end; asking for the size first would cost a request
+                # `start` is beyond the end; asking for the size first would cost a request.
+                if store_errors.status(error) == 416:
                     return b""
                 raise
 
@@ -357,8 +359,7 @@ class Location:
             try:
                 put(options)
             except OSError as error:
-                # 412: precondition failed.
-                if isinstance(error, FileExistsError) or store_errors.status(error) == 412:
+                if isinstance(error, FileExistsError) or store_errors.status(error) == 412:  # precondition failed
                     return False
                 raise
             return True

@@ -50,7 +50,7 @@ class RunLock:
 
     def __enter__(self) -> Self:
         self._acquire()
-        self.root.sweep()  # what drivers and workers that were killed left
+        self._sweep()
         self._thread.start()
         return self
 
@@ -65,7 +65,14 @@ class RunLock:
                 self._write_heartbeat(0, released=True)
             except errors.StorageError as failure:
                 _log.warning("%s: the lock could not be released and will expire: %s", self.root, failure)
-            self.root.sweep()  # of workers that were killed
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes what drivers and workers that were killed left."""
+        self.root.sweep()
+        # It takes a request. A driver that was killed had a number of its own.
+        if self.lock_number > 1:
+            self.root.abort_uploads()
 
     def check(self) -> None:
         """Checks that no other driver has taken over: before a manifest is written, and each step that destroys.

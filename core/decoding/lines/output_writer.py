@@ -39,6 +39,8 @@ def open_output(
         return
     with run_lock.RunLock(target.folder, stage) as lock:
         leftovers.sweep(target.folder, lock.check)
+        if target.file is not None and lock.lock_number > 1:
+            target.file.abort_uploads()  # it is beside the folder of the lock
         store, is_new = _begin(target, store, overwrite, lock)
         manifest = None if overwrite else _complete_folder(target, store)
         opened = OpenedOutput(target, store, lock, manifest, overwrite, is_new)
