@@ -4,7 +4,6 @@ A file is written under a temporary name in the same folder, synced, then linked
 """
 
 import errno
-import itertools
 import os
 import shutil
 import stat
@@ -174,7 +173,9 @@ def sync_folder(folder: Path) -> None:
 
 def _write_beside(path: Path, write: Callable[[BinaryIO], object], mode: int = FILE_MODE) -> Path:
     beside = temporary.file_beside(path)
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         make_folder(path.parent)
         try:
             # BaseException below: an interrupted write (KeyboardInterrupt) must leave no temporary file behind either.
@@ -187,8 +188,7 @@ def _write_beside(path: Path, write: Callable[[BinaryIO], object], mode: int = F
             beside.unlink(missing_ok=True)
             raise
         else:
-            break
-    return beside
+            return beside
 
 
 def _write_new(path: Path, write: Callable[[BinaryIO], object], mode: int) -> None:

@@ -228,3 +228,70 @@ def test_damaged_commit_records_are_reported(root: location.Location, damage: by
     root.join("_commits/00000.json").replace(damage)
     with pytest.raises(errors.IntegrityError, match=r"00000\.json"):
         store.committed("00000")
+
+
+def test_content_is_verified_by_its_name_as_it_is_read(root: location.Location) -> None:
+    record = commit.put_content(root, "statistics", ".json", b"abc")
+    assert commit.read_content(root, record.name) == b"abc"
+    root.join(record.name).replace(b"abd")
+    with pytest.raises(errors.IntegrityError, match=f"{record.name}: is damaged: expected sha256 {record.sha256[:16]}"):
+        commit.read_content(root, record.name)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_listed_file_that_is_a_link_out_of_its_folder_or_a_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_bytes(b"abc")
+    record = commit.FileRecord("x.bin", commit.sha256_hex(b"abc"), 3)
+    if kind == "link":
+        (tmp_path / "out/x.bin").symlink_to(tmp_path / "secret")
+    else:
+        (tmp_path / "out/x.bin").mkdir()
+    folder = location.Location.parse(str(tmp_path / "out"))
+    for read in (commit.verify_file, lambda *_: commit.read_file(folder, record)):
+        with pytest.raises(errors.IntegrityError, match=r"x\.bin: is a (link out of its folder|folder)"):
+            read(folder, record.name, record.sha256)
+
+
+def test_a_commit_whose_record_disappears_is_no_success(
+    root: location.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    monkeypatch.setattr(location.Location, "put_if_absent", lambda self, data: False)
+    with pytest.raises(errors.StorageError, match=r"00000\.json: disappeared while it was read"):
+        store.commit("00000", {"files": []})
+
+
+def test_a_folder_whose_plan_is_damaged_is_not_begun(root: location.Location) -> None:
+    store = commit.PartStore(root, PLAN)
+    assert not store.is_begun()
+    store.begin()
+    assert store.is_begun()
+    assert not commit.PartStore(root, {"another": "plan"}).is_begun()
+    root.join(commit.PLAN).replace(b"{")
+    assert not store.is_begun()
+
+
+@pytest.mark.parametrize("damage", [b"{", b'{"files": [3]}', b'{"files": 3}', b'{"files": [{"name": "../x"}]}'])
+def test_removal_leaves_what_a_damaged_manifest_lists(root: location.Location, damage: bytes) -> None:
+    store = commit.PartStore(root, PLAN)
+    store.begin()
+    shard = commit.put_content(root, "train/part-00000", ".arrow", b"abc")
+    store.finish({"files": [shard.to_json()]})
+    root.join(commit.MANIFEST).replace(damage)
+    store.remove(unfenced)
+    assert root.list_names(folders=False) == []
+    assert root.join(shard.name).read_bytes() == b"abc"
+
+
+def test_removal_takes_the_folders_of_shards_away_once_they_are_empty(tmp_path: Path) -> None:
+    folder = location.Location.parse(str(tmp_path / "out"))
+    store = commit.PartStore(folder, PLAN)
+    store.begin()
+    files = [commit.put_content(folder, f"{split}/part-00000", ".arrow", b"abc") for split in ("train", "valid")]
+    store.commit("00000", {"files": [file.to_json() for file in files]})
+    assert store.committed_names() == {"00000"}
+    (tmp_path / "out/valid/theirs").write_bytes(b"precious")
+    store.remove(unfenced)
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["theirs", "valid"]

@@ -123,3 +123,10 @@ def test_a_damaged_lock_is_waited_for_and_taken(tmp_path: Path, name: str, monke
         root.join("_lock", name).replace(damaged)
         with contextlib.suppress(errors.LockedError):
             _locked(root)
+
+
+@pytest.mark.parametrize("error", [KeyError("rows"), TypeError("no list"), ValueError("a\nb"), ZeroDivisionError()])
+def test_what_a_malformed_document_raises_is_an_integrity_error_of_one_line(error: Exception) -> None:
+    expected = r"^x\.json: is not complete or not valid \(.*\); make it again$"
+    with pytest.raises(errors.IntegrityError, match=expected), control_files.parsing("x.json", "make it again"):
+        raise error

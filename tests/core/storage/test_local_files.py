@@ -42,3 +42,41 @@ def test_a_pipe_put_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path, mon
     monkeypatch.setattr(local_files, "size_bytes", lambda path: 5)
     with pytest.raises(local_files.IrregularFileError, match="pipe"):
         local_files.open_regular(path)
+
+
+def test_a_folder_that_a_finishing_driver_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = local_files.make_folder
+    removals: list[Path] = []
+
+    def removed_at_first(folder: Path) -> None:
+        real(folder)
+        if len(removals) < num_removals:
+            removals.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(local_files, "make_folder", removed_at_first)
+    num_removals = local_files._FOLDER_ATTEMPTS - 1
+    local_files.replace(tmp_path / "out/x", lambda file: file.write(b"ours"))
+    assert (tmp_path / "out/x").read_bytes() == b"ours"
+    removals.clear()
+    num_removals = local_files._FOLDER_ATTEMPTS
+    with pytest.raises(FileNotFoundError):
+        local_files.replace(tmp_path / "new/x", lambda file: file.write(b"ours"))
+
+
+def test_without_hard_links_an_interrupted_write_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    def interrupted(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(KeyboardInterrupt):
+        local_files._create_without_links(tmp_path / "x", interrupted, local_files.FILE_MODE)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import gc
 import http.server
 import os
 import re
+import socket
 import threading
 import weakref
 from collections.abc import Iterator
@@ -437,3 +438,73 @@ def test_whether_there_is_a_file_takes_one_request(s3_root: location.Location, s
     assert requests.by_kind() == {"GET": 3}
     (tmp_path / "folder").mkdir()
     assert not location.Location.parse(str(tmp_path / "folder")).is_file()
+
+
+def test_a_file_is_moved_and_takes_the_place_of_another(root: location.Location) -> None:
+    staged, final = root.join("staged"), root.join("out/final")
+    staged.put_if_absent(b"new")
+    final.put_if_absent(b"old")
+    final.take(staged)
+    assert final.read_bytes() == b"new"
+    assert not staged.exists()
+    with pytest.raises(errors.NotFoundError):
+        final.take(staged)
+    assert final.read_bytes() == b"new"
+
+
+def test_free_space_is_that_of_the_disk_of_a_folder_which_need_not_exist(tmp_path: Path) -> None:
+    free = location.Location.parse(str(tmp_path / "a/b/c")).free_bytes()
+    assert free is not None
+    assert free > 0
+    assert location.Location.parse("memory://x").free_bytes() is None
+
+
+def test_a_page_without_a_length_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def size(self, url: str) -> None:
+            return None
+
+    monkeypatch.setattr(location.Location, "_remote", lambda self: Driver())
+    with pytest.raises(errors.StorageError, match="does not report its size; download the file first"):
+        location.Location.parse("https://example.org/x").size_bytes()
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+def test_public_hosts_and_names_that_only_a_proxy_knows_are_asked(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (address, 443))])
+    filesystems.refuse_private_host("example.org:443")
+
+    def unknown(*_: object) -> None:
+        raise socket.gaierror("unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    filesystems.refuse_private_host("example.org")
+
+
+def test_a_download_that_breaks_leaves_no_file_open() -> None:
+    class Driver:
+        @contextlib.contextmanager
+        def open(self, *_: object, **__: object) -> Iterator[BinaryIO]:
+            raise ConnectionResetError("half a page")
+            yield
+
+    def num_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = num_open()
+    with pytest.raises(ConnectionResetError):
+        filesystems.download(Driver(), "https://example.org/x")
+    assert num_open() == before
+
+
+def test_buckets_are_addressed_by_their_host_at_amazon_and_by_their_path_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("s3fs")
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(variable, raising=False)
+    assert "s3" not in filesystems.filesystem("s3", "bucket").config_kwargs
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert filesystems.filesystem("s3", "bucket").config_kwargs["s3"] == {"addressing_style": "path"}

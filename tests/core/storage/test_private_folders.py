@@ -1,12 +1,16 @@
 """Private temporary folders: nobody else reads them, and what a killed run left is removed by the next one alone."""
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core import errors
 from core.storage import private_folders
 
 
@@ -76,3 +80,41 @@ def test_a_folder_that_a_living_process_uses_stays(tmp_path: Path, how: str) -> 
         process.stdin.close()
     private_folders.sweep(tmp_path)
     assert not folder.exists()
+
+
+def test_a_full_disk_under_a_temporary_folder_is_an_error_of_ours_and_others_pass(tmp_path: Path) -> None:
+    with pytest.raises(errors.StorageError, match="no space left"), private_folders.staging(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    for ours in (FileNotFoundError(), errors.DataError("a bad line")):
+        with pytest.raises(type(ours)), private_folders.staging(tmp_path / "new"):
+            raise ours
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_temporary_folder_that_cannot_be_made_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(errors.StorageError, match=r"no temporary folder can be made there .*; set TMPDIR"):
+        private_folders.create(tmp_path / "missing")
+
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(errors.StorageError, match=r"TMPDIR: .*; set it to a folder"):
+        private_folders.temporary_folder()
+
+
+def test_a_folder_that_changes_while_it_is_looked_at_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "rc-changing"
+    folder.mkdir()
+    make_old(folder)
+    real = os.walk
+
+    def vanishing(path: Path) -> Any:
+        yield from real(path)
+        yield str(Path(path, "gone")), [], []
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    private_folders.sweep(tmp_path)
+    assert folder.exists()

@@ -85,3 +85,50 @@ def test_a_driver_that_has_lost_the_folder_at_any_step_leaves_what_the_next_one_
         commit.verify(root, [commit.FileRecord.from_json(file, "") for file in content["files"]])
         is_new = content["plan"] == commit.PartStore(root, {"value": 2}).fingerprint
         assert root.join("merged.txt").read_bytes() == (b"new" if is_new else b"old")
+
+
+def test_work_of_another_plan_is_discarded_and_shards_that_others_use_stay(tmp_path: Path) -> None:
+    folder = _old_output(tmp_path)
+    stores = [replacing.store_beside(commit.PartStore(folder, {"value": value})) for value in (2, 3)]
+    for store, text in zip(stores, ("two", "three"), strict=True):
+        _output(store, text)
+    (tmp_path / "new.txt").write_bytes(b"two")
+    replacing.stage(stores[0], tmp_path / "new.txt", "merged.txt", commit.sha256_hex(b"two"))
+    replacing.settle(folder, lambda: None, keep=None)
+    assert all(folder.join(store.control).exists() for store in stores), "who replaces nothing discards nothing"
+    replacing.settle(folder, lambda: None, keep=stores[1].control)
+    assert not folder.join(stores[0].control).exists()
+    kept = {*commit.listed(folder.join(commit.MANIFEST)), *commit.shards_of_records(folder.join(stores[1].control))}
+    assert len(kept) == 3, "the first part of two outputs, and the second part that is the same in both"
+    assert {name for name in folder.list_names() if name.startswith("part-")} == kept
+    replacing.settle(folder, lambda: None, keep="")
+    assert {name for name in folder.list_names() if name.startswith("part-")} == set(
+        commit.listed(folder.join(commit.MANIFEST))
+    )
+
+
+@pytest.mark.parametrize("damage", ["shard", "record"])
+def test_parts_that_do_not_verify_are_done_again(tmp_path: Path, damage: str) -> None:
+    folder = location.Location.parse(str(tmp_path))
+    for store in (
+        commit.PartStore(folder, {"value": 1}),
+        replacing.store_beside(commit.PartStore(folder, {"value": 2})),
+    ):
+        manifest = _output(store, f"of {store.control}")
+        replacing.drop_damaged(store, lambda: None)
+        assert len(store.committed_names()) == 2
+        record = folder.join(*([store.control] if store.control else []), commit.RECORDS, "part-000000.json")
+        damaged = folder.join(manifest["files"][0]["name"]) if damage == "shard" else record
+        damaged.replace(damaged.read_bytes()[:-2])
+        replacing.drop_damaged(store, lambda: None)
+        assert store.committed_names() == {"part-000001"}
+
+
+def test_a_replacement_whose_note_is_damaged_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    folder = _old_output(tmp_path)
+    store = replacing.store_beside(commit.PartStore(folder, {"value": 2}))
+    _output(store, "new")
+    folder.join(store.control, "_REPLACED.json").put_if_absent(b"{")
+    replacing.settle(folder, lambda: None, keep=None)
+    assert commit.PartStore(folder, {"value": 1}).manifest() is not None
+    assert len(store.committed_names()) == 2

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent import futures
 from typing import Any
 
@@ -132,3 +133,78 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_run(monkeypatch: pytest
         holder.check()
     assert len(failures) == 2
     assert root.join("_lock/heartbeat-000001.json").read_json()["left"] is True
+
+
+def test_a_lock_that_cannot_be_released_is_a_warning_and_expires(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(self: location.Location, data: bytes) -> None:
+        raise errors.StorageError("the store is away")
+
+    root = location.Location.parse(f"memory://{uuid.uuid4().hex}")
+    holder = lock(root).__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(location.Location, "replace", fails)
+        holder.__exit__(None, None, None)
+    assert "could not be released and will expire: the store is away" in caplog.text
+    assert not holder._thread.is_alive()
+
+
+def test_a_removed_lock_leaves_nothing_and_the_next_driver_begins_at_one(root: location.Location) -> None:
+    with lock(root):
+        pass
+    with lock(root) as holder:
+        assert holder.lock_number == 2
+        holder.remove()
+        assert root.join("_lock").list_names() == []
+    assert root.join("_lock").list_names() == [], "the release writes nothing either"
+    with lock(root) as next_one:
+        assert next_one.lock_number == 1
+
+
+def test_who_has_lost_the_lock_does_not_remove_it(root: location.Location) -> None:
+    with lock(root) as paused:
+        root.join("_lock", f"epoch-{paused.lock_number + 1:06d}.json").put_if_absent(b"{}")
+        with pytest.raises(errors.LockedError, match="another driver has taken over"):
+            paused.remove()
+    assert "epoch-000001.json" in root.join("_lock").list_names()
+
+
+def test_a_lock_that_is_removed_while_it_is_looked_at_is_free(
+    root: location.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lock(root)
+    with first:
+        real = run_lock.RunLock._lock_names
+
+        def finishes_now(self: run_lock.RunLock) -> list[str]:
+            names = real(self)
+            if not first.is_removed:
+                first.remove()
+            return names
+
+        monkeypatch.setattr(run_lock.RunLock, "_lock_names", finishes_now)
+        with lock(root) as taker:
+            taker.check()
+
+
+def test_owners_are_told_apart_where_the_kernel_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without /proc: a process is alive if it can be asked for, or belongs to another user."""
+
+    def unreadable(*_: object) -> str:
+        raise PermissionError
+
+    lock_owner._machine.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_text", unreadable)
+        me = lock_owner.this_process("train")
+        assert me["born"] is None
+        assert lock_owner.ran_on_this_machine(me)
+        assert not lock_owner.is_dead(me)
+
+        def of_another_user(*_: object) -> None:
+            raise PermissionError
+
+        patch.setattr("os.kill", of_another_user)
+        assert not lock_owner.is_dead(me)
+    lock_owner._machine.cache_clear()

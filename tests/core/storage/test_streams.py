@@ -85,3 +85,8 @@ def test_standard_output_carries_utf8_and_its_errors_are_ours(tmp_path: pathlib.
     with pytest.raises(errors.StorageError, match="No space left on device"), streams.open_stdout(full) as out:
         out.write("é\n")
     os.close(full)
+
+
+def test_a_stream_that_cannot_be_opened_is_an_error_of_ours(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.StorageError, match=r"cannot be opened \(No such file or directory\)"):
+        streams.open_stream(local(tmp_path / "missing")).__enter__()

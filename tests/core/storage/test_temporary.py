@@ -140,3 +140,14 @@ def test_readers_do_not_see_temporary_names(root: location.Location, unknown: Pa
     assert location.Location.parse(str(unknown.parent)).list_names() == ["root"]
     assert not temporary.is_temporary("run.json")
     assert local_files.create(root.path / "x", lambda file: file.write(b"x"))
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, unknown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> bool:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(temporary, "_writer_has_ended", gone)
+    temporary.sweep(tmp_path)
+    assert unknown.exists()
