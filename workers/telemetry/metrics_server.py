@@ -2,6 +2,10 @@
 
 prometheus-client's own server answers every path, binds to all interfaces by default and gives each half-open
 connection a thread.
+
+Connections are bounded, and yet those that send nothing keep no scraper out: a connection beyond the limit takes the
+place of the one that has waited longest for its request. A scraper sends its request with its connection, so that it
+loses its place only to `MAX_CONNECTIONS` newer ones within that instant.
 """
 
 import asyncio
@@ -35,7 +39,7 @@ class MetricsServer:
     ) -> None:
         self._render = render
         self._header_timeout_s = header_timeout_s
-        self._num_open = 0
+        self._awaits_request: dict[asyncio.StreamWriter, bool] = {}  # the open connections, in the order of arrival
         self._loop = asyncio.new_event_loop()
         self._bound: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._serve, args=(host, port), name="metrics", daemon=True)
@@ -65,20 +69,27 @@ class MetricsServer:
         self._loop.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._num_open += 1
+        self._awaits_request[writer] = True
+        self._make_room()
         try:
-            # Beyond the limit a connection is closed without an answer, before anything is read from it.
-            if self._num_open <= MAX_CONNECTIONS:
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._header_timeout_s)
-                writer.write(await self._response(head))
-                await asyncio.wait_for(writer.drain(), ANSWER_TIMEOUT_S)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self._header_timeout_s)
+            self._awaits_request[writer] = False
+            writer.write(await self._response(head))
+            await asyncio.wait_for(writer.drain(), ANSWER_TIMEOUT_S)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a client that is slow, gone or sends too much gets no answer
         finally:
-            self._num_open -= 1
+            self._awaits_request.pop(writer, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    def _make_room(self) -> None:
+        """Closes the connection that has waited longest: the new one itself, where all others are being answered."""
+        if len(self._awaits_request) > MAX_CONNECTIONS:
+            oldest = next(writer for writer, is_waiting in self._awaits_request.items() if is_waiting)
+            del self._awaits_request[oldest]
+            oldest.transport.abort()
 
     async def _response(self, head: bytes) -> bytes:
         words = head.split(b"\r\n", 1)[0].split(b" ")

@@ -13,11 +13,12 @@ CPU_S = 10
 MEMORY_BYTES = 2 << 30
 TIMEOUT_S = 120.0  # of a machine with many other processes
 
-_TRIAL = f"""
+_TRIAL = """
 import resource, sys
+cpu_s, memory_bytes = map(int, sys.argv[1:])
 text = sys.stdin.buffer.read().decode()
-resource.setrlimit(resource.RLIMIT_CPU, ({CPU_S}, {CPU_S}))
-resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))
+resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 import tokenizers
 try:
     library = tokenizers.Tokenizer.from_str(text)
@@ -30,7 +31,7 @@ try:
     for encoding in library.encode_batch_fast([line[:5000] for line in lines], add_special_tokens=False):
         library.decode(encoding.ids, skip_special_tokens=False)
 except MemoryError:
-    print("needs more than {MEMORY_BYTES >> 30} GiB of memory for a few lines")
+    print(f"needs more than {memory_bytes >> 30} GiB of memory for a few lines")
 except BaseException as error:
     print(" ".join(str(error).split())[:200] or type(error).__name__)
 else:
@@ -41,7 +42,7 @@ else:
 @functools.lru_cache(maxsize=8)
 def problem_of(text: str) -> str | None:
     """Returns what is wrong with a tokenizer file, as the trial shows it; None if it encodes its own vocabulary."""
-    command = [sys.executable, "-I", "-c", _TRIAL]
+    command = [sys.executable, "-I", "-c", _TRIAL, str(CPU_S), str(MEMORY_BYTES)]
     try:
         # A panic writes to the standard error itself. The program is the constant above; the file is its input.
         done = subprocess.run(  # noqa: S603

@@ -118,6 +118,17 @@ def test_every_flipped_bit_and_truncation_is_detected(tmp_path: pathlib.Path) ->
     bundle.load(folder)
 
 
+def test_a_setting_that_was_changed_to_another_valid_value_is_detected(tmp_path: pathlib.Path) -> None:
+    """As by one flipped bit: the weights have the shapes of both, and nothing but the hash says whose they are."""
+    files = bundle.to_files(text_bundle())
+    settings = json.loads(files["model.json"])
+    assert settings["config"]["dropout"] != 0.25
+    settings["config"]["dropout"] = 0.25
+    files["model.json"] = json.dumps(settings).encode()
+    with pytest.raises(errors.IntegrityError, match="does not match its own SHA-256"):
+        bundle.load(write(tmp_path, files))
+
+
 def test_newer_format_is_refused_with_its_version(tmp_path: pathlib.Path) -> None:
     files = changed(bundle.to_files(text_bundle()), version=2)
     with pytest.raises(errors.IntegrityError, match="has format version 2, this program reads up to 1"):

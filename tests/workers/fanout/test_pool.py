@@ -221,6 +221,21 @@ def test_a_straggler_gets_a_second_attempt_and_the_first_result_counts() -> None
     assert len(machine.killed) == 1  # the slow attempt must not delay the next run
 
 
+@pytest.mark.parametrize("late", [retries.Done("late"), retries.Lost("its node went away")])
+def test_what_comes_of_a_straggler_after_its_second_attempt_is_done_counts_for_nothing(late: retries.Outcome) -> None:
+    def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
+        if name == "a":
+            return (12.0, late) if attempt == 1 else (2.0, retries.Done("first"))
+        return (30.0 if name == "b" else 2.0), retries.Done(name)
+
+    machine = Machine(script)
+    done = run_on(pool_on(machine, num_workers=4), tasks_named("abcdef"))
+    assert sorted((task.name, value) for task, value in done) == [("a", "first"), *((name, name) for name in "bcdef")]
+    # The slow attempt ended, and its worker lives on or was lost, long before the last part was done.
+    assert machine.now_s > 25
+    assert machine.attempts["a"] == 2
+
+
 def test_a_part_of_less_than_five_seconds_is_not_a_straggler() -> None:
     def script(name: str, attempt: int) -> tuple[float, retries.Outcome]:
         return (4.5 if name == "a" else 0.1), retries.Done(name)

@@ -110,6 +110,17 @@ def test_a_committed_part_is_not_computed_again(tmp_path: pathlib.Path, monkeypa
     assert _run(spec, [parts]) == records
 
 
+def test_a_worker_does_not_compute_what_another_attempt_has_committed_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver looked before the part was handed out; since then a worker that seemed dead has committed it."""
+    (part,) = _parts(tmp_path, b"the cat\na dog\n")
+    worker = part_worker.make(_spec(tmp_path))
+    record = worker(part)
+    monkeypatch.setattr(part_worker.TranslateWorker, "compute", lambda *_: pytest.fail("it was computed again"))
+    assert worker(part) == record
+
+
 def test_a_part_whose_worker_dies_before_the_commit_is_not_committed(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,24 +174,66 @@ def test_a_request_that_arrives_too_slowly_is_disconnected(server: metrics_serve
     assert time.monotonic() - started_s < HEADER_TIMEOUT_S + 2
 
 
-def test_half_open_connections_block_others_only_until_their_timeout(server: metrics_server.MetricsServer) -> None:
+@pytest.fixture
+def patient_server() -> Iterator[metrics_server.MetricsServer]:
+    """A server that waits for a request longer than any test lasts."""
+    running = metrics_server.MetricsServer("127.0.0.1", 0, lambda: b"up 1\n", 600)
+    yield running
+    running.close()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Waits until the connection is closed by the server, which must happen soon."""
+    connection.settimeout(10)
+    with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(100) == b""
+    return True
+
+
+def test_half_open_connections_keep_no_scraper_out(patient_server: metrics_server.MetricsServer) -> None:
+    port = patient_server.port
     with contextlib.ExitStack() as stack:
         for _ in range(metrics_server.MAX_CONNECTIONS + 20):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
-        time.sleep(HEADER_TIMEOUT_S + 0.5)
-        assert get(server.port, "/metrics") == (200, b"up 1\n")
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        for _ in range(5):  # each answer leaves a place that the next half-open connection takes
+            assert get(port, "/metrics") == (200, b"up 1\n")
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
 
 
-def test_connections_beyond_the_limit_are_closed_at_once(server: metrics_server.MetricsServer) -> None:
-    started_s = time.monotonic()
+def test_beyond_the_limit_the_connection_that_has_waited_longest_is_closed(
+    patient_server: metrics_server.MetricsServer,
+) -> None:
     with contextlib.ExitStack() as stack:
+        first, *others, newest = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", patient_server.port), timeout=10))
+            for _ in range(metrics_server.MAX_CONNECTIONS + 1)
+        ]
+        assert is_closed(first)
+        for connection in (*others, newest):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_connection_beyond_the_limit_is_closed_where_all_others_are_being_answered() -> None:
+    release = threading.Event()
+
+    def render() -> bytes:
+        release.wait(60)
+        return b"up 1\n"
+
+    running = metrics_server.MetricsServer("127.0.0.1", 0, render, 600)
+    with contextlib.ExitStack() as stack:
+        connections = []
         for _ in range(metrics_server.MAX_CONNECTIONS):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
-        get_one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
-        with contextlib.suppress(ConnectionResetError):
-            assert get_one.recv(100) == b""
-        # Before the others have timed out.
-        assert time.monotonic() - started_s < HEADER_TIMEOUT_S
+            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10)))
+            connections[-1].sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        time.sleep(0.2)  # until all requests have been read
+        newest = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+        assert is_closed(newest)
+        release.set()
+        for connection in connections:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+    running.close()
 
 
 def test_a_header_that_is_too_long_is_disconnected(server: metrics_server.MetricsServer) -> None:

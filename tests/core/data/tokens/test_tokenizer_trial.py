@@ -48,6 +48,13 @@ def test_a_hostile_file_is_refused_in_a_sentence_and_in_bounded_time(
     assert "".join(capfd.readouterr()) == ""
 
 
+def test_a_pattern_that_takes_long_without_failing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its searches stays below the limit of the library."""
+    monkeypatch.setattr(tokenizer_trial, "CPU_S", 1)
+    text = file_with(**pattern(r"(a|aa){0,16}\d"))
+    assert tokenizer_trial.problem_of(text) == "takes more than 1 s or 2 GiB of memory for a few lines"
+
+
 def test_an_ordinary_file_of_another_program_passes() -> None:
     text = file_with(normalizer={"type": "Lowercase"})
     assert tokenizer_trial.problem_of(text) is None
