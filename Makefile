@@ -19,7 +19,7 @@ export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa fuzz guards bench bench-gpu bench-peers scale profile reproduce clean \
+.PHONY: help setup doctor demo prepare train pipeline check format reference test chaos soak isa coverage fuzz guards bench bench-gpu bench-peers scale profile reproduce clean \
         k8s-render k8s-check k8s-setup k8s-run k8s-files monitoring
 
 help: ## list the targets
@@ -78,6 +78,12 @@ soak: setup ## a pipeline with one process killed every minute (an hour and a ha
 
 isa: setup ## tests of models, training and decoding as on older CPUs, by instruction set (half an hour each)
 	$(BIN)/python -m tests.isa
+
+coverage: setup ## branch coverage of the default tier by package; fails below a bound (half an hour; ARGS=--missing)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q --ignore tests/architecture
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m tests.branch_coverage $(ARGS)
 
 fuzz: setup ## search for inputs that break a reader, a minute for each (Linux; ARGS="--seconds 600 NAME")
 	$(PIP) atheris==3.0.0
