@@ -14,12 +14,14 @@ _KINDS = {
     "translate": ("seq2seq",),
     "generate": ("language_model", "ngram"),
     "forecast": ("autoregressive",),
+    "export": ("ngram",),
     "score": ("seq2seq", "language_model", "ngram"),
 }
 _NAMES = {
     "translate": "a seq2seq",
     "generate": "a language_model",
     "forecast": "an autoregressive model",
+    "export": "an ngram model",
     "score": "a model of text",
 }
 _log = logging.getLogger(__name__)

@@ -47,3 +47,11 @@ class NgramConfig(section.Section):
         if self.epsilons != (1.0,) and self.smoothing != "laplace":
             raise ValueError(f"epsilons: {self.smoothing} has none; drop them, or use smoothing: laplace")
         return self
+
+
+class ImportedNgramConfig(NgramConfig):
+    """An n-gram model of an ARPA file, which does not say how it was smoothed."""
+
+    smoothing: Literal["imported"] = section.identity(  # type: ignore[assignment]
+        "imported", "smoothing; imported: that of an ARPA file"
+    )

@@ -1,10 +1,14 @@
 """N-gram counts of a token stream: counted part by part, stored as sorted Arrow tables, and merged.
 
+Parts are counted, stored and merged in blocks, so that memory grows neither with the text nor with a part.
+
 Only n-grams of the full order are stored. The count of a shorter one is the sum over those that begin with it. For this
 to hold up to the last token, n-grams that reach beyond the end of the stream are padded with an id of their own.
 """
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
+from core.data import columns
 from core.data.batching import lanes
+
+# N-grams that are in memory together where many are counted or merged: about 80 bytes each while they are sorted.
+ROWS_AT_ONCE = 1 << 18
+# Of more files, groups are merged first, so that what must be known of each stays little.
+_MAX_MERGED = 64
 
 Array = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint32]
@@ -115,6 +125,111 @@ def merge(parts: Sequence[Counts], end: int) -> Counts:
     return _aggregate(ngrams_RN, np.concatenate([part.counts_R for part in parts]), end)
 
 
+class StoredCounts(NamedTuple):
+    """Counts in a file, of which slices are read.
+
+    Attributes:
+        path: the file.
+        order: tokens of an n-gram.
+        size: number of distinct n-grams.
+        ngrams_offset: first byte of the ids, as `Counts` has them.
+        counts_offset: first byte of the counts.
+    """
+
+    path: Path
+    order: int
+    size: int
+    ngrams_offset: int
+    counts_offset: int
+
+    def read(self, start: int, stop: int) -> Counts:
+        """Returns a copy of the n-grams [start, stop) and of their counts."""
+        num_ids, offset = (stop - start) * self.order, self.ngrams_offset + start * self.order * 4
+        ngrams_RN = np.fromfile(self.path, np.uint32, num_ids, offset=offset).reshape(-1, self.order)
+        return Counts(ngrams_RN, np.fromfile(self.path, np.int64, stop - start, offset=self.counts_offset + start * 8))
+
+    def ngram(self, row: int) -> tuple[int, ...]:
+        """Returns one n-gram."""
+        offset = self.ngrams_offset + row * self.order * 4
+        return tuple(np.fromfile(self.path, np.uint32, self.order, offset=offset).tolist())
+
+    def position(self, ngram: tuple[int, ...]) -> int:
+        """Returns the number of n-grams before a given one, which need not be among them."""
+        return bisect.bisect_left(range(self.size), ngram, key=self.ngram)
+
+
+def merged(parts: Sequence[StoredCounts], end: int, folder: Path, rows: int = ROWS_AT_ONCE) -> Iterator[Counts]:
+    """Yields the summed counts of several parts in lexicographic order, in blocks of `rows` n-grams more or less.
+
+    All parts are cut at the same n-grams, so that one block after the other is read, sorted and summed: the merge of
+    an external sort.
+
+    Args:
+        parts: their counts.
+        end: id that pads n-grams.
+        folder: for temporary files, if there are many parts.
+        rows: n-grams of all parts that are in memory together; at most twice as many.
+    """
+    level = 0
+    while len(parts) > _MAX_MERGED:
+        level += 1
+        groups = [parts[start : start + _MAX_MERGED] for start in range(0, len(parts), _MAX_MERGED)]
+        parts = [
+            store(merged(group, end, folder, rows), folder / f"merged-{level}-{number}.arrow", group[0].order)
+            for number, group in enumerate(groups)
+        ]
+    if len(parts) == 1:
+        yield from (parts[0].read(start, min(start + rows, parts[0].size)) for start in range(0, parts[0].size, rows))
+        return
+    # A sample of each part, of n-grams that are `step` apart: between two of all samples in order lie `step` n-grams
+    # of the sample's own part, and fewer of each other part.
+    step = max(1, rows // max(1, len(parts)))
+    sample = sorted(part.ngram(row) for part in parts for row in range(step, part.size, step))
+    starts = [0] * len(parts)
+    for ngram in (*sample[rows // step - 1 :: rows // step], None):
+        stops = [part.size if ngram is None else part.position(ngram) for part in parts]
+        cuts = zip(parts, starts, stops, strict=True)
+        slices = [part.read(start, stop) for part, start, stop in cuts if start < stop]
+        if slices:
+            yield merge(slices, end)
+        starts = stops
+
+
+def store(blocks: Iterable[Counts], path: Path, order: int) -> StoredCounts:
+    """Writes counts that come in lexicographic order to a new file, as `encode` has them."""
+    ngrams = columns.Column(path.with_suffix(".ngrams"), np.uint32)
+    counts = columns.Column(path.with_suffix(".counts"), np.int64)
+    for block in blocks:
+        ngrams.append(block.ngrams_RN.reshape(-1))
+        counts.append(block.counts_R)
+    ngrams.close()
+    counts.close()
+    # An Arrow file has all ids before all counts: both are mapped, and copied behind each other.
+    with pa.OSFile(str(path), "wb") as sink:
+        _write(sink, Counts(ngrams.mapped().reshape(-1, order), counts.mapped()))
+    ngrams.remove()
+    counts.remove()
+    return open_stored(path, order, str(path))
+
+
+def open_stored(path: Path, order: int, where: str) -> StoredCounts:
+    """Opens a file of counts, whose bytes were verified.
+
+    Raises:
+        IntegrityError: it is damaged, or has another order.
+    """
+    mapping = columns.Mapping(path)
+    start = pa.py_buffer(mapping.memory).address
+    ngrams, counts = _columns(mapping.memory, order, where)
+    offsets = [
+        values.buffers()[1].address - start + values.offset * values.type.bit_width // 8 if len(values) else 0
+        for values in (ngrams, counts)
+    ]
+    if not all(0 <= offset <= mapping.size_bytes for offset in offsets):  # compressed, so that Arrow has made a copy
+        raise errors.IntegrityError(f"{where}: is not as this program writes it; remove it and train again")
+    return StoredCounts(path, order, len(counts), *offsets)
+
+
 def _aggregate(ngrams_RN: Ids, counts_R: Array | None, end: int) -> Counts:
     """Sorts n-grams and sums the counts of equal ones; without counts each occurs once."""
     order_R, is_new_R = _sort(ngrams_RN, end)
@@ -160,15 +275,19 @@ def _sort(ngrams_RN: Ids, end: int) -> tuple[Array, npt.NDArray[np.bool_]]:
 
 def encode(counts: Counts) -> bytes:
     """Encodes counts as an Arrow file; equal counts give equal bytes."""
-    order = counts.ngrams_RN.shape[1]
+    sink = pa.BufferOutputStream()
+    _write(sink, counts)
+    return bytes(sink.getvalue())
+
+
+def _write(sink: Any, counts: Counts) -> None:
     flat = pa.array(counts.ngrams_RN.reshape(-1))
     batch = pa.record_batch(
-        [pa.FixedSizeListArray.from_arrays(flat, order), pa.array(counts.counts_R)], names=["ngram", "count"]
+        [pa.FixedSizeListArray.from_arrays(flat, counts.ngrams_RN.shape[1]), pa.array(counts.counts_R)],
+        names=["ngram", "count"],
     )
-    sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return bytes(sink.getvalue())
 
 
 def decode(data: bytes, order: int, where: str) -> Counts:
@@ -177,16 +296,25 @@ def decode(data: bytes, order: int, where: str) -> Counts:
     Raises:
         IntegrityError: the bytes are damaged, or have another order.
     """
+    ngrams, counts = _columns(data, order, where)
+    return Counts(ngrams.to_numpy().reshape(-1, order), counts.to_numpy())
+
+
+def _columns(data: Any, order: int, where: str) -> tuple[pa.Array, pa.Array]:
+    """Returns the ids of all n-grams, one after the other, and the counts, as views of the data."""
     try:
-        table = pa.ipc.open_file(data).read_all()
-        table.validate(full=True)  # a length that leaves its buffer would read foreign memory
-        kinds = (table.schema.field("ngram").type, table.schema.field("count").type)
-        if kinds != (pa.list_(pa.uint32(), order), pa.int64()) or any(column.null_count for column in table.columns):
+        reader = pa.ipc.open_file(pa.py_buffer(data))
+        kinds = (reader.schema.field("ngram").type, reader.schema.field("count").type)
+        if kinds != (pa.list_(pa.uint32(), order), pa.int64()) or reader.num_record_batches != 1:
             raise errors.IntegrityError(
                 f"{where}: does not contain n-grams of order {order}; remove it and train again"
             )
-        flat = table["ngram"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        counts_R = table["count"].combine_chunks().to_numpy(zero_copy_only=False)
+        batch = reader.get_batch(0)
+        batch.validate(full=True)  # a length that leaves its buffer would read foreign memory
+        ngrams, counts = batch.column("ngram").flatten(), batch.column("count")
+        nulls = batch.column("ngram").null_count + ngrams.null_count + counts.null_count
+        if nulls or len(ngrams) != order * len(counts):
+            raise errors.IntegrityError(f"{where}: lacks ids or counts; remove it and train again")
     except (pa.ArrowException, OSError, KeyError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove it and train again") from error
-    return Counts(flat.reshape(-1, order), counts_R)
+    return ngrams, counts

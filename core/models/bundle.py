@@ -24,13 +24,16 @@ from core.config import autoregressive_settings, model_settings, ngram_settings,
 from core.data.series import preparation
 from core.data.tokens import tokenizer
 from core.models import autoregressive, factory, skeleton, weights
+from core.models.ngram import mapped as ngram_mapped
 from core.models.ngram import ngram_model
-from core.storage import commit, control_files, json_values, location, root_layout
+from core.models.ngram import tables as ngram_tables
+from core.storage import commit, contents, control_files, json_values, location, root_layout
 
 _log = logging.getLogger(__name__)
 
 FORMAT = "raycurrent-bundle"
-VERSION = 1
+VERSION = 2
+_VERSION_OF_CODED = 2  # of an n-gram model with coded back-off weights; of all others it is 1
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "model.json"
 
@@ -88,6 +91,22 @@ class Bundle:
 def to_files(bundle: Bundle) -> dict[str, bytes]:
     """Returns the content of all files of the bundle by name; equal bundles give equal bytes."""
     content = {WEIGHTS_FILE: weights.to_bytes(stored_tensors(bundle.model))}
+    return content | _other_files(bundle, commit.sha256_hex(content[WEIGHTS_FILE]))
+
+
+def to_contents(bundle: Bundle) -> dict[str, contents.Content]:
+    """Returns what `to_files` does, but for the weights of an n-gram model the file of its tables, if there is one.
+
+    They may be larger than memory.
+    """
+    file = bundle.model.file if isinstance(bundle.model, ngram_model.Ngram) else None
+    content = weights.to_bytes(stored_tensors(bundle.model)) if file is None else file
+    return {WEIGHTS_FILE: content, **_other_files(bundle, contents.sha256_and_size(content)[0])}
+
+
+def _other_files(bundle: Bundle, weights_sha256: str) -> dict[str, bytes]:
+    """Returns the tokenizers and the settings, which have the hashes of all other files and come last."""
+    content: dict[str, bytes] = {}
     # One file for sides that share a tokenizer, so that they cannot differ.
     is_shared = len({codec.tokenizer.fingerprint for codec in bundle.codecs.values()}) == 1
     codecs = {}
@@ -100,15 +119,16 @@ def to_files(bundle: Bundle) -> dict[str, bytes]:
             "vocabulary_size": codec.tokenizer.vocabulary_size,
             "cleaning": list(codec.cleaning),
         }
+    hashes = {name: commit.sha256_hex(data) for name, data in content.items()} | {WEIGHTS_FILE: weights_sha256}
     settings = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _VERSION_OF_CODED if ngram_tables.is_coded(stored_tensors(bundle.model)) else 1,
         "kind": bundle.config.kind,
         "config": bundle.config.model_dump(mode="json"),
         "codecs": codecs,
         "line_end": bundle.line_end,
         "precision": bundle.precision,
-        "files": {name: commit.sha256_hex(data) for name, data in sorted(content.items())},
+        "files": dict(sorted(hashes.items())),
     }
     if bundle.columns:
         settings["columns"] = {role: list(names) for role, names in bundle.columns.items()}
@@ -131,7 +151,10 @@ def load(folder: location.Location) -> Bundle:
     where = str(folder.join(SETTINGS_FILE))
     # Settings are data until they are validated.
     with control_files.parsing(where, "restore the file from a copy"):
-        config = _CONFIGS[settings["kind"]].model_validate_json(json.dumps(settings["config"]))
+        form = _CONFIGS[settings["kind"]]
+        if settings["config"].get("smoothing") == "imported":
+            form = ngram_settings.ImportedNgramConfig
+        config = form.model_validate_json(json.dumps(settings["config"]))
         codecs = {role: _read_codec(folder, settings, role) for role in _ROLES[config.kind]}
         line_end, precision = settings["line_end"], settings["precision"]
         prepared = preparation.DEFAULT
@@ -203,8 +226,10 @@ def _read_model(
     """Returns the model with the stored weights, in evaluation mode."""
     where = str(folder.join(WEIGHTS_FILE))
     if config.kind == "ngram":
-        tables = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where)
-        return ngram_model.from_tables(config, codecs["text"].tokenizer.vocabulary_size, tables, where).eval()
+        with control_files.parsing(str(folder.join(SETTINGS_FILE)), "restore the file from a copy"):
+            sha256 = str(settings["files"][WEIGHTS_FILE])
+        size = codecs["text"].tokenizer.vocabulary_size
+        return ngram_mapped.load(folder.join(WEIGHTS_FILE), sha256, config, size).eval()
     # Settings that do not match the file allocate nothing.
     expected = unique_parameters(skeleton.without_memory(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)

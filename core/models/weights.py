@@ -3,31 +3,37 @@
 Nothing in a file is executed: it holds a JSON header and raw numbers, no pickle.
 """
 
+import io
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from core import errors
+from core.data import columns
 
 MAX_HEADER_BYTES = 1 << 24  # bounds what a forged size may make us parse
 _MAX_LISTED = 10
-# All types that our files have; others are refused.
+# All types that our files have, in the order of their tensors in a file; others are refused.
 _DTYPES = {
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_NUMBERS_AT_ONCE = 1 << 22
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -35,6 +41,47 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     # In sorted order, so that the bytes do not depend on the order of modules.
     stored = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     return bytes(safetensors.torch.save(stored))
+
+
+class Stored(NamedTuple):
+    """A tensor to write: its type, its shape, and its numbers in blocks of that type."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Iterable[npt.NDArray[Any]]
+
+
+def write(path: Path, tensors: Mapping[str, Stored]) -> None:
+    """Writes a new file with the bytes that `to_bytes` returns of the same tensors, a block at a time."""
+    types = {dtype: (rank, name) for rank, (name, dtype) in enumerate(_DTYPES.items())}
+    names = sorted(tensors, key=lambda name: (types[tensors[name].dtype][0], name))
+    header, end = {}, 0
+    for name in names:
+        dtype, shape, _ = tensors[name]
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": types[dtype][1], "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with io.FileIO(path, "x") as file:
+        np.frombuffer(len(encoded).to_bytes(8, "little") + encoded, np.uint8).tofile(file)
+        for name in names:
+            for block in tensors[name].blocks:
+                block.tofile(file)
+
+
+def map_file(path: Path, where: str) -> dict[str, Tensor]:
+    """Returns the tensors of a file, as `from_bytes` does, in memory that all processes share that map the file.
+
+    Raises:
+        IntegrityError: the file is damaged or of another format.
+        OSError: it cannot be mapped.
+    """
+    mapping = columns.Mapping(path)
+    header, start = _checked_header(mapping.memory, where)
+    return {
+        name: torch.from_numpy(mapping.array(np.uint8, start + first, last - first)).view(dtype).reshape(shape)
+        for name, (dtype, shape, first, last) in header.items()
+    }
 
 
 def from_bytes(data: bytes, where: str, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -48,17 +95,7 @@ def from_bytes(data: bytes, where: str, expected: Mapping[str, Tensor] | None = 
     Raises:
         IntegrityError: the file is damaged, of another format, or does not have the expected tensors.
     """
-    header, start = _header(data, where)
-    end = 0
-    stored: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    # In the order of the data, each tensor must begin where the one before ends.
-    for name, (dtype, shape, first, last) in sorted(header.items(), key=lambda item: item[1][2:]):
-        if first != end or last - first != math.prod(shape) * dtype.itemsize:
-            _fail(where, f"the bytes of {name!r} do not match its dtype and shape")
-        end = last
-        stored[name] = (dtype, shape)
-    if start + end != len(data):
-        _fail(where, f"has {len(data)} bytes, but the header describes {start + end}")
+    stored = {name: entry[:2] for name, entry in _checked_header(data, where)[0].items()}
     if expected is not None:
         # By the header, before any tensor is made: the message lists what differs.
         _compare(stored, {name: (part.dtype, tuple(part.shape)) for name, part in expected.items()}, where)
@@ -68,13 +105,21 @@ def from_bytes(data: bytes, where: str, expected: Mapping[str, Tensor] | None = 
         raise errors.IntegrityError(f"{where}: is damaged ({error}); restore it from a copy") from error
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Returns whether a tensor holds no NaN and no infinity."""
+    # In slices: the tables of an n-gram model may be larger than memory.
+    return not tensor.is_floating_point() or all(
+        bool(part.isfinite().all()) for part in torch.split(tensor.flatten(), _NUMBERS_AT_ONCE)
+    )
+
+
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     """Checks that all values are finite.
 
     Raises:
         IntegrityError: some are NaN or infinite; the message names the tensors.
     """
-    bad = [name for name, part in tensors.items() if part.is_floating_point() and not bool(part.isfinite().all())]
+    bad = [name for name, part in tensors.items() if not is_finite(part)]
     if bad:
         _fail(where, f"{_listed(bad)} holds values that are not finite")
 
@@ -82,7 +127,21 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 Entry = tuple[torch.dtype, tuple[int, ...], int, int]
 
 
-def _header(data: bytes, where: str) -> tuple[dict[str, Entry], int]:
+def _checked_header(data: Any, where: str) -> tuple[dict[str, Entry], int]:
+    """Returns what `_header` does, after a check that its tensors are all of the data."""
+    header, start = _header(data, where)
+    end = 0
+    # In the order of the data, each tensor must begin where the one before ends.
+    for name, (dtype, shape, first, last) in sorted(header.items(), key=lambda item: item[1][2:]):
+        if first != end or last - first != math.prod(shape) * dtype.itemsize:
+            _fail(where, f"the bytes of {name!r} do not match its dtype and shape")
+        end = last
+    if start + end != len(data):
+        _fail(where, f"has {len(data)} bytes, but the header describes {start + end}")
+    return header, start
+
+
+def _header(data: Any, where: str) -> tuple[dict[str, Entry], int]:
     """Returns (dtype, shape, first byte, end) of each tensor, and the offset at which the data starts."""
     size = int.from_bytes(data[:8], "little")
     # The size is checked before that many bytes are decoded.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from core import errors
-from core.storage import concurrent, control_files, location, plan_differences
+from core.storage import concurrent, contents, control_files, location, plan_differences
 
 MANIFEST = "_MANIFEST.json"
 PLAN = "_PLAN.json"
@@ -79,18 +79,18 @@ class FileRecord:
         return {"name": self.name, "sha256": self.sha256, "size_bytes": self.size_bytes}
 
 
-def put_content(folder: location.Location, stem: str, ending: str, data: bytes) -> FileRecord:
+def put_content(folder: location.Location, stem: str, ending: str, data: contents.Content) -> FileRecord:
     """Writes a content-addressed file: its name ends in the hash of its bytes.
 
     Equal names mean equal bytes, so repeated, concurrent and late writes are harmless.
     """
-    sha256 = sha256_hex(data)
+    sha256, size_bytes = contents.sha256_and_size(data)
     # 64 bits of the hash keep names apart; the whole hash is in the record, for verification.
-    record = FileRecord(f"{stem}-{sha256[:16]}{ending}", sha256, len(data))
+    record = FileRecord(f"{stem}-{sha256[:16]}{ending}", sha256, size_bytes)
     path = folder.join(record.name)
-    if not path.put_if_absent(data) and sha256_of_file(path) != sha256:
+    if not contents.put_if_absent(path, data) and sha256_of_file(path) != sha256:
         # A crash on a filesystem without hard links can leave a truncated file, and a disk a flipped bit.
-        path.replace(data)
+        contents.replace(path, data)
     return record
 
 

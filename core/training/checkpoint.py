@@ -28,7 +28,7 @@ from core import errors
 from core.config import training_settings
 from core.models import bundle, weights
 from core.models import state as states
-from core.storage import commit, concurrent, control_files, json_values, location, root_layout
+from core.storage import commit, concurrent, contents, control_files, json_values, location, root_layout
 from core.training import progress, run_log
 
 FENCING_FOLDER = "epochs"  # the stored name
@@ -148,7 +148,7 @@ def save(root: location.Location, fencing_number: int, snapshot: Snapshot, log: 
     _check_finite(snapshot, hidden)
     state, validation = snapshot.state, snapshot.validation
     folder = root.join(root_layout.CHECKPOINTS, f"step-{state.step:08d}-e{fencing_number}")
-    content = {f"{bundle.FOLDER}/{name}": data for name, data in bundle.to_files(snapshot.bundle).items()}
+    content = {f"{bundle.FOLDER}/{name}": data for name, data in bundle.to_contents(snapshot.bundle).items()}
     content[OPTIMIZER] = weights.to_bytes(snapshot.optimizer)
     if hidden:
         content[HIDDEN] = weights.to_bytes(hidden)
@@ -371,11 +371,11 @@ def best_first(newest_first: Sequence[CheckpointRef]) -> list[CheckpointRef]:
     return [ref for _, ref in sorted(validated, key=lambda entry: entry[0])]  # stable: equal ones stay newest first
 
 
-def _put(folder: location.Location, name: str, data: bytes) -> commit.FileRecord:
-    record = commit.FileRecord(name, commit.sha256_hex(data), len(data))
+def _put(folder: location.Location, name: str, data: contents.Content) -> commit.FileRecord:
     file = folder.join(name)
+    record = commit.FileRecord(name, *contents.sha256_and_size(data))
     # A file of the same bytes is left from an attempt of this group whose checkpoint was not committed.
-    if not file.put_if_absent(data) and commit.sha256_hex(file.read_bytes()) != record.sha256:
+    if not contents.put_if_absent(file, data) and commit.sha256_of_file(file) != record.sha256:
         raise errors.LockedError(f"{file}: was written by another run; use another root")
     return record
 
@@ -388,7 +388,7 @@ def _check_finite(snapshot: Snapshot, hidden: Mapping[str, Tensor]) -> None:
     groups: Sequence[Mapping[str, Tensor]] = (snapshot.bundle.model.state_dict(), snapshot.optimizer, hidden)
     for tensors in groups:
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if not weights.is_finite(tensor):
                 raise errors.DivergedError(
                     f"step {snapshot.state.step}: {name} holds values that are not finite, so no checkpoint is "
                     "written; resume from the one before with a lower learning_rate or smaller clip_norm"

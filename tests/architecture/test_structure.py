@@ -84,12 +84,13 @@ ALSO = {module: {"ray", "pyarrow", "fsspec"} for module in ONLY_IN["ray"]} | {
     "jobs.rayjob": {"yaml"},  # the pattern of a RayJob is YAML with comments and anchors, no configuration of ours
 }
 JOBS_WITH_SIBLINGS = {
+    "jobs.arpa_commands",
     *("jobs.__main__", "jobs.submission_commands", "jobs.api", "jobs.pipeline", "jobs.demo", "jobs.sweep"),
     *("jobs.kubernetes", "jobs.submitted"),  # of `submit`
 }
 VERBS = {
     *("init", "prepare", "train", "translate", "score", "generate", "forecast", "evaluate", "pipeline"),
-    *("demo", "report", "inspect", "submit", "sweep"),
+    *("demo", "report", "inspect", "submit", "sweep", "arpa"),
 }
 # All others hand on what they did not mean; `starting` does so in another thread.
 BROAD_EXCEPT = {"jobs.execution", "core.storage.location", "workers.cluster.starting"}

@@ -1,7 +1,6 @@
 """Scoring by an n-gram model, against back-off in plain Python."""
 
 import numpy as np
-import torch
 
 from core.config import inference_settings, ngram_settings, schema
 from core.data import ngram_counts
@@ -9,6 +8,7 @@ from core.data.tokens import tokenizer
 from core.decoding.scoring import scorer
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
+from core.storage import private_folders
 from tests.benchmarks import harness, workloads
 
 _SIZE, _ORDER, _EOS = 10_000, 5, 3
@@ -20,7 +20,8 @@ def scoring() -> workloads.Variants:
     stream = np.concatenate([np.append(_EOS, row) for row in columns["source"]])
     counts = ngram_counts.count(stream, 0, len(stream), _ORDER, _SIZE)
     config = ngram_settings.NgramConfig(kind="ngram", order=_ORDER)
-    model = smoothing.estimate(config, _SIZE, counts, torch.from_numpy(stream[:_ORDER])).model
+    with private_folders.scratch() as folder:
+        model = smoothing.estimate(config, _SIZE, [counts], tuple(stream[:_ORDER].tolist()), folder).model
     codec = tokenizer.Codec((), workloads.words(_SIZE))
     packed = bundle.Bundle(model, config, {"text": codec}, "eos", "fp32")
     ours = scorer.Scorer(packed, inference_settings.ScoringConfig(), schema.ComputeConfig())
@@ -60,5 +61,5 @@ def _dictionaries(
         ngrams = [(*ngrams[key // _SIZE], key % _SIZE) for key in keys]
         probabilities.update(zip(ngrams, model.probability(level).tolist(), strict=True))
         if level < _ORDER:
-            backoffs.update(zip(ngrams, model.backoff(level).tolist(), strict=True))
+            backoffs.update(zip(ngrams, model.backoff(level, slice(None)).tolist(), strict=True))
     return probabilities, backoffs

@@ -1,16 +1,18 @@
 """Training of an n-gram model: counts the stream part by part, estimates the model, commits one checkpoint.
 
 A part is a range of tokens; its counts are a sorted Arrow file, named by the hash of its bytes, and a commit record.
-A part that is committed is not counted again. The driver merges the parts: its memory grows with the number of
-different n-grams, as the model does, not with the text.
+A part that is committed is not counted again. The driver merges the parts and estimates the model by columns on disk:
+memory grows with the vocabulary, not with the text or the number of different n-grams. The columns lie below the root
+where it is a local folder, else among the temporary files (`TMPDIR`): at most about 50 bytes for each n-gram.
 """
 
 import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from core.data.dataset import node_cache, shards
 from core.data.tokens import vocabulary
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
-from core.storage import commit, concurrent, json_values, location
+from core.storage import commit, concurrent, contents, json_values, location, private_folders
 from core.training import checkpoint, progress, run_log
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -117,15 +119,17 @@ def train(job: NgramJob, session: executors.Session, reporter: progress_display.
         plan,
         dataset.cache,
     )
-    counts = _count(recipe, len(_counted(recipe, stream)), session, reporter, job.part_tokens)
-    estimate = _estimate(config, dataset, stream, counts, recipe.line_end)
-    line_end: Any = dataset.index.line_end
-    trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
+    names = _count(recipe, len(_counted(recipe, stream)), session, reporter, job.part_tokens)
     state = progress.State(step=1, corpora=[progress.CorpusState(epoch=1)], num_tokens=len(stream))
-    # Only now: counting needs no fence, since equal counts have equal names.
-    fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
-    snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
-    saved = checkpoint.save(job.root, fencing_number, snapshot, run_log.RunLog(job.root, fencing_number))
+    with _scratch(recipe.folder) as folder:
+        estimate = _estimate(config, dataset, stream, _open_parts(recipe, names, folder), folder, recipe.line_end)
+        line_end: Any = dataset.index.line_end
+        trained = bundle.Bundle(estimate.model, config, dataset.codecs, line_end, "fp32")
+        # Only now: counting needs no fence, since equal counts have equal names.
+        fencing_number = checkpoint.take_fencing_number(job.root, world_size=1)
+        snapshot = checkpoint.Snapshot(trained, {}, None, state, job.settings, None)
+        log = run_log.RunLog(job.root, fencing_number)
+        saved = checkpoint.save(job.root, fencing_number, snapshot, log)
     # After the commit: a crash before it finds the counts again.
     _clean_up(recipe, functools.partial(checkpoint.check_not_replaced, job.root, fencing_number))
     return {
@@ -154,19 +158,38 @@ def _counted(recipe: Recipe, stream: lanes.Stream) -> lanes.Stream:
 
 
 def _count_part(recipe: Recipe, stream: lanes.Stream, end: int, part: TokenRange) -> dict[str, Any]:
+    with _scratch(recipe.folder) as folder:
+        blocks = [
+            ngram_counts.store(
+                [_count_range(recipe, stream, end, start, part.stop)], folder / f"{start}.arrow", recipe.order
+            )
+            for start in range(part.start, part.stop, ngram_counts.ROWS_AT_ONCE)
+        ]
+        counts = blocks[0]
+        if len(blocks) > 1:
+            merged = ngram_counts.merged(blocks, end, folder)
+            counts = ngram_counts.store(merged, folder / "part.arrow", recipe.order)
+        # The file before its record, which must never name one that is missing.
+        file = commit.put_content(recipe.folder, part.name, ".arrow", counts.path)
+    return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": counts.size})
+
+
+def _count_range(recipe: Recipe, stream: lanes.Stream, end: int, start: int, last: int) -> ngram_counts.Counts:
+    stop = min(start + ngram_counts.ROWS_AT_ONCE, last)
     if recipe.line_end is None:
-        counts = ngram_counts.count(stream, part.start, part.stop, recipe.order, end)
-    else:
-        counts = ngram_counts.count_lines(stream, part.start, part.stop, recipe.order, end, recipe.line_end)
-    # The file before its record, which must never name one that is missing.
-    file = commit.put_content(recipe.folder, part.name, ".arrow", ngram_counts.encode(counts))
-    return recipe.store.commit(part.name, {"files": [file.to_json()], "runs": len(counts.counts_R)})
+        return ngram_counts.count(stream, start, stop, recipe.order, end)
+    return ngram_counts.count_lines(stream, start, stop, recipe.order, end, recipe.line_end)
+
+
+def _scratch(folder: location.Location) -> contextlib.AbstractContextManager[Path]:
+    """Creates a folder for what is larger than memory, on the disk of the run if that is a local one."""
+    return private_folders.staging(folder.path) if folder.is_local else private_folders.scratch()
 
 
 def _count(
     recipe: Recipe, num_tokens: int, session: executors.Session, reporter: progress_display.Reporter, part_tokens: int
-) -> list[ngram_counts.Counts]:
-    """Counts the parts that have no commit record yet, and reads the counts of all parts."""
+) -> list[str]:
+    """Counts the parts that have no commit record yet, and returns the names of all parts in order."""
     store = recipe.store
     committed = frozenset() if store.begin() else store.committed_names()
     tasks = [
@@ -185,33 +208,45 @@ def _count(
                 lambda _, __: None,  # results are read from the records, old and new
                 executors.Monitor(session.metrics, shown.advance, session.should_stop),
             )
-    # In the order of parts, whatever the order in which workers were done.
-    return [*concurrent.map_in_order(functools.partial(_read, recipe), (task.name for task in tasks))]
+    return [task.name for task in tasks]
 
 
-def _read(recipe: Recipe, name: str) -> ngram_counts.Counts:
+def _open_parts(recipe: Recipe, names: Sequence[str], folder: Path) -> list[ngram_counts.StoredCounts]:
+    """Opens the counts of all parts, in the order of parts, whatever the order in which workers were done."""
+    return [*concurrent.map_in_order(functools.partial(_open_part, recipe, folder), names)]
+
+
+def _open_part(recipe: Recipe, folder: Path, name: str) -> ngram_counts.StoredCounts:
     record = recipe.store.committed(name)
     assert record is not None, f"{name} was just done"
     file = commit.FileRecord.from_json(record["files"][0], name)
-    # Arrow files have no checksum of their own.
-    data = commit.read_file(recipe.folder, file)
-    return ngram_counts.decode(data, recipe.order, str(recipe.folder.join(file.name)))
+    stored, path = recipe.folder.join(file.name), folder / f"{name}.arrow"
+    if stored.is_local:
+        # Arrow files have no checksum of their own.
+        commit.verify(recipe.folder, [file])
+        path = stored.path
+    else:
+        with path.open("xb") as copy:
+            for block in stored.read_blocks(file.size_bytes):
+                copy.write(block)
+        if contents.sha256_and_size(path)[0] != file.sha256:
+            raise errors.IntegrityError(f"{stored}: is damaged; remove it and train again")
+    return ngram_counts.open_stored(path, recipe.order, str(stored))
 
 
 def _estimate(
     config: ngram_settings.NgramConfig,
     dataset: shards.Dataset,
     stream: lanes.Stream,
-    counted: list[ngram_counts.Counts],
+    parts: Sequence[ngram_counts.StoredCounts],
+    folder: Path,
     line_end: int | None,
 ) -> smoothing.Estimate:
     size = _vocabulary_size(dataset)
-    counts = ngram_counts.merge(counted, size)
     # A stream that is shorter than the order is padded with an id outside the vocabulary.
-    beginning_N = torch.full((config.order,), size)
-    first = stream[: config.order]
-    beginning_N[: len(first)] = torch.from_numpy(first.astype("int64"))
-    return smoothing.estimate(config, size, counts, beginning_N, line_end)
+    first = stream[: config.order].tolist()
+    beginning = tuple([*first, *[size] * config.order][: config.order])
+    return smoothing.estimate(config, size, ngram_counts.merged(parts, size, folder), beginning, folder, line_end)
 
 
 def _clean_up(recipe: Recipe, check: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ stream of lines has the score of its lines, one by one.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from core import errors
 from core.config import ngram_settings
 from core.models import state as states
+from core.models.ngram import tables
 
 NO_TOKEN = -1  # before the beginning of a text
-LINE_END = "line_end"  # stored: name of the table that holds the id of the token between lines
+# Contexts whose followers are compared together.
+_CONTEXTS_AT_ONCE = 1 << 12
 
 
 def find_rows(keys_G: Tensor, wanted: Tensor) -> Tensor:
@@ -49,13 +52,6 @@ class Matches(NamedTuple):
     ngrams_A: Tensor
 
 
-class MostLikelyFollowers(NamedTuple):
-    """For each context of a level: the most likely token seen after it, and its probability; 0 if none was seen."""
-
-    tokens_R: Tensor
-    probabilities_R: Tensor
-
-
 class Ngram(nn.Module):
     """Back-off n-gram model of order N, with the interface of a recurrent language model; its state is N − 1 tokens.
 
@@ -63,19 +59,25 @@ class Ngram(nn.Module):
     times p(w | h'), where h' is h without its first token (with `laplace` smoothing: times p(w)). Tables are in double
     precision, in which the probabilities after a context sum to 1 within 1e-9.
 
-    Tables (the names are stored): `probability_n`, n = 1 … N, of the last token of each row given the others; `keys_n`,
-    n = 2 … N, sorted; `backoff_n`, n = 1 … N − 1, by the row of the context; with `unit: line` also `line_end`, the id
-    of the token between lines.
+    Tables: see `core.models.ngram.tables`. They may be mapped files.
 
     Source: Katz 1987, Estimation of probabilities from sparse data for the language model component of a speech
     recognizer (back-off).
     """
 
-    def __init__(self, config: ngram_settings.NgramConfig, vocabulary_size: int, tables: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        config: ngram_settings.NgramConfig,
+        vocabulary_size: int,
+        stored: Mapping[str, Tensor],
+        file: Path | None = None,
+    ) -> None:
+        """Makes the model of checked tables, of which `file` is the stored form, if there is one."""
         super().__init__()
+        self.file = file
         self.config = config
         self.vocabulary_size = vocabulary_size
-        for name, table in sorted(tables.items()):
+        for name, table in sorted(stored.items()):
             self.register_buffer(name, table)
 
     @property
@@ -85,15 +87,16 @@ class Ngram(nn.Module):
 
     def keys(self, level: int) -> Tensor:
         """Returns the sorted keys of a level, which is at least 2."""
-        return self.get_buffer(f"keys_{level}")
+        return self.get_buffer(tables.keys(level))
 
     def probability(self, level: int) -> Tensor:
         """Returns the probability of the last token of each n-gram of a level, given the others."""
-        return self.get_buffer(f"probability_{level}")
+        return self.get_buffer(tables.probability(level))
 
-    def backoff(self, level: int) -> Tensor:
-        """Returns the back-off weight of each n-gram of a level as a context."""
-        return self.get_buffer(f"backoff_{level}")
+    def backoff(self, level: int, rows: Tensor | slice) -> Tensor:
+        """Returns the back-off weights of some n-grams of a level as contexts."""
+        codes = self._buffers.get(tables.backoff_codes(level))
+        return self.get_buffer(tables.backoff(level))[rows if codes is None else codes[rows]]
 
     def initial_state(self, batch_size: int) -> states.State:
         """Returns the state before the first token of a text."""
@@ -137,7 +140,7 @@ class Ngram(nn.Module):
                 continue
             row_B = torch.where(is_cut_B, -1, rows[level - 2][:, -1])
             # All tokens by back-off. A context that was not seen backs off with weight 1; see `score`.
-            probabilities_BV *= torch.where(row_B < 0, 1.0, self.backoff(level - 1)[row_B])[:, None]
+            probabilities_BV *= torch.where(row_B < 0, 1.0, self.backoff(level - 1, row_B))[:, None]
             # Then those seen after a context by their own probabilities: they are a range of keys.
             first_B, last_B = (torch.searchsorted(keys_G, key_B) for key_B in self._key_range(row_B))
             # Below every key: a context that was not seen has an empty range, since its row is negative.
@@ -185,28 +188,16 @@ class Ngram(nn.Module):
             if not len(self.keys(level)):  # the training text was shorter than this n-gram
                 continue
             # A context that was not seen backs off with weight 1, and is not among the positions.
-            backed_off_A = probability_L[positions_A] * self.backoff(level - 1)[contexts_A]
+            backed_off_A = probability_L[positions_A] * self.backoff(level - 1, contexts_A)
             # Row −1 reads an entry that `where` discards.
             probability_L[positions_A] = torch.where(ngrams_A < 0, backed_off_A, self.probability(level)[ngrams_A])
         return -probability_L.log()
 
-    def followers(self) -> list[MostLikelyFollowers]:
-        """Returns the most likely seen token after every context, for `predict`: the empty context, then by level."""
-        unigram_V = self.probability(1)
-        followers = [MostLikelyFollowers(_argmax(unigram_V)[None], unigram_V.max()[None])]
-        for level in range(2, self.config.order + 1):
-            keys_G, probability_G = self.keys(level), self.probability(level)
-            rows_G, tokens_G = keys_G // self.vocabulary_size, keys_G % self.vocabulary_size
-            zeros_R = probability_G.new_zeros(len(self.probability(level - 1)))
-            max_R = zeros_R.scatter_reduce(0, rows_G, probability_G, "amax")
-            is_max_G = probability_G == max_R[rows_G]
-            # Of equally likely tokens the one with the lowest id; V where no token was seen.
-            tokens_R = torch.full_like(max_R, self.vocabulary_size, dtype=torch.int64)
-            tokens_R = tokens_R.scatter_reduce(0, rows_G[is_max_G], tokens_G[is_max_G], "amin")
-            followers.append(MostLikelyFollowers(tokens_R, max_R))
-        return followers
+    def followers(self) -> "Followers":
+        """Returns the most likely seen tokens after contexts, for `predict`; none is looked for yet."""
+        return Followers(self)
 
-    def predict(self, tokens_L: Tensor, matches: Sequence[Matches], followers: Sequence[MostLikelyFollowers]) -> Tensor:
+    def predict(self, tokens_L: Tensor, matches: Sequence[Matches], followers: "Followers") -> Tensor:
         """Returns the most likely token in place of each token, of equally likely ones that with the lowest id.
 
         Without the distribution over the vocabulary at every position: the most likely token is the most likely
@@ -214,13 +205,11 @@ class Ngram(nn.Module):
         was seen, with a probability below its back-off value, another token may be the most likely: then the
         distribution is computed.
         """
-        unigrams, *higher_orders = followers
-        unigram_L, unigram_max_L = (part.expand(tokens_L.shape) for part in unigrams)
+        unigram_L, unigram_max_L = (part.expand(tokens_L.shape) for part in followers.of_no_context)
         # `bound_L` is an upper bound of the probability of every token; `token_L` attains it unless `is_unsure_L`.
         token_L, bound_L = unigram_L.clone(), unigram_max_L.clone()
         is_unsure_L = torch.zeros_like(tokens_L, dtype=torch.bool)
-        levels = zip(higher_orders, matches, strict=True)
-        for level, (most_likely, (positions_A, contexts_A, _)) in enumerate(levels, start=2):
+        for level, (positions_A, contexts_A, _) in enumerate(matches, start=2):
             if self._backs_off_to_unigram:
                 is_cut_L = self._is_cut(tokens_L, level - 1).roll(1)
                 token_L = torch.where(is_cut_L, token_L, unigram_L)
@@ -229,8 +218,8 @@ class Ngram(nn.Module):
             if not len(self.keys(level)):  # the training text was shorter than this n-gram
                 continue
             token_A = token_L[positions_A]
-            bound_A = bound_L[positions_A] * self.backoff(level - 1)[contexts_A]
-            seen_token_A, seen_max_A = most_likely.tokens_R[contexts_A], most_likely.probabilities_R[contexts_A]
+            bound_A = bound_L[positions_A] * self.backoff(level - 1, contexts_A)
+            seen_token_A, seen_max_A = followers.after(level, contexts_A)
             takes_seen_A = (seen_max_A > bound_A) | ((seen_max_A == bound_A) & (seen_token_A < token_A))
             # A candidate that was seen here has lost its back-off value, and may not attain the bound any more: unsure,
             # unless a seen token exceeds the bound.
@@ -276,8 +265,8 @@ class Ngram(nn.Module):
             return unigram_V
         rows_G, tokens_G = self.keys(2) // self.vocabulary_size, self.keys(2) % self.vocabulary_size
         # Every token by back-off, plus for each seen bigram the difference to its own probability.
-        next_V = unigram_V * (probabilities_V * self.backoff(1)).sum()
-        difference_G = self.probability(2) - self.backoff(1)[rows_G] * unigram_V[tokens_G]
+        next_V = unigram_V * (probabilities_V * self.backoff(1, slice(None))).sum()
+        difference_G = self.probability(2) - self.backoff(1, rows_G) * unigram_V[tokens_G]
         return next_V.index_add(0, tokens_G, probabilities_V[rows_G] * difference_G)
 
     @property
@@ -301,7 +290,7 @@ class Ngram(nn.Module):
         """Returns where a token ends a line, after which a new context begins; nowhere in a stream."""
         if self.config.unit == "stream":
             return torch.zeros_like(tokens_BL, dtype=torch.bool)
-        return tokens_BL == self.get_buffer(LINE_END)
+        return tokens_BL == self.get_buffer(tables.LINE_END)
 
     def _is_cut(self, tokens_XL: Tensor, length: int) -> Tensor:
         """Returns where the `length` tokens up to each position begin before their line; never in a stream.
@@ -326,42 +315,50 @@ def _argmax(values_V: Tensor) -> Tensor:
     return (values_V == values_V.max()).nonzero()[0, 0]
 
 
-def from_tables(
-    config: ngram_settings.NgramConfig, vocabulary_size: int, tables: Mapping[str, Tensor], where: str
-) -> Ngram:
-    """Returns a model of stored tables, after a check that they are consistent.
+class Followers:
+    """The most likely token seen after each context, looked for when it is first asked for, and then kept.
 
-    Raises:
-        IntegrityError: a table is missing or unknown, of another dtype or size, unsorted, or holds no probabilities.
+    Of all contexts at once it would take as long as thousands of lines, and as much memory as half of the model.
+
+    Attributes:
+        of_no_context: the most likely token of all, and its probability.
     """
-    levels = range(1, config.order + 1)
-    expected = {f"probability_{level}" for level in levels} | {f"keys_{level}" for level in levels[1:]}
-    expected |= {f"backoff_{level}" for level in levels[:-1]} | ({LINE_END} if config.unit == "line" else set())
-    if set(tables) != expected:
-        raise _damaged(
-            where, f"has the tables {', '.join(sorted(tables))}, not those of a model of order {config.order}"
-        )
-    if config.unit == "line":
-        line_end = tables[LINE_END]
-        if line_end.dtype != torch.int64 or line_end.dim() or not 0 <= line_end < vocabulary_size:
-            raise _damaged(where, "names no token between lines")
-    rows = 1
-    for level in levels:
-        values = tables[f"probability_{level}"]
-        keys = tables[f"keys_{level}"] if level > 1 else torch.arange(vocabulary_size)
-        weights = tables[f"backoff_{level}"] if level < config.order else torch.ones(len(values), dtype=torch.float64)
-        if keys.dtype != torch.int64 or {values.dtype, weights.dtype} != {torch.float64}:
-            raise _damaged(where, f"level {level} has tables of another type")
-        if keys.dim() != 1 or not keys.shape == values.shape == weights.shape:
-            raise _damaged(where, f"level {level} has tables of different sizes")
-        if len(keys) and (keys[0] < 0 or keys[-1] >= rows * vocabulary_size or bool((keys.diff() <= 0).any())):
-            raise _damaged(where, f"level {level} has keys out of order or out of range")
-        # Comparisons with NaN are false, so this refuses NaN too. Rounding may leave a probability slightly above 1.
-        if not bool(((values >= 0) & (values <= 1 + 1e-9) & (weights >= 0) & weights.isfinite()).all()):
-            raise _damaged(where, f"level {level} holds values that are not probabilities")
-        rows = len(keys)
-    return Ngram(config, vocabulary_size, tables)
 
+    def __init__(self, model: Ngram) -> None:
+        self._model = model
+        unigram_V = model.probability(1)
+        self.of_no_context = _argmax(unigram_V)[None], unigram_V.max()[None]
+        # By level of the n-grams: one more than the row of the most likely one after each context, -1 where there is
+        # none, 0 where it was not looked for. Zeros, for which the system has no memory before they are written to.
+        self._rows = {
+            level: torch.zeros(len(model.probability(level - 1)), dtype=torch.int64, device=unigram_V.device)
+            for level in range(2, model.config.order + 1)
+        }
 
-def _damaged(where: str, what: str) -> errors.IntegrityError:
-    return errors.IntegrityError(f"{where}: {what}; restore the file from a copy")
+    def after(self, level: int, contexts_A: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the most likely token seen after each context, and its probability; V and 0 where none was seen."""
+        rows_R, model = self._rows[level], self._model
+        new = torch.unique(contexts_A[rows_R[contexts_A] == 0])
+        # Bounded: all contexts of a large model have many followers in all.
+        for some in torch.split(new, _CONTEXTS_AT_ONCE):
+            rows_R[some] = self._find(level, some)
+        rows_A = rows_R[contexts_A] - 1
+        is_none_A = rows_A < 0
+        # They read an entry that `where` discards.
+        rows_A[is_none_A] = 0
+        tokens_A = torch.where(is_none_A, model.vocabulary_size, model.keys(level)[rows_A] % model.vocabulary_size)
+        return tokens_A, torch.where(is_none_A, 0.0, model.probability(level)[rows_A])
+
+    def _find(self, level: int, contexts_C: Tensor) -> Tensor:
+        keys_G, size = self._model.keys(level), self._model.vocabulary_size
+        first_C, stop_C = (torch.searchsorted(keys_G, (contexts_C + shift) * size) for shift in (0, 1))
+        counts_C = stop_C - first_C
+        owners = torch.repeat_interleave(counts_C)
+        seen = torch.arange(len(owners), device=owners.device) + (first_C - (counts_C.cumsum(0) - counts_C))[owners]
+        probability = self._model.probability(level)[seen]
+        max_C = probability.new_zeros(len(contexts_C)).scatter_reduce(0, owners, probability, "amax")
+        is_max = probability == max_C[owners]
+        # Of equally likely tokens the one with the lowest id, whose row is the first.
+        none_C = torch.full_like(contexts_C, torch.iinfo(torch.int64).max)
+        row_C = none_C.scatter_reduce(0, owners[is_max], seen[is_max], "amin")
+        return torch.where(counts_C > 0, row_C + 1, -1)

@@ -36,6 +36,44 @@ def test_merged_counts_of_parts_equal_those_of_the_stream(order: int, end: int) 
     assert whole.ngrams_RN.tolist() == sorted(whole.ngrams_RN.tolist())
 
 
+@pytest.mark.parametrize("max_merged", [2, 64])
+@pytest.mark.parametrize("rows", [1, 10, 1000])
+def test_parts_on_disk_are_merged_in_order_a_few_ngrams_at_a_time(
+    rows: int, max_merged: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngram_counts, "_MAX_MERGED", max_merged)
+    stream = np.random.default_rng(1).zipf(1.5, 200).clip(max=END - 1)
+    parts = [ngram_counts.count(stream, start, min(start + 33, 200), 3, END) for start in range(0, 200, 33)]
+    stored = [
+        ngram_counts.store(
+            [
+                ngram_counts.Counts(part.ngrams_RN[:9], part.counts_R[:9]),
+                ngram_counts.Counts(part.ngrams_RN[9:], part.counts_R[9:]),
+            ],
+            tmp_path / f"{number}.arrow",
+            3,
+        )
+        for number, part in enumerate(parts)
+    ]
+    blocks = list(ngram_counts.merged(stored, END, tmp_path, rows))
+    # Twice as many n-grams as asked for, and one of each part whose last one lies between two samples.
+    assert max(len(block.counts_R) for block in blocks) <= 2 * rows + len(parts)
+    whole = ngram_counts.merge(parts, END)
+    assert np.concatenate([block.ngrams_RN for block in blocks]).tolist() == whole.ngrams_RN.tolist()
+    assert np.concatenate([block.counts_R for block in blocks]).tolist() == whole.counts_R.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".arrow") == []
+
+
+def test_counts_written_in_blocks_have_the_bytes_of_those_written_at_once(tmp_path: pathlib.Path) -> None:
+    counts = ngram_counts.count(np.random.default_rng(1).integers(0, END, 50), 0, 50, 2, END)
+    halves = [ngram_counts.Counts(counts.ngrams_RN[:20], counts.counts_R[:20])]
+    halves.append(ngram_counts.Counts(counts.ngrams_RN[20:], counts.counts_R[20:]))
+    stored = ngram_counts.store(halves, tmp_path / "counts.arrow", 2)
+    assert stored.path.read_bytes() == ngram_counts.encode(counts)
+    assert stored.ngram(3) == tuple(counts.ngrams_RN[3].tolist())
+    assert stored.position(stored.ngram(3)) == 3
+
+
 @pytest.mark.parametrize(("bits", "size"), [(4, 3000), (20, 3000), (31, 100_000)])
 def test_ngrams_are_sorted_whether_or_not_their_index_fits_beside_them(bits: int, size: int) -> None:
     stream = np.random.default_rng(bits).integers(0, 1 << bits, size)

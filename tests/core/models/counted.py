@@ -1,6 +1,8 @@
 """N-gram models of small streams and lines, for tests."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ def estimate(stream: Sequence[int], size: int, order: int, how: str, **settings:
     """Counts a stream whole and makes its model."""
     config = ngram_settings.NgramConfig(kind="ngram", order=order, smoothing=how, **settings)  # type: ignore[arg-type]
     counts = ngram_counts.count(np.array(stream), 0, len(stream), order, size)
-    beginning = torch.tensor([*stream[:order], *[size] * order][:order])
-    return smoothing.estimate(config, size, counts, beginning)
+    beginning = tuple([*stream[:order], *[size] * order][:order])
+    return estimate_of(config, size, counts, beginning)
 
 
 def estimate_lines(
@@ -27,7 +29,24 @@ def estimate_lines(
     config = ngram_settings.NgramConfig(kind="ngram", order=order, smoothing=how, unit="line", **settings)  # type: ignore[arg-type]
     stream = ngram_counts.WholeLines(stream_of(lines, line_end), line_end, backward=False)
     counts = ngram_counts.count_lines(stream, 0, len(stream), order, size, line_end)
-    return smoothing.estimate(config, size, counts, torch.zeros(order, dtype=torch.int64), line_end)
+    return estimate_of(config, size, counts, (0,) * order, line_end)
+
+
+def estimate_of(
+    config: ngram_settings.NgramConfig,
+    size: int,
+    counts: ngram_counts.Counts,
+    beginning: tuple[int, ...],
+    line_end: int | None = None,
+) -> smoothing.Estimate:
+    """Makes the model of counts that are in memory, a few n-grams at a time."""
+    num_rows = len(counts.counts_R)
+    blocks = (
+        ngram_counts.Counts(counts.ngrams_RN[start : start + 50], counts.counts_R[start : start + 50])
+        for start in range(0, num_rows, 50)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return smoothing.estimate(config, size, blocks, beginning, Path(folder), line_end)
 
 
 def stream_of(lines: Sequence[Sequence[int]], line_end: int) -> np.ndarray[Any, np.dtype[np.int64]]:

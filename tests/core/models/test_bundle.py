@@ -130,8 +130,8 @@ def test_a_setting_that_was_changed_to_another_valid_value_is_detected(tmp_path:
 
 
 def test_newer_format_is_refused_with_its_version(tmp_path: pathlib.Path) -> None:
-    files = changed(bundle.to_files(text_bundle()), version=2)
-    with pytest.raises(errors.IntegrityError, match="has format version 2, this program reads up to 1"):
+    files = changed(bundle.to_files(text_bundle()), version=3)
+    with pytest.raises(errors.IntegrityError, match="has format version 3, this program reads up to 2"):
         bundle.load(write(tmp_path, files))
 
 

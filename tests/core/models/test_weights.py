@@ -30,6 +30,22 @@ def entry(shape: list[int], start: int, stop: int, dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
+def test_a_file_written_in_blocks_has_the_bytes_of_one_written_at_once(tmp_path: pathlib.Path) -> None:
+    types = (torch.int64, torch.float64, torch.float32, torch.int32, torch.float16, torch.uint8, torch.bool)
+    tensors = {
+        f"{name}{number}": torch.tensor([[1, 0, 1]]).to(dtype) for number, dtype in enumerate(types) for name in "ba"
+    }
+    stored = {
+        name: weights.Stored(tensor.dtype, tuple(tensor.shape), [tensor[:, :2].numpy(), tensor[:, 2:].numpy()])
+        for name, tensor in tensors.items()
+    }
+    weights.write(tmp_path / "w", stored)
+    assert (tmp_path / "w").read_bytes() == weights.to_bytes(tensors)
+    for name, tensor in weights.map_file(tmp_path / "w", "w").items():
+        assert tensor.dtype == tensors[name].dtype
+        assert torch.equal(tensor, tensors[name])
+
+
 def test_weight_file_round_trip() -> None:
     back = weights.from_bytes(weights.to_bytes(TENSORS), "w", expected=TENSORS)
     assert set(back) == set(TENSORS)

@@ -6,13 +6,16 @@ import gzip
 import itertools
 import math
 import pathlib
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from core.models.ngram import smoothing
+from core.config import ngram_settings
+from core.data import ngram_counts
+from core.models.ngram import levels, smoothing, tables
 from tests.core.models import counted
 
 Run = tuple[int, ...]
@@ -206,18 +209,73 @@ def test_kneser_ney_gives_the_figures_of_kenlm(order: int, corpora: pathlib.Path
     assert float(own[order:].sum()) == pytest.approx(float(by_word[order:-1].sum()), abs=12_900e-5)
 
 
+@pytest.mark.parametrize("how", SMOOTHINGS)
+@pytest.mark.parametrize("by_line", [False, True])
+def test_the_model_does_not_depend_on_how_many_rows_are_in_memory(
+    how: str, by_line: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model() -> dict[str, torch.Tensor]:
+        if by_line:
+            lines = [STREAM[start : start + start % 7] for start in range(0, 480, 6)]
+            return counted.estimate_lines(lines, 12, 4, how, 11).model.tables
+        return counted.estimate(STREAM, 12, 4, how).model.tables
+
+    whole = model()
+    monkeypatch.setattr(levels, "ROWS_AT_ONCE", 3)
+    few_at_a_time = model()
+    assert whole.keys() == few_at_a_time.keys()
+    assert all(torch.equal(table, few_at_a_time[name]) for name, table in whole.items())
+
+
+def _traced_peak_bytes(num_tokens: int, folder: pathlib.Path) -> int:
+    """Returns how much memory the estimation of a model of a random text takes."""
+    stream = np.random.default_rng(1).zipf(1.2, num_tokens).clip(max=999)
+    parts = [
+        ngram_counts.store([ngram_counts.count(stream, start, start + 5000, 4, 1000)], folder / f"{start}.arrow", 4)
+        for start in range(0, num_tokens, 5000)
+    ]
+    config = ngram_settings.NgramConfig(kind="ngram", order=4)
+    tracemalloc.start()
+    blocks = ngram_counts.merged(parts, 1000, folder, rows=4096)
+    smoothing.estimate(config, 1000, blocks, tuple(stream[:4].tolist()), folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_of_estimation_does_not_grow_with_the_text(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "ROWS_AT_ONCE", 4096)
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 4096)
+    (tmp_path / "short").mkdir()
+    (tmp_path / "long").mkdir()
+    short, long = (_traced_peak_bytes(size, tmp_path / name) for size, name in ((20_000, "short"), (120_000, "long")))
+    assert long < 1.3 * short
+    # The model alone is larger.
+    assert long < (tmp_path / "long" / "tables.safetensors").stat().st_size
+
+
+def test_an_ngram_takes_at_most_20_bytes(tmp_path: pathlib.Path) -> None:
+    stream = np.random.default_rng(1).zipf(1.2, 20_000).clip(max=999)
+    counts = ngram_counts.count(stream, 0, len(stream), 4, 1000)
+    config = ngram_settings.NgramConfig(kind="ngram", order=4)
+    made = smoothing.estimate(config, 1000, [counts], tuple(stream[:4].tolist()), tmp_path)
+    assert made.model.file is not None
+    assert made.model.file.stat().st_size <= 20 * sum(made.num_ngrams)
+
+
 def test_kneser_ney_discounts_worked_by_hand() -> None:
     # Eight runs seen once, four twice, two three times, one four times: Y = 8 / 16.
-    counts = torch.tensor([1] * 8 + [2] * 4 + [3] * 2 + [4] + [0] * 3)
-    assert smoothing._chen_goodman_discounts(counts) == pytest.approx((0.5, 1.25, 2.0))
+    assert smoothing._chen_goodman_discounts((3, 8, 4, 2, 1)) == pytest.approx((0.5, 1.25, 2.0))
 
 
 def test_katz_discounts_worked_by_hand() -> None:
     # n = 10, 3, 1: with cutoff 1, (k+1) n2 / n1 = 0.6 takes all of a count of 1; with 2, 3 · 1 / 10 = 0.3.
-    counts = torch.tensor([1] * 10 + [2] * 3 + [3])
+    n = (0, 10, 3, 1, 0, 0, 0)
     first, second = (2 * 3 / 10 - 0.3) / 0.7, (3 * 1 / (2 * 3) - 0.3) / 0.7
-    assert smoothing._katz_discounts(counts) == pytest.approx((first, second))
-    assert smoothing._katz_discounts(torch.tensor([5, 5])) == ()
+    assert smoothing._katz_discounts(n) == pytest.approx((first, second))
+    assert smoothing._katz_discounts((0, 0, 0, 0, 0, 2, 0)) == ()
 
 
 def test_good_turing_gives_freed_mass_to_unseen_tokens() -> None:

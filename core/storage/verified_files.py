@@ -1,0 +1,90 @@
+"""Files that some process of a node has verified, so that the others need not; copies of those in object stores.
+
+Copies and notes are in a folder of this user's among the temporary files (`TMPDIR/raycurrent-UID-models`), which all
+processes of a node share.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from core import errors
+from core.storage import local_files, location, private_folders, temporary
+
+# A file that was changed less long ago may be changed again without another time of change.
+_SETTLED_S = 2.0
+
+
+def folder() -> Path:
+    """Returns the folder, which is made if there is none.
+
+    Raises:
+        StorageError: it cannot be made, or belongs to another user.
+    """
+    made = private_folders.temporary_folder() / f"raycurrent-{os.getuid()}-models"
+    # Private: models may be confidential.
+    made.mkdir(mode=0o700, exist_ok=True)
+    # In a shared /tmp another user may have made the folder first, and could replace the copies.
+    if made.is_symlink() or made.stat().st_uid != os.getuid():
+        raise errors.StorageError(f"{made}: belongs to another user; set TMPDIR to a folder of your own")
+    return made
+
+
+def copy(file: location.Location, sha256: str, ending: str) -> Path:
+    """Returns this machine's copy of a file in an object store, fetched and verified once, and named by its hash.
+
+    Raises:
+        IntegrityError: the file has another hash.
+        StorageError: the copy cannot be written.
+    """
+    path = folder() / f"{sha256}{ending}"
+    if path.exists():
+        return path
+    temporary.sweep(path.parent, recursive=False)
+
+    def write(opened: BinaryIO) -> None:
+        digest = hashlib.sha256()
+        for block in file.read_blocks():
+            digest.update(block)
+            opened.write(block)
+        if (actual := digest.hexdigest()) != sha256:
+            raise errors.IntegrityError(
+                f"{file}: has the SHA-256 {actual[:16]}… instead of {sha256[:16]}…; restore the file from a copy"
+            )
+
+    try:
+        # Several processes of a node may copy at the same time: each renames a complete file, and all are equal.
+        local_files.replace(path, write)
+    except OSError as error:
+        raise errors.StorageError(
+            f"{path}: the copy of {file} cannot be written ({error.strerror}, "
+            f"{shutil.disk_usage(path.parent).free} bytes are free); set TMPDIR to a folder with free space"
+        ) from error
+    return path
+
+
+def is_verified(path: Path, key: str) -> bool:
+    """Returns whether a local file, unchanged since, was verified on this node; see `set_verified`."""
+    return _mark(path.stat(), key).exists()
+
+
+def set_verified(path: Path, key: str) -> None:
+    """Notes for all processes of this node that a local file was verified.
+
+    Args:
+        path: the file.
+        key: what it was verified to be, its hash included.
+    """
+    status = path.stat()
+    # A change within one tick of the clock of the filesystem would not show.
+    if time.time() - status.st_ctime > _SETTLED_S:
+        _mark(status, key).touch(mode=0o600)
+
+
+def _mark(status: os.stat_result, key: str) -> Path:
+    # The time of change cannot be set by hand, unlike that of modification.
+    about = (key, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return folder() / f"{hashlib.sha256(repr(about).encode()).hexdigest()}.verified"
