@@ -13,17 +13,8 @@ import typer
 from core import errors
 from core.config import loading, schema
 from core.storage import location, run_lock
-from jobs import (
-    arpa_commands,
-    console,
-    execution,
-    options,
-    paths,
-    run_checks,
-    run_session,
-    settings,
-    submission_commands,
-)
+from jobs import arpa_commands as arpa
+from jobs import console, execution, options, paths, run_checks, run_session, settings, submission_commands
 from jobs import sweep as sweeps
 
 app = typer.Typer(
@@ -394,8 +385,7 @@ def inspect(
 app.command("submit", cls=options.Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     submission_commands.submit
 )
-app.command("export", cls=options.Command)(arpa_commands.export)
-app.command("import", cls=options.Command)(arpa_commands.import_)
+arpa.add_to(app)
 app.command("list", cls=options.Command)(submission_commands.list_)
 app.command("logs", cls=options.Command)(submission_commands.logs)
 app.command("stop", cls=options.Command)(submission_commands.stop)

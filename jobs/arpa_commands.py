@@ -46,3 +46,9 @@ def import_(input_: ArpaInput, run: NewRun) -> options.Job:
         return verb.import_(file, root)
 
     return options.Job(call)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to a command line."""
+    app.command("export", cls=options.Command)(export)
+    app.command("import", cls=options.Command)(import_)
