@@ -78,10 +78,13 @@ def map_file(path: Path, where: str) -> dict[str, Tensor]:
     """
     mapping = columns.Mapping(path)
     header, start = _checked_header(mapping.memory, where)
-    return {
-        name: torch.from_numpy(mapping.array(np.uint8, start + first, last - first)).view(dtype).reshape(shape)
-        for name, (dtype, shape, first, last) in header.items()
-    }
+
+    def tensor(dtype: torch.dtype, shape: list[int], first: int, last: int) -> Tensor:
+        if first == last:  # of no bytes there is no view in another type
+            return torch.empty(shape, dtype=dtype)
+        return torch.from_numpy(mapping.array(np.uint8, start + first, last - first)).view(dtype).reshape(shape)
+
+    return {name: tensor(*entry) for name, entry in header.items()}
 
 
 def from_bytes(data: bytes, where: str, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
