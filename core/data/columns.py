@@ -36,7 +36,7 @@ class Column:
         return self._size
 
     def append(self, values: Array) -> None:
-        """Writes a block behind what is there, converted to the column's type."""
+        """Appends a block, converted to the column's type."""
         assert self._file is not None, f"{self.path} is closed"
         np.ascontiguousarray(values, self.dtype).tofile(self._file)
         self._size += len(values)

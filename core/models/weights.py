@@ -79,7 +79,7 @@ def map_file(path: Path, where: str) -> dict[str, Tensor]:
     mapping = columns.Mapping(path)
     header, start = _checked_header(mapping.memory, where)
 
-    def tensor(dtype: torch.dtype, shape: list[int], first: int, last: int) -> Tensor:
+    def tensor(dtype: torch.dtype, shape: tuple[int, ...], first: int, last: int) -> Tensor:
         if first == last:  # of no bytes there is no view in another type
             return torch.empty(shape, dtype=dtype)
         return torch.from_numpy(mapping.array(np.uint8, start + first, last - first)).view(dtype).reshape(shape)

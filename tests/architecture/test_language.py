@@ -31,7 +31,7 @@ NAMES = {"found", "place", "places", "one", "held", "wish", "wishes", "drawn", "
 # Source: Boucher and Anderson, Trojan Source: Invisible Vulnerabilities (2021).
 CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
-COMMANDS = ("jobs.__main__", "jobs.submission_commands")
+COMMANDS = ("jobs.__main__", "jobs.submission_commands", "jobs.arpa_commands")
 TEXTS = sorted(
     path
     for pattern in ("*.md", "jobs/configs/*.yaml", "k8s/**/*.md", "core/**/*.md", "workers/**/*.md", "jobs/*.md")

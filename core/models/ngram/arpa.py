@@ -89,7 +89,7 @@ def _lines(
         return
     weights = _log10(model.backoff(level, rows)).tolist()
     for value, ngram, weight in zip(values, ngrams, weights, strict=True):
-        # The end of a line is no context.
+        # Nothing follows the end of a line.
         yield f"{value:.9g}\t{ngram}\t{weight:.9g}\n" if not ngram.endswith(_END) else f"{value:.9g}\t{ngram}\n"
 
 
@@ -114,7 +114,7 @@ def _check_exportable(model: ngram_model.Ngram, names: Sequence[str], eos: int |
 
 
 class Imported(NamedTuple):
-    """What an ARPA file holds.
+    """The content of an ARPA file.
 
     Attributes:
         config: order and unit.
@@ -157,7 +157,7 @@ class _Reader:
         # Where the end of a line never comes, the text is one stream.
         by_line, eos = end_value > 10.0 ** (IMPOSSIBLE + 0.1), 1
         if by_line and EOS in inner:
-            self._fail("the word <eos> stands for the end of a line here")
+            self._fail("the word <eos> is here the end of a line; rename it in the file")
         size = len(values)
         first, last = (inner | {word: eos} for word in (BEGIN, END)) if by_line else (inner, inner)
         made: dict[str, npt.NDArray[Any]] = {tables.probability(1): values}
@@ -247,7 +247,7 @@ class _Reader:
                     for column, words in zip(columns, zip(*fields, strict=True), strict=True)
                 ]
             except KeyError as error:
-                self._fail(f"{error.args[0][:60]!r} is no 1-gram, or no word of this place in an n-gram")
+                self._fail(f"{error.args[0][:60]!r} is not among the 1-grams, or cannot be at this place of an n-gram")
             rows = ids[0]
             for below in range(2, level):
                 rows = levels.find_rows(made[tables.keys(below)], rows * size + ids[below - 1])
@@ -309,7 +309,7 @@ class _Reader:
 
 
 def _split(buffers: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields lines; one that is too long is cut, so that memory does not grow with it, and then is no n-gram."""
+    """Yields lines; one that is too long is cut, which bounds memory, and then refused as an n-gram."""
     tail = b""
     for buffer in buffers:
         *lines, tail = (tail + buffer).split(b"\n")

@@ -105,9 +105,9 @@ def find_rows(keys: Array, wanted: Array) -> Array:
     rows = np.searchsorted(keys, wanted)
     # A key above all others would be inserted at the end, where there is no row.
     rows[rows == len(keys)] = 0
-    found = np.empty_like(rows)
-    found[order] = np.where(keys[rows] == wanted, rows, -1)
-    return found
+    in_order = np.empty_like(rows)
+    in_order[order] = np.where(keys[rows] == wanted, rows, -1)
+    return in_order
 
 
 def build(

@@ -105,7 +105,7 @@ class _Rule(Protocol):
 
 
 class _Weights(NamedTuple):
-    """What a slab becomes in a model: probabilities of its rows, back-off weights of its contexts."""
+    """The part of a model that comes from a slab: probabilities of its rows, back-off weights of its contexts."""
 
     probability_G: Array
     backoff_C: Array
