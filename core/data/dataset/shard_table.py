@@ -21,6 +21,7 @@ from core.data.dataset import arrow_file
 
 _TOKENS: Final = "tokens_"
 _SHA256_BYTES: Final = 32
+_NAMES_AT_ONCE = 10_000  # what is computed from names is as large as they are
 _NAME_BYTES: Final = (string.ascii_letters + string.digits + "._-").encode()
 _WORD_BYTES: Final = 8
 _MULTIPLIER: Final = np.uint64(6364136223846793005)  # of Knuth's MMIX
@@ -163,10 +164,12 @@ class ShardTable(Sequence[ShardRecord]):
         if int(self._corpus.min(initial=0)) < 0 or int(self._corpus.max(initial=0)) >= max(1, len(self.corpora)):
             raise errors.IntegrityError(f"{where}: {split} has a shard of an unknown corpus; restore the index")
         # Names are restricted, so that a forged index cannot lead out of the dataset's folder.
-        bad = np.flatnonzero(~_are_names(self.names, split))
-        if len(bad):
-            name = self.names[int(bad[0])].as_py()
-            raise errors.IntegrityError(f"{where}: {name!r} is not a shard name of {split}; restore the index")
+        for start in range(0, len(self), _NAMES_AT_ONCE):
+            names = self.names.slice(start, _NAMES_AT_ONCE)
+            bad = np.flatnonzero(~_are_names(names, split))
+            if len(bad):
+                name = names[int(bad[0])].as_py()
+                raise errors.IntegrityError(f"{where}: {name!r} is not a shard name of {split}; restore the index")
         # Shards hold line numbers, so no two of a corpus are equal: a copy of one would count its lines twice.
         contents = [self.of_corpus(corpus).batch.column("sha256") for corpus in self.corpora]
         for same, columns in (("name", [self.names]), ("content", contents)):
@@ -248,8 +251,8 @@ def _are_names(names: pa.StringArray, split: str) -> npt.NDArray[np.bool_]:
     """
     starts, values = _bytes_of(names)
     prefix, ending = f"{split}/".encode(), b".arrow"
-    is_allowed = np.zeros(256, bool)
-    is_allowed[np.frombuffer(_NAME_BYTES, np.uint8)] = True
+    is_other = np.ones(256, bool)
+    is_other[np.frombuffer(_NAME_BYTES, np.uint8)] = False
     # At least one character between the two.
     are_names = np.diff(starts) > len(prefix) + len(ending)
     begins, ends = starts[:-1][are_names], starts[1:][are_names]
@@ -261,7 +264,7 @@ def _are_names(names: pa.StringArray, split: str) -> npt.NDArray[np.bool_]:
     # No dot at the beginning of the file name: neither `..` nor a hidden file.
     is_name &= values[begins + len(prefix)] != ord(".")
     # One byte of a name is none of a file name: the slash after the split.
-    others = np.flatnonzero(~is_allowed[values[starts[0] : starts[-1]]]) + starts[0]
+    others = np.flatnonzero(is_other[values[starts[0] : starts[-1]]]) + starts[0]
     num_others = np.bincount(np.searchsorted(starts, others, side="right") - 1, minlength=len(names))
     is_name &= num_others[are_names] == 1
     are_names[are_names] = is_name
@@ -270,25 +273,35 @@ def _are_names(names: pa.StringArray, split: str) -> npt.NDArray[np.bool_]:
 
 def _has_duplicates(column: pa.Array) -> bool:
     """Returns whether two values are equal: their hashes are compared, and the values only where two of them are."""
-    starts, values = _bytes_of(column)
-    lengths = np.diff(starts)
-    if not len(lengths) or int(lengths.min()) < _WORD_BYTES:
-        return len(set(column.to_pylist())) < len(column)
-    # The eight bytes from each on: values are hashed by words, the last of which may overlap the one before.
-    words = np.ndarray(len(values) - _WORD_BYTES + 1, np.uint64, values.data, strides=(1,))
-    hashes = _mix(lengths.astype(np.uint64), words[starts[1:] - _WORD_BYTES])
-    for begin in range(0, int(lengths.max()) - _WORD_BYTES + 1, _WORD_BYTES):
-        has_word = lengths >= begin + _WORD_BYTES
-        hashes[has_word] = _mix(hashes[has_word], words[starts[:-1][has_word] + begin])
+    hashes = np.empty(len(column), np.uint64)
+    for start in range(0, len(column), _NAMES_AT_ONCE):
+        block = column.slice(start, _NAMES_AT_ONCE)
+        hashes[start : start + len(block)] = _hashes(block)
     hashes.sort()
     if not (hashes[1:] == hashes[:-1]).any():
         return False
     return len(set(column.to_pylist())) < len(column)
 
 
+def _hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
+    """Returns a hash of each value; values of less than eight bytes have one by their length alone."""
+    starts, values = _bytes_of(column)
+    lengths = np.diff(starts)
+    hashes = lengths.astype(np.uint64)
+    # The eight bytes from each on: values are hashed by words, the last of which may overlap the one before.
+    words = np.ndarray(max(0, len(values) - _WORD_BYTES + 1), np.uint64, values.data, strides=(1,))
+    has_word = lengths >= _WORD_BYTES
+    hashes[has_word] = _mix(hashes[has_word], words[starts[1:][has_word] - _WORD_BYTES])
+    for begin in range(0, int(lengths.max(initial=0)) - _WORD_BYTES + 1, _WORD_BYTES):
+        has_word = lengths >= begin + _WORD_BYTES
+        hashes[has_word] = _mix(hashes[has_word], words[starts[:-1][has_word] + begin])
+    return hashes
+
+
 def _mix(hashes: npt.NDArray[np.uint64], words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     # Wraps around at 2^64, as a hash may; the shift brings the upper bits down, where a product loses nothing of them.
-    mixed: npt.NDArray[np.uint64] = (hashes ^ words) * _MULTIPLIER
+    mixed: npt.NDArray[np.uint64] = hashes ^ words
+    mixed *= _MULTIPLIER
     mixed ^= mixed >> _SHIFT
     return mixed
 
