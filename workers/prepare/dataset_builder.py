@@ -127,7 +127,7 @@ class DatasetBuilder:
             )
             self.scripts[name] = corpus.scripts
         tokenizer_fit.log_sizes(self._plan.tokenizer, tokenizers)
-        return self._read_shards(index, files, settings.statistics)
+        return self._read_shards(index, files, settings)
 
     def hash_sources(self, settings: corpus_settings.ShardingConfig) -> dict[str, dict[str, str]]:
         """Returns the current hash of the text of each source, by corpus and split, as `run` puts it into the index."""
@@ -176,11 +176,14 @@ class DatasetBuilder:
         return tokenizers
 
     def _read_shards(
-        self, index: dataset_index.DatasetIndex, tokenizers: Mapping[str, commit.FileRecord], with_statistics: bool
+        self,
+        index: dataset_index.DatasetIndex,
+        tokenizers: Mapping[str, commit.FileRecord],
+        settings: corpus_settings.ShardingConfig,
     ) -> dataset_index.DatasetIndex:
         """Reads the shards once more, and returns the index with the lengths of pairs and the statistics file."""
         recipe = dataclasses.replace(self._recipe, tokenizers=tokenizers)
-        tasks = self._shards_tasks(index, with_statistics)
+        tasks = self._shards_tasks(index, settings)
         read_shards = functools.partial(word_statistics.make_reader, recipe)
         all_tasks = [task for tasks_of_split in tasks.values() for task, _ in tasks_of_split]
         records = self._runner.fan_out("prepare: read shards", "lines", all_tasks, read_shards)
@@ -195,7 +198,7 @@ class DatasetBuilder:
             for split, tasks_of_split in tasks.items()
         }
         index = dataclasses.replace(index, lengths={split: files for split, files in lengths.items() if files})
-        if not with_statistics:
+        if not settings.statistics:
             return index
         counted = [task for task in all_tasks if task.counts_ngrams]
         files = tuple(str(records[task.name]["counts"]["name"]) for task in counted)
@@ -208,20 +211,22 @@ class DatasetBuilder:
         return dataclasses.replace(index, statistics=file)
 
     def _shards_tasks(
-        self, index: dataset_index.DatasetIndex, with_statistics: bool
+        self, index: dataset_index.DatasetIndex, settings: corpus_settings.ShardingConfig
     ) -> dict[str, list[tuple[word_statistics.ShardsTask, str]]]:
         """Returns by split the tasks that read its shards, each with the name of its corpus."""
         tasks: dict[str, list[tuple[word_statistics.ShardsTask, str]]] = {}
         for split, table in index.splits.items():
             # Words are those of the training text, and pairs are planned by length in every split.
-            is_counted = with_statistics and split == "train"
+            is_counted = settings.statistics and split == "train"
             if not is_counted and index.kind != "pairs":
                 continue
             ngrams = iter(word_statistics.choose_ngram_shards(table))
             tasks[split] = []
             for corpus in table.named_corpora:
                 prefix = f"{corpus}." if corpus else ""
-                for number, group in enumerate(part_groups.of_shards(table.of_corpus(corpus))):
+                for number, group in enumerate(
+                    part_groups.of_shards(table.of_corpus(corpus), settings.part_size_bytes)
+                ):
                     flags = tuple(itertools.islice(ngrams, len(group)))
                     stem = f"{split}/{prefix}lengths-{number:05d}" if index.kind == "pairs" else ""
                     name = f"shards-{prefix}{split}-{number:05d}"

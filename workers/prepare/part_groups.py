@@ -12,7 +12,7 @@ LEAST_TASKS = 128
 MOST_PARTS = 64
 """Parts of a task at most: what a worker that dies has done in vain."""
 LEAST_BYTES = 1 << 22
-"""Bytes of shards below which a task takes more of them: those of held-out lines are small."""
+"""Bytes of shards below which a task takes more, up to the size of a part: those of held-out lines are small."""
 
 _Item = TypeVar("_Item")
 
@@ -36,9 +36,9 @@ def of(items: Sequence[_Item]) -> list[tuple[_Item, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def of_shards(table: shard_table.ShardTable) -> list[tuple[shard_table.ShardRecord, ...]]:
-    """Returns consecutive groups of shards of about equal bytes, which depend on the shards alone."""
-    least_bytes = max(LEAST_BYTES, int(table.size_bytes.sum()) // LEAST_TASKS)
+def of_shards(table: shard_table.ShardTable, part_size_bytes: int) -> list[tuple[shard_table.ShardRecord, ...]]:
+    """Returns consecutive groups of shards of about equal bytes, which depend on the shards and the size of parts."""
+    least_bytes = max(min(LEAST_BYTES, part_size_bytes), int(table.size_bytes.sum()) // LEAST_TASKS)
     groups: list[list[shard_table.ShardRecord]] = []
     num_bytes = 0
     for shard in table:

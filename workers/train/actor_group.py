@@ -6,6 +6,7 @@ of their own; a laptop waits for these at each start.
 
 import datetime
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ class ActorGroup:
             ranks.RanksFailedError: ranks failed more often than `cluster.max_failures` allows.
         """
         failures: dict[int, BaseException] = {}
-        for start in range(self._cluster.max_failures + 1):
-            failures, result = self._start(work, str(self._folder / f"ranks-{start}"))
+        for _ in range(self._cluster.max_failures + 1):
+            # A file of its own: ranks that were killed leave theirs, in which others would find addresses of the dead.
+            failures, result = self._start(work, str(self._folder / f"ranks-{secrets.token_hex(8)}"))
             if not failures:
                 return result
         raise ranks.RanksFailedError("the ranks failed", failures)

@@ -33,6 +33,11 @@ def _table(sizes_bytes: list[int]) -> shard_table.ShardTable:
 )
 def test_small_shards_are_read_together(sizes_bytes: list[int], expected: list[int]) -> None:
     table = _table(sizes_bytes)
-    groups = part_groups.of_shards(table)
+    groups = part_groups.of_shards(table, 1 << 24)
     assert [*map(len, groups)] == expected
     assert [shard for group in groups for shard in group] == list(table)
+
+
+def test_a_task_reads_no_more_small_shards_than_a_part_has_bytes() -> None:
+    groups = part_groups.of_shards(_table([1 << 10] * 6), 1 << 11)
+    assert [*map(len, groups)] == [2, 2, 2]

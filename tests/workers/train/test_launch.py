@@ -13,7 +13,7 @@ from core.config import schema
 from core.storage import location
 from tests.workers.train import rank_functions
 from workers.cluster import session as sessions
-from workers.train import launch, messages, ranks
+from workers.train import actor_group, launch, messages, ranks
 
 
 def starts(marks: Path, rank: int) -> int:
@@ -113,6 +113,25 @@ def test_two_ranks_reduce_together_and_rank_0_returns(two_ranks: sessions.Sessio
     assert result == {"sum": 3, "world_size": 2, "threads": "1"}
     assert seen == [("far", 0)]
     assert not (tmp_path / "run" / ".ray").exists()
+
+
+@pytest.mark.ray
+def test_groups_of_one_session_follow_each_other(
+    two_ranks: sessions.Session, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each meets in a file of its own; one that ends by being killed leaves its file."""
+    meetings: list[str] = []
+    start = actor_group.ActorGroup._start
+
+    def recorded(self: actor_group.ActorGroup, work: Any, meeting_file: str) -> Any:
+        meetings.append(meeting_file)
+        return start(self, work, meeting_file)
+
+    monkeypatch.setattr(actor_group.ActorGroup, "_start", recorded)
+    for _ in range(2):
+        result, _ = launched(two_ranks, rank_functions.add_up, marks, tmp_path)
+        assert result["sum"] == 3
+    assert len(set(meetings)) == 2
 
 
 @pytest.mark.ray
