@@ -144,3 +144,25 @@ def _used_by_processes(base: Path) -> set[str]:
                     texts.append(os.fsencode(descriptor.readlink()))
         used |= {match.decode() for text in texts for match in pattern.findall(text)}
     return used
+
+
+def shared_by_processes(folder: Path, variable: str) -> Path:
+    """Makes a folder of a fixed name, which all processes of this user share, unless it is there; returns it.
+
+    Args:
+        folder: the folder; the one above it exists.
+        variable: environment variable that names another place, for error messages.
+
+    Raises:
+        StorageError: it belongs to another user, or cannot be made.
+    """
+    try:
+        folder.mkdir(mode=MODE, exist_ok=True)  # private: corpora and models may be confidential
+    except OSError as error:
+        raise errors.StorageError(
+            f"{folder}: cannot be made ({error.strerror}); set {variable} to a folder with free space"
+        ) from error
+    # In a shared /tmp another user may have made the folder first, and could replace what is in it.
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise errors.StorageError(f"{folder}: belongs to another user; set {variable} to a folder of your own")
+    return folder

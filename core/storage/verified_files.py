@@ -25,12 +25,7 @@ def folder() -> Path:
         StorageError: it cannot be made, or belongs to another user.
     """
     made = private_folders.temporary_folder() / f"raycurrent-{os.getuid()}-models"
-    # Private: models may be confidential.
-    made.mkdir(mode=0o700, exist_ok=True)
-    # In a shared /tmp another user may have made the folder first, and could replace the copies.
-    if made.is_symlink() or made.stat().st_uid != os.getuid():
-        raise errors.StorageError(f"{made}: belongs to another user; set TMPDIR to a folder of your own")
-    return made
+    return private_folders.shared_by_processes(made, "TMPDIR")
 
 
 def copy(file: location.Location, sha256: str, ending: str) -> Path:

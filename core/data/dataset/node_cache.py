@@ -133,17 +133,7 @@ def _folder() -> Path:
     named = os.environ.get(FOLDER_VARIABLE)
     # Below the one that is named, which on Kubernetes belongs to root.
     folder = (Path(named) if named else private_folders.temporary_folder()) / f"raycurrent-{os.getuid()}"
-    # Private: corpora may be confidential.
-    try:
-        folder.mkdir(mode=private_folders.MODE, exist_ok=True)
-    except OSError as error:
-        raise errors.StorageError(
-            f"{folder}: cannot be made ({error.strerror}); set {FOLDER_VARIABLE} to a folder with free space"
-        ) from error
-    # In a shared /tmp another user may have made the folder first, and could replace the copies.
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise errors.StorageError(f"{folder}: belongs to another user; set {FOLDER_VARIABLE} to a folder of your own")
-    return folder
+    return private_folders.shared_by_processes(folder, FOLDER_VARIABLE)
 
 
 @contextlib.contextmanager
