@@ -11,7 +11,7 @@ from typing import Any
 
 from core.config import schema
 from core.models import machine
-from core.storage import location, private_folders, run_lock
+from core.storage import location, private_folders, retries, run_lock
 from jobs import console, run_state
 from workers.cluster import nodes
 from workers.cluster import session as sessions
@@ -90,7 +90,7 @@ def _timeouts() -> dict[str, float]:
         "stop of the ranks": launch.STOP_S,
         "resources of a cluster": sessions.RESOURCES_TIMEOUT_S,
         "lock of a root without heartbeat": run_lock.TTL_S,
-        "retries of a store": location.DEADLINE_S,
+        "retries of a store": retries.DEADLINE_S,
     }
 
 

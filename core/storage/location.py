@@ -1,7 +1,7 @@
 """Locations: absolute URLs of files and folders, with reads and atomic writes on every filesystem.
 
 Differences between stores are hidden here and nowhere else: their errors become ours, transient errors are retried
-with back-off until a deadline (the only layer of retries; those of the drivers are off), and writes are atomic.
+(`retries`), and writes are atomic.
 """
 
 import contextlib
@@ -9,21 +9,16 @@ import functools
 import glob
 import io
 import logging
-import random
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from core import errors
-from core.storage import filesystems, json_values, local_files, store_errors, temporary, uploads, urls
+from core.storage import filesystems, json_values, local_files, retries, store_errors, temporary, uploads, urls
 
-DEADLINE_S = 60.0
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 _NAMES_OF_REQUEST = 1000  # that one request deletes
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
@@ -370,31 +365,4 @@ class Location:
         return created or (attempts > 1 and self.read_bytes() == data())
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
-        deadline_s = time.monotonic() + DEADLINE_S
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                return call()
-            # Raised by a call inside, such as a missing driver: already translated, and no retry mends it.
-            except errors.RaycurrentError:
-                raise
-            except Exception as error:
-                permanent = store_errors.translated(str(self), self.path if self.is_local else None, error)
-                if permanent is not None:
-                    try:
-                        raise permanent from error
-                    finally:
-                        # A frame that refers to its own exception is a reference cycle: it would keep the objects
-                        # of all callers alive until the garbage collector runs.
-                        del permanent
-                # A pause that would end after the deadline is not begun.
-                if time.monotonic() + pause_s > deadline_s:
-                    raise errors.StorageError(
-                        f"{self}: the store failed for {DEADLINE_S:g} s, the last error: "
-                        f"{store_errors.one_line(error)}; check the network and the store, "
-                        "then run the same command again"
-                    ) from error
-                _log.warning("%s: %s; retrying", self, store_errors.one_line(error))
-            # Without jitter all workers that one outage stopped would come back at the same moment.
-            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter, no secret)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return retries.until_deadline(str(self), self.path if self.is_local else None, call)

@@ -12,7 +12,7 @@ import pytest
 
 from core import errors
 from core.config import schema
-from core.storage import filesystems, location
+from core.storage import filesystems, retries
 from tests.jobs import datasets
 
 PAGE = gzip.compress("".join(f"{line}\n" for line in datasets.sentences(300)).encode(), mtime=0)
@@ -59,7 +59,7 @@ def web(requests: list[str]) -> Iterator[str]:
 def public(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets this machine count as a public address."""
     monkeypatch.setattr(filesystems, "refuse_private_host", lambda authority: None)
-    monkeypatch.setattr(location, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(retries, "DEADLINE_S", 0.3)
 
 
 def settings(root: Path, url: str, sha256: str | None = None) -> schema.RunConfig:

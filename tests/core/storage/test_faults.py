@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.storage import commit, location, lock_owner, run_lock
+from core.storage import commit, location, lock_owner, retries, run_lock
 
 NUM_PARTS = 8
 
@@ -34,7 +34,7 @@ def test_a_store_that_fails_in_a_tenth_of_its_requests_changes_no_byte(
     s3_root: location.Location, store: Any, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Half of the requests that fail were applied: their replies are lost."""
-    monkeypatch.setattr(location, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.001)
     expected = _stage(s3_root.join("quiet"))
     disturbed = s3_root.join("disturbed")
     with store.failing(0.1, random.Random(seed)):

@@ -18,13 +18,13 @@ from typing import Any, BinaryIO
 import pytest
 
 from core import errors
-from core.storage import filesystems, local_files, location, temporary
+from core.storage import filesystems, local_files, location, retries, temporary
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(location, "DEADLINE_S", 0.3)
-    monkeypatch.setattr(location, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.01)
 
 
 def names_in(folder: Path) -> list[str]:

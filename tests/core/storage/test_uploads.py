@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.storage import location, run_lock, temporary, uploads
+from core.storage import location, retries, run_lock, temporary, uploads
 
 LARGE_BYTES = 101 << 20  # from 100 MiB on the driver uploads parts
 
@@ -42,7 +42,7 @@ def keys(client: Any, root: location.Location) -> list[str]:
 def test_an_upload_that_fails_half_way_is_aborted_and_no_object_appears(
     s3_root: location.Location, store: Any, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(location, "DEADLINE_S", 0.0)
+    monkeypatch.setattr(retries, "DEADLINE_S", 0.0)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(LARGE_BYTES)
     store.faults = ["busy"]
