@@ -178,7 +178,7 @@ def _finish(output: output_writer.OpenedOutput, made: _Forecasts, method: str, p
     def write_page() -> None:
         for file in output.files:
             if page is not None:
-                file.put_sidecar(outputs.PICTURES, page.splitlines())
+                file.put_sidecar(outputs.PICTURES, page.splitlines)
 
     return output.finish([record], {"summary": made.summary}, write_page)
 

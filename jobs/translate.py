@@ -254,13 +254,12 @@ def _write_sidecars(
     decoding = request.decoding
     # Those of a complete output only if they are missing: it costs nothing.
     if decoding.alignments and not file.has_sidecar(outputs.ALIGNMENTS):
-        rows = file.tables()
-        if rows is None:
+        if not file.has_parts:
             raise errors.UsageError(
                 f"decoding.alignments: {file.path} was made without them, and its parts were not kept; "
                 "add --overwrite to translate again"
             )
-        file.put_sidecar(outputs.ALIGNMENTS, _pharaoh_lines(rows, parts, models.members[0]))
+        file.put_sidecar(outputs.ALIGNMENTS, lambda: _pharaoh_lines(file.tables(), parts, models.members[0]))
     if decoding.attention_maps and not file.has_sidecar(outputs.ATTENTION):
         computing.set_threads(request.cluster.cpus_per_worker)
         lines = _draw_lines(parts, decoding.attention_maps)
@@ -268,7 +267,8 @@ def _write_sidecars(
         prefixes = [text[-1] for text in texts] if parts and len(parts[0].sides) == 2 else None
         made = models.translator(decoding, request.compute, request.cluster.device)
         maps = made.attention_maps([text[0] for text in texts], prefixes)
-        file.put_sidecar(outputs.ATTENTION, [alignments.to_json(dict(zip(lines, maps, strict=True)))])
+        text = alignments.to_json(dict(zip(lines, maps, strict=True)))
+        file.put_sidecar(outputs.ATTENTION, lambda: [text])
 
 
 def _draw_lines(parts: Sequence[inputs.Part], count: int) -> dict[int, tuple[str, ...]]:

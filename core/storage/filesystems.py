@@ -21,19 +21,24 @@ RANGE_BYTES = 1 << 24  # of the further requests for a large object
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 
 
-def filesystem(scheme: str, authority: str) -> Any:
+def filesystem(scheme: str, authority: str, attempts: int = 1) -> Any:
     """Returns the fsspec driver of a store, cached per process, since connections do not survive a fork.
+
+    Args:
+        scheme: beginning of the URL.
+        authority: bucket or host.
+        attempts: how often the driver itself tries a request; more than once only where the caller cannot.
 
     Raises:
         UsageError: the driver is not installed.
     """
     # Part of the cache key: another endpoint is another store.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return _filesystem(scheme, authority if scheme == "abfs" else "", endpoint, os.getpid())
+    return _filesystem(scheme, authority if scheme == "abfs" else "", endpoint, attempts, os.getpid())
 
 
 @functools.lru_cache(maxsize=32)
-def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
+def _filesystem(scheme: str, authority: str, endpoint: str, attempts: int, pid: int) -> Any:
     del pid  # only part of the cache key
     # fsspec caches instances over a fork, and listings without regard to other writers, whose files would be missed.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -42,7 +47,7 @@ def _filesystem(scheme: str, authority: str, endpoint: str, pid: int) -> Any:
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
             # Retries of several layers multiply: 25 requests in 45 s were measured for one failing call.
-            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "retries": {"total_max_attempts": attempts, "mode": "standard"},
         }
         if endpoint:
             # Stores other than Amazon's rarely support virtual-hosted addresses (bucket.host).

@@ -20,6 +20,7 @@ from core import errors
 from core.storage import filesystems, json_values, local_files, retries, store_errors, temporary, uploads, urls
 
 _NAMES_OF_REQUEST = 1000  # that one request deletes
+_ATTEMPTS_AT_A_PART = 8
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -226,14 +227,47 @@ class Location:
         _log.debug("create %s, %d bytes", self, len(data))
         if self.is_local:
             return self._call(lambda: local_files.create(self.path, lambda file: file.write(data)))
-        return self._create(lambda options: self._remote().pipe_file(self.url, data, **options), lambda: data)
+        return self._create(
+            lambda options: self._remote().pipe_file(self.url, data, **options), lambda: self.read_bytes() == data
+        )
 
     def put_file_if_absent(self, path: Path) -> bool:
         """Copies a local file here, as `put_if_absent` does."""
         _log.debug("create %s from %s", self, path)
         if self.is_local:
             return self._call(lambda: local_files.create(self.path, lambda file: local_files.copy(path, file)))
-        return self._create(lambda options: self._remote().put_file(str(path), self.url, **options), path.read_bytes)
+        return self._create(
+            lambda options: self._remote().put_file(str(path), self.url, **options), lambda: self._equals(path)
+        )
+
+    def write_if_absent(self, write: Callable[[BinaryIO], object]) -> bool:
+        """Writes a new file, as `put_if_absent` does, from what a function writes into an open file.
+
+        The function may be called again. A long object whose last reply was lost counts as another's: compare its hash.
+        """
+        _log.debug("create %s", self)
+        if self.is_local:
+            return self._call(lambda: local_files.create(self.path, write))
+        written = self._call(lambda: store_errors.false_if_taken(lambda: self._upload(write, "xb")))
+        return self.put_if_absent(written) if isinstance(written, bytes) else written is None
+
+    def write_over(self, write: Callable[[BinaryIO], object]) -> None:
+        """Writes the file, as `replace` does, from what a function writes into an open file."""
+        _log.debug("replace %s", self)
+        if self.is_local:
+            self._call(lambda: local_files.replace(self.path, write))
+            return
+        short = self._call(lambda: self._upload(write, "wb"))
+        if short is not None:
+            self.replace(short)
+
+    def _upload(self, write: Callable[[BinaryIO], object], mode: str) -> bytes | None:
+        """Uploads what a function writes; returns it instead if it is short, or kept in memory anyway."""
+        self._refuse_read_only()
+        # To begin again with the first part would cost more than one request.
+        driver = self._remote(attempts=_ATTEMPTS_AT_A_PART)
+        begin = functools.partial(driver.open, self.url, mode, block_size=uploads.PART_BYTES)
+        return uploads.write(write, None if self._is_memory else begin)
 
     def replace(self, data: bytes) -> None:
         """Writes the file, atomically and durably, replacing an existing one."""
@@ -316,11 +350,11 @@ class Location:
         if self.is_web:
             raise errors.UsageError(f"{self}: web addresses can only be read; write to a path or an object store")
 
-    def _remote(self) -> Any:
+    def _remote(self, attempts: int = 1) -> Any:
         scheme, authority, _ = urls.split(self.url)
         if self.is_web:
             filesystems.refuse_private_host(authority)
-        return filesystems.filesystem(scheme, authority)
+        return filesystems.filesystem(scheme, authority, attempts)
 
     def _fetch(self, start: int, stop: int) -> bytes:
         def fetch() -> bytes:
@@ -342,7 +376,11 @@ class Location:
         # The folder itself is listed where it is an object: some tools mark a folder by an empty one.
         return [path.rpartition("/")[2] for path in paths if path != own]
 
-    def _create(self, put: Callable[[dict[str, Any]], object], data: Callable[[], bytes]) -> bool:
+    def _equals(self, path: Path) -> bool:
+        with path.open("rb") as file:
+            return all(block == file.read(len(block)) for block in self.read_blocks()) and not file.read(1)
+
+    def _create(self, put: Callable[[dict[str, Any]], object], equals: Callable[[], bool]) -> bool:
         self._refuse_read_only()
         # Put-if-absent is spelled differently in adlfs; s3fs sends `If-None-Match: *`.
         options = {"overwrite": False} if self.url.startswith("abfs://") else {"mode": "create"}
@@ -351,18 +389,12 @@ class Location:
         def attempt() -> bool:
             nonlocal attempts
             attempts += 1
-            try:
-                put(options)
-            except OSError as error:
-                if isinstance(error, FileExistsError) or store_errors.status(error) == 412:  # precondition failed
-                    return False
-                raise
-            return True
+            return store_errors.false_if_taken(lambda: put(options)) is not False
 
         with _MEMORY_WRITES if self._is_memory else contextlib.nullcontext():
             created = self._call(attempt)
         # With one attempt the name was taken before it: equal bytes are another writer's, who has won.
-        return created or (attempts > 1 and self.read_bytes() == data())
+        return created or (attempts > 1 and equals())
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         return retries.until_deadline(str(self), self.path if self.is_local else None, call)

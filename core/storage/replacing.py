@@ -10,12 +10,12 @@ list of what is to be done, `_REPLACED.json`, for the next one.
 
 import functools
 import re
+import secrets
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from core import errors
-from core.storage import commit, concurrent, control_files, location
+from core.storage import commit, concurrent, contents, control_files, location
 
 _NEXT = re.compile(r"_next-[0-9a-f]{16}")
 _STAGED = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
@@ -27,18 +27,17 @@ def store_beside(store: commit.PartStore) -> commit.PartStore:
     return commit.PartStore(store.folder, store.plan, control=f"_next-{store.fingerprint[:16]}")
 
 
-def stage(store: commit.PartStore, path: Path, name: str, sha256: str) -> str:
-    """Copies a local file beside the place that it is to take with `swap`, and returns the name of the copy.
+def stage(store: commit.PartStore, write: contents.Write, name: str) -> str:
+    """Writes a file beside the place that it is to take with `swap`, and returns its name.
 
     Args:
         store: one from `store_beside`.
-        path: the local file.
+        write: writes its content.
         name: its place, below the folder.
-        sha256: the hash of its content.
     """
-    # By place and content: two places may have equal content, and two drivers may disagree about the content of one.
-    staged = f"{commit.sha256_hex(name.encode())[:16]}-{sha256[:16]}"
-    store.folder.join(store.control, staged).replace_by_file(path)
+    # By place and at random: two places may have equal content, and two drivers may disagree about the content of one.
+    staged = f"{commit.sha256_hex(name.encode())[:16]}-{secrets.token_hex(8)}"
+    store.folder.join(store.control, staged).write_over(write)
     return staged
 
 

@@ -2,11 +2,14 @@
 
 import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from core import errors
 from core.storage import local_files
 
+_Result = TypeVar("_Result")
 # Errors of botocore, by name: the library is an extra, and may not be installed.
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
 # Timeout, conflict of two conditional writes (S3), too early, too many requests. All from 500 on are transient, too.
@@ -67,6 +70,16 @@ def status(error: BaseException) -> int:
             if isinstance(value, int):
                 return value
     return 0
+
+
+def false_if_taken(put: Callable[[], _Result]) -> _Result | Literal[False]:
+    """Returns the result of a conditional write, or False if the name is taken."""
+    try:
+        return put()
+    except OSError as error:
+        if isinstance(error, FileExistsError) or status(error) == 412:  # precondition failed
+            return False
+        raise
 
 
 def _free(path: Path | None) -> str:

@@ -1,16 +1,74 @@
-"""Multipart uploads that killed writers left in an S3 store: nobody sees their parts, and they are paid for.
+"""Objects that are uploaded in parts, which appear together at the end: no reader sees a part of one.
 
-An object above 100 MiB is uploaded in parts, which appear together at the end. The driver aborts an upload that fails;
-that of a process that is killed stays. Google's and Azure's stores discard such parts themselves, after a week.
+An upload that fails is aborted; that of a process that is killed stays. In an S3 store nobody sees its parts, and they
+are paid for. Google's and Azure's stores discard them themselves, after a week.
 """
 
+import contextlib
 import datetime
+import io
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
 
 from core.storage import temporary
 
+PART_BYTES = 1 << 25  # S3 allows 10,000 parts, so that an object may have 312 GiB
 _log = logging.getLogger(__name__)
+
+
+def write(content: Callable[[BinaryIO], object], begin: Callable[[], Any] | None) -> bytes | None:
+    """Uploads what a function writes, unless it fits into one part; returns what was not uploaded.
+
+    Args:
+        content: writes the bytes into an open file.
+        begin: opens the object for writing: what is written appears when that file is closed; None uploads nothing.
+    """
+    parts = _Parts(begin)
+    try:
+        content(cast(BinaryIO, parts))
+        if parts.upload is None:
+            return parts.held.getvalue()
+        parts.upload.close()
+    except BaseException:
+        if parts.upload is not None:
+            _discard(parts.upload)
+        raise
+    return None
+
+
+class _Parts(io.RawIOBase):
+    """A file that begins an upload when there is more than one part."""
+
+    def __init__(self, begin: Callable[[], Any] | None) -> None:
+        self.held = io.BytesIO()
+        self.upload: Any = None
+        self._begin = begin
+
+    def writable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Writes bytes behind those before."""
+        if self.upload is None:
+            self.held.write(data)
+            if self._begin is not None and self.held.tell() > PART_BYTES:
+                self.upload = self._begin()
+                self.upload.write(self.held.getvalue())
+                self.held = io.BytesIO()
+        else:
+            self.upload.write(data)
+        return len(data)
+
+
+def _discard(upload: Any) -> None:
+    # The error that ends the upload is the one to report.
+    with contextlib.suppress(Exception):
+        if hasattr(upload, "discard"):  # Azure's has none
+            upload.discard()
+    # Else its finalizer would complete it.
+    upload.closed = True
 
 
 def abort_abandoned(driver: Any, bucket: str, key: str) -> None:

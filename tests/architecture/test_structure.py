@@ -93,7 +93,7 @@ VERBS = {
     *("demo", "report", "inspect", "submit", "sweep", "arpa"),
 }
 # All others hand on what they did not mean; `starting` does so in another thread.
-BROAD_EXCEPT = {"jobs.execution", "core.storage.location", "workers.cluster.starting"}
+BROAD_EXCEPT = {"jobs.execution", "core.storage.retries", "workers.cluster.starting"}
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60

@@ -9,13 +9,12 @@ between leaves a list, by which the next one that opens the folder goes on (`cor
 """
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from core import errors
 from core.decoding.lines import leftovers, outputs, results
-from core.storage import commit, concurrent, control_files, location, private_folders, replacing, run_lock
+from core.storage import commit, concurrent, contents, control_files, location, replacing, run_lock
 
 
 @contextlib.contextmanager
@@ -98,8 +97,7 @@ def _complete_folder(target: outputs.Output, store: commit.PartStore) -> dict[st
         if file.exists():
             _check_merged(file, entry)
         else:
-            with _merged(target, file, records) as path:
-                _put_file(path, file)
+            _put(contents.Hashed(_merge(target, file, records)), file)
     return manifest
 
 
@@ -166,8 +164,8 @@ class OpenedOutput:
         content = {"format": outputs.FORMAT, "version": outputs.VERSION, "kind": target.kind, **summary}
         groups = outputs.by_file(records, target.names) if target.names else [records]
         for file, own in zip(self.files, groups, strict=False):
-            with _merged(target, file.path, own) as path:
-                file.entry = {"name": file.name, **self.place(path, file.path, file.name, _foreign_file_error)}
+            merge = _merge(target, file.path, own)
+            file.entry = {"name": file.name, **self.place(merge, file.path, file.name, _foreign_file_error)}
             file.records = own
         if target.names:
             of_files = zip(self.files, groups, strict=True)
@@ -209,29 +207,31 @@ class OpenedOutput:
 
     def place(
         self,
-        path: pathlib.Path,
+        write: contents.Write,
         file: location.Location,
         name: str,
         refused: Callable[[location.Location], errors.LockedError],
     ) -> dict[str, Any]:
-        """Puts a local file in its place, at once or when the output is committed; returns its hash and size.
+        """Writes a file in its place, at once or when the output is committed; returns its hash and size.
 
         Args:
-            path: the local file.
+            write: writes its content.
             file: its place.
             name: name of its place in the folder, of several files.
             refused: returns the error if another file has the place, and is not to be replaced.
         """
-        sha256 = commit.sha256_of_file(location.Location.parse(str(path)))
         if not self._replaces or self._lock is None:
-            _put_file(path, file, sha256, refused)
-        elif self.target.names and self.store.control:
-            self._lock.check()
-            self._moves[replacing.stage(self.store, path, name, sha256)] = name
+            content = contents.Hashed(write)
+            _put(content, file, refused)
         else:
             self._lock.check()
-            file.replace_by_file(path)
-        return {"sha256": sha256, "size_bytes": path.stat().st_size}
+            content = contents.Hashed(write, self._lock.check)  # to write takes a while
+            if self.target.names and self.store.control:
+                self._moves[replacing.stage(self.store, content, name)] = name
+            else:
+                file.write_over(content)
+        sha256, size_bytes = content.sha256_and_size()
+        return {"sha256": sha256, "size_bytes": size_bytes}
 
 
 class MergedFile:
@@ -253,19 +253,23 @@ class MergedFile:
         self.sidecars: dict[str, dict[str, Any]] = {}
         self._output = output
 
-    def put_sidecar(self, extension: str, lines: Iterable[str]) -> None:
+    def put_sidecar(self, extension: str, lines: Callable[[], Iterable[str]]) -> None:
         """Writes lines of text to a sidecar file; equal content may exist already.
+
+        Args:
+            extension: appended to the name of the merged file.
+            lines: returns the lines; may be called again.
 
         Raises:
             LockedError: the file exists with other content, and is not to be replaced.
         """
         name = f"{self.name}{extension}"
-        with private_folders.scratch() as scratch:
-            path = scratch / "sidecar"
-            with path.open("w", encoding="utf-8", newline="\n") as text:
-                text.writelines(f"{line}\n" for line in lines)
-            placed = self._output.place(path, outputs.beside(self.path, extension), name, _other_content_error)
-            self.sidecars[extension] = {"name": name, **placed}
+
+        def write(file: BinaryIO) -> None:
+            file.writelines(f"{line}\n".encode() for line in lines())
+
+        placed = self._output.place(write, outputs.beside(self.path, extension), name, _other_content_error)
+        self.sidecars[extension] = {"name": name, **placed}
 
     def has_sidecar(self, extension: str) -> bool:
         """Returns whether a complete output has a sidecar file; False of one that is being made.
@@ -282,9 +286,15 @@ class MergedFile:
             raise _other_content_error(path)
         return True
 
-    def tables(self) -> Iterator[Any] | None:
-        """Returns the rows of each part, in order; None if the parts were not kept."""
-        return None if self.records is None else _tables(self._output.target, self.records)
+    @property
+    def has_parts(self) -> bool:
+        """True while the parts are there: they are kept, or not yet removed."""
+        return self.records is not None
+
+    def tables(self) -> Iterator[Any]:
+        """Yields the rows of each part, in order; they must be there."""
+        assert self.records is not None
+        return _tables(self._output.target, self.records)
 
 
 def _names(target: outputs.Output) -> Sequence[str]:
@@ -311,16 +321,12 @@ def _entries(
         ]
 
 
-@contextlib.contextmanager
-def _merged(
+def _merge(
     target: outputs.Output, file: location.Location, records: Sequence[Mapping[str, Any]]
-) -> Iterator[pathlib.Path]:
-    """Yields a local file with the rows of parts, to be put in place whole: no reader sees a part of it."""
+) -> Callable[[BinaryIO], None]:
+    """Returns the function that writes the rows of parts in the format of a file, as they are read."""
     extension = results.extension_of(file.name, "--output")
-    with private_folders.scratch() as scratch:
-        path = scratch / f"merged{extension}"
-        results.write_file(target.kind, _tables(target, records), extension, path)
-        yield path
+    return lambda opened: results.write_file(target.kind, _tables(target, records), extension, opened)
 
 
 def _tables(target: outputs.Output, records: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
@@ -350,15 +356,12 @@ def _foreign_file_error(file: location.Location) -> errors.LockedError:
     return errors.LockedError(f"{file}: exists and was not written by this run; name another file or use --overwrite")
 
 
-def _put_file(
-    path: pathlib.Path,
+def _put(
+    content: contents.Hashed,
     target: location.Location,
-    sha256: str | None = None,
     refused: Callable[[location.Location], errors.LockedError] = _foreign_file_error,
 ) -> None:
-    """Puts a local file in place, or finds an equal one there."""
+    """Writes a file in its place, or finds an equal one there."""
     # An equal file is our own, merged by a call that died before it wrote the manifest.
-    if not target.put_file_if_absent(path):
-        expected = sha256 or commit.sha256_of_file(location.Location.parse(str(path)))
-        if commit.sha256_of_file(target) != expected:
-            raise refused(target)
+    if not target.write_if_absent(content) and commit.sha256_of_file(target) != content.sha256_and_size()[0]:
+        raise refused(target)

@@ -5,11 +5,10 @@ Parts are written as Arrow files and merged into one text, JSONL, Parquet or Arr
 
 import itertools
 import json
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -255,11 +254,11 @@ def extension_of(name: str, where: str) -> str:
     )
 
 
-def write_file(kind: Kind, tables: Iterable[pa.Table], extension: str, path: pathlib.Path) -> None:
-    """Writes the parts to one file, in the given order; only one part is in memory at a time."""
+def write_file(kind: Kind, tables: Iterable[pa.Table], extension: str, file: BinaryIO) -> None:
+    """Writes the parts to an open file, in the given order; only one part is in memory at a time."""
     remaining = iter(tables)
     first = next(remaining, None)
-    with _WRITERS[extension](path, SCHEMAS[kind] if first is None else first.schema) as write:
+    with _WRITERS[extension](file, SCHEMAS[kind] if first is None else first.schema) as write:
         for table in itertools.chain([] if first is None else [first], remaining):
             write(table)
 
@@ -291,28 +290,27 @@ _Write = Callable[[pa.Table], Any]
 
 
 @contextmanager
-def _lines_writer(path: pathlib.Path, lines: Callable[[pa.Table], Iterator[str]]) -> Iterator[_Write]:
+def _lines_writer(file: BinaryIO, lines: Callable[[pa.Table], Iterator[str]]) -> Iterator[_Write]:
     # Lone surrogates, from escapes in JSON input, are not encodable otherwise.
-    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        yield lambda table: file.writelines(f"{line}\n" for line in lines(table))
+    yield lambda table: file.write("".join(f"{line}\n" for line in lines(table)).encode("utf-8", "surrogatepass"))
 
 
 @contextmanager
-def _arrow_writer(path: pathlib.Path, schema: pa.Schema) -> Iterator[_Write]:
-    with pa.ipc.new_file(str(path), schema) as writer:
+def _arrow_writer(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
+    with pa.ipc.new_file(file, schema) as writer:
         yield writer.write_table
 
 
 @contextmanager
-def _parquet_writer(path: pathlib.Path, schema: pa.Schema) -> Iterator[_Write]:
+def _parquet_writer(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
     # One row group for each part; an empty part has none.
-    with parquet.ParquetWriter(str(path), schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows)) if table.num_rows else None
 
 
-_WRITERS: dict[str, Callable[[pathlib.Path, pa.Schema], AbstractContextManager[_Write]]] = {
-    ".txt": lambda path, _: _lines_writer(path, text_lines),
-    ".jsonl": lambda path, _: _lines_writer(path, json_lines),
+_WRITERS: dict[str, Callable[[BinaryIO, pa.Schema], AbstractContextManager[_Write]]] = {
+    ".txt": lambda file, _: _lines_writer(file, text_lines),
+    ".jsonl": lambda file, _: _lines_writer(file, json_lines),
     ".parquet": _parquet_writer,
     ".arrow": _arrow_writer,
 }

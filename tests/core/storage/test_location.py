@@ -313,11 +313,15 @@ def test_a_busy_store_is_retried(store: Any, s3_root: location.Location) -> None
     assert s3_root.join("x").read_bytes() == b"one"
 
 
-def test_a_write_whose_reply_was_lost_is_our_own(store: Any, s3_root: location.Location) -> None:
+def test_a_write_whose_reply_was_lost_is_our_own(store: Any, s3_root: location.Location, tmp_path: Path) -> None:
     store.faults = ["lost"]
     assert s3_root.join("x").put_if_absent(b"one")
     store.faults = ["busy"]
     assert not s3_root.join("x").put_if_absent(b"two")
+    for content, is_ours in ((b"one", True), (b"on", False), (b"one more", False)):
+        (tmp_path / "file").write_bytes(content)
+        store.faults = ["lost" if is_ours else "busy"]
+        assert s3_root.join("y").put_file_if_absent(tmp_path / "file") == is_ours
 
 
 @pytest.mark.usefixtures("impatient")

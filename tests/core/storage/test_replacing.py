@@ -20,12 +20,11 @@ def _output(store: commit.PartStore, text: str) -> dict[str, Any]:
     return {"format": "raycurrent-output", "version": 1, "files": files}
 
 
-def _replace(folder: location.Location, scratch: Path, check: Any) -> None:
+def _replace(folder: location.Location, check: Any) -> None:
     """Replaces an output, with a file beside its shards that has one name in both."""
-    scratch.write_bytes(b"new")
     store = replacing.store_beside(commit.PartStore(folder, {"value": 2}))
     manifest = _output(store, "new")
-    staged = replacing.stage(store, scratch, "merged.txt", commit.sha256_hex(b"new"))
+    staged = replacing.stage(store, lambda file: file.write(b"new"), "merged.txt")
     replacing.swap(store, manifest, {staged: "merged.txt"}, ["merged.txt"], check)
 
 
@@ -55,7 +54,7 @@ def test_every_step_that_destroys_asks_first_whether_another_driver_has_taken_ov
 
     for name in ("replace", "take", "remove"):
         monkeypatch.setattr(location.Location, name, noting(name))
-    _replace(folder, tmp_path / "new.txt", lambda: steps.append("check"))
+    _replace(folder, lambda: steps.append("check"))
     destroying = [before for before, step in itertools.pairwise(steps) if step != "check"]
     assert set(destroying) == {"check"}
     assert steps.count("replace") == 3, "the note, the manifest and the plan"
@@ -75,7 +74,7 @@ def test_a_driver_that_has_lost_the_folder_at_any_step_leaves_what_the_next_one_
                 raise errors.LockedError("another driver has taken over")
 
         try:
-            _replace(root, tmp_path / "new.txt", check)
+            _replace(root, check)
         except errors.LockedError:
             replacing.settle(root, lambda: None, keep=None)
         else:
@@ -92,8 +91,7 @@ def test_work_of_another_plan_is_discarded_and_shards_that_others_use_stay(tmp_p
     stores = [replacing.store_beside(commit.PartStore(folder, {"value": value})) for value in (2, 3)]
     for store, text in zip(stores, ("two", "three"), strict=True):
         _output(store, text)
-    (tmp_path / "new.txt").write_bytes(b"two")
-    replacing.stage(stores[0], tmp_path / "new.txt", "merged.txt", commit.sha256_hex(b"two"))
+    replacing.stage(stores[0], lambda file: file.write(b"two"), "merged.txt")
     replacing.settle(folder, lambda: None, keep=None)
     assert all(folder.join(store.control).exists() for store in stores), "who replaces nothing discards nothing"
     replacing.settle(folder, lambda: None, keep=stores[1].control)

@@ -1,8 +1,10 @@
 """Objects that are uploaded in parts: what fails or is killed half way does not stay for ever."""
 
 import datetime
+import gc
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -50,6 +52,73 @@ def test_an_upload_that_fails_half_way_is_aborted_and_no_object_appears(
         s3_root.join("large").put_file_if_absent(tmp_path / "large")
     assert keys(client, s3_root) == []
     assert s3_root.list_names() == []
+
+
+def pieces(number: int) -> Callable[[BinaryIO], None]:
+    """Returns a function that writes pieces of a mebibyte, each of one byte."""
+
+    def write(file: BinaryIO) -> None:
+        for value in range(number):
+            file.write(bytes([value]) * (1 << 20))
+
+    return write
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest parts that S3 takes."""
+    monkeypatch.setattr(uploads, "PART_BYTES", 5 << 20)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("num_pieces", [0, 5, 6, 12])
+def test_what_a_function_writes_piece_by_piece_is_a_file_as_any_other(root: location.Location, num_pieces: int) -> None:
+    expected = b"".join(bytes([value]) * (1 << 20) for value in range(num_pieces))
+    path = root.join("large")
+    assert path.write_if_absent(pieces(num_pieces))
+    assert path.read_bytes() == expected
+    assert not path.write_if_absent(pieces(7)), "the name is taken"
+    assert path.read_bytes() == expected
+    path.write_over(pieces(8))
+    assert path.size_bytes() == 8 << 20
+    assert root.list_names() == ["large"]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("write", [location.Location.write_if_absent, location.Location.write_over])
+def test_a_writer_that_fails_half_way_leaves_what_was_there(
+    root: location.Location, request: pytest.FixtureRequest, write: Callable[..., object]
+) -> None:
+    def fail(file: BinaryIO) -> None:
+        pieces(12)(file)
+        raise errors.IntegrityError("a part is damaged")
+
+    with pytest.raises(errors.IntegrityError, match="a part is damaged"):
+        write(root.join("new"), fail)
+    assert root.list_names() == []
+    if root.url.startswith("s3://"):
+        gc.collect()  # the driver completes an upload when its file is collected
+        assert keys(request.getfixturevalue("client"), root) == []
+        assert root.list_names() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_that_the_store_refuses_is_sent_again_without_those_before(
+    s3_root: location.Location, store: Any
+) -> None:
+    calls = []
+
+    def write(file: BinaryIO) -> None:
+        calls.append(0)
+        pieces(6)(file)
+        store.faults = ["busy", "busy"]
+        pieces(12)(file)
+
+    with store.recording() as requests:
+        assert s3_root.join("large").write_if_absent(write)
+    assert s3_root.join("large").size_bytes() == 18 << 20
+    assert calls == [0]
+    assert requests.by_kind()["PUT"] == 4 + 2, "four parts, and two answers that the store was busy"
 
 
 @pytest.mark.usefixtures("at_once")

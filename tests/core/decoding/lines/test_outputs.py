@@ -75,7 +75,7 @@ def write_several(target: outputs.Output, value: float, overwrite: bool) -> bool
 
         def write_sidecars() -> None:
             # Of one file; another, in an output with value 1.
-            opened.files[0 if value == 1.0 else 2].put_sidecar(outputs.ALIGNMENTS, [str(value)])
+            opened.files[0 if value == 1.0 else 2].put_sidecar(outputs.ALIGNMENTS, lambda: [str(value)])
 
         opened.finish(records, {"summary": {"value": value}}, write_sidecars)
     return False

@@ -37,7 +37,8 @@ def test_a_merged_file_has_the_rows_of_all_parts_in_order(extension: str, tmp_pa
     parts = [results.to_table("translations", 0, TRANSLATIONS[:1]), results.to_table("translations", 1, [])]
     parts.append(results.to_table("translations", 1, TRANSLATIONS[1:]))
     path = tmp_path / f"out{extension}"
-    results.write_file("translations", parts, extension, path)
+    with path.open("wb") as file:
+        results.write_file("translations", parts, extension, file)
     expected = results.to_table("translations", 0, TRANSLATIONS)
     if extension == ".parquet":
         assert parquet.read_table(path).equals(expected)
@@ -57,7 +58,8 @@ def test_infinite_and_missing_scores_as_text_and_json(tmp_path: pathlib.Path) ->
 
 def test_an_empty_output_is_a_valid_file(tmp_path: pathlib.Path) -> None:
     for extension in results.EXTENSIONS:
-        results.write_file("scores", [], extension, tmp_path / f"out{extension}")
+        with (tmp_path / f"out{extension}").open("wb") as file:
+            results.write_file("scores", [], extension, file)
     assert parquet.read_table(tmp_path / "out.parquet").num_rows == 0
     assert (tmp_path / "out.txt").read_bytes() == b""
 
