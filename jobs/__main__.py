@@ -65,7 +65,7 @@ def train(
         with run_session.open_session(resolved, verb="train") as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
-    return options.job_from_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call, run_checks.check_prepared)
 
 
 @app.command(cls=options.Command)
@@ -214,8 +214,11 @@ def forecast(
 
         return verb.run(root, source, target, inference.forecasting, inference.cluster, console.reporter(), overwrite)
 
+    def check(inference: settings.InferenceSettings) -> None:
+        run_checks.check_forecasting(paths.locate(run, "--run"), inference.forecasting)
+
     return options.check_inputs_exist(
-        options.job_from_run(run, set_, print_config, call, "forecast"), {"--input": source}
+        options.job_from_run(run, set_, print_config, call, "forecast", check=check), {"--input": source}
     )
 
 
@@ -369,10 +372,7 @@ def inspect(
         return options.machine_job(path, ray)
     if path is None or ray:
         raise errors.UsageError("PATH: name what to inspect, or use --machine, with or without --ray")
-    artefact = paths.locate(path, "PATH")
-    # The merged file of an unfinished output does not exist yet, but the folder of its parts does, beside it.
-    if not artefact.exists() and not artefact.parent.exists():
-        raise errors.UsageError(f"PATH: {artefact} does not exist; check the path")
+    artefact = run_checks.artefact_at(paths.locate(path, "PATH"))
 
     def call(_: int) -> options.Report:
         from jobs import inspect as verb

@@ -13,6 +13,7 @@ from core.decoding.lines import outputs
 from core.decoding.translation import shortlist
 from core.models import bundle
 from core.storage import commit, control_files, location, root_layout
+from jobs import run_checks
 from workers.fanout import progress_display
 
 Description = dict[str, Any]
@@ -25,22 +26,10 @@ def run(path: location.Location, reporter: progress_display.Reporter) -> Descrip
         UsageError: the path does not exist, or is not an artefact of Raycurrent.
         IntegrityError: a file is missing, damaged, or inconsistent with the others; the message names it.
     """
-    path = _described_by(path)
+    path = run_checks.artefact_at(path)
     with reporter.stage("inspect", None, "artefacts") as stage:
         description = _inspect(path, stage)
     return {"path": str(path), "verified": True, **description}
-
-
-def _described_by(path: location.Location) -> location.Location:
-    """Returns the artefact of which a path is the manifest, index, plan or settings; else the path itself."""
-    if path.name in (
-        *(dataset_index.NAME, bundle.CHECKPOINT_MANIFEST, commit.PLAN, commit.MANIFEST),
-        *(root_layout.SETTINGS, root_layout.RUN_STATE),
-    ):
-        return path.parent
-    if path.name.endswith(outputs.MANIFEST):
-        return path.parent.join(path.name.removesuffix(outputs.MANIFEST))
-    return path
 
 
 def _inspect(path: location.Location, stage: progress_display.Stage) -> Description:
@@ -55,12 +44,8 @@ def _inspect(path: location.Location, stage: progress_display.Stage) -> Descript
         return _describe_run(path, stage)
     elif path.parent.join(path.name + outputs.MANIFEST).exists():
         description = _describe_file(path)
-    elif path.parent.join(path.name + outputs.PARTS).exists():
-        description = _describe_output(path.parent.join(path.name + outputs.PARTS))
-    elif path.exists():
-        raise errors.UsageError(f"{path}: not a dataset, checkpoint, run or output of Raycurrent; check the path")
     else:
-        raise errors.UsageError(f"{path}: does not exist; check the path")
+        description = _describe_output(path.parent.join(path.name + outputs.PARTS))
     stage.advance()
     return description
 

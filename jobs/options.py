@@ -164,13 +164,21 @@ class Job(NamedTuple):
 
 
 def job_from_config(
-    path: str, overrides: list[str] | None, print_config: bool, call: Callable[[schema.RunConfig], Report]
+    path: str,
+    overrides: list[str] | None,
+    print_config: bool,
+    call: Callable[[schema.RunConfig], Report],
+    check: Callable[[schema.RunConfig], None] = lambda _: None,
 ) -> Job | str:
-    """Returns the job of a configuration file; with `print_config` the resolved settings as YAML instead."""
+    """Returns the job of a configuration file; with `print_config` the resolved settings as YAML instead.
+
+    `check` refuses what cannot be done, before anything heavy is loaded.
+    """
     resolved = paths.absolute(loading.load(path, overrides or []))
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(resolved), one_line=True).strip())
     if print_config:
         return loading.dump(resolved)
+    check(resolved)
     return Job(lambda _: call(resolved))
 
 

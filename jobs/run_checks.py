@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from core import errors
 from core.config import inference_settings, mixture_settings, schema
 from core.data.text import extensions
-from core.storage import location, root_layout, streams
+from core.storage import commit, location, root_layout, streams
 from jobs import input_names, paths, settings
 
 # The kinds that a verb is for; `score` is for all of them but series.
@@ -177,6 +177,49 @@ def check_sidecars(
     for name in ("alignments", "attention_maps"):
         if getattr(decoding, name) and (output == "-" or is_folder):
             raise errors.UsageError(f"decoding.{name}: is written next to an output file; name one with --output")
+
+
+def check_prepared(config: schema.RunConfig) -> None:
+    """Checks that the dataset of a run was prepared.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = location.Location.parse(config.root, "root").join(root_layout.DATASET)
+    if not folder.join(root_layout.DATASET_INDEX).exists():
+        raise errors.UsageError(f"{folder}: has no finished dataset; run prepare first")
+
+
+def artefact_at(path: location.Location) -> location.Location:
+    """Returns the artefact at a path, or that of which the path is the manifest, index, plan or settings.
+
+    Raises:
+        UsageError: there is nothing of ours.
+    """
+    names = (root_layout.DATASET_INDEX, root_layout.CHECKPOINT_MANIFEST, commit.PLAN, commit.MANIFEST)
+    artefact = path
+    if path.name in (*names, root_layout.SETTINGS, root_layout.RUN_STATE):
+        artefact = path.parent
+    elif path.name.endswith(root_layout.FILE_MANIFEST):
+        artefact = path.parent.join(path.name.removesuffix(root_layout.FILE_MANIFEST))
+    inside = [artefact.join(name) for name in (*names, root_layout.SETTINGS, root_layout.CHECKPOINTS)]
+    # The merged file of an unfinished output does not exist yet, but the folder of its parts does, beside it.
+    endings = (root_layout.FILE_MANIFEST, root_layout.FILE_PARTS)
+    beside = [artefact.parent.join(artefact.name + ending) for ending in endings]
+    if any(each.exists() for each in (*inside, *beside)):
+        return artefact
+    what = "is not a dataset, checkpoint, run or output of Raycurrent" if path.exists() else "does not exist"
+    raise errors.UsageError(f"PATH: {path} {what}; check the path")
+
+
+def check_forecasting(run: location.Location, forecasting: inference_settings.ForecastingConfig) -> None:
+    """Checks that the model of a run forecasts as far ahead as it is asked to.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if (columns := settings.columns_of_series(run)) is not None:
+        inference_settings.check_forecasting(forecasting, *columns)
 
 
 def check_forecast(input_: str, output: str) -> None:

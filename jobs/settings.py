@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from core import errors
 from core.config import (
+    autoregressive_settings,
     evaluation_settings,
     inference_settings,
     loading,
@@ -170,6 +171,15 @@ def reads_backward(run: location.Location) -> bool | None:
     """Returns whether the model of a run reads text from its end to its beginning; None if it is not known."""
     config = _config(run)
     return None if config is None else model_settings.reads_backward(config.model)
+
+
+def columns_of_series(run: location.Location) -> tuple[int, tuple[str, ...], tuple[str, ...]] | None:
+    """Returns the horizon, the input and the forecast columns of the model of a run; None if they are not known."""
+    config = _config(run)
+    if config is None or not isinstance(config.model, autoregressive_settings.AutoregressiveConfig):
+        return None
+    assert config.corpus is not None
+    return config.model.horizon, config.corpus.inputs, config.corpus.targets
 
 
 def _kind_of_checkpoint(run: location.Location) -> str | None:

@@ -1,5 +1,6 @@
 """Settings of inference: translation, generation, scoring, forecasting."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import pydantic
@@ -316,3 +317,31 @@ class ForecastingConfig(section.Section):
         if not self.horizons or min(self.horizons) < 1 or len(set(self.horizons)) < len(self.horizons):
             raise ValueError("horizons: must be different numbers of steps, at least 1")
         return self
+
+
+def check_forecasting(
+    forecasting: ForecastingConfig, horizon: int, inputs: Sequence[str], targets: Sequence[str]
+) -> None:
+    """Refuses horizons that a model cannot forecast.
+
+    Args:
+        forecasting: method and horizons.
+        horizon: steps ahead that the model forecasts directly.
+        inputs: its input columns.
+        targets: its forecast columns.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    largest = max(forecasting.horizons)
+    if forecasting.method == "direct" and largest > horizon:
+        raise errors.UsageError(
+            f"forecasting.horizons: this model has outputs for {horizon} steps, not for {largest}; name fewer, use "
+            f"method: recursive, or train with model.horizon: {largest}"
+        )
+    missing = [name for name in inputs if name not in targets]
+    if forecasting.method == "recursive" and largest > 1 and missing:
+        raise errors.UsageError(
+            f"forecasting.method: {missing[0]} is an input but not a target, so recursive forecasts "
+            "end at the next step; use horizons: [1], or method: direct"
+        )

@@ -42,7 +42,7 @@ FOLDER = "bundle"
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{8,18})-e([0-9]{1,9})")
 CHECKPOINT_FORMAT = "raycurrent-checkpoint"
 CHECKPOINT_VERSION = 1
-CHECKPOINT_MANIFEST = "MANIFEST.json"
+CHECKPOINT_MANIFEST = root_layout.CHECKPOINT_MANIFEST
 CHECKPOINT_DIVERGED = "DIVERGED.json"
 """Beside the manifest of a checkpoint after which training diverged; a resume passes over it."""
 

@@ -243,6 +243,20 @@ USAGE_ERRORS = {
         "RUN: several runs are compared on one page; name the page",
     ),
     "a page that is not HTML": (["report", RUNS["ngram"], "--output", "p.pdf"], "--output: .*p.pdf must end in .html"),
+    "an inspection of what is not ours": (
+        ["inspect", "x.txt"],
+        "PATH: /.*x.txt is not a dataset, checkpoint, run or output of Raycurrent; check the path",
+    ),
+    "an inspection of a folder of others": (["inspect", "."], "PATH: /.* is not a dataset, checkpoint, run or output"),
+    "an inspection of what is not there": (["inspect", "nope.txt"], "PATH: /.*nope.txt does not exist; check"),
+    "a training before its dataset": (["train", "x.yaml"], ".*/dataset: has no finished dataset; run prepare first"),
+    "forecasts further ahead than the outputs of the model": (
+        [
+            *("forecast", "--run", RUNS["autoregressive"], "--input", "x.txt", "--output", "y.jsonl"),
+            *("--set", "forecasting.method=direct", "--set", "forecasting.horizons=[1,400]"),
+        ],
+        "forecasting.horizons: this model has outputs for .* steps, not for 400; name fewer",
+    ),
     "a report on no run": (["report", "."], "RUN: .* holds no run"),
     "a test of a single system": (
         ["evaluate", "--hypotheses", "x.txt", "--references", "x.txt", "--significance", "bootstrap"],

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from core import errors
 from core.data.dataset import arrow_file, shard_table
-from core.storage import commit, control_files, location
+from core.storage import commit, control_files, location, root_layout
 
 FORMAT: Final = "raycurrent-dataset"
 FORMAT_VERSION: Final = 2
-NAME: Final = "index.json"
+NAME: Final = root_layout.DATASET_INDEX
 TABLE: Final = "shards"
 SPLITS: Final = ("train", "valid", "test")
 COLUMNS: Final = {"text": ("text",), "pairs": ("source", "target")}

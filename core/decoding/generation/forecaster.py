@@ -72,18 +72,7 @@ class Forecaster:
         self._scaling = bundle.series.scaling
         self._settings = settings
         self._max_horizon = max(settings.horizons)
-        if settings.method == "direct" and self._max_horizon > self._model.config.horizon:
-            raise errors.UsageError(
-                f"forecasting.horizons: this model has outputs for {self._model.config.horizon} steps, not for "
-                f"{self._max_horizon}; name fewer, use method: recursive, or train with "
-                f"model.horizon: {self._max_horizon}"
-            )
-        missing = [name for name in self._inputs if name not in self._targets]
-        if settings.method == "recursive" and self._max_horizon > 1 and missing:
-            raise errors.UsageError(
-                f"forecasting.method: {missing[0]} is an input but not a target, so recursive forecasts "
-                "end at the next step; use horizons: [1], or method: direct"
-            )
+        inference_settings.check_forecasting(settings, self._model.config.horizon, self._inputs, self._targets)
 
     @property
     def columns(self) -> list[str]:

@@ -15,11 +15,11 @@ from typing import Any
 
 from core import errors
 from core.decoding.lines import inputs, results
-from core.storage import commit, control_files, location
+from core.storage import commit, control_files, location, root_layout
 
 FORMAT = "raycurrent-output"
 VERSION = 1
-PARTS, MANIFEST = ".parts", ".manifest.json"
+PARTS, MANIFEST = root_layout.FILE_PARTS, root_layout.FILE_MANIFEST
 """Appended to the name of the merged file: the folder of its parts, and its manifest."""
 # Extensions of the sidecar files: each is appended to the name of the merged file.
 ALIGNMENTS, ATTENTION, PICTURES = ".alignments", ".attention.json", ".html"
