@@ -149,3 +149,90 @@ def test_a_table_with_a_right_hash_is_refused_if_it_is_another_one(folder: locat
 def test_an_index_of_a_later_version_is_refused(folder: location.Location) -> None:
     with pytest.raises(errors.IntegrityError, match="has version 3 of raycurrent-dataset"):
         open_changed(folder, {**read(folder), "version": 3})
+
+
+def test_values_of_other_kinds_are_refused(folder: location.Location) -> None:
+    content = read(folder)
+    old = version_1(folder, content)
+    (entry,) = old["splits"]["train"]
+    changes = ({"rows": True}, {"rows": -1}, {"size_bytes": "3"}, {"sha256": 3}, {"sha256": "0" * 63}, {"task": None})
+    for change in changes:
+        splits = {**old["splits"], "train": [{**entry, **change}]}
+        with pytest.raises(errors.IntegrityError, match=r"not complete or not valid .* is not (a count|text|a SHA-256)"):
+            open_changed(folder, {**old, "splits": splits})
+    with pytest.raises(errors.IntegrityError, match="unknown split 'dev'"):
+        open_changed(folder, {**content, "splits": {**content["splits"], "dev": []}})
+
+
+def test_counts_of_a_table_are_not_negative_and_its_corpora_are_listed(folder: location.Location) -> None:
+    content = read(folder)
+    (shard,) = shards.Dataset.open(folder).index.splits["train"]
+    for change in ({"rows": -1}, {"size_bytes": -1}, {"tokens": {"text": -1}}):
+        folder.join(dataset_index.NAME).replace(control_files.encode(content))
+        changed = with_table(folder, content, [dataclasses.replace(shard, **change)])
+        with pytest.raises(errors.IntegrityError, match="train has a negative count"):
+            open_changed(folder, changed)
+    for number in (-1, 1):
+        batch = shard_table.ShardTable.of([shard], ("text",)).batch
+        batch = batch.set_column(batch.num_columns - 1, batch.schema.field("corpus"), pa.array([number], pa.int32()))
+        with pytest.raises(errors.IntegrityError, match="train has a shard of an unknown corpus"):
+            shard_table.ShardTable(batch, ("text",), ("",)).check("train", "index.json")
+
+
+def test_a_folder_without_an_index_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError, match="has no finished dataset; run prepare first"):
+        shards.Dataset.open(location.Location.parse(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "is missing; restore it"),
+        ("link", "is a link out of the dataset"),
+        ("cut", r"expected \d+ bytes, found \d+"),
+        ("folder", "is missing; restore it"),
+    ],
+)
+def test_a_shard_that_is_not_as_listed_is_found_as_the_dataset_is_opened(
+    folder: location.Location, tmp_path: Path, damage: str, message: str
+) -> None:
+    dataset = shards.Dataset.open(folder)
+    dataset.verify()
+    path = folder.join(dataset.index.splits["train"].name(0)).path
+    elsewhere = path.rename(tmp_path.parent / f"{tmp_path.name}-elsewhere.arrow")
+    if damage == "link":
+        path.symlink_to(elsewhere)
+    if damage == "cut":
+        path.write_bytes(elsewhere.read_bytes()[:-1])
+    if damage == "folder":
+        path.parent.rmdir()
+    with pytest.raises(errors.IntegrityError, match=message):
+        shards.Dataset.open(folder)
+
+
+def test_a_flipped_bit_is_found_as_the_whole_dataset_is_verified(folder: location.Location) -> None:
+    path = folder.join(shards.Dataset.open(folder).index.splits["train"].name(0)).path
+    flipped = bytearray(path.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(errors.IntegrityError, match="expected SHA-256"):
+        shards.Dataset.open(folder).verify()
+
+
+def test_lines_and_tokens_are_counted_by_corpus_and_stored_by_the_former_name(tmp_path: Path) -> None:
+    def record(name: str, corpus: str, rows: int) -> shard_table.ShardRecord:
+        return shard_table.ShardRecord(name, rows, {"text": 10 * rows}, 8, "0" * 64, corpus)
+
+    splits = {
+        "train": [record("train/a.arrow", "news", 3), record("train/b.arrow", "talks", 4)],
+        "valid": [record("valid/a.arrow", "talks", 1)],
+    }
+    tables = {split: shard_table.ShardTable.of(records, ("text",)) for split, records in splits.items()}
+    index = dataset_index.DatasetIndex("text", tables, 8, {}, (), {}, "eos", (), {}, "0")
+    assert index.corpora == ("news", "talks")
+    assert index.by_corpus() == {
+        "news": {"train": {"lines": 3, "tokens": {"text": 30}}, "valid": {"lines": 0, "tokens": {"text": 0}}},
+        "talks": {"train": {"lines": 4, "tokens": {"text": 40}}, "valid": {"lines": 1, "tokens": {"text": 10}}},
+    }
+    stored = index.write_table(location.Location.parse(str(tmp_path)))["splits"]["valid"]
+    assert stored == [{"shards": 1, "rows": 1, "tokens": {"text": 10}, "task": "talks"}]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -152,6 +153,20 @@ def test_what_a_killed_process_reserved_is_removed_by_the_next_one_that_fetches(
 def test_a_file_that_does_not_fit_is_refused_with_the_setting(folder: Path) -> None:
     with pytest.raises(errors.StorageError, match=r"cluster\.cache_size_bytes: a file of 1000 bytes does not fit"):
         node_cache.NodeCache(FILE_BYTES - 1).open(*put("large", 1), FILE_BYTES)
+    assert copies(folder) == set()
+
+
+def test_a_copy_on_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    file, sha256 = put("full", 1)
+    match = rf"{sha256}.arrow: the copy of memory://full/1.arrow cannot be written \(No space left on device, \d+ bytes"
+    with pytest.raises(errors.StorageError, match=match):
+        node_cache.NodeCache().open(file, sha256, FILE_BYTES)
     assert copies(folder) == set()
 
 

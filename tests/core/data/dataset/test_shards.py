@@ -1,5 +1,6 @@
 """Shards: round trips without a copy, and detection of damage before use."""
 
+import errno
 import gc
 import random
 from collections.abc import Callable, Sequence
@@ -210,4 +211,18 @@ def test_missing_shard_is_reported_by_name(good: Good) -> None:
     file, expected, _ = good
     file.remove()
     with pytest.raises(errors.IntegrityError, match=r"part-00000-.*: is missing; restore it"):
+        arrow_file.open_shard(file, expected, verify=True)
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOMEM, "raise vm.max_map_count"), (errno.EIO, "check the file")])
+def test_a_shard_that_cannot_be_mapped_is_an_error_of_the_storage(
+    good: Good, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    file, expected, _ = good
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "fails")
+
+    monkeypatch.setattr(pa, "memory_map", fail)
+    with pytest.raises(errors.StorageError, match=rf"cannot be mapped \(.*fails\); {remedy}"):
         arrow_file.open_shard(file, expected, verify=True)

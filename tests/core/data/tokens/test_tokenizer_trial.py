@@ -55,6 +55,12 @@ def test_a_pattern_that_takes_long_without_failing_is_cut_off(monkeypatch: pytes
     assert tokenizer_trial.problem_of(text) == "takes more than 1 s or 2 GiB of memory for a few lines"
 
 
+def test_a_trial_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_trial, "TIMEOUT_S", 0.01)
+    text = file_with(normalizer={"type": "NFKC"})
+    assert tokenizer_trial.problem_of(text) == "takes longer than 0.01 s for a few lines"
+
+
 def test_an_ordinary_file_of_another_program_passes() -> None:
     text = file_with(normalizer={"type": "Lowercase"})
     assert tokenizer_trial.problem_of(text) is None
