@@ -18,7 +18,9 @@ from core.data.dataset import mapped_file, node_cache
 from core.storage import location
 
 LINE = "line"
-_MAGIC_BYTES = 8  # "ARROW1" and padding, before the first message
+_END_BYTES = 10  # the length of the footer and "ARROW1", which end a file
+_PREFIX_BYTES = 8  # the marker of a message and the length of its metadata
+_BATCHES_FIELD = 3  # of the table Footer in Arrow's File.fbs
 _COMPRESSION_FIELD = 3  # of the table RecordBatch in Arrow's Message.fbs
 _HEADER_FIELD = 2  # of the table Message
 
@@ -179,7 +181,8 @@ def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
             raise FormatError("expected uncompressed buffers, found compressed ones")
         batch = reader.get_batch(0)
         batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
-    except (pa.ArrowException, OSError, struct.error) as error:
+    # The last is raised where a column has a name that is no text.
+    except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
         raise FormatError(f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
     for name, column in zip(shape.names, batch.columns, strict=True):
         if column.null_count:
@@ -209,25 +212,34 @@ def _one_line(shape: pa.Schema) -> str:
 
 
 def _is_compressed(buffer: pa.Buffer) -> bool:
-    """Tells if the first record batch has compressed buffers, before any is decompressed.
+    """Tells if the only record batch has compressed buffers, before any is decompressed.
 
     Arrow decompresses when a batch is read, so that a small file could fill the memory. Its library does not expose the
-    field, so the flatbuffer is parsed here.
+    field, so the flatbuffers are parsed here: the footer, which says where the batch is, and the batch's metadata. What
+    is not valid in them Arrow refuses, before or after.
 
-    Source: Apache Arrow, Columnar format, Message.fbs; FlatBuffers, Internals (tables and vtables).
+    Source: Apache Arrow, Columnar format, File.fbs and Message.fbs; FlatBuffers, Internals (tables, vtables, vectors).
     """
-    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(buffer.slice(_MAGIC_BYTES)))
-    messages.read_next_message()  # the schema
-    metadata = bytes(messages.read_next_message().metadata)
-    message = struct.unpack_from("<I", metadata)[0]
-    header = _field(metadata, message, _HEADER_FIELD)
-    if header is None:
-        return False
-    return _field(metadata, header + struct.unpack_from("<I", metadata, header)[0], _COMPRESSION_FIELD) is not None
+    data = memoryview(buffer)
+    end = len(data) - _END_BYTES
+    footer = end - struct.unpack_from("<i", data, end)[0]
+    batches = _field(data, _follow(data, footer), _BATCHES_FIELD)
+    assert batches is not None, "Arrow has read it as a file with one batch"
+    # The first block begins with its offset in the file, after the number of blocks.
+    metadata = struct.unpack_from("<q", data, _follow(data, batches) + 4)[0] + _PREFIX_BYTES
+    if not 0 < metadata < footer:
+        raise FormatError("expected a record batch before the footer")
+    header = _field(data, _follow(data, metadata), _HEADER_FIELD)
+    return header is not None and _field(data, _follow(data, header), _COMPRESSION_FIELD) is not None
 
 
-def _field(data: bytes, table: int, number: int) -> int | None:
-    """Returns the offset of a field of a flatbuffer's table; None if it is absent."""
+def _follow(data: memoryview, position: int) -> int:
+    """Returns what the offset at a position of a flatbuffer points to."""
+    return position + int(struct.unpack_from("<I", data, position)[0])
+
+
+def _field(data: memoryview, table: int, number: int) -> int | None:
+    """Returns the position of a field of a flatbuffer's table; None if it is absent."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     entry = 4 + 2 * number  # after the sizes of vtable and table
     if entry >= struct.unpack_from("<H", data, vtable)[0]:

@@ -3,6 +3,7 @@
 import errno
 import gc
 import random
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -155,6 +156,15 @@ def as_stream(batches: list[pa.RecordBatch]) -> bytes:
     return bytes(sink.getvalue())
 
 
+def with_another_batch_before(batch: pa.RecordBatch) -> bytes:
+    """Returns a file of a compressed batch after a plain one, of which its footer names the compressed one alone."""
+    plain, packed, message = as_file([batch]), as_file([batch], "zstd"), bytes(batch.serialize())
+    start = plain.index(message)
+    in_footer = packed.rindex(struct.pack("<q", start))
+    moved = packed[:in_footer] + struct.pack("<q", start + len(message)) + packed[in_footer + 8 :]
+    return moved[:start] + message + moved[start:]
+
+
 VALID = arrow_file.schema(SIZES)
 NULLABLE = pa.schema([pa.field("text", pa.large_list(pa.uint16())), pa.field("line", pa.int64())])
 
@@ -168,6 +178,7 @@ NULLABLE = pa.schema([pa.field("text", pa.large_list(pa.uint16())), pa.field("li
         (as_file([batch_of(NULLABLE, list(ROWS), [0, 1, 2, 3])]), r"expected columns .* not null.*, found"),
         (as_file([batch_of(VALID.with_metadata({"a": "b"}), list(ROWS), [0, 1, 2, 3])]), "with metadata"),
         (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, 3])], "zstd"), "found compressed ones"),
+        (with_another_batch_before(batch_of(VALID, list(ROWS), [0, 1, 2, 3])), "found compressed ones"),
         (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, 3])] * 2), "expected one record batch, found 2"),
         (as_file([batch_of(VALID, list(ROWS[:3]), [0, 1, 2])]), "expected 4 rows, found 3"),
         (as_file([batch_of(VALID, [[1]] * 4, [0, 1, 2, 3])]), "expected 6 tokens, found 4"),
