@@ -14,7 +14,8 @@ from core import errors
 from core.config import loading, schema
 from core.storage import location, run_lock
 from jobs import arpa_commands as arpa
-from jobs import console, execution, options, paths, run_checks, run_session, settings, submission_commands
+from jobs import config_checks, console, execution, options, paths, run_checks, run_session, settings
+from jobs import submission_commands as submission
 from jobs import sweep as sweeps
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def prepare(
         ):
             return verb.run(resolved, session, console.reporter())
 
-    return options.job_from_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call, config_checks.check_prepare)
 
 
 @app.command(cls=options.Command)
@@ -65,7 +66,7 @@ def train(
         with run_session.open_session(resolved, verb="train") as session:
             return verb.run(resolved, session, console.reporter(), fresh)
 
-    return options.job_from_config(config, set_, print_config, call, run_checks.check_prepared)
+    return options.job_from_config(config, set_, print_config, call, config_checks.check_train)
 
 
 @app.command(cls=options.Command)
@@ -217,9 +218,8 @@ def forecast(
     def check(inference: settings.InferenceSettings) -> None:
         run_checks.check_forecasting(paths.locate(run, "--run"), inference.forecasting)
 
-    return options.check_inputs_exist(
-        options.job_from_run(run, set_, print_config, call, "forecast", check=check), {"--input": source}
-    )
+    job = options.job_from_run(run, set_, print_config, call, "forecast", check=check)
+    return options.check_inputs_exist(job, {"--input": source})
 
 
 @app.command(cls=options.Command)
@@ -303,7 +303,7 @@ def pipeline(
         with run_session.open_session(resolved, verb="pipeline") as session:
             return verb.run(resolved, session, console.reporter())
 
-    return options.job_from_config(config, set_, print_config, call)
+    return options.job_from_config(config, set_, print_config, call, config_checks.check_pipeline)
 
 
 @app.command(cls=options.Command)
@@ -383,12 +383,12 @@ def inspect(
 
 
 app.command("submit", cls=options.Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    submission_commands.submit
+    submission.submit
 )
 arpa.add_to(app)
-app.command("list", cls=options.Command)(submission_commands.list_)
-app.command("logs", cls=options.Command)(submission_commands.logs)
-app.command("stop", cls=options.Command)(submission_commands.stop)
+app.command("list", cls=options.Command)(submission.list_)
+app.command("logs", cls=options.Command)(submission.logs)
+app.command("stop", cls=options.Command)(submission.stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

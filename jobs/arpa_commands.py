@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from core import errors
-from core.storage import streams
+from core.storage import root_layout, streams
 from jobs import options, paths, run_checks
 
 ArpaOutput = Annotated[
@@ -24,6 +24,9 @@ def export(run: options.Run, output: ArpaOutput, overwrite: Overwrite = False) -
     if str(file).endswith("/") or (file.is_local and file.path.is_dir()):
         raise errors.UsageError(f"--output: {file} is a folder; name a file")
     run_checks.check_kind("export", root)
+    run_checks.check_trained(root)
+    if file.exists() and not overwrite:
+        raise run_checks.taken_error(str(file))
 
     def call(_: int) -> options.Report:
         from jobs import arpa as verb
@@ -39,6 +42,8 @@ def import_(input_: ArpaInput, run: NewRun) -> options.Job:
     streams.refuse_device(file, "--input")
     if not file.exists():
         raise errors.UsageError(f"--input: {file} does not exist; check the path")
+    if root.join(root_layout.CHECKPOINTS).list_names():
+        raise errors.LockedError(f"--run: {root} has a model already; name another root")
 
     def call(_: int) -> options.Report:
         from jobs import arpa as verb

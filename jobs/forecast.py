@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from core.config import inference_settings, schema, stored_forms
 from core.data.series import dataset as series_dataset
 from core.data.series import reading, splits
-from core.data.text import sources
+from core.data.text import source_files
 from core.decoding.generation import forecast_errors, forecaster
 from core.decoding.lines import output_writer, outputs, results
 from core.models import bundle as bundles
@@ -93,7 +93,7 @@ def run(
     target = outputs.Output.at("forecasts", path, output.endswith("/"), "--output", keeps_parts)
     target.refuse_inputs([source])
     prepared = opened.bundle.series.of_forecasts(forecasting)
-    table = reading.read([sources.File(source)], model.columns, prepared, "--input")
+    table = reading.read([source_files.File(source)], model.columns, prepared, "--input")
     settings_of_output = plan(opened.bundle, table, forecasting)
     with (
         output_writer.open_output(target, "forecast", settings_of_output, overwrite) as opened_output,

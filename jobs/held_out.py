@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data.dataset import dataset_index, node_cache, shards
+from core.data.dataset import node_cache, shards
 from core.data.series import dataset as series_dataset
-from core.data.text import archives, corpus, scripts, selection, sources
-from core.storage import location, private_folders, root_layout, streams
+from core.data.text import corpus, scripts, selection, source_files, sources
+from core.storage import location, private_folders, root_layout
 
 _PART_LINES = 1 << 16
 _PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 4  # of a held-out line, as the prompt of a sample
@@ -30,23 +30,6 @@ class HeldOut(NamedTuple):
     split: str | None
     num_lines: int
     files: dict[str, location.Location]
-
-
-def refuse_streams(config: schema.RunConfig) -> None:
-    """Refuses pipes as sources: the pipeline reads its sources twice, for the dataset and for the held-out lines.
-
-    Raises:
-        UsageError: a source is a pipe.
-    """
-    for name, settings in config.corpora_by_name.items():
-        for split in dataset_index.SPLITS:
-            source = getattr(settings, split)
-            for text in sorted(source.files) if source is not None else ():
-                if streams.is_stream(location.Location.parse(archives.split(text)[1])):
-                    raise errors.UsageError(
-                        f"{sources.setting_name(name)}.{split}: {text} can be read only once, and a pipeline reads its "
-                        "held-out lines again; write it to a file"
-                    )
 
 
 def write(config: schema.RunConfig, corpus_name: str = "") -> HeldOut | None:
@@ -106,7 +89,7 @@ def _write_split(
 def _read_held_out(
     config: schema.RunConfig, corpus_name: str, dataset: shards.Dataset, split: str, scratch: Path
 ) -> Iterator[corpus.Sides]:
-    settings, setting = config.corpora_by_name[corpus_name], sources.setting_name(corpus_name)
+    settings, setting = config.corpora_by_name[corpus_name], source_files.setting_name(corpus_name)
     separate: corpus_settings.SourceConfig | None = getattr(settings, split)
     parts = _parts(separate or settings.train, f"{setting}.{split if separate else 'train'}", settings, scratch)
     if separate is not None:
@@ -145,8 +128,10 @@ def _parts(
     """Yields the parts of a source; line numbers continue over all its files."""
     staged = location.Location.parse(str(scratch))
     first_line = 0
-    for group in sources.resolve(source, setting, settings.sha256):
-        files = tuple(sources.stage(file, staged, sources.expected_sha256(file, settings.sha256)) for file in group)
+    for group in source_files.resolve(source, setting, settings.sha256):
+        files = tuple(
+            sources.stage(file, staged, source_files.expected_sha256(file, settings.sha256)) for file in group
+        )
         indexes = [corpus.index_lines(file, _PART_LINES) for file in files]
         for part in corpus.cut_by_lines(files, indexes, settings.max_line_bytes):
             yield dataclasses.replace(part, first_line=first_line + part.first_line, columns=source.column_indices)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from core.config import corpus_settings, loading, presets, schema, yaml_writer
 from core.data.series import recognition as series_recognition
-from core.data.text import extensions, recognition, sources, survey
+from core.data.text import extensions, recognition, source_files, survey
 from core.decoding.generation import forecast_errors
 from core.evaluation import bleu_tokenizers, expected_quality
 from core.storage import location, private_folders
@@ -141,7 +141,7 @@ def _plan_lines(
 def _plan_series(files: Sequence[str]) -> init_comments.Plan:
     """Returns the plan for a series."""
     source = corpus_settings.SourceConfig(csv=tuple(files))
-    recognized = series_recognition.recognize([group[0] for group in sources.resolve(source, "FILE", {})])
+    recognized = series_recognition.recognize([group[0] for group in source_files.resolve(source, "FILE", {})])
     values_TC, names = recognized.table.values_TC, recognized.columns
     num_rows = len(values_TC)
     num_training = round(num_rows * (1 - sum(SERIES_SPLIT.values())))

@@ -17,6 +17,7 @@ from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
 from jobs import (
     conclusion,
+    config_checks,
     console,
     evaluate,
     forecast,
@@ -48,7 +49,7 @@ def run(config: schema.RunConfig, session: sessions.Session, reporter: progress_
     Raises:
         RaycurrentError: a stage failed; the stages before it stay done.
     """
-    held_out.refuse_streams(config)
+    config_checks.refuse_streams(config)
     root = location.Location.parse(config.root, "root")
     with run_lock.RunLock(root, "pipeline"):
         run_state.record_start(config)

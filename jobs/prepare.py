@@ -13,11 +13,11 @@ from core import errors
 from core.config import corpus_settings, schema
 from core.data.dataset import dataset_index
 from core.data.series import dataset as series_dataset
-from core.data.text import sources
-from core.data.tokens import tokenizer, vocabulary
+from core.data.text import source_files, sources
 from core.evaluation import bleu_tokenizers
 from core.storage import commit, location, root_layout
 from core.telemetry import catalog
+from jobs import config_checks
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
 from workers.prepare import dataset_builder, line_tasks, pass_runner
@@ -37,19 +37,10 @@ def plan(config: schema.RunConfig) -> dataset_builder.Plan:
         UsageError: the settings contradict each other.
     """
     corpora = config.corpora_by_name
-    for name, corpus in corpora.items():
-        if corpus.limit.tokens and not config.tokenizer.counts_words:
-            setting = f"{sources.setting_name(name)}.limit.tokens"
-            raise errors.UsageError(f"{setting}: counts characters or words; with subwords use limit.lines")
-    num_tokenizers = 1 if config.tokenizer.shared else len(dataset_index.COLUMNS[config.corpus_kind])
-    if config.tokenizer.load and len(config.tokenizer.load) != num_tokenizers:
-        raise errors.UsageError(
-            f"tokenizer.load: names {len(config.tokenizer.load)} files for {num_tokenizers} vocabularies; "
-            "for pairs name two, or one with shared: true"
-        )
+    config_checks.check_corpora(config)
     groups = {
         name: {
-            split: sources.resolve(source, f"{sources.setting_name(name)}.{split}", corpus.sha256)
+            split: source_files.resolve(source, f"{source_files.setting_name(name)}.{split}", corpus.sha256)
             for split in dataset_index.SPLITS
             if (source := getattr(corpus, split)) is not None
         }
@@ -104,7 +95,7 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         index = dataset_index.DatasetIndex.from_json(content, folder)
         _check_sources(config, index, session, reporter)
     else:
-        check_tokenizer(config)
+        config_checks.check_tokenizer(config)
         with session.interrupting():
             planned = plan(config)
         is_new = store.begin()  # after the plan: a missing source must not leave a folder behind
@@ -118,39 +109,6 @@ def run(config: schema.RunConfig, session: executors.Session, reporter: progress
         _log.warning(warning)  # not "%s": equal formats count as repetitions, and only the first would be shown
     report = _report(folder, index, started_s, already_done=content is not None)
     return {**report, "warnings": warnings} if warnings else report
-
-
-def check_tokenizer(config: schema.RunConfig) -> None:
-    """Checks that a tokenizer to be trained has room for its special tokens, and a use for each of its settings.
-
-    Only of a dataset that is made now: older releases ignored these settings, and their datasets stay usable.
-
-    Raises:
-        UsageError: it has not.
-    """
-    settings = config.tokenizer
-    defaults = type(settings)()
-    if settings.load:
-        ignored = {"sample_bytes": "of a tokenizer that is loaded"}
-    elif settings.kind in ("char", "word"):
-        ignored = {"sample_bytes": f"with kind {settings.kind}, which counts the whole text"}
-    else:
-        ignored = {"min_freq": f"with kind {settings.kind}, whose vocabulary max_size limits"}
-    for name, why in ignored.items():
-        if getattr(settings, name) != getattr(defaults, name):
-            raise errors.UsageError(f"tokenizer.{name}: has no effect {why}; remove it")
-    if settings.load or settings.max_size is None:
-        return
-    first = next(iter(config.corpora_by_name.values()))
-    target_tokens = {corpus.target_token for corpus in config.corpora.values() if corpus.target_token is not None}
-    reserved = vocabulary.reserved_for(first.kind, first.line_end)
-    num_added = len(reserved) + len(target_tokens) + len(settings.symbols)
-    smallest = tokenizer.smallest_size(settings.kind, num_added)
-    if settings.max_size < smallest:
-        raise errors.UsageError(
-            f"tokenizer.max_size: {settings.max_size} has no room for the {num_added} special tokens and any text; "
-            f"use at least {smallest}"
-        )
 
 
 def _cleaning_warnings(config: schema.RunConfig) -> list[str]:
@@ -230,8 +188,8 @@ def _check_sources(
         name, _, split = source["split"].rpartition(".")
         if hashes[name][split] != source["sha256"]:
             raise errors.LockedError(
-                f"{sources.setting_name(name)}.{split}: is not the text that the dataset in {current.folder} was made "
-                "from; use another root, or name that text"
+                f"{source_files.setting_name(name)}.{split}: is not the text that the dataset in {current.folder} was "
+                "made from; use another root, or name that text"
             )
 
 
@@ -251,10 +209,10 @@ def _settings(config: schema.RunConfig) -> dict[str, Any]:
     return config.of_dataset((begun.get("plan") or {}).get("settings") or {})
 
 
-def _describe(file: sources.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
+def _describe(file: source_files.File, corpus: corpus_settings.CorpusConfig) -> dict[str, Any]:
     """Returns what identifies a file without reading it."""
     # A web server need not send a size; a source on the web always has a checksum in the settings.
-    sha256 = sources.expected_sha256(file, corpus.sha256)
+    sha256 = source_files.expected_sha256(file, corpus.sha256)
     return {"url": file.url, "size_bytes": None if file.is_web else file.origin.size_bytes(), "sha256": sha256}
 
 

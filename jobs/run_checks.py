@@ -179,17 +179,6 @@ def check_sidecars(
             raise errors.UsageError(f"decoding.{name}: is written next to an output file; name one with --output")
 
 
-def check_prepared(config: schema.RunConfig) -> None:
-    """Checks that the dataset of a run was prepared.
-
-    Raises:
-        UsageError: there is none.
-    """
-    folder = location.Location.parse(config.root, "root").join(root_layout.DATASET)
-    if not folder.join(root_layout.DATASET_INDEX).exists():
-        raise errors.UsageError(f"{folder}: has no finished dataset; run prepare first")
-
-
 def artefact_at(path: location.Location) -> location.Location:
     """Returns the artefact at a path, or that of which the path is the manifest, index, plan or settings.
 

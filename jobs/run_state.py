@@ -41,13 +41,26 @@ def check_settings(config: schema.RunConfig, stores: bool = True) -> list[loadin
     Raises:
         LockedError: a setting of the role `identity` differs: it would be another run.
     """
-    root = location.Location.parse(config.root, "root")
-    path = root.join(root_layout.SETTINGS)
+    path = location.Location.parse(config.root, "root").join(root_layout.SETTINGS)
     # Never replaced: the settings of the first start identify the run.
-    if path.put_if_absent(loading.dump(config).encode()) if stores else not path.exists():
+    if stores and path.put_if_absent(loading.dump(config).encode()):
         return []
-    first = loading.parse_stored(path.read_bytes(), str(path))
-    changes = loading.changed(first, config)
+    schedule = [change for change in refuse_other_settings(config) if change.role == "schedule"]
+    for change in schedule:
+        _log.info("%s: changed from %s to %s", change.name, _format(change.old), _format(change.new))
+    return schedule
+
+
+def refuse_other_settings(config: schema.RunConfig) -> list[loading.Change]:
+    """Compares settings with the stored ones, and returns the changed ones; none before the first start.
+
+    Raises:
+        LockedError: a setting of the role `identity` differs: it would be another run.
+    """
+    path = location.Location.parse(config.root, "root").join(root_layout.SETTINGS)
+    if not path.exists():
+        return []
+    changes = loading.changed(loading.parse_stored(path.read_bytes(), str(path)), config)
     for change in changes:
         if change.role == "identity":
             raise errors.LockedError(
@@ -59,10 +72,7 @@ def check_settings(config: schema.RunConfig, stores: bool = True) -> list[loadin
                 f"{change.name}: this root was started with {_format(change.old)}, and its checkpoints are compared by "
                 "BLEU, which another value would make another figure; use another root, or keep the value"
             )
-    schedule = [change for change in changes if change.role == "schedule"]
-    for change in schedule:
-        _log.info("%s: changed from %s to %s", change.name, _format(change.old), _format(change.new))
-    return schedule
+    return changes
 
 
 def with_stored_defaults(config: schema.RunConfig) -> schema.RunConfig:

@@ -20,7 +20,7 @@ import typer
 from core import errors
 from core.config import grid, loading, schema
 from core.storage import location, root_layout, run_lock, streams
-from jobs import console, json_documents, options, paths, run_state
+from jobs import config_checks, console, json_documents, options, paths, run_state
 
 PAGE = "comparison.html"
 _POLL_S = 0.1
@@ -109,6 +109,7 @@ def plan(
         own = [*overrides, *grid.overrides(combination, base.name, base.root)]
         try:
             resolved = paths.absolute(loading.load(path, own))
+            config_checks.check_pipeline(resolved)
         except errors.UsageError as error:
             message = str(error)
             for override in combination.overrides:

@@ -9,7 +9,7 @@ from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
 from core.data.dataset import node_cache, shards
 from core.data.series import dataset as series_dataset
-from core.data.text import sources
+from core.data.text import source_files
 from core.data.tokens import bpe_dropout
 from core.evaluation import bleu_tokenizers
 from core.storage import location, root_layout, run_lock
@@ -229,7 +229,8 @@ def check_dataset(config: schema.RunConfig, dataset: shards.Dataset | series_dat
             valid = dataset.split("valid", corpus)
             if valid is not None and valid.num_tokens("text") < 2:
                 raise errors.DataError(
-                    f"{sources.setting_name(corpus)}.valid: has no token to score; use more validation text, or none"
+                    f"{source_files.setting_name(corpus)}.valid: has no token to score; use more validation text, or "
+                    "none"
                 )
     if config.training.bpe_dropout and isinstance(dataset, shards.Dataset):
         for codec in dataset.codecs.values():

@@ -3,11 +3,13 @@
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import pydantic
 
 from core.config import section, series_settings
+
+SPLITS: Final = ("train", "valid", "test")
 
 
 class SourceConfig(section.Section):

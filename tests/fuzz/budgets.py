@@ -19,7 +19,7 @@ from typing import NamedTuple
 from core import errors
 from core.config import loading
 from core.data.series import preparation, reading
-from core.data.text import compression, corpus, sources, tables
+from core.data.text import compression, corpus, source_files, sources, tables
 from core.models import pretrained_embeddings, weights
 from core.storage import control_files, location
 
@@ -103,7 +103,7 @@ BUDGETS: dict[str, Budget] = {
     "gzip": Budget("1.1 GiB of zeros in 1.1 MiB", 3, (4.9, 4), 20, 32, _unpack, _write_bomb),
     "zip": Budget(
         "an archive of 65,000 members", 3, (1.0, 42), 5, 150,
-        lambda path: sources.read(sources.File(path, member="x")), _write_archive,
+        lambda path: sources.read(source_files.File(path, member="x")), _write_archive,
     ),
     "JSONL": Budget(
         "rows of 16 and 64 MiB, all of them empty lists", 0, (4.3, 443), 20, 800,
@@ -111,7 +111,7 @@ BUDGETS: dict[str, Budget] = {
     ),
     "CSV of a series": Budget(
         "32 MiB after a quote without a second one", 3, (0.3, 197), 3, 300,
-        lambda path: reading.read([sources.File(path)], ["x"], preparation.Preparation(), "x"),
+        lambda path: reading.read([source_files.File(path)], ["x"], preparation.Preparation(), "x"),
         lambda path: _write(path, b'x\n"', b"1" * (32 * MIB)),
     ),
     "word vectors": Budget(

@@ -12,7 +12,7 @@ from core.config import loading, yaml_reader
 from core.config.model_settings import LanguageModelConfig
 from core.data.series import preparation, reading
 from core.data.series import recognition as series_recognition
-from core.data.text import compression, corpus, recognition, sources, tables
+from core.data.text import compression, corpus, recognition, source_files, sources, tables
 from core.decoding.lines import inputs
 from core.models import factory, pretrained_embeddings
 from core.storage import location, urls
@@ -68,7 +68,7 @@ def series(name: str, time: str | None) -> Callable[[bytes], object]:
     """Returns the reader of a table of numbers, with a column of times or without."""
 
     def read(data: bytes) -> object:
-        file = sources.File(_written(name, data))
+        file = source_files.File(_written(name, data))
         prepared = preparation.Preparation(time=time, gaps="interpolate" if time else "refuse")
         found = reading.read([file], ["x"], prepared, "corpus.train")
         return [found.sha256, found.axis and found.axis.to_json()]
@@ -90,7 +90,7 @@ def recognized_series(name: str) -> Callable[[bytes], object]:
     """Returns what `init` finds in a file of numbers."""
 
     def read(data: bytes) -> object:
-        return series_recognition.recognize([sources.File(_written(name, data))])
+        return series_recognition.recognize([source_files.File(_written(name, data))])
 
     return read
 

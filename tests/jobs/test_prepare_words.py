@@ -12,7 +12,7 @@ from core.data.dataset import shards
 from core.data.tokens import tokenizer, vocabulary
 from core.reporting import word_statistics
 from core.storage import location
-from jobs import prepare
+from jobs import config_checks
 from tests.jobs import datasets
 
 
@@ -222,7 +222,7 @@ def test_a_dataset_that_an_older_release_made_with_such_a_setting_stays_usable(
         tmp_path / "run", datasets.pairs(tmp_path), {"kind": "bpe", "max_size": 300, "min_freq": 2}
     )
     with monkeypatch.context() as older:
-        older.setattr(prepare, "check_tokenizer", lambda config: None)
+        older.setattr(config_checks, "check_tokenizer", lambda config: None)
         datasets.run(settings)
     assert datasets.run(settings)["already_done"]
 

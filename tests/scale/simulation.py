@@ -22,7 +22,7 @@ import pyarrow as pa
 from core.config import corpus_settings, inference_settings, loading, schema
 from core.data import lazy
 from core.data.dataset import dataset_index, shard_table, shards
-from core.data.text import corpus, sources
+from core.data.text import corpus, source_files
 from core.data.tokens import tokenizer, vocabulary
 from core.decoding.lines import inputs, output_writer, outputs
 from core.storage import commit, control_files, location
@@ -276,7 +276,7 @@ def prepare(size_bytes: int, latency_s: float = 0.0, stop_at_first: bool = False
             corpora=settings.corpora_by_name,
             tokenizer=corpus_settings.TokenizerConfig(),
             seed=1,
-            groups={"": {"train": [(sources.File(path),)]}},
+            groups={"": {"train": [(source_files.File(path),)]}},
             files={"": {"train": [[{"url": path.url, "size_bytes": size_bytes, "sha256": None}]]}},
         )
         parts = commit.PartStore(plan.folder, dataset_builder.content(plan.settings))

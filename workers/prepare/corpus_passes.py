@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import corpus_settings, loading
 from core.data.dataset import duplicates
-from core.data.text import corpus, scripts, selection, sources
+from core.data.text import corpus, scripts, selection, source_files, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.prepare import line_tasks, part_groups, pass_runner, vocabularies
 
-Groups = dict[str, list[tuple[sources.File, ...]]]  # by split, the files of its source
+Groups = dict[str, list[tuple[source_files.File, ...]]]  # by split, the files of its source
 Counts = dict[str, list[list[list[corpus.BlockCount]]]]  # by split, group and file, the blocks
 
 
@@ -73,7 +73,7 @@ class CorpusPasses:
     @property
     def setting(self) -> str:
         """The name of its settings."""
-        return sources.setting_name(self._recipe.corpus_name)
+        return source_files.setting_name(self._recipe.corpus_name)
 
     def scan(self, block_bytes: int) -> ScannedSources:
         """Reads all files once: makes plain copies where needed, and counts the lines of blocks."""
@@ -142,7 +142,7 @@ class CorpusPasses:
         files = dict.fromkeys(file for groups in self._groups.values() for group in groups for file in group)
         tasks: list[line_tasks.StageTask] = []
         for file in files:
-            sha256 = sources.expected_sha256(file, self._corpus.sha256)
+            sha256 = source_files.expected_sha256(file, self._corpus.sha256)
             if sources.needs_staging(file, sha256):
                 # The name identifies the file, so that a commit record never counts for another file.
                 identity = loading.fingerprint(

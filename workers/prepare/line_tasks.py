@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.config import corpus_settings
 from core.data.dataset import dataset_index, duplicates, shards
-from core.data.text import cleaning, corpus, selection, sources
+from core.data.text import cleaning, corpus, selection, source_files, sources
 from core.data.tokens import tokenizer
 from core.storage import commit, concurrent, location
 
@@ -103,7 +103,7 @@ class StageTask:
     """A file to copy as plain text, and its expected checksum."""
 
     name: str
-    file: sources.File
+    file: source_files.File
     sha256: str | None
     weight: int = 1
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from core import errors
+from core.config import corpus_settings
 from core.data.dataset import arrow_file, shard_table
 from core.storage import commit, control_files, location, root_layout
 
@@ -22,7 +23,7 @@ FORMAT: Final = "raycurrent-dataset"
 FORMAT_VERSION: Final = 2
 NAME: Final = root_layout.DATASET_INDEX
 TABLE: Final = "shards"
-SPLITS: Final = ("train", "valid", "test")
+SPLITS: Final = corpus_settings.SPLITS
 COLUMNS: Final = {"text": ("text",), "pairs": ("source", "target")}
 
 

@@ -17,11 +17,11 @@ from pyarrow import parquet
 from core import errors
 from core.config import corpus_settings, loading
 from core.data.series import examples, preparation, reading, scaling, times
-from core.data.text import sources as source_files
+from core.data.text import source_files
 from core.storage import commit, control_files, location
 
 FORMAT, VERSION, NAME = "raycurrent-series", 1, "index.json"
-SPLITS = ("train", "valid", "test")
+SPLITS = corpus_settings.SPLITS
 # Prefix of the columns of a shard that say which values were filled; a shard without filled values has none.
 _IS_FILLED = "is_filled:"
 

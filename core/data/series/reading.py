@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.data.series import csv_file, preparation, times
-from core.data.text import sources
+from core.data.text import source_files, sources
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def plain(values_TC: Array) -> Table:
 
 
 def read(
-    files: Sequence[sources.File],
+    files: Sequence[source_files.File],
     names: Sequence[str],
     prepared: preparation.Preparation,
     where: str,
@@ -173,7 +173,7 @@ def _join(parts: Sequence[_Rows], names: Sequence[str], prepared: preparation.Pr
 
 
 def _read_file(
-    file: sources.File, names: Sequence[str], prepared: preparation.Preparation, where: str, sha256: str | None
+    file: source_files.File, names: Sequence[str], prepared: preparation.Preparation, where: str, sha256: str | None
 ) -> _Rows:
     name, data = sources.read(file, sha256)
     wanted = list(dict.fromkeys([*names, *([prepared.time] if prepared.time is not None else [])]))

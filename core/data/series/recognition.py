@@ -11,7 +11,7 @@ from pyarrow import parquet
 from core import errors
 from core.config import series_settings
 from core.data.series import csv_file, preparation, reading, times
-from core.data.text import sources
+from core.data.text import source_files, sources
 
 SAMPLE_LINES = 1000
 SAME_WIDTH = 0.9
@@ -53,7 +53,7 @@ class Recognized(NamedTuple):
     notes: list[str]
 
 
-def recognize(files: Sequence[sources.File]) -> Recognized:
+def recognize(files: Sequence[source_files.File]) -> Recognized:
     """Recognizes CSV files with a header line, or Parquet files, by the first of them, and reads all.
 
     Raises:
@@ -112,7 +112,7 @@ def recognize(files: Sequence[sources.File]) -> Recognized:
 
 
 def _read(
-    files: Sequence[sources.File], columns: Sequence[str], prepared: preparation.Preparation
+    files: Sequence[source_files.File], columns: Sequence[str], prepared: preparation.Preparation
 ) -> tuple[reading.Table, preparation.Gaps]:
     """Reads the columns; missing values and rows are interpolated if there are any."""
     try:

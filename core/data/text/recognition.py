@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from core import errors
 from core.config import corpus_settings
-from core.data.text import compression, corpus, extensions, sources, tables
+from core.data.text import compression, corpus, extensions, source_files, sources, tables
 from core.storage import location
 
 Kind = Literal["pairs", "text"]
@@ -65,7 +65,7 @@ def recognize(files: Sequence[str], kind: Kind | None, scratch: location.Locatio
     Raises:
         DataError: a file does not exist, is empty, or is of no kind that a corpus can be read from.
     """
-    resolved = [group[0] for group in sources.resolve(_source("text", files), "FILE", {})]
+    resolved = [group[0] for group in source_files.resolve(_source("text", files), "FILE", {})]
     is_table = [_plain_name(file).endswith(extensions.TABLES) for file in resolved]
     if any(is_table) and not all(is_table):
         raise errors.DataError("FILE: tables and other files are mixed; name files of one kind")
@@ -107,7 +107,7 @@ def _source(form: str, files: Sequence[str], columns: Sequence[str] = ()) -> cor
     return corpus_settings.SourceConfig(**values, **({"columns": tuple(columns)} if columns else {}))
 
 
-def _plain_name(file: sources.File) -> str:
+def _plain_name(file: source_files.File) -> str:
     return extensions.plain_name(file.member or file.origin.name)
 
 
@@ -158,7 +158,7 @@ def _is_text(values: Sequence[str]) -> bool:
 
 
 def _recognize_table(
-    files: Sequence[str], resolved: Sequence[sources.File], kind: Kind | None, scratch: location.Location
+    files: Sequence[str], resolved: Sequence[source_files.File], kind: Kind | None, scratch: location.Location
 ) -> Recognized:
     names = _text_columns(resolved[0])
     if not names:
@@ -193,7 +193,7 @@ def _sides(names: Sequence[str]) -> tuple[int, int] | None:
     return (languages[0], languages[1]) if len(languages) >= 2 else None
 
 
-def _text_columns(file: sources.File) -> list[str]:
+def _text_columns(file: source_files.File) -> list[str]:
     """Returns the names of a table's columns of text.
 
     Raises:

@@ -1,22 +1,19 @@
-"""Sources: the files of a corpus, a check that they are text, and plain copies of those that are not plain text files.
+"""Sources: a check that the files of a corpus are text, and plain copies of those that are not plain text files.
 
-`resolve` turns settings into files, `check` examines the beginning of each, and `stage` makes a plain copy of a file
-that cannot be read in ranges (compressed, in an archive, a table, or on the web).
+`source_files` turns settings into files, `check` examines the beginning of each, and `stage` makes a plain copy of a
+file that cannot be read in ranges (compressed, in an archive, a table, or on the web).
 """
 
-import collections
 import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from core import errors
-from core.config import corpus_settings
-from core.data.text import archives, compression, corpus, extensions, tables
-from core.storage import expansion, location, private_folders, streams
+from core.data.text import compression, corpus, source_files, tables
+from core.storage import location, private_folders, streams
 
 SAMPLE_BYTES = 1 << 20
 # More than that is rather another encoding than damage.
@@ -33,114 +30,6 @@ _SIGNATURES = {
     b"%PDF-": "PDF; export it as text",
 }
 _TAR, _TAR_START = b"ustar", 257
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a source.
-
-    Attributes:
-        origin: the location of the file, or of the archive that contains it.
-        member: its name in the archive; empty without an archive, or for an archive of one file.
-        columns: the columns to read, of a table.
-    """
-
-    origin: location.Location
-    member: str = ""
-    columns: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return archives.join(self.member, str(self.origin))
-
-    @property
-    def url(self) -> str:
-        """The absolute URL, preceded by the member."""
-        return archives.join(self.member, self.origin.url)
-
-    @property
-    def is_web(self) -> bool:
-        """True if it must be downloaded whole, because web servers need not support ranges."""
-        return self.origin.is_web
-
-    @property
-    def is_stream(self) -> bool:
-        """True if it is a pipe, or another stream that only this process can read, once."""
-        return streams.is_stream(self.origin)
-
-    @property
-    def is_plain(self) -> bool:
-        """True if it can be read in ranges as it is."""
-        if self.is_web or self.member or self.columns or self.origin.name.endswith(extensions.UNPACKED):
-            return False
-        return not self.is_stream
-
-
-def setting_name(corpus_name: str) -> str:
-    """Returns the name of a corpus's setting: `corpora.NAME`, or `corpus` for the only one, whose name is empty."""
-    return f"corpora.{corpus_name}" if corpus_name else "corpus"
-
-
-def resolve(
-    source: corpus_settings.SourceConfig, where: str, sha256: Mapping[str, str], base: str | None = None
-) -> list[tuple[File, ...]]:
-    """Returns the files of a source, with wildcards and folders expanded: groups of one file, or of two aligned ones.
-
-    Args:
-        source: the setting.
-        where: its name for errors, like `corpus.train`.
-        sha256: the expected checksums by location.
-        base: the folder that relative paths are relative to.
-
-    Raises:
-        DataError: a name matches no file.
-        UsageError: a name is that of a device or is repeated, the numbers of source and target files differ, or a web
-            address has no checksum.
-    """
-    # The schema has checked that exactly one is given.
-    form = next(name for name in ("text", "tsv", "table", "csv", "source") if getattr(source, name))
-    columns = tuple(map(str, source.columns)) if form == "table" else ()
-    files = _files(getattr(source, form), f"{where}.{form}", base, columns)
-    for file in files:
-        if file.is_web and expected_sha256(file, sha256, base) is None:
-            raise errors.UsageError(f"corpus.sha256: has no entry for {file.origin}; a web source needs its checksum")
-    if form != "source":
-        return _distinct([(file,) for file in files], f"{where}.{form}")
-    targets = _files(source.target, f"{where}.target", base)
-    if len(files) != len(targets):
-        unpaired = (files if len(files) > len(targets) else targets)[min(len(files), len(targets)) :]
-        raise errors.UsageError(
-            f"{where}: {len(files)} source files but {len(targets)} target files; these have no partner: "
-            + ", ".join(str(file) for file in unpaired[:5])
-        )
-    return _distinct(list(zip(files, targets, strict=True)), where)
-
-
-def expected_sha256(file: File, sha256: Mapping[str, str], base: str | None = None) -> str | None:
-    """Returns the checksum that the settings give for a file; for a member, that of its archive."""
-    # Compared as locations: a relative path and its absolute form are the same file.
-    checksums = {location.Location.parse(text, "corpus.sha256", base): value for text, value in sha256.items()}
-    return checksums.get(file.origin)
-
-
-def _files(patterns: tuple[str, ...], where: str, base: str | None, columns: tuple[str, ...] = ()) -> list[File]:
-    files: list[File] = []
-    for pattern in patterns:
-        member, url = archives.split(pattern)
-        named = location.Location.parse(url, where, base)
-        matches = expansion.expand(named, where)
-        if not matches:
-            raise errors.DataError(f"{where}: {pattern!a} matches no file; check the path")
-        files += [File(file, member, columns) for file in matches]
-    return files
-
-
-def _distinct(groups: list[tuple[File, ...]], where: str) -> list[tuple[File, ...]]:
-    """Rejects a repeated group; one source file with two target files is two groups."""
-    repeated = [group for group, count in collections.Counter(groups).items() if count > 1]
-    if repeated:
-        names = " with ".join(ascii(str(file)) for file in repeated[0])
-        raise errors.UsageError(f"{where}: {names} is named twice; name it once")
-    return groups
 
 
 def check(file: location.Location) -> None:
@@ -217,7 +106,7 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def read(file: File, sha256: str | None = None) -> tuple[str, bytes]:
+def read(file: source_files.File, sha256: str | None = None) -> tuple[str, bytes]:
     """Reads a file or a pipe that fits into memory; returns its name, without compression, and its content.
 
     Raises:
@@ -230,12 +119,14 @@ def read(file: File, sha256: str | None = None) -> tuple[str, bytes]:
         return name, b"".join(buffers)
 
 
-def needs_staging(file: File, sha256: str | None) -> bool:
+def needs_staging(file: source_files.File, sha256: str | None) -> bool:
     """Returns True if `stage` has work to do: the file is not plain, or has a checksum to verify."""
     return sha256 is not None or not file.is_plain
 
 
-def stage(file: File, folder: location.Location, sha256: str | None = None, strict: bool = False) -> location.Location:
+def stage(
+    file: source_files.File, folder: location.Location, sha256: str | None = None, strict: bool = False
+) -> location.Location:
     """Verifies the checksum of a file and returns the location of a plain file with its text.
 
     A plain file is returned as it is. Otherwise the text is streamed into a new file in `folder`. Its name contains
@@ -285,24 +176,26 @@ def stage(file: File, folder: location.Location, sha256: str | None = None, stri
     return staged
 
 
-def _open(file: File) -> contextlib.AbstractContextManager[BinaryIO]:
+def _open(file: source_files.File) -> contextlib.AbstractContextManager[BinaryIO]:
     return streams.open_stream(file.origin) if file.is_stream else file.origin.open()
 
 
 def stage_streams(
-    groups: Sequence[tuple[File, ...]], folder: location.Location, sha256: Mapping[str, str], strict: bool
-) -> list[tuple[File, ...]]:
+    groups: Sequence[tuple[source_files.File, ...]], folder: location.Location, sha256: Mapping[str, str], strict: bool
+) -> list[tuple[source_files.File, ...]]:
     """Returns the groups with a file in the place of each pipe, which only this process can read, and only once."""
     return [
         tuple(
-            File(stage(file, folder, expected_sha256(file, sha256), strict)) if file.is_stream else file
+            source_files.File(stage(file, folder, source_files.expected_sha256(file, sha256), strict))
+            if file.is_stream
+            else file
             for file in group
         )
         for group in groups
     ]
 
 
-def _check_sha256(file: File, actual: str, expected: str | None) -> None:
+def _check_sha256(file: source_files.File, actual: str, expected: str | None) -> None:
     if expected is not None and actual != expected.lower():  # tools print hexadecimal digits in either case
         raise errors.DataError(f"{file.origin}: its SHA-256 is {actual}, not {expected}; download the right file")
 

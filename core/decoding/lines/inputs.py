@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.data import lazy
-from core.data.text import corpus, extensions, sources, tables
+from core.data.text import corpus, extensions, source_files, sources, tables
 from core.storage import commit, concurrent, location, streams
 
 _CHECKED_ROWS = 100  # rows of JSONL of which one must have the column
@@ -173,8 +173,8 @@ def _scan(path: location.Location, column: str | None, part_lines: int, folder: 
         raise errors.UsageError(f"{where}: {path} is read as plain text, which has no columns; leave out --column")
     if form != "text" and column is None:
         raise errors.UsageError(f"{where}: {path} is read as {form}; name its text column with --column")
-    if not sources.File(path).is_plain:
-        path = sources.stage(sources.File(path), folder)
+    if not source_files.File(path).is_plain:
+        path = sources.stage(source_files.File(path), folder)
     # Of the unpacked copy: a file and its compressed version are the same input.
     sha256 = commit.sha256_of_file(path)
     if form == "parquet":

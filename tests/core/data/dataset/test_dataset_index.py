@@ -158,7 +158,9 @@ def test_values_of_other_kinds_are_refused(folder: location.Location) -> None:
     changes = ({"rows": True}, {"rows": -1}, {"size_bytes": "3"}, {"sha256": 3}, {"sha256": "0" * 63}, {"task": None})
     for change in changes:
         splits = {**old["splits"], "train": [{**entry, **change}]}
-        with pytest.raises(errors.IntegrityError, match=r"not complete or not valid .* is not (a count|text|a SHA-256)"):
+        with pytest.raises(
+            errors.IntegrityError, match=r"not complete or not valid .* is not (a count|text|a SHA-256)"
+        ):
             open_changed(folder, {**old, "splits": splits})
     with pytest.raises(errors.IntegrityError, match="unknown split 'dev'"):
         open_changed(folder, {**content, "splits": {**content["splits"], "dev": []}})

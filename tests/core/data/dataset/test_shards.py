@@ -225,7 +225,9 @@ def test_missing_shard_is_reported_by_name(good: Good) -> None:
         arrow_file.open_shard(file, expected, verify=True)
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOMEM, "raise vm.max_map_count"), (errno.EIO, "check the file")])
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOMEM, "raise vm.max_map_count"), (errno.EIO, "check the file")]
+)
 def test_a_shard_that_cannot_be_mapped_is_an_error_of_the_storage(
     good: Good, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
 ) -> None:

@@ -4,12 +4,12 @@ import pathlib
 
 from core.config import series_settings
 from core.data.series import preparation, reading
-from core.data.text import sources
+from core.data.text import source_files
 from core.storage import location
 
 
-def file(path: pathlib.Path) -> sources.File:
-    return sources.File(location.Location.parse(str(path)))
+def file(path: pathlib.Path) -> source_files.File:
+    return source_files.File(location.Location.parse(str(path)))
 
 
 def read(*paths: pathlib.Path, names: tuple[str, ...] = ("x",), **settings: object) -> reading.Table:

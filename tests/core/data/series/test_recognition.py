@@ -11,12 +11,12 @@ from pyarrow import parquet
 from core import errors
 from core.config import corpus_settings
 from core.data.series import recognition
-from core.data.text import sources
+from core.data.text import source_files
 
 
 def _recognize(path: Path) -> recognition.Recognized:
     source = corpus_settings.SourceConfig(csv=(str(path),))
-    return recognition.recognize([group[0] for group in sources.resolve(source, "FILE", {})])
+    return recognition.recognize([group[0] for group in source_files.resolve(source, "FILE", {})])
 
 
 def _write(path: Path, lines: list[str]) -> Path:

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import corpus_settings
-from core.data.text import compression, extensions, sources
+from core.data.text import compression, extensions, source_files, sources
 from core.storage import location
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -40,7 +40,7 @@ def stored(path: pathlib.Path, content: bytes) -> location.Location:
 
 
 def resolved(source: corpus_settings.SourceConfig, folder: pathlib.Path, **sha256: str) -> list[list[str]]:
-    groups = sources.resolve(source, "corpus.train", sha256, str(folder))
+    groups = source_files.resolve(source, "corpus.train", sha256, str(folder))
     return [[str(file).replace(f"{folder}/", "") for file in group] for group in groups]
 
 
@@ -149,16 +149,16 @@ def test_compressed_files_are_staged_under_a_name_with_their_hash(tmp_path: path
     compress, text = COMPRESSORS[ending], "déjà vu\n".encode() * 1000
     file = stored(tmp_path / f"my book.txt{ending}", compress(text[:3000]) + compress(text[3000:]))
     folder = local(tmp_path / "staged")
-    plain = sources.stage(sources.File(file), folder)
+    plain = sources.stage(source_files.File(file), folder)
     assert plain.read_bytes() == text
     assert plain.name == f"my-book-{hashlib.sha256(text).hexdigest()[:16]}.txt"
-    assert sources.stage(sources.File(file), folder) == plain
+    assert sources.stage(source_files.File(file), folder) == plain
     assert folder.list_names() == [plain.name]
 
 
 def test_staging_to_an_object_store(tmp_path: pathlib.Path) -> None:
     file = stored(tmp_path / "a.gz", gzip.compress(b"a\nb\n"))
-    plain = sources.stage(sources.File(file), location.Location.parse("memory://staging-test"))
+    plain = sources.stage(source_files.File(file), location.Location.parse("memory://staging-test"))
     try:
         assert plain.read_bytes() == b"a\nb\n"
     finally:
@@ -171,13 +171,13 @@ def test_a_pipe_is_copied_and_is_then_a_file_like_others(tmp_path: pathlib.Path,
     rows = "".join(json.dumps({"t": "déjà vu"}) + "\n" for _ in range(20_000)).encode()
     content = {"pipe": text, "pipe.gz": gzip.compress(text), "pipe.jsonl": rows}[name]
     os.mkfifo(tmp_path / name)
-    file = sources.File(local(tmp_path / name), columns=("t",) if name == "pipe.jsonl" else ())
+    file = source_files.File(local(tmp_path / name), columns=("t",) if name == "pipe.jsonl" else ())
     plain = tmp_path / "plain.txt"
     plain.write_bytes(b"x\n")
     for _ in range(2):  # equal content has the same name
         writer = threading.Thread(target=(tmp_path / name).write_bytes, args=(content,))
         writer.start()
-        groups = sources.stage_streams([(file, sources.File(local(plain)))], local(tmp_path / "staged"), {}, False)
+        groups = sources.stage_streams([(file, source_files.File(local(plain)))], local(tmp_path / "staged"), {}, False)
         writer.join()
         ((staged, other),) = groups
         assert staged.origin.read_bytes() == text
@@ -188,8 +188,10 @@ def test_a_pipe_is_copied_and_is_then_a_file_like_others(tmp_path: pathlib.Path,
 
 def test_plain_files_are_not_copied(tmp_path: pathlib.Path) -> None:
     file = stored(tmp_path / "a.txt", b"a\n")
-    assert not sources.needs_staging(sources.File(file), None)
-    assert sources.stage(sources.File(file), local(tmp_path / "staged"), hashlib.sha256(b"a\n").hexdigest()) == file
+    assert not sources.needs_staging(source_files.File(file), None)
+    assert (
+        sources.stage(source_files.File(file), local(tmp_path / "staged"), hashlib.sha256(b"a\n").hexdigest()) == file
+    )
     assert not (tmp_path / "staged").exists()
 
 
@@ -197,10 +199,14 @@ def test_plain_files_are_not_copied(tmp_path: pathlib.Path) -> None:
 def test_a_wrong_checksum_is_rejected(tmp_path: pathlib.Path, name: str) -> None:
     file = stored(tmp_path / name, gzip.compress(b"a\n"))
     settings = {str(file): "0" * 64}
-    assert sources.needs_staging(sources.File(file), sources.expected_sha256(sources.File(file), settings))
+    assert sources.needs_staging(
+        source_files.File(file), source_files.expected_sha256(source_files.File(file), settings)
+    )
     with pytest.raises(errors.DataError, match="its SHA-256 is"):
         sources.stage(
-            sources.File(file), local(tmp_path / "staged"), sources.expected_sha256(sources.File(file), settings)
+            source_files.File(file),
+            local(tmp_path / "staged"),
+            source_files.expected_sha256(source_files.File(file), settings),
         )
 
 
@@ -210,8 +216,8 @@ def test_the_checksum_of_a_member_is_that_of_its_archive(tmp_path: pathlib.Path)
     source = corpus_settings.SourceConfig(text=("zip://folder/b::a.zip",))
     for given, is_right in ((sha256, True), (hashlib.sha256(b"b\n").hexdigest(), False)):
         settings = {str(archive): given}
-        ((file,),) = sources.resolve(source, "corpus.train", settings, str(tmp_path))
-        expected = sources.expected_sha256(file, settings, str(tmp_path))
+        ((file,),) = source_files.resolve(source, "corpus.train", settings, str(tmp_path))
+        expected = source_files.expected_sha256(file, settings, str(tmp_path))
         if is_right:
             assert sources.stage(file, folder, expected).read_bytes() == b"b\n"
         else:
@@ -224,13 +230,13 @@ def test_damaged_compressed_files_are_rejected_and_leave_no_file(tmp_path: pathl
     whole = COMPRESSORS[ending](os.urandom(100_000))
     folder = local(tmp_path / "staged")
     with pytest.raises(errors.DataError, match=f"truncated {ending[1:]} at byte"):
-        sources.stage(sources.File(stored(tmp_path / f"cut{ending}", whole[:-2000])), folder)
+        sources.stage(source_files.File(stored(tmp_path / f"cut{ending}", whole[:-2000])), folder)
     with pytest.raises(errors.DataError, match=f"not valid {ending[1:]}"):
-        sources.stage(sources.File(stored(tmp_path / f"plain{ending}", b"plain text\n" * 99)), folder)
+        sources.stage(source_files.File(stored(tmp_path / f"plain{ending}", b"plain text\n" * 99)), folder)
     if ending != ".zst":  # its checksum is optional, and absent here
         with pytest.raises(errors.DataError, match=f"not valid {ending[1:]}"):
             sources.stage(
-                sources.File(stored(tmp_path / f"bent{ending}", whole[:50_000] + b"bent" + whole[50_004:])), folder
+                source_files.File(stored(tmp_path / f"bent{ending}", whole[:50_000] + b"bent" + whole[50_004:])), folder
             )
     assert folder.list_names() == []
 
@@ -239,7 +245,7 @@ def test_a_decompression_bomb_is_rejected(tmp_path: pathlib.Path, monkeypatch: p
     monkeypatch.setattr(compression, "SAFE_SIZE_BYTES", 1 << 22)
     file = stored(tmp_path / "a.gz", gzip.compress(b"\0" * (1 << 23)))
     with pytest.raises(errors.DataError, match="exceeds the decompression limit"):
-        sources.stage(sources.File(file), local(tmp_path / "staged"))
+        sources.stage(source_files.File(file), local(tmp_path / "staged"))
     assert local(tmp_path / "staged").list_names() == []
 
 
@@ -265,15 +271,15 @@ def test_archive_members_are_named_as_in_fsspec_unless_there_is_only_one(tmp_pat
     text = ("zip://folder/b::two.zip",)
     assert resolved(corpus_settings.SourceConfig(text=text), tmp_path) == [["zip://folder/b::two.zip"]]
     archive, folder = local(tmp_path / "two.zip"), local(tmp_path / "staged")
-    assert sources.stage(sources.File(archive, "folder/b"), folder).read_bytes() == b"b\n"
+    assert sources.stage(source_files.File(archive, "folder/b"), folder).read_bytes() == b"b\n"
     packed = local(zipped(tmp_path / "one.zip", a=lzma.compress(b"packed\n")))
     with pytest.raises(errors.DataError, match=r"contains 2 files; name one as zip://NAME::.*folder/a, folder/b"):
-        sources.stage(sources.File(archive), folder)
+        sources.stage(source_files.File(archive), folder)
     with pytest.raises(errors.DataError, match="has no member 'c'"):
-        sources.stage(sources.File(archive, "c"), folder)
-    assert sources.stage(sources.File(packed), folder).read_bytes() == lzma.compress(b"packed\n")
+        sources.stage(source_files.File(archive, "c"), folder)
+    assert sources.stage(source_files.File(packed), folder).read_bytes() == lzma.compress(b"packed\n")
     with pytest.raises(errors.DataError, match=r"bent\.zip: is not valid zip"):
-        sources.stage(sources.File(stored(tmp_path / "bent.zip", b"PK\x03\x04" * 99)), folder)
+        sources.stage(source_files.File(stored(tmp_path / "bent.zip", b"PK\x03\x04" * 99)), folder)
 
 
 @pytest.mark.parametrize("form", ["a.jsonl", "a.jsonl.zst", "a.parquet", "zip://folder/rows.jsonl::a.zip"])
@@ -288,7 +294,7 @@ def test_columns_of_tables_become_lines_without_breaks_and_tabs(tmp_path: pathli
 
     def staged(*columns: str) -> bytes:
         source = corpus_settings.SourceConfig(table=(form,), columns=columns)
-        ((file,),) = sources.resolve(source, "corpus.train", {}, str(tmp_path))
+        ((file,),) = source_files.resolve(source, "corpus.train", {}, str(tmp_path))
         return sources.stage(file, folder).read_bytes()
 
     assert staged("en") == b"hot summer\nb\n"
@@ -308,7 +314,7 @@ def test_files_that_are_not_tables_are_rejected(tmp_path: pathlib.Path) -> None:
         ("a.parquet", "not valid Parquet"),
         ("a", "extensions of a table"),
     ):
-        file = sources.File(stored(tmp_path / name, b"plain text\n"), columns=("en",))
+        file = source_files.File(stored(tmp_path / name, b"plain text\n"), columns=("en",))
         with pytest.raises(errors.DataError, match=message):
             sources.stage(file, folder)
 
@@ -316,13 +322,13 @@ def test_files_that_are_not_tables_are_rejected(tmp_path: pathlib.Path) -> None:
 @pytest.mark.data
 def test_the_fra_eng_archive_contains_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
     archive = local(corpora / "fra-eng" / "fra-eng.zip")
-    plain = sources.stage(sources.File(archive, "fra-eng/fra.txt"), local(tmp_path))
+    plain = sources.stage(source_files.File(archive, "fra-eng/fra.txt"), local(tmp_path))
     expected = "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"
     assert hashlib.sha256(plain.read_bytes()).hexdigest() == expected
 
 
 @pytest.mark.data
 def test_fra_eng_decompresses_to_the_known_text(corpora: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    plain = sources.stage(sources.File(local(corpora / "fra-eng" / "fra.txt.xz")), local(tmp_path))
+    plain = sources.stage(source_files.File(local(corpora / "fra-eng" / "fra.txt.xz")), local(tmp_path))
     expected = "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"
-    assert sources.stage(sources.File(plain), local(tmp_path), expected) == plain
+    assert sources.stage(source_files.File(plain), local(tmp_path), expected) == plain
