@@ -52,7 +52,7 @@ def text_dataset(folder: Path, num_train: int = 400, num_valid: int = 90, order:
         split: {"text": [made.encode(line[start : start + 50]) for start in range(0, len(line), 50)]}
         for split, line in lines.items()
     }
-    return _write(folder, "text", rows, {"text": made}, "none")
+    return write_dataset(folder, "text", rows, {"text": made}, "none")
 
 
 def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> location.Location:
@@ -69,7 +69,7 @@ def pairs_dataset(folder: Path, num_train: int = 60, num_valid: int = 12) -> loc
             side: [[*(4 + (word + shift) % 9 for word in line), 3] for line in picked]
             for side, shift in (("source", 0), ("target", 1))
         }
-    return _write(folder, "pairs", rows, {"source": made, "target": made}, "eos")
+    return write_dataset(folder, "pairs", rows, {"source": made, "target": made}, "eos")
 
 
 def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
@@ -80,7 +80,7 @@ def subwords_dataset(folder: Path, num_train: int = 60) -> location.Location:
     made = tokenizer.train_subwords("bpe", iter(lines), 300, vocabulary.RESERVED)
     rows = [[*ids, made.eos_id or 0] for ids in made.encode_lines(lines)]
     sides = {"source": rows, "target": rows[::-1]}
-    return _write(folder, "pairs", {"train": sides}, dict.fromkeys(sides, made), "eos")
+    return write_dataset(folder, "pairs", {"train": sides}, dict.fromkeys(sides, made), "eos")
 
 
 def several(folder: Path, **corpora: location.Location) -> location.Location:
@@ -105,13 +105,14 @@ def several(folder: Path, **corpora: location.Location) -> location.Location:
     return root
 
 
-def _write(
+def write_dataset(
     folder: Path,
     kind: str,
     rows: dict[str, dict[str, list[list[int]]]],
     tokenizers: dict[str, tokenizer.Tokenizer],
     line_end: str,
 ) -> location.Location:
+    """Writes rows of token ids by split and column as a dataset of one shard for each split."""
     root = location_of(folder)
     sizes = {column: made.vocabulary_size for column, made in tokenizers.items()}
     splits: dict[str, shard_table.ShardTable] = {}

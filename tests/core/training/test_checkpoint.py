@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> shards.Dataset:
     return shards.Dataset.open(builders.text_dataset(tmp_path_factory.mktemp("dataset")))
 
 
-def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> checkpoint.Snapshot:
+def make_snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> checkpoint.Snapshot:
     torch.manual_seed(step)
     model = factory.build(builders.TEXT, {"text": 9}, None)
     result = None if nll is None else progress.Validation(step, nll, 0.5, 10)
@@ -42,7 +42,7 @@ def _snapshot(dataset: shards.Dataset, step: int, nll: float | None = None) -> c
 
 
 def _save(root: location.Location, dataset: shards.Dataset, step: int, epoch: int, nll: float | None = None) -> Any:
-    return checkpoint.save(root, epoch, _snapshot(dataset, step, nll), run_log.RunLog(root, epoch))
+    return checkpoint.save(root, epoch, make_snapshot(dataset, step, nll), run_log.RunLog(root, epoch))
 
 
 def _is_marked_best(ref: checkpoint.CheckpointRef) -> bool:
@@ -52,7 +52,7 @@ def _is_marked_best(ref: checkpoint.CheckpointRef) -> bool:
 
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path: Path, dataset: shards.Dataset) -> None:
     root = builders.location_of(tmp_path)
-    saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), _snapshot(dataset, 7, nll=2.5)
+    saved, snapshot = _save(root, dataset, 7, 1, nll=2.5), make_snapshot(dataset, 7, nll=2.5)
     newest = checkpoint.find_newest(root).ref
     assert newest == saved
     loaded, weights = checkpoint.load(saved), bundle.load(saved.bundle).model.state_dict()
@@ -107,7 +107,7 @@ def test_the_best_checkpoint_by_bleu_is_by_loss_among_equal_bleus(
     marked = []
     for step, (nll, bleu) in enumerate(BLEUS, 1):
         history.append(progress.Validation(step, nll, 0.5, 10, bleu))
-        snapshot = _snapshot(dataset, step, nll)
+        snapshot = make_snapshot(dataset, step, nll)
         state = dataclasses.replace(snapshot.state, history=list(history))
         snapshot = snapshot._replace(state=state, validation=history[-1], best_by=metric)
         marked.append(_is_marked_best(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1))))
@@ -179,7 +179,7 @@ def test_a_worker_group_with_an_old_fencing_number_commits_nothing(tmp_path: Pat
 @pytest.mark.parametrize("what", ["weights", "optimizer", "hidden"])
 def test_tensors_that_are_not_finite_are_never_saved(tmp_path: Path, dataset: shards.Dataset, what: str) -> None:
     root = builders.location_of(tmp_path)
-    snapshot = _snapshot(dataset, 5)
+    snapshot = make_snapshot(dataset, 5)
     assert snapshot.hidden is not None
     tensors = {
         "weights": next(snapshot.bundle.model.parameters()).data,
@@ -408,10 +408,10 @@ def test_a_checkpoint_is_written_and_an_old_one_removed_in_a_few_requests_in_ser
     """All ranks wait for these requests: the files of a checkpoint go at the same time, the manifest after them."""
     log = run_log.RunLog(s3_root, checkpoint.take_fencing_number(s3_root, world_size=1))
     for step in (1, 2, 3):
-        checkpoint.save(s3_root, 1, _snapshot(dataset, step, nll=1 / step), log)
+        checkpoint.save(s3_root, 1, make_snapshot(dataset, step, nll=1 / step), log)
     log.add({"kind": "step", "step": 4})
     with store.recording(latency_s=0.2) as saving:
-        saved = checkpoint.save(s3_root, 1, _snapshot(dataset, 4, nll=0.1), log)
+        saved = checkpoint.save(s3_root, 1, make_snapshot(dataset, 4, nll=0.1), log)
     # The files, a segment of the run log, and the manifest; the question whether another group has started.
     assert saving.by_kind() == {"PUT": len(saved.files) + 2, "LIST": 1}
     # Three; more on a busy machine, where requests of the same time begin one after the other.
