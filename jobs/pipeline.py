@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from core.config import inference_settings, loading, model_settings, schema, stored_forms
-from core.data.dataset import dataset_index
 from core.models import bundle
 from core.storage import commit, location, root_layout, run_lock
 from core.telemetry import catalog
@@ -84,7 +83,7 @@ class _Pipeline:
         warnings = _warnings(config)
         for warning in warnings:
             _log.warning("%s", warning)
-        index = root.join(root_layout.DATASET, dataset_index.NAME)
+        index = root.join(root_layout.DATASET, root_layout.DATASET_INDEX)
         # No fingerprint: `prepare` itself compares settings and text with those of the dataset.
         self._stage("prepare", "", lambda _: prepare.run(config, self._session, self._reporter), index)
         # Its workers' CPUs are for the ranks now.

@@ -527,15 +527,6 @@ def test_every_verb_has_quiet_and_verbose() -> None:
         assert {"--quiet", "--verbose"} <= {option for parameter in command.params for option in parameter.opts}, verb
 
 
-def test_a_missing_corpus_ends_with_exit_code_3_and_names_the_setting(tmp_path: pathlib.Path) -> None:
-    done = jobs("prepare", write_config(tmp_path), "--set", "cluster.address=none", cwd=tmp_path)
-    lines = done.stderr.splitlines()
-    assert done.returncode == 3
-    assert lines[-2] == "exit=3"
-    assert re.match(r"corpus\.train\.text: .*book\.txt' matches no file; check", lines[-3]), lines
-    assert done.stdout == ""
-
-
 def test_a_bug_prints_its_traceback_and_ends_with_exit_code_1(tmp_path: pathlib.Path) -> None:
     code = (
         "import sys\nfrom jobs import __main__ as main\n"

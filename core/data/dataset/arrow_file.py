@@ -181,7 +181,7 @@ def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
             raise FormatError("expected uncompressed buffers, found compressed ones")
         batch = reader.get_batch(0)
         batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
-    # The last is raised where a column has a name that is no text.
+    # The last is raised where the name of a column is not UTF-8.
     except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
         raise FormatError(f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
     for name, column in zip(shape.names, batch.columns, strict=True):
