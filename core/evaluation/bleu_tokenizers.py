@@ -1,7 +1,7 @@
 """Tokenizers of BLEU: whether one is installed, and whether it fits the text that it is asked to split."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from sacrebleu.metrics import bleu
 
@@ -53,18 +53,24 @@ def splitter(settings: evaluation_settings.EvaluationConfig) -> Callable[[str], 
 
 
 def mismatch(
-    references: Sequence[str], settings: evaluation_settings.EvaluationConfig, where: str = SETTING
+    references: Iterable[str], settings: evaluation_settings.EvaluationConfig, where: str = SETTING
 ) -> str | None:
     """Returns a sentence if BLEU against these references says nothing about the translations; None if it does.
 
     Either a line without spaces counts as one word, or no reference is as long as the longest n-grams that BLEU
-    multiplies: it is then 0 even for translations that equal their references.
+    multiplies: it is then 0 even for translations that equal their references. `references` may be read twice, up to
+    the first long line.
     """
     script = scripts.without_spaces(references)
     if script is not None and (sentence := mismatch_of_script(script, settings, where)):
         return sentence
     split = splitter(settings)
-    if not references or any(len(split(line)) >= ORDER for line in references):
+    is_empty = True
+    for line in references:
+        is_empty = False
+        if len(split(line)) >= ORDER:
+            return None
+    if is_empty:
         return None
     remedy = "read chrF instead" if settings.tokenize == "char" else "read chrF instead, or use char"
     return (
@@ -73,7 +79,7 @@ def mismatch(
     )
 
 
-def ter_mismatch(references: Sequence[str]) -> str | None:
+def ter_mismatch(references: Iterable[str]) -> str | None:
     """Returns a sentence if TER against these references says nothing about the translations; None if it does.
 
     sacreBLEU has rules to split Chinese and Japanese for TER, and none for other writing systems without spaces.

@@ -4,8 +4,11 @@ import bisect
 import collections
 import heapq
 import itertools
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from sacrebleu.metrics import base
 
 from core.config import evaluation_settings
 from core.evaluation import bleu_tokenizers, quality
@@ -64,34 +67,86 @@ class Faults(NamedTuple):
         return {**self._asdict(), **shares}
 
 
-def by_length(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
-) -> list[Bucket]:
-    """Computes BLEU and chrF by length of the first reference, shortest first; empty buckets are omitted.
+class Analysis:
+    """Error analysis of translations that come piece by piece; memory does not grow with their number.
 
     Words are those that BLEU counts.
 
-    Source: Bahdanau et al. (2015), "Neural Machine Translation by Jointly Learning to Align and Translate", figure 2,
-    which plots BLEU over sentence length.
+    Args:
+        metrics: the metrics of the counts that come with the lines.
+        settings: tokenizer and case.
+        num_extremes: number of lines that are kept of the best, and of the worst.
     """
-    metrics = quality.make_metrics(settings, force=True)
-    buckets = []
-    for lengths in rows_by_length(references[0], settings):
-        lines = [hypotheses[row] for row in lengths.rows]
-        against = [[reference[row] for row in lengths.rows] for reference in references]
-        buckets.append(
-            Bucket(
-                shortest=lengths.shortest,
-                longest=lengths.longest,
-                lines=len(lengths.rows),
-                # Of the bucket as a corpus: a mean of sentence scores would not be comparable with the corpus BLEU.
-                bleu=float(metrics["bleu"].corpus_score(lines, against).score),
-                chrf=float(metrics["chrf"].corpus_score(lines, against).score),
-            )
+
+    def __init__(
+        self,
+        metrics: Mapping[str, base.Metric],
+        settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
+        num_extremes: int = NUM_EXTREMES,
+    ) -> None:
+        self.num_lines = 0
+        self._metrics = metrics
+        self._split = bleu_tokenizers.splitter(settings)
+        self._buckets: dict[int, quality.Totals] = {}
+        self._faults = [0] * len(Faults._fields)
+        self._num_extremes = num_extremes
+        self._best: list[_Scored] = []
+        self._worst: list[_Scored] = []
+
+    def add(self, hypotheses: Sequence[str], reference: Sequence[str], counts: Sequence[quality.Counts]) -> None:
+        """Adds lines with their first reference and their counts (`quality.count`)."""
+        scored = []
+        for number, (line, expected, own) in enumerate(
+            zip(hypotheses, reference, counts, strict=True), start=self.num_lines
+        ):
+            words, expected_words = self._split(line), self._split(expected)
+            self._buckets.setdefault(_bucket(len(expected_words)), quality.Totals(self._metrics)).add(own)
+            # Counts add up over lines, shares do not: they are computed from the totals.
+            self._faults = list(map(operator.add, self._faults, _of_line(words, expected_words)))
+            alone = quality.Totals(self._metrics)
+            alone.add({"chrf": own["chrf"]})
+            scored.append(_Scored(number, alone.score("chrf"), len(expected)))
+        self.num_lines += len(scored)
+        # Stable: of lines that are equal in both, the first ones stay.
+        self._best = heapq.nsmallest(
+            self._num_extremes, [*self._best, *scored], key=lambda line: (-line.chrf, -line.reference_length)
         )
-    return buckets
+        self._worst = heapq.nsmallest(
+            self._num_extremes, [*self._worst, *scored], key=lambda line: (line.chrf, -line.reference_length)
+        )
+
+    def by_length(self) -> list[Bucket]:
+        """Returns BLEU and chrF by length of the first reference, shortest first; empty buckets are omitted.
+
+        Source: Bahdanau et al. (2015), "Neural Machine Translation by Jointly Learning to Align and Translate", figure
+        2, which plots BLEU over sentence length.
+        """
+        return [
+            # Of the bucket as a corpus: a mean of sentence scores would not be comparable with the corpus BLEU.
+            Bucket(*_limits(index), totals.num_lines, totals.score("bleu"), totals.score("chrf"))
+            for index, totals in sorted(self._buckets.items())
+        ]
+
+    def faults(self) -> Faults:
+        """Returns the numbers of omitted, added, repeated and swapped words."""
+        return Faults(*self._faults)
+
+    def extremes(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the `best` and the `worst` translations, each its number and its sentence chrF, the extreme first.
+
+        Of equal ones the longest references come first, which say more. At most half of the lines are either.
+        """
+        count = min(self._num_extremes, self.num_lines // 2)
+        return {
+            name: [{"line": line.number, "chrf": line.chrf} for line in lines[:count]]
+            for name, lines in (("best", self._best), ("worst", self._worst))
+        }
+
+
+class _Scored(NamedTuple):
+    number: int
+    chrf: float
+    reference_length: int
 
 
 def rows_by_length(reference: Sequence[str], settings: evaluation_settings.EvaluationConfig) -> list[Lengths]:
@@ -99,51 +154,18 @@ def rows_by_length(reference: Sequence[str], settings: evaluation_settings.Evalu
     split = bleu_tokenizers.splitter(settings)
     rows: dict[int, list[int]] = collections.defaultdict(list)
     for row, line in enumerate(reference):
-        # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
-        rows[bisect.bisect_left(_LONGEST, len(split(line)))].append(row)
-    return [
-        Lengths(_LONGEST[index - 1] + 1 if index else 0, _LONGEST[index] if index < len(_LONGEST) else None, members)
-        for index, members in sorted(rows.items())
-    ]
+        rows[_bucket(len(split(line)))].append(row)
+    return [Lengths(*_limits(index), members) for index, members in sorted(rows.items())]
 
 
-def faults(
-    hypotheses: Sequence[str],
-    reference: Sequence[str],
-    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
-) -> Faults:
-    """Counts omitted, added, repeated and swapped words, line by line; words are those that BLEU counts."""
-    split = bleu_tokenizers.splitter(settings)
-    total = [0] * len(Faults._fields)
-    for line, expected in zip(hypotheses, reference, strict=True):
-        # Counts add up over lines, shares do not: they are computed from the totals.
-        total = list(map(sum, zip(total, _of_line(split(line), split(expected)), strict=True)))
-    return Faults(*total)
+def _bucket(num_words: int) -> int:
+    # bisect_left: a line of exactly 10 words belongs to the bucket that ends at 10.
+    return bisect.bisect_left(_LONGEST, num_words)
 
 
-def extremes(
-    hypotheses: Sequence[str],
-    reference: Sequence[str],
-    settings: evaluation_settings.EvaluationConfig = quality.DEFAULTS,
-    count: int = NUM_EXTREMES,
-) -> dict[str, list[dict[str, Any]]]:
-    """Returns the `best` and the `worst` translations, each its line number and its sentence chrF, the extreme first.
-
-    Of equal ones the longest references come first, which say more. At most half of the lines are either.
-    """
-    metric = quality.make_metrics(settings, force=True)["chrf"]
-    chrf = [
-        float(metric.sentence_score(line, [expected]).score)
-        for line, expected in zip(hypotheses, reference, strict=True)
-    ]
-    numbers = range(len(chrf))
-    count = min(count, len(chrf) // 2)
-    best = heapq.nsmallest(count, numbers, key=lambda number: (-chrf[number], -len(reference[number])))
-    worst = heapq.nsmallest(count, numbers, key=lambda number: (chrf[number], -len(reference[number])))
-    return {
-        name: [{"line": number, "chrf": chrf[number]} for number in chosen]
-        for name, chosen in (("best", best), ("worst", worst))
-    }
+def _limits(index: int) -> tuple[int, int | None]:
+    """Returns the shortest and the longest length of a bucket."""
+    return _LONGEST[index - 1] + 1 if index else 0, _LONGEST[index] if index < len(_LONGEST) else None
 
 
 def _of_line(written: Sequence[str], expected: Sequence[str]) -> Faults:

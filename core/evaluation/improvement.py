@@ -86,7 +86,7 @@ def by_length(
             scores = [system.scores for system in compared.systems]
             p_values = [system.p_values for system in compared.systems]
         else:
-            metrics = quality.make_metrics(settings, force=True)
+            metrics = quality.make_metrics(settings)
             scores = [
                 {name: float(metrics[name].corpus_score(lines, own_references).score) for name in METRICS}
                 for lines in own_systems

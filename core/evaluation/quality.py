@@ -2,7 +2,8 @@
 
 import collections
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sacrebleu.metrics import base, bleu, chrf, ter
@@ -22,23 +23,64 @@ class Quality(NamedTuple):
     signatures: dict[str, str]
 
 
-def make_metrics(
-    settings: evaluation_settings.EvaluationConfig = DEFAULTS, force: bool = False
-) -> dict[str, base.Metric]:
-    """Returns the three metrics by name.
+def make_metrics(settings: evaluation_settings.EvaluationConfig = DEFAULTS) -> dict[str, base.Metric]:
+    """Returns the three metrics by name: bleu, chrf, ter.
 
     Where BLEU splits text without spaces, TER does so too, by the rules that sacreBLEU has for Asian languages.
-
-    Args:
-        settings: tokenizer and case.
-        force: no warning about text that seems to be tokenized.
     """
     is_asian = settings.tokenize in ("zh", "ja-mecab", "char")
     return {
-        "bleu": bleu.BLEU(lowercase=settings.lowercase, tokenize=settings.tokenize, force=force),
+        "bleu": bleu.BLEU(lowercase=settings.lowercase, tokenize=settings.tokenize, force=True),
         "chrf": chrf.CHRF(lowercase=settings.lowercase),
         "ter": ter.TER(normalized=is_asian, asian_support=is_asian),
     }
+
+
+Counts = Mapping[str, Sequence[float]]
+"""The counts of a line that its scores are computed from, such as matching n-grams, by metric."""
+
+
+def count(
+    metrics: Mapping[str, base.Metric], hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[Counts]:
+    """Returns the counts of each line, by which a corpus is scored piece by piece (`Totals`).
+
+    Raises:
+        DataError: there is no line, the numbers of lines differ, or no reference is given.
+    """
+    check_lines(hypotheses, references)
+    # sacreBLEU computes the score of a corpus from these counts, and has no public name for them.
+    of_metrics = [metric._extract_corpus_statistics(hypotheses, references) for metric in metrics.values()]
+    return [dict(zip(metrics, of_line, strict=True)) for of_line in zip(*of_metrics, strict=True)]
+
+
+class Totals:
+    """Counts added up over lines, and the corpus scores that follow from them.
+
+    Args:
+        metrics: the metrics by name, as of `make_metrics`.
+    """
+
+    def __init__(self, metrics: Mapping[str, base.Metric]) -> None:
+        self.num_lines = 0
+        self._metrics = metrics
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, counts: Counts) -> None:
+        """Adds a line."""
+        self.num_lines += 1
+        for name, values in counts.items():
+            before = self._sums.get(name)
+            self._sums[name] = list(values) if before is None else list(map(operator.add, before, values))
+
+    def score(self, name: str) -> float:
+        """Returns the score of the lines by a metric, in percent; there must be one."""
+        return float(self._metrics[name]._compute_score_from_stats(list(self._sums[name])).score)
+
+    def quality(self, cleaning: Sequence[str] = ()) -> Quality:
+        """Returns all scores; `cleaning` are the steps that the references have been through."""
+        signatures = {name: signature(metric, cleaning) for name, metric in self._metrics.items()}
+        return Quality(self.score("bleu"), self.score("chrf"), self.score("ter"), signatures)
 
 
 def corpus(
@@ -62,13 +104,11 @@ def corpus(
 
     Source: Post (2018), "A Call for Clarity in Reporting BLEU Scores".
     """
-    check_lines(hypotheses, references)
-    # Cleaned text may look tokenized, which is what it is for.
-    metrics = make_metrics(settings, force=bool(cleaning))
-    against = [list(reference) for reference in references]
-    scores = {name: float(metric.corpus_score(list(hypotheses), against).score) for name, metric in metrics.items()}
-    signatures = {name: signature(metric, cleaning) for name, metric in metrics.items()}
-    return Quality(scores["bleu"], scores["chrf"], scores["ter"], signatures)
+    metrics = make_metrics(settings)
+    totals = Totals(metrics)
+    for counts in count(metrics, hypotheses, references):
+        totals.add(counts)
+    return totals.quality(cleaning)
 
 
 def corpus_bleu(
@@ -83,7 +123,7 @@ def corpus_bleu(
         DataError: there is no line, or the numbers of lines differ.
     """
     check_lines(hypotheses, [reference])
-    metric = make_metrics(settings, force=True)["bleu"]
+    metric = make_metrics(settings)["bleu"]
     return float(metric.corpus_score(list(hypotheses), [list(reference)]).score), signature(metric, cleaning)
 
 
@@ -104,16 +144,21 @@ def check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     Raises:
         DataError: there is no line, the numbers of lines differ, or no reference is given.
     """
-    if not references:
+    check_counts(len(hypotheses), list(map(len, references)))
+
+
+def check_counts(num_hypotheses: int, nums_of_references: Sequence[int]) -> None:
+    """Checks the number of translations, and of the lines of each reference, as `check_lines` does."""
+    if not nums_of_references:
         raise errors.DataError("no references; name at least one")
-    for number, reference in enumerate(references, start=1):
+    for number, num_lines in enumerate(nums_of_references, start=1):
         # sacreBLEU would score the shorter of the two, and say nothing.
-        if len(reference) != len(hypotheses):
+        if num_lines != num_hypotheses:
             raise errors.DataError(
-                f"reference {number}: {len(reference)} lines for {len(hypotheses)} translations; "
+                f"reference {number}: {num_lines} lines for {num_hypotheses} translations; "
                 "both must have one line for each source line"
             )
-    if not hypotheses:
+    if not num_hypotheses:
         raise errors.DataError("translations and references have no line, so there is nothing to compare; check them")
 
 
@@ -136,22 +181,6 @@ def d2l_bleu(hypothesis: str, reference: str, k: int) -> float:
         matches = (_ngrams(words, n) & _ngrams(expected, n)).total()
         score *= (matches / (len(words) - n + 1)) ** (0.5**n)
     return score
-
-
-def mean_d2l_bleu(hypotheses: Sequence[str], references: Sequence[str], k: int) -> float:
-    """Computes the mean `d2l_bleu` over all lines; 0 without lines.
-
-    Raises:
-        DataError: the numbers of lines differ.
-    """
-    if len(hypotheses) != len(references):
-        raise errors.DataError(
-            f"reference: {len(references)} lines for {len(hypotheses)} translations; "
-            "both must have one line for each source line"
-        )
-    scores = [d2l_bleu(*pair, k) for pair in zip(hypotheses, references, strict=True)]
-    # fsum: the mean does not depend on the order of the lines.
-    return math.fsum(scores) / max(1, len(scores))
 
 
 def _ngrams(words: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:

@@ -106,8 +106,8 @@ def compare(
     """
     for lines in systems:
         quality.check_lines(lines, references)
-    _check_memory(len(systems[0]), method, where)
-    metrics = {name: metric for name, metric in quality.make_metrics(settings, force=True).items() if name in names}
+    check_memory(len(systems[0]), method, where)
+    metrics = {name: metric for name, metric in quality.make_metrics(settings).items() if name in names}
     test = significance.PairedTest(
         [(str(number), list(lines)) for number, lines in enumerate(systems)],
         metrics,
@@ -137,7 +137,12 @@ def _to_system(row: Mapping[str, Any]) -> System:
     )
 
 
-def _check_memory(num_lines: int, method: Method, where: str) -> None:
+def check_memory(num_lines: int, method: Method, where: str) -> None:
+    """Checks that a comparison of so many lines fits into the memory that is meant for it.
+
+    Raises:
+        DataError: it does not.
+    """
     most_lines = _MOST_BYTES // _BYTES_OF_LINE[method]
     if num_lines > most_lines:
         raise errors.DataError(

@@ -3,7 +3,7 @@
 import pytest
 
 from core import errors
-from core.evaluation import error_analysis, improvement
+from core.evaluation import error_analysis, improvement, quality
 
 SHORT = [f"{noun} sees {other} now" for noun in ("a", "b", "c", "d", "e", "f", "g", "h") for other in "ijklmno"]
 LONG = [
@@ -48,7 +48,10 @@ def test_the_scores_are_those_of_each_system_by_length() -> None:
     references = [*LONG, *MIDDLE]
     systems = [[*_worse(LONG), *MIDDLE], references]
     for number, lines in enumerate(systems):
-        alone = error_analysis.by_length(lines, [references])
+        metrics = quality.make_metrics()
+        analysis = error_analysis.Analysis(metrics)
+        analysis.add(lines, references, quality.count(metrics, lines, [references]))
+        alone = analysis.by_length()
         together = improvement.by_length(systems, [references])
         for one, bucket in zip(alone, together, strict=True):
             assert bucket.systems[number].scores == pytest.approx({"bleu": one.bleu, "chrf": one.chrf})

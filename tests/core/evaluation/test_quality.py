@@ -24,11 +24,6 @@ def test_d2l_bleu_worked_by_hand(hypothesis: str, reference: str, k: int, expect
     assert quality.d2l_bleu(hypothesis, reference, k) == pytest.approx(expected, abs=1e-12)
 
 
-def test_mean_d2l_bleu_is_the_mean_over_lines() -> None:
-    mean = quality.mean_d2l_bleu(["je t aime", "je t aime ."], ["je t aime .", "je t aime ."], 2)
-    assert mean == pytest.approx((0.7165 + 1) / 2, abs=1e-4)
-
-
 def test_equal_lines_have_perfect_scores() -> None:
     lines = ["the cat sat on the mat", "a dog barks at the old door"]
     scores = quality.corpus(lines, [lines])
@@ -60,8 +55,6 @@ def test_empty_and_short_translations_have_finite_scores(hypotheses: list[str]) 
 def test_unequal_numbers_of_lines_are_an_error_with_both_counts() -> None:
     with pytest.raises(errors.DataError, match="3 lines for 2 translations"):
         quality.corpus(["a", "b"], [["a", "b"], ["a", "b", "c"]])
-    with pytest.raises(errors.DataError, match="1 lines for 2 translations"):
-        quality.mean_d2l_bleu(["a", "b"], ["a"], 2)
 
 
 def test_nothing_cannot_be_compared() -> None:
