@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,10 +50,11 @@ class Disk:
         assert self._program.stdout is not None
         return self._program.stdout.readline().strip()
 
-    def run(self, *arguments: str) -> driving.Ended:
-        """Runs a command."""
+    def run(self, *arguments: str, scratch: Path | None = None) -> driving.Ended:
+        """Runs a command; `scratch` is the folder of its temporary files, if not that of this machine."""
         assert self._program.stdin is not None
-        self._program.stdin.write(json.dumps([str(self._log), *arguments]) + "\n")
+        folder = tempfile.gettempdir() if scratch is None else str(scratch)
+        self._program.stdin.write(json.dumps([str(self._log), folder, *arguments]) + "\n")
         self._program.stdin.flush()
         code = int(self._reply())
         return driving.Ended(code, "", self._log.read_text(errors="replace"), 0.0, 0.0)
@@ -109,10 +111,11 @@ def mounted(folder: Path, size_bytes: int) -> Iterator[Disk]:
         disk.close()
 
 
-def _run(log: str, arguments: list[str]) -> int:
+def _run(log: str, scratch: str, arguments: list[str]) -> int:
     """Runs a command in a process of its own, and returns its exit code."""
     pid = os.fork()
     if pid == 0:
+        os.environ["TMPDIR"], tempfile.tempdir = scratch, None
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (written, 2), (os.open(os.devnull, 1), 1)):
             os.dup2(descriptor, target)
@@ -147,8 +150,8 @@ def _serve() -> None:
 
     print(READY, flush=True)
     for line in sys.stdin:
-        log, *arguments = json.loads(line)
-        print(_run(log, arguments), flush=True)
+        log, scratch, *arguments = json.loads(line)
+        print(_run(log, scratch, arguments), flush=True)
 
 
 if __name__ == "__main__":

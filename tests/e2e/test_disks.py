@@ -180,6 +180,22 @@ def writers(root: Path) -> dict[str, list[str]]:
     }
 
 
+PRINTING = ("generate", "inspect", "inspect a dataset", "inspect an output", "evaluate", "train that would be")
+
+
+def test_what_is_only_printed_needs_no_space(full: disks.Disk) -> None:
+    """Neither in the root of the run, nor for temporary files."""
+    for kind in ("translation", "language-model"):
+        put(full, kind)
+    before = full.files()
+    full.fill(0)
+    commands = readers(full.path, full.path)
+    for name in PRINTING:
+        ended = full.run(*commands[name], scratch=full.path)
+        assert ended.code == 0, f"{name}: {ended.log}"
+    assert full.files() == before
+
+
 def test_a_root_that_cannot_be_written_is_used_and_refuses_what_would_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with disks.mounted(tmp_path, SIZE_BYTES) as disk:

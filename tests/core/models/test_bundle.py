@@ -267,3 +267,26 @@ def test_manifest_with_a_path_outside_the_folder_is_refused(name: str, tmp_path:
 def test_run_without_checkpoints_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="train first"):
         bundle.find_folder(location.Location.parse(str(tmp_path)))
+
+
+def test_several_checkpoints_are_the_best_ones_and_all_of_them_must_be_there(tmp_path: pathlib.Path) -> None:
+    for step, nll in ((100, 2.0), (200, 1.5), (300, 1.7)):
+        folder = checkpoint(tmp_path, step, 1, nll)
+    run = location.Location.parse(str(tmp_path))
+    assert [selected.step for selected in bundle.select_checkpoints(run, 2)] == [200, 300]
+    with pytest.raises(errors.UsageError, match="has 3 intact checkpoints, 4 are needed; use fewer"):
+        bundle.select_checkpoints(run, 4)
+    with pytest.raises(errors.UsageError, match="is a single checkpoint, 2 are needed; name the root"):
+        bundle.select_checkpoints(location.Location.parse(str(folder)), 2)
+
+
+def test_a_tokenizer_is_read_from_one_of_two_names_alone(tmp_path: pathlib.Path) -> None:
+    files = bundle.to_files(text_bundle())
+    codecs = json.loads(files["model.json"])["codecs"]
+    for name in ("../tokenizer.json", "tokenizer.source.json", "x.json"):
+        forged = changed(files, codecs={"text": codecs["text"] | {"tokenizer": name}})
+        with pytest.raises(errors.IntegrityError, match="has the invalid tokenizer file name"):
+            bundle.load(write(tmp_path / "a", forged))
+    forged = changed(files, codecs={"text": codecs["text"] | {"vocabulary_size": 99}})
+    with pytest.raises(errors.IntegrityError, match=r"is not the tokenizer .* that model\.json was written for"):
+        bundle.load(write(tmp_path / "b", forged))

@@ -15,7 +15,7 @@ from core import errors
 from core.data.dataset import shards
 from core.models import bundle, factory
 from core.models import state as states
-from core.storage import location
+from core.storage import commit, location
 from core.training import checkpoint, progress, retention, run_log
 from tests import s3
 from tests.core.storage import test_control_files
@@ -427,3 +427,57 @@ def test_a_checkpoint_is_written_and_an_old_one_removed_in_a_few_requests_in_ser
     assert len(deleted) == len(saved.files) + 1
     assert deleted[0].endswith(checkpoint.MANIFEST)
     assert removing.by_kind()["LIST"] == 2 + len(deleted)
+
+
+def test_a_save_that_failed_in_an_object_store_leaves_nothing_there(
+    dataset: shards.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = location.Location.parse("memory://failed-save/run")
+    _save(root, dataset, 1, 1)
+    put = location.Location.put_if_absent
+
+    def fails(self: location.Location, data: bytes) -> bool:
+        if self.name == checkpoint.MANIFEST:
+            raise errors.StorageError("no reply")
+        return put(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(location.Location, "put_if_absent", fails)
+        with pytest.raises(errors.StorageError, match="no reply"):
+            _save(root, dataset, 2, 1)
+    assert [checkpoint.read(folder).step for folder in checkpoint.folders(root)] == [1]
+
+
+def _with_progress(ref: checkpoint.CheckpointRef, content: object) -> checkpoint.CheckpointRef:
+    """Returns a checkpoint with another progress file, in the manifest by its right hash."""
+    data = json.dumps(content).encode()
+    ref.folder.join(checkpoint.PROGRESS).replace(data)
+    record = commit.FileRecord(checkpoint.PROGRESS, commit.sha256_hex(data), len(data))
+    return dataclasses.replace(ref, files=tuple(record if file.name == record.name else file for file in ref.files))
+
+
+def test_training_state_of_another_step_or_form_is_not_used(tmp_path: Path, dataset: shards.Dataset) -> None:
+    ref = _save(builders.location_of(tmp_path), dataset, 5, 1)
+    stored = ref.folder.join(checkpoint.PROGRESS).read_json()
+    other = {**stored, "state": {**stored["state"], "step": 6}}
+    with pytest.raises(errors.IntegrityError, match=r"progress\.json: belongs to step 6, not to 5"):
+        checkpoint.load(_with_progress(ref, other))
+    for wrong in ([], {**stored, "settings": None}):
+        with pytest.raises(errors.IntegrityError, match=r"progress\.json: is not a progress file"):
+            checkpoint.load(_with_progress(ref, wrong))
+
+
+def test_a_model_without_hidden_state_has_none_after_a_resume(tmp_path: Path, dataset: shards.Dataset) -> None:
+    root = builders.location_of(tmp_path)
+    snapshot = make_snapshot(dataset, 3)._replace(hidden=None)
+    assert checkpoint.load(checkpoint.save(root, 1, snapshot, run_log.RunLog(root, 1))).hidden is None
+
+
+def test_files_of_another_run_in_the_place_of_a_checkpoint_are_not_replaced(
+    tmp_path: Path, dataset: shards.Dataset
+) -> None:
+    root = builders.location_of(tmp_path)
+    optimizer = root.join("checkpoints", "step-00000003-e1", checkpoint.OPTIMIZER)
+    optimizer.put_if_absent(b"of another run")
+    with pytest.raises(errors.LockedError, match="was written by another run; use another root"):
+        _save(root, dataset, 3, 1)

@@ -192,7 +192,8 @@ def test_a_folder_without_an_index_is_no_dataset(tmp_path: Path) -> None:
         ("missing", "is missing; restore it"),
         ("link", "is a link out of the dataset"),
         ("cut", r"expected \d+ bytes, found \d+"),
-        ("folder", "is missing; restore it"),
+        ("folder in its place", "is missing; restore it"),
+        ("no folder", "is missing; restore it"),
     ],
 )
 def test_a_shard_that_is_not_as_listed_is_found_as_the_dataset_is_opened(
@@ -206,7 +207,9 @@ def test_a_shard_that_is_not_as_listed_is_found_as_the_dataset_is_opened(
         path.symlink_to(elsewhere)
     if damage == "cut":
         path.write_bytes(elsewhere.read_bytes()[:-1])
-    if damage == "folder":
+    if damage == "folder in its place":
+        path.mkdir()
+    if damage == "no folder":
         path.parent.rmdir()
     with pytest.raises(errors.IntegrityError, match=message):
         shards.Dataset.open(folder)
@@ -238,3 +241,47 @@ def test_lines_and_tokens_are_counted_by_corpus_and_stored_by_the_former_name(tm
     }
     stored = index.write_table(location.Location.parse(str(tmp_path)))["splits"]["valid"]
     assert stored == [{"shards": 1, "rows": 1, "tokens": {"text": 10}, "task": "talks"}]
+
+
+def test_a_dataset_in_an_object_store_is_the_same_and_is_verified_there(folder: location.Location) -> None:
+    store = location.Location.parse("memory://same/dataset")
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            store.join(str(path.relative_to(folder.path))).put_if_absent(path.read_bytes())
+    local, remote = shards.Dataset.open(folder), shards.Dataset.open(store)
+    assert remote.index == local.index
+    remote.verify()
+    shard = store.join(remote.index.splits["train"].name(0))
+    shard.replace(shard.read_bytes()[::-1])
+    with pytest.raises(errors.IntegrityError, match="expected SHA-256"):
+        shards.Dataset.open(store).verify()
+
+
+def test_a_table_of_shards_that_is_a_link_out_of_the_dataset_is_refused(
+    folder: location.Location, tmp_path: Path
+) -> None:
+    table = folder.join(read(folder)["shards"]["name"]).path
+    table.symlink_to(table.rename(tmp_path.parent / f"{tmp_path.name}-table.arrow"))
+    with pytest.raises(errors.IntegrityError, match=r"shards-.*\.arrow: is a link out of the dataset"):
+        shards.Dataset.open(folder)
+
+
+def test_there_is_a_length_for_each_row(folder: location.Location) -> None:
+    index = shards.Dataset.open(folder).index
+    file = commit.put_content(folder, "train/lengths-00000", ".arrow", b"not read here")
+    rows = index.rows("train")
+    record = dataset_index.LengthsRecord(file, rows + 1)
+    changed = dataclasses.replace(index, lengths={"train": (record,)}).write_table(folder)
+    with pytest.raises(errors.IntegrityError, match=f"train has {rows} rows, but {rows + 1} lengths"):
+        open_changed(folder, changed)
+
+
+def test_the_index_of_a_dataset_that_is_prepared_again_has_a_known_version(folder: location.Location) -> None:
+    with pytest.raises(errors.IntegrityError, match="version 3 is not one that this program reads"):
+        dataset_index.DatasetIndex.from_json({**read(folder), "version": 3}, folder)
+
+
+def test_a_target_token_belongs_to_its_corpus(folder: location.Location) -> None:
+    settings = {"corpora": {"news": {"target_token": "<de>"}, "talks": {}}}
+    dataset = open_changed(folder, {**read(folder), "settings": settings})
+    assert [dataset.target_token(corpus) for corpus in ("news", "talks", "")] == ["<de>", None, None]

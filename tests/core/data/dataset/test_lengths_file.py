@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from core import errors
@@ -123,6 +124,22 @@ def test_lengths_of_other_shards_are_refused_whatever_their_hash(tmp_path: Path)
     assert other.lengths(0, 1)
     with pytest.raises(errors.IntegrityError, match=r"expected 40 rows of .* tokens, found 30"):
         split.lengths(0, 1)
+
+
+def test_files_that_hold_no_lengths_are_refused() -> None:
+    expected = lengths_file.Expected("x.arrow", 1, {"source": 3, "target": 2})
+    shard = {"source": np.array([3], np.int32), "target": np.array([2], np.int32)}
+    data = lengths_file.write([shard])
+    found = lengths_file.read(pa.py_buffer(data), ("source", "target"), expected)
+    assert {column: values.tolist() for column, values in found.items()} == {"source": [3], "target": [2]}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema([])) as writer:
+        writer.write_batch(pa.record_batch([], schema=pa.schema([])))
+    for wrong in (b"", data[:-1], bytes(sink.getvalue())):
+        with pytest.raises(errors.IntegrityError, match=r"x\.arrow: is not a readable Arrow IPC file; restore it"):
+            lengths_file.read(pa.py_buffer(wrong), ("source", "target"), expected)
+    with pytest.raises(errors.IntegrityError, match=r"x\.arrow: expected columns \(source: uint16 not null\)"):
+        lengths_file.read(pa.py_buffer(data), ("source",), expected)
 
 
 @pytest.mark.parametrize(("longest", "bytes_a_row"), [(65_535, 2), (65_536, 4)])

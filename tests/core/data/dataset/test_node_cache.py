@@ -67,6 +67,15 @@ def test_a_shard_in_an_object_store_is_copied_once_and_verified(folder: Path) ->
         arrow_file.open_shard(file, other, verify=True)
 
 
+def test_a_shard_that_is_needed_once_is_verified_without_a_copy(folder: Path) -> None:
+    file, expected = shard("needed-once")
+    assert arrow_file.read_shard(file, expected).sides["text"].values.tolist() == [5, 6, 7, 300, 1, 2]
+    file.replace(file.read_bytes().replace(b"\x2c\x01", b"\x2b\x01"))
+    with pytest.raises(errors.IntegrityError, match=f"expected SHA-256 {expected.sha256}"):
+        arrow_file.read_shard(file, expected)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut"])
 def test_a_damaged_object_leaves_no_copy(folder: Path, damage: str) -> None:
     """Even a reader that does not verify, since the copy was, gets none of its bytes."""

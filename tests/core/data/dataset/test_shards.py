@@ -156,12 +156,25 @@ def as_stream(batches: list[pa.RecordBatch]) -> bytes:
     return bytes(sink.getvalue())
 
 
+def moved_batch(data: bytes, start: int, offset: int) -> bytes:
+    """Returns a file whose footer says that the batch at `start` begins elsewhere."""
+    footer = len(data) - 10 - int.from_bytes(data[-10:-6], "little")
+    position = data.index(struct.pack("<q", start), footer)
+    return data[:position] + struct.pack("<q", offset) + data[position + 8 :]
+
+
+def with_batch_at(offset: int) -> bytes:
+    """Returns a file whose footer says that its only batch is elsewhere."""
+    batch = batch_of(VALID, list(ROWS), [0, 1, 2, 3])
+    data = as_file([batch])
+    return moved_batch(data, data.index(bytes(batch.serialize())), offset)
+
+
 def with_another_batch_before(batch: pa.RecordBatch) -> bytes:
     """Returns a file of a compressed batch after a plain one, of which its footer names the compressed one alone."""
     plain, packed, message = as_file([batch]), as_file([batch], "zstd"), bytes(batch.serialize())
     start = plain.index(message)
-    in_footer = packed.rindex(struct.pack("<q", start))
-    moved = packed[:in_footer] + struct.pack("<q", start + len(message)) + packed[in_footer + 8 :]
+    moved = moved_batch(packed, start, start + len(message))
     return moved[:start] + message + moved[start:]
 
 
@@ -185,6 +198,9 @@ NULLABLE = pa.schema([pa.field("text", pa.large_list(pa.uint16())), pa.field("li
         (as_file([batch_of(VALID, [[301] * 6, [], [], []], [0, 1, 2, 3])]), "expected ids below 301, found 301"),
         (as_file([batch_of(VALID, list(ROWS), [0, 1, 2, None])]), "expected no nulls"),
         (as_file([batch_of(VALID, [[1] * 6, None, [], []], [0, 1, 2, 3])]), "expected no nulls"),
+        (as_file([batch_of(VALID, [[1, 1, None, 1, 1, 1], [], [], []], [0, 1, 2, 3])]), "expected no nulls"),
+        (with_batch_at(1 << 40), "expected a record batch before the footer"),
+        (with_batch_at(-8), "expected a record batch before the footer"),
     ],
 )
 def test_foreign_arrow_files_with_a_valid_hash_are_refused(tmp_path: Path, data: bytes, message: str) -> None:

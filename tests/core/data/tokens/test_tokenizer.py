@@ -344,6 +344,7 @@ def broken(change: Any, kind: Literal["char", "word"] = "word") -> str:
         (broken(lambda content: content["model"]["vocab"].update({"<eos>": 4, "a": 3})), "begin with"),
         (broken(lambda content: content["model"]["vocab"].update({"x y": 7})), "not a word"),
         (broken(lambda content: content["model"]["vocab"].update({"xy": 8}), "char"), "not a char"),
+        (broken(lambda content: content["model"].update(vocab=[["a", 0.0], ["b"]])), "list of entries and scores"),
     ],
 )
 def test_damaged_tokenizer_files_are_refused(text: str, message: str) -> None:
@@ -358,6 +359,27 @@ def test_damaged_merges_are_refused(bpe: tokenizer.Tokenizer, merges: object) ->
     content = json.loads(bpe.to_json())
     content["model"]["merges"] = merges
     with pytest.raises(errors.IntegrityError, match="merge"):
+        tokenizer.Tokenizer.from_json(json.dumps(content), "bpe.json")
+
+
+def test_damaged_scores_are_refused(trained: dict[str, tokenizer.Tokenizer]) -> None:
+    """With another score a text that has the name of a reserved token could be segmented into that token."""
+    text = trained["unigram"].to_json()
+    for position, score in ((0, None), (9, "high"), (1, 0.0), (9, -1e9)):
+        content = json.loads(text)
+        if score is None:
+            del content["model"]["unk_id"]
+        else:
+            content["model"]["vocab"][position][1] = score
+        with pytest.raises(errors.IntegrityError, match=r"u\.json: must (have <unk> as id 0|give reserved tokens)"):
+            tokenizer.Tokenizer.from_json(json.dumps(content), "u.json")
+
+
+def test_byte_level_files_without_all_bytes_are_refused(bpe: tokenizer.Tokenizer) -> None:
+    content = json.loads(bpe.to_json())
+    content["model"]["vocab"]["zzzz"] = content["model"]["vocab"].pop("z")
+    content["model"]["merges"] = []
+    with pytest.raises(errors.IntegrityError, match="does not have all of the 256 bytes"):
         tokenizer.Tokenizer.from_json(json.dumps(content), "bpe.json")
 
 
