@@ -462,7 +462,8 @@ def test_training_state_of_another_step_or_form_is_not_used(tmp_path: Path, data
     other = {**stored, "state": {**stored["state"], "step": 6}}
     with pytest.raises(errors.IntegrityError, match=r"progress\.json: belongs to step 6, not to 5"):
         checkpoint.load(_with_progress(ref, other))
-    for wrong in ([], {**stored, "settings": None}):
+    forms: list[object] = [[], {**stored, "settings": None}]
+    for wrong in forms:
         with pytest.raises(errors.IntegrityError, match=r"progress\.json: is not a progress file"):
             checkpoint.load(_with_progress(ref, wrong))
 
