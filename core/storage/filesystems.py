@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
@@ -19,6 +20,12 @@ READ_TIMEOUT_S = 30
 BLOCK_BYTES = 1 << 22  # of the first request for an object, and of those of a reader
 RANGE_BYTES = 1 << 24  # of the further requests for a large object
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
+# Variables that say which store a driver speaks to.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+    "abfs": ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_NAME"),
+}
 
 
 def filesystem(scheme: str, authority: str, attempts: int = 1) -> Any:
@@ -31,9 +38,10 @@ def filesystem(scheme: str, authority: str, attempts: int = 1) -> Any:
 
     Raises:
         UsageError: the driver is not installed.
+        StorageError: the environment does not say how to reach the store.
     """
     # Part of the cache key: another endpoint is another store.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS.get(scheme, ()))), "")
     return _filesystem(scheme, authority if scheme == "abfs" else "", endpoint, attempts, os.getpid())
 
 
@@ -53,6 +61,14 @@ def _filesystem(scheme: str, authority: str, endpoint: str, attempts: int, pid: 
             # Stores other than Amazon's rarely support virtual-hosted addresses (bucket.host).
             settings["s3"] = {"addressing_style": "path"}
         options["config_kwargs"] = settings
+    if scheme == "gs":
+        # Else the driver asks by gRPC which kind of bucket it is: up to a minute and a warning where gRPC is blocked.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        if endpoint:
+            # As Google's own client; else each process looks for credentials in a metadata server for 10 s.
+            options["token"] = "anon"  # noqa: S105 (no secret)
+    if scheme == "abfs":
+        options.update(connection_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S)
     if scheme in ("http", "https"):
         # Refuse redirects: they could lead to an address that `refuse_private_host` would have refused.
         # 1 refuses the first redirect; 0 means no limit in aiohttp.
@@ -63,10 +79,30 @@ def _filesystem(scheme: str, authority: str, endpoint: str, attempts: int, pid: 
         extra = _EXTRAS.get(scheme)
         what_to_do = f"run: pip install 'raycurrent[{extra}]'" if extra else f"install {error.name}"
         raise errors.UsageError(f"{scheme}://: its driver is not installed; {what_to_do}") from error
+    except ValueError as error:  # of Azure's driver, without an account
+        raise errors.StorageError(f"{scheme}://: {error}; set the store's credential variables") from error
     # s3fs has a loop of its own around those of botocore.
     if hasattr(driver, "retries"):
         driver.retries = 1
+    if attempts == 1:
+        _disable_retries(driver)
     return driver
+
+
+def _disable_retries(driver: Any) -> None:
+    """Turns off the retries of a driver, which would multiply ours.
+
+    They would also hide from us that a write was tried before: a name that it has taken itself would count as taken by
+    another writer.
+    """
+    # gcsfs has them in a decorator, adlfs in a policy of Azure's client.
+    request = getattr(getattr(type(driver), "_request", None), "__wrapped__", None)
+    if request is not None:
+        driver._request = types.MethodType(request, driver)
+    pipeline = getattr(getattr(driver, "service_client", None), "_pipeline", None)
+    for policy in getattr(pipeline, "_impl_policies", ()):
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
 
 
 def refuse_private_host(authority: str) -> None:

@@ -33,7 +33,7 @@ def translated(where: str, path: Path | None, error: Exception) -> errors.Raycur
     # Put-if-absent handles a taken name itself: here a folder was to be made where there is a file.
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return errors.UsageError(f"{where}: a part of this path is a file; name another folder")
-    if isinstance(error, PermissionError) or status(error) in (401, 403):
+    if isinstance(error, PermissionError) or status(error) in (401, 403) or _begins(error, "Forbidden: "):
         who = "the owner and mode of the folder" if path is not None else "the credentials and their rights"
         return errors.StorageError(f"{where}: access denied ({one_line(error)}); check {who}")
     number = error.errno if isinstance(error, OSError) else None
@@ -52,9 +52,16 @@ def translated(where: str, path: Path | None, error: Exception) -> errors.Raycur
 
 def _is_our_mistake(error: Exception) -> bool:
     # Repeating a wrong call does not help; botocore validates names before it sends a request.
-    return isinstance(error, (TypeError, AttributeError, NotImplementedError)) or (
-        type(error).__name__ in ("ParamValidationError", "InvalidURL", "TooManyRedirects")
+    return (
+        isinstance(error, (TypeError, AttributeError, NotImplementedError))
+        or type(error).__name__ in ("ParamValidationError", "InvalidURL", "TooManyRedirects")
+        or _begins(error, "Bad Request: ")
     )
+
+
+def _begins(error: Exception, text: str) -> bool:
+    # gcsfs raises plain errors for the statuses 400 and 403, and names the kind in the text alone.
+    return type(error) in (OSError, ValueError) and str(error).startswith(text)
 
 
 def status(error: BaseException) -> int:

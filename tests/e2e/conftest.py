@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import driving
+from tests.e2e import driving, stored
 
 
 @pytest.fixture
@@ -32,3 +32,10 @@ def chance() -> random.Random:
     seed = int(os.environ.get("RAYCURRENT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"repeat with RAYCURRENT_CHAOS_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Returns a folder with 200 pairs and their sides, plain and in each compressed format."""
+    stored.write_corpus(tmp_path / "corpus")
+    return tmp_path / "corpus"

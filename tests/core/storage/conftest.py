@@ -8,13 +8,13 @@ import pytest
 from core.storage import location
 
 
-@pytest.fixture(params=["file", "memory", "s3"])
+@pytest.fixture(params=["file", "memory", "s3", "gs", "abfs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> location.Location:
     """An empty folder in each kind of store."""
     if request.param == "file":
         return location.Location.parse(str(tmp_path))
     if request.param == "memory":
         return location.Location.parse(f"memory://{uuid.uuid4().hex}")
-    s3_root = request.getfixturevalue("s3_root")
-    assert isinstance(s3_root, location.Location)
-    return s3_root
+    stored = request.getfixturevalue(f"{request.param}_root")
+    assert isinstance(stored, location.Location)
+    return stored

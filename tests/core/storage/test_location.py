@@ -349,6 +349,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("Install gcsfs", name="gcsfs")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:1")  # none that a test before has connected to
     with pytest.raises(errors.UsageError, match=r"pip install 'raycurrent\[gcs\]'"):
         location.Location.parse("gs://bucket/x").read_bytes()
 

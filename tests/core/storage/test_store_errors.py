@@ -46,6 +46,8 @@ def test_an_error_of_a_disk_says_what_to_do(tmp_path: Path, error: OSError, kind
         (NoCredentialsError("none found"), errors.StorageError, "set the store's credential variables"),
         (_ReplyError(403), errors.StorageError, "check the credentials"),
         (_ReplyError(400), errors.StorageError, "check the location"),
+        (OSError("Forbidden: b/bucket/o\nno right"), errors.StorageError, "check the credentials"),
+        (ValueError("Bad Request: b/bucket/o\ninvalid"), errors.StorageError, "check the location"),
         (_numbered(errno.ENOSPC), errors.StorageError, "no space left; free some"),
     ],
 )
