@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.data.dataset import duplicates
 from core.data.text import cleaning
 from core.storage import location
 from jobs import prepare
 from tests import reporters
 from tests.jobs import datasets
+from workers.prepare import line_tasks
 
 LIMITED = datasets.sentences(400, seed=3)
 
@@ -99,6 +101,37 @@ def test_the_first_of_duplicate_pairs_is_kept(tmp_path: Path) -> None:
     lines = datasets.line_numbers(datasets.open_dataset(settings), "train")
     assert lines[-2:] == [100, 101]
     assert max(lines[:-2]) < 50
+
+
+def test_duplicates_are_the_same_however_their_hashes_are_partitioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*datasets.sentences(60), *datasets.sentences(90), *datasets.sentences(30)]
+    corpus = {
+        "kind": "text",
+        "train": {"text": [datasets.write(tmp_path / "a.txt", rows)]},
+        "split": {"valid": 0.2},
+        "filters": {"duplicates": "drop"},
+    }
+    shards: list[dict[str, bytes]] = []
+    passes: set[str] = set()
+    commit_file = line_tasks.commit_file
+
+    def commit_and_note(recipe: line_tasks.Recipe, name: str, *more: Any) -> line_tasks.Record:
+        passes.add(name.partition("-")[0])
+        return commit_file(recipe, name, *more)
+
+    monkeypatch.setattr(line_tasks, "commit_file", commit_and_note)
+    # All hashes in one partition, or ten lines in each: then they are gathered, and the lines found are merged.
+    for name, partition_bytes in (("one", 1 << 26), ("many", 240)):
+        monkeypatch.setattr(duplicates, "PARTITION_BYTES", partition_bytes)
+        settings = datasets.config(tmp_path / name, corpus, sharding={"part_size_bytes": 1024})
+        assert datasets.run(settings)["drops"]["duplicate"] == len(rows) - len(set(rows))
+        folder = tmp_path / name / "dataset"
+        shards.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("*/part-*.arrow")})
+        assert ({"gathered", "merged", "collected"} <= passes) == (name == "many")
+    assert shards[0] == shards[1]
+    assert len(shards[0]) == 5
 
 
 def test_equal_source_sides_are_in_one_split(tmp_path: Path) -> None:

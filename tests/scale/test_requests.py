@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.data.dataset import duplicates
 from core.decoding.lines import inputs
 from tests.jobs import datasets
 from tests.scale import fake_store, simulation
@@ -73,10 +74,10 @@ def test_the_store_counts_as_the_real_client_does() -> None:
     }  # fmt: skip
 
 
-def _prepare(kind: str, num_parts: int) -> int:
+def _prepare(kind: str, num_parts: int, part_bytes: int = _PART_BYTES, **corpus: Any) -> int:
     """Runs `prepare` with a worker in this process and returns the number of requests."""
     store = fake_store.FakeStore()
-    text = "".join(f"{line}\n" for line in datasets.sentences(400 * num_parts))[: _PART_BYTES * num_parts]
+    text = "".join(f"{line}\n" for line in datasets.sentences(400 * num_parts))[: part_bytes * num_parts]
     with store.installed() as root:
         names = [root.join("a.txt"), root.join("b.txt")]
         for file in names:
@@ -85,8 +86,8 @@ def _prepare(kind: str, num_parts: int) -> int:
         train = {"text": [source]} if kind == "text" else {"source": [source], "target": [target]}
         settings = datasets.config(
             root.url,
-            {"kind": kind, "train": train, "split": {"valid": 0.1, "test": 0.1}},
-            sharding={"part_size_bytes": _PART_BYTES},
+            {"kind": kind, "train": train, "split": {"valid": 0.1, "test": 0.1}, **corpus},
+            sharding={"part_size_bytes": part_bytes},
         )
         store.requests.clear()
         datasets.run(settings)
@@ -108,6 +109,16 @@ def test_the_workers_of_prepare_take_so_many_requests_a_part(
     # As where there are many: a file and a record for 64 of them, which count 5 / 64 more.
     monkeypatch.setattr(part_groups, "LEAST_TASKS", 1)
     assert (_prepare(kind, 8) - _prepare(kind, 4)) / 4 <= most
+
+
+def test_duplicates_are_found_without_a_request_for_each_part_and_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_groups, "LEAST_TASKS", 1)
+    monkeypatch.setattr(duplicates, "PARTITION_BYTES", 3072)  # of 128 lines, which two parts have
+    num_parts = 32
+    plain = _prepare("text", num_parts, 1 << 10)
+    found = _prepare("text", num_parts, 1 << 10, filters={"duplicates": "drop"})
+    # Of 16 files and 17 partitions; a range and its bounds of each partition in each part's file would be 100 a part.
+    assert (found - plain) / num_parts < 20
 
 
 def test_a_part_of_an_input_is_read_at_once_whatever_its_size() -> None:

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import corpus_settings, loading
-from core.data.dataset import duplicates
 from core.data.text import corpus, scripts, selection, source_files, sources
 from core.storage import commit, location
 from workers.fanout import executor as executors
-from workers.prepare import line_tasks, part_groups, pass_runner, vocabularies
+from workers.prepare import duplicate_lines, line_tasks, part_groups, pass_runner, vocabularies
 
 Groups = dict[str, list[tuple[source_files.File, ...]]]  # by split, the files of its source
 Counts = dict[str, list[list[list[corpus.BlockCount]]]]  # by split, group and file, the blocks
@@ -198,28 +197,18 @@ class CorpusPasses:
         self, recipe: line_tasks.Recipe, parts_of: Mapping[str, Sequence[corpus.LineRange]]
     ) -> line_tasks.Recipe:
         """Finds the duplicate lines of each source, by hashes on disk."""
-        partitions = {name: duplicates.num_partitions(_num_lines(parts)) for name, parts in parts_of.items()}
-        recipe = dataclasses.replace(recipe, num_partitions=partitions)
-        # Every part first: a duplicate may repeat a line of any earlier part.
-        hash_tasks = [task for name, parts in parts_of.items() for task in self._part_tasks("hash", name, parts)]
-        hashes = self._fan_out("hash lines", "lines", hash_tasks, worker_factory(line_tasks.hash_lines, recipe))
-        tasks: dict[str, list[line_tasks.DuplicatesTask]] = {}
-        for name, parts in parts_of.items():
-            files = tuple(file_name(hashes[task.name]) for task in self._part_tasks("hash", name, parts))
-            part_starts = tuple(part.first_line for part in parts)
-            tasks[name] = [
-                line_tasks.DuplicatesTask(
-                    f"repeats-{recipe.prefix}{name}-{number:05d}", number, partitions[name], files, part_starts
-                )
-                for number in range(partitions[name])
-            ]
-        all_tasks = [task for source_tasks in tasks.values() for task in source_tasks]
-        find_duplicates = worker_factory(line_tasks.find_duplicates, recipe)
-        records = self._fan_out("find duplicates", "partitions", all_tasks, find_duplicates)
-        names = {
-            name: tuple(file_name(records[task.name]) for task in source_tasks) for name, source_tasks in tasks.items()
-        }
-        return dataclasses.replace(recipe, duplicates=names)
+
+        def run(
+            recipe: line_tasks.Recipe,
+            action: str,
+            unit: str,
+            tasks: Sequence[pass_runner.PassTask],
+            function: duplicate_lines.Function,
+        ) -> pass_runner.Records:
+            return self._fan_out(action, unit, tasks, worker_factory(function, recipe))
+
+        tasks_of = {name: self._part_tasks("hashes", name, parts) for name, parts in parts_of.items()}
+        return duplicate_lines.find(recipe, tasks_of, run)
 
     def _count_words(
         self,

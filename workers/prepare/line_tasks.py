@@ -31,6 +31,14 @@ Encoded = tuple[list[int], list[shards.Ragged]]  # line numbers, and the token i
 
 
 @dataclass(frozen=True)
+class DuplicateFiles:
+    """Files that list the duplicate lines of a source, each of `parts_of_file` consecutive parts, but for the last."""
+
+    names: tuple[str, ...]
+    parts_of_file: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that determines the dataset, for all tasks of a pass.
 
@@ -46,7 +54,7 @@ class Recipe:
         splittings: the assignment of lines to splits, by source.
         num_parts: number of parts, by source.
         num_partitions: number of partitions of the line hashes, by source.
-        duplicates: names of the files that list the duplicate lines, one for each partition, by source.
+        duplicates: the files that list the duplicate lines, by source.
         sample_share: share of the lines that a subword tokenizer is trained on.
         tokenizers: the file of the tokenizer, by column; empty until it is made.
     """
@@ -62,7 +70,7 @@ class Recipe:
     splittings: Mapping[str, selection.Splitting] = field(default_factory=dict)
     num_parts: Mapping[str, int] = field(default_factory=dict)
     num_partitions: Mapping[str, int] = field(default_factory=dict)
-    duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    duplicates: Mapping[str, DuplicateFiles] = field(default_factory=dict)
     sample_share: float = 1.0
     tokenizers: Mapping[str, commit.FileRecord] = field(default_factory=dict)
 
@@ -141,26 +149,6 @@ class PartTask:
         return self.part.num_lines
 
 
-@dataclass(frozen=True)
-class DuplicatesTask:
-    """A partition of the line hashes of a source, in which duplicates are searched.
-
-    Attributes:
-        name: of its commit record.
-        partition: its number.
-        num_partitions: of the source.
-        files: the hashes of each part.
-        part_starts: the first line of each part.
-    """
-
-    name: str
-    partition: int
-    num_partitions: int
-    files: tuple[str, ...]
-    part_starts: tuple[int, ...]
-    weight: int = 1
-
-
 class Line(NamedTuple):
     """A cleaned line, its split, and whether it is a duplicate of an earlier one."""
 
@@ -211,23 +199,6 @@ def count_block(recipe: Recipe, task: BlockTask) -> corpus.BlockCount:
     """Counts the lines that begin in a block of a file."""
     del recipe  # a count is the same under every recipe
     return corpus.count_block(task.file, task.start, task.stop)
-
-
-def hash_lines(recipe: Recipe, task: PartTask) -> Record:
-    """Writes the hashes of all usable lines of a part, by partition."""
-    # Of the cleaned lines: duplicates are what the model would see twice.
-    hashes = duplicates.hash_lines((line.number, line.sides) for line in lines(recipe, task))
-    return commit_file(recipe, task.name, duplicates.pack_hashes(hashes, recipe.num_partitions[task.source]))
-
-
-def find_duplicates(recipe: Recipe, task: DuplicatesTask) -> Record:
-    """Writes the numbers of the lines of one partition that are duplicates of an earlier line."""
-
-    def read(file: str) -> duplicates.Hashes:
-        return duplicates.read_hashes(recipe.dataset.join(file), task.partition, task.num_partitions)
-
-    lines_found = duplicates.find_duplicates([*concurrent.map_in_order(read, task.files)])
-    return commit_file(recipe, task.name, duplicates.pack_duplicates(lines_found, task.part_starts))
 
 
 def encode(recipe: Recipe, tokenizers: Mapping[str, tokenizer.Tokenizer], task: PartTask) -> Record:
@@ -360,13 +331,13 @@ def _read_batches(recipe: Recipe, task: PartTask, counters: _Counters) -> Iterat
 
 def _read_duplicates(recipe: Recipe, task: PartTask) -> frozenset[int]:
     """Reads the numbers of the duplicate lines of a part."""
-
-    def read(file: str) -> duplicates.Lines:
-        # A line may be in any partition, by its hash: every partition's file has a group for this part.
-        return duplicates.read_duplicates(recipe.dataset.join(file), task.number, recipe.num_parts[task.source])
-
-    files = recipe.duplicates.get(task.source, ())
-    return frozenset(number for lines in concurrent.map_in_order(read, files) for number in lines.tolist())
+    files = recipe.duplicates.get(task.source)
+    if files is None:
+        return frozenset()
+    number, part = divmod(task.number, files.parts_of_file)
+    num_parts = min(files.parts_of_file, recipe.num_parts[task.source] - number * files.parts_of_file)
+    lines = duplicates.read_duplicates(recipe.dataset, files.names[number], range(part, part + 1), num_parts)
+    return frozenset(lines.tolist())
 
 
 def line_filter(recipe: Recipe) -> Callable[[Line, Sequence[int]], str | None]:

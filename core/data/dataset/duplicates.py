@@ -1,8 +1,8 @@
 """Exact duplicates in a corpus of any size, found by hash partitioning on disk.
 
-First each part writes the hashes of its lines, grouped by partition. Then each partition is read from the files of all
-parts, and the lines that repeat an earlier one are written, grouped by part. Both kinds of file begin with the start of
-each group, so that a reader fetches one group by one range request.
+First the hashes of all lines are written, grouped by partition. Then each partition is read from all of these
+files, and the lines that repeat an earlier one are written, grouped by part. Every file begins with the start of each
+group, so that a reader fetches consecutive groups by two range requests, and all of them by one.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from core.storage import location
+from core.storage import commit, location
 
 PARTITION_BYTES = 1 << 26
-"""Approximate memory for the hashes of one partition."""
+"""Approximate memory for the hashes of one partition, and for those of one file."""
 # Little-endian on every machine, since the files pass between nodes.
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
+_LINE = np.dtype("<i8")
 
 Hashes = npt.NDArray[np.void]
 Lines = npt.NDArray[np.int64]
@@ -25,6 +26,11 @@ Lines = npt.NDArray[np.int64]
 def num_partitions(num_lines: int) -> int:
     """Returns the number of partitions with which each fits into `PARTITION_BYTES`."""
     return 1 + num_lines * _HASH.itemsize // PARTITION_BYTES
+
+
+def lines_of_file() -> int:
+    """Returns the number of lines whose hashes fit into `PARTITION_BYTES`."""
+    return PARTITION_BYTES // _HASH.itemsize
 
 
 def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
@@ -37,45 +43,69 @@ def hash_lines(lines: Iterable[tuple[int, Sequence[str]]]) -> Hashes:
     return np.array(rows, dtype=_HASH)
 
 
-def pack_hashes(hashes: Hashes, partitions: int) -> bytes:
-    """Returns the file of one part: its hashes grouped by partition, in line order within each."""
+def join(hashes: Iterable[Hashes]) -> Hashes:
+    """Returns the hashes of several parts or files, in their order."""
+    # The empty array gives the type where there are none.
+    return np.concatenate([np.empty(0, _HASH), *hashes])
+
+
+def pack_hashes(hashes: Hashes, partitions: range, num_partitions: int) -> bytes:
+    """Returns a file of hashes, grouped by partition, in the given order within each.
+
+    Args:
+        hashes: hashes of these partitions alone.
+        partitions: the partitions of the file.
+        num_partitions: of the source.
+    """
     # By the hash, so that equal lines of all parts meet in one partition, whichever worker read them.
-    partition_of = (hashes["high"] % np.uint64(partitions)).astype(np.int64)
-    # Stable keeps the line order within a partition: equal parts give equal bytes.
+    partition_of = (hashes["high"] % np.uint64(num_partitions)).astype(np.int64)
+    # Stable keeps the order within a partition: equal parts give equal bytes.
     order = np.argsort(partition_of, kind="stable")
-    starts = np.searchsorted(partition_of[order], np.arange(partitions + 1))
+    starts = np.searchsorted(partition_of[order], np.arange(partitions.start, partitions.stop + 1))
     return starts.astype("<i8").tobytes() + hashes[order].tobytes()
 
 
-def read_hashes(file: location.Location, partition: int, partitions: int) -> Hashes:
-    """Reads the hashes of one partition from the file of one part."""
-    return np.frombuffer(_read_group(file, partition, partitions, _HASH.itemsize), dtype=_HASH)
+def read_hashes(folder: location.Location, name: str, wanted: range, partitions: range) -> Hashes:
+    """Reads the hashes of some consecutive partitions from a file that has `partitions`."""
+    groups = range(wanted.start - partitions.start, wanted.stop - partitions.start)
+    return np.frombuffer(_read_groups(folder, name, groups, len(partitions), _HASH.itemsize), dtype=_HASH)
 
 
-def find_duplicates(hashes_of_parts: Sequence[Hashes]) -> Lines:
+def find_duplicates(hashes: Hashes) -> Lines:
     """Returns the sorted numbers of the lines that repeat an earlier one."""
-    # The empty array gives the type where there are no parts.
-    hashes = np.concatenate([np.empty(0, _HASH), *hashes_of_parts])
     # Equal hashes become neighbours, in line order: all but the first of them are duplicates.
     hashes = hashes[np.lexsort((hashes["line"], hashes["low"], hashes["high"]))]
     same = (hashes["high"][1:] == hashes["high"][:-1]) & (hashes["low"][1:] == hashes["low"][:-1])
     return np.sort(hashes["line"][1:][same]).astype(np.int64)
 
 
+def merge(lines: Iterable[Lines]) -> Lines:
+    """Returns the duplicate lines of several files, sorted."""
+    return np.sort(np.concatenate([np.empty(0, np.int64), *lines]))
+
+
 def pack_duplicates(lines: Lines, part_starts: Sequence[int]) -> bytes:
-    """Returns the file of one partition: the lines that repeat an earlier one, grouped by part."""
+    """Returns a file of sorted duplicate lines, grouped by part.
+
+    Args:
+        lines: duplicate lines of these parts alone.
+        part_starts: the first line of each part of the file.
+    """
     starts = [*np.searchsorted(lines, part_starts).tolist(), len(lines)]
     return np.array(starts, dtype="<i8").tobytes() + lines.astype("<i8").tobytes()
 
 
-def read_duplicates(file: location.Location, part: int, num_parts: int) -> Lines:
-    """Reads the duplicate lines of one part from the file of one partition."""
-    return np.frombuffer(_read_group(file, part, num_parts, 8), dtype="<i8").astype(np.int64)
+def read_duplicates(folder: location.Location, name: str, parts: range, num_parts: int) -> Lines:
+    """Reads the duplicate lines of some consecutive parts from a file that has `num_parts`, numbered from 0."""
+    return np.frombuffer(_read_groups(folder, name, parts, num_parts, _LINE.itemsize), dtype=_LINE).astype(np.int64)
 
 
-def _read_group(file: location.Location, group: int, num_groups: int, item_bytes: int) -> bytes:
-    """Reads the items of one group by two range requests: its start and stop, then the items."""
-    start, stop = np.frombuffer(file.read_range(8 * group, 8 * group + 16), dtype="<i8").tolist()
+def _read_groups(folder: location.Location, name: str, groups: range, num_groups: int, item_bytes: int) -> bytes:
+    """Reads the items of consecutive groups: their starts and stop, then the items; of all groups the whole file."""
     # After the starts of all groups and the end of the last one.
     body = 8 * (num_groups + 1)
-    return file.read_range(body + item_bytes * start, body + item_bytes * stop)
+    if len(groups) == num_groups:
+        return commit.read_content(folder, name)[body:]
+    file = folder.join(name)
+    bounds = np.frombuffer(file.read_range(8 * groups.start, 8 * groups.stop + 8), dtype="<i8")
+    return file.read_range(body + item_bytes * int(bounds[0]), body + item_bytes * int(bounds[-1]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.data.dataset import duplicates
-from core.storage import location
+from core.storage import commit, location
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
@@ -16,29 +16,43 @@ def test_partitioned_duplicates_equal_those_of_a_set(tmp_path: Path, partitions:
     part_starts = [0, 50, 50, 51, 100]
     ends = [*part_starts[1:], len(lines)]
     folder = location.Location.parse(str(tmp_path))
-    for part, (start, end) in enumerate(zip(part_starts, ends, strict=True)):
+    everything, parts = range(partitions), range(len(part_starts))
+    files = []
+    for start, end in zip(part_starts, ends, strict=True):
         hashes = duplicates.hash_lines((number, lines[number]) for number in range(start, end))
-        folder.join(f"hashes-{part}").put_if_absent(duplicates.pack_hashes(hashes, partitions))
-    for partition in range(partitions):
-        hashes_of_parts = [
-            duplicates.read_hashes(folder.join(f"hashes-{part}"), partition, partitions)
-            for part in range(len(part_starts))
+        data = duplicates.pack_hashes(hashes, everything, partitions)
+        files.append(commit.put_content(folder, "hashes", ".bin", data).name)
+    # Gathered in two steps, as where there are many files: two partitions of some files, then one of them.
+    found = []
+    for held in (range(start, min(start + 2, partitions)) for start in range(0, partitions, 2)):
+        gathered = [
+            commit.put_content(
+                folder,
+                "gathered",
+                ".bin",
+                duplicates.pack_hashes(
+                    duplicates.join(duplicates.read_hashes(folder, file, held, everything) for file in group),
+                    held,
+                    partitions,
+                ),
+            ).name
+            for group in (files[:3], files[3:])
         ]
-        data = duplicates.pack_duplicates(duplicates.find_duplicates(hashes_of_parts), part_starts)
-        folder.join(f"repeats-{partition}").put_if_absent(data)
+        for partition in held:
+            wanted = range(partition, partition + 1)
+            hashes = duplicates.join(duplicates.read_hashes(folder, file, wanted, held) for file in gathered)
+            data = duplicates.pack_duplicates(duplicates.find_duplicates(hashes), part_starts)
+            found.append(commit.put_content(folder, "repeats", ".bin", data).name)
+    merged = duplicates.merge(duplicates.read_duplicates(folder, file, parts, len(parts)) for file in found)
+    file = commit.put_content(folder, "merged", ".bin", duplicates.pack_duplicates(merged, part_starts)).name
     for part, (start, end) in enumerate(zip(part_starts, ends, strict=True)):
-        duplicate_lines = [
-            line
-            for partition in range(partitions)
-            for line in duplicates.read_duplicates(folder.join(f"repeats-{partition}"), part, len(part_starts)).tolist()
-        ]
         expected = [number for number in range(start, end) if lines[number] in lines[:number]]
-        assert sorted(duplicate_lines) == expected
+        assert duplicates.read_duplicates(folder, file, range(part, part + 1), len(parts)).tolist() == expected
 
 
 def test_hash_includes_the_border_between_sides() -> None:
     hashes = duplicates.hash_lines([(0, ("ab", "c")), (1, ("a", "bc")), (2, ("abc",)), (3, ("abc", ""))])
-    assert len(duplicates.find_duplicates([hashes])) == 0
+    assert len(duplicates.find_duplicates(hashes)) == 0
 
 
 def test_partitions_fit_into_their_memory() -> None:
