@@ -144,7 +144,7 @@ class FakeStore:
     def installed(self) -> Iterator[location.Location]:
         """Puts the store in the place of S3, and yields a folder of it."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filesystems, "filesystem", lambda scheme, authority: self)
+            patch.setattr(filesystems, "filesystem", lambda *_: self)
             yield location.Location.parse(f"{BUCKET}run")
 
     def by_stage(self) -> Mapping[str, collections.Counter[str]]:
