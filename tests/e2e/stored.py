@@ -164,7 +164,7 @@ def use(config: schema.RunConfig, source: str, target: str, output: str) -> dict
 
 
 def check_pipeline(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.Path, root: location.Location) -> None:
-    """Checks whole commands over a store: refused beside another, killed, resumed, done once, with two Ray workers.
+    """Checks whole commands over a store: refused beside another, killed, resumed, done once.
 
     Dataset, weights and translations have the bytes of a local run.
     """
@@ -193,15 +193,7 @@ def check_pipeline(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.P
     done = [name for name in before if name.startswith(("dataset/", "checkpoints/", "outputs/"))]
     assert [name for name in done if after.get(name) != before[name]] == []
     own = ("--run", there.root, "--input", f"{root}/corpus/1.en", "--output", f"{there.root}/out/translations.jsonl")
-    workers = (
-        "--set",
-        "cluster.address=local",
-        "--set",
-        "cluster.num_workers=2",
-        "--set",
-        "cluster.start_timeout_s=240",
-    )
-    translated = drive("translate", *own, *workers).end()
+    translated = drive("translate", *own, "--set", "cluster.address=none").end()
     assert translated.document()["lines"] == 100
 
     ours, theirs = lasting(location.Location.parse(here.root)), lasting(root.join("run"))

@@ -7,7 +7,7 @@ import pytest
 from core.storage import location
 from tests.e2e import driving, stored
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+pytestmark = pytest.mark.e2e
 
 
 def test_a_pipeline_over_azure_is_killed_resumed_and_has_the_bytes_of_a_local_one(
