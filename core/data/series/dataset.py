@@ -248,7 +248,7 @@ def _read_table(file: location.Location) -> pa.Table:
     try:
         table = pa.ipc.open_file(data).read_all()
         table.validate(full=True)  # offsets that leave a buffer would read foreign memory
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())[:120]
         raise errors.IntegrityError(f"{file}: is not a readable Arrow IPC file ({problem}); prepare again") from error
     return table

@@ -233,7 +233,7 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
         table = pa.ipc.open_file(data).read_all()
         # Reading alone checks neither the offsets of lists nor UTF-8.
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
     if table.schema not in (SCHEMAS[kind], _OLDER[kind]):
         raise errors.IntegrityError(f"{where}: has other columns than {kind}; name another folder")
