@@ -138,7 +138,7 @@ def _to_system(row: Mapping[str, Any]) -> System:
 
 
 def check_memory(num_lines: int, method: Method, where: str) -> None:
-    """Checks that a comparison of so many lines fits into the memory that is meant for it.
+    """Checks that a comparison fits into the memory that is meant for it.
 
     Raises:
         DataError: it does not.
