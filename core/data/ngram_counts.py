@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
-from core.data import columns
+from core.data import columns, uncompressed_arrow
 from core.data.batching import lanes
 
 # N-grams that are in memory together where many are counted or merged: about 80 bytes each while they are sorted.
@@ -303,7 +303,7 @@ def decode(data: bytes, order: int, where: str) -> Counts:
 def _columns(data: Any, order: int, where: str) -> tuple[pa.Array, pa.Array]:
     """Returns the ids of all n-grams, one after the other, and the counts, as views of the data."""
     try:
-        reader = pa.ipc.open_file(pa.py_buffer(data))
+        reader = uncompressed_arrow.open_file(data)
         kinds = (reader.schema.field("ngram").type, reader.schema.field("count").type)
         if kinds != (pa.list_(pa.uint32(), order), pa.int64()) or reader.num_record_batches != 1:
             raise errors.IntegrityError(

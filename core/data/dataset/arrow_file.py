@@ -5,7 +5,6 @@ of each row in the source. The value buffer of a list column is the token stream
 is accepted: no other types, nulls, metadata or compression.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from core.data import uncompressed_arrow
 from core.data.dataset import mapped_file, node_cache
 from core.storage import location
 
 LINE = "line"
-_END_BYTES = 10  # the length of the footer and "ARROW1", which end a file
-_PREFIX_BYTES = 8  # the marker of a message and the length of its metadata
-_BATCHES_FIELD = 3  # of the table Footer in Arrow's File.fbs
-_COMPRESSION_FIELD = 3  # of the table RecordBatch in Arrow's Message.fbs
-_HEADER_FIELD = 2  # of the table Message
 
 
 class FormatError(Exception):
@@ -171,18 +166,15 @@ def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
         FormatError: the file has another schema, several batches, compressed buffers, or nulls; or is none.
     """
     try:
-        reader = pa.ipc.open_file(buffer)
+        reader = uncompressed_arrow.open_file(buffer)
         if not reader.schema.equals(shape, check_metadata=True):
             raise FormatError(f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
         # Of several batches the value buffers would not be one stream.
         if reader.num_record_batches != 1:
             raise FormatError(f"expected one record batch, found {reader.num_record_batches}")
-        if _is_compressed(buffer):
-            raise FormatError("expected uncompressed buffers, found compressed ones")
         batch = reader.get_batch(0)
         batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
-    # The last is raised where the name of a column is not UTF-8.
-    except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise FormatError(f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
     for name, column in zip(shape.names, batch.columns, strict=True):
         if column.null_count:
@@ -209,40 +201,3 @@ def _read_side(column: pa.LargeListArray, name: str, expected: Expected, verify:
 def _one_line(shape: pa.Schema) -> str:
     text = ", ".join(f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in shape)
     return f"({text})" + (" with metadata" if shape.metadata else "")
-
-
-def _is_compressed(buffer: pa.Buffer) -> bool:
-    """Tells if the only record batch has compressed buffers, before any is decompressed.
-
-    Arrow decompresses when a batch is read, so that a small file could fill the memory. Its library does not expose the
-    field, so the flatbuffers are parsed here: the footer, which says where the batch is, and the batch's metadata. What
-    is not valid in them Arrow refuses, before or after.
-
-    Source: Apache Arrow, Columnar format, File.fbs and Message.fbs; FlatBuffers, Internals (tables, vtables, vectors).
-    """
-    data = memoryview(buffer)
-    end = len(data) - _END_BYTES
-    footer = end - struct.unpack_from("<i", data, end)[0]
-    batches = _field(data, _follow(data, footer), _BATCHES_FIELD)
-    assert batches is not None, "Arrow has read it as a file with one batch"
-    # The first block begins with its offset in the file, after the number of blocks.
-    metadata = struct.unpack_from("<q", data, _follow(data, batches) + 4)[0] + _PREFIX_BYTES
-    if not 0 < metadata < footer:
-        raise FormatError("expected a record batch before the footer")
-    header = _field(data, _follow(data, metadata), _HEADER_FIELD)
-    return header is not None and _field(data, _follow(data, header), _COMPRESSION_FIELD) is not None
-
-
-def _follow(data: memoryview, position: int) -> int:
-    """Returns what the offset at a position of a flatbuffer points to."""
-    return position + int(struct.unpack_from("<I", data, position)[0])
-
-
-def _field(data: memoryview, table: int, number: int) -> int | None:
-    """Returns the position of a field of a flatbuffer's table; None if it is absent."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    entry = 4 + 2 * number  # after the sizes of vtable and table
-    if entry >= struct.unpack_from("<H", data, vtable)[0]:
-        return None
-    offset = struct.unpack_from("<H", data, vtable + entry)[0]
-    return table + offset if offset else None

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from core import errors
+from core.data import uncompressed_arrow
 from core.data.tokens import tokenizer as tokenizers
 from core.data.tokens import vocabulary
 
@@ -142,9 +144,17 @@ def pack(counts: Mapping[str, Counts]) -> bytes:
 
 
 def unpack(data: bytes, columns: Sequence[str]) -> dict[str, Counts]:
-    """Returns the counts of each column in a file that `pack` made."""
-    rows = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0).column(0)
-    arrays = [row.values.to_numpy() for row in rows]
+    """Returns the counts of each column in a file that `pack` made.
+
+    Raises:
+        IntegrityError: it is not such a file.
+    """
+    try:
+        batch = uncompressed_arrow.open_file(data).get_batch(0)
+        batch.validate(full=True)  # offsets that leave a buffer would read foreign memory
+        arrays = [row.values.to_numpy() for row in batch.column(0)]
+    except (pa.ArrowException, OSError, AttributeError) as error:
+        raise errors.IntegrityError(f"counts of tokens: cannot be read ({error}); prepare again") from error
     # In the order of `pack`: lengths, units, codes, counts.
     num_arrays = len(arrays) // len(columns)
     counts = {}

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.config import corpus_settings, loading
+from core.data import uncompressed_arrow
 from core.data.series import examples, preparation, reading, scaling, times
 from core.data.text import source_files
 from core.storage import commit, control_files, location
@@ -246,9 +247,9 @@ def _write(folder: location.Location, split: str, names: Sequence[str], rows: re
 def _read_table(file: location.Location) -> pa.Table:
     data = file.read_bytes()
     try:
-        table = pa.ipc.open_file(data).read_all()
+        table = uncompressed_arrow.open_file(data).read_all()
         table.validate(full=True)  # offsets that leave a buffer would read foreign memory
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError) as error:
         problem = " ".join(str(error).split())[:120]
         raise errors.IntegrityError(f"{file}: is not a readable Arrow IPC file ({problem}); prepare again") from error
     return table

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from core import errors
+from core.data import uncompressed_arrow
 from core.storage import json_values
 
 Kind = Literal["translations", "scores", "rankings", "forecasts"]
@@ -230,10 +231,10 @@ def decode(kind: Kind, data: bytes, where: str) -> pa.Table:
         IntegrityError: the bytes are not a valid Arrow file, or have another schema.
     """
     try:
-        table = pa.ipc.open_file(data).read_all()
+        table = uncompressed_arrow.open_file(data).read_all()
         # Reading alone checks neither the offsets of lists nor UTF-8.
         table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise errors.IntegrityError(f"{where}: cannot be read ({error}); remove the output and run again") from error
     if table.schema not in (SCHEMAS[kind], _OLDER[kind]):
         raise errors.IntegrityError(f"{where}: has other columns than {kind}; name another folder")
