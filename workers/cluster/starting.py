@@ -6,9 +6,7 @@ own, which exit from within. In another thread it leaves them alone, and the mai
 
 import atexit
 import contextlib
-import functools
 import importlib
-import inspect
 import os
 import shutil
 import signal
@@ -118,9 +116,18 @@ def patient(timeout_s: float) -> Iterator[None]:
     """Lets the driver wait so long for the node of its local cluster; Ray waits 30 s, and has no setting for it."""
     services: Any = importlib.import_module("ray._private.services")
     get_node = services.get_node
-    # Ray's own time, if another version has another function.
-    if "timeout_s" in inspect.signature(get_node).parameters:
-        services.get_node = functools.partial(get_node, timeout_s=timeout_s)
+    deadline_s = time.monotonic() + timeout_s
+
+    def wait_for_node(*arguments: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return get_node(*arguments, **options)
+            except RuntimeError:  # it is not known yet
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(POLL_S)
+
+    services.get_node = wait_for_node
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """The start of Ray: signals are heard while it lasts, and nothing of it is left."""
 
 import importlib
+import inspect
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.config import schema
 from workers.cluster import signals, starting
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -108,18 +108,31 @@ def test_the_thread_lives_until_it_is_released(tmp_path: Path) -> None:
 
 def test_ray_waits_for_its_node_as_long_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
     services: Any = importlib.import_module("ray._private.services")
-    asked: list[float] = []
+    state: Any = importlib.import_module("ray._private.state")
+    asked: list[str] = []
 
-    def get_node(address: str, node: str, timeout_s: float = 30) -> None:
-        asked.append(timeout_s)
+    def not_known_yet(_: object, node: str) -> str:
+        asked.append(node)
+        if len(asked) % 4:
+            raise RuntimeError("the node is not known yet")
+        return node
 
-    monkeypatch.setattr(services, "get_node", get_node)
-    settings = schema.ClusterConfig(start_timeout_s=600.0)
-    with starting.patient(settings.start_timeout_s):
+    # Beneath Ray's own function, so that another one in another version is noticed.
+    monkeypatch.setattr(state.GlobalState, "get_node", not_known_yet)
+    with starting.patient(60.0):
+        assert services.get_node("127.0.0.1:1", "node") == "node"
+    assert asked == ["node"] * 4
+    with starting.patient(0.0), pytest.raises(RuntimeError, match="not known yet"):
         services.get_node("127.0.0.1:1", "node")
-    services.get_node("127.0.0.1:1", "node")
-    assert asked == [600.0, 30]
-    assert starting.limits(settings.start_timeout_s)["RAY_gcs_server_port_wait_time_s"] == "600"
+    with pytest.raises(RuntimeError, match="not known yet"):
+        services.get_node("127.0.0.1:1", "node")
+    node: Any = importlib.import_module("ray._private.node")
+    assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__), "the node asks by another name"
+
+
+def test_the_limits_of_the_start_follow_the_setting() -> None:
+    assert starting.limits(600.0)["RAY_gcs_server_port_wait_time_s"] == "600"
+    assert starting.limits(600.0)["RAY_agent_register_timeout_ms"] == "600000"
 
 
 @pytest.mark.ray
