@@ -13,7 +13,7 @@ import typer
 from core import errors
 from core.config import evaluation_settings, loading, schema, section
 from core.data.text import characters
-from core.storage import location, streams
+from core.storage import location, run_lock, streams
 from jobs import input_names, json_documents, log, paths, run_checks, settings
 
 if TYPE_CHECKING:
@@ -172,13 +172,16 @@ def job_from_config(
 ) -> Job | str:
     """Returns the job of a configuration file; with `print_config` the resolved settings as YAML instead.
 
-    `check` refuses what cannot be done, before anything heavy is loaded.
+    `check` refuses what cannot be done, before anything heavy is loaded, as is a root that another command works on.
     """
     resolved = paths.absolute(loading.load(path, overrides or []))
     _log.debug("settings: %s", json_documents.encode(section.non_default_settings(resolved), one_line=True).strip())
     if print_config:
         return loading.dump(resolved)
     check(resolved)
+    root = location.Location.parse(resolved.root, "root")
+    if root.is_local:  # the lock of a store takes requests, and is asked for by the command itself
+        run_lock.RunLock(root, "check").refuse_if_in_use()
     return Job(lambda _: call(resolved))
 
 

@@ -49,9 +49,11 @@ class Hashed:
 
     def __call__(self, file: BinaryIO) -> None:
         """Writes the content into an open file."""
-        self._written = _HashingFile(file)
-        self._write(cast(BinaryIO, self._written))
+        written = _HashingFile(file)
+        self._write(cast(BinaryIO, written))
         self._check()
+        # Not before: a writer that stops half way has written another content.
+        self._written = written
 
     def sha256_and_size(self) -> tuple[str, int]:
         """Returns the SHA-256 and the size in bytes; writes the content to nowhere if it was not written."""

@@ -20,7 +20,7 @@ from core import errors
 from core.storage import filesystems, json_values, local_files, retries, store_errors, temporary, uploads, urls
 
 _NAMES_OF_REQUEST = 1000  # that one request deletes
-_ATTEMPTS_AT_A_PART = 8
+_ATTEMPTS_AT_A_PART = 8  # to begin again with the first part would cost more than one request
 # fsspec's store in memory looks a name up and writes it in two steps; the lock makes `create` atomic between threads.
 _MEMORY_WRITES = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -264,10 +264,10 @@ class Location:
     def _upload(self, write: Callable[[BinaryIO], object], mode: str) -> bytes | None:
         """Uploads what a function writes; returns it instead if it is short, or kept in memory anyway."""
         self._refuse_read_only()
-        # To begin again with the first part would cost more than one request.
-        driver = self._remote(attempts=_ATTEMPTS_AT_A_PART)
-        begin = functools.partial(driver.open, self.url, mode, block_size=uploads.PART_BYTES)
-        return uploads.write(write, None if self._is_memory else begin)
+        begin = functools.partial(self._remote(_ATTEMPTS_AT_A_PART).open, self.url, mode, block_size=uploads.PART_BYTES)
+        # Only saves an upload for nothing: the end of one is conditional.
+        is_taken = self.is_file if mode == "xb" else lambda: False
+        return uploads.write(write, None if self._is_memory else begin, is_taken)
 
     def replace(self, data: bytes) -> None:
         """Writes the file, atomically and durably, replacing an existing one."""

@@ -74,6 +74,20 @@ class RunLock:
         if self.lock_number > 1:
             self.root.abort_uploads()
 
+    def refuse_if_in_use(self) -> None:
+        """Refuses a root that a living process of this machine holds: at once, and without taking the lock.
+
+        Of a process of another machine only the wait for the lock tells if it is alive.
+
+        Raises:
+            LockedError: the root is in use.
+        """
+        if newest := self._newest():
+            holder = _read_or_damaged(self._file("epoch", newest))
+            is_free = (self._read_heartbeat(newest) or {}).get("left")
+            if holder and not is_free and lock_owner.ran_on_this_machine(holder) and not lock_owner.is_dead(holder):
+                raise self._in_use_error(holder)
+
     def check(self) -> None:
         """Checks that no other driver has taken over: before a manifest is written, and each step that destroys.
 
@@ -111,8 +125,7 @@ class RunLock:
 
     def _acquire(self) -> None:
         while True:
-            # Characters 6 to 11 are the digits of `epoch-NNNNNN.json`.
-            newest = max((int(name[6:12]) for name in self._lock_names()), default=0)
+            newest = self._newest()
             if newest:
                 self._wait_until_free(newest)
             lock_file = self._file("epoch", newest + 1)
@@ -140,9 +153,7 @@ class RunLock:
                 return
             # On this machine a process that is not dead is alive, heartbeat or not: refuse without waiting for the TTL.
             if lock_owner.ran_on_this_machine(holder) or heartbeat != first:
-                raise errors.LockedError(
-                    f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
-                )
+                raise self._in_use_error(holder)
             if silent_s > self._ttl_s:
                 _log.warning("%s: no heartbeat from %s; taking over the lock", self.root, lock_owner.describe(holder))
                 return
@@ -170,6 +181,16 @@ class RunLock:
 
     def _read_heartbeat(self, lock_number: int) -> dict[str, Any] | None:
         return _read_or_damaged(self._file("heartbeat", lock_number))
+
+    def _in_use_error(self, holder: dict[str, Any]) -> errors.LockedError:
+        return errors.LockedError(
+            f"{self.root}: is in use by {lock_owner.describe(holder)}; wait for it, end it, or use another root"
+        )
+
+    def _newest(self) -> int:
+        """Returns the newest lock number, 0 if there is none."""
+        # Characters 6 to 11 are the digits of `epoch-NNNNNN.json`.
+        return max((int(name[6:12]) for name in self._lock_names()), default=0)
 
     def _lock_names(self) -> list[str]:
         return [name for name in self.root.join(FOLDER).list_names() if re.fullmatch(r"epoch-[0-9]{6}\.json", name)]

@@ -17,14 +17,20 @@ PART_BYTES = 1 << 25  # S3 allows 10,000 parts, so that an object may have 312 G
 _log = logging.getLogger(__name__)
 
 
-def write(content: Callable[[BinaryIO], object], begin: Callable[[], Any] | None) -> bytes | None:
+def write(
+    content: Callable[[BinaryIO], object], begin: Callable[[], Any] | None, is_taken: Callable[[], bool]
+) -> bytes | None:
     """Uploads what a function writes, unless it fits into one part; returns what was not uploaded.
 
     Args:
         content: writes the bytes into an open file.
         begin: opens the object for writing: what is written appears when that file is closed; None uploads nothing.
+        is_taken: returns whether the name is taken; asked before the upload begins.
+
+    Raises:
+        FileExistsError: it is.
     """
-    parts = _Parts(begin)
+    parts = _Parts(begin, is_taken)
     try:
         content(cast(BinaryIO, parts))
         if parts.upload is None:
@@ -40,10 +46,11 @@ def write(content: Callable[[BinaryIO], object], begin: Callable[[], Any] | None
 class _Parts(io.RawIOBase):
     """A file that begins an upload when there is more than one part."""
 
-    def __init__(self, begin: Callable[[], Any] | None) -> None:
+    def __init__(self, begin: Callable[[], Any] | None, is_taken: Callable[[], bool]) -> None:
         self.held = io.BytesIO()
         self.upload: Any = None
         self._begin = begin
+        self._is_taken = is_taken
 
     def writable(self) -> bool:
         """Returns True."""
@@ -54,6 +61,8 @@ class _Parts(io.RawIOBase):
         if self.upload is None:
             self.held.write(data)
             if self._begin is not None and self.held.tell() > PART_BYTES:
+                if self._is_taken():
+                    raise FileExistsError("the name is taken")
                 self.upload = self._begin()
                 self.upload.write(self.held.getvalue())
                 self.held = io.BytesIO()

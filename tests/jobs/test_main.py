@@ -16,6 +16,7 @@ import typer
 
 from core import errors
 from core.config import loading
+from core.storage import location, run_lock
 from jobs import __main__ as main
 from tests.golden import make
 
@@ -360,6 +361,16 @@ def test_settings_of_another_run_are_told_before_torch_is_loaded(verb: str, tmp_
     *_, told, code, loaded = done.stderr.splitlines()  # after warnings on former names
     assert told.startswith("model.hidden_size: this root was started with 28, not 17; use another root")
     assert (code, loaded) == ("exit=6", "")
+
+
+@pytest.mark.parametrize("verb", ["train", "pipeline"])
+def test_a_root_that_is_in_use_is_told_before_torch_is_loaded(verb: str, tmp_path: pathlib.Path) -> None:
+    root = stored_root(tmp_path, "language_model")
+    with run_lock.RunLock(location.Location.parse(str(root)), "train"):
+        done = jobs(verb, str(root / "config.yaml"))
+        *_, told, code, loaded = done.stderr.splitlines()
+        assert told.startswith(f"{root}: is in use by train on host")
+        assert (code, loaded) == ("exit=6", "")
 
 
 def test_an_arpa_file_and_a_model_that_exist_are_told_before_torch_is_loaded(tmp_path: pathlib.Path) -> None:

@@ -208,3 +208,12 @@ def test_owners_are_told_apart_where_the_kernel_tells_nothing(monkeypatch: pytes
         patch.setattr("os.kill", of_another_user)
         assert not lock_owner.is_dead(me)
     lock_owner._machine.cache_clear()
+
+
+def test_a_root_in_use_is_refused_without_taking_its_lock(root: location.Location) -> None:
+    run_lock.RunLock(root, "check").refuse_if_in_use()  # never locked
+    with run_lock.RunLock(root, "train") as lock:
+        with pytest.raises(errors.LockedError, match="is in use by train on host"):
+            run_lock.RunLock(root, "check").refuse_if_in_use()
+        lock.check()
+    run_lock.RunLock(root, "check").refuse_if_in_use()  # released
