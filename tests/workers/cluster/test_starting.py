@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.config import schema
 from workers.cluster import signals, starting
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -131,8 +132,9 @@ def test_ray_waits_for_its_node_as_long_as_the_setting_says(monkeypatch: pytest.
 
 
 def test_the_limits_of_the_start_follow_the_setting() -> None:
-    assert starting.limits(600.0)["RAY_gcs_server_port_wait_time_s"] == "600"
-    assert starting.limits(600.0)["RAY_agent_register_timeout_ms"] == "600000"
+    settings = schema.ClusterConfig(start_timeout_s=600.0)
+    limits = starting.limits(settings.start_timeout_s)
+    assert (limits["RAY_gcs_server_port_wait_time_s"], limits["RAY_agent_register_timeout_ms"]) == ("600", "600000")
 
 
 @pytest.mark.ray
