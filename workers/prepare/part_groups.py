@@ -14,7 +14,6 @@ MOST_PARTS = 64
 LEAST_BYTES = 1 << 22
 """Bytes of shards below which a task takes more, up to the size of a part: those of held-out lines are small."""
 
-
 _Item = TypeVar("_Item")
 
 
@@ -31,14 +30,14 @@ class PartsTask:
         return sum(part.weight for part in self.parts)
 
 
-def of(items: Sequence[_Item], most: int | None = None) -> list[tuple[_Item, ...]]:
+def of(items: Sequence[_Item], most: int = MOST_PARTS) -> list[tuple[_Item, ...]]:
     """Returns consecutive groups of equal size, but for the last; the size depends on the number of items alone.
 
     Args:
         items: the parts.
-        most: items of a group, where that is less than `MOST_PARTS`; at least one.
+        most: items of a group, if that is less than `MOST_PARTS`; at least one.
     """
-    size = max(1, min(len(items) // LEAST_TASKS, MOST_PARTS, *([] if most is None else [most])))
+    size = max(1, min(len(items) // LEAST_TASKS, MOST_PARTS, most))
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 

@@ -159,16 +159,18 @@ def _read(buffer: pa.Buffer, expected: Expected, verify: bool) -> Shard:
     return Shard(sides, batch.column(LINE).to_numpy(zero_copy_only=True))
 
 
-def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
+def read_batch(buffer: pa.Buffer, *shapes: pa.Schema) -> pa.RecordBatch:
     """Returns the only record batch of an Arrow IPC file, which is uncompressed, so that its columns are views of it.
+
+    Its schema must be one of `shapes`.
 
     Raises:
         FormatError: the file has another schema, several batches, compressed buffers, or nulls; or is none.
     """
     try:
         reader = uncompressed_arrow.open_file(buffer)
-        if not reader.schema.equals(shape, check_metadata=True):
-            raise FormatError(f"expected columns {_one_line(shape)}, found {_one_line(reader.schema)}")
+        if not any(reader.schema.equals(shape, check_metadata=True) for shape in shapes):
+            raise FormatError(f"expected columns {_one_line(shapes[0])}, found {_one_line(reader.schema)}")
         # Of several batches the value buffers would not be one stream.
         if reader.num_record_batches != 1:
             raise FormatError(f"expected one record batch, found {reader.num_record_batches}")
@@ -176,7 +178,7 @@ def read_batch(buffer: pa.Buffer, shape: pa.Schema) -> pa.RecordBatch:
         batch.validate(full=True)  # offsets that leave the buffer would read foreign memory
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"is not a readable Arrow IPC file ({' '.join(str(error).split())[:120]})") from error
-    for name, column in zip(shape.names, batch.columns, strict=True):
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count:
             raise FormatError(f"column {name}: expected no nulls, found some")
     return batch

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from core import errors
-from core.data import uncompressed_arrow
 from core.data.dataset import arrow_file
 
 Array = npt.NDArray[np.int64]
@@ -105,12 +104,7 @@ def slices(starts: Array, start: int, stop: int) -> "list[tuple[int, int, int]]"
 
 
 def _read_batch(data: pa.Buffer, columns: Sequence[str]) -> pa.RecordBatch:
-    # Of one of two types, which the footer of the file names.
-    try:
-        width = uncompressed_arrow.open_file(data).schema.types[0]
-    except (pa.ArrowException, OSError, IndexError) as error:
-        raise arrow_file.FormatError("is not a readable Arrow IPC file") from error
-    return arrow_file.read_batch(data, _schema(columns, pa.uint16() if width == pa.uint16() else pa.uint32()))
+    return arrow_file.read_batch(data, *(_schema(columns, width) for width in (pa.uint16(), pa.uint32())))
 
 
 def _schema(columns: Sequence[str], width: pa.DataType) -> pa.Schema:
