@@ -1,45 +1,36 @@
 """Duplicate lines of the sources: hashes are shuffled to partitions, and what is found in these back to the parts.
 
 Of P parts in G files of hashes and K partitions, G·K ranges would be read, and P·K on the way back: 230 million each
-for a TiB. So there is a step between, both ways. Hashes are gathered first, about √G files for about √K partitions at a
-time, in the memory of one partition; and the lines that were found are merged into few files, and collected for groups
-of parts. A part then reads one file.
+for a TiB. So there is a step between, both ways. Hashes are gathered first (see `shuffle`), in the memory of one
+partition; and the lines that were found are merged into few files, and collected for groups of parts. A part then reads
+one file.
 """
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from core.data.dataset import duplicates
 from core.storage import commit, concurrent
-from workers.prepare import line_tasks, part_groups, pass_runner
+from workers.prepare import line_tasks, part_groups, pass_runner, shuffle
 
 Function = Callable[[line_tasks.Recipe, Any], line_tasks.Record]
 Run = Callable[[line_tasks.Recipe, str, str, Sequence[pass_runner.PassTask], Function], pass_runner.Records]
 
 
 @dataclasses.dataclass(frozen=True)
-class HashesTask:
-    """Files of hashes, and some consecutive partitions of them, which are gathered or searched.
+class SearchTask:
+    """A partition of hashes that is searched for duplicates, and the first line of each part to group them by."""
 
-    Attributes:
-        name: of its commit record.
-        files: the files.
-        partitions: those of each file.
-        wanted: the partitions to read.
-        num_partitions: of the source.
-        part_starts: the first line of each part, to group duplicate lines by; empty to gather hashes.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    partitions: range
-    wanted: range
-    num_partitions: int
-    part_starts: tuple[int, ...] = ()
+    hashes: shuffle.PartitionsTask
+    part_starts: tuple[int, ...]
     weight: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of its commit record."""
+        return self.hashes.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +89,17 @@ def find(
             )
 
     def stem(action: str, name: str) -> str:
-        return f"{action}-{recipe.prefix}{name}"
+        return f"duplicates-{action}-{recipe.prefix}{name}"
 
     recipe = dataclasses.replace(recipe, num_partitions={name: it.num_partitions for name, it in sources.items()})
     do("hash lines", "lines", hash_lines, {name: _hash_tasks(stem("hashes", name), it) for name, it in sources.items()})
-    gathered = {name: _gather_tasks(stem("gathered", name), it) for name, it in sources.items()}
+    gathered = {
+        name: shuffle.gather_tasks(stem("gathered", name), it.names, it.num_partitions) for name, it in sources.items()
+    }
     do("gather hashes", "files", gather_hashes, {name: tasks for name, tasks in gathered.items() if tasks})
     do(
         "find duplicates", "partitions", find_lines,
-        {name: _find_tasks(stem("repeats", name), it, gathered[name]) for name, it in sources.items()},
+        {name: _search_tasks(stem("lines", name), it, gathered[name]) for name, it in sources.items()},
     )  # fmt: skip
     # Every partition's file has lines of every part: first few files, then one for each group of parts.
     merged = {name: _merge_tasks(stem("merged", name), it) for name, it in sources.items() if len(it.files) > 1}
@@ -128,51 +121,10 @@ def _hash_tasks(stem: str, source: _Source) -> list[part_groups.PartsTask]:
     return [part_groups.PartsTask(f"{stem}-{number:05d}", group) for number, group in enumerate(groups)]
 
 
-def _gather_tasks(stem: str, source: _Source) -> list[HashesTask]:
-    """Returns the tasks that gather hashes, bucket by bucket of partitions; none where that saves no request."""
-    num_files, num_partitions = len(source.files), source.num_partitions
-    groups, buckets = _split(num_files), _split(num_partitions)
-    with_gathering = num_files * len(buckets) + len(groups) * (len(buckets) + num_partitions)
-    if with_gathering >= num_files * num_partitions:
-        return []
-    return [
-        HashesTask(
-            f"{stem}-{bucket:05d}-{group:05d}",
-            source.names[files.start : files.stop],
-            range(num_partitions),
-            partitions,
-            num_partitions,
-        )
-        for bucket, partitions in enumerate(buckets)
-        for group, files in enumerate(groups)
-    ]
-
-
-def _split(number: int) -> list[range]:
-    """Returns consecutive ranges that make up `range(number)`, about as many as each is long."""
-    length = max(1, math.isqrt(number))
-    return [range(start, min(start + length, number)) for start in range(0, number, length)]
-
-
-def _find_tasks(stem: str, source: _Source, gathered: Sequence[HashesTask]) -> list[HashesTask]:
-    buckets: dict[range, list[str]] = {}
-    for task, name in zip(gathered, source.names, strict=False):
-        buckets.setdefault(task.wanted, []).append(name)
-    if not gathered:
-        buckets[range(source.num_partitions)] = [*source.names]
+def _search_tasks(stem: str, source: _Source, gathered: Sequence[shuffle.PartitionsTask]) -> list[SearchTask]:
     part_starts = source.part_starts
-    return [
-        HashesTask(
-            f"{stem}-{partition:05d}",
-            tuple(names),
-            partitions,
-            range(partition, partition + 1),
-            source.num_partitions,
-            part_starts,
-        )
-        for partitions, names in buckets.items()
-        for partition in partitions
-    ]
+    tasks = shuffle.partition_tasks(stem, source.names, gathered, source.num_partitions)
+    return [SearchTask(task, part_starts) for task in tasks]
 
 
 def _merge_tasks(stem: str, source: _Source) -> list[LinesTask]:
@@ -215,21 +167,21 @@ def hash_lines(recipe: line_tasks.Recipe, task: part_groups.PartsTask) -> line_t
     return line_tasks.commit_file(recipe, task.name, data)
 
 
-def gather_hashes(recipe: line_tasks.Recipe, task: HashesTask) -> line_tasks.Record:
+def gather_hashes(recipe: line_tasks.Recipe, task: shuffle.PartitionsTask) -> line_tasks.Record:
     """Writes the hashes of some partitions from several files into one, by partition."""
     data = duplicates.pack_hashes(_read_hashes(recipe, task), task.wanted, task.num_partitions)
     return line_tasks.commit_file(recipe, task.name, data)
 
 
-def find_lines(recipe: line_tasks.Recipe, task: HashesTask) -> line_tasks.Record:
+def find_lines(recipe: line_tasks.Recipe, task: SearchTask) -> line_tasks.Record:
     """Writes the numbers of the lines of one partition that are duplicates of an earlier line."""
-    lines = duplicates.find_duplicates(_read_hashes(recipe, task))
+    lines = duplicates.find_duplicates(_read_hashes(recipe, task.hashes))
     return line_tasks.commit_file(recipe, task.name, duplicates.pack_duplicates(lines, task.part_starts))
 
 
-def _read_hashes(recipe: line_tasks.Recipe, task: HashesTask) -> duplicates.Hashes:
+def _read_hashes(recipe: line_tasks.Recipe, task: shuffle.PartitionsTask) -> duplicates.Hashes:
     def read(name: str) -> duplicates.Hashes:
-        return duplicates.read_hashes(recipe.dataset, name, task.wanted, task.partitions)
+        return duplicates.read_hashes(recipe.dataset, name, task.groups, len(task.partitions))
 
     return duplicates.join(concurrent.map_in_order(read, task.files))
 

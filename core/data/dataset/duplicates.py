@@ -1,8 +1,7 @@
 """Exact duplicates in a corpus of any size, found by hash partitioning on disk.
 
 First the hashes of all lines are written, grouped by partition. Then each partition is read from all of these
-files, and the lines that repeat an earlier one are written, grouped by part. Every file begins with the start of each
-group, so that a reader fetches consecutive groups by two range requests, and all of them by one.
+files, and the lines that repeat an earlier one are written, grouped by part (see `grouped_file`).
 """
 
 import hashlib
@@ -11,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from core.storage import commit, location
+from core.data.dataset import grouped_file
+from core.storage import location
 
 PARTITION_BYTES = 1 << 26
 """Approximate memory for the hashes of one partition, and for those of one file."""
@@ -62,13 +62,12 @@ def pack_hashes(hashes: Hashes, partitions: range, num_partitions: int) -> bytes
     # Stable keeps the order within a partition: equal parts give equal bytes.
     order = np.argsort(partition_of, kind="stable")
     starts = np.searchsorted(partition_of[order], np.arange(partitions.start, partitions.stop + 1))
-    return starts.astype("<i8").tobytes() + hashes[order].tobytes()
+    return grouped_file.pack(hashes[order].tobytes(), (starts * _HASH.itemsize).tolist())
 
 
-def read_hashes(folder: location.Location, name: str, wanted: range, partitions: range) -> Hashes:
-    """Reads the hashes of some consecutive partitions from a file that has `partitions`."""
-    groups = range(wanted.start - partitions.start, wanted.stop - partitions.start)
-    return np.frombuffer(_read_groups(folder, name, groups, len(partitions), _HASH.itemsize), dtype=_HASH)
+def read_hashes(folder: location.Location, name: str, groups: range, num_groups: int) -> Hashes:
+    """Reads the hashes of consecutive groups of a file that has `num_groups`: a group for each of its partitions."""
+    return np.frombuffer(grouped_file.read(folder, name, groups, num_groups), dtype=_HASH)
 
 
 def find_duplicates(hashes: Hashes) -> Lines:
@@ -92,20 +91,9 @@ def pack_duplicates(lines: Lines, part_starts: Sequence[int]) -> bytes:
         part_starts: the first line of each part of the file.
     """
     starts = [*np.searchsorted(lines, part_starts).tolist(), len(lines)]
-    return np.array(starts, dtype="<i8").tobytes() + lines.astype("<i8").tobytes()
+    return grouped_file.pack(lines.astype(_LINE).tobytes(), [start * _LINE.itemsize for start in starts])
 
 
 def read_duplicates(folder: location.Location, name: str, parts: range, num_parts: int) -> Lines:
     """Reads the duplicate lines of some consecutive parts from a file that has `num_parts`, numbered from 0."""
-    return np.frombuffer(_read_groups(folder, name, parts, num_parts, _LINE.itemsize), dtype=_LINE).astype(np.int64)
-
-
-def _read_groups(folder: location.Location, name: str, groups: range, num_groups: int, item_bytes: int) -> bytes:
-    """Reads the items of consecutive groups: their starts and stop, then the items; of all groups the whole file."""
-    # After the starts of all groups and the end of the last one.
-    body = 8 * (num_groups + 1)
-    if len(groups) == num_groups:
-        return commit.read_content(folder, name)[body:]
-    file = folder.join(name)
-    bounds = np.frombuffer(file.read_range(8 * groups.start, 8 * groups.stop + 8), dtype="<i8")
-    return file.read_range(body + item_bytes * int(bounds[0]), body + item_bytes * int(bounds[-1]))
+    return np.frombuffer(grouped_file.read(folder, name, parts, num_parts), dtype=_LINE).astype(np.int64)

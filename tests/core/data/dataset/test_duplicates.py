@@ -31,7 +31,7 @@ def test_partitioned_duplicates_equal_those_of_a_set(tmp_path: Path, partitions:
                 "gathered",
                 ".bin",
                 duplicates.pack_hashes(
-                    duplicates.join(duplicates.read_hashes(folder, file, held, everything) for file in group),
+                    duplicates.join(duplicates.read_hashes(folder, file, held, partitions) for file in group),
                     held,
                     partitions,
                 ),
@@ -39,8 +39,8 @@ def test_partitioned_duplicates_equal_those_of_a_set(tmp_path: Path, partitions:
             for group in (files[:3], files[3:])
         ]
         for partition in held:
-            wanted = range(partition, partition + 1)
-            hashes = duplicates.join(duplicates.read_hashes(folder, file, wanted, held) for file in gathered)
+            groups = range(partition - held.start, partition - held.start + 1)
+            hashes = duplicates.join(duplicates.read_hashes(folder, file, groups, len(held)) for file in gathered)
             data = duplicates.pack_duplicates(duplicates.find_duplicates(hashes), part_starts)
             found.append(commit.put_content(folder, "repeats", ".bin", data).name)
     merged = duplicates.merge(duplicates.read_duplicates(folder, file, parts, len(parts)) for file in found)
