@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.data.dataset import shards
+from core.config import loading
+from core.data.dataset import shards, word_counts
 from core.data.tokens import tokenizer, vocabulary
 from core.reporting import word_statistics
 from core.storage import location
 from jobs import config_checks
 from tests.jobs import datasets
+from workers.prepare import line_tasks
 
 
 def statistics_of(dataset: shards.Dataset) -> dict[str, Any]:
@@ -232,3 +234,43 @@ def test_a_sample_without_a_line_is_refused(tmp_path: Path) -> None:
     settings = datasets.config(tmp_path / "run", corpus, {"kind": "bpe", "max_size": 300, "sample_bytes": 1024})
     with pytest.raises(errors.DataError, match=r"tokenizer\.sample_bytes: 1024 bytes hold no line of text"):
         datasets.run(settings)
+
+
+@pytest.mark.parametrize("tokenizing", [{}, {"shared": True, "min_freq": 2}, {"max_size": 20, "symbols": ["<dog>"]}])
+def test_a_vocabulary_is_the_same_however_its_words_are_partitioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizing: dict[str, Any]
+) -> None:
+    # Two corpora, one of whose words come first, and a word of the text that may be a symbol.
+    lines = [line.replace("dog", "<dog>") for line in datasets.sentences(230)]
+    files = [
+        datasets.write(tmp_path / f"{name}.tsv", [f"{line}\t{line[::-1]}" for line in lines[:number]])
+        for name, number in (("a", 150), ("b", 230))
+    ]
+    corpora = {
+        name: {"kind": "pairs", "train": {"tsv": [file]}, "weight": 1, "target_token": f"<{name}>"}
+        for name, file in zip("ba", files, strict=True)
+    }
+    made: list[dict[str, bytes]] = []
+    passes: set[str] = set()
+    commit_file = line_tasks.commit_file
+
+    def commit_and_note(recipe: line_tasks.Recipe, name: str, *more: Any) -> line_tasks.Record:
+        passes.add(name.split("-")[1])
+        return commit_file(recipe, name, *more)
+
+    monkeypatch.setattr(line_tasks, "commit_file", commit_and_note)
+    for name, partition_bytes in (("one", 1 << 32), ("many", 1 << 10)):
+        monkeypatch.setattr(word_counts, "PARTITION_BYTES", partition_bytes)
+        content = {
+            "name": "test",
+            "root": str(tmp_path / name),
+            "corpora": corpora,
+            "tokenizer": {"kind": "word", **tokenizing},
+            "sharding": {"part_size_bytes": 1024},
+            "model": {"kind": "seq2seq"},
+            "training": {"batch_tokens": 100},
+        }
+        datasets.run(loading.parse(json.dumps(content), "test", []))
+        made.append(datasets.read_files(tmp_path / name / "dataset"))
+        assert ({"gathered", "merged"} <= passes) == (name == "many")
+    assert made[0] == made[1]

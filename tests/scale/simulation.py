@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from core.config import corpus_settings, inference_settings, loading, schema
 from core.data import lazy
-from core.data.dataset import dataset_index, shard_table, shards
+from core.data.dataset import dataset_index, shard_table, shards, statistics
 from core.data.text import corpus, source_files
 from core.data.tokens import tokenizer, vocabulary
 from core.decoding.lines import inputs, output_writer, outputs
@@ -32,7 +32,7 @@ from workers.fanout import executor as executors
 from workers.fanout import pool as pools
 from workers.fanout import retries
 from workers.infer import part_runner, part_worker
-from workers.prepare import dataset_builder, line_tasks, part_groups, vocabularies, word_statistics
+from workers.prepare import dataset_builder, line_tasks, part_groups, shuffle, vocabularies, word_statistics
 
 NUM_WORKERS = 200
 PART_LINES = 512
@@ -301,6 +301,9 @@ def _prepared(factory: Any, payload: Any) -> Any:
             return {"files": [_file(f"{line_tasks.STAGING}/{name}", name)], "parts": counts}
         case line_tasks.PartTask(name=name):
             return _encoded(payload, name)
+        case shuffle.PartitionsTask(name=name):
+            kept = {"text": [[3_000_000, 1_000_000_000]] * len(statistics.MIN_FREQS)}
+            return {"files": [_file(f"{line_tasks.STAGING}/{name}", name)], "kept": kept}
         case vocabularies.VocabularyTask(name=name):
             return {
                 "files": [_file("tokenizer", name)], "fingerprint": _SHA256, "vocabulary_size": 10_000, "coverage": [],

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.data.dataset import duplicates
+from core.data.dataset import duplicates, word_counts
 from core.decoding.lines import inputs
 from tests.jobs import datasets
 from tests.scale import fake_store, simulation
@@ -40,8 +40,8 @@ def test_the_first_part_does_not_wait_for_a_request_a_part(num_committed: int) -
 
 def test_a_new_dataset_takes_the_same_requests_of_the_driver_for_any_number_of_parts() -> None:
     few, many = simulation.prepare(3 << 24), simulation.prepare(300 << 24)
-    assert many.num_computed - few.num_computed == 2 * 297 + 2 * (150 - 3) + 1, (
-        "count lines, encode; count words, shards"
+    assert many.num_computed - few.num_computed == 2 * 297 + 2 * (150 - 3) + 1 + 2, (
+        "count lines, encode; count words, shards; two partitions of words"
     )
     assert _total(many) == _total(few) <= 10
 
@@ -119,6 +119,16 @@ def test_duplicates_are_found_without_a_request_for_each_part_and_partition(monk
     found = _prepare("text", num_parts, 1 << 10, filters={"duplicates": "drop"})
     # Of 16 files and 17 partitions; a range and its bounds of each partition in each part's file would be 100 a part.
     assert (found - plain) / num_parts < 20
+
+
+def test_words_are_merged_without_a_request_for_each_file_and_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_groups, "LEAST_TASKS", 1)
+    num_parts, part_bytes = 32, 1 << 10
+    plain = _prepare("text", num_parts, part_bytes)
+    monkeypatch.setattr(word_counts, "PARTITION_BYTES", part_bytes)
+    merged = _prepare("text", num_parts, part_bytes)
+    # Of 16 files and 32 partitions; a range and its bounds of each partition in each file would be 32 a part.
+    assert (merged - plain) / num_parts < 16
 
 
 def test_a_part_of_an_input_is_read_at_once_whatever_its_size() -> None:

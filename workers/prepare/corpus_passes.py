@@ -80,8 +80,12 @@ class CorpusPasses:
         counts = self._count_blocks(groups, block_bytes)
         return ScannedSources(groups, counts, _hash_sources(counts))
 
-    def plan(self, scanned: ScannedSources) -> EncodingPlan:
+    def plan(self, scanned: ScannedSources, num_word_partitions: int = 1) -> EncodingPlan:
         """Cuts the sources into parts, finds duplicate lines, and counts words for the vocabulary.
+
+        Args:
+            scanned: what `scan` returned.
+            num_word_partitions: of the words of all corpora.
 
         Raises:
             DataError: a source has no usable line.
@@ -108,6 +112,7 @@ class CorpusPasses:
                 for name, parts in used_parts.items()
             },
             num_parts={name: len(parts) for name, parts in read_parts.items()},
+            num_word_partitions=num_word_partitions,
         )
         if self._corpus.filters.duplicates == "drop":
             recipe = self._find_duplicates(recipe, read_parts)
@@ -234,6 +239,8 @@ class CorpusPasses:
             prefix, title, function = "lines", "sample lines", vocabularies.sample_lines
         else:
             prefix, title, function = "words", "count words", vocabularies.count_words
+            if recipe.num_word_partitions > 1:
+                prefix = "word-partitions"  # files of another format have records of another name
         part_tasks = self._part_tasks(prefix, "train", vocabulary_parts)
         tasks = self._parts_tasks(prefix, part_tasks)
         records = self._fan_out(title, "lines", tasks, worker_factory(function, recipe))

@@ -7,13 +7,13 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core import errors
 from core.config import corpus_settings, loading
-from core.data.dataset import dataset_index, shard_table
+from core.data.dataset import dataset_index, shard_table, word_counts
 from core.data.text import scripts, sources, tables
 from core.storage import commit, location
 from workers.fanout import executor as executors
@@ -25,6 +25,7 @@ from workers.prepare import (
     pass_runner,
     tokenizer_fit,
     vocabularies,
+    word_merge,
     word_statistics,
 )
 
@@ -97,10 +98,11 @@ class DatasetBuilder:
                 dataset=plan.folder,
                 plan=self._store.plan,
                 corpus_name=name,
+                corpus_number=number,
                 target_token=target_tokens.get(name),
                 target_tokens=tuple(dict.fromkeys(target_tokens.values())),
             )
-            for name, corpus in plan.corpora.items()
+            for number, (name, corpus) in enumerate(plan.corpora.items())
         }
         # The schema requires all corpora to agree on what the passes over the whole dataset read from the recipe.
         self._recipe = next(iter(recipes.values()))
@@ -116,8 +118,10 @@ class DatasetBuilder:
         hashes = {name: corpus.hashes for name, corpus in scanned.items()}
         self._check_unchanged(hashes)
         # All corpora before the tokenizers, which are made from the words of all.
-        plans = {name: corpus.plan(scanned[name]) for name, corpus in self._passes.items()}
-        tokenizers = self._make_tokenizers([file for plan in plans.values() for file in plan.vocabulary_files])
+        num_partitions = self._num_word_partitions(scanned.values())
+        plans = {name: corpus.plan(scanned[name], num_partitions) for name, corpus in self._passes.items()}
+        vocabulary_files = [file for plan in plans.values() for file in plan.vocabulary_files]
+        tokenizers = self._make_tokenizers(vocabulary_files, num_partitions)
         files = {column: record.file for column, record in tokenizers.items()}
         records = {name: corpus.encode(plans[name], files) for name, corpus in self._passes.items()}
         index = self._index(records, tokenizers, hashes)
@@ -152,18 +156,30 @@ class DatasetBuilder:
                         "was begun; use another root"
                     )
 
-    def _make_tokenizers(self, files: Sequence[str]) -> dict[str, dataset_index.TokenizerRecord]:
+    def _num_word_partitions(self, scanned: Iterable[corpus_passes.ScannedSources]) -> int:
+        """Returns the number of partitions of the words of all corpora."""
+        if self._plan.tokenizer.load or self._plan.tokenizer.kind != "word":
+            return 1
+        groups = itertools.chain.from_iterable(corpus.counts["train"] for corpus in scanned)
+        blocks = itertools.chain.from_iterable(itertools.chain.from_iterable(groups))
+        return word_counts.num_partitions(sum(block.stop - block.start for block in blocks))
+
+    def _make_tokenizers(
+        self, files: Sequence[str], num_word_partitions: int
+    ) -> dict[str, dataset_index.TokenizerRecord]:
         """Makes the tokenizer of each column, or the one that they share."""
-        recipe, columns = self._recipe, self._recipe.columns
+        columns = self._recipe.columns
+        kept: dict[str, word_merge.Kept] = {}
+        if num_word_partitions > 1:
+            files, kept = word_merge.merge(files, num_word_partitions, self._run_pass)
         # A task for each tokenizer: those of source and target are trained at the same time.
         groups = [columns] if self._plan.tokenizer.shared else [(column,) for column in columns]
         pretrained: list[location.Location | None] = [_find_tokenizer(text) for text in self._plan.tokenizer.load]
         tasks = [
-            vocabularies.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file)
+            vocabularies.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file, kept.get(group[0], ()))
             for group, file in zip(groups, pretrained or [None] * len(groups), strict=True)
         ]
-        make_tokenizer = corpus_passes.worker_factory(vocabularies.make_tokenizer, recipe)
-        records = self._runner.fan_out("prepare: tokenizers", "tokenizers", tasks, make_tokenizer)
+        records = self._run_pass("tokenizers", "tokenizers", tasks, vocabularies.make_tokenizer)
         tokenizers: dict[str, dataset_index.TokenizerRecord] = {}
         for task in tasks:
             record = records[task.name]
@@ -174,6 +190,18 @@ class DatasetBuilder:
             coverage: list[dict[str, float]] = record["coverage"]
             self._coverage |= dict.fromkeys(task.columns, coverage)
         return tokenizers
+
+    def _run_pass(
+        self,
+        action: str,
+        unit: str,
+        tasks: Sequence[pass_runner.PassTask],
+        function: Callable[[line_tasks.Recipe, Any], line_tasks.Record],
+    ) -> pass_runner.Records:
+        """Runs a pass over the words of all corpora."""
+        return self._runner.fan_out(
+            f"prepare: {action}", unit, tasks, corpus_passes.worker_factory(function, self._recipe)
+        )
 
     def _read_shards(
         self,

@@ -49,11 +49,13 @@ class Recipe:
         dataset: the folder of the dataset.
         plan: the plan of its part store.
         corpus_name: empty for the only corpus of a run.
+        corpus_number: its place among the corpora.
         target_token: token that begins the source lines of this corpus, if any.
         target_tokens: those of all corpora.
         splittings: the assignment of lines to splits, by source.
         num_parts: number of parts, by source.
         num_partitions: number of partitions of the line hashes, by source.
+        num_word_partitions: number of partitions of the word counts.
         duplicates: the files that list the duplicate lines, by source.
         sample_share: share of the lines that a subword tokenizer is trained on.
         tokenizers: the file of the tokenizer, by column; empty until it is made.
@@ -65,11 +67,13 @@ class Recipe:
     dataset: location.Location
     plan: Mapping[str, Any]
     corpus_name: str = ""
+    corpus_number: int = 0
     target_token: str | None = None
     target_tokens: tuple[str, ...] = ()
     splittings: Mapping[str, selection.Splitting] = field(default_factory=dict)
     num_parts: Mapping[str, int] = field(default_factory=dict)
     num_partitions: Mapping[str, int] = field(default_factory=dict)
+    num_word_partitions: int = 1
     duplicates: Mapping[str, DuplicateFiles] = field(default_factory=dict)
     sample_share: float = 1.0
     tokenizers: Mapping[str, commit.FileRecord] = field(default_factory=dict)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import errors
-from core.data.dataset import statistics
+from core.data.dataset import statistics, word_counts
 from core.data.text import scripts, selection
 from core.data.tokens import tokenizer, vocabulary
 from core.storage import commit, location
 from workers.prepare import intermediate_files, line_tasks, part_groups
 
 MAX_TOKENIZER_BYTES = 1 << 26  # those of 250,000 entries have 20 MB or less
+# Positions of words are ordered by corpus, part and first occurrence: room for 2^24 parts, and 2^32 words of each task.
+_CORPUS_SHIFT, _PART_SHIFT = 56, 32
 _EXAMINED_LINES = 1000  # of each part, to see whether its text has spaces between words
 
 
@@ -28,14 +30,16 @@ class VocabularyTask:
     Attributes:
         name: of its commit record.
         columns: one, or all columns that share the tokenizer.
-        files: word counts or samples of all groups of parts, in order.
+        files: word counts or samples of all groups of parts, in order; or the merged counts of all partitions.
         pretrained_file: a tokenizer file to load instead.
+        kept: numbers of all words (see `statistics.count_kept`) where the counts are merged, else empty.
     """
 
     name: str
     columns: tuple[str, ...]
     files: tuple[str, ...]
     pretrained_file: location.Location | None = None
+    kept: tuple[tuple[int, ...], ...] = ()
     weight: int = 1
 
 
@@ -45,11 +49,19 @@ def count_words(recipe: line_tasks.Recipe, task: part_groups.PartsTask) -> line_
     if recipe.tokenizer.shared:
         counts = dict.fromkeys(recipe.columns, vocabulary.Counts())
     values = [_count_part(recipe, part, counts) for part in task.parts]
-    # Shared counts are one object: they are stored once, under the first column.
-    columns = recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
-    # Pairs, because a JSON object has no order, and that of first occurrence matters.
-    content = {column: list(counts[column].by_unit.items()) for column in columns}
-    return line_tasks.commit_file(recipe, task.name, line_tasks.json_bytes(content), {"parts": values})
+    counted = {column: counts[column] for column in counted_columns(recipe)}
+    if recipe.num_word_partitions > 1:
+        position = recipe.corpus_number << _CORPUS_SHIFT | task.parts[0].number << _PART_SHIFT
+        data = word_counts.pack(counted, position, recipe.num_word_partitions)
+    else:
+        # Pairs, because a JSON object has no order, and that of first occurrence matters.
+        data = line_tasks.json_bytes({column: [*counts.by_unit.items()] for column, counts in counted.items()})
+    return line_tasks.commit_file(recipe, task.name, data, {"parts": values})
+
+
+def counted_columns(recipe: line_tasks.Recipe) -> tuple[str, ...]:
+    """Returns the columns that have counts; shared ones are stored once, under the first column."""
+    return recipe.columns[:1] if recipe.tokenizer.shared else recipe.columns
 
 
 def _count_part(
@@ -138,9 +150,7 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
     """Makes, trains or loads the tokenizer of one column, or of several that share it."""
     settings, symbols = recipe.tokenizer, recipe.tokenizer.symbols
     coverage: list[dict[str, float]] = []
-    reserved = vocabulary.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
-    if "source" in task.columns:
-        reserved += recipe.target_tokens
+    reserved = reserved_tokens(recipe, task.columns)
     if task.pretrained_file is not None:
         loaded = task.pretrained_file
         data = loaded.read_range(0, MAX_TOKENIZER_BYTES + 1)
@@ -162,17 +172,39 @@ def make_tokenizer(recipe: line_tasks.Recipe, task: VocabularyTask) -> line_task
         lines = itertools.chain([first], sample)
         made = tokenizer.train_subwords(settings.kind, lines, settings.max_size, reserved, symbols)
     else:
-        counts = vocabulary.Counts()
-        for content in intermediate_files.read_json(recipe, task.files):
-            # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
-            counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
-        coverage = statistics.coverage(counts)
+        counts = _read_merged(recipe, task, reserved) if task.kept else _merge(recipe, task)
+        coverage = statistics.coverage(task.kept or statistics.count_kept(counts.by_unit.values()))
         made = tokenizer.from_counts(settings.kind, counts, settings.min_freq, settings.max_size, reserved, symbols)
     stem = "tokenizer" if task.columns == recipe.columns else f"tokenizer-{task.columns[0]}"
     file_record = commit.put_content(recipe.dataset, stem, ".json", made.to_json().encode())
     record = {"fingerprint": made.fingerprint, "vocabulary_size": made.vocabulary_size, "coverage": coverage}
     # If two attempts trained different vocabularies, the one that is committed counts, for every worker.
     return recipe.store.commit(task.name, {**record, "files": [file_record.to_json()]})
+
+
+def reserved_tokens(recipe: line_tasks.Recipe, columns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the reserved tokens of a tokenizer of these columns."""
+    reserved = vocabulary.reserved_for(recipe.corpus.kind, recipe.corpus.line_end)
+    return reserved + recipe.target_tokens if "source" in columns else reserved
+
+
+def _merge(recipe: line_tasks.Recipe, task: VocabularyTask) -> vocabulary.Counts:
+    counts = vocabulary.Counts()
+    for content in intermediate_files.read_json(recipe, task.files):
+        # In the order of the parts: units of equal frequency get ids by first occurrence in the corpus.
+        counts.merge(vocabulary.Counts(collections.Counter(dict(content[task.columns[0]]))))
+    return counts
+
+
+def _read_merged(recipe: line_tasks.Recipe, task: VocabularyTask, reserved: Sequence[str]) -> vocabulary.Counts:
+    """Returns the counts of the words that the vocabulary may take, from the merged counts of all partitions."""
+    settings = recipe.tokenizer
+    kept: list[word_counts.Entry] = []
+    for content in intermediate_files.read_json(recipe, task.files):
+        # After each partition, so that no more is held than two vocabularies.
+        more = itertools.starmap(word_counts.Entry, content[task.columns[0]])
+        kept = word_counts.keep([*kept, *more], settings.min_freq, settings.max_size, (*reserved, *settings.symbols))
+    return word_counts.to_counts(kept)
 
 
 def _read_sample(recipe: line_tasks.Recipe, task: VocabularyTask) -> Iterator[str]:

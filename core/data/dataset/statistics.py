@@ -5,7 +5,7 @@ vocabulary: words, characters or subwords. Reserved tokens are not units, except
 unknown unit. N-grams contain neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 from core import errors
 from core.data import uncompressed_arrow
 from core.data.tokens import tokenizer as tokenizers
-from core.data.tokens import vocabulary
 
 FORMAT: Final = "raycurrent-statistics"
 FORMAT_VERSION: Final = 1
@@ -165,14 +164,22 @@ def unpack(data: bytes, columns: Sequence[str]) -> dict[str, Counts]:
     return counts
 
 
-def coverage(counts: vocabulary.Counts) -> list[dict[str, float]]:
-    """Returns for each of `MIN_FREQS` the number of units that it keeps, and their share of the text."""
-    frequencies = np.fromiter(counts.by_unit.values(), np.int64, len(counts.by_unit))
-    total = max(int(frequencies.sum()), 1)
+def count_kept(frequencies: Iterable[int]) -> list[list[int]]:
+    """Returns for each of `MIN_FREQS` the number of units that it keeps, and of their occurrences."""
+    array = np.fromiter(frequencies, np.int64)
+    return [[int(kept.size), int(kept.sum())] for min_freq in MIN_FREQS for kept in [array[array >= min_freq]]]
+
+
+def coverage(kept: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+    """Returns for each of `MIN_FREQS` the number of units that it keeps, and their share of the text.
+
+    Args:
+        kept: the numbers of `count_kept`, or their sum over disjoint sets of units.
+    """
+    total = max(kept[0][1], 1)  # of the first `min_freq`, which is 1
     return [
-        {"min_freq": min_freq, "units": int(kept.size), "share": float(kept.sum()) / total}
-        for min_freq in MIN_FREQS
-        for kept in [frequencies[frequencies >= min_freq]]
+        {"min_freq": min_freq, "units": units, "share": occurrences / total}
+        for min_freq, (units, occurrences) in zip(MIN_FREQS, kept, strict=True)
     ]
 
 

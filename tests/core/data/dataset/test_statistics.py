@@ -94,11 +94,12 @@ def test_zipf_exponent_of_an_exact_power_law() -> None:
 def test_coverage_equals_the_vocabulary_of_min_freq() -> None:
     counts = vocabulary.Counts()
     counts.add(["a"] * 5 + ["b"] * 2 + ["c"])
-    rows = {row["min_freq"]: (row["units"], row["share"]) for row in statistics.coverage(counts)}
+    kept = statistics.count_kept(counts.by_unit.values())
+    rows = {row["min_freq"]: (row["units"], row["share"]) for row in statistics.coverage(kept)}
     assert [rows[least] for least in (1, 2, 3, 5, 10)] == [(3, 1.0), (2, 7 / 8), (1, 5 / 8), (1, 5 / 8), (0, 0.0)]
     for least in (1, 2, 3):
-        kept = tokenizer.from_counts("word", counts, least, None, ("<unk>",))
-        assert kept.vocabulary_size == 1 + rows[least][0]
+        made = tokenizer.from_counts("word", counts, least, None, ("<unk>",))
+        assert made.vocabulary_size == 1 + rows[least][0]
 
 
 @pytest.mark.data
