@@ -1,10 +1,10 @@
-"""Checks of a configuration before torch is loaded: its sources, its tokenizer, and what its root holds."""
+"""Checks of a configuration before torch is loaded: its sources and other files, and what its root holds."""
 
 from core import errors
 from core.config import corpus_settings, schema
 from core.data.text import archives, source_files
 from core.storage import location, root_layout, streams
-from jobs import run_state
+from jobs import run_state, settings
 
 
 def check_prepare(config: schema.RunConfig) -> None:
@@ -38,6 +38,7 @@ def check_pipeline(config: schema.RunConfig) -> None:
     refuse_streams(config)
     check_prepare(config)
     run_state.refuse_other_settings(config)
+    _check_beginning(config)
 
 
 def check_train(config: schema.RunConfig) -> None:
@@ -51,6 +52,31 @@ def check_train(config: schema.RunConfig) -> None:
     if not index.exists():
         raise errors.UsageError(f"{index.parent}: has no finished dataset; run prepare first")
     run_state.refuse_other_settings(config)
+    _check_beginning(config)
+
+
+def _check_beginning(config: schema.RunConfig) -> None:
+    """Checks that the weights and word vectors are there that training begins with; a resumed run needs neither.
+
+    Raises:
+        UsageError: they are not.
+    """
+    training = config.training
+    if location.Location.parse(config.root, "root").join(root_layout.CHECKPOINTS).list_names():
+        return
+    for role, text in training.embeddings.items():
+        where = f"training.embeddings.{role}"
+        if not (file := location.Location.parse(text, where)).exists():
+            raise errors.UsageError(f"{where}: {file} does not exist; check the path")
+    if training.init_from is not None:
+        where = "training.init_from"
+        run = location.Location.parse(training.init_from, where)
+        if run.join(root_layout.CHECKPOINT_MANIFEST).exists():
+            return
+        if not run.join(root_layout.SETTINGS).exists():
+            raise settings.no_run_error(run, where)
+        if not run.join(root_layout.CHECKPOINTS).list_names():
+            raise errors.UsageError(f"{where}: {run} has no checkpoint; train it first, or name another run")
 
 
 def check_corpora(config: schema.RunConfig) -> None:
@@ -77,31 +103,34 @@ def check_tokenizer(config: schema.RunConfig) -> None:
     Only of a dataset that is made now: older releases ignored these settings, and their datasets stay usable.
 
     Raises:
-        UsageError: it has not.
+        DataError: a tokenizer to be loaded does not exist.
+        UsageError: the settings contradict each other, or name several files as one tokenizer.
     """
-    from core.data.tokens import tokenizer, vocabulary  # loaded where a dataset is made
+    from core.data.tokens import tokenizer, tokenizer_file, vocabulary  # loaded where a dataset is made
 
-    settings = config.tokenizer
-    defaults = type(settings)()
-    if settings.load:
+    tokenizing = config.tokenizer
+    defaults = type(tokenizing)()
+    for pattern in tokenizing.load:
+        tokenizer_file.find(pattern)
+    if tokenizing.load:
         ignored = {"sample_bytes": "of a tokenizer that is loaded"}
-    elif settings.kind in ("char", "word"):
-        ignored = {"sample_bytes": f"with kind {settings.kind}, which counts the whole text"}
+    elif tokenizing.kind in ("char", "word"):
+        ignored = {"sample_bytes": f"with kind {tokenizing.kind}, which counts the whole text"}
     else:
-        ignored = {"min_freq": f"with kind {settings.kind}, whose vocabulary max_size limits"}
+        ignored = {"min_freq": f"with kind {tokenizing.kind}, whose vocabulary max_size limits"}
     for name, why in ignored.items():
-        if getattr(settings, name) != getattr(defaults, name):
+        if getattr(tokenizing, name) != getattr(defaults, name):
             raise errors.UsageError(f"tokenizer.{name}: has no effect {why}; remove it")
-    if settings.load or settings.max_size is None:
+    if tokenizing.load or tokenizing.max_size is None:
         return
     first = next(iter(config.corpora_by_name.values()))
     target_tokens = {corpus.target_token for corpus in config.corpora.values() if corpus.target_token is not None}
     reserved = vocabulary.reserved_for(first.kind, first.line_end)
-    num_added = len(reserved) + len(target_tokens) + len(settings.symbols)
-    smallest = tokenizer.smallest_size(settings.kind, num_added)
-    if settings.max_size < smallest:
+    num_added = len(reserved) + len(target_tokens) + len(tokenizing.symbols)
+    smallest = tokenizer.smallest_size(tokenizing.kind, num_added)
+    if tokenizing.max_size < smallest:
         raise errors.UsageError(
-            f"tokenizer.max_size: {settings.max_size} has no room for the {num_added} special tokens and any text; "
+            f"tokenizer.max_size: {tokenizing.max_size} has no room for the {num_added} special tokens and any text; "
             f"use at least {smallest}"
         )
 
@@ -112,9 +141,9 @@ def refuse_streams(config: schema.RunConfig) -> None:
     Raises:
         UsageError: a source is a pipe.
     """
-    for name, settings in config.corpora_by_name.items():
+    for name, corpus in config.corpora_by_name.items():
         for split in corpus_settings.SPLITS:
-            source = getattr(settings, split)
+            source = getattr(corpus, split)
             for text in sorted(source.files) if source is not None else ():
                 if streams.is_stream(location.Location.parse(archives.split(text)[1])):
                     raise errors.UsageError(

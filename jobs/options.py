@@ -6,7 +6,7 @@ Nothing here imports torch or Ray; a job does, when it is called.
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -15,9 +15,6 @@ from core.config import evaluation_settings, loading, schema, section
 from core.data.text import characters
 from core.storage import location, run_lock, streams
 from jobs import input_names, json_documents, log, paths, run_checks, settings
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 

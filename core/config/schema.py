@@ -236,6 +236,16 @@ class RunConfig(section.Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _check_embeddings(self) -> Self:
+        sides = ("source", "target") if self.corpus_kind == "pairs" else ("text",)
+        if unknown := [side for side in self.training.embeddings if side not in sides]:
+            raise ValueError(
+                f"training.embeddings: {unknown[0]} is not a side of a corpus of {self.corpus_kind}; "
+                f"it has {', '.join(sides)}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_sections(self) -> Self:
         kind = self.corpus_kind
         # Checks across sections are here, since a section does not see the others.

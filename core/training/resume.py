@@ -266,10 +266,6 @@ def _initial_model(job: TrainingJob, dataset: shards.Dataset, is_new: bool) -> f
     model = factory.build(job.model, sizes, pad_id)
     # A resumed run loads the weights that training made of the pretrained embeddings, and does not need their file.
     for role, text in job.training.embeddings.items() if is_new else ():
-        if role not in dataset.codecs:
-            raise errors.UsageError(
-                f"training.embeddings: {role} is not a side of this corpus; it has {', '.join(sizes)}"
-            )
         words = dataset.codecs[role].tokenizer
         tokens = [words.token(index) for index in range(words.vocabulary_size)]
         count = pretrained_embeddings.load(location.Location.parse(text, "training.embeddings"), tokens, model, role)

@@ -354,6 +354,41 @@ def test_settings_that_contradict_the_corpus_are_told_before_torch_is_loaded(nam
     assert (code, loaded) == ("exit=2", "")
 
 
+BEGINNINGS = {
+    "word vectors": (
+        {"training.embeddings": "{text: vectors.txt}"},
+        "training.embeddings.text: {}/vectors.txt does not exist; check the path",
+    ),
+    "the weights of another run": (
+        {"training.init_from": "other"},
+        "training.init_from: {}/other holds no run (there is no config.yaml); name the root of a run",
+    ),
+    "a run that is not trained": (
+        {"training.init_from": "."},
+        "training.init_from: {} has no checkpoint; train it first, or name another run",
+    ),
+    "a tokenizer": (
+        {"tokenizer.load": "[none.json]"},
+        "tokenizer.load: '{}/none.json' matches no file; check the path",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_a_file_that_training_begins_with_and_that_is_missing_is_told_before_torch_is_loaded(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    overrides, message = BEGINNINGS[name]
+    write_config(tmp_path)
+    (tmp_path / "book.txt").write_text("a line\n")
+    (tmp_path / "config.yaml").write_text("")  # as of a run
+    arguments = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
+    done = jobs("pipeline", "x.yaml", *arguments, cwd=tmp_path)
+    *_, told, code, loaded = done.stderr.splitlines()  # after warnings
+    assert told == message.format(tmp_path), done.stderr
+    assert (code, loaded) == ("exit=3" if name == "a tokenizer" else "exit=2", "")
+
+
 @pytest.mark.parametrize("verb", ["train", "pipeline"])
 def test_settings_of_another_run_are_told_before_torch_is_loaded(verb: str, tmp_path: pathlib.Path) -> None:
     root = stored_root(tmp_path, "language_model")

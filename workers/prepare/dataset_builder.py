@@ -15,6 +15,7 @@ from core import errors
 from core.config import corpus_settings, loading
 from core.data.dataset import dataset_index, shard_table, word_counts
 from core.data.text import scripts, sources, tables
+from core.data.tokens import tokenizer_file
 from core.storage import commit, location
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -174,7 +175,7 @@ class DatasetBuilder:
             files, kept = word_merge.merge(files, num_word_partitions, self._run_pass)
         # A task for each tokenizer: those of source and target are trained at the same time.
         groups = [columns] if self._plan.tokenizer.shared else [(column,) for column in columns]
-        pretrained: list[location.Location | None] = [_find_tokenizer(text) for text in self._plan.tokenizer.load]
+        pretrained: list[location.Location | None] = [tokenizer_file.find(text) for text in self._plan.tokenizer.load]
         tasks = [
             vocabularies.VocabularyTask(f"tokenizer-{group[0]}", group, tuple(files), file, kept.get(group[0], ()))
             for group, file in zip(groups, pretrained or [None] * len(groups), strict=True)
@@ -336,16 +337,6 @@ class DatasetBuilder:
         for reason in tables.REASONS:
             sources.check_share(setting, num_lines, drops[reason], reason)
         return splits
-
-
-def _find_tokenizer(pattern: str) -> location.Location:
-    """Returns the tokenizer file that a path names; a wildcard may replace the hash in a name that `prepare` made."""
-    files = location.Location.parse(pattern, "tokenizer.load").glob()
-    if not files:
-        raise errors.DataError(f"tokenizer.load: {pattern!a} matches no file; check the path")
-    if len(files) > 1:
-        raise errors.UsageError(f"tokenizer.load: {pattern!a} matches {len(files)} files; name one")
-    return files[0]
 
 
 def _source_name(corpus_name: str, split: str) -> str:

@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from core import errors
 from core.data.tokens import tokenizer_trial, vocabulary
+from core.storage import location
 
 Kind = Literal["char", "word", "bpe", "unigram", "wordpiece", "loaded"]
 NEVER = -1e6
@@ -79,6 +80,21 @@ def library(text: str) -> tokenizers.Tokenizer:
     # Names of reserved tokens in text are then split like any other text; the file does not store this switch.
     loaded.encode_special_tokens = True
     return loaded
+
+
+def find(pattern: str) -> location.Location:
+    """Returns the file that `tokenizer.load` names; a wildcard may replace the hash in a name that `prepare` made.
+
+    Raises:
+        DataError: there is none.
+        UsageError: there are several.
+    """
+    files = location.Location.parse(pattern, "tokenizer.load").glob()
+    if not files:
+        raise errors.DataError(f"tokenizer.load: {pattern!a} matches no file; check the path")
+    if len(files) > 1:
+        raise errors.UsageError(f"tokenizer.load: {pattern!a} matches {len(files)} files; name one")
+    return files[0]
 
 
 def read(text: str, where: str) -> Content:

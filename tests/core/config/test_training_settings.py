@@ -46,6 +46,8 @@ PAIRS = (
         (TEXT, "training.schedule=plateau", "training.schedule: needs validation lines; name corpus.valid, or set cor"),
         (PAIRS, "training.early_stop.patience=3", "training.early_stop: needs validation lines; name corpus.valid, o"),
         (TEXT, "model.input=one_hot model.tie_embeddings=true", "model.tie_embeddings: a one-hot input has no embeddi"),
+        (TEXT, "training.embeddings.target=x.txt", "training.embeddings: target is not a side of a corpus of text"),
+        (PAIRS, "training.embeddings.text=x.txt", "training.embeddings: text is not a side of a corpus of pairs"),
         (PAIRS, "decoding.num_best=9", "decoding.num_best: 9 translations cannot come from a beam of 5"),
         (PAIRS, "decoding.method=sample decoding.num_best=300", "decoding.batch_rows: one line needs beam_size rows"),
         (

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
-from core import errors
 from core.models import bundle, language_model
 from tests.core.training import builders
 
@@ -28,12 +26,3 @@ def test_pretrained_embeddings_are_loaded_at_the_first_start_only(tmp_path: Path
     (tmp_path / "vectors.txt").write_text(VECTORS.replace("a 1 2", "a 9 9"))
     builders.train(job)
     torch.testing.assert_close(_row_of_a(tmp_path / "run"), torch.arange(1.0, 9.0), atol=1e-3, rtol=0)
-
-
-def test_embeddings_for_a_side_that_the_corpus_lacks_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "vectors.txt").write_text(VECTORS)
-    text = builders.text_dataset(tmp_path / "text")
-    with pytest.raises(
-        errors.UsageError, match=r"training\.embeddings: target is not a side of this corpus; it has text"
-    ):
-        builders.train(builders.job(tmp_path / "run", text, embeddings={"target": str(tmp_path / "vectors.txt")}))
