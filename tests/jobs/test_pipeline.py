@@ -49,6 +49,8 @@ def test_running_a_finished_pipeline_again_changes_no_file_and_says_what_was_rea
     assert use == f"{verb} a file: python -m jobs {verb} --run {runs}/{name} --input FILE --output FILE.jsonl"
     assert json.loads((runs / name / "run.json").read_text())["stages"] == stages
     assert "report" not in report["stages"]
+    done = [stage["already_done"] for stage in report["stages"].values() if "already_done" in stage]
+    assert done == [True] * (4 if name == "translation" else 3)
 
 
 @pytest.mark.parametrize("name", ["translation", "language"])
