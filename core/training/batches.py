@@ -60,6 +60,7 @@ class Batch(NamedTuple):
         corpus: number of the corpus that the batch belongs to.
         epoch: completed epochs of the corpus after the batch.
         ends_epoch: whether the batch is the last of an epoch of the corpus.
+        pool: of bucketed pairs, the state of planning before the pool of the batch.
     """
 
     content: Content
@@ -71,6 +72,7 @@ class Batch(NamedTuple):
     corpus: int = 0
     epoch: int = 0
     ends_epoch: bool = False
+    pool: buckets.PoolStart = buckets.BEGINNING
 
 
 class BatchStream(Protocol):
@@ -80,8 +82,8 @@ class BatchStream(Protocol):
     def carries_state(self) -> bool:
         """True if the hidden state after a batch is the one before the next batch."""
 
-    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch from a position on."""
+    def read_epoch(self, epoch: int, consumed: int, pool: buckets.PoolStart = buckets.BEGINNING) -> Iterator[Batch]:
+        """Yields the batches of an epoch from a position on; the pool of the batch before it saves planning."""
 
     def count_skipped_targets(self, epoch: int) -> int:
         """Returns the number of targets, of all ranks, that are in no batch of an epoch."""
@@ -101,7 +103,7 @@ class SequentialLanes:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
 
-    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int, pool: buckets.PoolStart = buckets.BEGINNING) -> Iterator[Batch]:  # noqa: ARG002
         """Yields the windows of an epoch; `consumed` counts the tokens of a lane."""
         training, seed = self._training, self._seed
         offset = lanes.epoch_offset(seed, epoch, training.window)
@@ -148,7 +150,7 @@ class RandomWindows:
         self._stream, self._training, self._seed = stream, training, seed
         self._lanes = lanes.lanes_of_rank(rank, world_size, training.num_lanes)
 
-    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int, pool: buckets.PoolStart = buckets.BEGINNING) -> Iterator[Batch]:  # noqa: ARG002
         """Yields the batches of an epoch; `consumed` counts the tokens of a lane."""
         num_lanes, length = self._training.num_lanes, self._training.window
         offset = lanes.epoch_offset(self._seed, epoch, length)
@@ -206,15 +208,16 @@ class BucketedPairs:
         self._rank, self._world_size = rank, world_size
         self._segmenters = segmenters
 
-    def read_epoch(self, epoch: int, consumed: int) -> Iterator[Batch]:
+    def read_epoch(self, epoch: int, consumed: int, pool: buckets.PoolStart = buckets.BEGINNING) -> Iterator[Batch]:
         """Yields this rank's share of each planned batch from number `consumed` on."""
         split = (
             bpe_dropout.ResegmentedSplit(self._split, self._segmenters, self._seed, epoch)
             if self._segmenters
             else self._split
         )
-        plans = buckets.plan(split, self._seed, epoch, self._training.batch_tokens, self._training.batch_lines)
-        for number, plan in enumerate(plans):
+        training = self._training
+        plans = buckets.plan(split, self._seed, epoch, training.batch_tokens, training.batch_lines, pool)
+        for number, plan in enumerate(plans, pool.num_batches):
             # Plans are cheap (numbers of lines); the text of a batch is read only if it is served.
             if number < consumed:
                 continue
@@ -222,7 +225,7 @@ class BucketedPairs:
             # Recurrent calls need at least one row: a rank without its own computes one that counts for nothing.
             pairs = buckets.collate(split, own if len(own) else plan.lines[:1], self._ids.pad, self._ids.bos)
             content, num_valid = pairs_content(pairs, is_counted=len(own) > 0)
-            yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction)
+            yield Batch(content, plan.num_targets, num_valid, number + 1, plan.fraction, pool=plan.start)
 
     def count_skipped_targets(self, epoch: int) -> int:  # noqa: ARG002
         """Returns 0: an epoch has every pair."""
@@ -255,9 +258,9 @@ def steps(
 
 
 def _repeat(batch_stream: BatchStream, corpus: int, start: progress.CorpusState) -> Iterator[Batch]:
-    epoch, consumed = start.epoch, start.consumed
+    epoch, consumed, pool = start.epoch, start.consumed, start.pool
     while True:
-        epoch_batches = batch_stream.read_epoch(epoch, consumed)
+        epoch_batches = batch_stream.read_epoch(epoch, consumed, pool)
         batch = next(epoch_batches, None)
         if batch is None:
             raise errors.DataError("the training split gives no batch; use more data")
@@ -265,8 +268,8 @@ def _repeat(batch_stream: BatchStream, corpus: int, start: progress.CorpusState)
         for following in epoch_batches:
             yield batch._replace(corpus=corpus, epoch=epoch)
             batch = following
-        epoch, consumed = epoch + 1, 0
-        yield batch._replace(consumed=0, fraction=0.0, corpus=corpus, epoch=epoch, ends_epoch=True)
+        epoch, consumed, pool = epoch + 1, 0, buckets.BEGINNING
+        yield batch._replace(consumed=0, fraction=0.0, pool=pool, corpus=corpus, epoch=epoch, ends_epoch=True)
 
 
 class PairsIds(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from core.config import training_settings
 from core.data import score_unit
+from core.data.batching import buckets
 from core.storage import control_files
 from core.training import schedules
 
@@ -119,6 +120,8 @@ class CorpusState:
         fraction: the fraction of the current epoch that is done.
         nll_sum: since the last row of the run log, in nats, without label smoothing.
         num_unlogged_targets: the number of targets that `nll_sum` is over; its stored name is "num_stale_targets".
+        pool: of bucketed pairs, the state of planning before the pool of the last batch; it is stored after the first
+            pool of an epoch, and an older checkpoint without it resumes at the same batch, after planning up to there.
     """
 
     epoch: int = 0
@@ -126,6 +129,7 @@ class CorpusState:
     fraction: float = 0.0
     nll_sum: float = 0.0
     num_unlogged_targets: int = 0  # saved, so that a resume continues a half-accumulated log row
+    pool: buckets.PoolStart = buckets.BEGINNING
 
     def to_json(self) -> dict[str, Any]:
         """Returns the position as in checkpoints, under the stored names."""
@@ -135,17 +139,20 @@ class CorpusState:
             "fraction": self.fraction,
             "nll_sum": self.nll_sum,
             "num_stale_targets": self.num_unlogged_targets,
+            **({} if self.pool == buckets.BEGINNING else {"pool": self.pool._asdict()}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads the result of `to_json`."""
+        pool = value.get("pool", {})
         return cls(
             epoch=int(value["passes"]),
             consumed=int(value["consumed"]),
             fraction=float(value["fraction"]),
             nll_sum=float(value["nll_sum"]),
             num_unlogged_targets=int(value["num_stale_targets"]),
+            pool=buckets.PoolStart(**{**pool, "carried": tuple(pool.get("carried", ()))}),
         )
 
 

@@ -212,6 +212,7 @@ class _TrainingLoop:
         for batch in micro_batches:
             corpus = state.corpora[batch.corpus]
             corpus.epoch, corpus.consumed, corpus.fraction = batch.epoch, batch.consumed, batch.fraction
+            corpus.pool = batch.pool
         self._training_metrics.add(result, micro_batches, rate, time.perf_counter() - started_s)
 
     def _reload_best_if_due(self) -> None:

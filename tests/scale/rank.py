@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from core.data.batching import buckets
 from core.data.dataset import arrow_file, dataset_index, lengths_file, open_shards, shard_table, shards
 from core.data.tokens import tokenizer, vocabulary
@@ -17,12 +20,28 @@ from core.storage import commit, control_files, location
 
 NUM_LISTED = 100_000
 NUM_SHARDS, ROWS = 8_000, 60
+NUM_PAIRS = 20_000_000
 WAYS = {
     "index of version 1": ("listed", 1),
     "index of version 2": ("listed", 2),
     "all shards mapped, lengths from them": ("pairs", 1),
     "lengths beside the shards": ("pairs", 2),
+    "the next batch after 99 % of an epoch, planned from its beginning": ("resume", 1),
+    "the next batch after 99 % of an epoch, planned from its pool": ("resume", 2),
 }
+
+
+class _Pairs:
+    """Lengths of many pairs, which take no memory."""
+
+    num_lines = NUM_PAIRS
+
+    def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
+        lines = np.arange(start, stop, dtype=np.int64)
+        return {
+            "source": (1 + lines * 7919 % 40).astype(np.int32),
+            "target": (1 + lines * 104_729 % 43).astype(np.int32),
+        }
 
 
 def _tokenizer(folder: location.Location, kind: str) -> dict[str, dataset_index.TokenizerRecord]:
@@ -114,6 +133,23 @@ def measure(folder: str, what: str, version: int) -> dict[str, float]:
     }
 
 
+def measure_resume(version: int) -> dict[str, float]:
+    """Plans an epoch of many pairs to 99 %, then the next batch as a resumed rank does."""
+    batches = buckets.plan(_Pairs(), 1, 0, batch_tokens=4096)
+    last = next(batch for batch in batches if batch.fraction >= 0.99)
+    gc.collect()
+    pss, started_s = _pss_bytes(), time.process_time()
+    start = last.start if version == 2 else buckets.BEGINNING
+    resumed = buckets.plan(_Pairs(), 1, 0, batch_tokens=4096, start=start)
+    next(batch for batch in resumed if batch.fraction > last.fraction)
+    return {
+        "cpu_s": time.process_time() - started_s,
+        "pss_bytes": _pss_bytes() - pss,
+        "mappings": 0,
+        "descriptors": len([*Path("/proc/self/fd").iterdir()]) - 1,
+    }
+
+
 def _pss_bytes() -> int:
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
@@ -139,6 +175,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        sys.stdout.write(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+        _, folder, what, version = sys.argv
+        measured = measure_resume(int(version)) if what == "resume" else measure(folder, what, int(version))
+        sys.stdout.write(json.dumps(measured))
     else:
         main()

@@ -45,16 +45,37 @@ class Split(Lengths, Rows, Protocol):
     """A split of pairs, as planning and collation need it."""
 
 
+class PoolStart(NamedTuple):
+    """The state of planning before a pool, from which an epoch is planned on without the pools before.
+
+    Attributes:
+        pool: number of the pool in the epoch.
+        num_batches: batches of the pools before it.
+        num_lines: lines of these batches.
+        carried: lines of the pools before it that are in none of these batches.
+    """
+
+    pool: int = 0
+    num_batches: int = 0
+    num_lines: int = 0
+    carried: tuple[int, ...] = ()
+
+
+BEGINNING = PoolStart()
+"""The state before the first pool of an epoch."""
+
+
 class BatchPlan(NamedTuple):
     """The lines of one step over all ranks, longest source first.
 
     `num_targets` is the number of target tokens, by which the loss of the step is divided; `fraction` is the share of
-    the epoch that is done after the step.
+    the epoch that is done after the step; `start` is the state of planning before the pool of the batch.
     """
 
     lines: Array
     num_targets: int
     fraction: float
+    start: PoolStart
 
 
 class PairBatch(NamedTuple):
@@ -79,21 +100,27 @@ class _Lines(NamedTuple):
 
 
 def plan(
-    split: Lengths, seed: int, epoch: int, batch_tokens: int | None = None, batch_lines: int | None = None
+    split: Lengths,
+    seed: int,
+    epoch: int,
+    batch_tokens: int | None = None,
+    batch_lines: int | None = None,
+    start: PoolStart = BEGINNING,
 ) -> Iterator[BatchPlan]:
     """Yields the batches of an epoch: each line once, in an order that depends on (seed, epoch) alone.
 
     Exactly one of `batch_tokens` (the sum of the longer sides of all pairs) and `batch_lines` is given. A line that
     alone exceeds the budget is a batch of its own. Runs of lines are read in random order into a shuffle buffer, which
     is divided into pools that are sorted by length. Lines that do not fill the last batch of a pool move to the next
-    pool.
+    pool. With `start` of an earlier plan of the epoch, the batches from that pool on.
     """
     assert (batch_tokens is None) != (batch_lines is None)
-    planned = 0
+    num_batches_before, planned = start.num_batches, start.num_lines
     # Lines carried from pool to pool: without them every pool would end in a batch that is not full.
-    remainder = _Lines(*(np.empty(0, np.int64) for _ in _Lines._fields))
-    pools = _pools(split, shuffling.key("buckets", seed, epoch))
-    for number, (pool, is_last) in enumerate(pools):
+    remainder = _read(split, [range(line, line + 1) for line in start.carried])
+    pools = _pools(split, shuffling.key("buckets", seed, epoch), start.pool)
+    for number, (pool, is_last) in enumerate(pools, start.pool):
+        start = PoolStart(number, num_batches_before, planned, tuple(remainder.line.tolist()))
         together = _Lines(*(np.concatenate(both) for both in zip(remainder, pool, strict=True)))
         longer = np.maximum(together.source, together.target)
         by_length = np.lexsort((together.target, together.source, longer))  # stable: ties stay shuffled
@@ -105,38 +132,40 @@ def plan(
         borders = _batch_borders(longer[by_length], batch_tokens, batch_lines)
         # All but the last batch, which may not be full, except in the last pool.
         num_batches = len(borders) - 1 if is_last else len(borders) - 2
+        num_batches_before += num_batches
         remainder = ordered.take(slice(borders[num_batches], None))
         for index in shuffling.permuted(num_batches, pool_key):
             batch = ordered.take(slice(borders[index], borders[index + 1]))
             # Ranks take every n-th line of this order: all get lines of all lengths.
             longest_first = np.lexsort((batch.line, -batch.target, -batch.source))
             planned += len(batch.line)
-            yield BatchPlan(batch.line[longest_first], int(batch.target.sum()), planned / split.num_lines)
+            yield BatchPlan(batch.line[longest_first], int(batch.target.sum()), planned / split.num_lines, start)
 
 
-def _pools(split: Lengths, order: int) -> Iterator[tuple[_Lines, bool]]:
-    """Yields shuffled pools of lines, each with True if it is the last."""
+def _pools(split: Lengths, order: int, first_pool: int) -> Iterator[tuple[_Lines, bool]]:
+    """Yields shuffled pools of lines from a number on, each with True if it is the last."""
     num_runs = -(-split.num_lines // RUN_LINES)
     runs_in_buffer = SHUFFLE_LINES // RUN_LINES
-    for first_run in range(0, num_runs, runs_in_buffer):
+    first_buffer, first_in_buffer = divmod(first_pool, -(-SHUFFLE_LINES // POOL_LINES))
+    for first_run in range(first_buffer * runs_in_buffer, num_runs, runs_in_buffer):
         # Runs, because reading single lines at random would touch a page of the file for each.
-        runs = shuffling.permuted(num_runs, order, first_run, first_run + runs_in_buffer)
-        buffer = _read(split, runs)
+        runs = shuffling.permuted(num_runs, order, first_run, first_run + runs_in_buffer).tolist()
+        buffer = _read(split, [range(run * RUN_LINES, min((run + 1) * RUN_LINES, split.num_lines)) for run in runs])
         shuffled = shuffling.permuted(len(buffer.line), shuffling.key("buffer", order, first_run))
-        for start in range(0, len(shuffled), POOL_LINES):
+        for start in range(first_in_buffer * POOL_LINES, len(shuffled), POOL_LINES):
             # The last pool of the last buffer: what remains after it would be lost.
             is_last = first_run + runs_in_buffer >= num_runs and start + POOL_LINES >= len(shuffled)
             yield buffer.take(shuffled[start : start + POOL_LINES]), is_last
+        first_in_buffer = 0
 
 
-def _read(split: Lengths, runs: Array) -> _Lines:
-    """Returns the lengths of the lines of runs."""
-    columns_by_run = []
-    for run in runs.tolist():
-        start, stop = run * RUN_LINES, min((run + 1) * RUN_LINES, split.num_lines)
-        lengths = split.lengths(start, stop)
-        columns_by_run.append((np.arange(start, stop), lengths["source"], lengths["target"]))
-    return _Lines(*(np.concatenate(columns, dtype=np.int64) for columns in zip(*columns_by_run, strict=True)))
+def _read(split: Lengths, ranges: Sequence[range]) -> _Lines:
+    """Returns the lengths of ranges of lines."""
+    columns_by_range: list[Sequence[npt.NDArray[Any]]] = [[np.empty(0, np.int64)] * len(_Lines._fields)]
+    for lines in ranges:
+        lengths = split.lengths(lines.start, lines.stop)
+        columns_by_range.append([np.arange(lines.start, lines.stop), lengths["source"], lengths["target"]])
+    return _Lines(*(np.concatenate(columns, dtype=np.int64) for columns in zip(*columns_by_range, strict=True)))
 
 
 def _batch_borders(tokens: Array, batch_tokens: int | None, batch_lines: int | None) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 
 from core import errors
 from core.config import training_settings
+from core.data.batching import buckets
 from core.data.dataset import shards
 from core.models import factory
 from core.training import batches, collective, losses, progress, randomness, validation
@@ -129,6 +130,26 @@ def test_an_epoch_resumes_from_any_position(tmp_path: Path, kind: str) -> None:
                         assert value == expected_value
 
 
+def test_a_resumed_epoch_of_pairs_is_planned_from_its_pool_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "RUN_LINES", 2)
+    monkeypatch.setattr(buckets, "SHUFFLE_LINES", 12)
+    monkeypatch.setattr(buckets, "POOL_LINES", 5)
+    dataset = shards.Dataset.open(builders.pairs_dataset(tmp_path))
+    (batch_stream,) = _batch_streams(dataset, _config(batch_lines=4), 1)
+    whole = list(batch_stream.read_epoch(1, 0))
+    assert len({batch.pool for batch in whole}) > 3
+    assert any(batch.pool.carried for batch in whole)
+    for done, batch in enumerate(whole, start=1):
+        stored = json.loads(json.dumps(progress.CorpusState(1, batch.consumed, pool=batch.pool).to_json()))
+        position = progress.CorpusState.from_json(stored)
+        rest = list(batch_stream.read_epoch(position.epoch, position.consumed, position.pool))
+        assert [batch[1:] for batch in rest] == [batch[1:] for batch in whole[done:]]
+        for resumed, expected in zip(rest, whole[done:], strict=True):
+            assert isinstance(resumed.content, batches.PairsContent)
+            assert isinstance(expected.content, batches.PairsContent)
+            assert all(map(torch.equal, resumed.content, expected.content))
+
+
 def test_micro_batches_left_at_the_end_of_an_epoch_are_a_step() -> None:
     steps = batches.steps([Batches(5)], [progress.CorpusState(epoch=3, consumed=1)], 2)
     taken = [[(batch.epoch, batch.consumed) for batch in next(steps)] for _ in range(4)]
@@ -160,7 +181,9 @@ class Batches:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def read_epoch(self, epoch: int, consumed: int) -> Iterator[batches.Batch]:
+    def read_epoch(
+        self, epoch: int, consumed: int, pool: buckets.PoolStart = buckets.BEGINNING
+    ) -> Iterator[batches.Batch]:
         for number in range(consumed + 1, self._count + 1):
             yield batches.Batch(self.content, epoch, 1, number, number / self._count)
 

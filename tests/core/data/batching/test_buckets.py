@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def longer(pairs: Skewed, lines: Array) -> Array:
 
 @pytest.mark.parametrize("num_lines", [1, 63, 64, 1000, 70_001])
 @pytest.mark.parametrize("budget", [{"batch_tokens": 1500}, {"batch_lines": 64}])
-def test_an_epoch_has_each_line_once(num_lines: int, budget: dict[str, int]) -> None:
+def test_an_epoch_has_each_line_once(num_lines: int, budget: dict[str, Any]) -> None:
     batches = list(buckets.plan(skewed(num_lines), seed=1, epoch=0, **budget))
     assert sorted(np.concatenate([batch.lines for batch in batches]).tolist()) == list(range(num_lines))
     assert batches[-1].fraction == 1.0
@@ -155,3 +156,24 @@ def test_planning_reads_at_most_one_shuffle_buffer_ahead() -> None:
     plan = buckets.plan(Counting(many, many), seed=1, epoch=0, batch_lines=512)
     next(plan)
     assert Counting.num_read <= buckets.SHUFFLE_LINES
+
+
+def test_a_plan_from_a_later_pool_reads_its_shuffle_buffer_and_the_lines_that_were_carried_to_it() -> None:
+    class Counting(Skewed):
+        num_read = 0
+
+        def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
+            Counting.num_read += stop - start
+            return super().lengths(start, stop)
+
+    pairs = skewed(3 * buckets.SHUFFLE_LINES - 7)
+    whole = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
+    for pool in (1, 20, 47):
+        first = next(number for number, batch in enumerate(whole) if batch.start.pool == pool)
+        start = whole[first].start
+        assert start.num_batches == first
+        Counting.num_read = 0
+        rest = buckets.plan(Counting(pairs.source, pairs.target), seed=1, epoch=0, batch_tokens=1500, start=start)
+        assert next(rest).lines.tolist() == whole[first].lines.tolist()
+        assert Counting.num_read <= buckets.SHUFFLE_LINES + len(start.carried)
+        assert [batch.lines.tolist() for batch in rest] == [batch.lines.tolist() for batch in whole[first + 1 :]]
