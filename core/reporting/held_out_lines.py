@@ -17,7 +17,7 @@ MAX_SAMPLES = 20
 MAX_MAPS = 12
 """Attention maps shown at most: each is as large as a translation."""
 MAX_LINES = 100_000
-"""Lines that are read at most, from the beginning; the figures of the evaluation are of all."""
+"""Lines that are counted and drawn from at most, those at the beginning; the figures of the evaluation are of all."""
 MAX_ROWS = 2_000  # of a series, in the plot
 NUM_EXTREMES = 5  # best and worst lines of a text
 _MIN_TOKENS = 5  # of a line of text that may be the best or the worst: of shorter ones chance decides
@@ -50,7 +50,7 @@ def _counts(outputs: location.Location, prefix: str, split: str, config: schema.
     if config.corpus_kind != "pairs":
         return {"lines": sum(1 for _ in _lines(outputs.join(f"{prefix}{split}.text.txt")))}
     counts = dict.fromkeys(("lines", "copied", "empty", "cut"), 0)
-    for line, source, reference in _joined(outputs, prefix, split):
+    for line, source, reference in itertools.islice(_joined(outputs, prefix, split), MAX_LINES):
         counts["lines"] += 1
         if line is None:
             continue
@@ -66,7 +66,7 @@ def _joined(outputs: location.Location, prefix: str, split: str) -> Iterator[tup
     """Yields the row of the translation, the source and the reference of each line."""
     files = [outputs.join(f"{prefix}{name}") for name in ("translations.jsonl", f"{split}.source.txt")]
     files.append(outputs.join(f"{prefix}{split}.target.txt"))
-    return itertools.islice(itertools.zip_longest(*map(_lines, files)), MAX_LINES)
+    return itertools.zip_longest(*map(_lines, files))
 
 
 def sample_translations(root: location.Location, config: schema.RunConfig, quality: Mapping[str, Any]) -> list[Row]:
@@ -104,7 +104,7 @@ def _translations(
         return
     split = _split(outputs, prefix, "source") or "test"
     maps = _attention_maps(outputs.join(f"{prefix}translations.jsonl.attention.json"))
-    sources = _lines(outputs.join(f"{prefix}{split}.source.txt"))
+    sources = itertools.islice(_lines(outputs.join(f"{prefix}{split}.source.txt")), MAX_LINES)
     drawn_lines = set(selection.draw_by_length([len(line) for line in sources], count))
     extremes = {row["line"]: (kind, row["chrf"]) for kind in ("best", "worst") for row in quality.get(kind, ())}
     numbers = sorted(maps)
@@ -143,7 +143,8 @@ def sample_scores(root: location.Location, config: schema.RunConfig) -> dict[str
     if config.corpus_kind != "text" or split is None or not scores.exists():
         return {}
     text = outputs.join(f"{split}.text.txt")
-    drawn_lines = set(selection.draw_by_length([len(line) for line in _lines(text)], MAX_SAMPLES))
+    lengths = [len(line) for line in itertools.islice(_lines(text), MAX_LINES)]
+    drawn_lines = set(selection.draw_by_length(lengths, MAX_SAMPLES))
     pairs = itertools.islice(zip(_lines(scores), _lines(text), strict=False), MAX_LINES)
     shown, whole = [], []
     for number, (line, words) in enumerate(pairs):

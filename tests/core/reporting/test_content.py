@@ -227,6 +227,24 @@ def test_scored_lines_of_text_are_drawn_over_lengths_with_the_least_and_most_exp
     assert scored["best"][0]["perplexity"] == pytest.approx(1.0513, abs=1e-4)
 
 
+def test_samples_of_many_lines_are_drawn_from_those_that_are_read(
+    root: location.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out_lines, "MAX_LINES", 50)
+    run_folders.complete(root.path)
+    lines = ["x" * (1 + number) for number in range(300)]
+    for name in ("test.source.txt", "test.target.txt"):
+        _write_lines(root.path / "outputs" / name, lines)
+    _write_lines(root.path / "outputs" / "translations.jsonl", [json.dumps({"text": line}) for line in lines])
+    run = json.loads((root.path / "run.json").read_text())
+    run["stages"]["evaluate"]["report"] |= {"worst": [{"line": 211, "chrf": 1.5}]}
+    (root.path / "run.json").write_text(json.dumps(run))
+    rows = content.build(root)["samples"]["translations"]
+    assert sum(row["is_drawn"] for row in rows) == held_out_lines.MAX_SAMPLES
+    assert all(row["line"] < 50 for row in rows if row["is_drawn"])
+    assert [row["hypothesis"] for row in rows if row["extreme"]] == ["x" * 212], "of all lines"
+
+
 @pytest.mark.parametrize(("split", "words"), [("test", "2 test lines"), ("valid", "which chose the checkpoint")])
 def test_the_headline_says_on_which_lines_it_was_measured(root: location.Location, split: str, words: str) -> None:
     run_folders.complete(root.path)
