@@ -219,8 +219,9 @@ class Driver:
 
 
 def is_worker(title: str) -> bool:
-    """Returns whether a process with this title is a Ray worker."""
-    return title.startswith("ray::") and not title.startswith(AGENTS)
+    """Returns whether a process with this title is a Ray worker, or one that is starting and has its title not yet."""
+    is_starting = "/default_worker.py" in title and not Path(title.partition(" ")[0]).name.startswith("raylet")
+    return is_starting or (title.startswith("ray::") and not title.startswith(AGENTS))
 
 
 def _cpu_s() -> float:

@@ -242,7 +242,7 @@ class Session:
         if self._owns_ray:
             # Before Ray is imported: it reads its environment once.
             authentication.prepare_token(self.joined, self.folder, address)
-            self._starter = starting.Starter(lambda: self._init(address), self.folder)
+            self._starter = starting.Starter(lambda: self._init(address), self.folder, is_local=not self.joined)
             try:
                 with _without(prometheus.FOLDER_VARIABLE):
                     self._starter.run(self.should_stop)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core import errors
-from workers.cluster import signals
+from workers.cluster import signals, watchdog
 
 POLL_S = 0.1
 LEAVE_S = 1.5  # for the thread to notice that the processes which it waits for were ended
@@ -41,12 +41,14 @@ class Starter:
 
     Args:
         start: calls `ray.init`.
-        folder: private folder of the processes of a local cluster, named in their command lines.
+        folder: private folder of the processes of a local cluster.
+        is_local: whether `ray.init` starts a cluster, of which nothing must outlive the driver.
     """
 
-    def __init__(self, start: Callable[[], None], folder: Path) -> None:
+    def __init__(self, start: Callable[[], None], folder: Path, is_local: bool) -> None:
         self._start = start
         self._folder = folder
+        self._watchdog = watchdog.Watchdog(folder) if is_local else None
         self._error: BaseException | None = None
         self._has_started = threading.Event()
         self._is_released = threading.Event()
@@ -71,6 +73,8 @@ class Starter:
     def release(self) -> None:
         """Lets the thread end, after Ray was shut down."""
         self._is_released.set()
+        if self._watchdog:
+            self._watchdog.close()
 
     def _run(self) -> None:
         try:
@@ -85,7 +89,7 @@ class Starter:
         deadline_s = time.monotonic() + LEAVE_S
         # Again and again, for it may be starting the next one.
         while time.monotonic() < deadline_s:
-            _kill_processes_of(self._folder)
+            watchdog.kill_processes_of(self._folder)
             if self._has_started.wait(POLL_S):
                 break
         self._is_released.set()
@@ -97,18 +101,9 @@ def _end(code: int, folder: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    _kill_processes_of(folder)
+    watchdog.kill_processes_of(folder)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(code)
-
-
-def _kill_processes_of(folder: Path) -> None:
-    """Kills the processes, other than this one, whose command line names a private folder; none without /proc."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            # Its name is random: no other process has it.
-            if int(entry.name) != os.getpid() and f"{folder}/".encode() in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
 
 
 @contextlib.contextmanager

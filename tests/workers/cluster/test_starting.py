@@ -15,7 +15,7 @@ import pytest
 
 from core import errors
 from core.config import schema
-from workers.cluster import signals, starting
+from workers.cluster import signals, starting, watchdog
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 # A start that never ends: it starts process after process, each with the private folder in its command line.
@@ -85,7 +85,7 @@ def test_the_second_signal_ends_it_at_once() -> None:
     sent_s = time.monotonic()
     assert process.wait(timeout=30) == 130
     assert time.monotonic() - sent_s < 1
-    starting._kill_processes_of(Path(folder))
+    watchdog.kill_processes_of(Path(folder))
 
 
 def test_an_error_of_the_start_is_raised_in_the_caller(tmp_path: Path) -> None:
@@ -93,12 +93,12 @@ def test_an_error_of_the_start_is_raised_in_the_caller(tmp_path: Path) -> None:
         raise errors.ClusterError("no")
 
     with pytest.raises(errors.ClusterError, match=r"^no$"):
-        starting.Starter(fail, tmp_path).run(signals.StopFlag())
+        starting.Starter(fail, tmp_path, is_local=False).run(signals.StopFlag())
 
 
 def test_the_thread_lives_until_it_is_released(tmp_path: Path) -> None:
     threads: list[threading.Thread] = []
-    starter = starting.Starter(lambda: threads.append(threading.current_thread()), tmp_path)
+    starter = starting.Starter(lambda: threads.append(threading.current_thread()), tmp_path, is_local=False)
     starter.run(signals.StopFlag())
     assert threads[0].is_alive()
     assert threads[0] is not threading.main_thread()
