@@ -236,16 +236,6 @@ class RunConfig(section.Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _check_embeddings(self) -> Self:
-        sides = ("source", "target") if self.corpus_kind == "pairs" else ("text",)
-        if unknown := [side for side in self.training.embeddings if side not in sides]:
-            raise ValueError(
-                f"training.embeddings: {unknown[0]} is not a side of a corpus of {self.corpus_kind}; "
-                f"it has {', '.join(sides)}"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
     def _check_sections(self) -> Self:
         kind = self.corpus_kind
         # Checks across sections are here, since a section does not see the others.
@@ -296,4 +286,14 @@ class RunConfig(section.Section):
         if self.model.kind == "language_model" and self.cluster.workers.stop - 1 > fewest:
             of_each = " of each corpus" if self.corpora else ""
             raise ValueError(f"training.num_lanes: every worker needs a lane{of_each}; use more lanes or fewer workers")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_embeddings(self) -> Self:
+        sides = ("source", "target") if self.corpus_kind == "pairs" else ("text",)
+        if unknown := [side for side in self.training.embeddings if side not in sides]:
+            raise ValueError(
+                f"training.embeddings: {unknown[0]} is not a side of a corpus of {self.corpus_kind}; "
+                f"it has {', '.join(sides)}"
+            )
         return self

@@ -145,14 +145,13 @@ class CorpusState:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads the result of `to_json`."""
-        pool = value.get("pool", {})
         return cls(
             epoch=int(value["passes"]),
             consumed=int(value["consumed"]),
             fraction=float(value["fraction"]),
             nll_sum=float(value["nll_sum"]),
             num_unlogged_targets=int(value["num_stale_targets"]),
-            pool=buckets.PoolStart(**{**pool, "carried": tuple(pool.get("carried", ()))}),
+            pool=buckets.PoolStart.from_json(value["pool"]) if "pool" in value else buckets.BEGINNING,
         )
 
 

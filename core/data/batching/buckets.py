@@ -6,7 +6,7 @@ the number of ranks, and is computed as it is used: memory does not grow with th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,12 @@ class PoolStart(NamedTuple):
     num_batches: int = 0
     num_lines: int = 0
     carried: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads `_asdict` from JSON."""
+        lines = tuple(map(int, value["carried"]))
+        return cls(int(value["pool"]), int(value["num_batches"]), int(value["num_lines"]), lines)
 
 
 BEGINNING = PoolStart()

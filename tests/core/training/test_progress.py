@@ -7,17 +7,20 @@ import pytest
 
 from core import errors
 from core.data import score_unit
+from core.data.batching import buckets
 from core.training import progress
 
 
 def test_a_state_survives_json_to_the_bit() -> None:
-    corpora = [progress.CorpusState(1, 35, 0.1 + 0.2, 1 / 3, 7), progress.CorpusState(2, 5, 0.5, 1e-300, 3)]
+    pool = buckets.PoolStart(3, 17, 900, (5, 2))
+    corpora = [progress.CorpusState(1, 35, 0.1 + 0.2, 1 / 3, 7), progress.CorpusState(2, 5, 0.5, 1e-300, 3, pool)]
     validation = progress.Validation(2, 1 / 7, 0.1, 5)
     history = [validation, progress.Validation.combine({"a": validation, "b": validation})]
     state = progress.State(3, corpora, 999, 2, 1, 1e300, history)
     assert progress.State.from_json(json.loads(json.dumps(state.to_json())), "x") == state
     broken: dict[str, Any]
-    for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}):
+    no_pool = {**state.to_json(), "tasks": [{**corpora[0].to_json(), "pool": {"pool": "x"}}]}
+    for broken in ({}, {**state.to_json(), "step": None}, {**state.to_json(), "history": [{}]}, no_pool):
         with pytest.raises(errors.IntegrityError, match="is not complete or not valid"):
             progress.State.from_json(broken, "progress.json")
 
