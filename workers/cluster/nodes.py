@@ -18,6 +18,9 @@ PROBE_TIMEOUT_S = 60.0
 CHECK_INTERVAL_S = 1.0  # between two checks of the nodes while a run trains
 HEAD_RESOURCE = "node:__internal_head__"  # Ray gives it to the head alone
 RAYLET_LOG = re.compile(r"\s*Last \d+ lines of the Raylet logs:")
+DEAD_WORKER = re.compile(
+    r"(A worker died or was killed.*?)\. To troubleshoot.*?Worker IP address: (\S+).*?Worker PID: (\d+).*", re.DOTALL
+)
 LAST_SAVE_S = 10.0  # before a node is drained: time for a step and a checkpoint
 
 
@@ -57,15 +60,17 @@ def departure_s(own: str) -> float | None:
 
 @functools.cache
 def shorten_raylet_errors() -> None:
-    """Leaves the last lines of a raylet's log, mostly of its state, out of what Ray prints when a node is lost."""
+    """Cuts what Ray prints on a lost node, with the last lines of its log, and in a paragraph on a worker that died."""
     from ray._private import worker
 
     module: Any = worker
     show = module.print_to_stdstream
 
     def show_shortened(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-        lines = [RAYLET_LOG.split(line)[0] for line in data["lines"]] if data.get("pid") == "raylet" else data["lines"]
-        show({**data, "lines": lines}, ignore_prefix)
+        if data.get("pid") == "raylet":
+            lines = [RAYLET_LOG.split(line)[0] for line in data["lines"]]
+            data = {**data, "lines": [DEAD_WORKER.sub(r"\1 (process \3 on \2)", line) for line in lines]}
+        show(data, ignore_prefix)
 
     module.print_to_stdstream = show_shortened
 

@@ -90,6 +90,27 @@ def test_the_run_departs_with_the_node_of_its_driver_and_with_the_head(
     assert nodes.departure_s("own") == expected
 
 
+def test_a_dead_worker_prints_one_short_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    nodes.shorten_raylet_errors.cache_clear()
+    nodes.shorten_raylet_errors()
+    # As Ray 2.60 writes it, with shorter ids.
+    line = (
+        "A worker died or was killed while executing a task by an unexpected system error. To troubleshoot the "
+        "problem, check the logs for the dead worker. Lease ID: 02 Worker ID: c3 Node ID: 53 Worker IP address: "
+        "192.0.2.2 Worker port: 46233 Worker PID: 31996 Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+        "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process"
+    )
+    worker.print_to_stdstream({"lines": [line, "another"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("killed while executing a task by an unexpected system error (process 31996 on 192.0.2.2)")
+    assert second.endswith("another")
+
+
 def test_a_lost_node_prints_one_line_without_the_log_of_its_raylet(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
