@@ -355,9 +355,7 @@ class _Pipeline:
         run_state.record_stage_end(
             self._root, name, time.monotonic() - started_s, stage_report, not is_done, fingerprint
         )
-        if is_done:  # the figures of the start that did the work
-            stage_report = entry["report"] | ({"already_done": True} if "already_done" in entry["report"] else {})
-        self._reports[name] = stage_report
+        self._reports[name] = run_state.report_of_before(entry) if is_done else stage_report
 
     def _set_gauges(self, name: str, stage_report: Report) -> None:
         metrics, verb = self._session.metrics, name.partition(".")[0]

@@ -149,6 +149,12 @@ def read_stage(root: location.Location, name: str) -> Content:
     return entry
 
 
+def report_of_before(entry: Content) -> Content:
+    """Returns the report of a stage that an earlier start did: its figures, and that it was done already."""
+    report: Content = entry["report"]
+    return {**report, "already_done": True} if "already_done" in report else report
+
+
 def record_stage_start(root: location.Location, name: str, fingerprint: str) -> None:
     """Records the start of a stage, with the fingerprint of what its results depend on."""
     content = read(root)

@@ -26,8 +26,8 @@ WAYS = {
     "index of version 2": ("listed", 2),
     "all shards mapped, lengths from them": ("pairs", 1),
     "lengths beside the shards": ("pairs", 2),
-    "the next batch after 99 % of an epoch, planned from its beginning": ("resume", 1),
-    "the next batch after 99 % of an epoch, planned from its pool": ("resume", 2),
+    "the next batch after 99 % of an epoch of 20 million pairs, planned from its beginning": ("resume", 1),
+    "… planned from its pool, which a checkpoint holds": ("resume", 2),
 }
 
 

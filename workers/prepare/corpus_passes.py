@@ -238,9 +238,8 @@ class CorpusPasses:
             recipe = dataclasses.replace(recipe, sample_share=min(1.0, share))
             prefix, title, function = "lines", "sample lines", vocabularies.sample_lines
         else:
-            prefix, title, function = "words", "count words", vocabularies.count_words
-            if recipe.num_word_partitions > 1:
-                prefix = "word-partitions"  # files of another format have records of another name
+            prefix = "word-partitions" if recipe.num_word_partitions > 1 else "words"  # of files of another format
+            title, function = "count words", vocabularies.count_words
         part_tasks = self._part_tasks(prefix, "train", vocabulary_parts)
         tasks = self._parts_tasks(prefix, part_tasks)
         records = self._fan_out(title, "lines", tasks, worker_factory(function, recipe))
