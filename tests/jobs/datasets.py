@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from core import errors
 from core.config import loading, schema
@@ -18,6 +19,7 @@ from core.telemetry import metrics
 from jobs import prepare
 from tests import reporters
 from workers.fanout import executor as executors
+from workers.prepare import line_tasks
 
 Result = TypeVar("Result")
 WORDS = [
@@ -171,3 +173,16 @@ def pairs(folder: Path) -> dict[str, Any]:
 def read_files(folder: Path) -> dict[str, bytes]:
     """The content of every file in a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def note_files(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Returns a set that receives the name of each task that commits a file for a later pass."""
+    names: set[str] = set()
+    commit_file = line_tasks.commit_file
+
+    def commit_and_note(recipe: line_tasks.Recipe, name: str, *more: Any) -> line_tasks.Record:
+        names.add(name)
+        return commit_file(recipe, name, *more)
+
+    monkeypatch.setattr(line_tasks, "commit_file", commit_and_note)
+    return names

@@ -18,7 +18,6 @@ from core.storage import location
 from jobs import prepare
 from tests import reporters
 from tests.jobs import datasets
-from workers.prepare import line_tasks
 
 LIMITED = datasets.sentences(400, seed=3)
 
@@ -114,14 +113,7 @@ def test_duplicates_are_the_same_however_their_hashes_are_partitioned(
         "filters": {"duplicates": "drop"},
     }
     shards: list[dict[str, bytes]] = []
-    passes: set[str] = set()
-    commit_file = line_tasks.commit_file
-
-    def commit_and_note(recipe: line_tasks.Recipe, name: str, *more: Any) -> line_tasks.Record:
-        passes.add(name.rpartition("-train")[0])
-        return commit_file(recipe, name, *more)
-
-    monkeypatch.setattr(line_tasks, "commit_file", commit_and_note)
+    names = datasets.note_files(monkeypatch)
     # All hashes in one partition, or ten lines in each: then they are gathered, and the lines found are merged.
     for name, partition_bytes in (("one", 1 << 26), ("many", 240)):
         monkeypatch.setattr(duplicates, "PARTITION_BYTES", partition_bytes)
@@ -129,8 +121,8 @@ def test_duplicates_are_the_same_however_their_hashes_are_partitioned(
         assert datasets.run(settings)["drops"]["duplicate"] == len(rows) - len(set(rows))
         folder = tmp_path / name / "dataset"
         shards.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("*/part-*.arrow")})
-        steps = {f"duplicates-{step}" for step in ("gathered", "merged", "collected")}
-        assert (steps <= passes) == (name == "many")
+        steps = {made.rpartition("-train")[0] for made in names}
+        assert ({f"duplicates-{step}" for step in ("gathered", "merged", "collected")} <= steps) == (name == "many")
     assert shards[0] == shards[1]
     assert len(shards[0]) == 5
 

@@ -15,7 +15,6 @@ from core.reporting import word_statistics
 from core.storage import location
 from jobs import config_checks
 from tests.jobs import datasets
-from workers.prepare import line_tasks
 
 
 def statistics_of(dataset: shards.Dataset) -> dict[str, Any]:
@@ -251,14 +250,7 @@ def test_a_vocabulary_is_the_same_however_its_words_are_partitioned(
         for name, file in zip("ba", files, strict=True)
     }
     made: list[dict[str, bytes]] = []
-    passes: set[str] = set()
-    commit_file = line_tasks.commit_file
-
-    def commit_and_note(recipe: line_tasks.Recipe, name: str, *more: Any) -> line_tasks.Record:
-        passes.add(name.split("-")[1])
-        return commit_file(recipe, name, *more)
-
-    monkeypatch.setattr(line_tasks, "commit_file", commit_and_note)
+    names = datasets.note_files(monkeypatch)
     for name, partition_bytes in (("one", 1 << 32), ("many", 1 << 10)):
         monkeypatch.setattr(word_counts, "PARTITION_BYTES", partition_bytes)
         content = {
@@ -272,5 +264,6 @@ def test_a_vocabulary_is_the_same_however_its_words_are_partitioned(
         }
         datasets.run(loading.parse(json.dumps(content), "test", []))
         made.append(datasets.read_files(tmp_path / name / "dataset"))
-        assert ({"gathered", "merged"} <= passes) == (name == "many")
+        steps = {committed.split("-")[1] for committed in names}
+        assert ({"gathered", "merged"} <= steps) == (name == "many")
     assert made[0] == made[1]

@@ -208,7 +208,7 @@ class CorpusPasses:
             action: str,
             unit: str,
             tasks: Sequence[pass_runner.PassTask],
-            function: duplicate_lines.Function,
+            function: line_tasks.Function,
         ) -> pass_runner.Records:
             return self._fan_out(action, unit, tasks, worker_factory(function, recipe))
 

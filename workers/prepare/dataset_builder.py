@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,7 +197,7 @@ class DatasetBuilder:
         action: str,
         unit: str,
         tasks: Sequence[pass_runner.PassTask],
-        function: Callable[[line_tasks.Recipe, Any], line_tasks.Record],
+        function: line_tasks.Function,
     ) -> pass_runner.Records:
         """Runs a pass over the words of all corpora."""
         return self._runner.fan_out(

@@ -9,14 +9,12 @@ one file.
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from core.data.dataset import duplicates
 from core.storage import commit, concurrent
 from workers.prepare import line_tasks, part_groups, pass_runner, shuffle
 
-Function = Callable[[line_tasks.Recipe, Any], line_tasks.Record]
-Run = Callable[[line_tasks.Recipe, str, str, Sequence[pass_runner.PassTask], Function], pass_runner.Records]
+Run = Callable[[line_tasks.Recipe, str, str, Sequence[pass_runner.PassTask], line_tasks.Function], pass_runner.Records]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,9 @@ def find(
         for name, parts in parts_of.items()
     }
 
-    def do(action: str, unit: str, function: Function, tasks_of: Mapping[str, Sequence[pass_runner.PassTask]]) -> None:
+    def do(
+        action: str, unit: str, function: line_tasks.Function, tasks_of: Mapping[str, Sequence[pass_runner.PassTask]]
+    ) -> None:
         # Those of all sources together, so that no worker waits at the end of one.
         records = run(recipe, action, unit, [*itertools.chain.from_iterable(tasks_of.values())], function)
         for name, tasks in tasks_of.items():

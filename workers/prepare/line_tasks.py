@@ -153,6 +153,10 @@ class PartTask:
         return self.part.num_lines
 
 
+Function = Callable[[Recipe, Any], Record]
+"""What a worker does with each task of a pass."""
+
+
 class Line(NamedTuple):
     """A cleaned line, its split, and whether it is a duplicate of an earlier one."""
 

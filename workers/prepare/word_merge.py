@@ -1,17 +1,13 @@
 """Merge of the word counts of all parts, one partition after the other: see `core.data.dataset.word_counts`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from core.data.dataset import grouped_file, statistics, word_counts
 from core.storage import concurrent
 from workers.prepare import line_tasks, pass_runner, shuffle, vocabularies
 
 Kept = tuple[tuple[int, ...], ...]
-Run = Callable[
-    [str, str, Sequence[pass_runner.PassTask], Callable[[line_tasks.Recipe, Any], line_tasks.Record]],
-    pass_runner.Records,
-]
+Run = Callable[[str, str, Sequence[pass_runner.PassTask], line_tasks.Function], pass_runner.Records]
 
 
 def merge(files: Sequence[str], num_partitions: int, run: Run) -> tuple[list[str], dict[str, Kept]]:

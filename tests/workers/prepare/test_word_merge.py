@@ -1,9 +1,8 @@
 """Memory of a merge of word counts: that of a partition and a vocabulary, for any number of words."""
 
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core.config import corpus_settings
 from core.data.dataset import word_counts
@@ -41,7 +40,7 @@ def _peak_bytes(folder: Path, num_words: int, num_partitions: int) -> int:
         action: str,
         unit: str,
         tasks: Sequence[pass_runner.PassTask],
-        function: Callable[[line_tasks.Recipe, Any], line_tasks.Record],
+        function: line_tasks.Function,
     ) -> pass_runner.Records:
         return {task.name: function(recipe, task) for task in tasks}
 

@@ -34,6 +34,16 @@ class Skewed:
         return [(base + index + np.arange(lengths[index])).astype(np.uint16) for index in indices]
 
 
+class Counting(Skewed):
+    """Counts the lines whose lengths are read."""
+
+    num_read = 0
+
+    def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
+        Counting.num_read += stop - start
+        return super().lengths(start, stop)
+
+
 def skewed(num_lines: int) -> Skewed:
     chance = np.random.default_rng(0)
     source = np.clip(chance.lognormal(2.5, 0.6, num_lines), 1, 200).astype(np.int64)
@@ -144,28 +154,14 @@ def test_collate_of_no_lines_has_no_rows() -> None:
 
 
 def test_planning_reads_at_most_one_shuffle_buffer_ahead() -> None:
-
-    class Counting(Skewed):
-        num_read = 0
-
-        def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
-            Counting.num_read += stop - start
-            return super().lengths(start, stop)
-
     many = np.full(4 * buckets.SHUFFLE_LINES, 4)
     plan = buckets.plan(Counting(many, many), seed=1, epoch=0, batch_lines=512)
+    Counting.num_read = 0
     next(plan)
     assert Counting.num_read <= buckets.SHUFFLE_LINES
 
 
 def test_a_plan_from_a_later_pool_reads_its_shuffle_buffer_and_the_lines_that_were_carried_to_it() -> None:
-    class Counting(Skewed):
-        num_read = 0
-
-        def lengths(self, start: int, stop: int) -> dict[str, npt.NDArray[np.int32]]:
-            Counting.num_read += stop - start
-            return super().lengths(start, stop)
-
     pairs = skewed(3 * buckets.SHUFFLE_LINES - 7)
     whole = list(buckets.plan(pairs, seed=1, epoch=0, batch_tokens=1500))
     for pool in (1, 20, 47):
