@@ -216,7 +216,7 @@ def forecast(
         return verb.run(root, source, target, inference.forecasting, inference.cluster, console.reporter(), overwrite)
 
     def check(inference: settings.InferenceSettings) -> None:
-        run_checks.check_forecasting(paths.locate(run, "--run"), inference.forecasting)
+        run_checks.check_forecasting(paths.locate(run, "--run"), inference.forecasting, target)
 
     job = options.job_from_run(run, set_, print_config, call, "forecast", check=check)
     return options.check_inputs_exist(job, {"--input": source})

@@ -44,6 +44,7 @@ def import_(input_: ArpaInput, run: NewRun) -> options.Job:
         raise errors.UsageError(f"--input: {file} does not exist; check the path")
     if root.join(root_layout.CHECKPOINTS).list_names():
         raise errors.LockedError(f"--run: {root} has a model already; name another root")
+    run_checks.refuse_in_use(root)
 
     def call(_: int) -> options.Report:
         from jobs import arpa as verb

@@ -13,7 +13,7 @@ import typer
 from core import errors
 from core.config import evaluation_settings, loading, schema, section
 from core.data.text import characters
-from core.storage import location, run_lock, streams
+from core.storage import location, streams
 from jobs import input_names, json_documents, log, paths, run_checks, settings
 
 _log = logging.getLogger(__name__)
@@ -176,9 +176,7 @@ def job_from_config(
     if print_config:
         return loading.dump(resolved)
     check(resolved)
-    root = location.Location.parse(resolved.root, "root")
-    if root.is_local:  # the lock of a store takes requests, and is asked for by the command itself
-        run_lock.RunLock(root, "check").refuse_if_in_use()
+    run_checks.refuse_in_use(location.Location.parse(resolved.root, "root"))
     return Job(lambda _: call(resolved))
 
 
@@ -275,6 +273,7 @@ def check_files(
 
     Raises:
         UsageError: an input or a run does not exist, an input has no partner, or the output does not fit the inputs.
+        LockedError: another command is writing the output.
     """
     if isinstance(job, Job):
         check_inputs_exist(job, {"--run": list(map(str, others))})
@@ -285,6 +284,7 @@ def check_files(
         run_checks.check_output_is_no_input(files.output, [path for each in named.inputs for path in each.files])
         if not named.are_several:
             run_checks.check_extension(files.output)
+        run_checks.refuse_output_in_use(files.output, named.are_several or files.output.endswith("/"))
     return job
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from core import errors
 from core.config import inference_settings, mixture_settings, schema
 from core.data.text import extensions
-from core.storage import commit, location, root_layout, streams
+from core.storage import commit, location, root_layout, run_lock, streams
 from jobs import input_names, paths, settings
 
 # The kinds that a verb is for; `score` is for all of them but series.
@@ -201,12 +201,14 @@ def artefact_at(path: location.Location) -> location.Location:
     raise errors.UsageError(f"PATH: {path} {what}; check the path")
 
 
-def check_forecasting(run: location.Location, forecasting: inference_settings.ForecastingConfig) -> None:
-    """Checks that the model of a run forecasts as far ahead as it is asked to.
+def check_forecasting(run: location.Location, forecasting: inference_settings.ForecastingConfig, output: str) -> None:
+    """Checks that the model of a run forecasts as far ahead as it is asked to, and that nobody writes the output.
 
     Raises:
         UsageError: names the setting.
+        LockedError: the output is in use.
     """
+    refuse_output_in_use(output, output.endswith("/"))
     if (columns := settings.columns_of_series(run)) is not None:
         inference_settings.check_forecasting(forecasting, *columns)
 
@@ -235,6 +237,26 @@ def check_output_is_no_input(output: str, inputs: Iterable[location.Location]) -
     for path in inputs:
         if path == target or path.url.startswith(f"{target.url.rstrip('/')}/"):
             raise errors.UsageError(f"--output: {path} is also an input; write to another path")
+
+
+def refuse_in_use(folder: location.Location) -> None:
+    """Refuses a root or an output on this machine that another command works on.
+
+    The lock of a store takes requests, and is asked for by the command itself.
+
+    Raises:
+        LockedError: it is in use.
+    """
+    if folder.is_local:
+        run_lock.RunLock(folder, "check").refuse_if_in_use()
+
+
+def refuse_output_in_use(output: str, is_folder: bool) -> None:
+    """Refuses an output that another command is writing; see `refuse_in_use`."""
+    if output != "-":
+        path = paths.writable(output, "--output")
+        # Of a single file, the folder of its parts is locked.
+        refuse_in_use(path if is_folder else location.Location(f"{path.url}{root_layout.FILE_PARTS}"))
 
 
 def check_report(runs: Sequence[location.Location], output: location.Location | None) -> None:

@@ -231,10 +231,10 @@ def _cpu_s() -> float:
 
 
 def check_refused(second: Ended, verb: str) -> None:
-    """Checks that a second driver was refused at once, by CPU time: wall time depends on the machine's load."""
+    """Checks that a second driver was refused without torch, by CPU time: wall time depends on the machine's load."""
     assert second.code == 6, second.log
     assert f"is in use by {verb} on host" in second.log
-    assert second.cpu_s < 5
+    assert second.cpu_s < 3  # torch alone takes as long
     assert second.elapsed_s < 30
 
 

@@ -408,6 +408,38 @@ def test_a_root_that_is_in_use_is_told_before_torch_is_loaded(verb: str, tmp_pat
         assert (code, loaded) == ("exit=6", "")
 
 
+OUTPUTS_IN_USE = {
+    "translate": ("seq2seq", ("--input", "x.txt", "--output", "y.jsonl"), "y.jsonl.parts"),
+    "score": ("language_model", ("--input", "x.txt", "--output", "scores/"), "scores"),
+    "score of several inputs": ("ngram", ("--input", "x.txt", "--input", "x.yaml", "--output", "all/"), "all"),
+    "forecast": ("autoregressive", ("--input", "x.txt", "--output", "y.txt"), "y.txt.parts"),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS_IN_USE)
+def test_an_output_that_is_in_use_is_told_before_torch_is_loaded(case: str, tmp_path: pathlib.Path) -> None:
+    kind, files, folder = OUTPUTS_IN_USE[case]
+    stored_root(tmp_path, kind)
+    write_config(tmp_path)
+    (tmp_path / "x.txt").write_text("a line\n")
+    with run_lock.RunLock(location.Location.parse(str(tmp_path / folder)), "score"):
+        before_s = processor_time_of_children_s()
+        done = jobs(case.split()[0], "--run", "root", *files, cwd=tmp_path)
+        assert processor_time_of_children_s() - before_s < 3
+    *_, told, code, loaded = done.stderr.splitlines()
+    assert told.startswith(f"{tmp_path / folder}: is in use by score on host"), done.stderr
+    assert (code, loaded) == ("exit=6", "")
+
+
+def test_a_new_run_that_is_in_use_is_told_before_torch_is_loaded(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.arpa").write_text("")
+    with run_lock.RunLock(location.Location.parse(str(tmp_path / "new")), "import"):
+        done = jobs("import", "--run", "new", "--input", "x.arpa", cwd=tmp_path)
+    *_, told, code, loaded = done.stderr.splitlines()
+    assert told.startswith(f"{tmp_path / 'new'}: is in use by import on host")
+    assert (code, loaded) == ("exit=6", "")
+
+
 def test_an_arpa_file_and_a_model_that_exist_are_told_before_torch_is_loaded(tmp_path: pathlib.Path) -> None:
     root, file = stored_root(tmp_path, "ngram"), tmp_path / "x.arpa"
     file.write_text("")
