@@ -1,5 +1,6 @@
 """Settings of n-gram models, and the reading direction of all language models."""
 
+import itertools
 from typing import Any, Literal, Self
 
 import pydantic
@@ -39,6 +40,11 @@ class NgramConfig(section.Section):
         (1.0,),
         "additive constants of laplace smoothing for orders 1, 2, …, the last for all above; 0: relative frequencies",
     )
+    prune: tuple[int, ...] = section.identity(
+        (0,),
+        "n-grams of orders 1, 2, … that occur as often as this or less are left out, the last for all above, as with "
+        "KenLM's --prune: [0, 0, 1] leaves out those of three tokens and more that occur once; single tokens stay",
+    )
 
     @pydantic.model_validator(mode="after")
     def _check_epsilons(self) -> Self:
@@ -47,6 +53,24 @@ class NgramConfig(section.Section):
         if self.epsilons != (1.0,) and self.smoothing != "laplace":
             raise ValueError(f"epsilons: {self.smoothing} has none; drop them, or use smoothing: laplace")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_prune(self) -> Self:
+        if not self.prune or self.prune[0] != 0:
+            raise ValueError("prune: the first threshold is that of single tokens, which stay; begin with 0")
+        if any(low > high for low, high in itertools.pairwise(self.prune)):
+            raise ValueError("prune: thresholds do not fall with the order; use e.g. [0, 1, 2]")
+        if len(self.prune) > self.order:
+            raise ValueError(
+                f"prune: has {len(self.prune)} thresholds for {self.order} orders; give one for each or fewer"
+            )
+        if any(self.prune) and self.smoothing == "laplace":
+            raise ValueError("prune: laplace needs all counts; drop it, or use smoothing: kneser_ney")
+        return self
+
+    def threshold(self, order: int) -> int:
+        """Returns the count up to which n-grams of an order are left out."""
+        return self.prune[min(order, len(self.prune)) - 1]
 
 
 class ImportedNgramConfig(NgramConfig):

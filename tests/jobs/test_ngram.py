@@ -198,6 +198,29 @@ def test_a_text_shorter_than_the_order_is_scored(tmp_path: pathlib.Path) -> None
     assert 0 < scored["nll_nats"] < 10
 
 
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (("model.prune=[]",), "begin with 0"),
+        (("model.prune=[1, 1]",), "the first threshold is that of single tokens, which stay; begin with 0"),
+        (("model.prune=[0, 2, 1]",), "thresholds do not fall with the order"),
+        (("model.prune=[0, 1, 1, 1]",), "has 4 thresholds for 3 orders"),
+        (("model.prune=[0, 1]", "model.smoothing=laplace"), "laplace needs all counts"),
+    ],
+)
+def test_thresholds_of_pruning_are_checked(overrides: tuple[str, ...], complaint: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UsageError, match=f"prune: .*{complaint}"):
+        loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", list(overrides))
+
+
+def test_a_pruned_model_reports_what_stays(tmp_path: pathlib.Path) -> None:
+    whole = _pipeline(tmp_path)[0]["stages"]["train"]
+    pruned = _pipeline(tmp_path, "model.prune=[0, 0, 1]", f"root={tmp_path}/pruned")[0]["stages"]["train"]
+    assert pruned["num_runs"][:2] == whole["num_runs"][:2]
+    assert 0 < pruned["num_runs"][2] < whole["num_runs"][2]
+    assert math.isfinite(pruned["validation"]["perplexity"])
+
+
 def test_settings_of_gradient_training_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.UsageError, match="not trained in steps"):
         loading.parse(COUNTED.format(folder=tmp_path), "tiny.yaml", ["training.epochs=3"])

@@ -58,6 +58,10 @@ class Level:
         """Returns the rows, one level below, of the n-grams without their last token."""
         return keys_G // self.vocabulary_size if self.number > 1 else np.zeros_like(keys_G)
 
+    def is_rare(self, rows: slice, threshold: int) -> Array:
+        """Returns which n-grams of a range of rows occur no more often than a threshold; with threshold 0 none."""
+        return (self.counts.read(rows.start, rows.stop) <= threshold) & (threshold > 0)
+
     def slabs(self) -> Iterator["Slab"]:
         """Yields all rows in order, in slabs of whole contexts, of which together there is each once."""
         keys, context, size = self.keys.mapped(), 0, len(self)

@@ -15,7 +15,7 @@ import torch
 from core.config import ngram_settings
 from core.data import columns, ngram_counts
 from core.models import weights
-from core.models.ngram import levels, ngram_model, tables
+from core.models.ngram import levels, ngram_model, pruning, tables
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         model: the model, whose tables are those of a mapped file.
-        num_ngrams: number of distinct n-grams of each order.
+        num_ngrams: number of distinct n-grams of each order, of those that stay.
         discounts: by order. Of kneser_ney, the discounts D₁, D₂ and D₃₊, subtracted from counts of 1, 2, and 3 or more;
             of good_turing, the factors d₁, d₂, … of counts of 1, 2, …; of laplace none.
     """
@@ -66,6 +66,7 @@ def estimate(
     discounts: list[tuple[float, ...]] = []
     # Mapped, as they are read in the order of suffixes; of the levels below only what is needed.
     lower = [np.array([1.0 / vocabulary_size])]
+    below = pruning.Kept(built[0], 0, folder)
     for level, above in zip(built, (*built[1:], None), strict=True):
         rule = rules[config.smoothing](config, level, above, folder)
         discounts.append(rule.discounts)
@@ -75,17 +76,20 @@ def estimate(
             probability_G, backoff_C = rule.weigh(slab, lower)
             probability.append(probability_G)
             backoff.append(backoff_C)
-        made[tables.probability(level.number)] = probability.close()
-        lower = [*lower[:2], probability.mapped()]
+        lower = [*lower[:2], probability.close().mapped()]
+        kept = pruning.Kept(level, config.threshold(level.number), folder)
+        made[tables.probability(level.number)] = kept.select(probability)
         if level.number > 1:
-            made[tables.keys(level.number)] = level.keys
-            made |= tables.coded_backoff(level.number - 1, backoff.close(), folder)
+            made[tables.keys(level.number)] = kept.keys(below)
+            made |= tables.coded_backoff(level.number - 1, below.select(backoff.close()), folder)
+        below = kept
     del lower
     # Of the vocabulary only what occurs.
     num_unigrams = sum(int(np.count_nonzero(counts_G)) for counts_G in built[0].counts.blocks(levels.ROWS_AT_ONCE))
     path = tables.write(folder, made, line_end)
     model = ngram_model.Ngram(config, vocabulary_size, weights.map_file(path, str(path)), path)
-    return Estimate(model, (num_unigrams, *map(len, built[1:])), tuple(discounts))
+    num_ngrams = [len(made[tables.keys(level.number)]) for level in built[1:]]
+    return Estimate(model, (num_unigrams, *num_ngrams), tuple(discounts))
 
 
 class _Rule(Protocol):
@@ -118,7 +122,7 @@ class _KneserNey:
     context. Below the highest order, c is the continuation count: the number of different tokens before the n-gram in
     the text, of which the beginning of the stream, or of a line, is one; of an n-gram that begins with the beginning of
     a line, before which nothing is, it is the number of occurrences. Unigrams are interpolated with the uniform
-    distribution 1 / V.
+    distribution 1 / V. An n-gram that is left out is discounted by its whole count; the discounts are those of all.
 
     Source: Chen and Goodman 1998, An empirical study of smoothing techniques for language modeling, section 3; in this
     form Heafield et al. 2013, Scalable modified Kneser-Ney language model estimation.
@@ -127,8 +131,7 @@ class _KneserNey:
     def __init__(
         self, config: ngram_settings.NgramConfig, level: levels.Level, above: levels.Level | None, folder: Path
     ) -> None:
-        del config  # it has no constants
-        self._level = level
+        self._level, self._threshold = level, config.threshold(level.number)
         self._counts = level.counts if above is None else _continuation_counts(level, above, folder)
         self.discounts: tuple[float, ...] = _chen_goodman_discounts(_counts_of_counts(self._counts, 4))
 
@@ -137,6 +140,9 @@ class _KneserNey:
         rows, contexts_G = slab.rows, slab.contexts_G
         counts_G = self._counts.read(rows.start, rows.stop)
         discount_G = np.array((0.0, *self.discounts))[np.minimum(counts_G, 3)]
+        if self._threshold:
+            # What is left out gives all of its count to the shorter context.
+            discount_G = np.where(self._level.is_rare(rows, self._threshold), counts_G, discount_G)
         total_C = slab.sums(counts_G)
         # A context without continuations leaves all its mass to the shorter one.
         with np.errstate(invalid="ignore"):
@@ -204,8 +210,8 @@ class _GoodTuring:
     def __init__(
         self, config: ngram_settings.NgramConfig, level: levels.Level, above: levels.Level | None, folder: Path
     ) -> None:
-        del config, above, folder  # counts of this level are all that it needs
-        self._level = level
+        del above, folder  # counts of this level are all that it needs
+        self._level, self._threshold = level, config.threshold(level.number)
         n = _counts_of_counts(level.counts, KATZ_CUTOFF + 1)
         self._num_unseen = n[0]
         # With every token of the vocabulary seen, there is none to give discounted mass to.
@@ -218,6 +224,9 @@ class _GoodTuring:
         # Counts of 0, and those above the cutoff, keep their value.
         factors = np.array((1.0, *self.discounts, 1.0))
         discounted_G = counts_G * factors[np.minimum(counts_G, len(self.discounts) + 1)]
+        # What is left out counts as unseen.
+        is_rare_G = self._level.is_rare(rows, self._threshold)
+        discounted_G[is_rare_G] = 0.0
         total_C = slab.sums(counts_G)
         is_last = self._level.number == 1 and not self._num_unseen
         frees_no_mass_C = (total_C - slab.sums(discounted_G) < _EPSILON * total_C) & (not is_last)
@@ -230,7 +239,8 @@ class _GoodTuring:
                 return _Weights(np.where(counts_G == 0, unseen, seen_G), np.ones(1))
             # α(h) = (1 − Σ_seen p(w | h)) / (1 − Σ_seen p(w | h')).
             free_mass_C = 1 - slab.sums(seen_G)
-            unseen_mass_C = 1 - slab.sums(lower[-1][self._level.suffixes.read(rows.start, rows.stop)])
+            lower_G = lower[-1][self._level.suffixes.read(rows.start, rows.stop)]
+            unseen_mass_C = 1 - slab.sums(np.where(is_rare_G, 0.0, lower_G))
             # Where all tokens were seen after a context, its free mass goes back to them.
             all_seen_C = (unseen_mass_C < _EPSILON) & (total_C > 0)
             seen_G = seen_G / np.where(all_seen_C, 1 - free_mass_C, 1.0)[contexts_G]

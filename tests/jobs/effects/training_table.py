@@ -130,6 +130,7 @@ MODEL: dict[str, rows.Effect | rows.Elsewhere] = {
     "model.smoothing": rows.trained("ngram", "kneser_ney", "good_turing"),
     "model.unit": rows.trained("ngram", "stream", "line"),
     "model.epsilons": rows.trained("ngram", "[1.0]", "[0.5]", "model.smoothing=laplace"),
+    "model.prune": rows.trained("ngram", "[0]", "[0, 1]"),
     "model.network": rows.trained("series", "mlp", "gru"),
     "model.lags": rows.trained("series", "3", "4"),
     "model.horizon": rows.trained("series", "1", "2"),

@@ -80,13 +80,14 @@ def test_a_model_of_lines_is_written_as_others_read_it() -> None:
 
 @pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])
 @pytest.mark.parametrize("unit", ["stream", "line"])
-def test_export_and_import_give_the_scores_of_the_model(unit: str, how: str) -> None:
+@pytest.mark.parametrize("prune", [(0,), (0, 1), (0, 0, 12)])
+def test_export_and_import_give_the_scores_of_the_model(prune: tuple[int, ...], unit: str, how: str) -> None:
     lines = [[2 + (number * step) % 5 for number in range(step % 7)] for step in range(90)]
     names = ["<unk>", "<eos>", "a", "b", "c", "d", "e"]
     if unit == "line":
-        model = counted.estimate_lines(lines, 7, 4, how, EOS).model
+        model = counted.estimate_lines(lines, 7, 4, how, EOS, prune=prune).model
     else:
-        model = counted.estimate(counted.stream_of(lines, EOS).tolist(), 7, 4, how).model
+        model = counted.estimate(counted.stream_of(lines, EOS).tolist(), 7, 4, how, prune=prune).model
     out = io.BytesIO()
     arpa.write(model, names, EOS, out)
     back, words = model_of(out.getvalue())

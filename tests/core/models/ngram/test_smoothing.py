@@ -57,7 +57,10 @@ def test_laplace_smoothing_worked_by_hand() -> None:
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("how", SMOOTHINGS)
 def test_probabilities_after_any_context_sum_to_one(how: str, order: int) -> None:
-    estimated = counted.estimate(STREAM, 12, order, how)  # three entries of the vocabulary never occur
+    _check_sums(counted.estimate(STREAM, 12, order, how), order)  # three entries of the vocabulary never occur
+
+
+def _check_sums(estimated: smoothing.Estimate, order: int) -> None:
     contexts = [STREAM[position : position + order - 1] for position in range(0, 490, 37)]
     contexts += [[11] * (order - 1), [0, 11, 0, 0, 1][: order - 1], [8] * (order - 1)]
     for context in contexts:
@@ -73,20 +76,26 @@ def test_texts_of_a_few_tokens_give_normalized_models(stream: list[int], how: st
         assert sum(_after(estimated, *context[: order - 1])) == pytest.approx(1, abs=1e-9)
 
 
-def _kneser_ney(counts_of: Callable[[int], Mapping[Run, int]], size: int, context: Run, token: int) -> float:
+def _kneser_ney(
+    counts_of: Callable[[int], Mapping[Run, int]],
+    size: int,
+    context: Run,
+    token: int,
+    is_kept: Callable[[Run], bool] = lambda _: True,
+) -> float:
     """p(token | context) from the formulas; `counts_of` gives the adjusted counts of n-grams of a length."""
     counts = counts_of(len(context) + 1)
     n = [sum(count == number for count in counts.values()) for number in range(5)]
     y = n[1] / (n[1] + 2 * n[2])
     discounts = [0.0, 1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
-    lower = _kneser_ney(counts_of, size, context[1:], token) if context else 1 / size
+    lower = _kneser_ney(counts_of, size, context[1:], token, is_kept) if context else 1 / size
     following = {run: count for run, count in counts.items() if run[:-1] == context}
     total = sum(following.values())
     if not total:
         return lower
-    gamma = sum(discounts[min(count, 3)] for count in following.values()) / total
-    count = counts.get((*context, token), 0)
-    return (count - discounts[min(count, 3)]) / total + gamma * lower
+    freed = {run: discounts[min(count, 3)] if is_kept(run) else count for run, count in following.items()}
+    seen = (*context, token)
+    return (following.get(seen, 0) - freed.get(seen, 0)) / total + sum(freed.values()) / total * lower
 
 
 def _adjusted(stream: Sequence[int], length: int, order: int) -> dict[tuple[int, ...], int]:
@@ -106,11 +115,75 @@ def test_kneser_ney_equals_the_formulas() -> None:
     stream = np.random.default_rng(5).choice(300, size=3000, p=shares / shares.sum()).tolist()
     estimated = counted.estimate(stream, 310, 3, "kneser_ney")
     assert smoothing.FALLBACK_DISCOUNTS not in estimated.discounts
-    counts_of = functools.partial(_adjusted, stream, order=3)
+    counts_of = functools.cache(functools.partial(_adjusted, stream, order=3))
     for context in [(0, 1), (stream[7], stream[8]), (250, 0), (0, 251), (309, 309)]:
         actual = _after(estimated, *context)
         for token in (0, 1, 5, 40, 299, 309, stream[9]):
             assert actual[token] == pytest.approx(_kneser_ney(counts_of, 310, context, token), rel=1e-9)
+
+
+def _occurrences(stream: Sequence[int], length: int) -> collections.Counter[Run]:
+    return collections.Counter(
+        tuple(stream[position : position + length]) for position in range(len(stream) - length + 1)
+    )
+
+
+def test_pruned_kneser_ney_equals_the_formulas() -> None:
+    shares = 1 / np.arange(1, 301)
+    stream = np.random.default_rng(5).choice(300, size=3000, p=shares / shares.sum()).tolist()
+    estimated = counted.estimate(stream, 310, 3, "kneser_ney", prune=(0, 1, 2))
+    # The discounts are those of all n-grams.
+    assert estimated.discounts == counted.estimate(stream, 310, 3, "kneser_ney").discounts
+    occurrences = {length: _occurrences(stream, length) for length in (1, 2, 3)}
+    counts_of = functools.cache(functools.partial(_adjusted, stream, order=3))
+
+    def is_kept(run: Run) -> bool:
+        return occurrences[len(run)][run] > (0, 1, 2)[len(run) - 1]
+
+    frequent = [run for run, _ in occurrences[3].most_common(3)]
+    for context in [(0, 1), frequent[0][:2], frequent[1][:2], (stream[7], stream[8]), (250, 0), (309, 309)]:
+        actual = _after(estimated, *context)
+        for token in (0, 1, 5, 40, 299, 309, stream[9], frequent[0][2]):
+            assert actual[token] == pytest.approx(_kneser_ney(counts_of, 310, context, token, is_kept), rel=1e-9)
+
+
+def test_pruned_kneser_ney_worked_by_hand() -> None:
+    a, b, c = 0, 1, 2
+    estimated = counted.estimate([a, b, a, b, a, c], 4, 2, "kneser_ney", prune=(0, 1))
+    # Too little text for discounts: ½, 1 and 1½. The pair "a c" was seen once, and its count goes to single tokens.
+    assert estimated.num_ngrams == (3, 2)
+    single = [(2 - 1) / 4 + 1 / 8, 0.5 / 4 + 1 / 8, 0.5 / 4 + 1 / 8, 1 / 8]
+    freed = (1 + 1) / 3
+    assert _after(estimated, a) == pytest.approx([freed * p + (2 - 1) / 3 * (w == b) for w, p in enumerate(single)])
+    # The one pair after c was padded at the end: nothing follows it.
+    assert _after(estimated, c) == pytest.approx(single)
+
+
+@pytest.mark.parametrize("prune", [(0, 1), (0, 0, 2), (0, 2, 3, 9), (0, 1000)])
+@pytest.mark.parametrize("order", [2, 4, 5])
+@pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])
+def test_pruning_leaves_normalized_models_of_what_occurs_more_often(
+    how: str, order: int, prune: tuple[int, ...]
+) -> None:
+    prune = prune[:order]
+    estimated = counted.estimate(STREAM, 12, order, how, prune=prune)
+    _check_sums(estimated, order)
+    model, contexts = estimated.model, [(token,) for token in range(12)]
+    for level in range(2, order + 1):
+        keys = model.keys(level).tolist()
+        threshold = prune[min(level, len(prune)) - 1]
+        expected = {run for run, count in _occurrences(STREAM, level).items() if count > threshold}
+        contexts = [(*contexts[key // 12], key % 12) for key in keys]
+        assert contexts == sorted(expected)
+        assert estimated.num_ngrams[level - 1] == len(expected)
+
+
+@pytest.mark.parametrize("how", ["kneser_ney", "good_turing"])
+def test_pruned_lines_sum_to_one(how: str) -> None:
+    lines = [STREAM[start : start + start % 7] for start in range(0, 480, 6)]
+    model = counted.estimate_lines(lines, 12, 3, how, 11, prune=(0, 1)).model
+    for context in itertools.product([0, 1, 8, 10, 11], repeat=2):
+        assert float(model.distribution(torch.tensor(context)).sum()) == pytest.approx(1, abs=1e-9)
 
 
 def _adjusted_of_lines(lines: Sequence[Sequence[int]], length: int, order: int, end: int) -> dict[tuple[int, ...], int]:
@@ -139,7 +212,7 @@ def test_kneser_ney_of_lines_equals_the_formulas(order: int) -> None:
     end, size = 300, 310
     estimated = counted.estimate_lines(lines, size, order, "kneser_ney", end)
     assert smoothing.FALLBACK_DISCOUNTS not in estimated.discounts
-    counts_of = functools.partial(_adjusted_of_lines, lines, order=order, end=end)
+    counts_of = functools.cache(functools.partial(_adjusted_of_lines, lines, order=order, end=end))
     seen = max(lines, key=len)
     for context in [(0, 1), (seen[4], seen[5]), (end, 0), (3, end), (end, end), (309, 309)]:
         own = context[len(context) - (order - 1) :]
@@ -209,16 +282,16 @@ def test_kneser_ney_gives_the_figures_of_kenlm(order: int, corpora: pathlib.Path
     assert float(own[order:].sum()) == pytest.approx(float(by_word[order:-1].sum()), abs=12_900e-5)
 
 
-@pytest.mark.parametrize("how", SMOOTHINGS)
+@pytest.mark.parametrize(("how", "prune"), [*((how, (0,)) for how in SMOOTHINGS), ("kneser_ney", (0, 0, 1))])
 @pytest.mark.parametrize("by_line", [False, True])
 def test_the_model_does_not_depend_on_how_many_rows_are_in_memory(
-    how: str, by_line: bool, monkeypatch: pytest.MonkeyPatch
+    how: str, prune: tuple[int, ...], by_line: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def model() -> dict[str, torch.Tensor]:
         if by_line:
             lines = [STREAM[start : start + start % 7] for start in range(0, 480, 6)]
-            return counted.estimate_lines(lines, 12, 4, how, 11).model.tables
-        return counted.estimate(STREAM, 12, 4, how).model.tables
+            return counted.estimate_lines(lines, 12, 4, how, 11, prune=prune).model.tables
+        return counted.estimate(STREAM, 12, 4, how, prune=prune).model.tables
 
     whole = model()
     monkeypatch.setattr(levels, "ROWS_AT_ONCE", 3)
