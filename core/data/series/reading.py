@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyarrow import parquet
 
 from core import errors
 from core.data.series import csv_file, preparation, times
-from core.data.text import source_files, sources
+from core.data.text import source_files, sources, tables
 
 _log = logging.getLogger(__name__)
 
@@ -216,8 +215,7 @@ def _parse_times(texts: dict[str, list[str]], prepared: preparation.Preparation,
 
 def _read_parquet(data: bytes, names: Sequence[str], wanted: Sequence[str], time: str | None, where: str) -> _Rows:
     """Reads a Parquet file from memory: a thread of the library must not hold an open file of ours."""
-    try:
-        opened = parquet.ParquetFile(pa.BufferReader(data))
+    with tables.open_parquet(pa.BufferReader(data), where) as opened:
         known = opened.schema_arrow.names
         for name in wanted:
             if name not in known:
@@ -225,11 +223,9 @@ def _read_parquet(data: bytes, names: Sequence[str], wanted: Sequence[str], time
                 raise errors.DataError(f"{where}: has no column {name!r}; it has {shown}; name one of them")
         # Without threads: one that is starting as the process ends would abort it.
         table = opened.read(columns=list(wanted), use_threads=False)
+        tables.check_number_of_rows(len(table), opened.metadata.num_rows, where)
         columns = [_numbers(table[name].combine_chunks(), name, where) for name in names]
         parsed = None if time is None else _times(table[time].combine_chunks(), time, where)
-    except (pa.ArrowException, OSError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise errors.DataError(f"{where}: is not valid Parquet ({problem}); check the file") from error
     return _Rows(_stack(columns, where), parsed, where)
 
 

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
 
 from core import errors
 from core.config import series_settings
 from core.data.series import csv_file, preparation, reading, times
-from core.data.text import source_files, sources
+from core.data.text import source_files, sources, tables
 
 SAMPLE_LINES = 1000
 SAME_WIDTH = 0.9
@@ -132,10 +131,8 @@ def _described(name: str, dialect: series_settings.CsvConfig) -> str:
 
 
 def _parquet_columns(data: bytes, where: str) -> tuple[list[str], str | None]:
-    try:
-        schema = parquet.ParquetFile(pa.BufferReader(data)).schema_arrow
-    except pa.ArrowException as error:
-        raise errors.DataError(f"{where}: is not valid Parquet ({error}); check the file") from error
+    with tables.open_parquet(pa.BufferReader(data), where) as opened:
+        schema = opened.schema_arrow
     types = pa.types
     time = next((field.name for field in schema if types.is_date(field.type) or types.is_timestamp(field.type)), None)
     return [field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type)], time

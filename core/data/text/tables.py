@@ -114,10 +114,11 @@ def _parquet_rows(path: Path, columns: Sequence[str], where: str) -> Iterator[tu
             for row in zip(*(text_values(batch.column(column)) for column in columns), strict=True):
                 number += 1
                 yield number, row
+        check_number_of_rows(number, file.metadata.num_rows, where)
 
 
 @contextlib.contextmanager
-def open_parquet(file: Path | BinaryIO, where: str) -> Iterator[parquet.ParquetFile]:
+def open_parquet(file: Path | BinaryIO | pa.BufferReader, where: str) -> Iterator[parquet.ParquetFile]:
     """Opens a Parquet file; what fails while it is read, here or in the context, is an error in its data.
 
     Raises:
@@ -125,6 +126,10 @@ def open_parquet(file: Path | BinaryIO, where: str) -> Iterator[parquet.ParquetF
     """
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+            footer = opened.metadata
+            # A footer has no checksum, and a number that is too small would drop rows.
+            rows = sum(footer.row_group(number).num_rows for number in range(footer.num_row_groups))
+            check_number_of_rows(rows, footer.num_rows, where)
             yield opened
     except UnicodeDecodeError as error:
         raise errors.DataError(f"{where}: the name of a column is not valid UTF-8; rename the column") from error
@@ -132,6 +137,16 @@ def open_parquet(file: Path | BinaryIO, where: str) -> Iterator[parquet.ParquetF
         raise errors.DataError(
             f"{where}: is not valid Parquet ({' '.join(str(error).split())[:120]}); check the file"
         ) from error
+
+
+def check_number_of_rows(found: int, expected: int, where: str) -> None:
+    """Checks that a Parquet file has as many rows as its footer says.
+
+    Raises:
+        DataError: it has not.
+    """
+    if found != expected:
+        raise errors.DataError(f"{where}: has {found} rows, and {expected} by its footer; restore the file")
 
 
 def check_text_column(schema: pa.Schema, column: str, where: str) -> None:

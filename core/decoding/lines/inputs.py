@@ -352,6 +352,7 @@ def _read_rows(side: Side) -> list[str | corpus.BadLine]:
             start, stop = max(side.first_line - first, 0), min(side.first_line + side.num_lines - first, rows)
             if start < stop:
                 values = table.read_row_group(group, columns=[side.column], use_threads=False).column(0)
+                tables.check_number_of_rows(len(values), rows, f"{path}, row group {group}")
                 for value in tables.text_values(values.slice(start, stop - start)):
                     lines.append(_text(value, f"{path}:{side.first_line + len(lines) + 1}"))
             first += rows

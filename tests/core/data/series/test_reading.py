@@ -1,5 +1,6 @@
 """Reading of series: what is read, and what is refused with its row, column and value."""
 
+import contextlib
 import datetime
 import gzip
 import math
@@ -15,6 +16,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.data.series import preparation, reading
+from tests.core.data import damaged_parquet
 from tests.core.data.series import samples
 
 
@@ -140,6 +142,13 @@ def test_columns_of_parquet_that_are_not_numbers_are_refused(
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(errors.DataError, match="is not valid Parquet"):
         samples.read(tmp_path / "t.parquet")
+
+
+def test_a_bit_that_flips_in_a_footer_of_parquet_loses_no_row(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t.parquet"
+    for _ in damaged_parquet.flipped_footers(path, pa.array(range(7))):
+        with contextlib.suppress(errors.DataError):
+            assert len(samples.read(path, names=("s",)).values_TC) == 7
 
 
 @pytest.mark.parametrize("name", ["mark.csv", "mark.parquet"])

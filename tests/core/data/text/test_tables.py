@@ -1,5 +1,6 @@
 """Laws of columns of text: which types of Arrow are text, and what becomes of a row without text."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pyarrow import parquet
 
 from core import errors
 from core.data.text import tables
+from tests.core.data import damaged_parquet
 
 VALUES = ["été", None, "b"]
 ENCODED = ["été".encode(), None, b"b"]
@@ -94,6 +96,15 @@ def test_a_bit_that_flips_in_a_page_is_an_error_where_the_file_has_checksums(tmp
     path.write_bytes(path.read_bytes().replace(b"a plain value", b"a plein value", 1))
     with pytest.raises(errors.DataError, match="CRC"):
         lines(path, "s")
+
+
+def test_a_bit_that_flips_in_a_footer_loses_no_row(tmp_path: pathlib.Path) -> None:
+    path, whole = tmp_path / "a.parquet", 0
+    for _ in damaged_parquet.flipped_footers(path, pa.array([f"line {number}" for number in range(7)])):
+        with contextlib.suppress(errors.DataError):
+            assert len(lines(path, "s")) == 7
+            whole += 1
+    assert whole > 100, "names and encodings that are not needed"
 
 
 BAD_ROWS: dict[str, tuple[Any, str, str]] = {

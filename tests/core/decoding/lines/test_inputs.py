@@ -1,5 +1,6 @@
 """Laws of input: all formats give the same lines, in parts that cover them once."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -14,6 +15,7 @@ from core import errors
 from core.data.text import corpus
 from core.decoding.lines import inputs
 from core.storage import location
+from tests.core.data import damaged_parquet
 
 LINES = ["le chat", "", "a\u2028b", "é𝄞", "the end", "6", "seven"]
 
@@ -175,6 +177,13 @@ def test_a_table_without_the_column_is_refused_at_once(content: str, message: st
     (tmp_path / "in.jsonl").write_text(content)
     with pytest.raises(errors.DataError, match=message):
         _scan(location.Location.parse(str(tmp_path / "in.jsonl")), column="t")
+
+
+def test_a_bit_that_flips_in_a_footer_loses_no_row(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.parquet"
+    for _ in damaged_parquet.flipped_footers(path, pa.array(LINES)):
+        with contextlib.suppress(errors.DataError):
+            assert len(_read(location.Location.parse(str(path)), "s")) == len(LINES)
 
 
 @pytest.mark.parametrize("named", ["a FIFO", "a descriptor"])
