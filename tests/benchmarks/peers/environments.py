@@ -32,7 +32,7 @@ def lmplz(folder: pathlib.Path) -> pathlib.Path:
     program = home / "build" / "bin" / "lmplz"
     if not program.exists():
         home.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "kenlm"]
         _run([*pip, "--dest", str(home), KENLM])
         (archive,) = home.glob("kenlm-*.tar.gz")
         with tarfile.open(archive) as packed:
