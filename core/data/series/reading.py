@@ -232,7 +232,10 @@ def _read_parquet(data: bytes, names: Sequence[str], wanted: Sequence[str], time
 def _numbers(column: Any, name: str, where: str) -> Array:
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        first = next((value for value in column.to_pylist() if value is not None), None)
+        values = tables.text_values(column) if tables.is_text(kind) else column.to_pylist()
+        first = next((value for value in values if value is not None), None)
+        if isinstance(first, bytes):
+            first = first.decode(errors="replace")
         raise errors.DataError(f"{where}: column {name!r} is {kind}, not numeric ({first!r}); correct it")
     # Unsafe, or an integer above 2^53 would be an error instead of the nearest double. A null of Arrow becomes NaN.
     values_T: Array = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -253,8 +256,14 @@ def _times(column: Any, name: str, where: str) -> times.Times:
         instants = column.cast(pa.timestamp("us", kind.tz if is_utc else None))
         return times.Times(instants.cast(pa.int64()).to_numpy(zero_copy_only=False), is_utc)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        texts: list[str] = []
         try:
-            return times.parse(column.to_pylist())
+            texts.extend(value.decode() for value in tables.text_values(column) if value is not None)
+            return times.parse(texts)
+        except UnicodeDecodeError as error:
+            raise errors.DataError(
+                f"{where}: row {len(texts) + 1} is not valid UTF-8 in column {name!r}; correct it"
+            ) from error
         except times.IrregularError as error:
             raise errors.DataError(f"{where}: row {error.row + 1} {error.reason}") from error
     return times.Times(_numbers(column, name, where))

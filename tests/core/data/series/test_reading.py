@@ -144,6 +144,16 @@ def test_columns_of_parquet_that_are_not_numbers_are_refused(
         samples.read(tmp_path / "t.parquet")
 
 
+def test_text_of_parquet_that_is_not_utf_8_is_refused_with_its_row(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t.parquet"
+    texts = pa.array([b"2026-01-01", b"2026-01-\xff"]).view(pa.string())
+    parquet.write_table(pa.table({"x": [1.0, 2.0], "t": texts}), path)
+    with pytest.raises(errors.DataError, match="row 2 is not valid UTF-8 in column 't'; correct it"):
+        samples.read(path, time="t")
+    with pytest.raises(errors.DataError, match="column 't' is string, not numeric"):
+        samples.read(path, names=("t",))
+
+
 def test_a_bit_that_flips_in_a_footer_of_parquet_loses_no_row(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "t.parquet"
     for _ in damaged_parquet.flipped_footers(path, pa.array(range(7))):
