@@ -249,35 +249,64 @@ def test_probabilities_of_lines_sum_to_one(how: str, order: int) -> None:
         assert sum(_after(estimated, *context)) == pytest.approx(1, abs=1e-9)
 
 
+def _captions(corpora: pathlib.Path) -> tuple[list[list[int]], dict[str, int]]:
+    """Returns the lines of the training captions, and the ids of the words."""
+    text = gzip.decompress((corpora / "multi30k" / "train.en.gz").read_bytes()).decode()
+    ids: dict[str, int] = {"<unk>": 0, "<eos>": 1}
+    return [[ids.setdefault(word, len(ids)) for word in line.split()] for line in text.splitlines()], ids
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("order", "prune", "num_ngrams", "first_lines", "total"),
+    [
+        (5, (0, 0, 1), (90000, 30841, 22193, 12473), [-16.468534, -17.354362, -12.953783], -17311.723422),
+        (4, (0, 1, 2, 3), (25968, 15956, 5911), [-23.612196, -23.884697, -16.5349], -21200.194965),
+    ],
+)
+def test_pruned_kneser_ney_gives_the_figures_of_kenlm(
+    order: int,
+    prune: tuple[int, ...],
+    num_ngrams: tuple[int, ...],
+    first_lines: list[float],
+    total: float,
+    corpora: pathlib.Path,
+) -> None:
+    """Figures of `lmplz --prune` and `query` for the training captions, of which the first 1,000 are scored."""
+    lines, ids = _captions(corpora)
+    estimated = counted.estimate_lines(lines, len(ids), order, "kneser_ney", 1, prune=prune)
+    assert estimated.num_ngrams[1:] == num_ngrams
+    scored = [-float(counted.nlls(estimated.model, [1, *line, 1]).sum()) / math.log(10) for line in lines[:1000]]
+    assert scored[:3] == pytest.approx(first_lines, abs=1e-5)
+    assert sum(scored) == pytest.approx(total, rel=1e-6)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("order", [3, 5])
 def test_kneser_ney_gives_the_figures_of_kenlm(order: int, corpora: pathlib.Path) -> None:
     """Figures of `lmplz -o ORDER` and `query` for the training captions, of which the first 1,000 are scored."""
-    text = gzip.decompress((corpora / "multi30k" / "train.en.gz").read_bytes()).decode()
-    ids: dict[str, int] = {"<unk>": 0, "<eos>": 1, "<line>": 2}
-    lines = [[ids.setdefault(word, len(ids)) for word in line.split()] for line in text.splitlines()]
+    lines, ids = _captions(corpora)
     expected = {
         3: (math.log(13.299046742913285), [-12.839619, -13.41993, -12.003955], -14286.194),
         5: (math.log(6.369887904876735), [-9.52004, -9.893311, -7.6481724], -8927.542),
     }
     nats_of_lines, first_lines, total_of_stream = expected[order]
 
-    # By line. The vocabulary has no token for a line end within a text.
-    shifted = [[token - 1 for token in line] for line in lines]
-    model = counted.estimate_lines(shifted, len(ids) - 1, order, "kneser_ney", 1).model
-    scored = [counted.nlls(model, [1, *line, 1]) for line in shifted[:1000]]
+    model = counted.estimate_lines(lines, len(ids), order, "kneser_ney", 1).model
+    scored = [counted.nlls(model, [1, *line, 1]) for line in lines[:1000]]
     assert sum(map(len, scored)) == 12_900
     assert float(torch.cat(scored).mean()) == pytest.approx(nats_of_lines, abs=1e-5)
     assert [-float(line.sum()) / math.log(10) for line in scored[:3]] == pytest.approx(first_lines, abs=1e-5)
-    # As one line, in which a line end is a word.
-    whole = [token for line in lines for token in (*line, 2)]
-    part = [token for line in lines[:1000] for token in (*line, 2)]
-    by_word = counted.nlls(counted.estimate_lines([whole], len(ids), order, "kneser_ney", 1).model, [1, *part, 1])
+    # As one line, in which a line end is a word, the last of the vocabulary.
+    end, size = len(ids), len(ids) + 1
+    whole = [token for line in lines for token in (*line, end)]
+    part = [token for line in lines[:1000] for token in (*line, end)]
+    by_word = counted.nlls(counted.estimate_lines([whole], size, order, "kneser_ney", 1).model, [1, *part, 1])
     assert len(by_word) == 12_901
     assert -float(by_word.sum()) / math.log(10) == pytest.approx(total_of_stream, abs=12_901e-5 / math.log(10))
     # As a stream, which has neither a beginning nor an end of its own; only its first tokens have another context.
-    stream = [token for line in shifted for token in (*line, 1)]
-    of_stream = counted.estimate(stream, len(ids) - 1, order, "kneser_ney").model
+    stream = [token for line in lines for token in (*line, 1)]
+    of_stream = counted.estimate(stream, len(ids), order, "kneser_ney").model
     own = counted.nlls(of_stream, [1, *stream[: len(part)]])
     assert float(own[order:].sum()) == pytest.approx(float(by_word[order:-1].sum()), abs=12_900e-5)
 
