@@ -7,14 +7,30 @@ exception that takes others cannot be unpickled, and would arrive from a Ray wor
 import re
 from typing import ClassVar
 
-# From the slashes, or the beginning of a word, to its last `@`, since a password may hold such signs itself. Without a
-# colon there is no password: Azure's container@account is a name.
-_CREDENTIALS = re.compile(r"""(?<=//)\S*:\S*@|[^\s=/'"]*:(?!//)\S*@""")
+_COLON = re.compile(r":(?!//)")  # not that of a scheme
 
 
 def without_credentials(text: str) -> str:
-    """Returns text with user and password of the URLs in it replaced by an ellipsis."""
-    return _CREDENTIALS.sub("…@", text)
+    """Returns text with user and password of the URLs in it replaced by an ellipsis.
+
+    They reach from the slashes, or the beginning of a word, to its last `@`, since a password may hold such signs
+    itself. Without a colon there is no password: Azure's container@account is a name.
+    """
+    # Word by word, in linear time: text may be quoted that was made to keep a regular expression busy.
+    return re.sub(r"\S+", _without_credentials, text) if "@" in text else text
+
+
+def _without_credentials(match: re.Match[str]) -> str:
+    word = match[0]
+    end = word.rfind("@")
+    starts = []
+    slashes = word.find("//") + 2
+    if slashes >= 2 and word.find(":", slashes, max(0, end)) >= 0:
+        starts.append(slashes)
+    colon = _COLON.search(word, 0, max(0, end))
+    if colon is not None:
+        starts.append(1 + max(word.rfind(sign, 0, colon.start()) for sign in "=/'\""))
+    return f"{word[: min(starts)]}…@{word[end + 1 :]}" if starts else word
 
 
 def escaped(text: str) -> str:
@@ -30,7 +46,9 @@ def escaped(text: str) -> str:
 
 def _one_line(text: str) -> str:
     """Returns text with spaces for line breaks, and escapes for what else cannot be printed."""
-    return escaped(text if text.isprintable() else re.sub(r"[ \t]*[\r\n]\s*", " ", text).strip())
+    if text.isprintable():
+        return text
+    return escaped(" ".join(line.rstrip(" \t") for line in re.split(r"[\r\n]\s*", text)).strip())
 
 
 class RaycurrentError(Exception):

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 Role = Literal["identity", "schedule", "operational"]
 # In capitals, which no setting's name has.
 ANY = "NAME"
+_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def parse_float(value: object) -> object:
@@ -23,7 +24,7 @@ def parse_float(value: object) -> object:
     YAML 1.1 reads `1e-3` as text; a setting that is declared a number takes it as one.
     """
     # Not by `float`, which would also take "inf", "nan" and "1_000".
-    if isinstance(value, str) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
+    if isinstance(value, str) and _FLOAT.fullmatch(value):
         return float(value)
     return value
 

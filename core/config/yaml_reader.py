@@ -18,7 +18,7 @@ MAX_DEPTH = 20
 _TAG = "tag:yaml.org,2002:"
 # No octal, hexadecimal or sexagesimal numbers; 19 digits hold every signed 64-bit integer.
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
-_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]*([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?[0-9]*(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 # Users of other tools expect these to be replaced: a folder named `$HOME` would be made instead.
 _VARIABLE = re.compile(r"\$\{|^\$[A-Za-z_]")

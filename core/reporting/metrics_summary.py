@@ -10,7 +10,7 @@ from core.telemetry import catalog
 # One file for each node.
 _FILE = re.compile(r"final-.+\.prom")
 _SAMPLE = re.compile(r"(raycurrent_[a-z_]+)(?:\{([^}]*)\})? (\S+)")
-_LABEL = re.compile(r'([a-z]+)="([^"]*)"')
+_LABEL = re.compile(r'(?<![a-z])([a-z]+)="([^"]*)"')
 
 
 class Sample(NamedTuple):

@@ -17,7 +17,7 @@ from workers.telemetry import prometheus
 PROBE_TIMEOUT_S = 60.0
 CHECK_INTERVAL_S = 1.0  # between two checks of the nodes while a run trains
 HEAD_RESOURCE = "node:__internal_head__"  # Ray gives it to the head alone
-RAYLET_LOG = re.compile(r"\s*Last \d+ lines of the Raylet logs:")
+RAYLET_LOG = re.compile(r"Last \d+ lines of the Raylet logs:")
 DEAD_WORKER = re.compile(
     r"(A worker died or was killed.*?)\. To troubleshoot.*?Worker IP address: (\S+).*?Worker PID: (\d+).*", re.DOTALL
 )
@@ -68,7 +68,7 @@ def shorten_raylet_errors() -> None:
 
     def show_shortened(data: Mapping[str, Any], ignore_prefix: bool) -> None:
         if data.get("pid") == "raylet":
-            lines = [RAYLET_LOG.split(line)[0] for line in data["lines"]]
+            lines = [RAYLET_LOG.split(line)[0].rstrip() for line in data["lines"]]
             data = {**data, "lines": [DEAD_WORKER.sub(r"\1 (process \3 on \2)", line) for line in lines]}
         show(data, ignore_prefix)
 
