@@ -139,14 +139,14 @@ def open_parquet(file: Path | BinaryIO | pa.BufferReader, where: str) -> Iterato
         ) from error
 
 
-def check_number_of_rows(found: int, expected: int, where: str) -> None:
+def check_number_of_rows(num_rows: int, expected: int, where: str) -> None:
     """Checks that a Parquet file has as many rows as its footer says.
 
     Raises:
         DataError: it has not.
     """
-    if found != expected:
-        raise errors.DataError(f"{where}: has {found} rows, and {expected} by its footer; restore the file")
+    if num_rows != expected:
+        raise errors.DataError(f"{where}: has {num_rows} rows, and {expected} by its footer; restore the file")
 
 
 def check_text_column(schema: pa.Schema, column: str, where: str) -> None:
