@@ -18,48 +18,9 @@ import workers
 
 SIZE = 20_000  # characters, of which quadratic time takes seconds
 MOST_S = 0.3
-UNITS: tuple[str, ...] = (
-    "1",
-    "a",
-    "A",
-    "aA1",
-    " ",
-    "\t",
-    "\n",
-    " \n",
-    "-",
-    ".",
-    "_",
-    "/",
-    ":",
-    "=",
-    '"',
-    ",",
-    "@",
-    "é",
-    "{",
-    "(",
-    "in(a, ",
-)
-UNITS += (
-    "1.",
-    "1,",
-    "a.",
-    "a-",
-    "a_",
-    "a=",
-    'a="',
-    "://",
-    "a:",
-    "a@",
-    "e1",
-    "-e",
-    "raycurrent_",
-    "$",
-    "${",
-    "[",
-    "\x1b[",
-)
+UNITS: tuple[str, ...] = (" ", "\t", "\n", " \n", "in(a, ", "\x1b[", "aA1", "://", "e1", "-e", "raycurrent_", "${")
+UNITS += tuple('1aA-._/:=",@é{([$')
+UNITS += tuple(map("".join, itertools.product("1a", '.,-_:=@"')))
 ENDS = ("", "\0", "!")
 
 

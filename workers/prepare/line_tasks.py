@@ -154,7 +154,7 @@ class PartTask:
 
 
 Function = Callable[[Recipe, Any], Record]
-"""What a worker does with each task of a pass."""
+"""The work of a pass: applied to each of its tasks by a worker."""
 
 
 class Line(NamedTuple):

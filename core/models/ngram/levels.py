@@ -60,7 +60,9 @@ class Level:
 
     def is_rare(self, rows: slice, threshold: int) -> Array:
         """Returns which n-grams of a range of rows occur no more often than a threshold; with threshold 0 none."""
-        return (self.counts.read(rows.start, rows.stop) <= threshold) & (threshold > 0)
+        if not threshold:
+            return np.zeros(rows.stop - rows.start, bool)
+        return self.counts.read(rows.start, rows.stop) <= threshold
 
     def slabs(self) -> Iterator["Slab"]:
         """Yields all rows in order, in slabs of whole contexts, of which together there is each once."""
