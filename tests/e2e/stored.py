@@ -206,6 +206,41 @@ def check_pipeline(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.P
         assert _LINES_OF_DRIVERS.findall(ended.log) == []
 
 
+def check_with_ray(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.Path, root: location.Location) -> None:
+    """Checks a pipeline with two Ray workers over a store.
+
+    The dataset is that of local files; translations and scores are those of one process with the same weights.
+    """
+    upload(corpus, root.join("corpus"))
+    there, run = configured("tsv", f"{root}/corpus", f"{root}/run"), root.join("run")
+    (folder / "run.yaml").write_text(loading.dump(there))
+    with_ray = ("--set", "cluster.address=local", "--set", "cluster.num_workers=2")
+    ended = drive("pipeline", str(folder / "run.yaml"), *with_ray).end()
+    assert ended.document()["stages"]["train"]["world_size"] == 2
+    assert _LINES_OF_DRIVERS.findall(ended.log) == []
+
+    outputs = f"{run}/outputs"
+    common: dict[str, Any] = {
+        "run": run,
+        "input": f"{outputs}/test.source.txt",
+        "compute": there.compute,
+        "cluster": there.cluster,
+    }
+    again = translate.Request(output=f"{run}/again/translations.jsonl", decoding=there.decoding, **common)
+    scored = score.Request(
+        output=f"{run}/again/scores.jsonl", targets=f"{outputs}/test.target.txt", scoring=there.scoring, **common
+    )
+    here, reporter = configured("tsv", str(corpus), str(folder / "run")), reporters.SilentReporter()
+    with sessions.Session(here.cluster) as session:
+        prepare.run(here, session, reporter)
+        translate.run(again, session, reporter)
+        score.run(scored, session, reporter)
+    ours, theirs = lasting(location.Location.parse(here.root)), lasting(run)
+    assert [name for name in ours if name.startswith("dataset/") and ours[name] != theirs.get(name)] == []
+    assert theirs["again/translations.jsonl"] == theirs["outputs/translations.jsonl"]
+    assert theirs["again/scores.jsonl"] == theirs["outputs/scores.jsonl"]
+
+
 # The end of a stage that did something.
 _DONE = re.compile(r"^(?:prepare|train|translate|score)\b.*: done, .*", re.MULTILINE)
 # A line of the log that a client of a store wrote.

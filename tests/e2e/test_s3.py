@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from core.config import loading
 from core.storage import location
 from jobs import prepare
 from tests import reporters
-from tests.e2e import stored
+from tests.e2e import driving, stored
 from workers.cluster import session as sessions
 
 pytestmark = pytest.mark.e2e
@@ -86,16 +85,7 @@ def test_the_pipeline_command_needs_no_local_file_but_its_configuration(
 
 
 @pytest.mark.ray
-def test_ray_workers_prepare_a_dataset_in_an_object_store(
-    corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
+def test_two_ray_workers_do_over_s3_what_is_done_without_ray(
+    drive: driving.Drive, corpus: pathlib.Path, tmp_path: pathlib.Path, s3_root: location.Location
 ) -> None:
-    stored.upload(corpus, s3_root.join("corpus"))
-    here = stored.configured("two files", str(corpus), str(tmp_path / "run"))
-    there = stored.configured("two files", f"{s3_root}/corpus", f"{s3_root}/run")
-    (tmp_path / "run.yaml").write_text(loading.dump(there))
-    with sessions.Session(here.cluster) as session:
-        prepare.run(here, session, reporters.SilentReporter())
-    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", scratch)
-        jobs("prepare", str(tmp_path / "run.yaml"), "--set", "cluster.address=local", "--set", "cluster.num_workers=2")
-    assert stored.lasting(s3_root.join("run")) == stored.lasting(location.Location.parse(here.root))
+    stored.check_with_ray(drive, corpus, tmp_path, s3_root)
