@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the real corpora, one thread per process, a token for Ray."""
+"""Fixtures of all tests: the real corpora, one thread per process, a token and no niceness for Ray."""
 
 import os
 import pathlib
@@ -9,6 +9,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Ray starts workers with a niceness of 15: beside other work on the machine they would get no time at all.
+NICENESS = "RAY_worker_niceness"
+os.environ.setdefault(NICENESS, "0")
 
 # `make test` runs tests that run make, which must not inherit flags of the outer make.
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):

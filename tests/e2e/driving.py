@@ -96,8 +96,7 @@ class Driver:
         token.touch(mode=0o600)
         token.write_text("0123456789abcdef" * 4)
         environment |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"}
-        # Ray starts workers with a niceness of 15: beside other work on the machine they would get no time at all.
-        environment["RAY_worker_niceness"] = "0"
+        environment[conftest.NICENESS] = os.environ[conftest.NICENESS]
         self._started_s = time.monotonic()
         self._family: set[Process] = set()
         self._folders: set[str] = set()
