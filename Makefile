@@ -76,12 +76,13 @@ chaos: setup ## kill processes and nodes, compare the results byte by byte (half
 soak: setup ## a pipeline with one process killed every minute (an hour and a half)
 	$(BIN)/python -m pytest -q -rP -m soak
 
-isa: setup ## tests of models, training and decoding as on older CPUs, by instruction set (half an hour each)
+isa: setup ## tests of models, training and decoding as on older CPUs, by instruction set (a quarter of an hour each)
 	$(BIN)/python -m tests.isa
 
-coverage: setup ## branch coverage of the default tier by package; fails below a bound (half an hour; ARGS=--missing)
+coverage: setup ## branch coverage of the default tier, and of workers with Ray, by package; fails below a bound (40 minutes; ARGS=--missing)
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -q --ignore tests/architecture
+	$(BIN)/python -m coverage run -m pytest -q -m 'ray or ddp' tests/workers
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m tests.branch_coverage $(ARGS)
 

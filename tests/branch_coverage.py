@@ -1,4 +1,4 @@
-"""Branch coverage of the default tier by package, each with its bound: `make coverage`.
+"""Branch coverage by package, each with its bound: `make coverage`.
 
 `python -m tests.branch_coverage` reads what `coverage run -m pytest` and `coverage combine` have left, and
 ends with 1 if a package is below its bound.
