@@ -1,5 +1,6 @@
 """Laws of the run lock: one driver at a time, replaced when it is dead or silent, never by comparing clocks."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -58,6 +59,23 @@ def test_a_silent_holder_is_replaced_and_notices_it(root: location.Location, mon
                 paused.check()
         heartbeat = root.join("_lock", f"heartbeat-{taker.lock_number:06d}.json").read_json()
         assert heartbeat["left"] is True
+
+
+@pytest.mark.parametrize("is_held_again", [False, True])
+@pytest.mark.usefixtures("elsewhere")
+def test_a_silent_holder_notices_that_its_taker_has_finished_and_removed_the_lock(
+    root: location.Location, monkeypatch: pytest.MonkeyPatch, is_held_again: bool
+) -> None:
+    """A third may have begun at 1 again: then there is a lock file of the holder's number, which is the third's."""
+    paused = lock(root)
+    monkeypatch.setattr(paused, "_thread", threading.Thread(target=lambda: None))
+    with paused:
+        with lock(root) as taker:
+            taker.remove()
+        with lock(root) if is_held_again else contextlib.nullcontext() as third:
+            assert third is None or third.lock_number == paused.lock_number == 1
+            with pytest.raises(errors.LockedError, match="expired and another driver has taken over"):
+                paused.check()
 
 
 @pytest.mark.usefixtures("elsewhere")
