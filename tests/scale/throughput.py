@@ -18,6 +18,7 @@ from typing import Any
 from core.data.builtin import sentences
 from core.storage import location
 from tests import conftest, object_stores
+from tests.e2e import stored
 
 ROUNDS = 3
 NUM_WORKERS = 4
@@ -67,9 +68,7 @@ def measure(local: pathlib.Path, num_lines: int) -> None:
     """Trains, copies the run into a bucket, translates in turn from both places, and prints what they took."""
     make_run(local, num_lines)
     bucket = location.Location.parse(f"gs://{BUCKET}")
-    for path in local.rglob("*"):
-        if path.is_file():
-            assert bucket.join(str(path.relative_to(local))).put_file_if_absent(path)
+    stored.upload(local, bucket)
     seconds: dict[str, list[float]] = {str(local): [], str(bucket): []}
     for number in range(ROUNDS):
         for folder, taken in seconds.items():
