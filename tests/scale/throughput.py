@@ -7,17 +7,15 @@ start of Python and Ray, and the ratio of the medians.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 from core.data.builtin import sentences
 from core.storage import location
-from tests import conftest, object_stores
+from tests import object_stores
+from tests.benchmarks import commands
 from tests.e2e import stored
 
 ROUNDS = 3
@@ -33,17 +31,6 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def jobs(*arguments: str) -> dict[str, Any]:
-    """Runs a verb; returns its report."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}
-    command = [sys.executable, "-m", "jobs", *arguments]
-    done = subprocess.run(
-        command, cwd=conftest.REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 def make_run(folder: pathlib.Path, num_lines: int) -> None:
     """Trains a model in `folder/run`, and writes `folder/input.txt`."""
     sentences.write_pairs(folder / "pairs.tsv", 1, 0, 10_000)
@@ -51,15 +38,15 @@ def make_run(folder: pathlib.Path, num_lines: int) -> None:
     corpus = {"kind": "pairs", "train": {"tsv": [str(folder / "pairs.tsv")]}, "split": {"valid": 0.01}}
     config = folder / "run.yaml"
     config.write_text(json.dumps({**CONFIG, "root": str(folder / "run"), "corpus": corpus}))
-    jobs("prepare", str(config))
-    jobs("train", str(config))
+    commands.jobs("prepare", str(config))
+    commands.jobs("train", str(config))
 
 
 def translate(folder: str, number: int, num_lines: int) -> float:
     """Translates the input with the run of a folder; returns the seconds that it took."""
     files = ("--run", f"{folder}/run", "--input", f"{folder}/input.txt", "--output", f"{folder}/{number}.jsonl")
     cluster = ("--set", "cluster.address=local", "--set", f"cluster.num_workers={NUM_WORKERS}")
-    report = jobs("translate", *files, *cluster)
+    report = json.loads(commands.jobs("translate", *files, *cluster))
     assert report["lines"] == num_lines
     return float(report["elapsed_s"])
 
