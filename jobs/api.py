@@ -19,7 +19,6 @@ from typing import Any, TypeVar, cast, overload
 
 from core import errors
 from core.config import inference_settings, loading, model_settings, section
-from core.data.dataset import node_cache
 from core.data.series import reading, splits
 from core.data.text import corpus
 from core.decoding import device as devices
@@ -28,7 +27,7 @@ from core.decoding.lines import inputs, results, stream_lanes
 from core.decoding.scoring import scorer
 from core.decoding.translation import translator
 from core.models import compute as computing
-from core.storage import location
+from core.storage import location, node_cache
 from jobs import arguments, paths, score, settings, translate
 from workers.infer import driver, part_worker
 
@@ -179,12 +178,8 @@ class Model:
         chosen = translate.with_seed(chosen, self._root)
 
         def prepare() -> translator.Translator:
-            models = translate.combine(
-                [self._open(chosen.average_checkpoints)],
-                self._root,
-                chosen,
-                node_cache.NodeCache(self._settings.cluster.cache_size_bytes),
-            )
+            opened = self._open(chosen.average_checkpoints)
+            models = translate.combine([opened], self._root, chosen, self._cache)
             return models.translator(chosen, self._settings.compute, self.device)
 
         def compute(part: Sequence[tuple[str, ...]]) -> Sequence[results.Translation]:
@@ -281,10 +276,15 @@ class Model:
         names = [field.name for field in dataclasses.fields(Forecast)]
         return [Forecast(*row) for row in zip(*(columns[name] for name in names), strict=True)]
 
+    @property
+    def _cache(self) -> node_cache.NodeCache:
+        """The copies on this node of files in an object store."""
+        return node_cache.NodeCache(self._settings.cluster.cache_size_bytes)
+
     def _open(self, num_checkpoints: int) -> driver.OpenedRun:
         """Returns the mean of the best checkpoints; loads it at the first call."""
         if num_checkpoints not in self._opened:
-            self._opened[num_checkpoints] = driver.open_run("load", self._root, num_checkpoints)
+            self._opened[num_checkpoints] = driver.open_run("load", self._root, num_checkpoints, self._cache)
         return self._opened[num_checkpoints]
 
     def settings_of(self, name: str, given: Mapping[str, Any]) -> section.Section:
@@ -319,10 +319,9 @@ class Model:
     def _scorer(self, chosen: inference_settings.ScoringConfig) -> scorer.Scorer:
         bundle = self._open(chosen.average_checkpoints).bundle
         score.check_settings(bundle, chosen, self._settings.compute)
-        cache = node_cache.NodeCache(self._settings.cluster.cache_size_bytes)
-        dataset = score.open_dataset(self._root, bundle, chosen, cache)
+        dataset = score.open_dataset(self._root, bundle, chosen, self._cache)
         url = None if dataset is None else dataset.folder.url
-        text = part_worker.training_text(url, model_settings.reads_backward(bundle.config), cache)
+        text = part_worker.training_text(url, model_settings.reads_backward(bundle.config), self._cache)
         if chosen.dynamic is not None:
             # Dynamic evaluation changes the weights, which later calls need as they were trained.
             bundle = dataclasses.replace(bundle, model=copy.deepcopy(bundle.model))

@@ -6,7 +6,7 @@ from core import errors
 from core.config import inference_settings, model_settings, schema
 from core.decoding.generation import generator
 from core.models import compute as computing
-from core.storage import location
+from core.storage import location, node_cache
 from jobs import run_checks
 from workers.infer import driver
 
@@ -40,7 +40,9 @@ def run(
     # Else the seed of the run: equal calls give equal text without naming one.
     if generation.seed is not None:
         seed = generation.seed
-    opened = driver.open_run("generate", run, generation.average_checkpoints)
+    opened = driver.open_run(
+        "generate", run, generation.average_checkpoints, node_cache.NodeCache(cluster.cache_size_bytes)
+    )
     # As in a worker, since sums depend on the number of threads.
     computing.set_threads(cluster.cpus_per_worker)
     text_generator = generator.Generator(opened.bundle, generation, compute, seed, cluster.device)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from core import errors
 from core.config import corpus_settings, schema
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
 from core.data.text import corpus, scripts, selection, source_files, sources
-from core.storage import location, private_folders, root_layout
+from core.storage import location, node_cache, private_folders, root_layout
 
 _PART_LINES = 1 << 16
 _PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 4  # of a held-out line, as the prompt of a sample

@@ -11,14 +11,14 @@ from typing import Any
 from core import errors
 from core.config import inference_settings, model_settings, schema, stored_forms
 from core.data import score_unit
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.decoding import device as devices
 from core.decoding.lines import inputs, output_writer, outputs, results, stream_lanes
 from core.decoding.scoring import ranking, scorer
 from core.decoding.translation import target_tokens
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.storage import json_values, location
+from core.storage import json_values, location, node_cache
 from jobs import input_names, line_files, run_checks, score_mixture
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -61,6 +61,11 @@ class Request:
     stdout: int = 1
     max_lines: int | None = None
     format: input_names.Format | None = None
+
+    @property
+    def cache(self) -> node_cache.NodeCache:
+        """The copies on this node of files in an object store."""
+        return node_cache.NodeCache(self.cluster.cache_size_bytes)
 
 
 def plan(
@@ -124,8 +129,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
         request = replace(request, compute=request.compute.model_copy(update={"precision": precision}))
     scoring = request.scoring
     kind = score_mixture.rows_kind(scoring, len(runs))
-    cache = node_cache.NodeCache(request.cluster.cache_size_bytes)
-    dataset = open_dataset(request.run, members[0], scoring, cache)
+    dataset = open_dataset(request.run, members[0], scoring, request.cache)
     if not named.inputs:
         with session.interrupting():
             totals, unit = _score_stdin(members, request), _unit(members[0], scoring, None)
@@ -165,7 +169,7 @@ def run(request: Request, session: executors.Session, reporter: progress_display
 def _open(request: Request) -> list[driver.OpenedRun]:
     """Loads the models, and checks that they can score the input, alone or together."""
     roots = (request.run, *request.others)
-    runs = [driver.open_run("score", run, request.scoring.average_checkpoints) for run in roots]
+    runs = [driver.open_run("score", run, request.scoring.average_checkpoints, request.cache) for run in roots]
     score_mixture.check(roots, [each.bundle for each in runs], request.scoring)
     _check(runs[0].bundle, request)
     return runs
@@ -207,7 +211,7 @@ def _spec(
         threads=request.cluster.cpus_per_worker,
         members=tuple(each.urls for each in runs),
         dataset=None if dataset is None else dataset.folder.url,
-        cache=node_cache.NodeCache(request.cluster.cache_size_bytes),
+        cache=request.cache,
     )
 
 

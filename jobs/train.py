@@ -7,12 +7,12 @@ from typing import Any
 
 from core import errors
 from core.config import autoregressive_settings, model_settings, ngram_settings, schema, section
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
 from core.data.text import source_files
 from core.data.tokens import bpe_dropout
 from core.evaluation import bleu_tokenizers
-from core.storage import location, root_layout, run_lock
+from core.storage import location, node_cache, root_layout, run_lock
 from core.telemetry import catalog
 from core.training import checkpoint, plan_changes, progress, resume, trainer
 from jobs import console, run_state, training_plan

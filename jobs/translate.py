@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.config import inference_settings, schema, stored_forms
-from core.data.dataset import node_cache
 from core.data.text import corpus, selection
 from core.decoding import device as devices
 from core.decoding.lines import inputs, output_writer, outputs, results
 from core.decoding.translation import alignments, shortlist, target_tokens, translator
 from core.models import bundle as bundles
 from core.models import compute as computing
-from core.storage import json_values, location
+from core.storage import json_values, location, node_cache
 from jobs import input_names, line_files, paths, run_checks, settings
 from workers.fanout import executor as executors
 from workers.fanout import progress_display
@@ -58,6 +57,11 @@ class Request:
     keeps_parts: bool = False
     stdout: int = 1
     format: input_names.Format | None = None
+
+    @property
+    def cache(self) -> node_cache.NodeCache:
+        """The copies on this node of files in an object store."""
+        return node_cache.NodeCache(self.cluster.cache_size_bytes)
 
 
 class Models(NamedTuple):
@@ -130,8 +134,9 @@ def run(request: Request, session: executors.Session, reporter: progress_display
     # Before the plan is made, of which the seed is a part.
     request = replace(request, decoding=with_seed(request.decoding, request.run))
     decoding = request.decoding
-    runs = [driver.open_run("translate", run, decoding.average_checkpoints) for run in (request.run, *request.others)]
-    models = combine(runs, request.run, decoding, node_cache.NodeCache(request.cluster.cache_size_bytes))
+    roots = (request.run, *request.others)
+    runs = [driver.open_run("translate", run, decoding.average_checkpoints, request.cache) for run in roots]
+    models = combine(runs, request.run, decoding, request.cache)
     # Here, not in each worker after it has started. Called for its error.
     devices.precision_of(models.members[0], request.compute, request.cluster.device)
     if not named.inputs:
@@ -208,7 +213,7 @@ def combine(
     fusion_bundle = None
     if decoding.fusion is not None:
         fusion_bundle = bundles.select_checkpoint(paths.locate(decoding.fusion.run, "decoding.fusion.run")).bundle
-    fusion_model = None if fusion_bundle is None else bundles.load(fusion_bundle)
+    fusion_model = None if fusion_bundle is None else bundles.load(fusion_bundle, cache)
     translator.check(members, decoding, fusion_model)
     report = runs[0].report
     if len(runs) > 1:

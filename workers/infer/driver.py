@@ -16,14 +16,14 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from core import errors
 from core.data import lazy
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.data.series import dataset as series_dataset
 from core.data.text import buffers as text_buffers
 from core.data.text import corpus, sources
 from core.decoding.lines import inputs, results
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
-from core.storage import control_files, location, root_layout, streams
+from core.storage import control_files, location, node_cache, root_layout, streams
 from workers.fanout import executor as executors
 from workers.infer import part_worker
 
@@ -95,15 +95,19 @@ class OpenedRun(NamedTuple):
     member: dict[str, Any]
 
 
-def open_run(verb: str, run: location.Location, num_checkpoints: int = 1) -> OpenedRun:
+def open_run(
+    verb: str, run: location.Location, num_checkpoints: int = 1, cache: node_cache.NodeCache | None = None
+) -> OpenedRun:
     """Loads the mean of the `num_checkpoints` best checkpoints of a run, or the bundle of one checkpoint folder.
+
+    The tables of an n-gram model in an object store are mapped from their copy in `cache`.
 
     Raises:
         UsageError: the run has fewer checkpoints, or its model has no weights to average.
         IntegrityError: no checkpoint verifies.
     """
     best = bundles.select_checkpoints(run, num_checkpoints)
-    bundle = checkpoint_averaging.load([checkpoint.bundle for checkpoint in best])
+    bundle = checkpoint_averaging.load([checkpoint.bundle for checkpoint in best], cache)
     report: dict[str, Any] = {"verb": verb, "run": str(run), "checkpoint": str(best[0].checkpoint)}
     # The search collects damaged checkpoints on its way: the last one that it selected has them all.
     report |= {"step": best[0].step, "passed_over": list(best[-1].damaged)}

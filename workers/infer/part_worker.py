@@ -15,7 +15,7 @@ import torch
 
 from core.config import inference_settings, model_settings, schema
 from core.data.batching import lanes
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.data.text import corpus
 from core.decoding.lines import inputs, outputs, results
 from core.decoding.scoring import ranking, scorer
@@ -24,7 +24,7 @@ from core.decoding.translation import shortlist, translator
 from core.models import bundle as bundles
 from core.models import checkpoint_averaging
 from core.models import compute as computing
-from core.storage import commit, json_values, location
+from core.storage import commit, json_values, location, node_cache
 
 SHOWN_ERRORS = 5
 
@@ -49,7 +49,7 @@ class Spec:
             `bundle` alone.
         fusion_model: URL of the bundle of the language model that is fused with the translation model.
         shortlist_table: URL of the file from which shortlists of target tokens are made.
-        cache: copies of a dataset in an object store on this node.
+        cache: copies on this node of files in an object store.
     """
 
     bundle: str
@@ -149,7 +149,9 @@ class TranslateWorker(PartWorker):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         members = load_members(spec)
-        fusion_model = None if spec.fusion_model is None else bundles.load(location.Location(spec.fusion_model))
+        fusion_model = (
+            None if spec.fusion_model is None else bundles.load(location.Location(spec.fusion_model), spec.cache)
+        )
         table = None
         if spec.shortlist_table is not None:
             table = shortlist.load(location.Location(spec.shortlist_table), members[0])
@@ -231,7 +233,7 @@ class CountWorker:
 
     def __init__(self, spec: Spec) -> None:
         # Tokens do not depend on the weights, so one of the averaged checkpoints is enough.
-        bundle = bundles.load(location.Location(spec.bundle))
+        bundle = bundles.load(location.Location(spec.bundle), spec.cache)
         # Dynamic evaluation would want statistics of the training text, which counting does not need.
         plain = spec.scoring.model_copy(update={"dynamic": None})
         self.scorer = scorer.Scorer(bundle, plain, spec.compute)
@@ -247,7 +249,7 @@ class CountWorker:
 def load_members(spec: Spec) -> list[bundles.Bundle]:
     """Loads the members of the ensemble, each the mean of its checkpoints."""
     members = spec.members or ((spec.bundle,),)
-    return [checkpoint_averaging.load([location.Location(url) for url in urls]) for urls in members]
+    return [checkpoint_averaging.load([location.Location(url) for url in urls], spec.cache) for urls in members]
 
 
 def training_text(dataset: str | None, backward: bool, cache: node_cache.NodeCache) -> lanes.Stream | None:

@@ -21,11 +21,11 @@ from core import errors
 from core.config import model_settings, ngram_settings
 from core.data import ngram_counts, score_unit
 from core.data.batching import lanes
-from core.data.dataset import node_cache, shards
+from core.data.dataset import shards
 from core.data.tokens import vocabulary
 from core.models import bundle
 from core.models.ngram import ngram_model, smoothing
-from core.storage import commit, concurrent, contents, json_values, location, private_folders
+from core.storage import commit, concurrent, contents, json_values, location, node_cache, private_folders
 from core.training import checkpoint, progress, run_log
 from workers.fanout import executor as executors
 from workers.fanout import progress_display

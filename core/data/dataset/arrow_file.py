@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from core.data import uncompressed_arrow
-from core.data.dataset import mapped_file, node_cache
-from core.storage import location
+from core.data.dataset import mapped_file
+from core.storage import location, node_cache
 
 LINE = "line"
 
@@ -135,7 +135,7 @@ def map_file(
         StorageError: it cannot be read.
     """
     if not file.is_local:
-        return (cache or node_cache.NodeCache()).open(file, sha256, size_bytes)
+        return (cache or node_cache.NodeCache()).open(file, sha256, size_bytes, mapped_file.map_path)
     buffer = mapped_file.open_file(file.path, where)
     # Before Arrow parses anything: it has no checksums, and most flipped bits read back as wrong values.
     mapped_file.check(buffer, where, size_bytes, sha256 if verify else None)

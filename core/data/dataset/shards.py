@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from core import errors
 from core.data.batching import lanes
-from core.data.dataset import arrow_file, dataset_index, lengths_file, node_cache, open_shards, shard_table
+from core.data.dataset import arrow_file, dataset_index, lengths_file, open_shards, shard_table
 from core.data.tokens import tokenizer
-from core.storage import commit, location
+from core.storage import commit, location, node_cache
 
 _CACHE = node_cache.NodeCache()
 

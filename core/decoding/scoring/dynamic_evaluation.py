@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from core.config import inference_settings
 from core.data.batching import lanes
-from core.models import bundle as bundles
-from core.models import language_model
+from core.models import language_model, weights
 from core.models import state as states
 
 
@@ -45,7 +44,7 @@ class DynamicEvaluator:
             gradient_rms: RMS_g by parameter name; None with rule `sgd`.
         """
         assert (gradient_rms is None) == (settings.rule == "sgd"), "gradient statistics belong to rule rms"
-        self._parameters = bundles.unique_parameters(model)
+        self._parameters = weights.unique_parameters(model)
         # A copy: the parameters themselves change with the first update.
         self.trained_weights = self.weights()
         self._learning_rates: dict[str, Tensor | float] = dict.fromkeys(self.trained_weights, settings.learning_rate)
@@ -107,7 +106,7 @@ def gradient_rms(
     """
     num_lanes = max(1, min(settings.statistics_lanes, (len(stream) - 1) // settings.window))
     windows = lanes.windows(stream, num_lanes, range(num_lanes), settings.window, offset=0)
-    parameters = bundles.unique_parameters(model)
+    parameters = weights.unique_parameters(model)
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
     for gradients in _gradients(model, windows, num_lanes, list(parameters.values()), device):

@@ -165,7 +165,7 @@ MACHINES: dict[str, rows.Effect | rows.Elsewhere] = {
         "tests/workers/cluster/test_starting.py::test_ray_waits_for_its_node_as_long_as_the_setting_says"
     ),
     "cluster.cache_size_bytes": rows.Elsewhere(
-        "tests/core/data/dataset/test_node_cache.py::test_the_least_recently_opened_copies_go_when_the_limit_is_reached"
+        "tests/core/storage/test_node_cache.py::test_the_least_recently_opened_copies_go_when_the_limit_is_reached"
     ),
     "cluster.part_timeout_s": rows.Elsewhere(
         "tests/workers/fanout/test_pool.py::test_a_worker_that_exceeds_the_part_timeout_is_killed_and_its_part_retried"

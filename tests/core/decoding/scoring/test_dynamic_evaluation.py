@@ -12,8 +12,7 @@ from core import errors
 from core.config import inference_settings, schema
 from core.decoding.scoring import dynamic_evaluation, scorer
 from core.decoding.scoring import stream as streams
-from core.models import bundle as bundles
-from core.models import language_model
+from core.models import language_model, weights
 from tests.core.decoding import samples
 from tests.core.decoding.scoring import stream_scores
 
@@ -42,7 +41,7 @@ def test_the_sgd_rule_follows_its_formula() -> None:
     trained = evaluator.weights()
     for _ in range(2):
         before = evaluator.weights()
-        gradients = torch.autograd.grad(_loss(model), list(bundles.unique_parameters(model).values()))
+        gradients = torch.autograd.grad(_loss(model), list(weights.unique_parameters(model).values()))
         evaluator.update(_loss(model))
         for (name, after), gradient in zip(evaluator.weights().items(), gradients, strict=True):
             expected = before[name] - 0.5 * gradient + 0.25 * (trained[name] - before[name])
@@ -53,8 +52,8 @@ def test_the_sgd_rule_follows_its_formula() -> None:
 
 def test_the_rms_rule_scales_steps_and_decay_by_gradient_rms() -> None:
     model = _model(cell="rnn", num_layers=1)
-    names = list(bundles.unique_parameters(model))
-    rms = {name: torch.zeros_like(part) for name, part in bundles.unique_parameters(model).items()}
+    names = list(weights.unique_parameters(model))
+    rms = {name: torch.zeros_like(part) for name, part in weights.unique_parameters(model).items()}
     bias = "output.bias"
     rms[bias] += 2.0
     mean = 2.0 / len(rms)  # the mean over tensors of their means: every tensor counts alike, however large
@@ -63,7 +62,7 @@ def test_the_rms_rule_scales_steps_and_decay_by_gradient_rms() -> None:
     moved = {name: part + 1.0 for name, part in trained.items()}
     evaluator.load_weights(moved)
     gradients = dict(
-        zip(names, torch.autograd.grad(_loss(model), list(bundles.unique_parameters(model).values())), strict=True)
+        zip(names, torch.autograd.grad(_loss(model), list(weights.unique_parameters(model).values())), strict=True)
     )
     evaluator.update(_loss(model))
     decay = min(1.0, 0.01 * 2.0 / mean)
@@ -75,7 +74,7 @@ def test_the_rms_rule_scales_steps_and_decay_by_gradient_rms() -> None:
 
 def test_decay_never_overshoots_the_trained_weights() -> None:
     model = _model(cell="rnn", num_layers=1)
-    rms = {name: torch.zeros_like(part) for name, part in bundles.unique_parameters(model).items()}
+    rms = {name: torch.zeros_like(part) for name, part in weights.unique_parameters(model).items()}
     rms["output.bias"][0] = 1.0
     evaluator = dynamic_evaluation.DynamicEvaluator(model, _config(learning_rate=0.0, decay=0.5), rms)
     trained = evaluator.weights()["output.bias"]
@@ -87,7 +86,7 @@ def test_decay_never_overshoots_the_trained_weights() -> None:
 def test_gradient_rms_of_one_window_is_the_absolute_gradient() -> None:
     model = _model()
     rms = dynamic_evaluation.gradient_rms(model, TEXT[:11], _config(window=5), "cpu")
-    parameters = bundles.unique_parameters(model)
+    parameters = weights.unique_parameters(model)
     lanes_2T = torch.from_numpy(np.stack([TEXT[0:6], TEXT[5:11]]))
     features_BTF, _ = model(lanes_2T[:, :-1], model.initial_state(2))
     loss = F.cross_entropy(model.logits(features_BTF).flatten(0, 1), lanes_2T[:, 1:].flatten())
@@ -99,7 +98,7 @@ def test_gradient_rms_of_one_window_is_the_absolute_gradient() -> None:
 def test_gradients_are_averaged_over_the_lanes_of_a_window_and_their_squares_over_all_windows() -> None:
     """Two windows of three lanes are two samples; one window, the first alone."""
     model = _model(cell="rnn", num_layers=1)
-    parameters = bundles.unique_parameters(model)
+    parameters = weights.unique_parameters(model)
     state = model.initial_state(3)
     squares = []
     for start in (0, 4):

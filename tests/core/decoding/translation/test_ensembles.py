@@ -12,7 +12,7 @@ from core.config import inference_settings
 from core.decoding.lines import results
 from core.decoding.scoring import scorer
 from core.decoding.translation import translator
-from core.models import bundle, checkpoint_averaging
+from core.models import bundle, checkpoint_averaging, weights
 from core.storage import location
 from tests.core.decoding import samples
 
@@ -86,13 +86,13 @@ def test_averaged_weights_are_the_mean_of_the_checkpoints(tmp_path: pathlib.Path
                 parameter.mul_(factor)
         folders.append(_saved(made, tmp_path / str(number)))
     mean, first = checkpoint_averaging.load(folders), checkpoint_averaging.load(folders[:1])
-    for name, weight in bundle.unique_parameters(first.model).items():
-        assert torch.equal(bundle.unique_parameters(mean.model)[name], weight), name  # (1 + 4 - 2) / 3
+    for name, weight in weights.unique_parameters(first.model).items():
+        assert torch.equal(weights.unique_parameters(mean.model)[name], weight), name  # (1 + 4 - 2) / 3
     assert first.fingerprint == bundle.load(folders[0]).fingerprint
     assert mean.fingerprint not in {first.fingerprint, checkpoint_averaging.load(folders[:2]).fingerprint}
     of_two = checkpoint_averaging.load(folders[:2])
-    expected = [(weight.double() * 2.5).float() for weight in bundle.unique_parameters(first.model).values()]
-    assert all(map(torch.equal, bundle.unique_parameters(of_two.model).values(), expected))
+    expected = [(weight.double() * 2.5).float() for weight in weights.unique_parameters(first.model).values()]
+    assert all(map(torch.equal, weights.unique_parameters(of_two.model).values(), expected))
 
 
 def test_checkpoints_of_different_models_are_not_averaged(tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,8 @@ from core import errors
 from core.models import bundle, weights
 from core.models.ngram import mapped, ngram_model
 from core.models.ngram import tables as ngram_tables
-from core.storage import commit, location, verified_files
+from core.storage import commit, location, node_cache, verified_files
+from tests import s3
 from tests.core.decoding import samples
 from tests.core.models import counted
 
@@ -166,14 +167,41 @@ def test_a_file_of_tables_is_verified_once_and_again_when_it_has_changed(
     path.write_bytes(data)
     file, sha256 = location.Location.parse(str(path)), commit.sha256_hex(data)
     for _ in range(3):
-        loaded = mapped.load(file, sha256, made.config, 6)
+        loaded = mapped.load(file, sha256, made.config, 6, None)
         assert all(torch.equal(table, made.tables[name]) for name, table in loaded.tables.items())
     assert hashed == ["model.safetensors"]
     with pytest.raises(errors.IntegrityError, match="sizes"):  # as a model of another vocabulary it was not verified
-        mapped.load(file, sha256, made.config, 5)
+        mapped.load(file, sha256, made.config, 5, None)
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(errors.IntegrityError, match="SHA-256"):
-        mapped.load(file, sha256, made.config, 6)
+        mapped.load(file, sha256, made.config, 6, None)
+
+
+def test_tables_in_an_object_store_are_mapped_from_a_copy_that_may_go(
+    s3_root: location.Location, store: s3.Store, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are those of the node's cache, with its limit, and none is hashed again."""
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path))
+    made = counted.estimate(STREAM, 6, 3, "kneser_ney").model
+    data = weights.to_bytes(made.tables)
+    file, sha256 = s3_root.join("model.safetensors"), commit.sha256_hex(data)
+    assert file.put_if_absent(data)
+    cache = node_cache.NodeCache(len(data))
+    first = mapped.load(file, sha256, made.config, 6, cache)
+    with store.recording() as asked:
+        mapped.load(file, sha256, made.config, 6, cache)
+    assert asked.by_kind().keys() == {"HEAD"}
+    other = s3_root.join("other")
+    assert other.put_if_absent(b"another file")
+    cache.open(other, commit.sha256_hex(b"another file"), len(b"another file"), lambda path: path)
+    assert sha256 not in {path.stem for path in tmp_path.rglob("*.copy")}
+    assert all(torch.equal(table, made.tables[name]) for name, table in first.tables.items())
+    file.remove()
+    with pytest.raises(errors.IntegrityError, match=r"model\.safetensors: is missing"):
+        mapped.load(file, sha256, made.config, 6, cache)
+    assert file.put_if_absent(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(errors.IntegrityError, match="expected SHA-256"):
+        mapped.load(file, sha256, made.config, 6, cache)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Copies of a dataset's files from an object store on the disk of a node, within a limit.
+"""Copies of files in an object store on the disk of a node, within a limit.
 
 All processes of a user on a node share them: a file is fetched once, by the process that needs it first, and its hash
 is compared then. The least recently opened ones go when the limit is reached. A copy that goes while a process has it
@@ -10,20 +10,18 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import pyarrow as pa
+from typing import Final, TypeVar
 
 from core import errors
-from core.data.dataset import mapped_file
 from core.storage import local_files, location, private_folders, temporary
 
 FOLDER_VARIABLE: Final = "RAYCURRENT_CACHE"
-_ENDING = ".arrow"
+_ENDING = ".copy"
 _SETTING = "cluster.cache_size_bytes"
+_Mapped = TypeVar("_Mapped")
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,16 @@ class NodeCache:
 
     size_bytes: int = 1 << 35
 
-    def open(self, file: location.Location, sha256: str, size_bytes: int) -> pa.Buffer:
+    def open(
+        self, file: location.Location, sha256: str, size_bytes: int, map_path: Callable[[Path], _Mapped]
+    ) -> _Mapped:
         """Maps the copy of a file, which is fetched and verified where it is not here.
+
+        Args:
+            file: the file.
+            sha256: its hash.
+            size_bytes: its size.
+            map_path: maps a local file, or raises FileNotFoundError.
 
         Raises:
             IntegrityError: the file does not have this hash.
@@ -46,7 +52,7 @@ class NodeCache:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(path)
                 if path.stat().st_size == size_bytes:
-                    return mapped_file.map_path(path)
+                    return map_path(path)
             self._fetch(file, path, sha256, size_bytes)
 
     def _fetch(self, file: location.Location, path: Path, sha256: str, size_bytes: int) -> None:
@@ -93,7 +99,7 @@ class NodeCache:
             for path, stat in sorted(stats, key=lambda pair: pair[1].st_mtime_ns):
                 if used_bytes + size_bytes <= most_bytes:
                     break
-                if path.name.endswith(_ENDING):
+                if not path.name.startswith("."):  # being fetched
                     path.unlink(missing_ok=True)
                     used_bytes -= stat.st_size
             with beside.open("xb") as opened:
@@ -120,7 +126,9 @@ def _copy(file: location.Location, path: Path, sha256: str, size_bytes: int) -> 
         # Nobody compares the hash again: after a power loss a name must not have another content.
         os.fsync(opened.fileno())
     if digest.hexdigest() != sha256:
-        raise mapped_file.damaged(str(file), f"expected SHA-256 {sha256}, found {digest.hexdigest()}")
+        raise errors.IntegrityError(
+            f"{file}: expected SHA-256 {sha256}, found {digest.hexdigest()}; restore the file from a copy"
+        )
     local_files.sync_folder(path.parent)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from core import errors
-from core.data.dataset import arrow_file, node_cache, shard_table, shards
-from core.storage import commit, location
+from core.data.dataset import arrow_file, mapped_file, shard_table, shards
+from core.storage import commit, location, node_cache
 
 ROWS = [[5, 6, 7], [], [300], [1, 2]]
 SIZES = {"text": 301}
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def put(bucket: str, number: int, size_bytes: int = FILE_BYTES) -> tuple[location.Location, str]:
     data = bytes([number]) * size_bytes
-    file = location.Location.parse(f"memory://{bucket}/{number}.arrow")
+    file = location.Location.parse(f"memory://{bucket}/{number}.bin")
     file.put_if_absent(data)
     return file, hashlib.sha256(data).hexdigest()
 
@@ -90,15 +90,15 @@ def test_a_damaged_object_leaves_no_copy(folder: Path, damage: str) -> None:
 def test_the_least_recently_opened_copies_go_when_the_limit_is_reached(folder: Path) -> None:
     cache = node_cache.NodeCache(3 * FILE_BYTES)
     files = [put("least", number) for number in range(4)]
-    mapped = [cache.open(*file, FILE_BYTES) for file in files[:3]]
+    mapped = [cache.open(*file, FILE_BYTES, mapped_file.map_path) for file in files[:3]]
     for number, (_, sha256) in enumerate(files[:3]):
-        os.utime(folder / f"{sha256}.arrow", (number, number))
-    cache.open(*files[0], FILE_BYTES)  # the last use is now
-    cache.open(*files[3], FILE_BYTES)
+        os.utime(folder / f"{sha256}.copy", (number, number))
+    cache.open(*files[0], FILE_BYTES, mapped_file.map_path)  # the last use is now
+    cache.open(*files[3], FILE_BYTES, mapped_file.map_path)
     assert copies(folder) == {files[number][1] for number in (0, 2, 3)}
     assert bytes(mapped[1]) == b"\x01" * FILE_BYTES, "what is mapped stays readable"
     files[1][0].replace(b"\x01" * FILE_BYTES)
-    assert bytes(cache.open(*files[1], FILE_BYTES)) == b"\x01" * FILE_BYTES
+    assert bytes(cache.open(*files[1], FILE_BYTES, mapped_file.map_path)) == b"\x01" * FILE_BYTES
 
 
 def test_the_copies_never_take_more_than_the_limit_whoever_fetches_them(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_copies_never_take_more_than_the_limit_whoever_fetches_them(folder: 
 
     def fetch(numbers: range) -> None:
         for number in numbers:
-            assert bytes(cache.open(*files[number], FILE_BYTES)) == bytes([number]) * FILE_BYTES
+            assert bytes(cache.open(*files[number], FILE_BYTES, mapped_file.map_path)) == bytes([number]) * FILE_BYTES
             sizes.append(taken_bytes(folder))
 
     threads = [threading.Thread(target=fetch, args=(range(start, 40, 4),)) for start in range(4)]
@@ -130,7 +130,9 @@ def test_a_file_that_several_need_at_once_is_fetched_once(folder: Path, monkeypa
 
     monkeypatch.setattr(location.Location, "read_blocks", count)
     cache = node_cache.NodeCache()
-    threads = [threading.Thread(target=cache.open, args=(file, sha256, FILE_BYTES)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=cache.open, args=(file, sha256, FILE_BYTES, mapped_file.map_path)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -143,7 +145,7 @@ def _die_while_fetching(folder: str) -> None:
     os.environ[node_cache.FOLDER_VARIABLE] = folder
     file, sha256 = put("dies", 1)
     location.Location.read_blocks = lambda *_: os.kill(os.getpid(), 9)  # type: ignore[method-assign, assignment]
-    node_cache.NodeCache(2 * FILE_BYTES).open(file, sha256, FILE_BYTES)
+    node_cache.NodeCache(2 * FILE_BYTES).open(file, sha256, FILE_BYTES, mapped_file.map_path)
 
 
 def test_what_a_killed_process_reserved_is_removed_by_the_next_one_that_fetches(folder: Path) -> None:
@@ -155,13 +157,13 @@ def test_what_a_killed_process_reserved_is_removed_by_the_next_one_that_fetches(
     cache = node_cache.NodeCache(2 * FILE_BYTES)
     files = [put("after", number) for number in (2, 3)]
     for file in files:
-        cache.open(*file, FILE_BYTES)
+        cache.open(*file, FILE_BYTES, mapped_file.map_path)
     assert copies(folder) == {sha256 for _, sha256 in files}
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_setting(folder: Path) -> None:
     with pytest.raises(errors.StorageError, match=r"cluster\.cache_size_bytes: a file of 1000 bytes does not fit"):
-        node_cache.NodeCache(FILE_BYTES - 1).open(*put("large", 1), FILE_BYTES)
+        node_cache.NodeCache(FILE_BYTES - 1).open(*put("large", 1), FILE_BYTES, mapped_file.map_path)
     assert copies(folder) == set()
 
 
@@ -173,9 +175,9 @@ def test_a_copy_on_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothin
 
     monkeypatch.setattr("os.fsync", full)
     file, sha256 = put("full", 1)
-    match = rf"{sha256}.arrow: the copy of memory://full/1.arrow cannot be written \(No space left on device, \d+ bytes"
+    match = rf"{sha256}.copy: the copy of memory://full/1.bin cannot be written \(No space left on device, \d+ bytes"
     with pytest.raises(errors.StorageError, match=match):
-        node_cache.NodeCache().open(file, sha256, FILE_BYTES)
+        node_cache.NodeCache().open(file, sha256, FILE_BYTES, mapped_file.map_path)
     assert copies(folder) == set()
 
 
@@ -183,7 +185,7 @@ def test_a_folder_of_another_user_is_not_trusted(folder: Path) -> None:
     (folder.parent / "elsewhere").mkdir()
     folder.symlink_to(folder.parent / "elsewhere")
     with pytest.raises(errors.StorageError, match="belongs to another user; set RAYCURRENT_CACHE"):
-        node_cache.NodeCache().open(*put("other", 1), FILE_BYTES)
+        node_cache.NodeCache().open(*put("other", 1), FILE_BYTES, mapped_file.map_path)
 
 
 def test_a_split_in_an_object_store_maps_a_quarter_of_the_limit(folder: Path) -> None:
