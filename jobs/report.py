@@ -1,10 +1,11 @@
 """The verb `report`: `report.json` and `report.html` of a run, or one page that compares several runs."""
 
+import itertools
 import json
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from core import errors
 from core.config import evaluation_settings
@@ -16,6 +17,7 @@ from jobs import json_documents, run_checks
 from workers.fanout import progress_display
 
 _HEAD_BYTES = 1024
+_METHOD: Final = "bootstrap"  # of the test of significance
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,8 @@ class _Translated(NamedTuple):
 def _significance(roots: Sequence[location.Location], reports: Sequence[content.Report]) -> dict[str, Any] | None:
     """Returns which differences in quality between runs are significant; None unless they translated the same lines.
 
-    They must be measured alike, too. Runs of several corpora are left out: a test is of one set of lines.
+    They must be measured alike, too. Runs of several corpora are left out: a test is of one set of lines; and so are
+    more lines than memory is meant for, of which no more than that are read.
     """
     translated = [
         None if report["tasks"] else _read_translations(root) for root, report in zip(roots, reports, strict=True)
@@ -82,12 +85,16 @@ def _significance(roots: Sequence[location.Location], reports: Sequence[content.
     )
     if not is_comparable:
         return None
+    most_lines = significance.most_lines(_METHOD)
+    if len(with_texts[0].sources) > most_lines:
+        _log.warning("significance: left out: the runs translated more than %d lines", most_lines)
+        return None
     try:
         hypotheses, references = [texts.hypotheses for texts in with_texts], [with_texts[0].references]
         settings = evaluation_settings.EvaluationConfig.model_validate(evaluations[0])
-        compared = significance.compare(hypotheses, references, "bootstrap", settings, "report")
+        compared = significance.compare(hypotheses, references, _METHOD, settings, "report")
         buckets = improvement.by_length(hypotheses, references, settings, "report")
-    except errors.DataError as error:  # more lines than memory is meant for, or a file that is not complete
+    except errors.DataError as error:  # a file that is not complete
         _log.warning("significance: left out: %s", error)
         return None
     systems = iter(compared.systems)
@@ -116,8 +123,10 @@ def _reading(*roots: location.Location) -> AbstractContextManager[None]:
 
 
 def _read_lines(path: location.Location) -> list[str]:
+    """Returns the lines of a file, and of one with more lines than are compared only one more than that."""
     with path.open() as file:
-        return [line.decode("utf-8", "replace").rstrip("\n") for line in file]
+        lines = itertools.islice(file, significance.most_lines(_METHOD) + 1)
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in lines]
 
 
 def _write_to_root(root: location.Location, reporter: progress_display.Reporter) -> dict[str, Any]:

@@ -137,15 +137,19 @@ def _to_system(row: Mapping[str, Any]) -> System:
     )
 
 
+def most_lines(method: Method) -> int:
+    """Returns how many lines a comparison has at most, for the memory that is meant for it."""
+    return _MOST_BYTES // _BYTES_OF_LINE[method]
+
+
 def check_memory(num_lines: int, method: Method, where: str) -> None:
     """Checks that a comparison fits into the memory that is meant for it.
 
     Raises:
         DataError: it does not.
     """
-    most_lines = _MOST_BYTES // _BYTES_OF_LINE[method]
-    if num_lines > most_lines:
+    if num_lines > most_lines(method):
         raise errors.DataError(
             f"{where}: {num_lines} lines would take {num_lines * _BYTES_OF_LINE[method] >> 30} GiB of memory; "
-            f"compare at most {most_lines} of them"
+            f"compare at most {most_lines(method)} of them"
         )

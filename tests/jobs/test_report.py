@@ -7,6 +7,8 @@ import pytest
 
 from core import errors
 from core.data.dataset import overlap, shards
+from core.evaluation import significance
+from core.reporting import held_out_lines
 from core.storage import location
 from jobs import report
 from tests import reporters
@@ -106,6 +108,25 @@ def test_runs_that_translated_the_same_lines_are_tested_for_significance(tmp_pat
     elsewhere = _translated_run(tmp_path / "c", "third", lines[1:], lines[1:])
     report.run([same, elsewhere], reporters.SilentReporter(), page)
     assert "<h2>Significance</h2>" not in page.path.read_text(), "of other lines"
+
+
+def test_runs_of_more_lines_than_a_test_is_meant_for_are_compared_without_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no more lines are read than that."""
+    monkeypatch.setattr(significance, "most_lines", lambda _: 3)
+    lines = [f"the house of {owner} is small" for owner in "abcdefgh"]
+    roots = [_translated_run(tmp_path / name, name, lines, lines) for name in ("a", "b")]
+    for root in roots:
+        # A line that is read is parsed.
+        with root.join("outputs", "translations.jsonl").path.open("a") as file:
+            file.write("not a row\n")
+    page = location.Location.parse(str(tmp_path / "page.html"))
+    monkeypatch.setattr(held_out_lines, "MAX_LINES", 8)
+    written = report.run(roots, reporters.SilentReporter(), page)
+    assert "improvement_by_length" not in written
+    assert "significance: left out: the runs translated more than 3 lines" in caplog.text
+    assert "<h2>Significance</h2>" not in page.path.read_text()
 
 
 def test_test_lines_that_are_training_lines_are_counted(tmp_path: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from core.data.dataset import arrow_file, dataset_index, shards
 
 MAX_TOKENS = 1 << 25
-"""Training tokens that are examined at most, from the beginning; of a larger split the overlap is a lower bound."""
+"""Tokens of a split that are examined at most, from the beginning; of larger splits the overlap is a lower bound."""
 MIN_TOKENS = {"text": 20, "source": 1}
 """Shortest lines that count: in every text short lines occur again, and of characters even words do."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 divided by the golden ratio
@@ -22,9 +22,9 @@ class Overlap(NamedTuple):
 
     Attributes:
         split: the held-out split.
-        lines: its lines that count.
+        lines: its lines that were examined and count.
         in_training: those of them with the tokens of a training line; of pairs, on the source side.
-        is_all: whether all training lines were examined.
+        is_all: whether all lines of both splits were examined.
     """
 
     split: str
@@ -44,17 +44,16 @@ def count(dataset: shards.Dataset, split: str) -> Overlap | None:
         return None
     column = dataset_index.COLUMNS[dataset.kind][0]
     shortest = MIN_TOKENS[column]
-    num_shards = [len(dataset.index.shards(name)) for name in (split, "train")]
+    # Shards that begin before that token.
+    starts = [part.token_starts(column)[:-1] for part in (held_out, training)]
+    num_shards = [int(np.searchsorted(of_part, MAX_TOKENS)) for of_part in starts]
     hashes = np.concatenate(
         [hash_rows(held_out.shard(number).sides[column], shortest) for number in range(num_shards[0])]
     )
-    seen, num_tokens, number = np.zeros(len(hashes), bool), 0, 0
-    while number < num_shards[1] and num_tokens < MAX_TOKENS:
-        side = training.shard(number).sides[column]
-        seen |= np.isin(hashes, hash_rows(side, shortest))
-        num_tokens += len(side.values)
-        number += 1
-    return Overlap(split, len(hashes), int(seen.sum()), number == num_shards[1])
+    seen = np.zeros(len(hashes), bool)
+    for number in range(num_shards[1]):
+        seen |= np.isin(hashes, hash_rows(training.shard(number).sides[column], shortest))
+    return Overlap(split, len(hashes), int(seen.sum()), num_shards == list(map(len, starts)))
 
 
 def hash_rows(side: arrow_file.Side, shortest: int = 1) -> Hashes:

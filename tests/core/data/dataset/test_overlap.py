@@ -66,9 +66,7 @@ def test_a_dataset_without_training_lines_has_no_overlap(tmp_path: Path) -> None
     assert overlap.count(dataset, "test") is None
 
 
-def test_of_a_larger_training_split_the_overlap_is_a_lower_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_larger_splits_the_overlap_is_a_lower_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = builders.several(
         tmp_path / "joined",
         a=dataset_of(tmp_path / "a", "pairs", train=[[5, 3], [6, 3]], valid=[[6, 3]]),
@@ -79,3 +77,5 @@ def test_of_a_larger_training_split_the_overlap_is_a_lower_bound(
     assert overlap.count(dataset, "valid") == overlap.Overlap("valid", lines=2, in_training=2, is_all=True)
     monkeypatch.setattr(overlap, "MAX_TOKENS", 4)
     assert overlap.count(dataset, "valid") == overlap.Overlap("valid", lines=2, in_training=1, is_all=False)
+    monkeypatch.setattr(overlap, "MAX_TOKENS", 2)
+    assert overlap.count(dataset, "valid") == overlap.Overlap("valid", lines=1, in_training=1, is_all=False)
