@@ -3,7 +3,7 @@
 An item is computed by a function of its index whenever it is read, and not kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, overload
 
 Item = TypeVar("Item")
@@ -22,6 +22,10 @@ class LazySequence(Sequence[Item]):
     def __len__(self) -> int:
         """Returns the number of items."""
         return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        """Computes the items in turn."""
+        return map(self._make, range(self._length))
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

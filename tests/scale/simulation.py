@@ -222,7 +222,8 @@ def _parts(num_parts: int) -> Any:
     ranges = corpus.cut_by_lines((path,), [index])
 
     def side(number: int) -> inputs.Side:
-        return inputs.Side(ranges[number].first_line, ranges[number].num_lines, None, ranges[number], path.url)
+        text_range = ranges[number]
+        return inputs.Side(text_range.first_line, text_range.num_lines, None, text_range, path.url)
 
     sides = lazy.LazySequence(len(ranges), side)
     return inputs.parts([inputs.Input(path.url, "text", None, index.num_lines, _SHA256, sides)])
