@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from core.data.builtin import sentences
@@ -47,12 +47,18 @@ class Peak(NamedTuple):
 
 
 class MemorySampler(threading.Thread):
-    """Samples the memory of a process and of its workers until `end` is called."""
+    """Samples the memory of a driver and of its workers until `end` is called.
 
-    def __init__(self, driver: int) -> None:
+    Args:
+        driver: process id.
+        role: returns what a process is counted as, given its id; empty if it is not watched.
+        nodes: processes outside of the driver's family, whose descendants are watched, too.
+    """
+
+    def __init__(self, driver: int, role: Callable[[int], str] | None = None, nodes: Sequence[int] = ()) -> None:
         super().__init__(daemon=True)
         self.peaks: dict[str, dict[int, Peak]] = defaultdict(dict)
-        self._driver = driver
+        self._driver, self._role, self._nodes = driver, role or _role, nodes
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -62,7 +68,8 @@ class MemorySampler(threading.Thread):
             if self._done.wait(SAMPLE_S):
                 return
             if number % SAMPLES_PER_SCAN == 0:
-                roles = {pid: "driver" if pid == self._driver else _role(pid) for pid in family(self._driver)}
+                pids = [pid for root in (self._driver, *self._nodes) for pid in family(root)]
+                roles = {pid: "driver" if pid == self._driver else self._role(pid) for pid in pids}
                 watched = {pid: role for pid, role in roles.items() if role}
             for pid, role in watched.items():
                 now = sample(pid)
