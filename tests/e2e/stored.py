@@ -206,15 +206,17 @@ def check_pipeline(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.P
         assert _LINES_OF_DRIVERS.findall(ended.log) == []
 
 
-def check_with_ray(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.Path, root: location.Location) -> None:
-    """Checks a pipeline with two Ray workers over a store.
+def check_with_ray(
+    drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.Path, root: location.Location, num_workers: str = "2"
+) -> None:
+    """Checks a pipeline with two Ray workers over a store; with a range of numbers, Ray Train starts them.
 
     The dataset is that of local files; translations and scores are those of one process with the same weights.
     """
     upload(corpus, root.join("corpus"))
     there, run = configured("tsv", f"{root}/corpus", f"{root}/run"), root.join("run")
     (folder / "run.yaml").write_text(loading.dump(there))
-    with_ray = ("--set", "cluster.address=local", "--set", "cluster.num_workers=2")
+    with_ray = ("--set", "cluster.address=local", "--set", f"cluster.num_workers={num_workers}")
     ended = drive("pipeline", str(folder / "run.yaml"), *with_ray).end()
     assert ended.document()["stages"]["train"]["world_size"] == 2
     assert _LINES_OF_DRIVERS.findall(ended.log) == []
@@ -237,6 +239,7 @@ def check_with_ray(drive: driving.Drive, corpus: pathlib.Path, folder: pathlib.P
         score.run(scored, session, reporter)
     ours, theirs = lasting(location.Location.parse(here.root)), lasting(run)
     assert [name for name in ours if name.startswith("dataset/") and ours[name] != theirs.get(name)] == []
+    assert [name for name in theirs if name.startswith(".ray/")] == []
     assert theirs["again/translations.jsonl"] == theirs["outputs/translations.jsonl"]
     assert theirs["again/scores.jsonl"] == theirs["outputs/scores.jsonl"]
 

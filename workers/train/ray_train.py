@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from core.config import schema
-from core.storage import location
+from core.storage import filesystems, location
 from workers.train import ranks
 
 RESIZE_S = 300.0  # interval at which an elastic group tries to grow: each time may cost a restart
@@ -58,8 +58,8 @@ class RayTrainGroup:
         Raises:
             RanksFailedError: ranks failed more often than `cluster.max_failures` allows.
         """
-        with _scratch_folder(self._root) as storage:
-            trainer = self._trainer(work, storage)
+        with scratch(self._root) as (storage, filesystem):
+            trainer = self._trainer(work, storage, filesystem)
             from ray import train
 
             try:
@@ -71,7 +71,7 @@ class RayTrainGroup:
                 }
                 raise ranks.RanksFailedError(str(error), inner) from error
 
-    def _trainer(self, work: ranks.Work, storage: str) -> Any:
+    def _trainer(self, work: ranks.Work, storage: str, filesystem: Any) -> Any:
         sizes = self._cluster.workers
         elastic = len(sizes) > 1
         for name, value in {**ENVIRONMENT, **(ELASTIC_ENVIRONMENT if elastic else {})}.items():
@@ -99,6 +99,7 @@ class RayTrainGroup:
             run_config=train.RunConfig(
                 name=f"group-{secrets.token_hex(8)}",  # Ray Train silently continues a run whose name it knows
                 storage_path=storage,
+                storage_filesystem=filesystem,
                 failure_config=train.FailureConfig(max_failures=self._cluster.max_failures),
                 worker_runtime_env={"env_vars": self._worker_env},
             ),
@@ -116,14 +117,23 @@ def _train_rank(config: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _scratch_folder(root: location.Location) -> Iterator[str]:
-    """Yields a folder for the files of Ray Train, which every node can reach; removes a local one at the end."""
+def scratch(root: location.Location) -> Iterator[tuple[str, Any]]:
+    """Yields a folder for the files of Ray Train, which every node can reach, and its filesystem (None: a local one).
+
+    They are removed at the end. In an object store they go through the drivers of all our files: those that Ray would
+    choose, Arrow's own, read other variables and do not know every store.
+    """
+    folder = root.join(".ray")
     if not root.is_local:
-        yield str(root.join(".ray"))
+        path, filesystem = filesystems.for_arrow(folder.url)
+        try:
+            yield path, filesystem
+        finally:
+            with contextlib.suppress(OSError):
+                filesystem.delete_dir(path)
         return
-    folder = root.path / ".ray"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        yield str(folder)
+        yield str(folder.path), None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
