@@ -65,7 +65,11 @@ def serving_gcs(bucket: str, *arguments: str) -> Iterator[None]:
         patch.setenv("STORAGE_EMULATOR_HOST", address)
         request = urllib.request.Request(f"{address}/storage/v1/b", json.dumps({"name": bucket}).encode())
         request.add_header("Content-Type", "application/json")
-        urllib.request.urlopen(request).close()
+        try:
+            urllib.request.urlopen(request).close()
+        except urllib.error.HTTPError as error:
+            if error.code != 409:  # it is there, on disk
+                raise
         yield
 
 
