@@ -68,7 +68,7 @@ check: setup ## ruff, mypy --strict, architecture tests
 
 test: setup ## all tests except those of make check and the slow tiers
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/architecture
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m '(ray or ddp or e2e) and not (chaos or soak or bench or gpu)'
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder -m '(ray or ddp or e2e) and not (chaos or soak or bench or gpu)'
 
 chaos: setup ## kill processes and nodes, compare the results byte by byte (half an hour)
 	$(BIN)/python -m pytest -q -m chaos

@@ -13,13 +13,12 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from core import errors
-from core.storage import concurrent, urls
+from core.storage import concurrent
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
 BLOCK_BYTES = 1 << 22  # of the first request for an object, and of those of a reader
 RANGE_BYTES = 1 << 24  # of the further requests for a large object
-_ATTEMPTS = 8  # of a driver that tries again by itself
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 # Variables that say which store a driver speaks to.
 _ENDPOINTS = {
@@ -88,22 +87,6 @@ def _filesystem(scheme: str, authority: str, endpoint: str, attempts: int, pid: 
     if attempts == 1:
         _disable_retries(driver)
     return driver
-
-
-def for_arrow(url: str) -> tuple[str, Any]:
-    """Returns the path of an object, and the driver of its store as a filesystem of Arrow, which can be pickled.
-
-    The driver tries requests again by itself.
-
-    Raises:
-        UsageError: the driver is not installed.
-        StorageError: the environment does not say how to reach the store.
-    """
-    from pyarrow import fs  # only here, since commands that need no data start faster without it
-
-    scheme, authority, _ = urls.split(url)
-    driver = filesystem(scheme, authority, _ATTEMPTS)
-    return str(driver._strip_protocol(url)), fs.PyFileSystem(fs.FSSpecHandler(driver))
 
 
 def _disable_retries(driver: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from core.config import schema
-from core.storage import filesystems, location
+from core.storage import location
 from workers.train import ranks
 
 RESIZE_S = 300.0  # interval at which an elastic group tries to grow: each time may cost a restart
@@ -125,7 +125,9 @@ def scratch(root: location.Location) -> Iterator[tuple[str, Any]]:
     """
     folder = root.join(".ray")
     if not root.is_local:
-        path, filesystem = filesystems.for_arrow(folder.url)
+        from core.storage import arrow_filesystems
+
+        path, filesystem = arrow_filesystems.of(folder)
         try:
             yield path, filesystem
         finally:

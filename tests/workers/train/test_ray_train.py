@@ -19,5 +19,8 @@ def test_files_of_ray_train_are_in_the_store_of_the_run_until_its_end(
         # As its controller makes it; workers get it by pickle.
         context = storage.StorageContext(path, "group-1", filesystem)
         assert [name for name in stored.stored(root) if name.startswith(".ray/group-1/")]
-        pickle.loads(pickle.dumps(context))._check_validation_file()
+        read = pickle.loads(pickle.dumps(context))
+        read._check_validation_file()
+        # Made as all drivers are, which is decided before its module is imported: else gcsfs asks by gRPC for a minute.
+        assert read.storage_filesystem.handler.fs is filesystem.handler.fs
     assert stored.stored(root) == {}
