@@ -16,8 +16,10 @@ from core.models import language_model, mixture, seq2seq
 Array = npt.NDArray[np.float64]
 Model = language_model.LanguageModel | seq2seq.Seq2Seq | mixture.Mixture
 
-# Logits that are computed at once: few enough to stay in the cache, enough for an efficient matrix product.
-_LOGITS_AT_ONCE = 1 << 21
+# Logits that are computed at once: few enough to stay in the cache, enough for an efficient matrix product. With a
+# large vocabulary rows matter more: a token of 33,278 takes 1.80 ms in products of 63 rows, 1.46 of 126, 1.37 of 252.
+_LOGITS_AT_ONCE = 1 << 22
+_EFFICIENT_ROWS = 256
 
 
 class TokenScores(NamedTuple):
@@ -53,7 +55,8 @@ def concatenate(scores: Sequence[TokenScores]) -> TokenScores:
 
 def slices(num_tokens: int, vocabulary_size: int, max_tokens: int = _LOGITS_AT_ONCE) -> Iterator[slice]:
     """Yields slices of at most `max_tokens` tokens whose logits are computed at once."""
-    rows = max(1, min(max_tokens, _LOGITS_AT_ONCE // vocabulary_size))  # one row, however large the vocabulary
+    rows = max(_LOGITS_AT_ONCE // vocabulary_size, min(_EFFICIENT_ROWS, 2 * _LOGITS_AT_ONCE // vocabulary_size))
+    rows = max(1, min(max_tokens, rows))  # one row, however large the vocabulary
     return (slice(start, start + rows) for start in range(0, num_tokens, rows))
 
 
