@@ -11,8 +11,10 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from pyarrow import fs
+
 from core.config import schema
-from core.storage import location
+from core.storage import filesystems, location, urls
 from workers.train import ranks
 
 RESIZE_S = 300.0  # interval at which an elastic group tries to grow: each time may cost a restart
@@ -32,6 +34,9 @@ ENVIRONMENT = {
 # After a node is lost, Ray Train requests the old size of an elastic group first, and waits this long for the resources
 # before it looks at those that are left (60 s by default); see `nodes.NodeMonitor`, too.
 ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+
+
+_ATTEMPTS = 8  # at a request for an object; Ray Train does not know which errors are transient
 
 
 class RayTrainGroup:
@@ -125,9 +130,8 @@ def scratch(root: location.Location) -> Iterator[tuple[str, Any]]:
     """
     folder = root.join(".ray")
     if not root.is_local:
-        from core.storage import arrow_filesystems
-
-        path, filesystem = arrow_filesystems.of(folder)
+        handler = _Handler(folder.url)
+        path, filesystem = str(handler.fs._strip_protocol(folder.url)), fs.PyFileSystem(handler)
         try:
             yield path, filesystem
         finally:
@@ -139,3 +143,15 @@ def scratch(root: location.Location) -> Iterator[tuple[str, Any]]:
         yield str(folder.path), None
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)
+
+
+class _Handler(fs.FSSpecHandler):  # type: ignore[misc] # without types
+    """The driver of a store, pickled as its URL: whoever reads it makes a driver as all of ours are made."""
+
+    def __init__(self, url: str) -> None:
+        scheme, authority, _ = urls.split(url)
+        super().__init__(filesystems.filesystem(scheme, authority, _ATTEMPTS))
+        self.url = url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url,)
