@@ -1,8 +1,8 @@
 """Length bucketing: batches of sentence pairs of similar length, planned for all ranks at once.
 
-Pairs are shuffled, sorted by length within pools, and cut into batches of at most `batch_tokens` tokens or
-`batch_lines` lines; the order of the batches is shuffled too. A plan depends on the seed and the epoch alone, not on
-the number of ranks, and is computed as it is used: memory does not grow with the corpus.
+Pairs are shuffled, a window of a million at a time, sorted by length within pools, and cut into batches of at most
+`batch_tokens` tokens or `batch_lines` lines; the order of the batches is shuffled too. A plan depends on the seed and
+the epoch alone, not on the number of ranks, and is computed as it is used: memory does not grow with the corpus.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,10 @@ RUN_LINES = 64
 """Consecutive lines that are read at once; runs are read in random order."""
 SHUFFLE_LINES = 65_536
 """Lines of the shuffle buffer, in memory at once."""
+WINDOW_LINES = 1 << 20
+"""Lines that are shuffled together, if there are more: a rank needs the shards of a window alone."""
+BLOCK_LINES = 65_536
+"""Consecutive lines that are in one window; blocks come in random order."""
 POOL_LINES = 4_096
 """Lines that are sorted by length together: more of them give less padding, fewer give more random batches."""
 
@@ -155,7 +159,7 @@ def _pools(split: Lengths, order: int, first_pool: int) -> Iterator[tuple[_Lines
     first_buffer, first_in_buffer = divmod(first_pool, -(-SHUFFLE_LINES // POOL_LINES))
     for first_run in range(first_buffer * runs_in_buffer, num_runs, runs_in_buffer):
         # Runs, because reading single lines at random would touch a page of the file for each.
-        runs = shuffling.permuted(num_runs, order, first_run, first_run + runs_in_buffer).tolist()
+        runs = _runs(num_runs, order, first_run, first_run + runs_in_buffer).tolist()
         buffer = _read(split, [range(run * RUN_LINES, min((run + 1) * RUN_LINES, split.num_lines)) for run in runs])
         shuffled = shuffling.permuted(len(buffer.line), shuffling.key("buffer", order, first_run))
         for start in range(first_in_buffer * POOL_LINES, len(shuffled), POOL_LINES):
@@ -163,6 +167,22 @@ def _pools(split: Lengths, order: int, first_pool: int) -> Iterator[tuple[_Lines
             is_last = first_run + runs_in_buffer >= num_runs and start + POOL_LINES >= len(shuffled)
             yield buffer.take(shuffled[start : start + POOL_LINES]), is_last
         first_in_buffer = 0
+
+
+def _runs(num_runs: int, order: int, start: int, stop: int) -> Array:
+    """Returns the runs at positions `start` … `stop` - 1 of an epoch, all of one window."""
+    runs_in_window, runs_in_block = WINDOW_LINES // RUN_LINES, BLOCK_LINES // RUN_LINES
+    if num_runs <= runs_in_window:
+        return shuffling.permuted(num_runs, order, start, stop)
+    window = start // runs_in_window
+    blocks_in_window, num_blocks = runs_in_window // runs_in_block, num_runs // runs_in_block
+    first_block, last_block = window * blocks_in_window, (window + 1) * blocks_in_window
+    blocks = shuffling.permuted(num_blocks, shuffling.key("blocks", order), first_block, last_block)
+    runs = (blocks[:, None] * runs_in_block + np.arange(runs_in_block)).reshape(-1)
+    if last_block > num_blocks:  # what remains is less than a block, and in the last window
+        runs = np.concatenate((runs, np.arange(num_blocks * runs_in_block, num_runs)))
+    first = window * runs_in_window
+    return runs[shuffling.permuted(len(runs), shuffling.key("window", order, window), start - first, stop - first)]
 
 
 def _read(split: Lengths, ranges: Sequence[range]) -> _Lines:

@@ -157,11 +157,16 @@ class Split:
         return {column: np.concatenate([np.empty(0, np.int32), *arrays]) for column, arrays in lengths.items()}
 
     def rows(self, indices: Array, column: str) -> list[npt.NDArray[Any]]:
-        """Returns the ids of each of the rows, as views."""
+        """Returns the ids of each of the rows: views of local shards, copies from shards of an object store.
+
+        A view keeps its shard mapped, and with it the copy on the disk of this node; the rows of a batch may come from
+        a hundred shards.
+        """
         rows = []
         for number, row in self._locate(indices):
             side = self.shard(number).sides[column]
-            rows.append(side.values[side.offsets[row] : side.offsets[row + 1]])
+            values = side.values[side.offsets[row] : side.offsets[row + 1]]
+            rows.append(values if self._folder.is_local else values.copy())
         return rows
 
     def _locate(self, indices: Array) -> Iterator[tuple[int, int]]:

@@ -136,6 +136,39 @@ def test_batches_mix_distant_lines() -> None:
         assert np.ptp(batch.lines) > 2_000
 
 
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 4 blocks of 8 runs of 2 lines; a shuffle buffer has half a window, and a pool half of that."""
+    for name, lines in {"RUN": 2, "BLOCK": 16, "WINDOW": 64, "SHUFFLE": 32, "POOL": 16}.items():
+        monkeypatch.setattr(buckets, f"{name}_LINES", lines)
+
+
+@pytest.mark.parametrize("num_lines", [64, 65, 66, 80, 128, 250, 256, 259])
+def test_each_line_of_several_windows_is_in_one_batch(num_lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_windows(monkeypatch)
+    batches = list(buckets.plan(skewed(num_lines), seed=1, epoch=0, batch_lines=5))
+    assert sorted(np.concatenate([batch.lines for batch in batches]).tolist()) == list(range(num_lines))
+    for batch in batches:
+        rest = buckets.plan(skewed(num_lines), seed=1, epoch=0, batch_lines=5, start=batch.start)
+        assert [later.lines.tolist() for later in rest] == [
+            later.lines.tolist() for later in batches[batch.start.num_batches :]
+        ]
+
+
+def test_lines_of_a_window_are_from_few_blocks_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank copies the shards of a window from an object store: they must not be all shards of the dataset."""
+    small_windows(monkeypatch)
+    orders = []
+    for epoch in (0, 1):
+        batches = list(buckets.plan(skewed(259), seed=1, epoch=epoch, batch_lines=1))
+        lines = np.concatenate([batch.lines for batch in batches])
+        blocks = [set((lines[start : start + 64] // 16).tolist()) for start in range(0, 259, 64)]
+        # Some lines of a window are carried into the next; without windows 64 lines would be from 16 blocks.
+        assert max(map(len, blocks)) <= 2 * 4
+        orders.append(blocks)
+        assert any(max(window) - min(window) > 4 for window in blocks)
+    assert orders[0] != orders[1]
+
+
 def test_collate_pads_and_shifts_decoder_inputs() -> None:
     pairs = Skewed(np.array([2, 1]), np.array([1, 3]))
     batch = buckets.collate(pairs, np.array([0, 1]), pad_id=1, bos_id=2)

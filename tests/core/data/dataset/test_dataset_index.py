@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -251,6 +252,12 @@ def test_a_dataset_in_an_object_store_is_the_same_and_is_verified_there(folder: 
     local, remote = shards.Dataset.open(folder), shards.Dataset.open(store)
     assert remote.index == local.index
     remote.verify()
+    # A view would keep the copy of the shard on this disk.
+    split = remote.split("train")
+    assert split is not None
+    assert all(
+        row.flags.owndata for row in split.rows(np.arange(split.num_lines), dataset_index.COLUMNS[remote.kind][0])
+    )
     shard = store.join(remote.index.splits["train"].name(0))
     shard.replace(shard.read_bytes()[::-1])
     with pytest.raises(errors.IntegrityError, match="expected SHA-256"):
