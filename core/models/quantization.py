@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from core.models import integer_products
+from core.models import bf16_products, integer_products
 
 
 class Int8Weight(NamedTuple):
@@ -48,6 +48,13 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
     return y_RN.view(*x.shape[:-1], -1)
 
 
+def bf16_linear(x: Tensor, weight_WK: Tensor, size: int) -> Tensor:
+    """Returns the first `size` outputs of a linear layer in bf16, its weights and bias from `bf16_products.weights`."""
+    x_RK = x.reshape(-1, x.shape[-1])
+    y_PW = bf16_products.features(x_RK) @ weight_WK.t()
+    return y_PW[: len(x_RK), :size].view(*x.shape[:-1], size)
+
+
 class DynamicQuantization(TorchFunctionMode):
     """A context in which the linear layers of models use quantized copies of their weights.
 
@@ -63,7 +70,7 @@ class DynamicQuantization(TorchFunctionMode):
         # Weights are identified by `id`, which stays unique while the models keep them alive.
         self._models = models
         self._weight_ids = {id(parameter) for model in models for parameter in model.parameters()}
-        self._copies: dict[int, tuple[int, Any]] = {}
+        self._copies: dict[int, tuple[tuple[tuple[int, int], ...], Any]] = {}
 
     def add_weights(self, *weights: Tensor) -> None:
         """Adds more tensors to the weights, such as rows of one, for as long as they exist; they must not change."""
@@ -94,16 +101,28 @@ class DynamicQuantization(TorchFunctionMode):
         x, weight_NK = args[0], args[1]
         bias_N = args[2] if len(args) > 2 else kwargs.get("bias")
         if self._precision == "int8":
-            return int8_linear(x, self._copy(weight_NK, quantize_weight), bias_N)
-        bf16_bias_N = None if bias_N is None else self._copy(bias_N, torch.Tensor.bfloat16)
-        return F.linear(x.bfloat16(), self._copy(weight_NK, torch.Tensor.bfloat16), bf16_bias_N)
+            return int8_linear(x, self._copy(quantize_weight, weight_NK), bias_N)
+        if x.device.type == "cpu":
+            # A bias that is not of the models, such as a slice of one, may be another tensor at each call.
+            is_lasting = bias_N is not None and id(bias_N) in self._weight_ids
+            y = bf16_linear(
+                x, self._copy(bf16_products.weights, weight_NK, bias_N if is_lasting else None), len(weight_NK)
+            )
+            return y if is_lasting or bias_N is None else y + bias_N.bfloat16()
+        bf16_bias_N = None if bias_N is None else self._copy(torch.Tensor.bfloat16, bias_N)
+        return F.linear(x.bfloat16(), self._copy(torch.Tensor.bfloat16, weight_NK), bf16_bias_N)
 
-    def _copy(self, weight: Tensor, quantize: Callable[[Tensor], Any]) -> Any:
-        """Returns the quantized copy of a weight, made anew if the weight has changed since."""
-        cached_version, copy = self._copies.get(id(weight), (-1, None))
-        version = 0 if weight.is_inference() else weight._version  # inference tensors do not count their changes
-        if cached_version != version:
-            copy = quantize(weight.detach())
-            if id(weight) in self._weight_ids:
-                self._copies[id(weight)] = version, copy
+    def _copy(self, quantize: Callable[..., Any], *weights: Tensor | None) -> Any:
+        """Returns the quantized copy of a weight, and of its bias, made anew if either has changed since."""
+        first = weights[0]
+        versions = tuple((id(weight), _version(weight)) for weight in weights if weight is not None)
+        cached_versions, copy = self._copies.get(id(first), ((), None))
+        if cached_versions != versions:
+            copy = quantize(*(None if weight is None else weight.detach() for weight in weights))
+            if id(first) in self._weight_ids:
+                self._copies[id(first)] = versions, copy
         return copy
+
+
+def _version(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version  # inference tensors do not count their changes

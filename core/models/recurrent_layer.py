@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models import cells, compute
+from core.models import bf16_products, cells, compute
 from core.models import state as states
 
 _HOLD = 1e30  # beyond every input of a gate; e to the minus of it is 0 in all precisions
@@ -187,13 +187,18 @@ def _held_at_padding(x_BSE: Tensor, lengths_B: Tensor, weight_ih: Tensor) -> tup
 
     The column is 1 at padding. Its weights close the input gate and open the forget gate: sigmoid is exactly 0 and 1
     there, so that the cell after the last column is that after the last token, and so are its gradients. Packed rows,
-    as torch has them for this, leave the fused kernel.
+    as torch has them for this, leave the fused kernel. In bf16 more columns of zeros follow: see `bf16_products`.
     """
+    size = x_BSE.shape[-1]
+    width = size + 1
+    if x_BSE.device.type == "cpu" and compute.is_autocast("cpu"):
+        width = bf16_products.fill_up(width, bf16_products.KERNEL_COLUMNS)
     positions_S = torch.arange(x_BSE.shape[1], device=x_BSE.device)
-    is_padding_BS1 = (positions_S >= lengths_B[:, None]).unsqueeze(-1).to(x_BSE.dtype)
-    hold_GH = weight_ih.new_zeros(4, weight_ih.shape[0] // 4)  # input, forget, candidate, output
-    hold_GH[0], hold_GH[1] = -_HOLD, _HOLD
-    return torch.cat((x_BSE, is_padding_BS1), dim=-1), torch.cat((weight_ih, hold_GH.view(-1, 1)), dim=1)
+    columns_BSC = x_BSE.new_zeros(*x_BSE.shape[:2], width - size)
+    columns_BSC[..., 0] = positions_S >= lengths_B[:, None]
+    hold_GHC = weight_ih.new_zeros(4, weight_ih.shape[0] // 4, width - size)  # input, forget, candidate, output
+    hold_GHC[0, :, 0], hold_GHC[1, :, 0] = -_HOLD, _HOLD
+    return torch.cat((x_BSE, columns_BSC), dim=-1), torch.cat((weight_ih, hold_GHC.flatten(0, 1)), dim=1)
 
 
 # By the `mode` of torch's modules.

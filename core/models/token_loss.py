@@ -2,7 +2,8 @@
 
 With a large vocabulary the logits of a batch would take more memory than the model, and on a CPU the passes over them
 cost as much as the matrix products. Here a slice of rows goes through one buffer that is used again for the next slice:
-logits, softmax and gradient take each other's place in it.
+logits, softmax and gradient take each other's place in it. In bf16 the products of a slice are expanded to fp32 some
+rows at a time, which stay in the cache of the processor until their gradient is rounded again.
 """
 
 from typing import NamedTuple
@@ -11,10 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.models import compute
+from core.models import bf16_products, compute
 
 SLICE_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows of logits that exist at a time, by device: the fastest of 128 to 1,024 for 5,000 to 33,000 entries on a CPU."""
+BF16_SLICE_ROWS = {"cpu": 1024, "cuda": 4096}
+"""The same in bf16, where more than one slice costs a pass over the gradient of the weights."""
+BLOCK_LOGITS = 1 << 18
+"""Logits that are expanded from bf16 to fp32 at a time on a CPU: 1 MiB."""
 FEW_LOGITS = 1 << 20
 """Up to this number of logits (4 MB) one plain product is up to twice as fast, and its memory does not matter."""
 
@@ -53,7 +58,11 @@ def summed(
 
 def _plain(features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Tensor, label_smoothing: float) -> Losses:
     """Computes `summed` with all logits in memory."""
-    logits_NV = F.linear(features_NF, weight_VF.to(features_NF.dtype)).float() + bias_V
+    rows_PF = features_NF
+    if features_NF.dtype == torch.bfloat16:
+        num_rows = bf16_products.fill_up(len(targets_N), bf16_products.KERNEL_ROWS)
+        rows_PF = F.pad(features_NF, (0, 0, 0, num_rows - len(targets_N)))
+    logits_NV = F.linear(rows_PF, weight_VF.to(rows_PF.dtype))[: len(targets_N)].float() + bias_V
     nll = F.cross_entropy(logits_NV, targets_N, reduction="sum")
     loss = nll
     if label_smoothing:
@@ -62,6 +71,31 @@ def _plain(features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, targets_N: Te
         away = (features_NF.float() * away_NF).sum() + bias_V[targets_N].sum() - len(targets_N) * bias_V.mean()
         loss = nll + label_smoothing * away
     return Losses(loss, nll.detach())
+
+
+def softmax_in_place(logits_NV: Tensor) -> Tensor:
+    """Replaces logits by their softmax; returns the logs of the normalizers (N, 1), so that log p = logit - normalizer.
+
+    The largest probability is exp(0) over the sum of the softmax: so log-sum-exp needs no pass of its own, and is
+    finite where the probability of a target is 0 in fp32.
+    """
+    largest_N1 = logits_NV.amax(dim=1, keepdim=True)
+    return largest_N1 - torch.softmax(logits_NV, dim=1, out=logits_NV).amax(dim=1, keepdim=True).log()
+
+
+class _Sums(NamedTuple):
+    """Sums over targets: the negative log-likelihood, and the logits."""
+
+    nll: Tensor
+    logits: Tensor
+
+
+def _gradients_in_place(logits_NV: Tensor, targets_N1: Tensor, label_smoothing: float) -> _Sums:
+    """Replaces logits by the part of their gradients that differs between entries: see `_SlicedLoss`."""
+    target_logits_N1 = logits_NV.gather(1, targets_N1)
+    sums = _Sums((softmax_in_place(logits_NV) - target_logits_N1).sum(), target_logits_N1.sum())
+    logits_NV.scatter_add_(1, targets_N1, target_logits_N1.fill_(label_smoothing - 1.0))
+    return sums
 
 
 class _SlicedLoss(torch.autograd.Function):
@@ -75,59 +109,69 @@ class _SlicedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features_NF, weight_VF, bias_V, targets_N, label_smoothing, with_gradient):  # type: ignore[no-untyped-def]
         """Returns the summed loss and negative log-likelihood; keeps the gradients of the loss for `backward`."""
-        num_rows, size = features_NF.shape[0], weight_VF.shape[0]
-        slice_rows = max(1, min(num_rows, SLICE_ROWS.get(features_NF.device.type, SLICE_ROWS["cpu"])))
-        weight = weight_VF.to(features_NF.dtype)
-        logits_SV = bias_V.new_empty(slice_rows, size)
-        # Products of bf16 have a buffer of their own, since softmax is in fp32.
-        products_SV = logits_SV if weight is weight_VF else weight.new_empty(slice_rows, size)
+        num_rows, feature_size = features_NF.shape
+        device, is_bf16 = features_NF.device.type, features_NF.dtype == torch.bfloat16
+        rows, weight = features_NF, weight_VF
+        if is_bf16:
+            rows, weight = bf16_products.features(features_NF), bf16_products.weights(weight_VF, bias_V)
+        limits = BF16_SLICE_ROWS if is_bf16 else SLICE_ROWS
+        slice_rows = max(1, min(len(rows), limits.get(device, limits["cpu"])))
+        products_SV = weight.new_empty(slice_rows, len(weight))
+        block_rows = max(1, BLOCK_LOGITS // len(weight)) if is_bf16 and device == "cpu" else slice_rows
+        block_BV = bias_V.new_empty(block_rows, len(weight)) if is_bf16 else products_SV
         nll, target_logits = bias_V.new_zeros(()), bias_V.new_zeros(())
         ones_S = weight.new_ones(slice_rows)
         if with_gradient:  # as large as the output layer, and of no use in validation
-            grad_features = torch.empty_like(features_NF)
-            grad_weight, grad_bias = torch.zeros_like(weight_VF), torch.zeros_like(bias_V)
-        for start in range(0, num_rows, slice_rows):
-            features, targets = features_NF[start : start + slice_rows], targets_N[start : start + slice_rows, None]
-            logits, products = logits_SV[: len(features)], products_SV[: len(features)]
-            if products_SV is logits_SV:
-                torch.addmm(bias_V, features, weight.t(), out=logits)
-            else:
+            grad_rows = features_NF.new_empty(len(rows), feature_size)
+            grad_weight, grad_bias = torch.empty_like(weight_VF), torch.empty_like(bias_V)
+        for start in range(0, len(rows), slice_rows):
+            features, targets = rows[start : start + slice_rows], targets_N[start : start + slice_rows, None]
+            products = products_SV[: len(features)]
+            if is_bf16:
                 torch.mm(features, weight.t(), out=products)
-                torch.add(products, bias_V, out=logits)
-            of_targets, largest = logits.gather(1, targets), logits.amax(dim=1, keepdim=True)
-            probabilities = torch.softmax(logits, dim=1, out=logits)
-            # The largest probability is exp(0) over the sum of the softmax: so log-sum-exp needs no pass of its own,
-            # and is finite where the probability of the target is 0 in fp32.
-            nll += (largest - probabilities.amax(dim=1, keepdim=True).log() - of_targets).sum()
-            target_logits += of_targets.sum()
+            else:
+                torch.addmm(bias_V, features, weight.t(), out=products)
+            for first in range(0, len(targets), block_rows):
+                of_block = targets[first : first + block_rows]
+                rounded = products[first : first + len(of_block)]
+                logits = block_BV[: len(of_block)].copy_(rounded) if is_bf16 else rounded
+                of_targets = _gradients_in_place(logits, of_block, label_smoothing)
+                nll += of_targets.nll
+                target_logits += of_targets.logits
+                if with_gradient and is_bf16:
+                    rounded.copy_(logits)
             if not with_gradient:
                 continue
-            grad_logits = probabilities.scatter_add_(1, targets, of_targets.fill_(label_smoothing - 1.0))
-            if products_SV is not logits_SV:
-                grad_logits = products.copy_(grad_logits)
-            torch.mm(grad_logits, weight, out=grad_features[start : start + slice_rows])
-            if products_SV is logits_SV:
-                grad_weight.addmm_(grad_logits.t(), features)
-                grad_bias.addmv_(grad_logits.t(), ones_S[: len(features)])
-            else:
+            products[len(targets) :] = 0.0
+            torch.mm(products, weight[:, :feature_size], out=grad_rows[start : start + slice_rows])
+            if is_bf16:
                 # A sum over slices is in fp32; a product alone is in bf16.
-                grad_weight += grad_logits.t() @ features
-                grad_bias += grad_logits.sum(dim=0, dtype=grad_bias.dtype)
+                grad_VK = (products.t() @ features)[: len(weight_VF)]
+                add = torch.Tensor.add_ if start else torch.Tensor.copy_
+                add(grad_weight, grad_VK[:, :feature_size])
+                add(grad_bias, grad_VK[:, feature_size])
+            else:
+                beta = 1.0 if start else 0.0  # the first slice takes the place of what is in the memory
+                grad_weight.addmm_(products.t(), features, beta=beta)
+                grad_bias.addmv_(products.t(), ones_S[: len(features)], beta=beta)
         loss = nll.clone()
         if label_smoothing:
             mean_weight_F, sum_F = weight_VF.mean(dim=0), features_NF.sum(dim=0, dtype=weight_VF.dtype)
             loss += label_smoothing * (target_logits - sum_F @ mean_weight_F - num_rows * bias_V.mean())
             if with_gradient:
-                grad_features -= (label_smoothing * mean_weight_F).to(grad_features.dtype)
-                grad_weight -= label_smoothing / size * sum_F
-                grad_bias -= label_smoothing * num_rows / size
+                grad_rows -= (label_smoothing * mean_weight_F).to(grad_rows.dtype)
+                grad_weight -= label_smoothing / len(weight_VF) * sum_F
+                grad_bias -= label_smoothing * num_rows / len(weight_VF)
         if with_gradient:
-            ctx.save_for_backward(grad_features, grad_weight, grad_bias)
+            ctx.save_for_backward(grad_rows[:num_rows], grad_weight, grad_bias)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx, scale, _):  # type: ignore[no-untyped-def]
-        """Returns the gradients of `forward` times the gradient of its loss."""
-        grad_features, grad_weight, grad_bias = ctx.saved_tensors
-        return grad_features * scale, grad_weight * scale, grad_bias * scale, None, None, None
+        """Returns the gradients of `forward` times the gradient of its loss.
+
+        They are scaled in place, since those of the output layer are large; a second pass through the same graph raises
+        autograd's error of tensors that were modified.
+        """
+        return *(gradient.mul_(scale) for gradient in ctx.saved_tensors), None, None, None

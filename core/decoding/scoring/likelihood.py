@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.decoding import device as devices
 from core.models import compute as computing
-from core.models import language_model, mixture, seq2seq
+from core.models import language_model, mixture, seq2seq, token_loss
 
 Array = npt.NDArray[np.float64]
 Model = language_model.LanguageModel | seq2seq.Seq2Seq | mixture.Mixture
@@ -20,6 +20,7 @@ Model = language_model.LanguageModel | seq2seq.Seq2Seq | mixture.Mixture
 # large vocabulary rows matter more: a token of 33,278 takes 1.80 ms in products of 63 rows, 1.46 of 126, 1.37 of 252.
 _LOGITS_AT_ONCE = 1 << 22
 _EFFICIENT_ROWS = 256
+_LOGITS_IN_CACHE = 1 << 18
 
 
 class TokenScores(NamedTuple):
@@ -82,19 +83,39 @@ def log_probs(model: Model, features_NF: Tensor) -> Tensor:
 def score_tokens(model: Model, vocabulary_size: int, features_NF: Tensor, targets_N: Tensor) -> TokenScores:
     """Returns the scores of targets, given the features after all tokens that precede each of them."""
     # Slice by slice: the logits of all tokens together would be the largest tensor of the program.
-    scores = [
-        token_scores(log_probs(model, features_NF[rows]), targets_N[rows])
-        for rows in slices(len(targets_N), vocabulary_size)
-    ]
+    scores = []
+    for rows in slices(len(targets_N), vocabulary_size):
+        if isinstance(model, mixture.Mixture):
+            scores.append(token_scores(model.log_probs(features_NF[rows]), targets_N[rows]))
+            continue
+        logits_NV, targets = model.logits(features_NF[rows].float()), targets_N[rows]
+        # A few rows at a time, which stay in the cache of the processor.
+        scores += [
+            _logit_scores(logits_NV[block].float(), targets[block])
+            for block in slices(len(targets), vocabulary_size, max(1, _LOGITS_IN_CACHE // vocabulary_size))
+        ]
     return concatenate(scores) if scores else empty()
+
+
+def _logit_scores(logits_NV: Tensor, targets_N: Tensor) -> TokenScores:
+    """Returns the scores of targets, given logits of all tokens, which are overwritten."""
+    target_logits_N = logits_NV.gather(1, targets_N[:, None]).squeeze(1)
+    is_first_N = _is_first(logits_NV, targets_N, target_logits_N)
+    nlls_N = token_loss.softmax_in_place(logits_NV).squeeze(1) - target_logits_N
+    return TokenScores(nlls_N.double().cpu().numpy(), is_first_N.cpu().numpy())
 
 
 def token_scores(log_probs_NV: Tensor, targets_N: Tensor) -> TokenScores:
     """Returns the scores of targets, given normalized log-probabilities of all tokens."""
     target_log_probs_N = log_probs_NV.gather(1, targets_N[:, None]).squeeze(1)
-    # The maximum is cheap, its index costs as much as the softmax: argmax runs only where the target may be first.
-    is_first_N = target_log_probs_N == log_probs_NV.amax(1)
-    rows = is_first_N.nonzero().squeeze(1)
-    is_first_N[rows] = log_probs_NV[rows].argmax(1) == targets_N[rows]
+    is_first_N = _is_first(log_probs_NV, targets_N, target_log_probs_N)
     # In fp64 from here on, as scores are summed over a whole corpus.
     return TokenScores(-target_log_probs_N.double().cpu().numpy(), is_first_N.cpu().numpy())
+
+
+def _is_first(logits_NV: Tensor, targets_N: Tensor, target_logits_N: Tensor) -> Tensor:
+    # The maximum is cheap, its index costs as much as the softmax: argmax runs only where the target may be first.
+    is_first_N = target_logits_N == logits_NV.amax(1)
+    rows = is_first_N.nonzero().squeeze(1)
+    is_first_N[rows] = logits_NV[rows].argmax(1) == targets_N[rows]
+    return is_first_N

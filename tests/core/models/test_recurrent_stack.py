@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.models import cells, recurrent_layer, recurrent_stack
+from core.models import cells, compute, recurrent_layer, recurrent_stack
 
 FUSED = ("rnn", "gru", "lstm")
 CELLS = tuple(cells.CELLS)
@@ -83,6 +83,29 @@ def test_packed_lstm_equals_padded_lstm() -> None:
     packed, padded = encoder(x_BSE, lengths_B, exact_state=True), encoder(x_BSE, lengths_B, exact_state=False)
     torch.testing.assert_close(padded.outputs_BSC, packed.outputs_BSC)
     torch.testing.assert_close(padded.state[1][0], packed.state[1][0])
+
+
+@pytest.mark.parametrize(("precision", "width"), [("fp32", 6), ("bf16", 8)])
+def test_an_lstm_that_is_held_at_padding_has_inputs_that_its_kernel_likes(
+    precision: compute.Precision, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column holds it; in bf16 the next multiple of eight is up to four times as fast, and holds it as well."""
+    widths, kernel = set(), recurrent_layer._KERNELS["LSTM"]
+
+    def recorded(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        widths.add(x.shape[-1])
+        return kernel(x, *arguments)
+
+    monkeypatch.setitem(recurrent_layer._KERNELS, "LSTM", recorded)
+    encoder = recurrent_stack.Encoder(stack_config("lstm", 1), 5)
+    x_BSE, lengths_B = torch.randn(3, 7, 5), torch.tensor([7, 2, 5])
+    with compute.autocast("cpu", precision):
+        encoded = encoder(x_BSE, lengths_B, exact_state=True)
+    assert widths == {width}
+    for row, length in enumerate(lengths_B.tolist()):
+        alone = encoder(x_BSE[row : row + 1, :length], lengths_B[row : row + 1], exact_state=True)
+        for part, expected in zip(encoded.state[0], alone.state[0], strict=True):
+            torch.testing.assert_close(part[row], expected[0], atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.models import token_loss
 
@@ -53,6 +54,60 @@ def test_loss_and_gradients_equal_plain_cross_entropy(num_rows: int, smoothing: 
 def test_products_in_bf16_change_loss_and_gradients_by_rounding_alone(num_rows: int, smoothing: float) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert_equals_reference(problem(num_rows), smoothing, 0.02)
+
+
+def test_a_block_of_rows_in_bf16_may_end_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = problem(600)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = token_loss.summed(*of).loss
+        monkeypatch.setattr(token_loss, "BLOCK_LOGITS", 7 * VOCABULARY)
+        monkeypatch.setitem(token_loss.BF16_SLICE_ROWS, "cpu", 320)
+        parts = token_loss.summed(*of).loss
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
+    for gradient, wanted in zip(torch.autograd.grad(parts, of[:3]), torch.autograd.grad(whole, of[:3]), strict=True):
+        assert (gradient - wanted).norm() <= 0.01 * wanted.norm()
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the sizes of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.sizes.add(tuple(size for part in args if isinstance(part, Tensor) for size in part.shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("vocabulary_size", [VOCABULARY, 100])
+def test_products_in_bf16_have_few_shapes_however_many_rows_there_are(vocabulary_size: int) -> None:
+    """A kernel is compiled for each shape, which takes longer than the product."""
+    products = Products()
+    for num_rows in range(577, 641, 9):
+        with torch.autocast("cpu", torch.bfloat16), products:
+            of = problem(num_rows, vocabulary_size)
+            torch.autograd.grad(token_loss.summed(*of).loss, of[:3])
+    assert len(products.sizes) == 3  # logits, and the gradients of features and weights
+
+
+def test_entries_that_fill_up_a_kernel_have_no_probability() -> None:
+    """65 entries of equal logits: 128 would give ln 128."""
+    zeros = torch.zeros(65, 3), torch.zeros(65)
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        patch.setattr(token_loss, "FEW_LOGITS", 0)
+        loss, _ = token_loss.summed(torch.randn(5, 3), *zeros, torch.arange(5))
+    assert loss.item() == pytest.approx(5 * math.log(65))
+
+
+def test_gradients_are_scaled_once() -> None:
+    """They are scaled in place: a second pass over the same graph is an error, and never a wrong number."""
+    of = problem(1025)
+    loss = token_loss.summed(*of).loss
+    torch.autograd.grad(loss, of[:3], retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, of[:3])
 
 
 @pytest.mark.parametrize("few_logits", [0, 1 << 20])
