@@ -84,3 +84,23 @@ def test_fast_tanh_equals_tanh() -> None:
     with quantization.DynamicQuantization("int8", nn.Linear(1, 1)):
         actual = x.clone().tanh_()
     torch.testing.assert_close(actual, x.tanh(), rtol=0, atol=3e-7)
+
+
+def test_a_linear_layer_in_bf16_is_that_of_autocast_for_any_shape_and_bias() -> None:
+    """The bias of the layer is a column of its copy; one that the model does not own is added."""
+    model = nn.Linear(13, 70)
+    for bias_N in (model.bias, None, torch.arange(70.0)):
+        for x in (torch.randn(2, 65, 13), torch.randn(1, 13), torch.randn(13)):
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                expected = F.linear(x, model.weight, bias_N)
+                with quantization.DynamicQuantization("bf16", model):
+                    actual = F.linear(x, model.weight, bias_N)
+            torch.testing.assert_close(actual, expected, atol=0.02, rtol=0.02)
+
+
+def test_a_layer_is_copied_once_and_again_when_its_bias_has_changed() -> None:
+    layer, x_RK = nn.Linear(4, 6), torch.zeros(2, 4)
+    with torch.no_grad(), quantization.DynamicQuantization("bf16", layer):
+        assert layer(x_RK).tolist() == [layer.bias.bfloat16().tolist()] * 2
+        layer.bias.fill_(3.0)
+        assert layer(x_RK).tolist() == [[3.0] * 6] * 2
