@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from core.models import bf16_products, integer_products
 
+_OUTPUTS_AT_ONCE = 1 << 18
+
 
 class Int8Weight(NamedTuple):
     """A weight quantized to int8, as the kernel of this process takes it, with the scale of each output channel."""
@@ -41,10 +43,15 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
     # Without the copy that x.abs() would make.
     largest_R1 = torch.maximum(x_RK.amax(dim=1, keepdim=True), -x_RK.amin(dim=1, keepdim=True))
     scales_R1 = (largest_R1 / integer_products.MAX_MAGNITUDE).clamp(min=torch.finfo(torch.float32).tiny)
-    products_RN = integer_products.multiply((x_RK / scales_R1).round_(), weight.packed_KN)
-    y_RN = products_RN.mul_(weight.scales_N).mul_(scales_R1)
-    if bias_N is not None:
-        y_RN += bias_N
+    products_RN = integer_products.multiply((x_RK / scales_R1).round_(), weight.packed_KN, len(weight.scales_N))
+    y_RN = x_RK.new_empty(products_RN.shape, dtype=torch.float32)
+    # Some rows at a time, which stay in the cache of the processor.
+    num_rows = max(1, _OUTPUTS_AT_ONCE // y_RN.shape[1])
+    for start in range(0, len(y_RN), num_rows):
+        block = slice(start, start + num_rows)
+        y = y_RN[block].copy_(products_RN[block]).mul_(weight.scales_N).mul_(scales_R1[block])
+        if bias_N is not None:
+            y += bias_N
     return y_RN.view(*x.shape[:-1], -1)
 
 

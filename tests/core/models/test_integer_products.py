@@ -27,13 +27,13 @@ def test_fp32_products_of_the_largest_and_of_random_integers_are_exact(num_terms
     left[0], right[:, 0] = 127, -127
     packed = integer_products.pack(right.to(torch.int8), "fp32")
     # Both are rounded to fp32 once, where they are larger than 2**24.
-    assert torch.equal(integer_products.multiply(left.float(), packed), (left @ right).float())
+    assert torch.equal(integer_products.multiply(left.float(), packed, right.shape[1]), (left @ right).float())
 
 
 def test_autocast_does_not_round_the_sums() -> None:
     left, packed = torch.full((2, 64), 127.0), integer_products.pack(torch.full((64, 3), 127, dtype=torch.int8), "fp32")
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(integer_products.multiply(left, packed), torch.full((2, 3), 127.0 * 127 * 64))
+        assert torch.equal(integer_products.multiply(left, packed, 3), torch.full((2, 3), 127.0 * 127 * 64))
 
 
 def test_both_kernels_quantize_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +59,6 @@ def test_a_kernel_that_is_wrong_for_one_shape_only_is_not_used(monkeypatch: pyte
 
 
 def test_int8_without_an_exact_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integer_products, "multiply", lambda left, right: left @ right.float() + 1)
+    monkeypatch.setattr(integer_products, "multiply", lambda left, right, size: left @ right.float() + 1)
     with pytest.raises(errors.UsageError, match="not exact with this torch on this CPU; use fp32 or bf16"):
         integer_products.kernel()
