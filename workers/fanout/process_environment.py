@@ -6,6 +6,8 @@ import os
 # Parameters of glibc's mallopt (malloc.h), by the environment variable that sets them at the start of a process.
 _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_MAX_": -4, "MALLOC_ARENA_MAX": -8}
 
+_HUGE_PAGES = "GLIBC_TUNABLES"
+
 
 def thread_variables(threads: int) -> dict[str, str]:
     """Returns the environment variables of a process that may use `threads` threads.
@@ -14,6 +16,10 @@ def thread_variables(threads: int) -> dict[str, str]:
     unequal length have many more shapes: a rank that trained on Multi30k in bf16 grew to 3.8 GB in an hour. With 128
     kernels it takes 140 MB more than with 32, and is 1.12 times as fast on a CPU with AMX; with 256 230 MB and 1.25
     times.
+
+    Huge pages save faults and misses: on an Intel Xeon, interleaved, a language model of 33,000 words is 1.24 times as
+    fast and translation in bf16 1.04 times, with 0 to 2 % more memory (2026-12-01); on an EPYC they brought nothing.
+    glibc asks for them from the beginning of a process alone, so that a driver goes without.
 
     glibc returns blocks of more than 32 MB to the system at once, and gets them back zeroed, page by page, at the next
     step: a language model of 33,000 words spent a third of its time on that. With the blocks kept it is 1.6 times
@@ -24,6 +30,7 @@ def thread_variables(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "LRU_CACHE_CAPACITY": "32",  # torch's cache of matmuls prepared for oneDNN
+        _HUGE_PAGES: "glibc.malloc.hugetlb=1",
         "MALLOC_ARENA_MAX": "2",
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -38,7 +45,7 @@ def apply(threads: int) -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for name, value in thread_variables(threads).items():
-        if name in os.environ:
+        if name in os.environ or name == _HUGE_PAGES:
             continue
         if name not in _MALLOPT:
             os.environ[name] = value

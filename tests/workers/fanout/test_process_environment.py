@@ -1,6 +1,7 @@
 """Memory of processes with our settings: what the running process does, not what its environment says."""
 
 import os
+import pathlib
 import platform
 import subprocess
 import sys
@@ -75,3 +76,22 @@ def test_a_driver_keeps_the_memory_that_its_stages_use_again() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is configured")
 def test_a_users_setting_of_malloc_is_kept() -> None:
     assert _page_faults(MALLOC_MMAP_MAX_="65536", MALLOC_MMAP_THRESHOLD_="1000000") > PAGES_OF_ALL_BLOCKS // 2
+
+
+_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# Takes 64 MiB, and prints how many MiB of huge pages the process has.
+TAKE = """
+block = bytearray(b"x") * (64 << 20)
+with open("/proc/self/smaps_rollup") as lines:
+    print(next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages")) // 1024)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not _HUGE_PAGES.exists() or "[never]" in _HUGE_PAGES.read_text(),
+    reason="the system gives no huge pages to malloc",
+)
+def test_workers_get_huge_pages() -> None:
+    environment = {**os.environ, **process_environment.thread_variables(1)}
+    done = subprocess.run([sys.executable, "-c", TAKE], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 32
