@@ -55,7 +55,7 @@ def multiply(rounded_RK: Tensor, packed_KN: Tensor, num_columns: int) -> Tensor:
     """
     if packed_KN.dtype == torch.int8:
         num_rows, num_terms = rounded_RK.shape
-        left = torch.zeros(num_rows + -num_rows % _KERNEL_ROWS, len(packed_KN), dtype=torch.int8)
+        left = rounded_RK.new_zeros(num_rows + -num_rows % _KERNEL_ROWS, len(packed_KN), dtype=torch.int8)
         left[:num_rows, :num_terms] = rounded_RK
         return torch._int_mm(left, packed_KN)[:num_rows, :num_columns]
     # Autocast would round the sums to bf16.

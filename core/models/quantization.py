@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from core.models import bf16_products, integer_products
-
-_OUTPUTS_AT_ONCE = 1 << 18
+from core.models import bf16_products, compute, integer_products
 
 
 class Int8Weight(NamedTuple):
@@ -46,7 +44,7 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias_N: Tensor | None) -> Tensor:
     products_RN = integer_products.multiply((x_RK / scales_R1).round_(), weight.packed_KN, len(weight.scales_N))
     y_RN = x_RK.new_empty(products_RN.shape, dtype=torch.float32)
     # Some rows at a time, which stay in the cache of the processor.
-    num_rows = max(1, _OUTPUTS_AT_ONCE // y_RN.shape[1])
+    num_rows = compute.rows_at_once(y_RN.shape[1], x.device.type)
     for start in range(0, len(y_RN), num_rows):
         block = slice(start, start + num_rows)
         y = y_RN[block].copy_(products_RN[block]).mul_(weight.scales_N).mul_(scales_R1[block])

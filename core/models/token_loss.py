@@ -18,8 +18,6 @@ SLICE_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows of logits that exist at a time, by device: the fastest of 128 to 1,024 for 5,000 to 33,000 entries on a CPU."""
 BF16_SLICE_ROWS = {"cpu": 1024, "cuda": 4096}
 """The same in bf16, where more than one slice costs a pass over the gradient of the weights."""
-BLOCK_LOGITS = 1 << 18
-"""Logits that are expanded from bf16 to fp32 at a time on a CPU: 1 MiB."""
 FEW_LOGITS = 1 << 20
 """Up to this number of logits (4 MB) one plain product is up to twice as fast, and its memory does not matter."""
 
@@ -117,7 +115,7 @@ class _SlicedLoss(torch.autograd.Function):
         limits = BF16_SLICE_ROWS if is_bf16 else SLICE_ROWS
         slice_rows = max(1, min(len(rows), limits.get(device, limits["cpu"])))
         products_SV = weight.new_empty(slice_rows, len(weight))
-        block_rows = max(1, BLOCK_LOGITS // len(weight)) if is_bf16 and device == "cpu" else slice_rows
+        block_rows = min(slice_rows, compute.rows_at_once(len(weight), device)) if is_bf16 else slice_rows
         block_BV = bias_V.new_empty(block_rows, len(weight)) if is_bf16 else products_SV
         nll, target_logits = bias_V.new_zeros(()), bias_V.new_zeros(())
         ones_S = weight.new_ones(slice_rows)

@@ -6,11 +6,8 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from core.models import language_model, seq2seq
+from core.models import compute, language_model, seq2seq
 from core.models import state as states
-
-# Logits whose normalizers are computed at once: exponentials of more than stay in the cache cost twice as much.
-_LOGITS_AT_ONCE = 1 << 18
 
 
 class Memory(Protocol):
@@ -65,9 +62,9 @@ class Decoder(Protocol[M_contra]):
 
 def log_normalizer(logits_RV: Tensor) -> Tensor:
     """Returns the logsumexp of each row (R, 1), with the bits of `torch.logsumexp`, some rows at a time on a CPU."""
-    if logits_RV.device.type != "cpu" or logits_RV.numel() <= _LOGITS_AT_ONCE:
+    rows = compute.rows_at_once(logits_RV.shape[1], logits_RV.device.type)
+    if len(logits_RV) <= rows:
         return logits_RV.logsumexp(1, keepdim=True)
-    rows = max(1, _LOGITS_AT_ONCE // logits_RV.shape[1])
     return torch.cat([part_RV.logsumexp(1, keepdim=True) for part_RV in torch.split(logits_RV, rows)])
 
 

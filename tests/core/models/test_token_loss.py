@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.models import token_loss
+from core.models import compute, token_loss
 
 VOCABULARY = 2000
 Problem = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -60,7 +60,7 @@ def test_a_block_of_rows_in_bf16_may_end_anywhere(monkeypatch: pytest.MonkeyPatc
     of = problem(600)
     with torch.autocast("cpu", torch.bfloat16):
         whole = token_loss.summed(*of).loss
-        monkeypatch.setattr(token_loss, "BLOCK_LOGITS", 7 * VOCABULARY)
+        monkeypatch.setattr(compute, "_OUTPUTS_IN_CACHE", 7 * VOCABULARY)
         monkeypatch.setitem(token_loss.BF16_SLICE_ROWS, "cpu", 320)
         parts = token_loss.summed(*of).loss
     assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
